@@ -1,0 +1,39 @@
+"""Recurrent networks on a CPU, at the speed the hardware allows, with nothing but NumPy installed."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from fastrnn.backends import config, get_num_threads, set_num_threads, show_config, use_backend, use_isa
+from fastrnn.functional import gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward
+from fastrnn.results import Cache, GRUGrads, GRUResult, LSTMGrads, LSTMResult, RNNGrads, RNNResult
+from fastrnn.steps import gru_step, lstm_step, rnn_step
+
+try:
+    __version__ = version("fastrnn")
+except PackageNotFoundError:  # run from a checkout
+    __version__ = "0+unknown"
+
+__all__ = [
+    "Cache",
+    "GRUGrads",
+    "GRUResult",
+    "LSTMGrads",
+    "LSTMResult",
+    "RNNGrads",
+    "RNNResult",
+    "__version__",
+    "config",
+    "get_num_threads",
+    "gru_backward",
+    "gru_forward",
+    "gru_step",
+    "lstm_backward",
+    "lstm_forward",
+    "lstm_step",
+    "rnn_backward",
+    "rnn_forward",
+    "rnn_step",
+    "set_num_threads",
+    "show_config",
+    "use_backend",
+    "use_isa",
+]

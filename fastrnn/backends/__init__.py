@@ -1,0 +1,300 @@
+"""Which backend computes, with which instruction set, on how many threads.
+
+These are settings of the process, not of a thread: switch them at the start or in tests, not in concurrent code.
+A backend is a module here with the two functions of `call.Backend`. NumPy and the native one load at once; Numba,
+which takes a second to import, when it is first used.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import math
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+import numpy as np
+
+from fastrnn.call import Backend
+from fastrnn.checks import positive
+
+#: In the order of preference.
+BACKENDS = ("native", "numba", "numpy")
+#: Every instruction set that the native backend is built for, on one machine or another.
+ISAS = ("x86-64", "x86-64-v3", "x86-64-v4", "neon")
+
+_REMEDY = {
+    "native": "the compiled kernels were not built; with a C compiler on this machine, install fastrnn again "
+    "(`pip install --force-reinstall --no-cache-dir fastrnn`, or `pip install .` in a checkout)",
+    "numba": "`pip install numba` provides it",
+}
+
+
+@dataclass
+class _Settings:
+    backend: str
+    threads: int
+
+
+@functools.cache
+def load(name: str) -> Any:
+    """Import a backend; a ValueError for an unknown name, an ImportError that says what to do for an absent one."""
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}; expected one of {', '.join(BACKENDS)}")
+    try:
+        return importlib.import_module(f"fastrnn.backends.{name}")
+    except ImportError as error:
+        raise ImportError(f"the {name} backend is not available: {_REMEDY[name]} [{error}]") from error
+
+
+def available_backends() -> list[str]:
+    """Names of the backends that are installed, the preferred one first."""
+    return [name for name in BACKENDS if _installed(name)]
+
+
+def _installed(name: str) -> bool:
+    if name == "numba":  # slow to import: its being there must do
+        return importlib.util.find_spec("numba") is not None
+    try:
+        load(name)
+    except ImportError:
+        return False
+    return True
+
+
+def current() -> Backend:
+    """The backend in use. One that turns out to be absent is replaced by the next best, with a warning."""
+    try:
+        backend: Backend = load(_settings.backend)
+    except ImportError as error:
+        _fall_back(error)
+        return current()
+    return backend
+
+
+def _fall_back(error: ImportError) -> None:
+    worse = BACKENDS[BACKENDS.index(_settings.backend) + 1 :]
+    _settings.backend = next(name for name in worse if _installed(name))
+    message = f"fastrnn will be SLOW: {error}. Using the {_settings.backend} backend instead."
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+class _Switch:
+    """A setting that changes at once, and changes back where a `with` block ends."""
+
+    def __init__(self, change: Callable[[str], None], value: str, previous: str) -> None:
+        self._change, self._previous = change, previous
+        change(value)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._change(self._previous)
+
+
+class use_backend(_Switch):
+    """Compute with another backend: for good as a plain call, or for the length of a ``with`` block.
+
+    The setting is the whole process's, so threads see each other's switches.
+
+    Parameters
+    ----------
+    name : {"native", "numba", "numpy"}
+
+    Raises
+    ------
+    ValueError
+        If there is no backend of this name.
+    ImportError
+        If the backend is not installed here. Only the default and ``FASTRNN_BACKEND`` fall back to another.
+
+    Examples
+    --------
+    >>> import fastrnn
+    >>> with fastrnn.use_backend("numpy"):
+    ...     fastrnn.config()["backend"]
+    'numpy'
+    """
+
+    def __init__(self, name: str) -> None:
+        load(name)
+        super().__init__(lambda backend: setattr(_settings, "backend", backend), name, _settings.backend)
+
+
+class use_isa(_Switch):
+    """Let the native backend use another instruction set: for good as a plain call, or for a ``with`` block.
+
+    The setting is the whole process's, so threads see each other's switches.
+
+    Parameters
+    ----------
+    name : {"x86-64", "x86-64-v3", "x86-64-v4", "neon"}
+        One that this machine has: see ``fastrnn.config()["available_isas"]``.
+
+    Raises
+    ------
+    ValueError
+        If this machine, or this installation, does not have it.
+
+    Examples
+    --------
+    >>> import fastrnn
+    >>> for isa in fastrnn.config()["available_isas"]:
+    ...     with fastrnn.use_isa(isa):
+    ...         assert fastrnn.config()["isa"] == isa
+    """
+
+    def __init__(self, name: str) -> None:
+        available = available_isas()
+        if name not in available:
+            raise ValueError(
+                f"instruction set {name!r} is not available; expected one of {', '.join(available)}"
+                if available
+                else f"instruction set {name!r} is not available: the native backend is not installed"
+            )
+        native = load("native")
+        super().__init__(native.set_isa, name, native.current_isa())
+
+
+def available_isas() -> list[str]:
+    """Instruction sets of the native backend that this machine can run; none without it."""
+    try:
+        return list(load("native").isa_names())
+    except ImportError:
+        return []
+
+
+def set_num_threads(threads: int) -> None:
+    """Set how many threads a call may use when it is not told by ``threads=``.
+
+    Parameters
+    ----------
+    threads : int
+        At least 1. Results do not depend on it, and small problems use fewer threads by themselves.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not a positive integer.
+
+    Examples
+    --------
+    >>> import fastrnn
+    >>> fastrnn.set_num_threads(1)
+    >>> fastrnn.get_num_threads()
+    1
+    """
+    _settings.threads = positive("threads", threads)
+
+
+def get_num_threads() -> int:
+    """How many threads a call may use when it is not told by ``threads=``.
+
+    The default is ``FASTRNN_NUM_THREADS``, else the CPUs that this process may use by its affinity and its cgroup.
+
+    Examples
+    --------
+    >>> import fastrnn
+    >>> fastrnn.get_num_threads() >= 1
+    True
+    """
+    return _settings.threads
+
+
+def usable_cpus() -> int:
+    """CPUs that the operating system lets this process use; a container's quota counts, rounded up."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.is_file():
+        limit, period = quota.read_text().split()
+        if limit != "max":
+            cpus = min(cpus, math.ceil(int(limit) / int(period)))
+    return max(cpus, 1)
+
+
+def config() -> dict[str, Any]:
+    """What `show_config` prints, as a dict.
+
+    Returns
+    -------
+    dict
+        version, backend, available_backends, isa, available_isas, threads, compiler, numpy. The instruction set and
+        the compiler are None where the native backend is not installed.
+
+    Examples
+    --------
+    >>> import fastrnn
+    >>> fastrnn.config()["backend"] in fastrnn.config()["available_backends"]
+    True
+    """
+    from fastrnn import __version__  # not above: fastrnn imports this module
+
+    isas = available_isas()
+    native = load("native") if isas else None
+    return {
+        "version": __version__,
+        "backend": current().name,
+        "available_backends": available_backends(),
+        "isa": native.current_isa() if native else None,
+        "available_isas": isas,
+        "threads": get_num_threads(),
+        "compiler": native.build_info()["compiler"] if native else None,
+        "numpy": np.__version__,
+    }
+
+
+def show_config(file: TextIO | None = None) -> None:
+    """Print version, backend, instruction set, threads and compiler, what a bug report should hold; `config` as text.
+
+    Parameters
+    ----------
+    file : text file, optional
+        Standard output when absent.
+
+    Examples
+    --------
+    >>> import fastrnn
+    >>> fastrnn.show_config()  # doctest: +ELLIPSIS
+    version ...
+    """
+    for key, value in config().items():
+        text = ", ".join(value) if isinstance(value, list) else value
+        print(f"{key:<20}{'-' if text in (None, '') else text}", file=file)
+
+
+def _from_environment() -> _Settings:
+    """The settings at import; a value that means nothing is an error that names its variable."""
+    backend = os.environ.get("FASTRNN_BACKEND") or "native"
+    if backend not in BACKENDS:
+        raise ValueError(f"FASTRNN_BACKEND={backend!r}: expected one of {', '.join(BACKENDS)}")
+    threads = os.environ.get("FASTRNN_NUM_THREADS") or str(usable_cpus())
+    if not threads.isdecimal() or int(threads) < 1:
+        raise ValueError(f"FASTRNN_NUM_THREADS={threads!r}: expected a positive integer")
+    return _Settings(backend, int(threads))
+
+
+def _set_isa_from_environment() -> None:
+    isa = os.environ.get("FASTRNN_ISA")
+    if not isa:
+        return
+    here = available_isas() or ISAS
+    if isa not in here:
+        raise ValueError(f"FASTRNN_ISA={isa!r}: expected one of {', '.join(here)}")
+    if here is not ISAS:
+        use_isa(isa)
+
+
+_settings = _from_environment()
+if not _installed(_settings.backend):
+    try:
+        load(_settings.backend)
+    except ImportError as absent:
+        _fall_back(absent)
+_set_isa_from_environment()

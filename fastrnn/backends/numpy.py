@@ -1,0 +1,150 @@
+"""The NumPy backend, and the one loop over time that it shares with Numba's.
+
+The loop knows no cell. It walks the steps in the direction of travel and takes along, at each step, only the rows of
+the batch that are valid there: a sequence past its length stands still, so whatever lies in its padding is never
+looked at. In reverse a sequence stands still until the walk reaches its last valid step; nothing else changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastrnn.call import Call, Forward, Gradients
+from fastrnn.cells import CELLS, Array, Arrays
+
+name = "numpy"
+
+Step = Callable[..., Any]
+
+# NaN and infinity are data here, and the compiled backends do not warn of them either.
+quietly = np.errstate(all="ignore")
+
+
+class Visit(NamedTuple):
+    """What backward must know of one step; the rows are those valid at the step."""
+
+    t: int
+    rows: Any  # a slice or an index array into the batch
+    x: Array  # (rows, I)
+    state: Arrays  # (rows, H) each: what the step started from, after a reset
+    saved: Arrays
+
+
+def forward(call: Call) -> Forward:
+    return scan(call, CELLS[call.cell].step)
+
+
+def backward(call: Call, saved: Any, dy: Array | None, dfinal: tuple[Array | None, ...], dc: Array | None) -> Gradients:
+    cell = CELLS[call.cell]
+    return scan_backward(call, cell.step, cell.step_backward, saved, dy, dfinal, dc)
+
+
+@quietly
+def scan(call: Call, step: Step) -> Forward:
+    """Run `step` over time.
+
+    What it saves is one list of visits per segment, or, with `checkpoint`, one state per segment to redo it from.
+    """
+    _, B, _, H = call.sizes
+    state: Arrays = tuple(np.zeros((B, H), call.x.dtype) if s is None else s for s in call.init)
+    y = call.empty(H)
+    c = call.empty(H) if call.return_cells else None
+    keep = call.training and not call.checkpoint
+    tape: list[Any] = []
+    for times in segments(call):
+        start, visits = state, []
+        for visit, state in walk(call, step, times, start):
+            fill(y, visit, state[0][visit.rows])
+            if c is not None:
+                fill(c, visit, state[1][visit.rows])
+            if keep:
+                visits.append(visit)
+        tape.append(visits if keep else start)
+    # Copies: the caller owns the result, while the tape and `init` may hold the same arrays.
+    return Forward(y, tuple(s.copy() for s in state), c, tape if call.training else None)
+
+
+@quietly
+def scan_backward(
+    call: Call,
+    step: Step,
+    step_backward: Step,
+    tape: list[Any],
+    dy: Array | None,
+    dfinal: tuple[Array | None, ...],
+    dc: Array | None,
+) -> Gradients:
+    """Walk back over what `scan` kept, redoing a segment's steps first where only its start was kept."""
+    _, B, I, H = call.sizes
+    weights = CELLS[call.cell].weights(call.W, call.U, call.b, call.b_rec, call.p)
+    dweights = tuple(np.zeros_like(w) for w in weights)
+    dstate = tuple(np.zeros((B, H), call.x.dtype) if d is None else d.copy() for d in dfinal)
+    dx = call.empty(I)
+    for times, kept in zip(reversed(segments(call)), reversed(tape), strict=True):
+        visits = [visit for visit, _ in walk(call, step, times, kept)] if call.checkpoint else kept
+        for visit in reversed(visits):
+            t, rows, x, state, saved = visit
+            d = [ds[rows] for ds in dstate]
+            for k, outside in enumerate((dy, dc)):
+                if outside is not None:
+                    d[k] = d[k] + outside[t, rows]
+            dx_t, d_prev, dw = step_backward(tuple(d), x, state, saved, weights)
+            for total, part in zip(dweights, dw, strict=True):
+                total += part
+            fill(dx, visit, dx_t)
+            for ds, prev in zip(dstate, afresh(call, t, rows, d_prev), strict=True):
+                ds[rows] = prev
+    dW, dU, db, db_rec, *dp = dweights
+    return Gradients(
+        dx,
+        dW,
+        dU,
+        db if call.b is not None else None,
+        db_rec if call.b_rec is not None else None,
+        dp[0] if dp else None,
+        tuple(ds if s is not None else None for ds, s in zip(dstate, call.init, strict=True)),
+    )
+
+
+def segments(call: Call) -> list[range]:
+    """The steps in the direction of travel, cut into runs of `checkpoint`."""
+    T = call.sizes[0]
+    times = range(T - 1, -1, -1) if call.reverse else range(T)
+    k = call.checkpoint or max(T, 1)
+    return [times[n : n + k] for n in range(0, T, k)]
+
+
+def walk(call: Call, step: Step, times: range, state: Arrays) -> Iterator[tuple[Visit, Arrays]]:
+    """Visit the steps of one segment; yields each visit and the state of the whole batch after it."""
+    weights = CELLS[call.cell].weights(call.W, call.U, call.b, call.b_rec, call.p)
+    for t in times:
+        rows = slice(None) if call.lengths is None else np.flatnonzero(t < call.lengths)
+        x = np.ascontiguousarray(call.x[t, rows])
+        before = afresh(call, t, rows, tuple(s[rows] for s in state))
+        after, saved = step(x, before, weights)
+        state = after if call.lengths is None else tuple(put(s, rows, a) for s, a in zip(state, after, strict=True))
+        yield Visit(t, rows, x, before, saved), state
+
+
+def afresh(call: Call, t: int, rows: Any, state: Arrays) -> Arrays:
+    """The state, or its gradient, with zeros where step t starts afresh."""
+    if call.resets is None:
+        return state
+    reset = call.resets[t, rows][:, None]
+    return tuple(np.where(reset, np.zeros_like(s), s) for s in state)
+
+
+def put(a: Array, rows: Any, values: Array) -> Array:
+    a = a.copy()
+    a[rows] = values
+    return a
+
+
+def fill(out: Array, visit: Visit, values: Array) -> None:
+    """Write one step of an output: the values of the valid rows, 0 in the others."""
+    if not isinstance(visit.rows, slice):
+        out[visit.t] = 0
+    out[visit.t, visit.rows] = values

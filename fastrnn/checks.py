@@ -1,0 +1,247 @@
+"""From what the user gave to a `Call` that a backend can trust.
+
+Every message names the argument, what was expected and what came. Nothing is copied that a backend can read as it is.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+
+from fastrnn.call import Call
+from fastrnn.cells import CELLS, Array
+
+BOOLEANS = (bool, np.bool_)
+
+#: More threads than any machine has; a C int holds it.
+MANY_THREADS = 2**16
+
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+class Common(TypedDict, total=False):
+    """The keywords that every forward has; `functional.lstm_forward` describes them."""
+
+    lengths: Any
+    resets: Any
+    reverse: bool
+    batch_first: bool
+    training: bool
+    checkpoint: int | None
+    threads: int | None
+
+
+class Options(NamedTuple):
+    """The same with their defaults."""
+
+    lengths: Any = None
+    resets: Any = None
+    reverse: bool = False
+    batch_first: bool = False
+    training: bool = False
+    checkpoint: int | None = None
+    threads: int | None = None
+
+
+def checked_call(
+    cell: str,
+    x: Any,
+    weights: dict[str, Any],
+    init: dict[str, Any],
+    options: Options,
+    return_cells: bool = False,
+) -> tuple[Call, bool]:
+    """The call, and whether x was one unbatched sequence."""
+    x = as_array("x", x)
+    if x.dtype not in DTYPES:
+        raise TypeError(f"x: expected dtype float32 or float64 in native byte order, got {describe(x.dtype)}")
+    if x.ndim not in (2, 3):
+        layout = "(B, T, I)" if options.batch_first else "(T, B, I)"
+        raise ValueError(f"x: expected shape {layout}, or (T, I) for one sequence, got {x.shape}")
+    for name in ("reverse", "batch_first", "training"):
+        boolean(name, getattr(options, name))
+    boolean("return_cells", return_cells)
+    unbatched = x.ndim == 2
+    batch_first = bool(options.batch_first) and not unbatched
+    x = rows(time_major(x, unbatched, batch_first))
+    T, B, I = x.shape
+    if options.checkpoint is not None and not options.training:
+        raise ValueError("checkpoint: only a call with training=True keeps anything; got training=False")
+
+    parameters = checked_weights(cell, weights, I, x.dtype)
+    H = parameters["U"].shape[1]
+    if T * B * (I + 8 * H) * x.itemsize > sys.maxsize:
+        raise ValueError(f"x: T, B, I, H = {T}, {B}, {I}, {H} are more than memory can hold")
+    call = Call(
+        cell=cell,
+        x=x,
+        **parameters,
+        init=tuple([checked_state(name, s, B, H, x.dtype, unbatched) for name, s in init.items()]),
+        lengths=checked_lengths(options.lengths, T, B, unbatched),
+        resets=checked_resets(options.resets, T, B, unbatched, batch_first),
+        reverse=bool(options.reverse),
+        batch_first=batch_first,
+        training=bool(options.training),
+        checkpoint=None if options.checkpoint is None else min(positive("checkpoint", options.checkpoint), T or 1),
+        return_cells=bool(return_cells),
+        threads=min(positive("threads", options.threads), MANY_THREADS),
+    )
+    return call, unbatched
+
+
+def checked_step(cell: str, x: Any, state: dict[str, Any], weights: dict[str, Any]) -> tuple[Any, ...]:
+    """x, the state and the weights of one step, of any dtype."""
+    x = as_array("x", x)
+    if x.ndim != 2:
+        raise ValueError(f"x: expected shape (B, I), got {x.shape}")
+    parameters = checked_weights(cell, weights, x.shape[1], None)
+    H = parameters["U"].shape[1]
+    before = tuple(floats(name, s, "(B, H)", (len(x), H), None) for name, s in state.items())
+    return x, before, CELLS[cell].weights(**parameters)
+
+
+def checked_weights(cell: str, weights: dict[str, Any], I: int, dtype: np.dtype[Any] | None) -> dict[str, Any]:
+    """W, U, b, b_rec, p by name, absent ones None; I is that of x. U says what H is."""
+    G = CELLS[cell].G
+    GH = f"{G}*H" if G > 1 else "H"
+    U = as_array("U", weights["U"])
+    H = U.shape[-1] if U.ndim else 0
+    if U.shape != (G * H, H) or H < 1:
+        raise ValueError(f"U: expected shape ({GH}, H) with H >= 1, got {U.shape}")
+    if I < 1:
+        raise ValueError("x: expected at least 1 input (I >= 1), got 0")
+    b, b_rec, p = weights["b"], weights["b_rec"], weights["p"]
+    return {
+        "W": floats("W", weights["W"], f"({GH}, I)", (G * H, I), dtype),
+        "U": floats("U", U, f"({GH}, H)", (G * H, H), dtype),
+        "b": None if b is None else floats("b", b, f"({GH},)", (G * H,), dtype),
+        "b_rec": None if b_rec is None else floats("b_rec", b_rec, f"({GH},)", (G * H,), dtype),
+        "p": None if p is None else floats("p", p, "(3*H,)", (3 * H,), dtype),
+    }
+
+
+def checked_state(name: str, s: Any, B: int, H: int, dtype: np.dtype[Any], unbatched: bool) -> Array | None:
+    """(B, H): an initial state, or the gradient of a final one; (H,) from an unbatched call."""
+    if s is None:
+        return None
+    return floats(name, s, "(H,)", (H,), dtype)[None] if unbatched else floats(name, s, "(B, H)", (B, H), dtype)
+
+
+def checked_lengths(lengths: Any, T: int, B: int, unbatched: bool) -> Array | None:
+    if lengths is None:
+        return None
+    a = as_array("lengths", lengths, sequence=True)
+    if a.dtype.kind not in "iu" and a.size:
+        raise TypeError(f"lengths: expected integers, got {describe(a.dtype)}")
+    if unbatched and a.ndim == 0:
+        a = a[None]
+    expect_shape("lengths", a, "(B,)", (B,))
+    if B and not (0 <= a.min() and a.max() <= T):
+        b = int(np.flatnonzero((a < 0) | (a > T))[0])
+        raise ValueError(f"lengths: expected each in 0..T = 0..{T}, got {a[b]} for sequence {b}")
+    return a.astype(np.int64)
+
+
+def checked_resets(resets: Any, T: int, B: int, unbatched: bool, batch_first: bool) -> Array | None:
+    """(T, B), from (T,) of an unbatched call or (B, T) of a batch-first one."""
+    if resets is None:
+        return None
+    a = as_array("resets", resets, sequence=True)
+    if a.dtype != np.bool_ and a.size:
+        raise TypeError(f"resets: expected booleans, got {describe(a.dtype)}")
+    expect_shape("resets", a, *every_step(T, B, (), unbatched, batch_first))
+    return np.ascontiguousarray(time_major(a.astype(np.bool_, copy=False), unbatched, batch_first))
+
+
+def checked_gradient(name: str, d: Any, call: Call, unbatched: bool) -> Array | None:
+    """(T, B, H): the gradient of an output of every step."""
+    if d is None:
+        return None
+    T, B, _, H = call.sizes
+    a = expect_dtype(name, as_array(name, d), call.x.dtype)
+    expect_shape(name, a, *every_step(T, B, (H,), unbatched, call.batch_first))
+    return rows(time_major(a, unbatched, call.batch_first))
+
+
+def every_step(
+    T: int, B: int, rest: tuple[int, ...], unbatched: bool, batch_first: bool
+) -> tuple[str, tuple[int, ...]]:
+    """The shape, and what it means, of an array that has something for every step of every sequence."""
+    tail = ", H" if rest else ""
+    if unbatched:
+        return f"(T{tail or ','})", (T, *rest)
+    return (f"(B, T{tail})", (B, T, *rest)) if batch_first else (f"(T, B{tail})", (T, B, *rest))
+
+
+def as_array(name: str, value: Any, sequence: bool = False) -> Array:
+    """A NumPy array on the memory of `value`; with `sequence`, also a new one from a number, list or tuple."""
+    if type(value) is np.ndarray:
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: a masked array has values missing; fill them first")
+    try:
+        if isinstance(value, np.ndarray):
+            return np.asarray(value)
+        if hasattr(value, "__dlpack__"):
+            return np.from_dlpack(value)
+        if sequence and (isinstance(value, Sequence) or np.isscalar(value)):
+            return np.asarray(value)
+        return np.asarray(memoryview(value))
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        kinds = "an array or a sequence" if sequence else "an array"
+        why = "" if isinstance(error, TypeError) else f" ({error})"
+        raise TypeError(f"{name}: expected {kinds}, got {type(value).__name__}{why}") from error
+
+
+def floats(name: str, value: Any, meaning: str, shape: tuple[int, ...], dtype: np.dtype[Any] | None) -> Array:
+    """A contiguous, aligned array of this shape, and of the call's dtype if there is one."""
+    a = expect_shape(name, expect_dtype(name, as_array(name, value), dtype), meaning, shape)
+    flags = a.flags
+    return a if flags.c_contiguous and flags.aligned else np.require(a, requirements=["C", "A"])
+
+
+def rows(a: Array) -> Array:
+    """The array itself if its last axis is contiguous and its elements are aligned, else a copy."""
+    contiguous = a.shape[-1] == 1 or a.strides[-1] == a.itemsize
+    return a if contiguous and a.flags.aligned else a.copy(order="C")
+
+
+def time_major(a: Array, unbatched: bool, batch_first: bool) -> Array:
+    """A (T, B, ...) view."""
+    if unbatched:
+        return a[:, None]
+    return a.swapaxes(0, 1) if batch_first else a
+
+
+def expect_dtype(name: str, a: Array, dtype: np.dtype[Any] | None) -> Array:
+    if dtype is not None and a.dtype != dtype:
+        raise TypeError(f"{name}: expected dtype {dtype}, the same as x, got {describe(a.dtype)}")
+    return a
+
+
+def expect_shape(name: str, a: Array, meaning: str, shape: tuple[int, ...]) -> Array:
+    if a.shape != shape:
+        raise ValueError(f"{name}: expected shape {meaning} = {shape}, got {a.shape}")
+    return a
+
+
+def describe(dtype: np.dtype[Any]) -> str:
+    return str(dtype) if dtype.isnative else f"{dtype} (byte-swapped)"
+
+
+def boolean(name: str, value: Any) -> None:
+    if not isinstance(value, BOOLEANS):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+
+
+def positive(name: str, value: Any) -> int:
+    if isinstance(value, BOOLEANS) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected a positive integer, got {value!r}")
+    number = operator.index(value)
+    if number < 1:
+        raise ValueError(f"{name}: expected a positive integer, got {number}")
+    return number

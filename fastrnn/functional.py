@@ -1,0 +1,300 @@
+"""The functional interface: one call runs a whole sequence, its backward gives every gradient.
+
+Shapes throughout: T steps, B sequences, I inputs, H hidden units, G gates stacked along the first axis of W, U and
+the biases in PyTorch's order. All numbers are dimensionless, float32 or float64, one dtype per call. Anything with
+``__dlpack__`` or the buffer protocol is an array, and copied only where the kernels cannot read it as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+from fastrnn.checks import Common
+from fastrnn.results import Cache, GRUGrads, GRUResult, LSTMGrads, LSTMResult, RNNGrads, RNNResult
+from fastrnn.run import gru_cell, lstm_cell, rnn_cell, run_backward, run_forward
+
+
+def rnn_forward(
+    x: Any,
+    W: Any,
+    U: Any,
+    b: Any = None,
+    b_rec: Any = None,
+    *,
+    h0: Any = None,
+    activation: str = "tanh",
+    **common: Unpack[Common],
+) -> RNNResult:
+    """Run a vanilla RNN over time: ``h[t] = activation(W x[t] + b + U h[t-1] + b_rec)``, after Elman [1]_.
+
+    Parameters
+    ----------
+    x : (T, B, I) array, or (T, I) for one sequence
+        Inputs, float32 or float64 (dimensionless).
+    W : (H, I) array
+        Input weights.
+    U : (H, H) array
+        Recurrent weights.
+    b, b_rec : (H,) array, optional
+        Biases of the two sides.
+    h0 : (B, H) array, optional
+        Initial state; zeros when absent.
+    activation : {"tanh", "relu", "sigmoid", "identity"}
+    **common
+        `lengths`, `resets`, `reverse`, `batch_first`, `training`, `checkpoint`, `threads`: see `lstm_forward`.
+
+    Returns
+    -------
+    RNNResult
+        ``y`` (T, B, H), ``h_n`` (B, H), and the ``cache`` for `rnn_backward`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `lstm_forward`.
+
+    References
+    ----------
+    .. [1] J. L. Elman, "Finding structure in time", Cognitive Science 14, 1990.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> x, W, U = np.ones((3, 1, 1)), np.ones((1, 1)), np.ones((1, 1))
+    >>> fastrnn.rnn_forward(x, W, U, activation="identity").y.ravel()
+    array([1., 2., 3.])
+    """
+    return RNNResult(*run_forward(rnn_cell(activation), x, (W, U, b, b_rec, None), {"h0": h0}, common))
+
+
+def rnn_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None) -> RNNGrads:
+    """Backpropagate through time what `rnn_forward` did; see `lstm_backward` for the arguments.
+
+    Returns
+    -------
+    RNNGrads
+        dx, dW, dU, db, db_rec, dh0, each shaped like what it is the gradient of; None where that was absent.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `lstm_backward`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> x, W, U = np.ones((3, 1, 1)), np.ones((1, 1)), np.ones((1, 1))
+    >>> y, h_n, cache = fastrnn.rnn_forward(x, W, U, activation="identity", training=True)
+    >>> fastrnn.rnn_backward(None, cache, dh_n=np.ones((1, 1))).dU  # h_n = x0 U^2 + x1 U + x2
+    array([[3.]])
+    """
+    g = run_backward("rnn", dy, cache, {"dh_n": dh_n})
+    return RNNGrads(g.dx, g.dW, g.dU, g.db, g.db_rec, *g.dinit)
+
+
+def gru_forward(
+    x: Any,
+    W: Any,
+    U: Any,
+    b: Any = None,
+    b_rec: Any = None,
+    *,
+    reset_after: bool,
+    h0: Any = None,
+    **common: Unpack[Common],
+) -> GRUResult:
+    """Run a gated recurrent unit over time, ``h[t] = (1 - z) n + z h[t-1]``, after Cho et al. [1]_, eq. 5-8.
+
+    r and z are ``sigmoid(W x[t] + b + U h[t-1] + b_rec)``, each with its third of the weights. The candidate is
+    ``n = tanh(W x[t] + b + r (U h[t-1] + b_rec))`` with `reset_after` (PyTorch, cuDNN, Keras 3; ONNX with
+    linear_before_reset=1), else ``n = tanh(W x[t] + b + U (r h[t-1]) + b_rec)`` (the paper; ONNX by default).
+
+    Parameters
+    ----------
+    x : (T, B, I) array, or (T, I) for one sequence
+        Inputs, float32 or float64 (dimensionless).
+    W : (3*H, I) array
+        Input weights of the gates r, z, n.
+    U : (3*H, H) array
+        Recurrent weights, likewise.
+    b, b_rec : (3*H,) array, optional
+        Biases of the two sides.
+    reset_after : bool
+        Which of the two GRUs; there is no default, because the two are confused everywhere.
+    h0 : (B, H) array, optional
+        Initial state; zeros when absent.
+    **common
+        `lengths`, `resets`, `reverse`, `batch_first`, `training`, `checkpoint`, `threads`: see `lstm_forward`.
+
+    Returns
+    -------
+    GRUResult
+        ``y`` (T, B, H), ``h_n`` (B, H), and the ``cache`` for `gru_backward`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `lstm_forward`.
+
+    References
+    ----------
+    .. [1] K. Cho et al., "Learning phrase representations using RNN encoder-decoder for statistical machine
+       translation", EMNLP 2014.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> rng = np.random.default_rng(0)
+    >>> x, W, U = rng.standard_normal((5, 2, 3)), rng.standard_normal((12, 3)), rng.standard_normal((12, 4))
+    >>> fastrnn.gru_forward(x, W, U, reset_after=True).y.shape
+    (5, 2, 4)
+    """
+    return GRUResult(*run_forward(gru_cell(reset_after), x, (W, U, b, b_rec, None), {"h0": h0}, common))
+
+
+def gru_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None) -> GRUGrads:
+    """Backpropagate through time what `gru_forward` did; see `lstm_backward` for the arguments.
+
+    Returns
+    -------
+    GRUGrads
+        dx, dW, dU, db, db_rec, dh0, each shaped like what it is the gradient of; None where that was absent.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `lstm_backward`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> rng = np.random.default_rng(0)
+    >>> x, W, U = rng.standard_normal((5, 2, 3)), rng.standard_normal((12, 3)), rng.standard_normal((12, 4))
+    >>> y, h_n, cache = fastrnn.gru_forward(x, W, U, reset_after=True, training=True)
+    >>> fastrnn.gru_backward(np.ones_like(y), cache).dx.shape
+    (5, 2, 3)
+    """
+    g = run_backward("gru", dy, cache, {"dh_n": dh_n})
+    return GRUGrads(g.dx, g.dW, g.dU, g.db, g.db_rec, *g.dinit)
+
+
+def lstm_forward(
+    x: Any,
+    W: Any,
+    U: Any,
+    b: Any = None,
+    b_rec: Any = None,
+    *,
+    p: Any = None,
+    h0: Any = None,
+    c0: Any = None,
+    return_cells: bool = False,
+    **common: Unpack[Common],
+) -> LSTMResult:
+    """Run a long short-term memory over time, ``c[t] = f c[t-1] + i g``, ``h[t] = o tanh(c[t])``, after [1]_.
+
+    i, f, o are the sigmoid, and g the tanh, of ``W x[t] + b + U h[t-1] + b_rec``, each with its quarter of the
+    weights. Peepholes [2]_ add ``p_i c[t-1]``, ``p_f c[t-1]`` and ``p_o c[t]`` inside i, f and o.
+
+    Parameters
+    ----------
+    x : (T, B, I) array, or (T, I) for one sequence
+        Inputs, float32 or float64 (dimensionless). One sequence comes back without the batch axis, everywhere.
+    W : (4*H, I) array
+        Input weights of the gates i, f, g, o.
+    U : (4*H, H) array
+        Recurrent weights, likewise.
+    b, b_rec : (4*H,) array, optional
+        Biases of the two sides.
+    p : (3*H,) array, optional
+        Peephole weights of i, f, o.
+    h0, c0 : (B, H) array, optional
+        Initial state; zeros when absent.
+    return_cells : bool
+        Return c of every step too.
+    lengths : (B,) integers, optional
+        Valid steps of each sequence, 0..T in any order; what x holds past them does not matter. T when absent.
+    resets : (T, B) booleans, optional
+        Start afresh: the state, h0 and c0 too, is zeroed before step t, in the direction of travel, and no gradient
+        crosses.
+    reverse : bool
+        Run from each sequence's last valid step to its first; ``y[t]`` stays beside ``x[t]``.
+    batch_first : bool
+        Take and return (B, T, ...) for x, y, c, resets and their gradients; states stay (B, H).
+    training : bool
+        Keep in ``cache`` what backward needs. The cache refers to the arguments: leave them as they are until then.
+    checkpoint : int, optional
+        Keep the state of every `checkpoint`-th step only, and recompute the rest: the same gradients, bit for bit,
+        in less memory.
+    threads : int, optional
+        At most this many; `get_num_threads()` when absent. The result does not depend on it.
+
+    Returns
+    -------
+    LSTMResult
+        ``y`` (T, B, H), ``h_n`` and ``c_n`` (B, H), the ``cache`` for `lstm_backward`, and ``c`` (T, B, H) or None.
+
+    Raises
+    ------
+    TypeError
+        For what is not an array, or not of x's dtype; the message names the argument.
+    ValueError
+        For a wrong shape or value; the message names the argument, what was expected and what came.
+
+    References
+    ----------
+    .. [1] F. A. Gers, J. Schmidhuber, F. Cummins, "Learning to forget: continual prediction with LSTM", Neural
+       Computation 12, 2000.
+    .. [2] F. A. Gers, N. N. Schraudolph, J. Schmidhuber, "Learning precise timing with LSTM recurrent networks",
+       JMLR 3, 2002.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> rng = np.random.default_rng(0)
+    >>> x, W, U = rng.standard_normal((5, 2, 3)), rng.standard_normal((16, 3)), rng.standard_normal((16, 4))
+    >>> y, h_n, c_n, cache, c = fastrnn.lstm_forward(x, W, U, lengths=[5, 2])
+    >>> np.array_equal(h_n[1], y[1, 1]), np.any(y[2:, 1])
+    (True, np.False_)
+    """
+    return LSTMResult(*run_forward(lstm_cell(p), x, (W, U, b, b_rec, p), {"h0": h0, "c0": c0}, common, return_cells))
+
+
+def lstm_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None, dc_n: Any = None, dc: Any = None) -> LSTMGrads:
+    """Backpropagate through time what `lstm_forward` did, as often as you like, on the backend that made the cache.
+
+    Parameters
+    ----------
+    dy : (T, B, H) array or None
+        Gradient of a scalar with respect to ``y``; what it holds past a sequence's length does not matter.
+    cache : Cache
+        What ``lstm_forward(..., training=True)`` returned.
+    dh_n, dc_n : (B, H) array, optional
+        Gradients with respect to ``h_n`` and ``c_n``.
+    dc : (T, B, H) array, optional
+        Gradient with respect to ``c``.
+
+    Returns
+    -------
+    LSTMGrads
+        dx, dW, dU, db, db_rec, dp, dh0, dc0, each shaped like what it is the gradient of; None where that was absent.
+
+    Raises
+    ------
+    TypeError
+        Without a cache, with that of another cell, or for a gradient that is no array of the call's dtype.
+    ValueError
+        For a gradient of another shape.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> rng = np.random.default_rng(0)
+    >>> x, W, U = rng.standard_normal((5, 2, 3)), rng.standard_normal((16, 3)), rng.standard_normal((16, 4))
+    >>> y, h_n, c_n, cache, c = fastrnn.lstm_forward(x, W, U, training=True)
+    >>> grads = fastrnn.lstm_backward(np.ones_like(y), cache)
+    >>> grads.dW.shape, grads.db
+    ((16, 3), None)
+    """
+    g = run_backward("lstm", dy, cache, {"dh_n": dh_n, "dc_n": dc_n}, dc)
+    return LSTMGrads(g.dx, g.dW, g.dU, g.db, g.db_rec, g.dp, *g.dinit)

@@ -1,0 +1,88 @@
+"""What the functional interface returns: named tuples, and the cache that goes from a forward to its backward.
+
+Shapes are those of the arguments; `batch_first` and unbatched calls get theirs. All numbers are dimensionless.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from fastrnn.call import Backend, Call
+from fastrnn.cells import Array
+
+
+class Cache:
+    """What a training forward keeps for its backward: opaque, and bound to the backend that made it.
+
+    It refers to the arrays that the call was given, without a copy: leave them unchanged until the backward is done.
+    """
+
+    __slots__ = ("_backend", "_call", "_saved", "_unbatched")
+
+    def __init__(self, backend: Backend, call: Call, saved: Any, unbatched: bool) -> None:
+        self._backend, self._call, self._saved, self._unbatched = backend, call, saved, unbatched
+
+    def __repr__(self) -> str:
+        T, B, I, H = self._call.sizes
+        return f"<Cache of {self._call.cell}, T={T} B={B} I={I} H={H}, {self._call.x.dtype}, {self._backend.name}>"
+
+
+class RNNResult(NamedTuple):
+    """What `rnn_forward` returns."""
+
+    y: Array  #: (T, B, H) hidden state of every step, exactly 0 past a sequence's length
+    h_n: Array  #: (B, H) state after each sequence's last valid step in the direction of travel
+    cache: Cache | None  #: with training=True
+
+
+class GRUResult(NamedTuple):
+    """What `gru_forward` returns."""
+
+    y: Array  #: (T, B, H) hidden state of every step, exactly 0 past a sequence's length
+    h_n: Array  #: (B, H) state after each sequence's last valid step in the direction of travel
+    cache: Cache | None  #: with training=True
+
+
+class LSTMResult(NamedTuple):
+    """What `lstm_forward` returns."""
+
+    y: Array  #: (T, B, H) hidden state of every step, exactly 0 past a sequence's length
+    h_n: Array  #: (B, H) state after each sequence's last valid step in the direction of travel
+    c_n: Array  #: (B, H) cell state, likewise
+    cache: Cache | None  #: with training=True
+    c: Array | None  #: (T, B, H) cell state of every step, exactly 0 past a length; with return_cells=True
+
+
+class RNNGrads(NamedTuple):
+    """What `rnn_backward` returns: gradients shaped like the arguments, None for absent ones."""
+
+    dx: Array
+    dW: Array
+    dU: Array
+    db: Array | None
+    db_rec: Array | None
+    dh0: Array | None
+
+
+class GRUGrads(NamedTuple):
+    """What `gru_backward` returns: gradients shaped like the arguments, None for absent ones."""
+
+    dx: Array
+    dW: Array
+    dU: Array
+    db: Array | None
+    db_rec: Array | None
+    dh0: Array | None
+
+
+class LSTMGrads(NamedTuple):
+    """What `lstm_backward` returns: gradients shaped like the arguments, None for absent ones."""
+
+    dx: Array
+    dW: Array
+    dU: Array
+    db: Array | None
+    db_rec: Array | None
+    dp: Array | None
+    dh0: Array | None
+    dc0: Array | None

@@ -1,0 +1,118 @@
+"""One step of each cell from raw weights: the textbook itself, for teaching and for tests.
+
+Any dtype will do, complex included, so that a complex step differentiates them. Numbers are dimensionless.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastrnn.cells import CELLS, Array, Arrays
+from fastrnn.checks import checked_step
+from fastrnn.run import gru_cell, lstm_cell, rnn_cell
+
+
+def rnn_step(x: Any, h: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *, activation: str = "tanh") -> Array:
+    """One step of `rnn_forward`: ``activation(W x + b + U h + b_rec)``.
+
+    Parameters
+    ----------
+    x : (B, I) array
+        Inputs.
+    h : (B, H) array
+        The state before.
+    W, U, b, b_rec : array
+        As in `rnn_forward`.
+    activation : {"tanh", "relu", "sigmoid", "identity"}
+
+    Returns
+    -------
+    h : (B, H) array
+        The state after.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is not an array, and for a wrong shape; the message names the argument.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> fastrnn.rnn_step(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)), activation="identity")
+    array([[2.]])
+    """
+    return _step(rnn_cell(activation), x, {"h": h}, {"W": W, "U": U, "b": b, "b_rec": b_rec})[0]
+
+
+def gru_step(x: Any, h: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *, reset_after: bool) -> Array:
+    """One step of `gru_forward`, which has the equations.
+
+    Parameters
+    ----------
+    x : (B, I) array
+        Inputs.
+    h : (B, H) array
+        The state before.
+    W, U, b, b_rec : array
+        As in `gru_forward`.
+    reset_after : bool
+        Which of the two GRUs.
+
+    Returns
+    -------
+    h : (B, H) array
+        The state after.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is not an array, and for a wrong shape; the message names the argument.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> fastrnn.gru_step(np.ones((1, 2)), np.ones((1, 1)), np.zeros((3, 2)), np.zeros((3, 1)), reset_after=True)
+    array([[0.5]])
+    """
+    return _step(gru_cell(reset_after), x, {"h": h}, {"W": W, "U": U, "b": b, "b_rec": b_rec})[0]
+
+
+def lstm_step(
+    x: Any, h: Any, c: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *, p: Any = None
+) -> tuple[Array, Array]:
+    """One step of `lstm_forward`, which has the equations.
+
+    Parameters
+    ----------
+    x : (B, I) array
+        Inputs.
+    h, c : (B, H) array
+        The state before.
+    W, U, b, b_rec, p : array
+        As in `lstm_forward`.
+
+    Returns
+    -------
+    h, c : (B, H) array
+        The state after.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is not an array, and for a wrong shape; the message names the argument.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> h, c = np.zeros((1, 1)), np.ones((1, 1))
+    >>> h, c = fastrnn.lstm_step(np.ones((1, 2)), h, c, np.zeros((4, 2)), np.zeros((4, 1)))
+    >>> c
+    array([[0.5]])
+    """
+    h, c = _step(lstm_cell(p), x, {"h": h, "c": c}, {"W": W, "U": U, "b": b, "b_rec": b_rec, "p": p})
+    return h, c
+
+
+def _step(cell: str, x: Any, state: dict[str, Any], weights: dict[str, Any]) -> Arrays:
+    after: Arrays = CELLS[cell].step(*checked_step(cell, x, state, {"p": None, **weights}))[0]
+    return after

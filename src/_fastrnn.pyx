@@ -1,0 +1,269 @@
+# cython: language_level=3, freethreading_compatible=True, binding=False
+"""The binding of the C core: it keeps memory safe and releases the GIL; everything for people stands above it.
+
+The module is top-level, beside the package and not in it, so that `import fastrnn` finds it from a checkout too.
+"""
+
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
+from libc.stdint cimport int64_t, uintptr_t
+from libc.string cimport memset
+
+
+cdef extern from "fastrnn.h" nogil:
+    enum:
+        FRNN_ALIGN
+        FRNN_MAX_STATES
+
+    ctypedef struct frnn_array:
+        void *data
+        ptrdiff_t step
+        ptrdiff_t row
+
+    ctypedef struct frnn_call:
+        int cell
+        int reverse
+        int training
+        int threads
+        ptrdiff_t checkpoint
+        ptrdiff_t T
+        ptrdiff_t B
+        ptrdiff_t I
+        ptrdiff_t H
+        frnn_array x
+        const void *W
+        const void *U
+        const void *b
+        const void *b_rec
+        const void *p
+        const void *init[2]
+        const int64_t *lengths
+        frnn_array resets
+        frnn_array y
+        frnn_array c
+        void *final[2]
+        frnn_array dy
+        frnn_array dc
+        const void *dfinal[2]
+        frnn_array dx
+        void *dW
+        void *dU
+        void *db
+        void *db_rec
+        void *dp
+        void *dinit[2]
+        void *saved
+        void *work
+
+    ctypedef struct frnn_cell_info:
+        const char *name
+        int gates
+        int states
+
+    ctypedef struct frnn_table:
+        int cells
+        frnn_cell_info (*cell_info)(int) noexcept nogil
+        size_t (*saved_bytes)(const frnn_call *) noexcept nogil
+        size_t (*forward_bytes)(const frnn_call *) noexcept nogil
+        size_t (*backward_bytes)(const frnn_call *) noexcept nogil
+        void (*forward)(const frnn_call *) noexcept nogil
+        void (*backward)(const frnn_call *) noexcept nogil
+        void (*sigmoid)(size_t, const void *, void *) noexcept nogil
+        void (*tanh)(size_t, const void *, void *) noexcept nogil
+
+    ctypedef struct frnn_isa:
+        const char *name
+        int (*supported)() noexcept nogil
+        const frnn_table *f32
+        const frnn_table *f64
+
+    const frnn_isa frnn_isas[]
+    const int frnn_isa_count
+    const char *FRNN_COMPILER
+
+
+compiler = FRNN_COMPILER.decode()
+
+
+def isas():
+    """Names of the instruction sets that this build holds and this machine runs -> their indices, slowest first."""
+    return {frnn_isas[i].name.decode(): i for i in range(frnn_isa_count) if frnn_isas[i].supported()}
+
+
+cdef const frnn_table *table(int isa, Py_ssize_t itemsize) except NULL:
+    if not 0 <= isa < frnn_isa_count or not frnn_isas[isa].supported():
+        raise ValueError(f"instruction set {isa} does not run here")
+    if itemsize not in (4, 8):
+        raise TypeError(f"itemsize {itemsize}: expected 4 or 8")
+    return frnn_isas[isa].f32 if itemsize == 4 else frnn_isas[isa].f64
+
+
+def cells():
+    """Names of the cells -> (index, gates, states)."""
+    cdef const frnn_table *core = frnn_isas[0].f32
+    cdef frnn_cell_info info
+    found = {}
+    for i in range(core.cells):
+        info = core.cell_info(i)
+        found[info.name.decode()] = (i, info.gates, info.states)
+    return found
+
+
+cdef enum:
+    MAX_PINS = 32
+
+
+cdef class Pins:
+    """Buffers held for one call. Each `pin` checks that the buffer has the extent that C will use."""
+
+    cdef Py_buffer views[MAX_PINS]
+    cdef int count
+    cdef Py_ssize_t itemsize
+
+    def __dealloc__(self):
+        for i in range(self.count):
+            PyBuffer_Release(&self.views[i])
+
+    cdef Py_buffer *hold(self, array, int flags) except NULL:
+        if self.count == MAX_PINS:
+            raise RuntimeError("more buffers than a call can hold")
+        PyObject_GetBuffer(array, &self.views[self.count], flags)
+        self.count += 1
+        return &self.views[self.count - 1]
+
+    cdef void *flat(self, array, Py_ssize_t elements, Py_ssize_t itemsize, bint writable=False) except? NULL:
+        """A C-contiguous array of that many elements; None is NULL."""
+        if array is None:
+            return NULL
+        cdef Py_buffer *view = self.hold(array, PyBUF_C_CONTIGUOUS | (PyBUF_WRITABLE if writable else 0))
+        if view.len != elements * itemsize or view.itemsize != itemsize or <uintptr_t> view.buf % itemsize:
+            raise ValueError(f"expected {elements} aligned elements of {itemsize} bytes")
+        return view.buf
+
+    cdef int sequence(self, frnn_array *to, array, Py_ssize_t T, Py_ssize_t B, Py_ssize_t n, Py_ssize_t itemsize,
+                      bint writable=False) except -1:
+        """A (T, B, n) array, its last axis contiguous; None is NULL."""
+        to.data = NULL
+        if array is None:
+            return 0
+        cdef Py_buffer *view = self.hold(array, PyBUF_STRIDES | (PyBUF_WRITABLE if writable else 0))
+        if view.ndim != 3 or view.shape[0] != T or view.shape[1] != B or view.shape[2] != n:
+            raise ValueError(f"expected shape {(T, B, n)}")
+        if view.itemsize != itemsize or (n > 1 and view.strides[2] != itemsize):
+            raise ValueError(f"expected a contiguous last axis of {itemsize}-byte elements")
+        if view.strides[0] % itemsize or view.strides[1] % itemsize or <uintptr_t> view.buf % itemsize:
+            raise ValueError("expected aligned elements")
+        to.data = view.buf
+        to.step = view.strides[0] // itemsize
+        to.row = view.strides[1] // itemsize
+        return 0
+
+
+cdef void *aligned(Pins pins, array, size_t bytes) except? NULL:
+    """The first aligned address in a byte array that is at least FRNN_ALIGN longer than needed."""
+    cdef uintptr_t start = <uintptr_t> pins.flat(array, len(array), 1, True)
+    if len(array) < bytes + FRNN_ALIGN:
+        raise ValueError(f"expected at least {bytes + FRNN_ALIGN} bytes")
+    return <void *> ((start + FRNN_ALIGN - 1) // FRNN_ALIGN * FRNN_ALIGN)
+
+
+cdef int describe(frnn_call *c, Pins pins, int cell, call) except -1:
+    """Fill what forward and backward have in common from a `fastrnn.call.Call`."""
+    memset(c, 0, sizeof(frnn_call))
+    cdef const frnn_table *core = frnn_isas[0].f32
+    if not 0 <= cell < core.cells:
+        raise ValueError(f"no cell {cell}")
+    cdef frnn_cell_info info = core.cell_info(cell)
+    cdef Py_ssize_t size = call.x.itemsize, G = info.gates
+    c.cell = cell
+    c.T, c.B, c.I, c.H = call.sizes
+    c.reverse = call.reverse
+    c.training = call.training
+    c.threads = call.threads
+    c.checkpoint = call.checkpoint or 0
+    pins.itemsize = size
+    pins.sequence(&c.x, call.x, c.T, c.B, c.I, size)
+    c.W = pins.flat(call.W, G * c.H * c.I, size)
+    c.U = pins.flat(call.U, G * c.H * c.H, size)
+    c.b = pins.flat(call.b, G * c.H, size)
+    c.b_rec = pins.flat(call.b_rec, G * c.H, size)
+    c.p = pins.flat(call.p, 3 * c.H, size)
+    if (c.p == NULL) == (info.name == b"lstm_peephole"):
+        raise ValueError("p goes with a peephole cell, and with no other")
+    for k in range(info.states):
+        c.init[k] = pins.flat(call.init[k], c.B * c.H, size)
+    c.lengths = <const int64_t *> pins.flat(call.lengths, c.B, 8)
+    for b in range(c.B if c.lengths != NULL else 0):
+        if not 0 <= c.lengths[b] <= c.T:
+            raise ValueError(f"length {c.lengths[b]} is not in 0..{c.T}")
+    if call.resets is not None:
+        pins.sequence(&c.resets, call.resets[:, :, None], c.T, c.B, 1, 1)
+    return info.states
+
+
+def saved_bytes(int isa, int cell, call):
+    """Bytes that a training forward of this call leaves for backward."""
+    cdef frnn_call c
+    cdef Pins pins = Pins()
+    describe(&c, pins, cell, call)
+    return table(isa, pins.itemsize).saved_bytes(&c) + FRNN_ALIGN
+
+
+def forward(int isa, int cell, call, scratch, y, final, c_all, saved):
+    """Run `call` into y, final and c_all; `scratch(n)` gives n bytes or more; saved is None unless training."""
+    cdef frnn_call c
+    cdef Pins pins = Pins()
+    cdef int states = describe(&c, pins, cell, call)
+    cdef const frnn_table *core = table(isa, pins.itemsize)
+    pins.sequence(&c.y, y, c.T, c.B, c.H, pins.itemsize, True)
+    pins.sequence(&c.c, c_all, c.T, c.B, c.H, pins.itemsize, True)
+    for k in range(states):
+        c.final[k] = pins.flat(final[k], c.B * c.H, pins.itemsize, True)
+    if c.training:
+        c.saved = aligned(pins, saved, core.saved_bytes(&c))
+    cdef size_t bytes = core.forward_bytes(&c)
+    c.work = aligned(pins, scratch(bytes + FRNN_ALIGN), bytes)
+    with nogil:
+        core.forward(&c)
+
+
+def backward(int isa, int cell, call, scratch, saved, dy, dfinal, dc, grads):
+    """Run the backward of `call` into grads, a `fastrnn.call.Gradients`."""
+    cdef frnn_call c
+    cdef Pins pins = Pins()
+    cdef int states = describe(&c, pins, cell, call)
+    cdef const frnn_table *core = table(isa, pins.itemsize)
+    cdef Py_ssize_t size = pins.itemsize, rows = len(call.U)
+    if not c.training:
+        raise ValueError("backward needs a training call")
+    c.saved = aligned(pins, saved, core.saved_bytes(&c))
+    pins.sequence(&c.dy, dy, c.T, c.B, c.H, size)
+    pins.sequence(&c.dc, dc, c.T, c.B, c.H, size)
+    pins.sequence(&c.dx, grads.dx, c.T, c.B, c.I, size, True)
+    c.dW = pins.flat(grads.dW, rows * c.I, size, True)
+    c.dU = pins.flat(grads.dU, rows * c.H, size, True)
+    c.db = pins.flat(grads.db, rows, size, True)
+    c.db_rec = pins.flat(grads.db_rec, rows, size, True)
+    c.dp = pins.flat(grads.dp, 3 * c.H, size, True)
+    for k in range(states):
+        c.dfinal[k] = pins.flat(dfinal[k], c.B * c.H, size)
+        c.dinit[k] = pins.flat(grads.dinit[k], c.B * c.H, size, True)
+    cdef size_t bytes = core.backward_bytes(&c)
+    c.work = aligned(pins, scratch(bytes + FRNN_ALIGN), bytes)
+    with nogil:
+        core.backward(&c)
+
+
+def activation(int isa, str name, x, y):
+    """y = sigmoid(x) or tanh(x), elementwise, as the kernels compute it."""
+    cdef Pins pins = Pins()
+    cdef const frnn_table *core = table(isa, x.itemsize)
+    cdef void *source = pins.flat(x, x.size, x.itemsize)
+    cdef void *target = pins.flat(y, x.size, x.itemsize, True)
+    if name == "sigmoid":
+        core.sigmoid(x.size, source, target)
+    elif name == "tanh":
+        core.tanh(x.size, source, target)
+    else:
+        raise ValueError(f"no activation {name!r}")

@@ -1,0 +1,303 @@
+/* The backward driver: truncated nowhere, backpropagation through time (Werbos, Proc. IEEE 78, 1990).
+ *
+ * Step by step against the travel: the gradient that reaches h is the product of the gate gradients of the step after
+ * with U, plus what the cell carries past the products, plus the caller's dy; the cell turns it into this step's gate
+ * gradients. A chunk of steps later, dW, dU, the biases and dx are computed together, as large products over its rows.
+ *
+ * A chunk's extent depends on the problem's sizes alone, never on threads or checkpoints, and so do the bits.
+ */
+#include "drive.h"
+#include "team.h"
+
+/* The steps [low, high] whose gate gradients stand in the chunk's buffers, the highest first. */
+typedef struct {
+    ptrdiff_t low, high;
+} Chunk;
+
+static ptrdiff_t chunk_row(const Plan *p, Chunk c, ptrdiff_t s) { return p->later[s] - p->later[c.high]; }
+
+static void zero_row(real *row, ptrdiff_t n) { memset(row, 0, (size_t)n * sizeof *row); }
+
+static void add_to(real *to, const real *from, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < n; i++) to[i] += from[i];
+}
+
+/* Turn rows of a product, the gradient of h(s) by way of step s + 1, into the whole gradient of h(s) and c(s). Rows
+ * that have no step s leave: what reached them is the gradient of their initial state. */
+static void complete(const Plan *p, const BackwardTile *t, ptrdiff_t s, ptrdiff_t row)
+{
+    const frnn_call *call = p->call;
+    const ptrdiff_t left = p->H - t->at, n = left < t->lanes ? left : t->lanes;
+    const int states = p->cell->states;
+    for (int i = 0; i < t->rows; i++) {
+        const ptrdiff_t r = row + i, at = p->sequence[r] * p->H + t->at;
+        real *dh = row_of(t->dout, i), *carry = row_of(t->carry, i) + t->at;
+        if (r >= active_rows(p, s + 1) || is_reset(p, s + 1, r)) {
+            zero_row(dh, t->lanes);
+            for (int k = 0; k < states; k++) zero_row(carry + k * p->Hp, t->lanes);
+        } else if (p->cell->carries_h)
+            add_to(dh, carry, t->lanes);
+        if (r >= active_rows(p, s)) {
+            if (call->dinit[0]) memcpy((real *)call->dinit[0] + at, dh, (size_t)n * sizeof(real));
+            if (states > 1 && call->dinit[1])
+                memcpy((real *)call->dinit[1] + at, carry + p->Hp, (size_t)n * sizeof(real));
+            continue;
+        }
+        if (s == last_step(p, r)) {
+            if (call->dfinal[0]) add_to(dh, (const real *)call->dfinal[0] + at, n);
+            if (states > 1 && call->dfinal[1]) add_to(carry + p->Hp, (const real *)call->dfinal[1] + at, n);
+        }
+        if (call->dy.data) add_to(dh, element(p, call->dy, s, r) + t->at, n);
+        if (call->dc.data) add_to(carry + p->Hp, element(p, call->dc, s, r) + t->at, n);
+    }
+}
+
+/* Point `left` at the rows of gate gradients that phase q's incoming product reads: those of the phase after it, or for
+ * the last phase those of step s + 1. */
+static void find_left(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q, ptrdiff_t n)
+{
+    const real **left = p->scratch[id].left;
+    const int last = q == p->cell->phases - 1;
+    Rows from = last ? p->da_before : rows_from(p->da_rec, chunk_row(p, chunk, s));
+    if (last && s < chunk.high) from = rows_from(p->da_rec, chunk_row(p, chunk, s + 1));
+    const ptrdiff_t field = last ? 0 : first_gate(p->cell, q + 1) * p->Hp, ready = last ? active_rows(p, s + 1) : n;
+    EACH_TILE(t, p, id, n, ROWS_ONCE)
+        for (ptrdiff_t r = t.row; r < t.row + t.rows; r++) left[r] = r < ready ? row_of(from, r) + field : p->zeros;
+}
+
+/* One phase of step s against the travel. s = -1 only lets the last rows leave. */
+static void undo_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q)
+{
+    const Cell *cell = p->cell;
+    const int last = q == cell->phases - 1, source = last ? 0 : q + 1;
+    const Panels *U = &p->U_back[source];
+    const ptrdiff_t active = active_rows(p, s), after = active_rows(p, s + 1);
+    const ptrdiff_t n = last && after > active ? after : active, start = s < 0 ? 0 : segment_start(p, s);
+    const ptrdiff_t at_row = s < 0 ? 0 : chunk_row(p, chunk, s);
+    const Rows next = states_after(p, s < 0 ? 0 : s, start), kept = kept_of(p, s < 0 ? 0 : s, start);
+    real dout[ROWS_ONCE * MAX_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
+    BackwardTile tile = {.Hp = p->Hp, .p = p->p};
+    find_left(p, id, chunk, s, q, n);
+    for (ptrdiff_t group = first_group(p, U, id); group < last_group(p, U, id); group++) {
+        tile.at = group_start(U, group);
+        tile.lanes = group_lanes(U, group);
+        tile.dout = (Rows){dout, tile.lanes};
+        EACH_TILE(t, p, id, n, ROWS_ONCE)
+        {
+            X(multiply)(t.rows, p->scratch[id].left + t.row, cell->phase_gates[source], p->Hp, U, group, 0, tile.dout);
+            tile.rows = t.rows;
+            tile.carry = rows_from(p->carry, t.row);
+            if (last) complete(p, &tile, s, t.row);
+            if (t.row >= active) continue;
+            if (t.row + t.rows > active) tile.rows = (int)(active - t.row);
+            tile.prev = p->scratch[id].prev + t.row;
+            tile.next = rows_from(next, t.row);
+            tile.gates = rows_from(kept, t.row);
+            tile.da = rows_from(p->da, at_row + t.row);
+            tile.da_rec = rows_from(p->da_rec, at_row + t.row);
+            tile.dp = rows_from(p->dp, at_row + t.row);
+            cell->backward[q](&tile);
+        }
+    }
+}
+
+/* Note for every row of step s what its weight gradients will multiply: x, and each phase's operand. */
+static void note_operands(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
+{
+    const Cell *cell = p->cell;
+    const ptrdiff_t first = chunk_row(p, chunk, s), start = segment_start(p, s);
+    const Rows kept = kept_of(p, s, start);
+    EACH_TILE(t, p, id, active_rows(p, s), ROWS_ONCE)
+        for (ptrdiff_t r = t.row; r < t.row + t.rows; r++) {
+            p->scratch[id].prev[r] = states_before(p, s, start, r);
+            if (splits_hidden(p) && id > 0) continue;
+            p->x_rows[first + r] = element(p, p->call->x, s, r);
+            p->dx_rows[first + r] = element(p, p->call->dx, s, r);
+            for (int q = 0; q < cell->phases; q++) {
+                const real *operand = q ? row_of(kept, r) + cell->mid * p->Hp : p->scratch[id].prev[r];
+                if (p->operand_copy[q].data) {
+                    real *copy = row_of(p->operand_copy[q], first + r);
+                    memcpy(copy, operand, (size_t)p->Hp * sizeof(real));
+                    operand = copy;
+                }
+                p->operand[q][first + r] = operand;
+            }
+        }
+}
+
+static void undo_step(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
+{
+    if (s >= 0) note_operands(p, id, chunk, s);
+    for (int q = p->cell->phases - 1; q >= (s < 0 ? p->cell->phases - 1 : 0); q--) {
+        undo_phase(p, id, chunk, s, q);
+        if (splits_hidden(p)) frnn_team_barrier(p->threads);
+    }
+}
+
+/* to[j] += the sum of column j over n rows, in runs of BLOCK rows like every product. */
+static void add_columns(real *to, Rows rows, ptrdiff_t n, ptrdiff_t columns)
+{
+    enum { STRIP = 64 };
+    for (ptrdiff_t j = 0; j < columns; j += STRIP) {
+        const ptrdiff_t width = columns - j < STRIP ? columns - j : STRIP;
+        for (ptrdiff_t r0 = 0; r0 < n; r0 += BLOCK) {
+            real sum[STRIP] = {0};
+            for (ptrdiff_t r = r0; r < n && r < r0 + BLOCK; r++) add_to(sum, row_of(rows, r) + j, width);
+            add_to(to + j, sum, width);
+        }
+    }
+}
+
+/* dW, dU and the bias and peephole gradients of a chunk, for this thread's hidden units. */
+static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows)
+{
+    const frnn_call *call = p->call;
+    const Cell *cell = p->cell;
+    const ptrdiff_t H = p->H, from = share(H, id, p->threads), to = share(H, id + 1, p->threads);
+    Panels x = p->x_panels;
+    x.K = rows;
+    for (int q = 0; q < cell->phases; q++) {
+        Panels operand = p->operand_panels[q];
+        operand.K = rows;
+        for (int g = first_gate(cell, q); g < first_gate(cell, q) + cell->phase_gates[q]; g++) {
+            const Rows da = {p->da.data + g * p->Hp, p->da.stride}, rec = {p->da_rec.data + g * p->Hp, p->da_rec.stride};
+            X(accumulate_outer)(from, to, da.data, da.stride, &x, (real *)call->dW + g * H * p->I, p->I);
+            X(accumulate_outer)(from, to, rec.data, rec.stride, &operand, (real *)call->dU + g * H * H, H);
+            if (call->db) add_columns((real *)call->db + g * H + from, rows_at(da, from), rows, to - from);
+            if (call->db_rec) add_columns((real *)call->db_rec + g * H + from, rows_at(rec, from), rows, to - from);
+        }
+    }
+    for (int k = 0; k < cell->peepholes && call->dp; k++)
+        add_columns((real *)call->dp + k * H + from, rows_at(p->dp, k * p->Hp + from), rows, to - from);
+}
+
+/* dx of this thread's rows of a chunk. */
+static void write_dx(const Plan *p, int id, ptrdiff_t rows)
+{
+    const Panels *W = &p->W_back;
+    const ptrdiff_t to = share(rows, id + 1, p->threads);
+    const real *left[ROWS_ONCE];
+    real out[ROWS_ONCE * MAX_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
+    for (ptrdiff_t group = 0; group < group_count(W); group++) {
+        const ptrdiff_t start = group_start(W, group), lanes = group_lanes(W, group), valid = p->I - start;
+        for (ptrdiff_t row = share(rows, id, p->threads); row < to; row += ROWS_ONCE) {
+            const int m = (int)(to - row < ROWS_ONCE ? to - row : ROWS_ONCE);
+            for (int i = 0; i < m; i++) left[i] = row_of(p->da, row + i);
+            X(multiply)(m, left, p->cell->gates, p->Hp, W, group, 0, (Rows){out, lanes});
+            for (int i = 0; i < m; i++)
+                memcpy(p->dx_rows[row + i] + start, out + i * lanes,
+                       (size_t)(valid < lanes ? valid : lanes) * sizeof(real));
+        }
+    }
+}
+
+/* All that was put off until the chunk was whole. */
+static void finish_chunk(const Plan *p, int id, Chunk chunk)
+{
+    const ptrdiff_t rows = chunk_row(p, chunk, chunk.low) + active_rows(p, chunk.low);
+    const ptrdiff_t from = share(rows, id, p->threads), to = share(rows, id + 1, p->threads);
+    frnn_team_barrier(p->threads);
+    Panels x = p->x_panels;
+    x.K = rows;
+    X(pack_rows)(&x, from, to, p->x_rows);
+    for (int q = 0; q < p->cell->phases; q++) {
+        Panels operand = p->operand_panels[q];
+        operand.K = rows;
+        X(pack_rows)(&operand, from, to, p->operand[q]);
+    }
+    write_dx(p, id, rows);
+    const ptrdiff_t n = active_rows(p, chunk.low);
+    for (ptrdiff_t r = share(n, id, p->threads); r < share(n, id + 1, p->threads); r++)
+        memcpy(row_of(p->da_before, r), row_of(p->da_rec, chunk_row(p, chunk, chunk.low) + r),
+               (size_t)(p->cell->gates * p->Hp) * sizeof(real));
+    frnn_team_barrier(p->threads);
+    add_weight_gradients(p, id, rows);
+    frnn_team_barrier(p->threads);
+}
+
+/* Bring back the states and gates of the segment that ends with step s. */
+static void recompute(const Plan *p, int id, ptrdiff_t s)
+{
+    const ptrdiff_t start = segment_start(p, s);
+    const Rows from = rows_from(p->checkpoints, start / p->segment * p->B);
+    if (splits_hidden(p)) frnn_team_barrier(p->threads); /* nobody still reads the segment before */
+    if (start > 0 && (!splits_hidden(p) || id == 0))
+        EACH_TILE(t, p, id, active_rows(p, start - 1), ROWS_ONCE)
+            for (ptrdiff_t r = t.row; r < t.row + t.rows; r++)
+                memcpy(row_of(p->states, r), row_of(from, r), (size_t)(p->cell->states * p->Hp) * sizeof(real));
+    if (splits_hidden(p)) frnn_team_barrier(p->threads);
+    X(run_steps)(p, id, start, start, s + 1);
+}
+
+/* Transposed panels, and zeros in everything that is only added to or never reached. */
+static void prepare(const Plan *p, int id)
+{
+    const frnn_call *call = p->call;
+    const Cell *cell = p->cell;
+    const ptrdiff_t H = p->H, I = p->I;
+    if (call->checkpoint) X(pack_forward)(p, id);
+    X(pack)(&p->W_back, share(group_count(&p->W_back), id, p->threads), share(group_count(&p->W_back), id + 1, p->threads),
+            call->W, 0, 1, I);
+    for (int q = 0; q < cell->phases; q++) {
+        const Panels *U = &p->U_back[q];
+        X(pack)(U, share(group_count(U), id, p->threads), share(group_count(U), id + 1, p->threads),
+                (const real *)call->U + first_gate(cell, q) * H * H, 0, 1, H);
+    }
+    const ptrdiff_t from = share(cell->gates * H, id, p->threads), n = share(cell->gates * H, id + 1, p->threads) - from;
+    zero_row((real *)call->dW + from * I, n * I);
+    zero_row((real *)call->dU + from * H, n * H);
+    if (call->db) zero_row((real *)call->db + from, n);
+    if (call->db_rec) zero_row((real *)call->db_rec + from, n);
+    if (call->dp && id == 0) zero_row(call->dp, cell->peepholes * H);
+    for (ptrdiff_t row = share(p->B, id, p->threads); row < share(p->B, id + 1, p->threads); row++) {
+        const ptrdiff_t b = p->sequence[row];
+        for (ptrdiff_t t = p->length[row]; t < call->T; t++)
+            zero_row((real *)call->dx.data + t * call->dx.step + b * call->dx.row, I);
+        for (int k = 0; k < cell->states && p->length[row] == 0; k++) {
+            if (!call->dinit[k]) continue;
+            real *to = (real *)call->dinit[k] + b * H;
+            zero_row(to, H);
+            if (call->dfinal[k]) add_to(to, (const real *)call->dfinal[k] + b * H, H);
+        }
+    }
+}
+
+static void backward_job(void *arg, int id)
+{
+    const Plan *p = arg;
+    prepare(p, id);
+    frnn_team_barrier(p->threads);
+    ptrdiff_t ready = p->call->checkpoint ? p->steps : 0; /* gates of steps [ready, ...) are at hand */
+    Chunk chunk = {0, 0};
+    for (chunk.high = p->steps - 1; chunk.high >= 0; chunk.high = chunk.low - 1) {
+        chunk.low = chunk.high + 1 > p->back_chunk ? chunk.high + 1 - p->back_chunk : 0;
+        for (ptrdiff_t s = chunk.high; s >= chunk.low; s--) {
+            if (s < ready) {
+                recompute(p, id, s);
+                ready = segment_start(p, s);
+            }
+            undo_step(p, id, chunk, s);
+        }
+        finish_chunk(p, id, chunk);
+    }
+    chunk.high = -1; /* step 0 is behind us: its gate gradients are the ones kept before */
+    undo_step(p, id, chunk, -1);
+}
+
+size_t X(backward_bytes)(const frnn_call *call)
+{
+    Plan plan;
+    size_t alone = X(plan)(&plan, call, 1, 1, 0), together = X(plan)(&plan, call, call->threads, 1, 0);
+    return alone > together ? alone : together;
+}
+
+void X(backward)(const frnn_call *call)
+{
+    Plan plan;
+    X(plan)(&plan, call, call->threads, 1, 0);
+    const int granted = frnn_team_acquire(plan.threads);
+    X(plan)(&plan, call, granted, 1, call->work);
+    frnn_team_run(plan.threads, backward_job, &plan);
+    frnn_team_release(granted);
+}

@@ -1,0 +1,33 @@
+/* The instruction sets of this build, and how to ask whether the machine runs one.
+ *
+ * CMake says which were compiled: FRNN_BUILT is a list like `ISA(base) ISA(v3)`. GCC's and Clang's
+ * __builtin_cpu_supports asks CPUID and, for registers that the operating system must save, XGETBV as well.
+ */
+#include "fastrnn.h"
+
+/* CAN(suffix, name, test): one line per instruction set. */
+#define CAN(suffix, isa_name, test)                                                                                    \
+    __attribute__((unused)) static const char name_##suffix[] = isa_name;                                              \
+    __attribute__((unused)) static int supported_##suffix(void) { return test; }
+
+#define HAS(feature) __builtin_cpu_supports(feature)
+
+#if defined(__x86_64__)
+CAN(base, "x86-64", 1)
+CAN(v3, "x86-64-v3", HAS("avx2") && HAS("fma"))
+CAN(v4, "x86-64-v4", HAS("avx512f") && HAS("avx512bw") && HAS("avx512cd") && HAS("avx512dq") && HAS("avx512vl"))
+#elif defined(__aarch64__)
+CAN(neon, "neon", 1)
+#else
+CAN(base, "portable", 1)
+#endif
+
+#define ISA(suffix) extern const frnn_table frnn_table_f32_##suffix, frnn_table_f64_##suffix;
+FRNN_BUILT
+#undef ISA
+
+#define ISA(suffix) {name_##suffix, supported_##suffix, &frnn_table_f32_##suffix, &frnn_table_f64_##suffix},
+const frnn_isa frnn_isas[] = {FRNN_BUILT};
+#undef ISA
+
+const int frnn_isa_count = sizeof frnn_isas / sizeof *frnn_isas;

@@ -1,0 +1,86 @@
+/* The contract of the C core: one call, and one table of functions per (dtype, instruction set).
+ *
+ * The layer above hands over checked arguments and a work area; the core never validates, never allocates and never
+ * fails. Sizes: T steps, B sequences, I inputs, H hidden units, G gates (stacked in PyTorch's order). Strides count
+ * elements. Every matrix is row-major; the last axis of every array is contiguous. A null pointer is an absent
+ * argument. Gradients of parameters and activations alike are overwritten.
+ */
+#ifndef FASTRNN_H
+#define FASTRNN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { FRNN_MAX_STATES = 2 };
+
+/* A (T, B, ·) array: element (t, b, i) stands at data[t*step + b*row + i]. */
+typedef struct {
+    void *data;
+    ptrdiff_t step, row;
+} frnn_array;
+
+typedef struct {
+    int cell; /* index into the table's cells */
+    int reverse;
+    int training;
+    int threads;          /* an upper bound, at least 1 */
+    ptrdiff_t checkpoint; /* keep the state of every k-th step; 0 keeps every step's gates and states */
+    ptrdiff_t T, B, I, H;
+
+    frnn_array x;               /* (T, B, I) */
+    const void *W, *U;          /* (G*H, I), (G*H, H) */
+    const void *b, *b_rec;      /* (G*H,) */
+    const void *p;              /* (3*H,) */
+    const void *init[FRNN_MAX_STATES]; /* (B, H) */
+    const int64_t *lengths;     /* (B,) */
+    frnn_array resets;          /* (T, B, 1) bytes */
+
+    frnn_array y, c;               /* (T, B, H) outputs of forward */
+    void *final[FRNN_MAX_STATES];  /* (B, H) */
+
+    frnn_array dy, dc;                   /* (T, B, H) inputs of backward */
+    const void *dfinal[FRNN_MAX_STATES]; /* (B, H) */
+    frnn_array dx;                       /* (T, B, I) */
+    void *dW, *dU, *db, *db_rec, *dp;
+    void *dinit[FRNN_MAX_STATES]; /* (B, H) */
+
+    void *saved; /* written by a training forward, read by backward; aligned to FRNN_ALIGN */
+    void *work;  /* scratch of one call; aligned to FRNN_ALIGN */
+} frnn_call;
+
+enum { FRNN_ALIGN = 64 };
+
+typedef struct {
+    const char *name;
+    int gates, states;
+} frnn_cell_info;
+
+typedef struct {
+    int cells;
+    frnn_cell_info (*cell_info)(int cell);
+    size_t (*saved_bytes)(const frnn_call *);
+    size_t (*forward_bytes)(const frnn_call *);  /* work area of forward */
+    size_t (*backward_bytes)(const frnn_call *); /* work area of backward */
+    void (*forward)(const frnn_call *);
+    void (*backward)(const frnn_call *);
+    void (*sigmoid)(size_t n, const void *x, void *y); /* y = f(x) elementwise, for tests */
+    void (*tanh)(size_t n, const void *x, void *y);
+} frnn_table;
+
+typedef struct {
+    const char *name;        /* psABI level or "neon" */
+    int (*supported)(void);  /* by this CPU and operating system */
+    const frnn_table *f32, *f64;
+} frnn_isa;
+
+/* Ordered from the most portable to the fastest. */
+extern const frnn_isa frnn_isas[];
+extern const int frnn_isa_count;
+
+#if defined(__clang__)
+#define FRNN_COMPILER "Clang " __clang_version__
+#elif defined(__GNUC__)
+#define FRNN_COMPILER "GCC " __VERSION__
+#endif
+
+#endif

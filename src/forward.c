@@ -1,0 +1,165 @@
+/* The forward driver: for every step and phase, product and pointwise function on one tile after the other.
+ *
+ * Panels are outside, tiles of rows inside, so that a panel is read once a step from wherever it lives and a tile's
+ * product never leaves L1 before the cell has used it.
+ */
+#include "drive.h"
+#include "team.h"
+
+enum { MAX_GROUP_VECTORS = 2 * MAX_VECTORS };
+
+void X(pack_forward)(const Plan *p, int id)
+{
+    const frnn_call *call = p->call;
+    const ptrdiff_t H = p->H, first = share(group_count(&p->W), id, p->threads),
+                    last = share(group_count(&p->W), id + 1, p->threads);
+    X(pack)(&p->W, first, last, call->W, H * p->I, p->I, 1);
+    for (int q = 0; q < p->cell->phases; q++)
+        X(pack)(&p->U[q], first, last, (const real *)call->U + first_gate(p->cell, q) * H * H, H * H, H, 1);
+}
+
+/* W x + b for steps [from, to): this thread's rows, step by step, and its groups. */
+static void input_product(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to)
+{
+    const Scratch *scratch = &p->scratch[id];
+    const ptrdiff_t row_size = p->cell->gates * p->Hp;
+    ptrdiff_t rows = 0;
+    for (ptrdiff_t s = from; s < to; s++) {
+        scratch->wx_start[s - from] = rows;
+        EACH_TILE(t, p, id, active_rows(p, s), ROWS_ONCE)
+            for (int i = 0; i < t.rows; i++) scratch->x_rows[rows++] = element(p, p->call->x, s, t.row + i);
+    }
+    for (ptrdiff_t group = first_group(p, &p->W, id); group < last_group(p, &p->W, id); group++) {
+        const ptrdiff_t start = group_start(&p->W, group) * p->cell->gates;
+        for (ptrdiff_t row = 0; row < rows; row += ROWS_ONCE) {
+            const ptrdiff_t n = rows - row < ROWS_ONCE ? rows - row : ROWS_ONCE;
+            X(multiply)(n, scratch->x_rows + row, 1, 0, &p->W, group, p->bias + start,
+                        (Rows){scratch->wx + row * row_size + start, row_size});
+        }
+    }
+}
+
+/* Copy a finished tile's states to the caller's arrays. */
+static void deliver(const Plan *p, const ForwardTile *t, ptrdiff_t s, ptrdiff_t row)
+{
+    const frnn_call *call = p->call;
+    const ptrdiff_t left = p->H - t->at, n = left < t->lanes ? left : t->lanes;
+    for (int i = 0; i < t->rows; i++) {
+        const real *h = row_of(t->next, i) + t->at;
+        if (call->y.data) memcpy(element(p, call->y, s, row + i) + t->at, h, (size_t)n * sizeof(real));
+        if (call->c.data) memcpy(element(p, call->c, s, row + i) + t->at, h + p->Hp, (size_t)n * sizeof(real));
+        for (int k = 0; k < p->cell->states; k++)
+            if (call->final[k] && s == last_step(p, row + i))
+                memcpy((real *)call->final[k] + p->sequence[row + i] * p->H + t->at, h + k * p->Hp,
+                       (size_t)n * sizeof(real));
+    }
+}
+
+/* One phase of step s: this thread's groups and rows. */
+static void run_phase(const Plan *p, int id, ptrdiff_t start, ptrdiff_t s, int q, const real *wx)
+{
+    const Cell *cell = p->cell;
+    const Scratch *scratch = &p->scratch[id];
+    const Panels *U = &p->U[q];
+    const Rows next = states_after(p, s, start), kept = kept_of(p, s, start);
+    const ptrdiff_t n = active_rows(p, s);
+    const real *const *left = q ? scratch->left : scratch->prev;
+    real uh[ROWS_ONCE * MAX_GROUP_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
+    ForwardTile tile = {.Hp = p->Hp, .b_rec = p->b_rec, .p = p->p};
+    if (q)
+        EACH_TILE(t, p, id, n, ROWS_ONCE)
+            for (int i = 0; i < t.rows; i++) scratch->left[t.row + i] = row_of(kept, t.row + i) + cell->mid * p->Hp;
+    for (ptrdiff_t group = first_group(p, U, id); group < last_group(p, U, id); group++) {
+        tile.at = group_start(U, group);
+        tile.lanes = group_lanes(U, group);
+        tile.uh = (Rows){uh, cell->phase_gates[q] * tile.lanes};
+        const real *wx_group = wx + tile.at * cell->gates + first_gate(cell, q) * tile.lanes;
+        EACH_TILE(t, p, id, n, ROWS_ONCE)
+        {
+            X(multiply)(t.rows, left + t.row, 1, 0, U, group, 0, tile.uh);
+            tile.rows = t.rows;
+            tile.wx = (Rows){(real *)wx_group + t.local * cell->gates * p->Hp, cell->gates * p->Hp};
+            tile.prev = scratch->prev + t.row;
+            tile.next = rows_from(next, t.row);
+            tile.gates = rows_from(kept, t.row);
+            cell->forward[q](&tile);
+            if (q == cell->phases - 1) deliver(p, &tile, s, t.row);
+        }
+    }
+}
+
+void X(run_steps)(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, ptrdiff_t to)
+{
+    const Scratch *scratch = &p->scratch[id];
+    for (ptrdiff_t s = from; s < to; s++) {
+        const ptrdiff_t n = active_rows(p, s), in_chunk = (s - from) % p->chunk;
+        if (in_chunk == 0) input_product(p, id, s, s + p->chunk < to ? s + p->chunk : to);
+        EACH_TILE(t, p, id, n, ROWS_ONCE)
+            for (int i = 0; i < t.rows; i++) scratch->prev[t.row + i] = states_before(p, s, start, t.row + i);
+        const real *wx = scratch->wx + scratch->wx_start[in_chunk] * p->cell->gates * p->Hp;
+        for (int q = 0; q < p->cell->phases; q++) {
+            run_phase(p, id, start, s, q, wx);
+            if (splits_hidden(p)) frnn_team_barrier(p->threads);
+        }
+    }
+}
+
+/* Keep the states before step s, this thread's rows (or all of them, by the first of threads that split H). */
+static void save_checkpoint(const Plan *p, int id, ptrdiff_t s)
+{
+    const Rows to = rows_from(p->checkpoints, s / p->segment * p->B), from = states_after(p, s - 1, 0);
+    if (splits_hidden(p) && id > 0) return;
+    EACH_TILE(t, p, id, active_rows(p, s - 1), ROWS_ONCE)
+        for (int i = 0; i < t.rows; i++)
+            memcpy(row_of(to, t.row + i), row_of(from, t.row + i),
+                   (size_t)(p->cell->states * p->Hp) * sizeof(real));
+}
+
+/* Outputs of steps that a sequence does not have are 0; of a sequence without steps, the initial state is the final. */
+static void fill_padding(const Plan *p, int id)
+{
+    const frnn_call *call = p->call;
+    const frnn_array outputs[] = {call->y, call->c};
+    const size_t bytes = (size_t)p->H * sizeof(real);
+    for (ptrdiff_t row = share(p->B, id, p->threads); row < share(p->B, id + 1, p->threads); row++) {
+        const ptrdiff_t b = p->sequence[row];
+        for (int k = 0; k < 2; k++)
+            for (ptrdiff_t t = p->length[row]; outputs[k].data && t < call->T; t++)
+                memset((real *)outputs[k].data + t * outputs[k].step + b * outputs[k].row, 0, bytes);
+        for (int k = 0; k < p->cell->states && p->length[row] == 0; k++)
+            memcpy((real *)call->final[k] + b * p->H, row_of(p->init, row) + k * p->Hp, bytes);
+    }
+}
+
+static void forward_job(void *arg, int id)
+{
+    const Plan *p = arg;
+    X(pack_forward)(p, id);
+    fill_padding(p, id);
+    frnn_team_barrier(p->threads);
+    if (!p->checkpoints.data) {
+        X(run_steps)(p, id, 0, 0, p->steps);
+        return;
+    }
+    for (ptrdiff_t s = 0; s < p->steps; s += p->segment) {
+        if (s > 0) save_checkpoint(p, id, s);
+        X(run_steps)(p, id, 0, s, s + p->segment < p->steps ? s + p->segment : p->steps);
+    }
+}
+
+size_t X(forward_bytes)(const frnn_call *call)
+{
+    Plan plan; /* the team may grant one thread only */
+    size_t alone = X(plan)(&plan, call, 1, 0, 0), together = X(plan)(&plan, call, call->threads, 0, 0);
+    return alone > together ? alone : together;
+}
+
+void X(forward)(const frnn_call *call)
+{
+    Plan plan;
+    X(plan)(&plan, call, call->threads, 0, 0);
+    const int granted = frnn_team_acquire(plan.threads);
+    X(plan)(&plan, call, granted, 0, call->work);
+    frnn_team_run(plan.threads, forward_job, &plan);
+    frnn_team_release(granted);
+}

@@ -1,0 +1,52 @@
+# The C core as the library `fastrnn_core`; included by the extension's CMakeLists.txt and by tests/c's.
+
+find_package(Threads REQUIRED)
+
+# What is compiled once per (dtype, instruction set). A new cell is one line here.
+set(KERNELS
+  cell_rnn.c
+  cell_lstm.c
+  cell_gru.c
+  matmul.c
+  plan.c
+  forward.c
+  backward.c
+  table.c)
+list(TRANSFORM KERNELS PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
+
+# Products are fused only where the source says FMA: the bits must not hang on what the optimiser saw.
+set(KERNEL_OPTIONS -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi)
+
+set(CORE_PROPERTIES C_STANDARD 11 C_EXTENSIONS ON C_VISIBILITY_PRESET hidden POSITION_INDEPENDENT_CODE ON)
+set(CORE_OBJECTS "")
+set(BUILT "")
+function(fastrnn_isa suffix)
+  foreach(bits 32 64)
+    set(name kernels_${suffix}_${bits})
+    add_library(${name} OBJECT ${KERNELS})
+    target_compile_definitions(${name} PRIVATE FRNN_BITS=${bits} FRNN_ISA=${suffix})
+    target_compile_options(${name} PRIVATE ${KERNEL_OPTIONS} ${ARGN})
+    set_target_properties(${name} PROPERTIES ${CORE_PROPERTIES})
+    list(APPEND CORE_OBJECTS $<TARGET_OBJECTS:${name}>)
+  endforeach()
+  set(CORE_OBJECTS ${CORE_OBJECTS} PARENT_SCOPE)
+  set(BUILT "${BUILT} ISA(${suffix})" PARENT_SCOPE)
+endfunction()
+
+# A new instruction set is one line here and one in dispatch.c.
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
+  fastrnn_isa(base)
+  fastrnn_isa(v3 -mavx2 -mfma)
+  fastrnn_isa(v4 -mavx512f -mavx512bw -mavx512cd -mavx512dq -mavx512vl -mavx2 -mfma -mprefer-vector-width=512)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
+  fastrnn_isa(neon)
+else()
+  fastrnn_isa(base)
+endif()
+
+add_library(fastrnn_core STATIC ${CMAKE_CURRENT_LIST_DIR}/dispatch.c ${CMAKE_CURRENT_LIST_DIR}/team.c ${CORE_OBJECTS})
+target_compile_definitions(fastrnn_core PRIVATE "FRNN_BUILT=${BUILT}")
+target_compile_options(fastrnn_core PRIVATE -O2 -Wall -Wextra)
+target_include_directories(fastrnn_core PUBLIC ${CMAKE_CURRENT_LIST_DIR})
+target_link_libraries(fastrnn_core PUBLIC Threads::Threads)
+set_target_properties(fastrnn_core PROPERTIES ${CORE_PROPERTIES})

@@ -1,0 +1,208 @@
+#include "matmul.h"
+
+/* One register tile's work: out = init + left * panel (or out += ...) over K terms. */
+typedef struct {
+    const real *const *rows; /* left operand: m rows, from `offset` on; or */
+    ptrdiff_t offset;
+    const real *columns; /* m neighbouring columns of a matrix */
+    ptrdiff_t column_stride; /* from one k to the next */
+    const real *panel;
+    const real *ahead; /* a vector of this is fetched with every k: part of the block that comes next */
+    ptrdiff_t K;
+    const real *init; /* start from this row; null: from zero */
+    real *out;
+    ptrdiff_t out_stride;
+    int add; /* to what is there already */
+} Tile;
+
+/* m rows by n vectors, all constants once inlined, accumulated in registers. */
+INLINE void run_tile(const int m, const int n, const int by_columns, const Tile *t)
+{
+    vec acc[MAX_ROWS][MAX_VECTORS];
+    const real *row[MAX_ROWS], *panel = t->panel, *column = t->columns;
+#pragma GCC unroll 8
+    for (int i = 0; i < m; i++) {
+        if (!by_columns) row[i] = t->rows[i] + t->offset;
+#pragma GCC unroll 4
+        for (int j = 0; j < n; j++) acc[i][j] = t->init ? load(t->init + j * LANES) : splat(0);
+    }
+    for (ptrdiff_t k = 0, K = t->K; k < K; k++) {
+        vec b[MAX_VECTORS];
+#pragma GCC unroll 4
+        for (int j = 0; j < n; j++) b[j] = load(panel + j * LANES);
+        panel += n * LANES;
+        if (!by_columns) __builtin_prefetch(t->ahead + k * LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < m; i++) {
+            vec a = splat(by_columns ? column[i] : row[i][k]);
+#pragma GCC unroll 4
+            for (int j = 0; j < n; j++) acc[i][j] = FMA(a, b[j], acc[i][j]);
+        }
+        if (by_columns) column += t->column_stride;
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < m; i++) {
+#pragma GCC unroll 4
+        for (int j = 0; j < n; j++) {
+            real *to = t->out + i * t->out_stride + j * LANES;
+            store(to, t->add ? load(to) + acc[i][j] : acc[i][j]);
+        }
+    }
+}
+
+typedef void (*TileFn)(const Tile *);
+
+#define TILE(m, n)                                                                                                     \
+    static void rows_##m##_##n(const Tile *t) { run_tile(m, n, 0, t); }                                                \
+    static void columns_##m##_##n(const Tile *t) { run_tile(m, n, 1, t); }
+#define TILES(n) TILE(1, n) TILE(2, n) TILE(3, n) TILE(4, n) TILE(5, n) TILE(6, n) TILE(7, n) TILE(8, n)
+TILES(1)
+TILES(2)
+TILES(3)
+TILES(4)
+
+#define TABLE(side, n)                                                                                                 \
+    {                                                                                                                  \
+        side##_1_##n, side##_2_##n, side##_3_##n, side##_4_##n, side##_5_##n, side##_6_##n, side##_7_##n, side##_8_##n \
+    }
+static const TileFn row_tiles[MAX_VECTORS][MAX_ROWS] = {TABLE(rows, 1), TABLE(rows, 2), TABLE(rows, 3), TABLE(rows, 4)};
+static const TileFn column_tiles[MAX_VECTORS][MAX_ROWS] = {TABLE(columns, 1), TABLE(columns, 2), TABLE(columns, 3),
+                                                 TABLE(columns, 4)};
+
+/* A group's vectors are dealt to panels as evenly as can be: 6 as 3 + 3, 5 as 3 + 2. */
+INLINE int panel_count(int vectors) { return (vectors + TILE_VECTORS - 1) / TILE_VECTORS; }
+INLINE int panel_width(int vectors, int panel)
+{
+    int count = panel_count(vectors);
+    return count == 1 ? vectors : vectors / count + (panel < vectors % count);
+}
+INLINE int group_width(const Panels *p, ptrdiff_t group) { return (int)(p->gates * group_lanes(p, group) / LANES); }
+
+/* One vector column of a panel: `valid` lanes from src, the rest zero. */
+static void pack_vector(real *dst, ptrdiff_t dst_stride, const real *src, ptrdiff_t valid, ptrdiff_t K,
+                        ptrdiff_t unit_stride, ptrdiff_t k_stride)
+{
+    enum { BITE = 16 }; /* steps of k at a time: what is read along k and written across it stays in L1 */
+    if (unit_stride == 1 && valid == LANES) {
+        for (ptrdiff_t k = 0; k < K; k++) store(dst + k * dst_stride, load(src + k * k_stride));
+        return;
+    }
+    for (ptrdiff_t k0 = 0; k0 < K; k0 += BITE) {
+        ptrdiff_t k1 = k0 + BITE < K ? k0 + BITE : K;
+        for (ptrdiff_t lane = 0; lane < LANES; lane++)
+            for (ptrdiff_t k = k0; k < k1; k++)
+                dst[k * dst_stride + lane] = lane < valid ? src[lane * unit_stride + k * k_stride] : 0;
+    }
+}
+
+void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
+             ptrdiff_t unit_stride, ptrdiff_t k_stride)
+{
+    for (ptrdiff_t group = first; group < last; group++) {
+        const ptrdiff_t start = group_start(p, group), lanes = group_lanes(p, group);
+        const int vectors = group_width(p, group), per_gate = (int)(lanes / LANES);
+        real *dst = p->data + start * p->gates * p->K;
+        for (int panel = 0, v = 0; panel < panel_count(vectors); panel++) {
+            const int width = panel_width(vectors, panel);
+            for (int j = 0; j < width; j++, v++) {
+                const ptrdiff_t unit = start + v % per_gate * LANES, left = p->units - unit;
+                pack_vector(dst + j * LANES, width * LANES, src + v / per_gate * gate_stride + unit * unit_stride,
+                            left < LANES ? left : LANES, p->K, unit_stride, k_stride);
+            }
+            dst += width * LANES * p->K;
+        }
+    }
+}
+
+void X(pack_rows)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *const *src)
+{
+    for (ptrdiff_t group = 0; group < group_count(p); group++) {
+        const ptrdiff_t start = group_start(p, group), lanes = group_lanes(p, group), left = p->units - start;
+        const size_t valid = (size_t)(left < lanes ? left : lanes) * sizeof(real);
+        for (ptrdiff_t k = first; k < last; k++) {
+            real *dst = p->data + start * p->K + k * lanes;
+            memcpy(dst, src[k] + start, valid);
+            memset((char *)dst + valid, 0, (size_t)lanes * sizeof(real) - valid);
+        }
+    }
+}
+
+/* One block of K by one panel, all rows: the block stays in L1 while the rows pass over it. */
+static void multiply_block(ptrdiff_t n, int width, Tile t)
+{
+    const int most = TILE_ROWS(width);
+    real *const out = t.out;
+    const real *const *const rows = t.rows, *const next = t.panel + t.K * width * LANES;
+    for (ptrdiff_t i = 0, tile = 0, left = n, m; left > 0; i += m, left -= m, tile++) {
+        t.ahead = next + tile % width * t.K * LANES;
+        m = left <= most ? left : left < 2 * most ? (left + 1) / 2 : most; /* no thin tile at the end */
+        t.rows = rows + i;
+        t.out = out + i * t.out_stride;
+        row_tiles[width - 1][m - 1](&t);
+    }
+}
+
+void X(multiply)(ptrdiff_t n, const real *const *a, ptrdiff_t segments, ptrdiff_t segment_stride, const Panels *p,
+                 ptrdiff_t group, const real *init, Rows out)
+{
+    const int vectors = group_width(p, group);
+    const ptrdiff_t K = p->K / segments;
+    Tile t = {.rows = a, .panel = p->data + group_start(p, group) * p->gates * p->K, .out_stride = out.stride};
+    for (int i = 0, v = 0; i < panel_count(vectors); i++) {
+        const int width = panel_width(vectors, i);
+        t.out = out.data + v * LANES;
+        t.init = init ? init + v * LANES : 0;
+        t.add = 0;
+        for (ptrdiff_t segment = 0; segment < segments; segment++)
+            for (ptrdiff_t k = 0; k < K; k += BLOCK) {
+                t.K = K - k < BLOCK ? K - k : BLOCK;
+                t.offset = segment * segment_stride + k;
+                multiply_block(n, width, t);
+                t.panel += t.K * width * LANES;
+                t.init = 0;
+                t.add = 1;
+            }
+        v += width;
+    }
+}
+
+/* C += a tile that hangs over C's last column, by way of a scratch tile. */
+static void accumulate_edge(TileFn tile_fn, int m, Tile t, ptrdiff_t valid)
+{
+    real scratch[MAX_ROWS * MAX_VECTORS * LANES] __attribute__((aligned(64)));
+    real *const c = t.out;
+    const ptrdiff_t ldc = t.out_stride;
+    t.out = scratch;
+    t.out_stride = MAX_VECTORS * LANES;
+    t.add = 0;
+    tile_fn(&t);
+    for (int i = 0; i < m; i++)
+        for (ptrdiff_t j = 0; j < valid; j++) c[i * ldc + j] += scratch[i * MAX_VECTORS * LANES + j];
+}
+
+void X(accumulate_outer)(ptrdiff_t first, ptrdiff_t last, const real *a, ptrdiff_t lda, const Panels *p, real *c,
+                         ptrdiff_t ldc)
+{
+    for (ptrdiff_t group = 0; group < group_count(p); group++) {
+        const int width = group_width(p, group), most = TILE_ROWS(width);
+        const ptrdiff_t column = group_start(p, group), valid = p->units - column;
+        for (ptrdiff_t r = 0; r < p->K; r += BLOCK)
+            for (ptrdiff_t row = first; row < last; row += most) {
+                const int m = (int)(last - row < most ? last - row : most);
+                const TileFn tile_fn = column_tiles[width - 1][m - 1];
+                const Tile t = {
+                    .columns = a + r * lda + row,
+                    .column_stride = lda,
+                    .panel = p->data + column * p->K + r * width * LANES,
+                    .K = p->K - r < BLOCK ? p->K - r : BLOCK,
+                    .out = c + row * ldc + column,
+                    .out_stride = ldc,
+                    .add = 1,
+                };
+                if (valid >= width * LANES)
+                    tile_fn(&t);
+                else
+                    accumulate_edge(tile_fn, m, t, valid);
+            }
+    }
+}

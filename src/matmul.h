@@ -1,0 +1,60 @@
+/* Matrix products on packed panels.
+ *
+ * A packed matrix P (K x N) is cut into groups of columns. A group covers up to `group_vectors` vectors of units with
+ * the matrix's `gates` side by side: its columns are ordered [gate][unit]. A group is cut again into panels of at most
+ * TILE_VECTORS vectors, each stored [k][vector][lane], so that one register tile streams one panel. Units are padded
+ * with zero columns to whole vectors; K is never padded.
+ *
+ * The order of summation is fixed by K alone: fused multiply-adds over k in order, restarted every BLOCK terms and at
+ * every segment of K. So an element of the result has the same bits whatever rows surround it.
+ */
+#ifndef FRNN_MATMUL_H
+#define FRNN_MATMUL_H
+
+#include "vec.h"
+
+enum {
+    BLOCK = 128,    /* a chain's length: bounds the rounding error, and a block of a panel stays in L1 */
+    ROWS_ONCE = 48, /* rows that drivers give to one product: they repay bringing a block to L1, and fit beside it */
+};
+
+typedef struct {
+    real *data;
+    ptrdiff_t K;
+    ptrdiff_t units; /* columns of one gate */
+    int gates;
+    int group_vectors; /* vectors of units in a whole group */
+} Panels;
+
+INLINE ptrdiff_t vectors_of(ptrdiff_t units) { return (units + LANES - 1) / LANES; }
+INLINE ptrdiff_t padded(ptrdiff_t units) { return vectors_of(units) * LANES; }
+INLINE ptrdiff_t group_count(const Panels *p)
+{
+    return (vectors_of(p->units) + p->group_vectors - 1) / p->group_vectors;
+}
+/* First unit of a group, and its units (padded). */
+INLINE ptrdiff_t group_start(const Panels *p, ptrdiff_t group) { return group * p->group_vectors * LANES; }
+INLINE ptrdiff_t group_lanes(const Panels *p, ptrdiff_t group)
+{
+    ptrdiff_t left = padded(p->units) - group_start(p, group), whole = p->group_vectors * LANES;
+    return left < whole ? left : whole;
+}
+INLINE ptrdiff_t panels_size(const Panels *p) { return p->K * p->gates * padded(p->units); }
+
+/* Fill groups [first, last) of p: element (k, gate, unit) is src[gate*gate_stride + unit*unit_stride + k*k_stride]. */
+void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
+             ptrdiff_t unit_stride, ptrdiff_t k_stride);
+
+/* n rows of out = init + A P for one group, gates * lanes columns; init is one row, or null for zeros.
+ * Row i of A is K elements in `segments` equal runs, the j-th at a[i] + j*segment_stride. */
+void X(multiply)(ptrdiff_t n, const real *const *a, ptrdiff_t segments, ptrdiff_t segment_stride, const Panels *p,
+                 ptrdiff_t group, const real *init, Rows out);
+
+/* Fill rows [first, last) of p, which has one gate: row k is the p->units elements at src[k]. */
+void X(pack_rows)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *const *src);
+
+/* C[first..last)[0..N) += sum over r of a[r*lda + row] * P[r][.]: P has one gate, K rows, N units. */
+void X(accumulate_outer)(ptrdiff_t first, ptrdiff_t last, const real *a, ptrdiff_t lda, const Panels *p, real *c,
+                         ptrdiff_t ldc);
+
+#endif

@@ -1,0 +1,271 @@
+#include "plan.h"
+
+#define POINTER(name) &X(name),
+const Cell *const X(cells)[] = {FRNN_CELLS(POINTER)};
+#undef POINTER
+
+enum {
+    CHUNK_BYTES = 256 << 10, /* of wx a thread: stays in its L2 beside the panels */
+    CHUNK_ROWS = 512,        /* of a weight-gradient product: enough to repay reading and writing dW once a chunk */
+    ROW_PAD = FRNN_ALIGN / sizeof(real), /* keeps rows from falling into one set of the cache when Hp is a power of 2 */
+};
+
+static const double WORTH_THREADS = 2e6; /* flop of a call that repay waking a thread, some 10 us */
+static const double WORTH_BARRIER = 2e5; /* flop of a step that repay a barrier, some 0.2 us */
+enum {
+    LEAST_ROWS = 4, /* a thread: fewer stream the weights too often for their work */
+    ROWS_DEALT = 8, /* at a time where lengths differ, so that every thread gets long ones and short ones */
+};
+
+static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+
+typedef struct {
+    char *base;
+    size_t used;
+} Arena;
+
+static void *take(Arena *arena, size_t bytes)
+{
+    void *p = arena->base ? arena->base + arena->used : 0;
+    arena->used += (bytes + FRNN_ALIGN - 1) / FRNN_ALIGN * FRNN_ALIGN;
+    return p;
+}
+static real *take_reals(Arena *arena, ptrdiff_t n) { return take(arena, (size_t)n * sizeof(real)); }
+static Rows take_rows(Arena *arena, ptrdiff_t n, ptrdiff_t fields, ptrdiff_t Hp)
+{
+    ptrdiff_t stride = fields * Hp + (fields ? ROW_PAD : 0);
+    return (Rows){take_reals(arena, n * stride), stride};
+}
+static Panels take_panels(Arena *arena, ptrdiff_t K, ptrdiff_t units, int gates, int group_vectors)
+{
+    Panels p = {0, K, units, gates, group_vectors};
+    p.data = take_reals(arena, panels_size(&p));
+    return p;
+}
+
+static ptrdiff_t longest(const frnn_call *call)
+{
+    if (!call->lengths) return call->B ? call->T : 0;
+    ptrdiff_t most = 0;
+    for (ptrdiff_t b = 0; b < call->B; b++)
+        if (call->lengths[b] > most) most = call->lengths[b];
+    return most;
+}
+
+/* Steps between checkpoints, or all of them; at least 1. */
+static ptrdiff_t segment_length(const frnn_call *call, ptrdiff_t steps)
+{
+    if (call->checkpoint && call->checkpoint < steps) return call->checkpoint;
+    return steps ? steps : 1;
+}
+
+/* What a training forward leaves for backward: the states after every step and its gates, or the checkpoints. */
+static void take_saved(Plan *p, Arena *arena)
+{
+    const frnn_call *call = p->call;
+    const int states = p->cell->states;
+    if (call->checkpoint)
+        p->checkpoints = take_rows(arena, (p->steps / p->segment + 1) * p->B, states, p->Hp);
+    else {
+        p->states = take_rows(arena, (p->steps + 1) * p->B, states, p->Hp);
+        p->kept = take_rows(arena, p->steps * p->B, p->cell->kept, p->Hp);
+    }
+}
+
+/* Rows are dealt when every thread gets a few of them; else hidden groups, if a step's product outweighs a barrier. */
+static void share_out(Plan *p, int threads)
+{
+    const frnn_call *call = p->call;
+    const double step = 2.0 * p->cell->gates * p->H * p->H * p->B;
+    const double input = 2.0 * p->cell->gates * p->H * p->I * p->B;
+    if ((step + input) * (double)p->steps < WORTH_THREADS) threads = 1;
+    const ptrdiff_t by_rows = least(threads, p->B / LEAST_ROWS);
+    const ptrdiff_t by_groups = step < WORTH_BARRIER ? 1 : least(threads, group_count(&p->U[0]));
+    const int deal_rows = by_rows >= by_groups;
+    p->threads = (int)(deal_rows ? by_rows : by_groups);
+    if (p->threads < 1) p->threads = 1;
+    p->owners = deal_rows ? p->threads : 1;
+    p->unit = call->lengths && p->owners > 1 ? ROWS_DEALT : (p->B + p->owners - 1) / p->owners;
+    if (p->unit < 1) p->unit = 1;
+}
+
+static void take_forward(Plan *p, Arena *arena, int scratch_only)
+{
+    const Cell *cell = p->cell;
+    const ptrdiff_t units = (p->B + p->unit - 1) / p->unit;
+    const ptrdiff_t mine = (units + p->owners - 1) / p->owners * p->unit;
+    const ptrdiff_t row_bytes = cell->gates * p->Hp * (ptrdiff_t)sizeof(real);
+    p->chunk = mine ? CHUNK_BYTES / (mine * row_bytes) : 1;
+    if (p->chunk < 1) p->chunk = 1;
+    if (p->chunk > p->steps) p->chunk = p->steps;
+    if (!scratch_only) {
+        p->W.data = take_reals(arena, panels_size(&p->W));
+        for (int q = 0; q < cell->phases; q++) p->U[q].data = take_reals(arena, panels_size(&p->U[q]));
+        p->bias = take_reals(arena, cell->gates * p->Hp);
+        p->b_rec = take_reals(arena, cell->gates * p->Hp);
+    }
+    for (int i = 0; i < p->threads; i++) {
+        Scratch s = {0};
+        if (!scratch_only) {
+            s.wx_start = take(arena, (size_t)p->chunk * sizeof *s.wx_start);
+            s.x_rows = take(arena, (size_t)(p->chunk * mine) * sizeof *s.x_rows);
+            s.wx = take_reals(arena, p->chunk * mine * cell->gates * p->Hp);
+        }
+        s.prev = take(arena, (size_t)p->B * sizeof *s.prev);
+        s.left = take(arena, (size_t)p->B * sizeof *s.left);
+        if (arena->base) p->scratch[i] = s;
+    }
+}
+
+static void take_backward(Plan *p, Arena *arena)
+{
+    const Cell *cell = p->cell;
+    const ptrdiff_t B = p->B, Hp = p->Hp;
+    ptrdiff_t chunk = B ? CHUNK_ROWS / B : 1;
+    if (chunk < 1) chunk = 1;
+    p->back_chunk = chunk < p->steps ? chunk : p->steps;
+    const ptrdiff_t rows = p->back_chunk * B;
+    p->W_back = take_panels(arena, cell->gates * p->H, p->I, 1, TILE_VECTORS);
+    p->x_panels = take_panels(arena, rows, p->I, 1, TILE_VECTORS);
+    for (int q = 0; q < cell->phases; q++) {
+        p->U_back[q] = take_panels(arena, cell->phase_gates[q] * p->H, p->H, 1, TILE_VECTORS);
+        p->operand_panels[q] = take_panels(arena, rows, p->H, 1, TILE_VECTORS);
+        p->operand[q] = take(arena, (size_t)rows * sizeof *p->operand[q]);
+        if (p->call->checkpoint) p->operand_copy[q] = take_rows(arena, rows, 1, Hp);
+    }
+    p->da = take_rows(arena, rows, cell->gates, Hp);
+    p->da_rec = cell->split ? take_rows(arena, rows, cell->gates, Hp) : p->da;
+    p->dp = take_rows(arena, rows, cell->peepholes, Hp);
+    p->da_before = take_rows(arena, B, cell->gates, Hp);
+    p->carry = take_rows(arena, B, cell->states, Hp);
+    p->x_rows = take(arena, (size_t)rows * sizeof *p->x_rows);
+    p->dx_rows = take(arena, (size_t)rows * sizeof *p->dx_rows);
+}
+
+/* Sort sequences by falling length (a counting sort, stable) and count the rows of every step. */
+static void sort_rows(Plan *p, ptrdiff_t *cursor)
+{
+    const int64_t *lengths = p->call->lengths;
+    for (ptrdiff_t t = 0; t <= p->steps; t++) p->active[t] = lengths || t == p->steps ? 0 : p->B;
+    if (lengths) {
+        for (ptrdiff_t b = 0; b < p->B; b++)
+            if (lengths[b]) p->active[lengths[b] - 1]++;
+        for (ptrdiff_t t = p->steps - 1; t >= 0; t--) p->active[t] += p->active[t + 1];
+    }
+    for (ptrdiff_t t = 0; t <= p->steps; t++) cursor[t] = p->active[t];
+    for (ptrdiff_t b = 0; b < p->B; b++) {
+        ptrdiff_t row = lengths ? cursor[lengths[b]]++ : b;
+        p->sequence[row] = b;
+        p->length[row] = lengths ? lengths[b] : p->steps;
+    }
+    ptrdiff_t rows = 0;
+    for (ptrdiff_t s = p->steps - 1; s >= 0; s--) {
+        p->later[s] = rows;
+        rows += active_rows(p, s);
+    }
+}
+
+/* Initial states in padded rows. */
+static void fill_init(const Plan *p)
+{
+    for (ptrdiff_t row = 0; row < p->B; row++)
+        for (int k = 0; k < p->cell->states; k++) {
+            real *to = row_of(p->init, row) + k * p->Hp;
+            const real *from = p->call->init[k];
+            memset(to, 0, (size_t)p->Hp * sizeof *to);
+            if (from) memcpy(to, from + p->sequence[row] * p->H, (size_t)p->H * sizeof *to);
+        }
+}
+
+/* Biases: what may be added to b is, in wx's layout; the rest, and the peepholes, in padded fields. */
+static void fill_parameters(const Plan *p, int forward)
+{
+    const frnn_call *call = p->call;
+    const int gates = p->cell->gates;
+    const real *b = call->b, *b_rec = call->b_rec;
+    for (int k = 0; k < p->cell->peepholes; k++) {
+        memset(p->p + k * p->Hp, 0, (size_t)p->Hp * sizeof(real));
+        memcpy(p->p + k * p->Hp, (const real *)call->p + k * p->H, (size_t)p->H * sizeof(real));
+    }
+    if (!forward) return;
+    for (ptrdiff_t group = 0; group < group_count(&p->W); group++) {
+        const ptrdiff_t start = group_start(&p->W, group), lanes = group_lanes(&p->W, group);
+        for (int g = 0; g < gates; g++)
+            for (ptrdiff_t l = 0; l < lanes; l++) {
+                const ptrdiff_t at = g * p->H + start + l;
+                const int valid = start + l < p->H, apart = g >= gates - p->cell->split;
+                const real rec = valid && b_rec ? b_rec[at] : 0;
+                p->bias[start * gates + g * lanes + l] = (valid && b ? b[at] : 0) + (apart ? 0 : rec);
+                p->b_rec[g * p->Hp + start + l] = rec;
+            }
+    }
+}
+
+static void take_common(Plan *p, Arena *arena)
+{
+    const ptrdiff_t H = p->H, widest = MAX_GATES * p->Hp;
+    p->scratch = take(arena, (size_t)p->threads * sizeof *p->scratch);
+    p->sequence = take(arena, (size_t)p->B * sizeof *p->sequence);
+    p->length = take(arena, (size_t)p->B * sizeof *p->length);
+    p->active = take(arena, (size_t)(p->steps + 1) * sizeof *p->active);
+    p->later = take(arena, (size_t)(p->steps + 1) * sizeof *p->later);
+    p->init = take_rows(arena, p->B, p->cell->states, p->Hp);
+    p->zeros = take_reals(arena, widest > H ? widest : H);
+    p->p = take_reals(arena, p->cell->peepholes * p->Hp);
+}
+
+static void describe_weights(Plan *p)
+{
+    const Cell *cell = p->cell;
+    int most = 0;
+    for (int q = 0; q < cell->phases; q++)
+        if (cell->phase_gates[q] > most) most = cell->phase_gates[q];
+    const int group_vectors = (TILE_VECTORS + most - 1) / most; /* the least that fills a register tile */
+    p->W = (Panels){0, p->I, p->H, cell->gates, group_vectors};
+    for (int q = 0; q < cell->phases; q++) p->U[q] = (Panels){0, p->H, p->H, cell->phase_gates[q], group_vectors};
+}
+
+size_t X(plan)(Plan *p, const frnn_call *call, int threads, int backward, void *work)
+{
+    const Cell *cell = X(cells)[call->cell];
+    *p = (Plan){.call = call, .cell = cell, .steps = longest(call), .B = call->B, .I = call->I, .H = call->H};
+    p->Hp = padded(p->H);
+    p->segment = segment_length(call, p->steps);
+    describe_weights(p);
+    share_out(p, threads);
+
+    Arena arena = {work, 0}, saved = {call->saved, 0};
+    const int recompute = backward && call->checkpoint, keep_all = call->training && !call->checkpoint;
+    take_common(p, &arena);
+    if (call->training) take_saved(p, &saved);
+    if (recompute) { /* one segment's worth of what is otherwise saved */
+        p->states = take_rows(&arena, (p->segment + 1) * p->B, cell->states, p->Hp);
+        p->kept = take_rows(&arena, p->segment * p->B, cell->kept, p->Hp);
+    } else if (!keep_all) { /* the states before and after one step; gates only to hand from phase to phase */
+        p->states = take_rows(&arena, 2 * p->B, cell->states, p->Hp);
+        if (cell->phases > 1) p->kept = take_rows(&arena, p->B, cell->kept, p->Hp);
+    }
+    p->slots = recompute || keep_all ? p->segment + 1 : 2;
+    p->kept_slots = recompute || keep_all ? p->segment : 1;
+    take_forward(p, &arena, backward && !recompute);
+    if (backward) take_backward(p, &arena);
+    ptrdiff_t *cursor = take(&arena, (size_t)(p->steps + 1) * sizeof *cursor);
+
+    if (work) {
+        memset(p->zeros, 0, (size_t)(MAX_GATES * p->Hp) * sizeof(real));
+        sort_rows(p, cursor);
+        fill_init(p);
+        fill_parameters(p, !backward || recompute);
+    }
+    return arena.used;
+}
+
+size_t X(saved_size)(const frnn_call *call)
+{
+    Plan p = {.call = call, .cell = X(cells)[call->cell], .steps = longest(call), .B = call->B, .H = call->H};
+    Arena arena = {0, 0};
+    p.Hp = padded(p.H);
+    p.segment = segment_length(call, p.steps);
+    take_saved(&p, &arena);
+    return arena.used;
+}

@@ -1,0 +1,142 @@
+/* A plan: how one call is laid out in memory and dealt to threads. Made once by the caller's thread, then read-only.
+ *
+ * Travel. Steps are counted in the direction of travel, s = 0 .. steps-1; time(s) is their place in x. Sequences are
+ * sorted by falling length into rows, so that the rows at work in a step are always the first active(s).
+ *
+ * Threads deal rows when there are enough (no barrier is needed), or else hidden groups (one barrier a phase).
+ */
+#ifndef FRNN_PLAN_H
+#define FRNN_PLAN_H
+
+#include "cell.h"
+#include "matmul.h"
+
+typedef struct {
+    ptrdiff_t *wx_start; /* per step of the input chunk: its first row in wx */
+    const real **x_rows; /* per row of wx */
+    const real **prev;   /* per row: the states before this step */
+    const real **left;   /* per row: left operand of the product at hand */
+    real *wx;            /* [row][group][gate][lane]: W x + b for a chunk of steps */
+} Scratch;
+
+typedef struct {
+    const frnn_call *call;
+    const Cell *cell;
+    ptrdiff_t steps, B, I, H, Hp;
+    int threads;
+    int owners;     /* threads that rows are dealt to; 1 when hidden groups are dealt instead */
+    ptrdiff_t unit; /* rows dealt at a time */
+
+    ptrdiff_t *sequence; /* per row: its place in the batch */
+    ptrdiff_t *length;   /* per row, falling */
+    ptrdiff_t *active;   /* per time, and 0 after the last: rows still at work */
+    ptrdiff_t *later;    /* per step: rows of all the steps after it, summed */
+
+    Panels W, U[MAX_PHASES];                   /* for forward */
+    Panels W_back, U_back[MAX_PHASES];         /* transposed, for backward */
+    real *bias, *b_rec, *p, *zeros;            /* one row each: wx's layout; G fields; 3 fields; the widest row */
+    Rows init;                                 /* B rows of states */
+    Rows states;                               /* slots of B rows: slot 0 begins the segment */
+    Rows kept;                                 /* slots of B rows; data is null when nothing needs them */
+    ptrdiff_t slots, kept_slots;               /* either one for every step of a segment, or reused in turn */
+    ptrdiff_t segment;                         /* steps between checkpoints; `steps` without */
+    Rows checkpoints;                          /* states at the start of each segment, B rows each */
+    ptrdiff_t chunk;                           /* steps of one input product */
+    Scratch *scratch;                          /* per thread */
+
+    /* backward: a chunk of steps whose weight gradients are computed together; rows in order of falling step */
+    ptrdiff_t back_chunk;                      /* steps */
+    Rows da, da_rec, dp;                       /* gate gradients and peephole terms */
+    Rows da_before;                            /* da_rec of the step done last in the chunk before, B rows */
+    Rows carry;                                /* B rows of states */
+    const real **x_rows, **operand[MAX_PHASES]; /* per chunk row: x, and what the phase's product multiplied */
+    real **dx_rows;
+    Rows operand_copy[MAX_PHASES];             /* with checkpoints, where operands do not outlive their segment */
+    Panels x_panels, operand_panels[MAX_PHASES];
+} Plan;
+
+/* Lay out a call in `work` (and `call->saved`) for `threads` threads; returns the bytes of work. With work null it
+ * only counts. */
+size_t X(plan)(Plan *plan, const frnn_call *call, int threads, int backward, void *work);
+size_t X(saved_size)(const frnn_call *call);
+
+extern const Cell *const X(cells)[];
+
+INLINE ptrdiff_t time_of(const Plan *p, ptrdiff_t s) { return p->call->reverse ? p->steps - 1 - s : s; }
+INLINE ptrdiff_t active_rows(const Plan *p, ptrdiff_t s)
+{
+    return s < 0 || s >= p->steps ? 0 : p->active[time_of(p, s)];
+}
+INLINE ptrdiff_t first_step(const Plan *p, ptrdiff_t row) { return p->call->reverse ? p->steps - p->length[row] : 0; }
+INLINE ptrdiff_t last_step(const Plan *p, ptrdiff_t row)
+{
+    return p->call->reverse ? p->steps - 1 : p->length[row] - 1;
+}
+INLINE int is_reset(const Plan *p, ptrdiff_t s, ptrdiff_t row)
+{
+    const frnn_array *resets = &p->call->resets;
+    return resets->data
+           && ((const uint8_t *)resets->data)[time_of(p, s) * resets->step + p->sequence[row] * resets->row];
+}
+/* Element 0 of (step s, row) in an array of the caller's. */
+INLINE real *element(const Plan *p, frnn_array a, ptrdiff_t s, ptrdiff_t row)
+{
+    return (real *)a.data + time_of(p, s) * a.step + p->sequence[row] * a.row;
+}
+INLINE ptrdiff_t segment_start(const Plan *p, ptrdiff_t s) { return s / p->segment * p->segment; }
+/* States after step s (s = segment start - 1: before the segment), and what step s keeps. */
+INLINE Rows states_after(const Plan *p, ptrdiff_t s, ptrdiff_t start)
+{
+    return rows_from(p->states, (s + 1 - start) % p->slots * p->B);
+}
+INLINE Rows kept_of(const Plan *p, ptrdiff_t s, ptrdiff_t start)
+{
+    return rows_from(p->kept, (s - start) % p->kept_slots * p->B);
+}
+INLINE const real *states_before(const Plan *p, ptrdiff_t s, ptrdiff_t start, ptrdiff_t row)
+{
+    if (is_reset(p, s, row)) return p->zeros;
+    if (s == first_step(p, row)) return row_of(p->init, row);
+    return row_of(states_after(p, s - 1, start), row);
+}
+INLINE int first_gate(const Cell *cell, int phase) { return phase ? cell->phase_gates[0] : 0; }
+
+/* A thread's share [share(id), share(id + 1)) of n things. */
+INLINE ptrdiff_t share(ptrdiff_t n, int id, int threads) { return n * id / threads; }
+INLINE int splits_hidden(const Plan *p) { return p->owners < p->threads; }
+INLINE ptrdiff_t first_group(const Plan *p, const Panels *panels, int id)
+{
+    return splits_hidden(p) ? share(group_count(panels), id, p->threads) : 0;
+}
+INLINE ptrdiff_t last_group(const Plan *p, const Panels *panels, int id)
+{
+    return splits_hidden(p) ? share(group_count(panels), id + 1, p->threads) : group_count(panels);
+}
+
+/* The tiles of a thread's rows among the first n: runs of at most `most` consecutive rows of one unit. `local` counts
+ * the thread's own rows. */
+typedef struct {
+    ptrdiff_t row, local;
+    int rows;
+} RowTile;
+
+INLINE RowTile tile_at(const Plan *p, ptrdiff_t row, ptrdiff_t local, ptrdiff_t n, int most)
+{
+    ptrdiff_t end = (row / p->unit + 1) * p->unit, left = (end < n ? end : n) - row;
+    ptrdiff_t tiles = (left + most - 1) / most;
+    return (RowTile){row, local, left > 0 ? (int)((left + tiles - 1) / tiles) : 0};
+}
+INLINE RowTile first_tile(const Plan *p, int id, ptrdiff_t n, int most)
+{
+    return tile_at(p, p->owners > 1 ? id * p->unit : 0, 0, n, most);
+}
+INLINE RowTile next_tile(const Plan *p, RowTile t, ptrdiff_t n, int most)
+{
+    ptrdiff_t row = t.row + t.rows;
+    if (row % p->unit == 0) row += (p->owners - 1) * p->unit;
+    return tile_at(p, row, t.local + t.rows, n, most);
+}
+#define EACH_TILE(t, plan, id, n, most)                                                                                \
+    for (RowTile t = first_tile(plan, id, n, most); t.rows > 0; t = next_tile(plan, t, n, most))
+
+#endif

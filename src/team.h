@@ -1,0 +1,22 @@
+/* One persistent team of threads for the whole process.
+ *
+ * A call acquires the team, runs one job on it, and releases it. When another Python thread holds the team, or the
+ * system gives no more threads, acquire says 1 and the call runs on its caller's thread alone: by the fixed order of
+ * summation its result has the same bits. A child of fork starts with an empty team.
+ */
+#ifndef FRNN_TEAM_H
+#define FRNN_TEAM_H
+
+typedef void (*frnn_job)(void *arg, int id);
+
+/* The number of threads granted: `wanted`, or 1. Every acquire is followed by one release of what it granted. */
+int frnn_team_acquire(int wanted);
+void frnn_team_release(int granted);
+
+/* job(arg, id) for id = 0 (the caller) .. granted - 1, denormals flushed; returns when all have returned. */
+void frnn_team_run(int granted, frnn_job job, void *arg);
+
+/* Inside a job: wait until all of its threads are here. What they wrote before is visible after. */
+void frnn_team_barrier(int granted);
+
+#endif

@@ -1,0 +1,148 @@
+"""Write random recurrences, and what the float64 NumPy reference makes of them, for run_vectors.c.
+
+    python make_vectors.py [--small] FILE
+
+All numbers are native-endian and 8 bytes wide:
+
+    file     the names in TENSORS in one line, padded with zero bytes; number of problems; the problems
+    problem  the cell's name in 16 bytes; T, B, I, H, reverse, layout, checkpoint, shared; the tensors in order
+    tensor   number of elements, -1 for an absent one; the relative errors allowed in float32 and in float64; the
+             elements, time-major, everything as float64
+
+Inputs are float32 numbers, so that both precisions see the same problem. The errors allowed follow tests/tolerance.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from problems import AWKWARD, CELLS, COTANGENTS, INPUTS, PUBLIC, Arrays, Problem, make, random_options, run
+from tolerance import FLOAT64, FLOOR_EPS, RATIO, relative_error
+
+import fastrnn
+
+OUTPUTS = ("y", "h_n", "c_n", "c", "dx", "dW", "dU", "db", "db_rec", "dp", "dh0", "dc0")
+PARAMETERS = {"dW", "dU", "db", "db_rec", "dp"}
+TENSORS = (*INPUTS, *COTANGENTS, *OUTPUTS)
+LINE = 256  #: bytes of the first line
+LAYOUTS = 3  #: time-major, batch-first, and backwards in time with gaps; run_vectors.c lays arrays out accordingly
+ABSENT = ("dy", "dh_n", "dc_n")  #: cotangents that a caller may leave out
+
+#: (T, B, I, H) where a remainder or a boundary of the C core lies
+EDGES = (
+    (0, 3, 5, 7),  # no steps
+    (3, 0, 5, 7),  # no sequences
+    (1, 1, 1, 1),
+    (3, 5, 257, 131),  # several blocks of a dot product
+    (33, 17, 3, 7),  # more rows than a chunk of backward
+    (25, 11, 7, 97),  # more steps than a chunk of the input product
+    (3, 97, 7, 15),  # more rows than one product takes
+)
+
+# Work that the C core shares among threads; see share_out in src/plan.c. run_vectors.c complains if it does not.
+CALL_FLOP = 2.1e6  #: in a call, to be shared at all
+STEP_FLOP = 2.1e5  #: in a step's recurrent product, to be shared by hidden units
+BY_ROWS = ((13, 31, 33), (97, 3, 17))  #: (B, I, H): enough sequences to give each of 3 threads some
+BY_UNITS = ((1, 7), (3, 5), (9, 33))  #: (B, I): too few, so H must be large
+
+
+def sizes_to_share(cell: str) -> Iterator[tuple[int, int, int, int]]:
+    """The least T, and by hidden units the least odd H, that are worth sharing."""
+    G = PUBLIC[cell][1]
+    by_units = ((B, I, math.ceil(math.sqrt(STEP_FLOP / (2 * G * B))) | 1) for B, I in BY_UNITS)
+    for B, I, H in (*BY_ROWS, *by_units):
+        yield math.ceil(CALL_FLOP / (2 * G * B * H * (H + I))), B, I, H
+
+
+def random_sizes(rng: np.random.Generator, cell: str, count: int) -> Iterator[tuple[int, int, int, int]]:
+    """Awkward sizes of at most `CALL_FLOP`."""
+    while count:
+        T, B, I, H = (int(n) for n in rng.choice(AWKWARD, 4))
+        if 2 * PUBLIC[cell][1] * T * B * H * (H + I) <= CALL_FLOP:
+            count -= 1
+            yield T, B, I, H
+
+
+def random_problem(rng: np.random.Generator, cell: str, sizes: tuple[int, int, int, int], shared: bool) -> Problem:
+    """A problem with random options and, now and then, without a cotangent.
+
+    Of those with lengths, some have no valid step, but what is `shared` keeps a whole sequence.
+    """
+    options = random_options(cell, sizes[0], rng) | {"batch_first": False}
+    problem = make(cell, sizes, dtype=np.float32, seed=rng.integers(2**32), **options)
+    changes: dict[str, Any] = {name: None for name in ABSENT if rng.random() < 0.15}
+    if options["lengths"] and shared:
+        changes["lengths"] = np.r_[sizes[0], problem.inputs["lengths"][1:]]
+    elif options["lengths"] and rng.random() < 0.1:
+        changes["lengths"] = np.zeros(sizes[1], np.int64)
+    return problem.changed(**changes)
+
+
+def problems(small: bool) -> Iterator[tuple[Problem, int, bool]]:
+    """Each problem, its layout, and whether it is large enough to be shared among threads."""
+    rng = np.random.default_rng(20)
+    for cell in CELLS:
+        alone = [(sizes, False) for sizes in (*EDGES, *random_sizes(rng, cell, 5 if small else 15))]
+        for sizes, shared in alone + [(sizes, True) for sizes in sizes_to_share(cell)]:
+            yield random_problem(rng, cell, sizes, shared), int(rng.integers(LAYOUTS)), shared
+
+
+def shuffled(rng: np.random.Generator, problem: Problem) -> Problem:
+    """The same sequences in another order, which leaves the gradients of the parameters as they are but for rounding."""
+    given, order = problem.inputs | problem.cotangents, rng.permutation(problem.inputs["x"].shape[1])
+    by_step = {name: given[name][:, order] for name in ("x", "resets", "dy", "dc") if name in given}
+    by_sequence = {name: given[name][order] for name in ("h0", "c0", "lengths", "dh_n", "dc_n") if name in given}
+    return problem.changed(**by_step, **by_sequence)
+
+
+def float32_errors(problem: Problem, exact: Arrays) -> dict[str, float]:
+    """How far from exact each tensor may be in float32.
+
+    A float32 loop may be right by luck where a few elements sum over many rows, so it has three tries at those.
+    """
+    rng = np.random.default_rng(0)
+    errors = {name: relative_error(value, exact[name]) for name, value in run(problem).items()}
+    for _ in range(2):
+        again = run(shuffled(rng, problem))
+        errors |= {name: max(errors[name], relative_error(again[name], exact[name])) for name in PARAMETERS & exact.keys()}
+    return {name: RATIO * max(error, FLOOR_EPS * float(np.finfo(np.float32).eps)) for name, error in errors.items()}
+
+
+def encode_tensor(values: np.ndarray | None, float32_error: float = 0.0) -> bytes:
+    if values is None:
+        return struct.pack("qdd", -1, 0, 0)
+    return struct.pack("qdd", values.size, float32_error, FLOAT64) + values.astype(np.float64).tobytes()
+
+
+def encode_problem(problem: Problem, layout: int, shared: bool) -> bytes:
+    exact = run(problem.astype(np.float64))
+    allowed = float32_errors(problem, exact)
+    given = problem.inputs | problem.cotangents
+    T, B, I = problem.inputs["x"].shape
+    H = problem.inputs["U"].shape[1]
+    reverse, checkpoint = problem.options["reverse"], problem.options.get("checkpoint") or 0
+    head = struct.pack("16s8q", problem.cell.encode(), T, B, I, H, reverse, layout, checkpoint, shared)
+    inputs = (encode_tensor(given.get(name)) for name in TENSORS if name not in OUTPUTS)
+    outputs = (encode_tensor(exact.get(name), allowed.get(name, 0)) for name in OUTPUTS)
+    return b"".join((head, *inputs, *outputs))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write test vectors for run_vectors.c.")
+    parser.add_argument("--small", action="store_true", help="fewer of them, for an emulator")
+    parser.add_argument("file", type=Path)
+    arguments = parser.parse_args()
+    with fastrnn.use_backend("numpy"):
+        encoded = [encode_problem(*each) for each in problems(arguments.small)]
+    names = " ".join(TENSORS).encode().ljust(LINE, b"\0")
+    arguments.file.write_bytes(names + struct.pack("q", len(encoded)) + b"".join(encoded))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Test the C core without Python round it: tests/c/run.sh [native|neon|asan|tsan]
+#
+#   native   every instruction set that this machine runs
+#   neon     cross-compiled for AArch64, under QEMU       (gcc-aarch64-linux-gnu, qemu-user)
+#   asan     native, with -fsanitize=address,undefined    tsan     native, with -fsanitize=thread
+#
+# Needs CMake, and a Python with NumPy: $PYTHON, or python3. Builds in $BUILD, or in a directory that goes at the end.
+set -euo pipefail
+cd "$(dirname "$0")"
+root=$(cd ../.. && pwd)
+build=${BUILD:-$(mktemp -d)}
+mkdir -p "$build"
+[[ -v BUILD ]] || trap 'rm -rf "$build"' EXIT
+
+options=() emulator=() selection=()
+case ${1:-native} in
+    native) ;;
+    neon)
+        options=(-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc)
+        emulator=(qemu-aarch64 -L /usr/aarch64-linux-gnu)
+        selection=(--small) ;;
+    asan) options=("-DCMAKE_C_FLAGS=-g -fsanitize=address,undefined -fno-sanitize-recover=all") ;;
+    tsan) options=("-DCMAKE_C_FLAGS=-g -fsanitize=thread") selection=(--small) ;;
+    *) echo "usage: $0 [native|neon|asan|tsan]" >&2; exit 2 ;;
+esac
+
+cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release "${options[@]}" >"$build/log"
+cmake --build "$build" --parallel 2 >>"$build/log"
+PYTHONPATH=$root:$root/tests "${PYTHON:-python3}" make_vectors.py "${selection[@]}" "$build/vectors"
+"${emulator[@]}" "$build/run_vectors" "$build/vectors"

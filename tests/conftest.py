@@ -1,0 +1,112 @@
+"""Which implementations the tests run over, and what may be missing.
+
+An implementation is a backend and, for the native one, an instruction set: numpy, numba, native-x86-64-v3, ...
+A test asks for one of three fixtures and is repeated over its implementations, which are in use while it runs:
+
+    implementation   every one
+    fast             all but numpy, the reference that they are compared with
+    native           the native backend's instruction sets
+
+What a user has not installed skips the tests that need it. CI asks for everything: `--require-native` and
+`--require-oracles` fail instead of skipping.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fastrnn
+from fastrnn.backends import available_backends, available_isas
+
+ORACLES = ("torch", "onnx", "onnxruntime")
+
+
+def implementations() -> list[str]:
+    backends = [name for name in reversed(available_backends()) if name != "native"]
+    return backends + [f"native-{isa}" for isa in available_isas()]
+
+
+@contextlib.contextmanager
+def using(name: str) -> Iterator[str]:
+    backend, _, isa = name.partition("-")
+    with fastrnn.use_backend(backend), fastrnn.use_isa(isa) if isa else contextlib.nullcontext():
+        yield name
+
+
+@pytest.fixture
+def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of the implementation in use; a parameter of every test that asks for it."""
+    with using(request.param) as name:
+        yield name
+
+
+@pytest.fixture
+def fast(implementation: str) -> str:
+    return implementation
+
+
+@pytest.fixture
+def native(implementation: str) -> str:
+    return implementation
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    wanted = {
+        "native": lambda name: name.startswith("native"),
+        "fast": lambda name: name != "numpy",
+        "implementation": lambda name: True,
+    }
+    asked = next((fixture for fixture in wanted if fixture in metafunc.fixturenames), None)
+    if asked:
+        names: list[Any] = [name for name in implementations() if wanted[asked](name)]
+        names = names or [pytest.param("none", marks=pytest.mark.skip(f"no {asked} implementation is installed"))]
+        metafunc.parametrize("implementation", names, indirect=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fastrnn")
+    group.addoption("--require-native", action="store_true", help="fail if the compiled extension is missing")
+    group.addoption("--require-oracles", action="store_true", help="fail if torch, onnx, onnxruntime or numba is missing")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    missing = []
+    if config.getoption("--require-native") and not available_isas():
+        missing.append("fastrnn's native backend")
+    if config.getoption("--require-oracles"):
+        missing += [name for name in (*ORACLES, "numba") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise pytest.UsageError(f"required and not installed: {', '.join(missing)}")
+
+
+def pytest_report_header() -> list[str]:
+    return [f"fastrnn {fastrnn.__version__} from {Path(fastrnn.__file__).parent}: {', '.join(implementations())}"]
+
+
+@pytest.fixture(scope="session")
+def oracle() -> Callable[[str], Any]:
+    """Imports an independent implementation, or skips; with --require-oracles it is known to be there."""
+    return pytest.importorskip
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a fresh interpreter in an empty directory, with the same fastrnn and problems: python("-c", code, NAME=...)."""
+    path = os.pathsep.join(str(Path(file).parent) for file in (Path(fastrnn.__file__).parent, __file__))
+
+    def run(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+        env = os.environ | {"PYTHONPATH": path} | environment
+        return subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=timeout
+        )
+
+    return run

@@ -1,0 +1,172 @@
+"""Random recurrences, one generator for the tests and for the benchmarks.
+
+A `Problem` is a call of the public interface as plain data: a cell of the registry by name, named arrays, random
+upstream gradients and options. `forward` and `run` make the call and hand back a flat dict of what it returned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+import fastrnn
+
+#: cell of the registry -> (family: the prefix of its public functions, gates, keywords that choose the cell)
+PUBLIC: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "rnn_tanh": ("rnn", 1, {"activation": "tanh"}),
+    "rnn_relu": ("rnn", 1, {"activation": "relu"}),
+    "rnn_sigmoid": ("rnn", 1, {"activation": "sigmoid"}),
+    "rnn_identity": ("rnn", 1, {"activation": "identity"}),
+    "lstm": ("lstm", 4, {}),
+    "lstm_peephole": ("lstm", 4, {}),  # chosen by giving p
+    "gru_after": ("gru", 3, {"reset_after": True}),
+    "gru_before": ("gru", 3, {"reset_after": False}),
+}
+CELLS = list(PUBLIC)
+
+#: sizes round the widths of vectors (4, 8, 16, 32) and of tiles, where remainders live
+AWKWARD = (1, 3, 7, 15, 17, 31, 33, 97)
+
+#: sizes that are shared among threads: by batch rows, by hidden units at batch 1 and at a batch too small to deal out
+THREADED = ((12, 70, 33, 130), (12, 1, 65, 400), (9, 5, 17, 257))
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One call: shapes as in the design's table, time-major unless options["batch_first"]."""
+
+    cell: str
+    inputs: Arrays  #: x, W, U and whichever of b, b_rec, p, h0, c0, lengths, resets the call is given
+    cotangents: Arrays  #: dy, dh_n and for an LSTM dc_n, and dc with return_cells
+    options: dict[str, Any] = field(default_factory=dict)  #: reverse, batch_first, checkpoint, return_cells, threads
+
+    @property
+    def family(self) -> str:
+        return PUBLIC[self.cell][0]
+
+    def astype(self, dtype: Any) -> Problem:
+        """The same numbers in another precision (exactly the same on the way up)."""
+        return replace(self, inputs=_cast(self.inputs, dtype), cotangents=_cast(self.cotangents, dtype))
+
+    def changed(self, **changes: Any) -> Problem:
+        """With other inputs, cotangents or options, each by its name; None takes one away."""
+        parts = {"inputs": dict(self.inputs), "cotangents": dict(self.cotangents), "options": dict(self.options)}
+        for name, value in changes.items():
+            part = parts["cotangents" if name in COTANGENTS else "inputs" if name in INPUTS else "options"]
+            part.pop(name, None)
+            if value is not None:
+                part[name] = value
+        return replace(self, **parts)
+
+
+INPUTS = ("x", "W", "U", "b", "b_rec", "p", "h0", "c0", "lengths", "resets")
+COTANGENTS = ("dy", "dh_n", "dc_n", "dc")
+
+
+def _cast(arrays: Arrays, dtype: Any) -> Arrays:
+    return {k: v.astype(dtype) if v.dtype.kind == "f" else v for k, v in arrays.items()}
+
+
+def make(
+    cell: str,
+    sizes: tuple[int, int, int, int],
+    *,
+    dtype: Any = np.float64,
+    seed: Any = 0,
+    biases: tuple[str, ...] = ("b", "b_rec"),
+    states: tuple[str, ...] = ("h0", "c0"),
+    lengths: bool = False,
+    resets: bool = False,
+    **options: Any,
+) -> Problem:
+    """A random problem of sizes (T, B, I, H), the same for the same arguments.
+
+    Weights are uniform in +-1/sqrt(fan in), so that no state explodes and no gate saturates. `lengths` holds 0 and T
+    when B allows; `resets` strikes every fifth step or so, its value in the padding included.
+    """
+    T, B, I, H = sizes
+    family, G, _ = PUBLIC[cell]
+    rng = np.random.default_rng(seed)
+
+    def weight(*shape: int, fan_in: int = H) -> np.ndarray:
+        return rng.uniform(-1, 1, shape) / np.sqrt(fan_in)
+
+    every = {
+        "x": rng.standard_normal((T, B, I)),
+        "W": weight(G * H, I, fan_in=I),
+        "U": weight(G * H, H),
+        "b": weight(G * H),
+        "b_rec": weight(G * H),
+        "p": weight(3 * H),
+        "h0": rng.uniform(-1, 1, (B, H)),
+        "c0": rng.standard_normal((B, H)),
+    }
+    given = {"x", "W", "U", *biases, *(s for s in states if s == "h0" or family == "lstm")}
+    if cell == "lstm_peephole":
+        given.add("p")
+    inputs = {name: array for name, array in every.items() if name in given}
+    steps, struck = rng.permutation(np.r_[T, 0, rng.integers(0, T + 1, B)][:B]), rng.random((T, B)) < 0.2
+    if lengths:
+        inputs["lengths"] = steps
+    if resets:
+        inputs["resets"] = struck
+
+    cotangents = {"dy": rng.standard_normal((T, B, H)), "dh_n": rng.standard_normal((B, H))}
+    if family == "lstm":
+        cotangents["dc_n"] = rng.standard_normal((B, H))
+        if options.get("return_cells"):
+            cotangents["dc"] = rng.standard_normal((T, B, H))
+    problem = Problem(cell, inputs, cotangents, options).astype(dtype)
+    return batch_first(problem) if options.get("batch_first") else problem
+
+
+def batch_first(problem: Problem) -> Problem:
+    """The same problem with its sequences laid out one after the other."""
+    turned = {
+        name: np.ascontiguousarray(np.swapaxes(array, 0, 1))
+        for name, array in (problem.inputs | problem.cotangents).items()
+        if name in ("x", "resets", "dy", "dc")
+    }
+    return problem.changed(batch_first=True, **turned)
+
+
+def random_options(cell: str, T: int, rng: np.random.Generator) -> dict[str, Any]:
+    """A random choice of everything that `make` can vary."""
+    some = {
+        "biases": [(), ("b",), ("b_rec",), ("b", "b_rec")][rng.integers(4)],
+        "states": [(), ("h0",), ("c0",), ("h0", "c0")][rng.integers(4)],
+        "checkpoint": [None, None, 1, int(rng.integers(1, T + 2))][rng.integers(4)],
+        **{name: bool(rng.integers(2)) for name in ("lengths", "resets", "reverse", "batch_first")},
+    }
+    return some | {"return_cells": bool(rng.integers(2))} if PUBLIC[cell][0] == "lstm" else some
+
+
+def call(problem: Problem, **changes: Any) -> tuple[Any, Arrays]:
+    """The forward call's own result, and its arrays by name."""
+    problem = problem.changed(**changes)
+    family, _, chosen = PUBLIC[problem.cell]
+    result = getattr(fastrnn, f"{family}_forward")(**chosen, **problem.inputs, **problem.options)
+    return result, arrays(result)
+
+
+def forward(problem: Problem, **changes: Any) -> Arrays:
+    """y, h_n and, where there are any, c_n and c, by a call that keeps nothing for a backward pass."""
+    return call(problem, **changes, checkpoint=None)[1]
+
+
+def run(problem: Problem, **changes: Any) -> Arrays:
+    """What the forward call returns and all gradients."""
+    problem = problem.changed(training=True, **changes)
+    result, outputs = call(problem)
+    back = getattr(fastrnn, f"{problem.family}_backward")
+    cotangents = dict(problem.cotangents)
+    return outputs | arrays(back(cotangents.pop("dy", None), result.cache, **cotangents))
+
+
+def arrays(result: Any) -> Arrays:
+    """What a result holds, by name, without what it does not have."""
+    return {name: value for name, value in result._asdict().items() if isinstance(value, np.ndarray)}

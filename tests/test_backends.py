@@ -1,0 +1,67 @@
+"""Every backend, instruction set, cell, dtype and option against the NumPy reference in float64, gradients included."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from problems import AWKWARD, CELLS, Arrays, Problem, make, random_options, run
+from tolerance import assert_close, assert_float32
+
+import fastrnn
+
+CASES = 12  # random problems for each cell and dtype
+KINK = 1e-5  # well above a rounding error of a pre-activation
+
+
+def reference(problem: Problem) -> Arrays:
+    with fastrnn.use_backend("numpy"):
+        return run(problem)
+
+
+def random_problem(cell: str, dtype: type, case: int) -> Problem:
+    """Sizes from 1 to 130, awkward ones half the time, and any options."""
+    for attempt in range(100):
+        rng = np.random.default_rng([CELLS.index(cell), case, attempt])
+        T, B, I, H = (int(rng.choice(AWKWARD)) if rng.integers(2) else int(rng.integers(1, 131)) for _ in range(4))
+        if cell == "rnn_relu":
+            T = min(T, 7)
+        problem = make(cell, (T, B, I, H), dtype=dtype, seed=rng, **random_options(cell, T, rng))
+        if cell != "rnn_relu" or away_from_kink(problem):
+            return problem
+    raise AssertionError(f"no problem keeps away from the kink of {cell}")
+
+
+def away_from_kink(problem: Problem) -> bool:
+    """Whether no pre-activation of a ReLU is so near 0 that rounding decides which derivative it has."""
+    b = problem.inputs.get("b", np.zeros(len(problem.inputs["W"]))).astype(np.float64)
+    low, high = (reference(problem.astype(np.float64).changed(b=b + d))["y"] > 0 for d in (-KINK, KINK))
+    return bool(np.array_equal(low, high))
+
+
+@lru_cache(maxsize=2)
+def solved(cell: str, dtype: type, case: int) -> tuple[Problem, Arrays, Arrays]:
+    """A problem, its float64 solution, and what a NumPy loop in the problem's own dtype makes of it."""
+    problem = random_problem(cell, dtype, case)
+    return problem, reference(problem.astype(np.float64)), reference(problem)
+
+
+@pytest.mark.parametrize("case", range(CASES))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cell", CELLS)
+def test_random_problem(cell: str, dtype: type, case: int, fast: str) -> None:
+    problem, exact, loop = solved(cell, dtype, case)
+    got = run(problem)
+    if dtype == np.float32:
+        assert_float32(got, exact, loop)
+    else:
+        assert_close(got, exact)
+
+
+@pytest.mark.parametrize("cell", ["rnn_tanh", "rnn_sigmoid", "lstm", "lstm_peephole", "gru_after", "gru_before"])
+def test_saturated_gates(cell: str, fast: str) -> None:
+    """Pre-activations of +-50 or so: the tails of sigmoid and tanh, and gradients that all but vanish."""
+    small = make(cell, (3, 17, 8, 33), dtype=np.float32, seed=1)
+    problem = small.changed(**{name: 40 * small.inputs[name] for name in ("W", "U", "b")})
+    assert_float32(run(problem), reference(problem.astype(np.float64)), reference(problem))

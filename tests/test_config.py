@@ -1,0 +1,121 @@
+"""Which backend and instruction set compute: context managers, environment variables, fall-backs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+import fastrnn
+from fastrnn.backends import available_backends, available_isas
+
+Python = Callable[..., CompletedProcess[str]]
+
+CPUINFO = Path("/proc/cpuinfo")
+ASK = "import fastrnn; print(fastrnn.config()['backend'], fastrnn.config()['isa'])"
+BLOCK = "import sys; sys.modules['_fastrnn'] = None; "  # an import of it raises ImportError
+
+
+def backend() -> str:
+    return fastrnn.config()["backend"]
+
+
+def test_backends_nest_and_come_back() -> None:
+    outside = backend()
+    for inside in available_backends():
+        with fastrnn.use_backend(inside):
+            assert backend() == inside
+            with fastrnn.use_backend("numpy"):
+                assert backend() == "numpy"
+            assert backend() == inside
+    assert backend() == outside
+
+
+def test_backend_comes_back_after_an_error() -> None:
+    outside = backend()
+    with pytest.raises(ZeroDivisionError), fastrnn.use_backend("numpy"):
+        1 / 0  # noqa: B018
+    assert backend() == outside
+
+
+def test_isas_nest_and_come_back(native: str) -> None:
+    outside = fastrnn.config()["isa"]
+    assert f"native-{outside}" == native
+    for inside in available_isas():
+        with fastrnn.use_isa(inside):
+            assert fastrnn.config()["isa"] == inside
+            with fastrnn.use_isa(available_isas()[0]):
+                assert fastrnn.config()["isa"] == available_isas()[0]
+            assert fastrnn.config()["isa"] == inside
+    assert fastrnn.config()["isa"] == outside
+
+
+def test_unknown_names() -> None:
+    for use in (fastrnn.use_backend, fastrnn.use_isa):
+        with pytest.raises(ValueError, match="itanium"):
+            use("itanium")
+
+
+@pytest.mark.skipif(not CPUINFO.exists(), reason="needs /proc/cpuinfo")
+def test_isas_are_what_the_machine_has(native: str) -> None:
+    """Against the kernel's own list of CPU features, which is not how the C core finds out."""
+    flags = set(CPUINFO.read_text().split())
+    needs = {
+        "x86-64": {"sse2"},
+        "x86-64-v3": {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"},
+        "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+        "neon": {"asimd"},
+    }
+    assert available_isas() == [isa for isa, features in needs.items() if features <= flags]
+
+
+@pytest.mark.parametrize("name", ["numpy", "numba", "native"])
+def test_backend_from_the_environment(name: str, python: Python) -> None:
+    if name not in available_backends():
+        pytest.skip(f"{name} is not installed")
+    done = python("-c", ASK, FASTRNN_BACKEND=name)
+    assert done.stdout.split()[0] == name, done.stderr
+    assert not done.stderr
+
+
+def test_isa_from_the_environment(native: str, python: Python) -> None:
+    isa = native.removeprefix("native-")
+    assert python("-c", ASK, FASTRNN_ISA=isa).stdout.split() == ["native", isa]
+
+
+def test_best_isa_is_the_default(native: str, python: Python) -> None:
+    assert python("-c", ASK).stdout.split() == ["native", available_isas()[-1]]
+
+
+@pytest.mark.parametrize("variable", ["FASTRNN_BACKEND", "FASTRNN_ISA", "FASTRNN_NUM_THREADS"])
+def test_wrong_environment(variable: str, python: Python) -> None:
+    done = python("-c", ASK, **{variable: "itanium"})
+    assert done.returncode != 0
+    assert variable in done.stderr and "itanium" in done.stderr
+
+
+def test_fall_back_is_said_once(python: Python) -> None:
+    """Without the compiled extension the next best backend computes, and says so one time, with the remedy."""
+    done = python("-W", "always", "-c", BLOCK + ASK + "; fastrnn.config(); fastrnn.config()")
+    assert done.stdout.split() == ["numba" if "numba" in available_backends() else "numpy", "None"]
+    assert done.stderr.count("SLOW") == 1
+    assert "pip install" in done.stderr
+
+
+def test_absent_backend_by_name(python: Python) -> None:
+    """Who asks for a backend by name does not get another one."""
+    code = BLOCK + "import fastrnn; fastrnn.use_backend('native')"
+    done = python("-W", "ignore", "-c", code)
+    assert "ImportError" in done.stderr and "pip install" in done.stderr
+
+
+def test_show_config(capsys: pytest.CaptureFixture[str]) -> None:
+    fastrnn.show_config()
+    shown = capsys.readouterr().out
+    for word in ("version", fastrnn.__version__, "backend", backend(), "threads", str(fastrnn.get_num_threads())):
+        assert word in shown
+    fastrnn.show_config(sys.stderr)
+    assert capsys.readouterr().err == shown

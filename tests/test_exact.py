@@ -1,0 +1,211 @@
+"""Results that must be equal to the last bit.
+
+Small integers through a linear cell leave no room for rounding, so every implementation must agree with integer
+arithmetic. And the native kernels promise that a sequence's result does not depend on how it was computed: threads,
+the batch it stands in, padding, training or not, the order of memory.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from problems import CELLS, PUBLIC, THREADED, Arrays, Problem, batch_first, forward, make, run
+from tolerance import assert_same_bits
+
+BY_STEP = ("x", "resets", "y", "c", "dx", "dy", "dc")  # (T, B, ...)
+BY_SEQUENCE = ("h0", "c0", "lengths", "h_n", "c_n", "dh0", "dc0", "dh_n", "dc_n")  # (B, ...)
+
+DTYPES = (np.float32, np.float64)
+EVERYTHING = {"lengths": True, "resets": True}
+
+
+def everything(cell: str, sizes: tuple[int, int, int, int], **options: object) -> Problem:
+    """A float32 problem with lengths, resets and all outputs."""
+    cells = {"return_cells": True} if PUBLIC[cell][0] == "lstm" else {}
+    return make(cell, sizes, dtype=np.float32, **(EVERYTHING | cells | options))
+
+
+def part(arrays: Arrays, *, steps: slice = slice(None), sequences: object = slice(None)) -> Arrays:
+    """Some steps and sequences of every array that has them, and nothing of those that sum over them."""
+    by_step = {name: a[steps][:, sequences] for name, a in arrays.items() if name in BY_STEP}
+    return by_step | {name: a[sequences] for name, a in arrays.items() if name in BY_SEQUENCE}
+
+
+def subproblem(problem: Problem, **which: object) -> Problem:
+    return problem.changed(**part(problem.inputs, **which), **part(problem.cotangents, **which))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", ["rnn_identity", "rnn_relu"])
+@pytest.mark.parametrize("sizes", [(4, 7, 5, 33), (5, 1, 3, 97), (3, 67, 17, 15), (3, 31, 1, 1)])
+def test_small_integers(cell: str, sizes: tuple[int, int, int, int], dtype: type, implementation: str) -> None:
+    problem = integers(cell, sizes)
+    bound = max(np.abs(a).max() for a in in_integers(problem, absolute=True).values())
+    assert bound < 2**24, "a sum may be rounded in float32"
+    expected = {name: a.astype(dtype) for name, a in in_integers(problem).items()}
+    got = run(problem.astype(dtype))
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        assert got[name].dtype == dtype
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+def integers(cell: str, sizes: tuple[int, int, int, int]) -> Problem:
+    """Inputs from -2 to 2 and about two weights of -1 or 1 in a row of U, so that nothing grows past 2^24."""
+    problem = make(cell, sizes, seed=3, resets=True)
+    rng = np.random.default_rng(3)
+    whole = {n: rng.integers(-2, 3, a.shape).astype(float) for n, a in (problem.inputs | problem.cotangents).items()}
+    H = sizes[3]
+    whole["U"] = rng.choice([-1.0, 1.0], (H, H)) * (rng.random((H, H)) < 2 / H)
+    return problem.changed(**whole | {"resets": problem.inputs["resets"]})
+
+
+def in_integers(problem: Problem, absolute: bool = False) -> Arrays:
+    """A linear or ReLU recurrence and its gradients in int64; `absolute` bounds every partial sum of it."""
+    arrays = {n: a.astype(np.int64) for n, a in (problem.inputs | problem.cotangents).items() if n != "resets"}
+    if absolute:
+        arrays = {name: abs(a) for name, a in arrays.items()}
+    x, W, U, b, b_rec, h, dy, dh = (arrays[n] for n in ("x", "W", "U", "b", "b_rec", "h0", "dy", "dh_n"))
+    keep = ~problem.inputs["resets"][:, :, None]
+    linear = problem.cell == "rnn_identity" or absolute
+    before, y, dx, dW, dU, db = [], [], [], 0, 0, 0
+    for t in range(len(x)):
+        before.append(h * keep[t])
+        a = x[t] @ W.T + b + before[t] @ U.T + b_rec
+        h = a if linear else np.maximum(a, 0)
+        y.append(h)
+    for t in reversed(range(len(x))):
+        da = (dh + dy[t]) * (1 if linear else y[t] > 0)
+        dx.append(da @ W)
+        dW, dU, db = dW + da.T @ x[t], dU + da.T @ before[t], db + da.sum(axis=0)
+        dh = (da @ U) * keep[t]
+    gradients = {"dx": np.stack(dx[::-1]), "dW": dW, "dU": dU, "db": db, "db_rec": db, "dh0": dh}
+    return {"y": np.stack(y), "h_n": h} | gradients
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("sizes", THREADED)
+def test_threads(cell: str, sizes: tuple[int, int, int, int], native: str) -> None:
+    problem = everything(cell, sizes)
+    alone = run(problem, threads=1)
+    for threads in (2, 3, 8):
+        assert_same_bits(run(problem, threads=threads), alone)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_batch(cell: str, reverse: bool, native: str) -> None:
+    """In another order, in a smaller batch, alone: a sequence and its gradients do not know."""
+    problem = everything(cell, (6, 33, 17, 31), reverse=reverse)
+    whole = run(problem)
+    for sequences in (np.random.default_rng(0).permutation(33), slice(5, 12), slice(20, 21)):
+        got = run(subproblem(problem, sequences=sequences))
+        assert_same_bits(part(got), part(whole, sequences=sequences))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_padding(cell: str, reverse: bool, native: str) -> None:
+    """NaN in the padding, of upstream gradients too, is never seen; a sequence cut to its length gives the same."""
+    problem = everything(cell, (9, 7, 5, 17), reverse=reverse)
+    clean = run(problem)
+    lengths = problem.inputs["lengths"]
+    padding = np.arange(9)[:, None] >= lengths
+    assert padding.any() and not padding.all()
+    dirty = dict(problem.inputs | problem.cotangents)
+    for name in ("x", "dy", "dc"):
+        if name in dirty:
+            dirty[name] = np.where(padding[:, :, None], np.float32(np.nan), dirty[name])
+    dirty["resets"] = dirty["resets"] ^ padding
+    assert_same_bits(run(problem.changed(**dirty)), clean)
+
+    for name in ("y", "c", "dx"):
+        assert name not in clean or not clean[name][padding].any(), name
+    for n, length in enumerate(lengths):
+        which = {"steps": slice(0, length), "sequences": slice(n, n + 1)}
+        got = run(subproblem(problem, **which).changed(lengths=None))
+        assert_same_bits(part(got), part(clean, **which))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_training_or_not(cell: str, implementation: str) -> None:
+    problem = everything(cell, (9, 7, 5, 33))
+    outputs = forward(problem)
+    assert_same_bits({name: a for name, a in run(problem).items() if name in outputs}, outputs)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("sizes", [(12, 7, 5, 17), (70, 33, 3, 15)])
+@pytest.mark.parametrize("cell", CELLS)
+def test_checkpoint(cell: str, sizes: tuple[int, int, int, int], reverse: bool, implementation: str) -> None:
+    """Steps that are computed again give the same gradients, whether k divides T or exceeds it."""
+    problem = everything(cell, sizes, reverse=reverse)
+    kept = run(problem)
+    for k in (1, 5, 6, sizes[0], 100):
+        assert_same_bits(run(problem, checkpoint=k), kept)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_split_in_time(cell: str, native: str) -> None:
+    """A sequence in two calls, the states carried over and the gradients carried back."""
+    problem = make(cell, (11, 7, 5, 33), dtype=np.float32, resets=True)
+    whole = run(problem)
+    states = [name for name in ("h", "c") if f"{name}_n" in whole]
+    first, second = (subproblem(problem, steps=steps) for steps in (slice(0, 4), slice(4, None)))
+    middle = forward(first)
+    after = run(second.changed(**{f"{s}0": middle[f"{s}_n"] for s in states}))
+    before = run(first.changed(**{f"d{s}_n": after[f"d{s}0"] for s in states}))
+    got = {name: np.concatenate([before[name], after[name]]) for name in ("y", "dx")}
+    got |= {f"{s}_n": after[f"{s}_n"] for s in states} | {f"d{s}0": before[f"d{s}0"] for s in states}
+    assert_same_bits(got, part(whole))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_batch_first(cell: str, native: str) -> None:
+    problem = everything(cell, (9, 7, 5, 33))
+    got = run(batch_first(problem))
+    turned = {name: np.swapaxes(a, 0, 1) if name in BY_STEP else a for name, a in got.items()}
+    assert_same_bits(turned, run(problem))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_unbatched(cell: str, implementation: str) -> None:
+    """A 2-D x is a batch of one, and everything that had a batch axis comes back without it."""
+    batched = everything(cell, (9, 1, 5, 17))
+    inputs = part(batched.inputs | batched.cotangents)
+    alone = {name: a[:, 0] if name in BY_STEP else a[0] for name, a in inputs.items()}
+    expected = run(batched)
+    without = {name: a[:, 0] if name in BY_STEP else a[0] for name, a in part(expected).items()}
+    assert_same_bits(run(batched.changed(**alone)), expected | without)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_reverse_is_forward_on_the_flipped_sequence(cell: str, native: str) -> None:
+    problem = everything(cell, (9, 7, 5, 17))
+    lengths = problem.inputs["lengths"]
+
+    def flipped(arrays: Arrays) -> Arrays:
+        """Each sequence's valid steps backwards, its padding left where it is."""
+        turned = {name: a.copy() for name, a in arrays.items()}
+        for name, a in turned.items():
+            for n, length in enumerate(lengths if name in BY_STEP else ()):
+                a[:length, n] = a[:length, n][::-1]
+        return turned
+
+    forwards = run(problem.changed(**flipped(problem.inputs), **flipped(problem.cotangents)))
+    assert_same_bits(part(run(problem, reverse=True)), part(flipped(forwards)))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_resets_cut_the_sequence(cell: str, reverse: bool, native: str) -> None:
+    """A reset is a new sequence from zeros: the old state may be NaN, and no gradient crosses."""
+    problem = make(cell, (8, 7, 5, 17), dtype=np.float32, reverse=reverse)
+    states = {name: np.full_like(a, np.nan) for name, a in problem.inputs.items() if name in ("h0", "c0")}
+    at = np.zeros((8, 7), bool)
+    at[7 if reverse else 0] = True
+    got = run(problem.changed(resets=at, **states))
+    fresh = run(problem.changed(**dict.fromkeys(states)))
+    for name in states:
+        assert not got.pop(f"d{name}").any()
+    assert_same_bits(got, fresh)

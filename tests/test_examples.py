@@ -1,0 +1,52 @@
+"""What the documentation shows a reader, run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+import fastrnn
+
+Python = Callable[..., CompletedProcess[str]]
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("module", ["functional", "steps", "backends"])
+def test_docstrings(module: str) -> None:
+    threads = fastrnn.get_num_threads()
+    failed, attempted = doctest.testmod(importlib.import_module(f"fastrnn.{module}"))
+    fastrnn.set_num_threads(threads)
+    assert attempted and not failed
+
+
+def test_every_public_function_has_an_example() -> None:
+    functions = [getattr(fastrnn, name) for name in fastrnn.__all__ if name[0].islower() and name[0] != "_"]
+    assert not [f.__name__ for f in functions if ">>>" not in (f.__doc__ or "")]
+
+
+def test_readme(python: Python) -> None:
+    """The README's Python blocks, one after the other as a reader would type them."""
+    assert EXAMPLES
+    done = python("-W", "error", "-c", "\n".join(EXAMPLES))
+    assert done.returncode == 0, done.stderr
+
+
+def test_info(python: Python) -> None:
+    done = python("-m", "fastrnn", "info")
+    assert done.returncode == 0, done.stderr
+    assert fastrnn.__version__ in done.stdout
+
+
+def test_demo(native: str, python: Python) -> None:
+    """Learns the echo task, and says how well on sequences that it has not seen."""
+    done = python("-m", "fastrnn", "demo", FASTRNN_ISA=native.removeprefix("native-"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") > 3

@@ -1,0 +1,194 @@
+"""Arrays however they lie in memory, outputs that keep to themselves, and sizes from nothing to too much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from problems import AWKWARD, CELLS, PUBLIC, Arrays, Problem, batch_first, forward, make, run
+from tolerance import assert_same_bits
+
+import fastrnn
+
+ALL = make("lstm_peephole", (5, 3, 2, 17), lengths=True, resets=True, return_cells=True)
+
+
+def read_only(a: np.ndarray) -> np.ndarray:
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+def fortran(a: np.ndarray) -> np.ndarray:
+    return np.asfortranarray(a)
+
+
+def strided(a: np.ndarray) -> np.ndarray:
+    """Every second element of every axis of a larger array."""
+    large = np.zeros([2 * n for n in a.shape], a.dtype)
+    view = large[tuple(slice(None, None, 2) for _ in a.shape)]
+    view[...] = a
+    return view
+
+
+def backwards(a: np.ndarray) -> np.ndarray:
+    """Negative strides along every axis."""
+    return np.flip(np.flip(a).copy())
+
+
+def unaligned(a: np.ndarray) -> np.ndarray:
+    """One byte off, as in a memory-mapped file with a header."""
+    view = np.zeros(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
+    view[...] = a
+    return view
+
+
+def from_bytes(a: np.ndarray) -> memoryview:
+    """The buffer protocol alone."""
+    return memoryview(a)
+
+
+@pytest.mark.parametrize("batch_major", [False, True])
+@pytest.mark.parametrize("lay", [read_only, fortran, strided, backwards, unaligned, from_bytes])
+def test_layouts(lay: Callable[[np.ndarray], np.ndarray], batch_major: bool, implementation: str) -> None:
+    problem = batch_first(ALL) if batch_major else ALL
+    laid = {name: lay(a) for name, a in (problem.inputs | problem.cotangents).items()}
+    assert_same_bits(run(problem.changed(**laid)), run(problem))
+
+
+def test_memory_map(tmp_path: Path, implementation: str) -> None:
+    mapped = {}
+    for name, a in (ALL.inputs | ALL.cotangents).items():
+        a.tofile(tmp_path / name)
+        mapped[name] = np.memmap(tmp_path / name, a.dtype, "r", shape=a.shape)
+    got = run(ALL.changed(**mapped))
+    assert_same_bits(got, run(ALL))
+    assert {type(a) for a in got.values()} == {np.ndarray}
+
+
+def test_overlapping_arguments(implementation: str) -> None:
+    """All of them views of one buffer, some of them of the same bytes, and a broadcast one of stride 0."""
+    buffer = np.random.default_rng(0).standard_normal(2000) / 8
+    views = {name: buffer[n : n + a.size].reshape(a.shape) for n, (name, a) in enumerate(floats(ALL).items())}
+    views["x"] = np.broadcast_to(buffer[:2], ALL.inputs["x"].shape)
+    apart = {name: a.copy() for name, a in views.items()}
+    assert_same_bits(run(ALL.changed(**views)), run(ALL.changed(**apart)))
+
+
+def floats(problem: Problem) -> Arrays:
+    return {n: a for n, a in (problem.inputs | problem.cotangents).items() if a.dtype.kind == "f"}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("T", [0, 1, 5])
+def test_outputs_are_fresh(cell: str, T: int, implementation: str) -> None:
+    """No output shares memory with an input or another output, and no input is written to."""
+    problem = make(cell, (T, 3, 2, 17))
+    given = problem.inputs | problem.cotangents
+    before = {name: a.copy() for name, a in given.items()}
+    got = run(problem)
+    assert_same_bits(given, before)
+    for name, a in got.items():
+        assert a.flags.writeable, name
+        others = given | {other: b for other, b in got.items() if other != name}
+        assert not [other for other, b in others.items() if np.shares_memory(a, b)], name
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("size", AWKWARD)
+def test_outputs_keep_within_their_bounds(cell: str, size: int, native: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every array that the backend allocates stands between guards of 128 bytes, which must survive."""
+    guards, empty = [], np.empty
+
+    def guarded(shape: int | tuple[int, ...], dtype: type = float, *rest: object) -> np.ndarray:
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        buffer = empty(size + 256, np.uint8)
+        buffer[:] = 0xA5
+        guards.append((buffer[:128], buffer[128 + size :]))
+        return buffer[128 : 128 + size].view(dtype).reshape(shape)
+
+    problems = [
+        make(cell, sizes, dtype=np.float32, lengths=True, resets=True, checkpoint=k)
+        for sizes in ((2, size, 3, 5), (3, 2, size, 7), (3, 2, 5, size), (size, 1, 3, 2))
+        for k in (None, 2)
+    ]
+    monkeypatch.setattr(np, "empty", guarded)
+    for problem in problems:
+        run(problem)
+    assert guards
+    assert all((guard == 0xA5).all() for pair in guards for guard in pair)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_no_steps(cell: str, implementation: str) -> None:
+    """T = 0: the initial state comes out, and its gradient goes straight back; sums over nothing are 0."""
+    problem = make(cell, (0, 3, 2, 5))
+    got = run(problem)
+    states = ["h", "c"] if PUBLIC[cell][0] == "lstm" else ["h"]
+    expected = {f"{s}_n": problem.inputs[f"{s}0"] for s in states}
+    expected |= {f"d{s}0": problem.cotangents[f"d{s}_n"] for s in states}
+    expected |= {"y": np.empty((0, 3, 5)), "dx": np.empty((0, 3, 2))}
+    expected |= {f"d{n}": np.zeros_like(problem.inputs[n]) for n in ("W", "U", "b", "b_rec", "p") if n in problem.inputs}
+    assert_same_bits(got, expected)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("options", [{}, {"lengths": True, "resets": True, "reverse": True, "batch_first": True}])
+def test_no_sequences(cell: str, options: dict[str, bool], implementation: str) -> None:
+    problem = make(cell, (4, 0, 2, 5), **options)
+    got = run(problem)
+    steps = (0, 4) if options else (4, 0)
+    shapes = {"y": (*steps, 5), "dx": (*steps, 2)} | {n: (0, 5) for n in got if n in ("h_n", "c_n", "dh0", "dc0")}
+    for name, a in got.items():
+        assert a.shape == shapes.get(name, problem.inputs[name[1:]].shape if name[0] == "d" else None), name
+        assert not a.any(), name
+
+
+def test_every_length_0(implementation: str) -> None:
+    problem = ALL.changed(lengths=np.zeros(3, int))
+    got = run(problem)
+    assert_same_bits({"h": got.pop("h_n"), "c": got.pop("c_n")}, {"h": problem.inputs["h0"], "c": problem.inputs["c0"]})
+    expected = {"h": problem.cotangents["dh_n"], "c": problem.cotangents["dc_n"]}
+    assert_same_bits({"h": got.pop("dh0"), "c": got.pop("dc0")}, expected)
+    assert not [name for name, a in got.items() if a.any()]
+
+
+@pytest.mark.parametrize("name", ["x", "U"])
+def test_no_inputs_or_units(name: str) -> None:
+    """I = 0 and H = 0 have no meaning and are refused."""
+    empty = {"x": np.empty((5, 3, 0)), "W": np.empty((20, 0)), "U": np.zeros((20, 5))}
+    if name == "U":
+        empty = {"x": np.empty((5, 3, 2)), "W": np.empty((0, 2)), "U": np.empty((0, 0))}
+    with pytest.raises(ValueError, match=rf"^{name}\b"):
+        fastrnn.lstm_forward(**empty)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "sizes",
+    [(2**50, 1, 1, 1), (1, 2**50, 1, 1), (1, 1, 2**50, 1), (2**30, 2**29, 1, 1), (2**30, 2**29, 1, 16), (2**58, 1, 1, 97)],
+)
+def test_sizes_beyond_memory(sizes: tuple[int, int, int, int], training: bool, implementation: str) -> None:
+    """An x that takes no memory (all strides 0) but whose outputs would take petabytes, or overflow a size."""
+    T, B, I, H = sizes
+    zero = np.zeros(1)
+    x, W = np.broadcast_to(zero, (T, B, I)), np.broadcast_to(zero, (4 * H, I))
+    with pytest.raises((MemoryError, ValueError)):
+        fastrnn.lstm_forward(x, W, np.zeros((4 * H, H)), training=training)
+
+
+def test_nan_and_infinity_propagate(implementation: str) -> None:
+    """In the data they are data: they spoil their own sequence, from their own step on, and nothing else."""
+    for value in (np.nan, np.inf, -np.inf):
+        for cell in CELLS:
+            clean = make(cell, (5, 7, 2, 17))
+            x = clean.inputs["x"].copy()
+            x[2, 3] = value
+            got, expected = forward(clean.changed(x=x))["y"], forward(clean)["y"]
+            others = np.arange(7) != 3
+            np.testing.assert_array_equal(got[:, others], expected[:, others])
+            np.testing.assert_array_equal(got[:2], expected[:2])
+            if np.isnan(value):
+                assert np.isnan(got[2:, 3]).all()

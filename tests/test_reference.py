@@ -1,0 +1,163 @@
+"""The NumPy reference itself: complex steps, numbers worked out elsewhere, a closed form.
+
+All that is compiled is compared with the reference (test_backends.py); here it earns that.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from problems import CELLS, PUBLIC, Problem, forward, make, run
+from tolerance import assert_close
+
+import fastrnn
+from fastrnn.backends import numpy as reference
+from fastrnn.call import Call
+
+STEP = 1e-30  # no difference is taken, so the step can be so small that its square vanishes
+
+
+def options(cell: str) -> list[dict[str, Any]]:
+    """All of lengths x resets x reverse x initial states, with the other options in turn."""
+    every = []
+    for n, (lengths, resets, reverse, states) in enumerate(product((False, True), repeat=4)):
+        some = {
+            "lengths": lengths,
+            "resets": resets,
+            "reverse": reverse,
+            "states": [("h0", "c0"), ("h0",), ("c0",)][n // 2 % 3] if states else (),
+            "biases": [("b", "b_rec"), ("b",), ("b_rec",), ()][n // 3 % 4],
+            "checkpoint": [None, 2, 1][n % 3],
+        }
+        every.append(some | {"return_cells": n % 5 != 1} if PUBLIC[cell][0] == "lstm" else some)
+    return every
+
+
+def loss(problem: Problem, inputs: dict[str, np.ndarray]) -> complex:
+    """The scalar whose gradient the backward pass claims to be: sum of outputs times cotangents."""
+    given = {name: None for name in ("b", "b_rec", "p", "h0", "c0", "lengths", "resets")} | inputs
+    init = (given.pop("h0"), given.pop("c0"))
+    chosen = {"reverse": False, "return_cells": False} | problem.options | {"training": False, "checkpoint": None}
+    states = 2 if problem.family == "lstm" else 1
+    y, final, c, _ = reference.forward(
+        Call(problem.cell, **given, init=init[:states], **chosen, batch_first=False, threads=1)
+    )
+    outputs = {"dy": y, "dc": c} | dict(zip(("dh_n", "dc_n"), final, strict=False))
+    return sum(np.sum(outputs[name] * cotangent) for name, cotangent in problem.cotangents.items())
+
+
+def complex_step(problem: Problem, name: str) -> np.ndarray:
+    """d loss / d inputs[name], element by element, to rounding."""
+    inputs = {k: v.astype(complex) if v.dtype.kind == "f" else v for k, v in problem.inputs.items()}
+    gradient = np.empty(problem.inputs[name].shape)
+    for index in np.ndindex(gradient.shape):
+        inputs[name][index] += 1j * STEP
+        gradient[index] = loss(problem, inputs).imag / STEP
+        inputs[name][index] = problem.inputs[name][index]
+    return gradient
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("n", range(16))
+def test_gradients_are_complex_step_derivatives(cell: str, n: int) -> None:
+    problem = make(cell, (4, 3, 2, 5), seed=n, **options(cell)[n])
+    with fastrnn.use_backend("numpy"):
+        got = run(problem)
+    exact = {f"d{name}": complex_step(problem, name) for name, a in problem.inputs.items() if a.dtype.kind == "f"}
+    assert_close({name: a for name, a in got.items() if name.startswith("d")}, exact)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_options_mean_what_they_say(cell: str, reverse: bool, implementation: str) -> None:
+    """Lengths, resets and reverse, spelled out as plain calls on pieces of one sequence each."""
+    cells = {"return_cells": True} if PUBLIC[cell][0] == "lstm" else {}
+    problem = make(cell, (9, 7, 5, 15), lengths=True, resets=True, reverse=reverse, **cells)
+    got = forward(problem)
+    weights = {name: a for name, a in problem.inputs.items() if name in ("W", "U", "b", "b_rec", "p")}
+    for n, length in enumerate(problem.inputs["lengths"]):
+        state = {name: problem.inputs[name][n] for name in ("h0", "c0") if name in problem.inputs}
+        steps = list(range(length))[:: -1 if reverse else 1]
+        for t in steps:
+            if problem.inputs["resets"][t, n]:
+                state = {name: np.zeros_like(s) for name, s in state.items()}
+            now = Problem(cell, weights | state | {"x": problem.inputs["x"][t : t + 1, n]}, {}, cells)
+            one = forward(now)
+            state = {name: one[f"{name[0]}_n"] for name in state}
+            assert_close({k: got[k][t, n] for k in ("y", "c") if k in got}, {k: one[k][0] for k in ("y", "c") if k in one})
+        assert_close({name: got[f"{name[0]}_n"][n] for name in state}, state)
+        assert not any(got[k][length:, n].any() for k in ("y", "c") if k in got)
+
+
+#: One step of one unit at 30 digits (mpmath), from the inputs in `test_one_step_by_hand`: h, and c for an LSTM.
+BY_HAND = {
+    "rnn_tanh": (0.124353001771596208,),
+    "rnn_relu": (0.125,),
+    "rnn_sigmoid": (0.531209373373756257,),
+    "rnn_identity": (0.125,),
+    "lstm": (-0.0753616365974958199, -0.137930623971842268),
+    "lstm_peephole": (-0.149849145837190137, -0.360862912984356704),
+    "gru_after": (0.338015156770592161,),
+    "gru_before": (0.38872458651925407,),
+}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_step_by_hand(cell: str, implementation: str) -> None:
+    gates = PUBLIC[cell][1]
+    inputs = {
+        "x": np.full((1, 1, 1), 0.5),
+        "W": np.array([[0.1], [-0.2], [0.3], [0.4]])[:gates],
+        "U": np.array([[0.5], [0.6], [-0.7], [0.8]])[:gates],
+        "b": np.array([0.05, -0.15, 0.25, -0.35])[:gates],
+        "b_rec": np.array([-0.1, 0.2, 0.3, 0.15])[:gates],
+        "h0": np.full((1, 1), 0.25),
+    }
+    if PUBLIC[cell][0] == "lstm":
+        inputs["c0"] = np.full((1, 1), -0.75)
+    if cell == "lstm_peephole":
+        inputs["p"] = np.array([0.9, -1.1, 1.3])
+    got = forward(Problem(cell, inputs, {}))
+    expected = dict(zip(("h_n", "c_n"), (np.full((1, 1), value) for value in BY_HAND[cell]), strict=False))
+    assert_close(got, expected | {"y": expected["h_n"][None]})
+
+
+def test_values_of_the_seed(implementation: str) -> None:
+    """A worked example from outside the project: four one-hot letters through a tanh RNN, as its author printed it."""
+    weights = np.arange(1, 17).reshape(4, 4) / 10
+    y = fastrnn.rnn_forward(np.eye(4), weights, weights, np.array([0.1, 0.2, 0.3, 0.4])).y
+    printed = [
+        [0.19737532, 0.60436778, 0.83365461, 0.93540907],
+        [0.78752106, 0.98887785, 0.99947397, 0.99997525],
+        [0.88013356, 0.99771501, 0.99995896, 0.99999926],
+        [0.90287178, 0.99831338, 0.99997209, 0.99999954],
+    ]
+    np.testing.assert_allclose(y, printed, rtol=0, atol=0.5001e-8)  # eight digits were printed
+
+
+def test_linear_cell_is_a_sum_of_matrix_powers(implementation: str) -> None:
+    """h[t] = sum over s <= t of U^(t-s) (W x[s] + b + b_rec), and U^(t+1) h0."""
+    problem = make("rnn_identity", (7, 3, 5, 17))
+    x, W, U, b, b_rec, h0 = (problem.inputs[name] for name in ("x", "W", "U", "b", "b_rec", "h0"))
+    power = np.linalg.matrix_power
+    y = np.stack([
+        sum((x[s] @ W.T + b + b_rec) @ power(U, t - s).T for s in range(t + 1)) + h0 @ power(U, t + 1).T
+        for t in range(len(x))
+    ])
+    assert_close(forward(problem), {"y": y, "h_n": y[-1]})
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_step_functions(cell: str, implementation: str) -> None:
+    """rnn_step, gru_step and lstm_step are the forward functions at T = 1."""
+    family, _, chosen = PUBLIC[cell]
+    problem = make(cell, (1, 7, 3, 17))
+    inputs = dict(problem.inputs)
+    expected = forward(problem)
+    state = {name[0]: inputs.pop(name) for name in ("h0", "c0") if name in inputs}
+    got = getattr(fastrnn, f"{family}_step")(inputs.pop("x")[0], *state.values(), **inputs, **chosen)
+    outputs = got if isinstance(got, tuple) else (got,)
+    assert_close(dict(zip(state, outputs, strict=True)), {name: expected[f"{name}_n"] for name in state})

@@ -1,0 +1,37 @@
+"""The list of cells is the same wherever it stands: Python's registry, the C core's table, the tests."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+from problems import PUBLIC
+
+import fastrnn
+from fastrnn.cells import CELLS
+
+
+def test_tests_know_every_cell() -> None:
+    assert set(PUBLIC) == set(CELLS)
+    for name, cell in CELLS.items():
+        family, gates, _ = PUBLIC[name]
+        assert (cell.name, cell.G, len(cell.states)) == (name, gates, 2 if family == "lstm" else 1)
+
+
+def test_c_core_knows_every_cell(native: str) -> None:
+    compiled = importlib.import_module("_fastrnn").cells()
+    assert {name: (gates, states) for name, (_, gates, states) in compiled.items()} == {
+        name: (cell.G, len(cell.states)) for name, cell in CELLS.items()
+    }
+
+
+@pytest.mark.parametrize("cell", PUBLIC)
+def test_public_functions(cell: str) -> None:
+    family = PUBLIC[cell][0]
+    for name in (f"{family}_forward", f"{family}_backward", f"{family}_step"):
+        assert name in fastrnn.__all__ and callable(getattr(fastrnn, name))
+
+
+def test_exports() -> None:
+    assert sorted(set(fastrnn.__all__)) == sorted(fastrnn.__all__)
+    assert not [name for name in fastrnn.__all__ if not hasattr(fastrnn, name)]

@@ -1,0 +1,130 @@
+"""Many callers at once, many threads in one call, fork, and what a call must leave as it was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from subprocess import CompletedProcess
+
+import numpy as np
+import pytest
+from problems import CELLS, THREADED, make, run
+from tolerance import assert_same_bits
+
+import fastrnn
+
+Python = Callable[..., CompletedProcess[str]]
+
+@pytest.mark.parametrize("sizes", THREADED)
+def test_several_python_threads_at_once(sizes: tuple[int, int, int, int], implementation: str) -> None:
+    """Calls of different cells and sizes, each with threads of its own, do not disturb each other."""
+    problems = [make(cell, sizes, dtype=np.float32) for cell in ("lstm", "gru_after", "gru_before", "rnn_tanh")]
+    small = [make(cell, (5, 3, 2, 7)) for cell in CELLS]
+    every = problems + small
+    expected = [run(problem) for problem in every]
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(3):
+            for got, alone in zip(pool.map(lambda p: run(p, threads=3), every), expected, strict=True):
+                assert_same_bits(got, alone)
+
+
+@pytest.mark.parametrize("sizes", THREADED)
+def test_more_threads_than_cpus(sizes: tuple[int, int, int, int], native: str) -> None:
+    problem = make("lstm", sizes, dtype=np.float32)
+    assert_same_bits(run(problem, threads=4 * (os.cpu_count() or 1) + 1), run(problem, threads=1))
+
+
+def test_default_number_of_threads() -> None:
+    before = fastrnn.get_num_threads()
+    assert before >= 1
+    fastrnn.set_num_threads(before + 2)
+    assert fastrnn.get_num_threads() == before + 2
+    for wrong, error in ((0, ValueError), (-1, ValueError), (1.5, TypeError), (None, TypeError)):
+        with pytest.raises(error, match="threads"):
+            fastrnn.set_num_threads(wrong)
+    assert fastrnn.get_num_threads() == before + 2
+    fastrnn.set_num_threads(before)
+
+
+def script(text: str, name: str) -> tuple[str, str]:
+    """Arguments for an interpreter that runs `text` with an implementation in use."""
+    backend, _, isa = name.partition("-")
+    setting = f"fastrnn.use_backend({backend!r})\n" + (f"fastrnn.use_isa({isa!r})\n" if isa else "")
+    return "-c", f"import os, fastrnn\nfrom problems import CELLS, THREADED, make, run\n{setting}{text}"
+
+
+COUNT = """
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+for cell in CELLS:
+    for sizes in THREADED:
+        child = os.fork()
+        if child == 0:
+            before = threads()
+            run(make(cell, sizes), threads=3)
+            os._exit(threads() - before)
+        print(cell, sizes, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
+def test_large_problems_are_shared(native: str, python: Python) -> None:
+    """The sizes that stand for threaded work in these tests do start two threads beside the caller's."""
+    done = python(*script(COUNT, native))
+    assert {line.split()[-1] for line in done.stdout.splitlines()} == {"2"}, done.stdout + done.stderr
+    assert len(done.stdout.splitlines()) == len(CELLS) * len(THREADED)
+
+
+FORK = """
+def results():
+    return [{n: a.tobytes() for n, a in run(make("lstm", s), threads=3).items()} for s in THREADED]
+
+before = results()
+for generation in range(2):  # a child, and a child of the child: each has to start a pool of its own
+    child = os.fork()
+    if child == 0:
+        continue
+    _, status = os.waitpid(child, 0)
+    assert status == 0, status
+    assert results() == before
+    os._exit(0)
+os._exit(results() != before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_fork(implementation: str, python: Python) -> None:
+    """A child that was forked after a threaded call computes the same, and so does its parent afterwards."""
+    done = python("-W", "ignore::DeprecationWarning", *script(FORK, implementation), timeout=100)
+    assert done.returncode == 0, done.stderr
+
+
+def test_exit(native: str, python: Python) -> None:
+    """The interpreter ends although the threads of the pool never return."""
+    done = python(*script('run(make("lstm", THREADED[0]), threads=3)', native), timeout=30)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_floating_point_environment_is_the_callers(cell: str, native: str) -> None:
+    """Kernels may flush subnormal numbers to zero, but only while they run; and warnings stay as they were."""
+    tiny = np.array([1e-40], np.float32)
+    before = np.geterr()
+    for threads in (1, 3):
+        run(make(cell, THREADED[0], dtype=np.float32), threads=threads)
+        assert (tiny * np.float32(0.5))[0] > 0
+        assert (tiny / np.float32(2.0))[0] == np.float32(5e-41)
+    assert np.geterr() == before
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_subnormal_inputs(cell: str, native: str) -> None:
+    """Inputs and weights too small for a normal number do no harm: they count as what they are, or as 0."""
+    problem = make(cell, (5, 3, 7, 17), dtype=np.float32)
+    x = problem.inputs["x"]
+    tiny = run(problem.changed(x=np.full_like(x, 1e-40)))
+    zero = run(problem.changed(x=np.zeros_like(x)))
+    for name in ("y", "h_n", "dU", "dh0"):
+        np.testing.assert_allclose(tiny[name], zero[name], rtol=1e-5, atol=1e-30)
