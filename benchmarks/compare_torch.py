@@ -38,9 +38,12 @@ Work = Callable[[], list[np.ndarray]]
 
 def ours(problem: Problem, train: bool, threads: int) -> Work:
     problem = problem.changed(threads=threads)
-    if train:
-        return lambda: [run(problem)[name] for name in ("y", "dx", "dW", "dU", "db", "db_rec")]
-    return lambda: [call(problem)[0].y]
+
+    def step() -> list[np.ndarray]:
+        results = run(problem)
+        return [results[name] for name in ("y", "dx", "dW", "dU", "db", "db_rec")]
+
+    return step if train else lambda: [call(problem)[0].y]
 
 
 def theirs(problem: Problem, train: bool, module: type[torch.nn.RNNBase]) -> Work:

@@ -31,7 +31,7 @@ INLINE void run_tile(const int m, const int n, const int by_columns, const Tile 
 #pragma GCC unroll 4
         for (int j = 0; j < n; j++) b[j] = load(panel + j * LANES);
         panel += n * LANES;
-        if (!by_columns) __builtin_prefetch(t->ahead + k * LANES);
+        if (!by_columns) __builtin_prefetch(t->ahead + k * LANES, 0, 2);
 #pragma GCC unroll 8
         for (int i = 0; i < m; i++) {
             vec a = splat(by_columns ? column[i] : row[i][k]);

@@ -75,7 +75,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastrnn")
     group.addoption("--require-native", action="store_true", help="fail if the compiled extension is missing")
-    group.addoption("--require-oracles", action="store_true", help="fail if torch, onnx, onnxruntime or numba is missing")
+    group.addoption("--require-oracles", action="store_true", help="fail if torch, onnx or numba is missing")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -100,7 +100,7 @@ def oracle() -> Callable[[str], Any]:
 
 @pytest.fixture
 def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a fresh interpreter in an empty directory, with the same fastrnn and problems: python("-c", code, NAME=...)."""
+    """Runs a fresh interpreter in an empty directory, on the same fastrnn and problems.py: python("-c", code)."""
     path = os.pathsep.join(str(Path(file).parent) for file in (Path(fastrnn.__file__).parent, __file__))
 
     def run(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:

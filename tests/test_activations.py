@@ -50,8 +50,9 @@ def numbers(dtype: Any) -> Iterator[np.ndarray]:
     yield np.arange(0, top, top // 2_000_003, uint).view(dtype)
     yield rng.integers(0, top, 500_000, uint, endpoint=True).view(dtype)
     yield rng.uniform(-100, 100, 1_000_000).astype(dtype)
-    special = [9.01, 9.2, 18.37, 20, 22, 36.7, 87.34, 88, 88.72, 103.97, 104, 708.4, 709, 709.78, 745.1, 1, 1e-4, 2**-12]
-    at = np.concatenate([np.arange(1, 260) * np.log(2) / 4, special]).astype(dtype)
+    saturates = [9.01, 9.2, 18.37, 20, 22, 36.7]
+    underflows = [87.34, 88, 88.72, 103.97, 104, 708.4, 709, 709.78, 745.1]
+    at = np.concatenate([np.arange(1, 260) * np.log(2) / 4, saturates, underflows, [1, 1e-4]]).astype(dtype)
     near = (at.view(uint)[:, None] + np.arange(-500, 501).astype(uint)).ravel().view(dtype)
     yield near
     yield -near

@@ -94,7 +94,8 @@ def test_best_isa_is_the_default(native: str, python: Python) -> None:
 def test_wrong_environment(variable: str, python: Python) -> None:
     done = python("-c", ASK, **{variable: "itanium"})
     assert done.returncode != 0
-    assert variable in done.stderr and "itanium" in done.stderr
+    assert variable in done.stderr
+    assert "itanium" in done.stderr
 
 
 def test_fall_back_is_said_once(python: Python) -> None:
@@ -109,7 +110,8 @@ def test_absent_backend_by_name(python: Python) -> None:
     """Who asks for a backend by name does not get another one."""
     code = BLOCK + "import fastrnn; fastrnn.use_backend('native')"
     done = python("-W", "ignore", "-c", code)
-    assert "ImportError" in done.stderr and "pip install" in done.stderr
+    assert "ImportError" in done.stderr
+    assert "pip install" in done.stderr
 
 
 def test_show_config(capsys: pytest.CaptureFixture[str]) -> None:

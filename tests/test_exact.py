@@ -111,7 +111,7 @@ def test_padding(cell: str, reverse: bool, native: str) -> None:
     clean = run(problem)
     lengths = problem.inputs["lengths"]
     padding = np.arange(9)[:, None] >= lengths
-    assert padding.any() and not padding.all()
+    assert 0 < padding.sum() < padding.size
     dirty = dict(problem.inputs | problem.cotangents)
     for name in ("x", "dy", "dc"):
         if name in dirty:

@@ -48,9 +48,8 @@ def test_wrong_shape(name: str, spoil: Callable[[np.ndarray], np.ndarray]) -> No
         ("x", one_more): ("resets", str(ALL.inputs["resets"].shape)),
         ("x", transposed): ("W", str(ALL.inputs["W"].shape)),
     }.get((name, spoil), (name, str(bad.shape)))
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=rf"^{culprit}\b.*{re.escape(shape)}"):
         run(ALL.changed(**{name: bad}))
-    assert re.match(rf"{culprit}\b", str(caught.value)) and shape in str(caught.value), str(caught.value)
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "i8", "c16", "g", "O", "U3", "M8[s]", ">f8"])
@@ -129,7 +128,7 @@ def test_huge_option_values(implementation: str) -> None:
 
 def test_choice_of_cell() -> None:
     x, W, U = np.zeros((2, 3, 4)), np.zeros((5, 4)), np.zeros((5, 5))
-    with pytest.raises(ValueError, match="activation.*tanh.*swish"):
+    with pytest.raises(ValueError, match=r"activation.*tanh.*swish"):
         fastrnn.rnn_forward(x, W, U, activation="swish")
     with pytest.raises(TypeError, match="reset_after"):
         fastrnn.gru_forward(x, np.zeros((15, 4)), np.zeros((15, 5)))
@@ -143,10 +142,10 @@ def test_cache() -> None:
     rnn = fastrnn.rnn_forward(x, np.zeros((5, 4)), np.zeros((5, 5)), training=True)
     assert fastrnn.rnn_forward(x, np.zeros((5, 4)), np.zeros((5, 5))).cache is None
     for backward in (fastrnn.lstm_backward, fastrnn.gru_backward):
-        with pytest.raises(TypeError, match="cache.*rnn"):
+        with pytest.raises(TypeError, match=r"cache.*rnn"):
             backward(dy, rnn.cache)
     for cache in (None, "cache", rnn, 3):
-        with pytest.raises(TypeError, match="cache.*training=True"):
+        with pytest.raises(TypeError, match=r"cache.*training=True"):
             fastrnn.rnn_backward(dy, cache)
 
 

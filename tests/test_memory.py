@@ -130,7 +130,7 @@ def test_no_steps(cell: str, implementation: str) -> None:
     expected = {f"{s}_n": problem.inputs[f"{s}0"] for s in states}
     expected |= {f"d{s}0": problem.cotangents[f"d{s}_n"] for s in states}
     expected |= {"y": np.empty((0, 3, 5)), "dx": np.empty((0, 3, 2))}
-    expected |= {f"d{n}": np.zeros_like(problem.inputs[n]) for n in ("W", "U", "b", "b_rec", "p") if n in problem.inputs}
+    expected |= {f"d{n}": np.zeros_like(a) for n, a in problem.inputs.items() if n in ("W", "U", "b", "b_rec", "p")}
     assert_same_bits(got, expected)
 
 
@@ -168,7 +168,7 @@ def test_no_inputs_or_units(name: str) -> None:
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(
     "sizes",
-    [(2**50, 1, 1, 1), (1, 2**50, 1, 1), (1, 1, 2**50, 1), (2**30, 2**29, 1, 1), (2**30, 2**29, 1, 16), (2**58, 1, 1, 97)],
+    [(2**50, 1, 1, 1), (1, 2**50, 1, 1), (1, 1, 2**50, 1), (2**30, 2**29, 1, 1), (2**30, 2**29, 1, 16)],
 )
 def test_sizes_beyond_memory(sizes: tuple[int, int, int, int], training: bool, implementation: str) -> None:
     """An x that takes no memory (all strides 0) but whose outputs would take petabytes, or overflow a size."""

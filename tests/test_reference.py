@@ -78,18 +78,19 @@ def test_options_mean_what_they_say(cell: str, reverse: bool, implementation: st
     problem = make(cell, (9, 7, 5, 15), lengths=True, resets=True, reverse=reverse, **cells)
     got = forward(problem)
     weights = {name: a for name, a in problem.inputs.items() if name in ("W", "U", "b", "b_rec", "p")}
+    every_step = [name for name in ("y", "c") if name in got]
     for n, length in enumerate(problem.inputs["lengths"]):
         state = {name: problem.inputs[name][n] for name in ("h0", "c0") if name in problem.inputs}
         steps = list(range(length))[:: -1 if reverse else 1]
         for t in steps:
             if problem.inputs["resets"][t, n]:
-                state = {name: np.zeros_like(s) for name, s in state.items()}
+                state = dict.fromkeys(state, np.zeros(15))
             now = Problem(cell, weights | state | {"x": problem.inputs["x"][t : t + 1, n]}, {}, cells)
             one = forward(now)
             state = {name: one[f"{name[0]}_n"] for name in state}
-            assert_close({k: got[k][t, n] for k in ("y", "c") if k in got}, {k: one[k][0] for k in ("y", "c") if k in one})
+            assert_close({k: got[k][t, n] for k in every_step}, {k: one[k][0] for k in every_step})
         assert_close({name: got[f"{name[0]}_n"][n] for name in state}, state)
-        assert not any(got[k][length:, n].any() for k in ("y", "c") if k in got)
+        assert not any(got[k][length:, n].any() for k in every_step)
 
 
 #: One step of one unit at 30 digits (mpmath), from the inputs in `test_one_step_by_hand`: h, and c for an LSTM.
@@ -143,10 +144,12 @@ def test_linear_cell_is_a_sum_of_matrix_powers(implementation: str) -> None:
     problem = make("rnn_identity", (7, 3, 5, 17))
     x, W, U, b, b_rec, h0 = (problem.inputs[name] for name in ("x", "W", "U", "b", "b_rec", "h0"))
     power = np.linalg.matrix_power
-    y = np.stack([
-        sum((x[s] @ W.T + b + b_rec) @ power(U, t - s).T for s in range(t + 1)) + h0 @ power(U, t + 1).T
-        for t in range(len(x))
-    ])
+    y = np.stack(
+        [
+            sum((x[s] @ W.T + b + b_rec) @ power(U, t - s).T for s in range(t + 1)) + h0 @ power(U, t + 1).T
+            for t in range(len(x))
+        ]
+    )
     assert_close(forward(problem), {"y": y, "h_n": y[-1]})
 
 

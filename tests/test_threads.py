@@ -16,6 +16,7 @@ import fastrnn
 
 Python = Callable[..., CompletedProcess[str]]
 
+
 @pytest.mark.parametrize("sizes", THREADED)
 def test_several_python_threads_at_once(sizes: tuple[int, int, int, int], implementation: str) -> None:
     """Calls of different cells and sizes, each with threads of its own, do not disturb each other."""
