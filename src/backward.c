@@ -1,4 +1,4 @@
-/* The backward driver: truncated nowhere, backpropagation through time (Werbos, Proc. IEEE 78, 1990).
+/* The backward driver: backpropagation through time (Werbos, Proc. IEEE 78, 1990).
  *
  * Step by step against the travel: the gradient that reaches h is the product of the gate gradients of the step after
  * with U, plus what the cell carries past the products, plus the caller's dy; the cell turns it into this step's gate
@@ -149,27 +149,37 @@ static void add_columns(real *to, Rows rows, ptrdiff_t n, ptrdiff_t columns)
     }
 }
 
-/* dW, dU and the bias and peephole gradients of a chunk, for this thread's hidden units. */
-static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows)
+/* dW, dU and the bias gradients of one gate: n hidden units from `from` on, over the chunk's rows. */
+static void add_gate_gradients(const Plan *p, int id, int gate, const Panels *x, const Panels *operand, ptrdiff_t from,
+                               ptrdiff_t n)
 {
     const frnn_call *call = p->call;
+    const ptrdiff_t at = gate * p->H + from, rows = x->K;
+    const Rows da = rows_at(p->da, gate * p->Hp + from), rec = rows_at(p->da_rec, gate * p->Hp + from);
+    Columns left = {da.data, OUTER_ROWS, da.stride}, left_rec = {rec.data, OUTER_ROWS, rec.stride};
+    if (p->packs_columns) left = left_rec = X(pack_columns)(p->scratch[id].columns, da, rows, n);
+    X(accumulate_outer)(n, left, x, (Rows){(real *)call->dW + at * p->I, p->I});
+    if (p->packs_columns && p->cell->split) left_rec = X(pack_columns)(p->scratch[id].columns, rec, rows, n);
+    X(accumulate_outer)(n, left_rec, operand, (Rows){(real *)call->dU + at * p->H, p->H});
+    if (call->db) add_columns((real *)call->db + at, da, rows, n);
+    if (call->db_rec) add_columns((real *)call->db_rec + at, rec, rows, n);
+}
+
+/* The parameters' gradients of a chunk, for this thread's hidden units. */
+static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows)
+{
     const Cell *cell = p->cell;
-    const ptrdiff_t H = p->H, from = share(H, id, p->threads), to = share(H, id + 1, p->threads);
+    const ptrdiff_t from = share(p->H, id, p->threads), n = share(p->H, id + 1, p->threads) - from;
     Panels x = p->x_panels;
     x.K = rows;
     for (int q = 0; q < cell->phases; q++) {
         Panels operand = p->operand_panels[q];
         operand.K = rows;
-        for (int g = first_gate(cell, q); g < first_gate(cell, q) + cell->phase_gates[q]; g++) {
-            const Rows da = {p->da.data + g * p->Hp, p->da.stride}, rec = {p->da_rec.data + g * p->Hp, p->da_rec.stride};
-            X(accumulate_outer)(from, to, da.data, da.stride, &x, (real *)call->dW + g * H * p->I, p->I);
-            X(accumulate_outer)(from, to, rec.data, rec.stride, &operand, (real *)call->dU + g * H * H, H);
-            if (call->db) add_columns((real *)call->db + g * H + from, rows_at(da, from), rows, to - from);
-            if (call->db_rec) add_columns((real *)call->db_rec + g * H + from, rows_at(rec, from), rows, to - from);
-        }
+        for (int k = 0; k < cell->phase_gates[q]; k++)
+            add_gate_gradients(p, id, first_gate(cell, q) + k, &x, &operand, from, n);
     }
-    for (int k = 0; k < cell->peepholes && call->dp; k++)
-        add_columns((real *)call->dp + k * H + from, rows_at(p->dp, k * p->Hp + from), rows, to - from);
+    for (int k = 0; k < cell->peepholes && p->call->dp; k++)
+        add_columns((real *)p->call->dp + k * p->H + from, rows_at(p->dp, k * p->Hp + from), rows, n);
 }
 
 /* dx of this thread's rows of a chunk. */

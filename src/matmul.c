@@ -180,23 +180,31 @@ static void accumulate_edge(TileFn tile_fn, int m, Tile t, ptrdiff_t valid)
         for (ptrdiff_t j = 0; j < valid; j++) c[i * ldc + j] += scratch[i * MAX_VECTORS * LANES + j];
 }
 
-void X(accumulate_outer)(ptrdiff_t first, ptrdiff_t last, const real *a, ptrdiff_t lda, const Panels *p, real *c,
-                         ptrdiff_t ldc)
+Columns X(pack_columns)(real *dst, Rows rows, ptrdiff_t K, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < n; i += OUTER_ROWS) {
+        const size_t bytes = (size_t)(n - i < OUTER_ROWS ? n - i : OUTER_ROWS) * sizeof(real);
+        for (ptrdiff_t r = 0; r < K; r++) memcpy(dst + i * K + r * OUTER_ROWS, row_of(rows, r) + i, bytes);
+    }
+    return (Columns){dst, OUTER_ROWS * K, OUTER_ROWS};
+}
+
+void X(accumulate_outer)(ptrdiff_t n, Columns a, const Panels *p, Rows c)
 {
     for (ptrdiff_t group = 0; group < group_count(p); group++) {
-        const int width = group_width(p, group), most = TILE_ROWS(width);
+        const int width = group_width(p, group);
         const ptrdiff_t column = group_start(p, group), valid = p->units - column;
         for (ptrdiff_t r = 0; r < p->K; r += BLOCK)
-            for (ptrdiff_t row = first; row < last; row += most) {
-                const int m = (int)(last - row < most ? last - row : most);
+            for (ptrdiff_t row = 0; row < n; row += OUTER_ROWS) {
+                const int m = (int)(n - row < OUTER_ROWS ? n - row : OUTER_ROWS);
                 const TileFn tile_fn = column_tiles[width - 1][m - 1];
                 const Tile t = {
-                    .columns = a + r * lda + row,
-                    .column_stride = lda,
+                    .columns = a.data + row / OUTER_ROWS * a.block_stride + r * a.row_stride,
+                    .column_stride = a.row_stride,
                     .panel = p->data + column * p->K + r * width * LANES,
                     .K = p->K - r < BLOCK ? p->K - r : BLOCK,
-                    .out = c + row * ldc + column,
-                    .out_stride = ldc,
+                    .out = row_of(c, row) + column,
+                    .out_stride = c.stride,
                     .add = 1,
                 };
                 if (valid >= width * LANES)

@@ -53,8 +53,19 @@ void X(multiply)(ptrdiff_t n, const real *const *a, ptrdiff_t segments, ptrdiff_
 /* Fill rows [first, last) of p, which has one gate: row k is the p->units elements at src[k]. */
 void X(pack_rows)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *const *src);
 
-/* C[first..last)[0..N) += sum over r of a[r*lda + row] * P[r][.]: P has one gate, K rows, N units. */
-void X(accumulate_outer)(ptrdiff_t first, ptrdiff_t last, const real *a, ptrdiff_t lda, const Panels *p, real *c,
-                         ptrdiff_t ldc);
+/* Neighbouring columns of a matrix, OUTER_ROWS at a time: column i, row r is
+ * data[i / OUTER_ROWS * block_stride + r * row_stride + i % OUTER_ROWS]. As they lie in the matrix, block_stride is
+ * OUTER_ROWS; packed, every block stands by itself, which spares the caches and the TLB long strides. */
+enum { OUTER_ROWS = TILE_ROWS(TILE_VECTORS) };
+typedef struct {
+    const real *data;
+    ptrdiff_t block_stride, row_stride;
+} Columns;
+
+/* Pack the first n columns of K rows into dst, which holds K times n rounded up to OUTER_ROWS. */
+Columns X(pack_columns)(real *dst, Rows rows, ptrdiff_t K, ptrdiff_t n);
+
+/* C[i][0..N) += sum over r of column i of A at r, times P[r][.], for n columns: P has one gate, K rows, N units. */
+void X(accumulate_outer)(ptrdiff_t n, Columns a, const Panels *p, Rows c);
 
 #endif

@@ -7,6 +7,7 @@ const Cell *const X(cells)[] = {FRNN_CELLS(POINTER)};
 enum {
     CHUNK_BYTES = 256 << 10, /* of wx a thread: stays in its L2 beside the panels */
     CHUNK_ROWS = 512,        /* of a weight-gradient product: enough to repay reading and writing dW once a chunk */
+    WIDE = 256,              /* columns of [dW dU] that repay packing the gate gradients, by measurement */
     ROW_PAD = FRNN_ALIGN / sizeof(real), /* keeps rows from falling into one set of the cache when Hp is a power of 2 */
 };
 
@@ -138,6 +139,11 @@ static void take_backward(Plan *p, Arena *arena)
     p->dp = take_rows(arena, rows, cell->peepholes, Hp);
     p->da_before = take_rows(arena, B, cell->gates, Hp);
     p->carry = take_rows(arena, B, cell->states, Hp);
+    p->packs_columns = p->I + p->H >= WIDE;
+    for (int i = 0; i < p->threads && p->packs_columns; i++) {
+        real *columns = take_reals(arena, rows * ((p->H + p->threads - 1) / p->threads + OUTER_ROWS));
+        if (arena->base) p->scratch[i].columns = columns;
+    }
     p->x_rows = take(arena, (size_t)rows * sizeof *p->x_rows);
     p->dx_rows = take(arena, (size_t)rows * sizeof *p->dx_rows);
 }

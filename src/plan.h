@@ -17,6 +17,7 @@ typedef struct {
     const real **prev;   /* per row: the states before this step */
     const real **left;   /* per row: left operand of the product at hand */
     real *wx;            /* [row][group][gate][lane]: W x + b for a chunk of steps */
+    real *columns;       /* backward: one gate's gradients of the thread's units, packed */
 } Scratch;
 
 typedef struct {
@@ -53,6 +54,7 @@ typedef struct {
     real **dx_rows;
     Rows operand_copy[MAX_PHASES];             /* with checkpoints, where operands do not outlive their segment */
     Panels x_panels, operand_panels[MAX_PHASES];
+    int packs_columns; /* the weight gradients are wide enough to repay packing their left operand */
 } Plan;
 
 /* Lay out a call in `work` (and `call->saved`) for `threads` threads; returns the bytes of work. With work null it

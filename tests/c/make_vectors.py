@@ -39,20 +39,27 @@ EDGES = (
     (0, 3, 5, 7),  # no steps
     (3, 0, 5, 7),  # no sequences
     (1, 1, 1, 1),
-    (3, 5, 257, 131),  # several blocks of a dot product
-    (33, 17, 3, 7),  # more rows than a chunk of backward
-    (25, 11, 7, 97),  # more steps than a chunk of the input product
+    (3, 2, 257, 131),  # several blocks of a dot product
     (3, 97, 7, 15),  # more rows than one product takes
 )
 
-# Work that the C core shares among threads; see share_out in src/plan.c. run_vectors.c complains if it does not.
-CALL_FLOP = 2.1e6  #: in a call, to be shared at all
-STEP_FLOP = 2.1e5  #: in a step's recurrent product, to be shared by hidden units
+# Where src/plan.c begins to cut time into chunks, and to share work among threads (run_vectors.c complains if it does
+# not share what it ought to).
+CHUNK = 66_000  #: elements of W x for one thread; then its rows are more than a chunk of backward, too
+CALL_FLOP = 2.1e6  #: of a call, to be shared at all
+STEP_FLOP = 2.1e5  #: of a step's recurrent product, to be shared by hidden units
 BY_ROWS = ((13, 31, 33), (97, 3, 17))  #: (B, I, H): enough sequences to give each of 3 threads some
 BY_UNITS = ((1, 7), (3, 5), (9, 33))  #: (B, I): too few, so H must be large
 
+Sizes = tuple[int, int, int, int]  #: T, B, I, H
 
-def sizes_to_share(cell: str) -> Iterator[tuple[int, int, int, int]]:
+
+def sizes_to_chunk(cell: str) -> Sizes:
+    B, H = 23, 7
+    return CHUNK // (PUBLIC[cell][1] * B * H) + 1, B, 1, H
+
+
+def sizes_to_share(cell: str) -> Iterator[Sizes]:
     """The least T, and by hidden units the least odd H, that are worth sharing."""
     G = PUBLIC[cell][1]
     by_units = ((B, I, math.ceil(math.sqrt(STEP_FLOP / (2 * G * B))) | 1) for B, I in BY_UNITS)
@@ -60,7 +67,7 @@ def sizes_to_share(cell: str) -> Iterator[tuple[int, int, int, int]]:
         yield math.ceil(CALL_FLOP / (2 * G * B * H * (H + I))), B, I, H
 
 
-def random_sizes(rng: np.random.Generator, cell: str, count: int) -> Iterator[tuple[int, int, int, int]]:
+def random_sizes(rng: np.random.Generator, cell: str, count: int) -> Iterator[Sizes]:
     """Awkward sizes of at most `CALL_FLOP`."""
     while count:
         T, B, I, H = (int(n) for n in rng.choice(AWKWARD, 4))
@@ -69,7 +76,7 @@ def random_sizes(rng: np.random.Generator, cell: str, count: int) -> Iterator[tu
             yield T, B, I, H
 
 
-def random_problem(rng: np.random.Generator, cell: str, sizes: tuple[int, int, int, int], shared: bool) -> Problem:
+def random_problem(rng: np.random.Generator, cell: str, sizes: Sizes, shared: bool) -> Problem:
     """A problem with random options and, now and then, without a cotangent.
 
     Of those with lengths, some have no valid step, but what is `shared` keeps a whole sequence.
@@ -88,8 +95,8 @@ def problems(small: bool) -> Iterator[tuple[Problem, int, bool]]:
     """Each problem, its layout, and whether it is large enough to be shared among threads."""
     rng = np.random.default_rng(20)
     for cell in CELLS:
-        alone = [(sizes, False) for sizes in (*EDGES, *random_sizes(rng, cell, 5 if small else 15))]
-        for sizes, shared in alone + [(sizes, True) for sizes in sizes_to_share(cell)]:
+        alone = [*EDGES, sizes_to_chunk(cell), *random_sizes(rng, cell, 5 if small else 15)]
+        for sizes, shared in [*((s, False) for s in alone), *((s, True) for s in sizes_to_share(cell))]:
             yield random_problem(rng, cell, sizes, shared), int(rng.integers(LAYOUTS)), shared
 
 
