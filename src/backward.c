@@ -135,18 +135,24 @@ static void undo_step(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
     }
 }
 
-/* to[j] += the sum of column j over n rows, in runs of BLOCK rows like every product. */
-static void add_columns(real *to, Rows rows, ptrdiff_t n, ptrdiff_t columns)
+/* to[j] += the sum of column j over n rows, in double: such sums cancel, and cost nothing beside the products. */
+static void add_columns(double *to, Rows rows, ptrdiff_t n, ptrdiff_t columns)
 {
     enum { STRIP = 64 };
     for (ptrdiff_t j = 0; j < columns; j += STRIP) {
         const ptrdiff_t width = columns - j < STRIP ? columns - j : STRIP;
-        for (ptrdiff_t r0 = 0; r0 < n; r0 += BLOCK) {
-            real sum[STRIP] = {0};
-            for (ptrdiff_t r = r0; r < n && r < r0 + BLOCK; r++) add_to(sum, row_of(rows, r) + j, width);
-            add_to(to + j, sum, width);
+        double sum[STRIP] = {0};
+        for (ptrdiff_t r = 0; r < n; r++) {
+            const real *row = row_of(rows, r) + j;
+            for (ptrdiff_t k = 0; k < width; k++) sum[k] += row[k];
         }
+        for (ptrdiff_t k = 0; k < width; k++) to[j + k] += sum[k];
     }
+}
+
+static void write_sums(void *to, const double *sums, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; to && i < n; i++) ((real *)to)[i] = (real)sums[i];
 }
 
 /* dW, dU and the bias gradients of one gate: n hidden units from `from` on, over the chunk's rows. */
@@ -161,8 +167,8 @@ static void add_gate_gradients(const Plan *p, int id, int gate, const Panels *x,
     X(accumulate_outer)(n, left, x, (Rows){(real *)call->dW + at * p->I, p->I});
     if (p->packs_columns && p->cell->split) left_rec = X(pack_columns)(p->scratch[id].columns, rec, rows, n);
     X(accumulate_outer)(n, left_rec, operand, (Rows){(real *)call->dU + at * p->H, p->H});
-    if (call->db) add_columns((real *)call->db + at, da, rows, n);
-    if (call->db_rec) add_columns((real *)call->db_rec + at, rec, rows, n);
+    add_columns(p->db + at, da, rows, n);
+    if (p->cell->split) add_columns(p->db_rec + at, rec, rows, n);
 }
 
 /* The parameters' gradients of a chunk, for this thread's hidden units. */
@@ -178,8 +184,8 @@ static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows)
         for (int k = 0; k < cell->phase_gates[q]; k++)
             add_gate_gradients(p, id, first_gate(cell, q) + k, &x, &operand, from, n);
     }
-    for (int k = 0; k < cell->peepholes && p->call->dp; k++)
-        add_columns((real *)p->call->dp + k * p->H + from, rows_at(p->dp, k * p->Hp + from), rows, n);
+    for (int k = 0; k < cell->peepholes; k++)
+        add_columns(p->dp_sums + k * p->H + from, rows_at(p->dp, k * p->Hp + from), rows, n);
 }
 
 /* dx of this thread's rows of a chunk. */
@@ -257,9 +263,11 @@ static void prepare(const Plan *p, int id)
     const ptrdiff_t from = share(cell->gates * H, id, p->threads), n = share(cell->gates * H, id + 1, p->threads) - from;
     zero_row((real *)call->dW + from * I, n * I);
     zero_row((real *)call->dU + from * H, n * H);
-    if (call->db) zero_row((real *)call->db + from, n);
-    if (call->db_rec) zero_row((real *)call->db_rec + from, n);
-    if (call->dp && id == 0) zero_row(call->dp, cell->peepholes * H);
+    if (id == 0) {
+        memset(p->db, 0, (size_t)(cell->gates * H) * sizeof *p->db);
+        memset(p->db_rec, 0, (size_t)(cell->gates * H) * sizeof *p->db_rec);
+        memset(p->dp_sums, 0, (size_t)(cell->peepholes * H) * sizeof *p->dp_sums);
+    }
     for (ptrdiff_t row = share(p->B, id, p->threads); row < share(p->B, id + 1, p->threads); row++) {
         const ptrdiff_t b = p->sequence[row];
         for (ptrdiff_t t = p->length[row]; t < call->T; t++)
@@ -293,6 +301,10 @@ static void backward_job(void *arg, int id)
     }
     chunk.high = -1; /* step 0 is behind us: its gate gradients are the ones kept before */
     undo_step(p, id, chunk, -1);
+    if (id > 0) return;
+    write_sums(p->call->db, p->db, p->cell->gates * p->H);
+    write_sums(p->call->db_rec, p->db_rec, p->cell->gates * p->H);
+    write_sums(p->call->dp, p->dp_sums, p->cell->peepholes * p->H);
 }
 
 size_t X(backward_bytes)(const frnn_call *call)

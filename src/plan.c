@@ -139,6 +139,9 @@ static void take_backward(Plan *p, Arena *arena)
     p->dp = take_rows(arena, rows, cell->peepholes, Hp);
     p->da_before = take_rows(arena, B, cell->gates, Hp);
     p->carry = take_rows(arena, B, cell->states, Hp);
+    p->db = take(arena, (size_t)(cell->gates * p->H) * sizeof *p->db);
+    p->db_rec = cell->split ? take(arena, (size_t)(cell->gates * p->H) * sizeof *p->db_rec) : p->db;
+    p->dp_sums = take(arena, (size_t)(cell->peepholes * p->H) * sizeof *p->dp_sums);
     p->packs_columns = p->I + p->H >= WIDE;
     for (int i = 0; i < p->threads && p->packs_columns; i++) {
         real *columns = take_reals(arena, rows * ((p->H + p->threads - 1) / p->threads + OUTER_ROWS));

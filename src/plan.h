@@ -50,6 +50,7 @@ typedef struct {
     Rows da, da_rec, dp;                       /* gate gradients and peephole terms */
     Rows da_before;                            /* da_rec of the step done last in the chunk before, B rows */
     Rows carry;                                /* B rows of states */
+    double *db, *db_rec, *dp_sums;             /* sums so far; db_rec is db unless the cell splits */
     const real **x_rows, **operand[MAX_PHASES]; /* per chunk row: x, and what the phase's product multiplied */
     real **dx_rows;
     Rows operand_copy[MAX_PHASES];             /* with checkpoints, where operands do not outlive their segment */

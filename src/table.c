@@ -1,25 +1,40 @@
 /* This (dtype, instruction set)'s entry points. */
 #include "activation.h"
 #include "drive.h"
+#include "team.h"
 
 static frnn_cell_info cell_info(int cell)
 {
     return (frnn_cell_info){X(cells)[cell]->name, X(cells)[cell]->gates, X(cells)[cell]->states};
 }
 
-#define ELEMENTWISE(name, function)                                                                                    \
-    static void name(size_t n, const void *x, void *y)                                                                 \
+typedef struct {
+    size_t n;
+    const real *x;
+    real *y;
+} Elements;
+
+/* y = f(x) as a kernel would compute it: in whole vectors, in the kernels' floating-point mode. */
+#define ELEMENTWISE(name)                                                                                              \
+    static void name##_job(void *arg, int id)                                                                          \
     {                                                                                                                  \
-        for (size_t i = 0; i < n; i += (size_t)LANES) {                                                                \
-            const size_t bytes = (n - i < (size_t)LANES ? n - i : (size_t)LANES) * sizeof(real);                       \
+        const Elements *e = arg;                                                                                       \
+        (void)id;                                                                                                      \
+        for (size_t i = 0; i < e->n; i += (size_t)LANES) {                                                             \
+            const size_t bytes = (e->n - i < (size_t)LANES ? e->n - i : (size_t)LANES) * sizeof(real);                 \
             vec v = splat(0);                                                                                          \
-            memcpy(&v, (const real *)x + i, bytes);                                                                    \
-            v = function(v);                                                                                           \
-            memcpy((real *)y + i, &v, bytes);                                                                          \
+            memcpy(&v, e->x + i, bytes);                                                                               \
+            v = v##name(v);                                                                                            \
+            memcpy(e->y + i, &v, bytes);                                                                               \
         }                                                                                                              \
+    }                                                                                                                  \
+    static void each_##name(size_t n, const void *x, void *y)                                                          \
+    {                                                                                                                  \
+        Elements elements = {n, x, y};                                                                                 \
+        frnn_team_run(1, name##_job, &elements);                                                                       \
     }
-ELEMENTWISE(elementwise_sigmoid, vsigmoid)
-ELEMENTWISE(elementwise_tanh, vtanh)
+ELEMENTWISE(sigmoid)
+ELEMENTWISE(tanh)
 
 #define COUNT_ONE(name) 0,
 
@@ -31,6 +46,6 @@ const frnn_table X(table) = {
     .backward_bytes = X(backward_bytes),
     .forward = X(forward),
     .backward = X(backward),
-    .sigmoid = elementwise_sigmoid,
-    .tanh = elementwise_tanh,
+    .sigmoid = each_sigmoid,
+    .tanh = each_tanh,
 };

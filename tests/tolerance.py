@@ -4,9 +4,10 @@ Errors are norm-wise: ||got - exact|| / ||exact|| for each tensor, exact being t
 complex steps vouch for). A tensor whose exact value is 0 must be 0, so zero passes for nothing else.
 
 * float64: within 1e-12.
-* float32: within 4 times the error that a plain float32 NumPy loop makes on the same problem. That loop may be
-  right to the last bit by luck, on a tensor of a few elements above all, so its error counts as FLOOR_EPS
-  roundings at least (then the worst of 4000 tensors of random problems is at 2.8 times).
+* float32: within 4 times the error that a plain float32 NumPy loop makes on the same problem. On a tensor of a few
+  elements that loop may be right to the last bit by luck (over 6000 tensors of random problems the worst ratio is
+  2.9 among those of 64 elements or more, 13 among the smaller ones, though its square mean is about 1 in both), so
+  below FEW elements its error counts as 4 roundings at least, and above as half of one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ Arrays = dict[str, np.ndarray]
 
 FLOAT64 = 1e-12
 RATIO = 4.0
-FLOOR_EPS = 2.0
+FEW = 64
+FLOOR_EPS = 4.0  # below FEW elements
 
 
 def relative_error(got: np.ndarray, exact: np.ndarray) -> float:
@@ -28,6 +30,12 @@ def relative_error(got: np.ndarray, exact: np.ndarray) -> float:
     if size == 0:
         return 0.0 if distance == 0 else np.inf
     return float(distance / size)
+
+
+def allowed_float32(loop: np.ndarray, exact: np.ndarray) -> float:
+    """The error that a float32 tensor may have where the NumPy loop came to `loop`."""
+    least = (FLOOR_EPS if exact.size < FEW else 0.5) * float(np.finfo(np.float32).eps)
+    return RATIO * max(relative_error(loop, exact), least)
 
 
 def assert_close(got: Arrays, exact: Arrays, bound: float = FLOAT64) -> None:
@@ -41,11 +49,10 @@ def assert_close(got: Arrays, exact: Arrays, bound: float = FLOAT64) -> None:
 def assert_float32(got: Arrays, exact: Arrays, loop: Arrays) -> None:
     """Every tensor is within 4 times the error of the float32 NumPy `loop`."""
     assert got.keys() == exact.keys() == loop.keys()
-    floor = FLOOR_EPS * np.finfo(np.float32).eps
     bad = {}
     for name, value in exact.items():
         assert got[name].dtype == np.float32, f"{name} is {got[name].dtype}"
-        error, allowed = relative_error(got[name], value), RATIO * max(relative_error(loop[name], value), floor)
+        error, allowed = relative_error(got[name], value), allowed_float32(loop[name], value)
         if not error <= allowed:
             bad[name] = f"{error:.2e} > {allowed:.2e}"
     assert not bad, f"relative errors {bad}"

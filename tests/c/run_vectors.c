@@ -546,7 +546,7 @@ static void test_table(Run run, const Problem *problems, int64_t count, int call
         run.problem = &problems[i];
         test_problem(run);
     }
-    printf("%-10s float%d: worst error %.2f of what is allowed, %s\n", run.isa, run.wide ? 64 : 32, run.report->worst,
+    printf("%-10s float%d: worst error %.2g of what is allowed, %s\n", run.isa, run.wide ? 64 : 32, run.report->worst,
            run.report->worst_name);
     run.problem = NULL;
     test_activation(run, 0);
