@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import threading
 
-import _fastrnn
 import numpy as np
 
+import _fastrnn
 from fastrnn.call import Call, Forward, Gradients
 
 name = "native"

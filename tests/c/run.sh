@@ -20,7 +20,7 @@ case ${1:-native} in
         options=(-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc)
         emulator=(qemu-aarch64 -L /usr/aarch64-linux-gnu)
         selection=(--small) ;;
-    asan) options=("-DCMAKE_C_FLAGS=-g -fsanitize=address,undefined -fno-sanitize-recover=all") ;;
+    asan) options=("-DCMAKE_C_FLAGS=-g -fsanitize=address,undefined -fno-sanitize-recover=all") selection=(--small) ;;
     tsan) options=("-DCMAKE_C_FLAGS=-g -fsanitize=thread") selection=(--small) ;;
     *) echo "usage: $0 [native|neon|asan|tsan]" >&2; exit 2 ;;
 esac
