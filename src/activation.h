@@ -17,7 +17,8 @@
 #define MANTISSA 23
 #define EXP_LIMIT 88.0f  /* exp(+-88) is finite, and 2^n with n = round(88 / ln 2) = 127 still a number */
 #define TANH_LIMIT 9.2f  /* tanh is 1 to the last bit from 9.02 */
-#define ROUNDER 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, kept in the low bits */
+/* 1.5 * 2^23 + 127: adding it rounds to an integer, and leaves that integer's power of 2 in the low bits */
+#define ROUNDER 12583039.0f
 #define LOG2E 1.44269504f
 #define LN2_HIGH 0.693359375f
 #define LN2_LOW -2.12194440e-4f
@@ -25,12 +26,11 @@
 #define MANTISSA 52
 #define EXP_LIMIT 709.0
 #define TANH_LIMIT 20.0
-#define ROUNDER 6755399441055744.0 /* 1.5 * 2^52 */
+#define ROUNDER 6755399441056767.0 /* 1.5 * 2^52 + 1023 */
 #define LOG2E 1.4426950408889634
 #define LN2_HIGH 6.93147180369123816490e-01
 #define LN2_LOW 1.90821492927058770002e-10
 #endif
-#define BIAS (((integer)1 << (FRNN_BITS - 2 - MANTISSA)) - 1)
 
 /* q(r), by Estrin's scheme: short chains matter more than few operations in a small net. */
 INLINE vec exp_tail(vec r)
@@ -54,9 +54,9 @@ INLINE vec exp_tail(vec r)
 #endif
 }
 
-/* exp(z) = scale (1 + r + tail), |r| <= ln(2)/2 and tail about r^2 / 2, for |z| <= EXP_LIMIT. */
+/* exp(z) = scale (1 + r + square q) with |r| <= ln(2)/2, square = r^2 and q about 1/2, for |z| <= EXP_LIMIT. */
 typedef struct {
-    vec scale, r, tail;
+    vec scale, r, square, q;
 } ExpParts;
 
 INLINE ExpParts exp_parts(vec z)
@@ -65,29 +65,29 @@ INLINE ExpParts exp_parts(vec z)
     vec n = shifted - splat(ROUNDER);
     vec r = FMA(n, splat(-(LN2_HIGH)), z);
     r = FMA(n, splat(-(LN2_LOW)), r);
-    return (ExpParts){(vec)(((ivec)shifted + BIAS) << MANTISSA), r, r * r * exp_tail(r)};
+    return (ExpParts){(vec)((ivec)shifted << MANTISSA), r, r * r, exp_tail(r)};
 }
 
 /* With e = exp(-x) and a rough y = 1 / (1 + e), the error 1 - y (1 + e) is formed from e itself, so that neither the
  * rounding of 1 + e nor that of y stays in the result. */
 INLINE vec vsigmoid(vec x)
 {
-    const ExpParts parts = exp_parts(VMIN(splat(EXP_LIMIT), VMAX(splat(-EXP_LIMIT), -x)));
-    vec e = FMA(parts.scale, parts.r + parts.tail, parts.scale);
+    const ExpParts exp = exp_parts(VMIN(splat(EXP_LIMIT), VMAX(splat(-EXP_LIMIT), -x)));
+    vec e = FMA(exp.scale, FMA(exp.square, exp.q, exp.r), exp.scale);
     vec y = rough_reciprocal(splat(1) + e);
     return FMA(y, FMA(-y, e, splat(1) - y), y);
 }
 
-/* With e = expm1(2|x|) = head + tail and a rough y = e / (e + 2), the error e - y (e + 2) is formed from head and tail:
- * (1 - y) (head + tail) - 2 y. */
+/* With e = expm1(2|x|) = head + tail and a rough y = e / (e + 2), the error e - y (e + 2) is formed as
+ * (1 - y) (head + tail) - 2 y, likewise; head is exact near 0. */
 INLINE vec vtanh(vec x)
 {
     const ivec sign = (ivec)splat(-(real)0);
     vec z = VMIN(splat(TANH_LIMIT), (vec)((ivec)x & ~sign));
-    const ExpParts parts = exp_parts(z + z);
-    vec head = FMA(parts.scale, parts.r, parts.scale - splat(1)), tail = parts.scale * parts.tail, e = head + tail;
-    vec inverse = rough_reciprocal(e + splat(2)), y = e * inverse;
-    vec rest = splat(1) - y, error = FMA(rest, tail, FMA(rest, head, splat(-2) * y));
+    const ExpParts exp = exp_parts(z + z);
+    vec head = FMA(exp.scale, exp.r, exp.scale - splat(1)), tail = exp.scale * (exp.square * exp.q), e = head + tail;
+    vec inverse = rough_reciprocal(e + splat(2)), y = e * inverse, rest = splat(1) - y;
+    vec error = FMA(rest, tail, FMA(rest, head, splat(-2) * y));
     return (vec)((ivec)FMA(error, inverse, y) | ((ivec)x & sign));
 }
 

@@ -33,7 +33,7 @@ INLINE void forward(int peephole, const ForwardTile *t)
             c = FMA(f, c, i * g);
             if (peephole) ao = FMA(load(p + PEEP_O * Hp + l), c, ao);
             vec o = vsigmoid(ao);
-            store(h + l, o * vtanh(c));
+            store(h + l, o);
             store(h + Hp + l, c);
             if (gates) {
                 store(gates + GATE_I * Hp + l, i);
@@ -42,6 +42,11 @@ INLINE void forward(int peephole, const ForwardTile *t)
                 store(gates + GATE_O * Hp + l, o);
             }
         }
+    }
+    /* A loop of its own: the chain from the gates through tanh(c) is longer than what a core can hold of it at once. */
+    for (int r = 0; r < t->rows; r++) {
+        real *h = row_of(t->next, r) + t->at;
+        for (ptrdiff_t l = 0; l < n; l += LANES) store(h + l, load(h + l) * vtanh(load(h + Hp + l)));
     }
 }
 

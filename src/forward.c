@@ -39,6 +39,15 @@ static void input_product(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to)
     }
 }
 
+/* Copy n units, whole vectors where that is all there is. */
+INLINE void copy_units(real *to, const real *from, ptrdiff_t n)
+{
+    if (n % LANES == 0)
+        for (ptrdiff_t i = 0; i < n; i += LANES) store(to + i, load(from + i));
+    else
+        memcpy(to, from, (size_t)n * sizeof(real));
+}
+
 /* Copy a finished tile's states to the caller's arrays. */
 static void deliver(const Plan *p, const ForwardTile *t, ptrdiff_t s, ptrdiff_t row)
 {
@@ -46,12 +55,11 @@ static void deliver(const Plan *p, const ForwardTile *t, ptrdiff_t s, ptrdiff_t 
     const ptrdiff_t left = p->H - t->at, n = left < t->lanes ? left : t->lanes;
     for (int i = 0; i < t->rows; i++) {
         const real *h = row_of(t->next, i) + t->at;
-        if (call->y.data) memcpy(element(p, call->y, s, row + i) + t->at, h, (size_t)n * sizeof(real));
-        if (call->c.data) memcpy(element(p, call->c, s, row + i) + t->at, h + p->Hp, (size_t)n * sizeof(real));
-        for (int k = 0; k < p->cell->states; k++)
-            if (call->final[k] && s == last_step(p, row + i))
-                memcpy((real *)call->final[k] + p->sequence[row + i] * p->H + t->at, h + k * p->Hp,
-                       (size_t)n * sizeof(real));
+        if (call->y.data) copy_units(element(p, call->y, s, row + i) + t->at, h, n);
+        if (call->c.data) copy_units(element(p, call->c, s, row + i) + t->at, h + p->Hp, n);
+        for (int k = 0; k < p->cell->states && s == last_step(p, row + i); k++)
+            if (call->final[k])
+                copy_units((real *)call->final[k] + p->sequence[row + i] * p->H + t->at, h + k * p->Hp, n);
     }
 }
 

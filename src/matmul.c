@@ -78,21 +78,46 @@ INLINE int panel_width(int vectors, int panel)
 }
 INLINE int group_width(const Panels *p, ptrdiff_t group) { return (int)(p->gates * group_lanes(p, group) / LANES); }
 
+/* Transpose a square of LANES vectors in place: swap blocks off the diagonal, of one lane, then two, then four ... */
+INLINE void transpose(vec *v)
+{
+#pragma GCC unroll 4
+    for (int width = 1; width < LANES; width *= 2) {
+        ivec low, high;
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) {
+            low[i] = i & width ? LANES + i - width : i;
+            high[i] = i & width ? LANES + i : i + width;
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) {
+            if (i & width) continue;
+            const vec a = v[i], b = v[i + width];
+            v[i] = pick(a, b, low);
+            v[i + width] = pick(a, b, high);
+        }
+    }
+}
+
 /* One vector column of a panel: `valid` lanes from src, the rest zero. */
 static void pack_vector(real *dst, ptrdiff_t dst_stride, const real *src, ptrdiff_t valid, ptrdiff_t K,
                         ptrdiff_t unit_stride, ptrdiff_t k_stride)
 {
-    enum { BITE = 16 }; /* steps of k at a time: what is read along k and written across it stays in L1 */
-    if (unit_stride == 1 && valid == LANES) {
-        for (ptrdiff_t k = 0; k < K; k++) store(dst + k * dst_stride, load(src + k * k_stride));
-        return;
-    }
-    for (ptrdiff_t k0 = 0; k0 < K; k0 += BITE) {
-        ptrdiff_t k1 = k0 + BITE < K ? k0 + BITE : K;
+    ptrdiff_t k = 0;
+    if (valid == LANES && unit_stride == 1)
+        for (; k < K; k++) store(dst + k * dst_stride, load(src + k * k_stride));
+    else if (valid == LANES && k_stride == 1)
+        for (; k + LANES <= K; k += LANES) {
+            vec v[LANES];
+#pragma GCC unroll 16
+            for (int lane = 0; lane < LANES; lane++) v[lane] = load(src + lane * unit_stride + k);
+            transpose(v);
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++) store(dst + (k + i) * dst_stride, v[i]);
+        }
+    for (; k < K; k++)
         for (ptrdiff_t lane = 0; lane < LANES; lane++)
-            for (ptrdiff_t k = k0; k < k1; k++)
-                dst[k * dst_stride + lane] = lane < valid ? src[lane * unit_stride + k * k_stride] : 0;
-    }
+            dst[k * dst_stride + lane] = lane < valid ? src[lane * unit_stride + k * k_stride] : 0;
 }
 
 void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,

@@ -80,6 +80,18 @@ INLINE Rows rows_at(Rows rows, ptrdiff_t column) { return (Rows){rows.data + col
 /* mask ? a : b, lane by lane; masks are what comparisons of vectors give. */
 INLINE vec choose(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
 
+/* Lane i is lane index[i] of a, or of b from LANES on. */
+INLINE vec pick(vec a, vec b, ivec index)
+{
+#if defined(__clang__)
+    vec v;
+    for (ptrdiff_t i = 0; i < LANES; i++) v[i] = index[i] < LANES ? a[index[i]] : b[index[i] - LANES];
+    return v;
+#else
+    return __builtin_shuffle(a, b, index);
+#endif
+}
+
 /* 1 / a for a >= 1 or NaN, to half of real's digits or better: callers correct it. AVX-512's division takes four times
  * as long as its estimate (2^-14) and, for double, one Newton step. */
 #if defined(__AVX512F__) && FRNN_BITS == 32

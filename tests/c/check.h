@@ -1,0 +1,89 @@
+/* What the files of this test have in common: problems, ways to compute them, guarded arrays, and complaints. */
+#ifndef CHECK_H
+#define CHECK_H
+
+#include "fastrnn.h"
+
+/* In the order of the file: inputs, cotangents, outputs of forward, gradients. */
+#define TENSORS(T)                                                                                                     \
+    T(x) T(W) T(U) T(b) T(b_rec) T(p) T(h0) T(c0) T(lengths) T(resets) T(dy) T(dh_n) T(dc_n) T(dc)                     \
+    T(y) T(h_n) T(c_n) T(c) T(dx) T(dW) T(dU) T(db) T(db_rec) T(dp) T(dh0) T(dc0)
+#define NUMBER(name) N_##name,
+enum { TENSORS(NUMBER) COUNT, OUTPUTS = N_y, GRADIENTS = N_dx };
+extern const char *const tensor_names[];
+
+typedef struct {
+    int64_t size; /* -1: absent */
+    double tolerance[2];
+    const double *values;
+} Tensor;
+
+typedef struct {
+    int64_t number; /* in the file */
+    char cell[16];
+    int64_t T, B, I, H, reverse, layout, checkpoint, shared;
+    Tensor tensor[COUNT];
+} Problem;
+
+enum { TIME_MAJOR, BATCH_FIRST, BACKWARDS };
+
+/* One way to compute a problem. */
+typedef struct {
+    int threads, checkpointed;
+    int denied; /* the team is taken, so the call must do alone what it has laid out for several threads */
+    int fill;   /* every byte of outputs and work areas at the start; 0xff makes NaNs */
+} Way;
+
+typedef struct {
+    int passed, failed, complaints; /* complaints: of the test at hand */
+    double worst;                   /* error as a part of the error allowed */
+    char worst_name[64];
+} Report;
+
+/* What one call has to do with: a problem on a table, computed in one way. */
+typedef struct {
+    const char *isa;
+    const frnn_table *table;
+    int wide; /* 0 float32, 1 float64 */
+    const Problem *problem;
+    Way way;
+    Report *report;
+} Run;
+
+/* Say what is wrong with the run, and count it. */
+void complain(const Run *run, const char *format, ...);
+void end_test(Report *report);
+
+/* ---- arrays.c: arrays between guard bytes ---- */
+
+enum { GUARD_BYTE = 0xa5 };
+
+typedef struct {
+    unsigned char *block;
+    size_t bytes;      /* of the block */
+    ptrdiff_t T, B, n; /* elements */
+    size_t size;       /* of an element */
+    frnn_array at;
+} Array;
+
+/* T x B x n elements full of the byte `fill`, and the byte `around` round them, in the order of memory that `layout`
+ * says; `offset` bytes from an address that is aligned to more than anybody asks. */
+Array new_array(ptrdiff_t T, ptrdiff_t B, ptrdiff_t n, size_t size, int64_t layout, size_t offset, int around, int fill);
+unsigned char *row_at(const Array *a, ptrdiff_t t, ptrdiff_t b);
+
+/* The array's elements without gaps, after a look at all the bytes round them; frees the array. Null for no array. */
+char *collect(const Run *run, Array *a, const char *name);
+
+/* Element i of floats, or of doubles if `wide`. */
+double get(const void *data, size_t i, int wide);
+void put(void *data, size_t i, int wide, double value);
+
+/* ---- vectors.c: the problems in a file of make_vectors.py; null when it is none of this version ---- */
+
+Problem *read_problems(const char *path, int64_t *count);
+
+/* ---- activations.c: sigmoid and tanh of the run's table, two tests ---- */
+
+void test_activations(const Run *run);
+
+#endif
