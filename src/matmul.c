@@ -1,5 +1,8 @@
 #include "matmul.h"
 
+/* Steps of k that a single row, bound by memory alone, fetches ahead: the best of 16 and 64 at batch 1. */
+enum { FETCH_AHEAD = 16 };
+
 /* One register tile's work: out = init + left * panel (or out += ...) over K terms. */
 typedef struct {
     const real *const *rows; /* left operand: m rows, from `offset` on; or */
@@ -31,7 +34,11 @@ INLINE void run_tile(const int m, const int n, const int by_columns, const Tile 
 #pragma GCC unroll 4
         for (int j = 0; j < n; j++) b[j] = load(panel + j * LANES);
         panel += n * LANES;
-        if (!by_columns) __builtin_prefetch(t->ahead + k * LANES, 0, 2);
+        if (m == 1 && !by_columns) {
+#pragma GCC unroll 4
+            for (int j = 0; j < n; j++) __builtin_prefetch(panel + (FETCH_AHEAD * n + j) * LANES);
+        } else if (!by_columns)
+            __builtin_prefetch(t->ahead + k * LANES, 0, 2);
 #pragma GCC unroll 8
         for (int i = 0; i < m; i++) {
             vec a = splat(by_columns ? column[i] : row[i][k]);

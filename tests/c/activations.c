@@ -6,9 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { POINTS = 100003, SPECIAL = 5 };
+enum { POINTS = 300007, SPECIAL = 5 };
 
-/* Special values, then in turn even steps over the bit patterns and over where the functions are not flat. */
+/* Special values, then by turns even steps over the bit patterns, over where the functions are not flat, and over the
+ * logarithm of where they are neither flat nor linear. */
 static void fill_points(void *x, int wide)
 {
     static const double special[SPECIAL] = {0, -0.0, INFINITY, -INFINITY, NAN};
@@ -17,8 +18,10 @@ static void fill_points(void *x, int wide)
         const uint64_t pattern = UINT64_MAX / POINTS * i;
         if (i < SPECIAL)
             put(x, i, wide, special[i]);
-        else if (i % 2)
+        else if (i % 3 == 0)
             put(x, i, wide, range * (2.0 * (double)i / POINTS - 1));
+        else if (i % 3 == 1)
+            put(x, i, wide, (i % 2 ? 1 : -1) * exp2(9.0 * (double)i / POINTS - 6));
         else if (wide)
             memcpy((double *)x + i, &pattern, sizeof(double));
         else
@@ -48,8 +51,8 @@ static void test_activation(const Run *run, const char *name, void (*function)(s
 {
     const int wide = run->wide;
     const size_t size = wide ? sizeof(double) : sizeof(float);
-    Array in = new_array(1, 1, POINTS, size, TIME_MAJOR, size, 0xff, 0xff);
-    Array out = new_array(1, 1, POINTS, size, TIME_MAJOR, size, GUARD_BYTE, 0xff);
+    const Array like = {.T = 1, .B = 1, .n = POINTS, .size = size, .alignment = size};
+    Array in = new_array(like, 0xff, 0xff), out = new_array(like, GUARD_BYTE, 0xff);
     fill_points(in.at.data, wide);
     function(POINTS, in.at.data, out.at.data);
     char *got = collect(run, &out, name);

@@ -16,18 +16,17 @@ unsigned char *row_at(const Array *a, ptrdiff_t t, ptrdiff_t b)
     return (unsigned char *)a->at.data + (t * a->at.step + b * a->at.row) * (ptrdiff_t)a->size;
 }
 
-Array new_array(ptrdiff_t T, ptrdiff_t B, ptrdiff_t n, size_t size, int64_t layout, size_t offset, int around, int fill)
+Array new_array(Array a, int around, int fill)
 {
-    Array a = {.T = T, .B = B, .n = n, .size = size};
-    const ptrdiff_t row = layout == BACKWARDS ? n + GAP : n;
-    a.bytes = GUARD + offset + (size_t)(T * B * row) * size + GUARD;
+    const ptrdiff_t T = a.T, B = a.B, row = a.layout == BACKWARDS ? a.n + GAP : a.n;
+    a.bytes = GUARD + a.alignment + (size_t)(T * B * row) * a.size + GUARD;
     if (posix_memalign((void **)&a.block, 4 * FRNN_ALIGN, a.bytes)) abort();
     memset(a.block, around, a.bytes);
-    a.at = (frnn_array){a.block + GUARD + offset, B * row, row};
-    if (layout == BATCH_FIRST) a.at = (frnn_array){a.at.data, row, T * row};
-    if (layout == BACKWARDS && T > 0) a.at = (frnn_array){row_at(&a, T - 1, 0), -B * row, row};
+    a.at = (frnn_array){a.block + GUARD + a.alignment, B * row, row};
+    if (a.layout == BATCH_FIRST) a.at = (frnn_array){a.at.data, row, T * row};
+    if (a.layout == BACKWARDS && T > 0) a.at = (frnn_array){row_at(&a, T - 1, 0), -B * row, row};
     for (ptrdiff_t t = 0; t < T; t++)
-        for (ptrdiff_t b = 0; b < B; b++) memset(row_at(&a, t, b), fill, (size_t)n * size);
+        for (ptrdiff_t b = 0; b < B; b++) memset(row_at(&a, t, b), fill, (size_t)a.n * a.size);
     return a;
 }
 

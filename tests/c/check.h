@@ -59,16 +59,18 @@ void end_test(Report *report);
 enum { GUARD_BYTE = 0xa5 };
 
 typedef struct {
-    unsigned char *block;
-    size_t bytes;      /* of the block */
     ptrdiff_t T, B, n; /* elements */
-    size_t size;       /* of an element */
+    size_t size;       /* bytes of an element */
+    size_t alignment;  /* and of no more than that */
+    int64_t layout;
     frnn_array at;
+    unsigned char *block;
+    size_t bytes; /* of the block */
 } Array;
 
-/* T x B x n elements full of the byte `fill`, and the byte `around` round them, in the order of memory that `layout`
- * says; `offset` bytes from an address that is aligned to more than anybody asks. */
-Array new_array(ptrdiff_t T, ptrdiff_t B, ptrdiff_t n, size_t size, int64_t layout, size_t offset, int around, int fill);
+/* A new block for an array of which the first five fields are given: its elements full of the byte `fill`, and the byte
+ * `around` all round them. */
+Array new_array(Array like, int around, int fill);
 unsigned char *row_at(const Array *a, ptrdiff_t t, ptrdiff_t b);
 
 /* The array's elements without gaps, after a look at all the bytes round them; frees the array. Null for no array. */
