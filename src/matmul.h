@@ -15,7 +15,7 @@
 
 enum {
     BLOCK = 128,    /* a chain's length: bounds the rounding error, and a block of a panel stays in L1 */
-    ROWS_ONCE = 48, /* rows that drivers give to one product: they repay bringing a block to L1, and fit beside it */
+    ROWS_ONCE = 64, /* rows that drivers give to one product: they repay bringing a block to L1, and fit beside it */
 };
 
 typedef struct {

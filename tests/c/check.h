@@ -25,6 +25,12 @@ typedef struct {
     Tensor tensor[COUNT];
 } Problem;
 
+typedef struct {
+    Problem *problems;
+    int64_t count;
+    char *file; /* which their tensors point into */
+} Vectors;
+
 enum { TIME_MAJOR, BATCH_FIRST, BACKWARDS };
 
 /* One way to compute a problem. */
@@ -80,9 +86,10 @@ char *collect(const Run *run, Array *a, const char *name);
 double get(const void *data, size_t i, int wide);
 void put(void *data, size_t i, int wide, double value);
 
-/* ---- vectors.c: the problems in a file of make_vectors.py; null when it is none of this version ---- */
+/* ---- vectors.c: the problems in a file; none when it is not one of this version's make_vectors.py ---- */
 
-Problem *read_problems(const char *path, int64_t *count);
+Vectors read_vectors(const char *path);
+void free_vectors(Vectors *vectors);
 
 /* ---- activations.c: sigmoid and tanh of the run's table, two tests ---- */
 

@@ -285,8 +285,7 @@ enum { CALLERS = 3 };
 
 typedef struct {
     Run run;
-    const Problem *problems;
-    int64_t count;
+    const Vectors *vectors;
     int id;
     Report report;
 } Caller;
@@ -295,20 +294,20 @@ static void *call_along(void *arg)
 {
     Caller *caller = arg;
     caller->run.report = &caller->report;
-    for (int64_t i = caller->id; i < caller->count; i += CALLERS) {
-        caller->run.problem = &caller->problems[i];
-        if (caller->problems[i].shared) test_problem(caller->run);
+    for (int64_t i = caller->id; i < caller->vectors->count; i += CALLERS) {
+        caller->run.problem = &caller->vectors->problems[i];
+        if (caller->run.problem->shared) test_problem(caller->run);
     }
     return NULL;
 }
 
 /* The large problems again, dealt to callers that all want the team. */
-static void test_callers(Run run, const Problem *problems, int64_t count)
+static void test_callers(Run run, const Vectors *vectors)
 {
     Caller callers[CALLERS];
     pthread_t threads[CALLERS];
     for (int id = 0; id < CALLERS; id++) {
-        callers[id] = (Caller){run, problems, count, id, {0}};
+        callers[id] = (Caller){run, vectors, id, {0}};
         if (pthread_create(&threads[id], NULL, call_along, &callers[id])) abort();
     }
     for (int id = 0; id < CALLERS; id++) {
@@ -318,36 +317,37 @@ static void test_callers(Run run, const Problem *problems, int64_t count)
     }
 }
 
-static void test_table(Run run, const Problem *problems, int64_t count, int callers)
+static void test_table(Run run, const Vectors *vectors, int callers)
 {
     run.report->worst = 0;
-    for (int64_t i = 0; i < count; i++) {
-        run.problem = &problems[i];
+    for (int64_t i = 0; i < vectors->count; i++) {
+        run.problem = &vectors->problems[i];
         test_problem(run);
     }
     printf("%-10s float%d: worst error %.2g of what is allowed, %s\n", run.isa, run.wide ? 64 : 32, run.report->worst,
            run.report->worst_name);
     run.problem = NULL;
     test_activations(&run);
-    if (callers) test_callers(run, problems, count);
+    if (callers) test_callers(run, vectors);
     fflush(stdout);
 }
 
 int main(int argc, char **argv)
 {
-    int64_t count = 0;
     Report report = {0};
-    Problem *problems = argc == 2 ? read_problems(argv[1], &count) : NULL;
-    if (!problems) return fprintf(stderr, "usage: %s FILE, one of this version's make_vectors.py\n", argv[0]), 2;
+    Vectors vectors = {0};
+    if (argc == 2) vectors = read_vectors(argv[1]);
+    if (!vectors.problems) return fprintf(stderr, "usage: %s FILE, one of this version's make_vectors.py\n", argv[0]), 2;
     for (int i = 0; i < frnn_isa_count; i++) {
         const frnn_isa *isa = &frnn_isas[i];
         if (!isa->supported()) {
             printf("%-10s does not run here\n", isa->name);
             continue;
         }
-        test_table((Run){isa->name, isa->f32, 0, NULL, ways[0], &report}, problems, count, 1);
-        test_table((Run){isa->name, isa->f64, 1, NULL, ways[0], &report}, problems, count, 0);
+        test_table((Run){isa->name, isa->f32, 0, NULL, ways[0], &report}, &vectors, 1);
+        test_table((Run){isa->name, isa->f64, 1, NULL, ways[0], &report}, &vectors, 0);
     }
+    free_vectors(&vectors);
     printf("%d passed, %d failed\n", report.passed, report.failed);
     return report.failed > 0 || report.passed == 0;
 }

@@ -25,26 +25,37 @@ static void take(void *to, const char **data, size_t bytes)
     *data += bytes;
 }
 
-Problem *read_problems(const char *path, int64_t *count)
+static void read_problem(Problem *p, const char **data)
+{
+    take(p->cell, data, offsetof(Problem, tensor) - offsetof(Problem, cell));
+    for (Tensor *tensor = p->tensor; tensor < p->tensor + COUNT; tensor++) {
+        take(tensor, data, offsetof(Tensor, values));
+        tensor->values = (const double *)*data;
+        if (tensor->size > 0) *data += (size_t)tensor->size * sizeof(double);
+    }
+}
+
+Vectors read_vectors(const char *path)
 {
     enum { LINE = 256 };
-    char line[LINE] = "", first[LINE];
-    const char *data = read_file(path); /* stays: the tensors point into it */
-    for (int k = 0; k < COUNT; k++) strcat(strcat(line, k ? " " : ""), tensor_names[k]);
-    if (!data) return NULL;
-    take(first, &data, LINE);
-    if (memcmp(first, line, LINE)) return NULL;
-    take(count, &data, sizeof *count);
-    Problem *problems = calloc((size_t)*count, sizeof *problems);
-    for (int64_t i = 0; i < *count; i++) {
-        Problem *p = &problems[i];
-        p->number = i;
-        take(p->cell, &data, offsetof(Problem, tensor) - offsetof(Problem, cell));
-        for (Tensor *tensor = p->tensor; tensor < p->tensor + COUNT; tensor++) {
-            take(tensor, &data, offsetof(Tensor, values));
-            tensor->values = (const double *)data;
-            if (tensor->size > 0) data += (size_t)tensor->size * sizeof(double);
-        }
+    char expected[LINE] = "", line[LINE];
+    Vectors v = {.file = read_file(path)};
+    const char *data = v.file;
+    for (int k = 0; k < COUNT; k++) strcat(strcat(expected, k ? " " : ""), tensor_names[k]);
+    if (!data) return v;
+    take(line, &data, LINE);
+    if (memcmp(line, expected, LINE)) return v;
+    take(&v.count, &data, sizeof v.count);
+    v.problems = calloc((size_t)v.count, sizeof *v.problems);
+    for (int64_t i = 0; i < v.count; i++) {
+        v.problems[i].number = i;
+        read_problem(&v.problems[i], &data);
     }
-    return problems;
+    return v;
+}
+
+void free_vectors(Vectors *vectors)
+{
+    free(vectors->problems);
+    free(vectors->file);
 }
