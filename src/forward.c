@@ -18,24 +18,26 @@ void X(pack_forward)(const Plan *p, int id)
         X(pack)(&p->U[q], first, last, (const real *)call->U + first_gate(p->cell, q) * H * H, H * H, H, 1);
 }
 
-/* W x + b for steps [from, to): this thread's rows, step by step, and its groups. */
-static void input_product(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to)
+/* List the inputs of steps [from, to): this thread's rows, step by step. Returns how many. */
+static ptrdiff_t list_inputs(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to)
 {
     const Scratch *scratch = &p->scratch[id];
-    const ptrdiff_t row_size = p->cell->gates * p->Hp;
     ptrdiff_t rows = 0;
     for (ptrdiff_t s = from; s < to; s++) {
         scratch->wx_start[s - from] = rows;
         EACH_TILE(t, p, id, active_rows(p, s), ROWS_ONCE)
             for (int i = 0; i < t.rows; i++) scratch->x_rows[rows++] = element(p, p->call->x, s, t.row + i);
     }
-    for (ptrdiff_t group = first_group(p, &p->W, id); group < last_group(p, &p->W, id); group++) {
-        const ptrdiff_t start = group_start(&p->W, group) * p->cell->gates;
-        for (ptrdiff_t row = 0; row < rows; row += ROWS_ONCE) {
-            const ptrdiff_t n = rows - row < ROWS_ONCE ? rows - row : ROWS_ONCE;
-            X(multiply)(n, scratch->x_rows + row, 1, 0, &p->W, group, p->bias + start,
-                        (Rows){scratch->wx + row * row_size + start, row_size});
-        }
+    return rows;
+}
+
+/* W x + b of one group for the inputs listed. */
+static void input_product(const Plan *p, int id, ptrdiff_t group, ptrdiff_t rows, Rows wx)
+{
+    for (ptrdiff_t row = 0; row < rows; row += ROWS_ONCE) {
+        const ptrdiff_t n = rows - row < ROWS_ONCE ? rows - row : ROWS_ONCE;
+        X(multiply)(n, p->scratch[id].x_rows + row, 1, 0, &p->W, group,
+                    p->bias + group_start(&p->W, group) * p->cell->gates, rows_from(wx, row));
     }
 }
 
@@ -63,8 +65,9 @@ static void deliver(const Plan *p, const ForwardTile *t, ptrdiff_t s, ptrdiff_t 
     }
 }
 
-/* One phase of step s: this thread's groups and rows. */
-static void run_phase(const Plan *p, int id, ptrdiff_t start, ptrdiff_t s, int q, const real *wx)
+/* One phase of step s: this thread's groups and rows. The step's inputs are in wx; or, where `inputs` of them are
+ * listed, their product is made here group by group, in a strip that stays in L2. */
+static void run_phase(const Plan *p, int id, ptrdiff_t start, ptrdiff_t s, int q, const real *wx, ptrdiff_t inputs)
 {
     const Cell *cell = p->cell;
     const Scratch *scratch = &p->scratch[id];
@@ -81,12 +84,16 @@ static void run_phase(const Plan *p, int id, ptrdiff_t start, ptrdiff_t s, int q
         tile.at = group_start(U, group);
         tile.lanes = group_lanes(U, group);
         tile.uh = (Rows){uh, cell->phase_gates[q] * tile.lanes};
-        const real *wx_group = wx + tile.at * cell->gates + first_gate(cell, q) * tile.lanes;
+        Rows wx_group = {(real *)wx + tile.at * cell->gates + first_gate(cell, q) * tile.lanes, cell->gates * p->Hp};
+        if (inputs) {
+            wx_group = (Rows){scratch->wx, cell->gates * tile.lanes};
+            input_product(p, id, group, inputs, wx_group);
+        }
         EACH_TILE(t, p, id, n, ROWS_ONCE)
         {
             X(multiply)(t.rows, left + t.row, 1, 0, U, group, 0, tile.uh);
             tile.rows = t.rows;
-            tile.wx = (Rows){(real *)wx_group + t.local * cell->gates * p->Hp, cell->gates * p->Hp};
+            tile.wx = rows_from(wx_group, t.local);
             tile.prev = scratch->prev + t.row;
             tile.next = rows_from(next, t.row);
             tile.gates = rows_from(kept, t.row);
@@ -99,14 +106,19 @@ static void run_phase(const Plan *p, int id, ptrdiff_t start, ptrdiff_t s, int q
 void X(run_steps)(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, ptrdiff_t to)
 {
     const Scratch *scratch = &p->scratch[id];
+    const int at_once = p->chunk == 1 && p->cell->phases == 1; /* a later phase would want its inputs again */
     for (ptrdiff_t s = from; s < to; s++) {
         const ptrdiff_t n = active_rows(p, s), in_chunk = (s - from) % p->chunk;
-        if (in_chunk == 0) input_product(p, id, s, s + p->chunk < to ? s + p->chunk : to);
+        ptrdiff_t inputs = 0;
+        if (in_chunk == 0) inputs = list_inputs(p, id, s, s + p->chunk < to ? s + p->chunk : to);
+        for (ptrdiff_t group = first_group(p, &p->W, id); !at_once && inputs && group < last_group(p, &p->W, id); group++)
+            input_product(p, id, group, inputs,
+                          (Rows){scratch->wx + group_start(&p->W, group) * p->cell->gates, p->cell->gates * p->Hp});
         EACH_TILE(t, p, id, n, ROWS_ONCE)
             for (int i = 0; i < t.rows; i++) scratch->prev[t.row + i] = states_before(p, s, start, t.row + i);
         const real *wx = scratch->wx + scratch->wx_start[in_chunk] * p->cell->gates * p->Hp;
         for (int q = 0; q < p->cell->phases; q++) {
-            run_phase(p, id, start, s, q, wx);
+            run_phase(p, id, start, s, q, wx, at_once ? inputs : 0);
             if (splits_hidden(p)) frnn_team_barrier(p->threads);
         }
     }
