@@ -1,4 +1,4 @@
-/* The two drivers, and what backward borrows from forward. */
+/* The drivers: forward.c, backward.c, and gradients.c for what backward puts off. */
 #ifndef FRNN_DRIVE_H
 #define FRNN_DRIVE_H
 
@@ -10,10 +10,21 @@ void X(pack_forward)(const Plan *p, int id);
 /* Steps [from, to) of the segment that begins at `start`, this thread's part; outputs that are null are not written. */
 void X(run_steps)(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, ptrdiff_t to);
 
-/* Entries of the table. */
-size_t X(forward_bytes)(const frnn_call *call);
-size_t X(backward_bytes)(const frnn_call *call);
-void X(forward)(const frnn_call *call);
-void X(backward)(const frnn_call *call);
+/* The steps [low, high] whose gate gradients stand in the chunk's buffers, the highest first. */
+typedef struct {
+    ptrdiff_t low, high;
+} Chunk;
+
+INLINE ptrdiff_t chunk_row(const Plan *p, Chunk c, ptrdiff_t s) { return p->later[s] - p->later[c.high]; }
+
+/* Add a whole chunk to the parameters' gradients, and write its dx. */
+void X(finish_chunk)(const Plan *p, int id, Chunk chunk);
+
+/* Hand the biases' and peepholes' gradients to the caller. */
+void X(write_sums)(const Plan *p);
+
+/* What each thread of a call does; arg is the Plan. */
+void X(forward_job)(void *arg, int id);
+void X(backward_job)(void *arg, int id);
 
 #endif

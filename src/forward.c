@@ -151,7 +151,7 @@ static void fill_padding(const Plan *p, int id)
     }
 }
 
-static void forward_job(void *arg, int id)
+void X(forward_job)(void *arg, int id)
 {
     const Plan *p = arg;
     X(pack_forward)(p, id);
@@ -165,21 +165,4 @@ static void forward_job(void *arg, int id)
         if (s > 0) save_checkpoint(p, id, s);
         X(run_steps)(p, id, 0, s, s + p->segment < p->steps ? s + p->segment : p->steps);
     }
-}
-
-size_t X(forward_bytes)(const frnn_call *call)
-{
-    Plan plan; /* the team may grant one thread only */
-    size_t alone = X(plan)(&plan, call, 1, 0, 0), together = X(plan)(&plan, call, call->threads, 0, 0);
-    return alone > together ? alone : together;
-}
-
-void X(forward)(const frnn_call *call)
-{
-    Plan plan;
-    X(plan)(&plan, call, call->threads, 0, 0);
-    const int granted = frnn_team_acquire(plan.threads);
-    X(plan)(&plan, call, granted, 0, call->work);
-    frnn_team_run(plan.threads, forward_job, &plan);
-    frnn_team_release(granted);
 }

@@ -11,6 +11,7 @@ set(KERNELS
   plan.c
   forward.c
   backward.c
+  gradients.c
   table.c)
 list(TRANSFORM KERNELS PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
 

@@ -3,6 +3,29 @@
 #include "drive.h"
 #include "team.h"
 
+/* The team may grant one thread only: there must be room for either layout. */
+static size_t work_bytes(const frnn_call *call, int backward)
+{
+    Plan plan;
+    const size_t alone = X(plan)(&plan, call, 1, backward, 0), together = X(plan)(&plan, call, call->threads, backward, 0);
+    return alone > together ? alone : together;
+}
+
+static void run(const frnn_call *call, int backward, frnn_job job)
+{
+    Plan plan;
+    X(plan)(&plan, call, call->threads, backward, 0);
+    const int granted = frnn_team_acquire(plan.threads);
+    X(plan)(&plan, call, granted, backward, call->work);
+    frnn_team_run(plan.threads, job, &plan);
+    frnn_team_release(granted);
+}
+
+static size_t forward_bytes(const frnn_call *call) { return work_bytes(call, 0); }
+static size_t backward_bytes(const frnn_call *call) { return work_bytes(call, 1); }
+static void forward(const frnn_call *call) { run(call, 0, X(forward_job)); }
+static void backward(const frnn_call *call) { run(call, 1, X(backward_job)); }
+
 static frnn_cell_info cell_info(int cell)
 {
     return (frnn_cell_info){X(cells)[cell]->name, X(cells)[cell]->gates, X(cells)[cell]->states};
@@ -42,10 +65,10 @@ const frnn_table X(table) = {
     .cells = sizeof((const char[]){FRNN_CELLS(COUNT_ONE)}),
     .cell_info = cell_info,
     .saved_bytes = X(saved_size),
-    .forward_bytes = X(forward_bytes),
-    .backward_bytes = X(backward_bytes),
-    .forward = X(forward),
-    .backward = X(backward),
+    .forward_bytes = forward_bytes,
+    .backward_bytes = backward_bytes,
+    .forward = forward,
+    .backward = backward,
     .sigmoid = each_sigmoid,
     .tanh = each_tanh,
 };

@@ -337,7 +337,7 @@ int main(int argc, char **argv)
     Report report = {0};
     Vectors vectors = {0};
     if (argc == 2) vectors = read_vectors(argv[1]);
-    if (!vectors.problems) return fprintf(stderr, "usage: %s FILE, one of this version's make_vectors.py\n", argv[0]), 2;
+    if (!vectors.problems) return fprintf(stderr, "usage: %s FILE, by this make_vectors.py\n", argv[0]), 2;
     for (int i = 0; i < frnn_isa_count; i++) {
         const frnn_isa *isa = &frnn_isas[i];
         if (!isa->supported()) {

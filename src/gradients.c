@@ -1,0 +1,112 @@
+/* The gradients that are put off until a chunk of steps is whole, and then computed as large products over its rows:
+ *
+ *   dW = sum of da x^T     dU = sum of da_rec h_prev^T     db, db_rec, dp = sums of columns     dx = da W
+ *
+ * A chunk's extent depends on the problem's sizes alone, never on threads or checkpoints, and so do the bits.
+ */
+#include "drive.h"
+#include "team.h"
+
+/* to[j] += the sum of column j over n rows, in double: such sums cancel, and cost nothing beside the products. */
+static void add_columns(double *to, Rows rows, ptrdiff_t n, ptrdiff_t columns)
+{
+    enum { STRIP = 64 };
+    for (ptrdiff_t j = 0; j < columns; j += STRIP) {
+        const ptrdiff_t width = columns - j < STRIP ? columns - j : STRIP;
+        double sum[STRIP] = {0};
+        for (ptrdiff_t r = 0; r < n; r++) {
+            const real *row = row_of(rows, r) + j;
+            for (ptrdiff_t k = 0; k < width; k++) sum[k] += row[k];
+        }
+        for (ptrdiff_t k = 0; k < width; k++) to[j + k] += sum[k];
+    }
+}
+
+/* dW, dU and the bias gradients of one gate: n hidden units from `from` on, over the chunk's rows. */
+static void add_gate_gradients(const Plan *p, int id, int gate, const Panels *x, const Panels *operand, ptrdiff_t from,
+                               ptrdiff_t n)
+{
+    const frnn_call *call = p->call;
+    const ptrdiff_t at = gate * p->H + from, rows = x->K;
+    const Rows da = rows_at(p->da, gate * p->Hp + from), rec = rows_at(p->da_rec, gate * p->Hp + from);
+    Columns left = {da.data, OUTER_ROWS, da.stride}, left_rec = {rec.data, OUTER_ROWS, rec.stride};
+    if (p->packs_columns) left = left_rec = X(pack_columns)(p->scratch[id].columns, da, rows, n);
+    X(accumulate_outer)(n, left, x, (Rows){(real *)call->dW + at * p->I, p->I});
+    if (p->packs_columns && p->cell->split) left_rec = X(pack_columns)(p->scratch[id].columns, rec, rows, n);
+    X(accumulate_outer)(n, left_rec, operand, (Rows){(real *)call->dU + at * p->H, p->H});
+    add_columns(p->db + at, da, rows, n);
+    if (p->cell->split) add_columns(p->db_rec + at, rec, rows, n);
+}
+
+/* The parameters' gradients of a chunk, for this thread's hidden units. */
+static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows)
+{
+    const Cell *cell = p->cell;
+    const ptrdiff_t from = share(p->H, id, p->threads), n = share(p->H, id + 1, p->threads) - from;
+    Panels x = p->x_panels;
+    x.K = rows;
+    for (int q = 0; q < cell->phases; q++) {
+        Panels operand = p->operand_panels[q];
+        operand.K = rows;
+        for (int k = 0; k < cell->phase_gates[q]; k++)
+            add_gate_gradients(p, id, first_gate(cell, q) + k, &x, &operand, from, n);
+    }
+    for (int k = 0; k < cell->peepholes; k++)
+        add_columns(p->dp_sums + k * p->H + from, rows_at(p->dp, k * p->Hp + from), rows, n);
+}
+
+/* dx of this thread's rows of a chunk. */
+static void write_dx(const Plan *p, int id, ptrdiff_t rows)
+{
+    const Panels *W = &p->W_back;
+    const ptrdiff_t to = share(rows, id + 1, p->threads);
+    const real *left[ROWS_ONCE];
+    real out[ROWS_ONCE * MAX_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
+    for (ptrdiff_t group = 0; group < group_count(W); group++) {
+        const ptrdiff_t start = group_start(W, group), lanes = group_lanes(W, group), valid = p->I - start;
+        for (ptrdiff_t row = share(rows, id, p->threads); row < to; row += ROWS_ONCE) {
+            const int m = (int)(to - row < ROWS_ONCE ? to - row : ROWS_ONCE);
+            for (int i = 0; i < m; i++) left[i] = row_of(p->da, row + i);
+            X(multiply)(m, left, p->cell->gates, p->Hp, W, group, 0, (Rows){out, lanes});
+            for (int i = 0; i < m; i++)
+                memcpy(p->dx_rows[row + i] + start, out + i * lanes,
+                       (size_t)(valid < lanes ? valid : lanes) * sizeof(real));
+        }
+    }
+}
+
+/* All that was put off until the chunk was whole. */
+void X(finish_chunk)(const Plan *p, int id, Chunk chunk)
+{
+    const ptrdiff_t rows = chunk_row(p, chunk, chunk.low) + active_rows(p, chunk.low);
+    const ptrdiff_t from = share(rows, id, p->threads), to = share(rows, id + 1, p->threads);
+    frnn_team_barrier(p->threads);
+    Panels x = p->x_panels;
+    x.K = rows;
+    X(pack_rows)(&x, from, to, p->x_rows);
+    for (int q = 0; q < p->cell->phases; q++) {
+        Panels operand = p->operand_panels[q];
+        operand.K = rows;
+        X(pack_rows)(&operand, from, to, p->operand[q]);
+    }
+    write_dx(p, id, rows);
+    const ptrdiff_t n = active_rows(p, chunk.low);
+    for (ptrdiff_t r = share(n, id, p->threads); r < share(n, id + 1, p->threads); r++)
+        memcpy(row_of(p->da_before, r), row_of(p->da_rec, chunk_row(p, chunk, chunk.low) + r),
+               (size_t)(p->cell->gates * p->Hp) * sizeof(real));
+    frnn_team_barrier(p->threads);
+    add_weight_gradients(p, id, rows);
+    frnn_team_barrier(p->threads);
+}
+
+static void write_sum(void *to, const double *sums, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; to && i < n; i++) ((real *)to)[i] = (real)sums[i];
+}
+
+void X(write_sums)(const Plan *p)
+{
+    write_sum(p->call->db, p->db, p->cell->gates * p->H);
+    write_sum(p->call->db_rec, p->db_rec, p->cell->gates * p->H);
+    write_sum(p->call->dp, p->dp_sums, p->cell->peepholes * p->H);
+}
