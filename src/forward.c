@@ -91,6 +91,8 @@ static void run_phase(const Plan *p, int id, ptrdiff_t start, ptrdiff_t s, int q
         }
         EACH_TILE(t, p, id, n, ROWS_ONCE)
         {
+            if (p->call->y.data && q == cell->phases - 1) /* y comes from memory: ask for it while the product runs */
+                for (int i = 0; i < t.rows; i++) __builtin_prefetch(element(p, p->call->y, s, t.row + i) + tile.at, 1);
             X(multiply)(t.rows, left + t.row, 1, 0, U, group, 0, tile.uh);
             tile.rows = t.rows;
             tile.wx = rows_from(wx_group, t.local);
