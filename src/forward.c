@@ -149,7 +149,7 @@ static void fill_padding(const Plan *p, int id)
             for (ptrdiff_t t = p->length[row]; outputs[k].data && t < call->T; t++)
                 memset((real *)outputs[k].data + t * outputs[k].step + b * outputs[k].row, 0, bytes);
         for (int k = 0; k < p->cell->states && p->length[row] == 0; k++)
-            memcpy((real *)call->final[k] + b * p->H, row_of(p->init, row) + k * p->Hp, bytes);
+            if (call->final[k]) memcpy((real *)call->final[k] + b * p->H, row_of(p->init, row) + k * p->Hp, bytes);
     }
 }
 

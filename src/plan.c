@@ -1,4 +1,5 @@
 #include "plan.h"
+#include "team.h"
 
 #define POINTER(name) &X(name),
 const Cell *const X(cells)[] = {FRNN_CELLS(POINTER)};
@@ -79,6 +80,7 @@ static void share_out(Plan *p, int threads)
     const frnn_call *call = p->call;
     const double step = 2.0 * p->cell->gates * p->H * p->H * p->B;
     const double input = 2.0 * p->cell->gates * p->H * p->I * p->B;
+    if (threads > FRNN_MAX_THREADS) threads = FRNN_MAX_THREADS;
     if ((step + input) * (double)p->steps < WORTH_THREADS) threads = 1;
     const ptrdiff_t by_rows = least(threads, p->B / LEAST_ROWS);
     const ptrdiff_t by_groups = step < WORTH_BARRIER ? 1 : least(threads, group_count(&p->U[0]));

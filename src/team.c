@@ -9,7 +9,6 @@
 #endif
 
 enum {
-    MAX_THREADS = 256,
     /* Spins before a thread sleeps: about 10 us, some hundred times what a barrier between two idle cores takes. Longer
      * would burn the core that a descheduled partner is waiting for. */
     SPINS = 400,
@@ -139,7 +138,6 @@ static int start_worker(int id)
 int frnn_team_acquire(int wanted)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    if (wanted > MAX_THREADS) wanted = MAX_THREADS;
     if (wanted <= 1) return 1;
     pthread_once(&once, watch_forks);
     if (pthread_mutex_trylock(&team.busy)) return 1;

@@ -7,6 +7,8 @@
 #ifndef FRNN_TEAM_H
 #define FRNN_TEAM_H
 
+enum { FRNN_MAX_THREADS = 256 }; /* plans ask for no more */
+
 typedef void (*frnn_job)(void *arg, int id);
 
 /* The number of threads granted: `wanted`, or 1. Every acquire is followed by one release of what it granted. */

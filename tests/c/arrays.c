@@ -40,12 +40,11 @@ char *collect(const Run *run, Array *a, const char *name)
             memcpy(dense + (size_t)(t * a->B + b) * row, row_at(a, t, b), row);
             memset(row_at(a, t, b), GUARD_BYTE, row);
         }
-    for (size_t i = 0; i < a->bytes; i++)
-        if (a->block[i] != GUARD_BYTE) {
-            complain(run, "wrote outside of %s, %td bytes from its start", name,
-                     a->block + i - (unsigned char *)a->at.data);
-            break;
-        }
+    const unsigned char *p = a->block, *end = p + a->bytes;
+    if (p < end && (*p != GUARD_BYTE || memcmp(p, p + 1, a->bytes - 1))) { /* some byte is not the guard's */
+        while (p < end && *p == GUARD_BYTE) p++;
+        complain(run, "wrote outside of %s, %td bytes from its start", name, p - (unsigned char *)a->at.data);
+    }
     free(a->block);
     return dense;
 }

@@ -45,7 +45,7 @@ EDGES = (
 
 # Where src/plan.c begins to cut time into chunks, and to share work among threads (run_vectors.c complains if it does
 # not share what it ought to).
-CHUNK = 66_000  #: elements of W x for one thread; then its rows are more than a chunk of backward, too
+CHUNK = 66_000  #: elements of W x that one thread computes ahead; then its rows are more than a chunk of backward, too
 CALL_FLOP = 2.1e6  #: of a call, to be shared at all
 STEP_FLOP = 2.1e5  #: of a step's recurrent product, to be shared by hidden units
 BY_ROWS = ((13, 31, 33), (97, 3, 17))  #: (B, I, H): enough sequences to give each of 3 threads some
@@ -54,14 +54,16 @@ BY_UNITS = ((1, 7), (3, 5), (9, 33))  #: (B, I): too few, so H must be large
 Sizes = tuple[int, int, int, int]  #: T, B, I, H
 
 
-def sizes_to_chunk(cell: str) -> Sizes:
-    B, H = 23, 7
-    return CHUNK // (PUBLIC[cell][1] * B * H) + 1, B, 1, H
+def sizes_alone(cell: str) -> Iterator[Sizes]:
+    yield from EDGES
+    yield CHUNK // (PUBLIC[cell][1] * 23 * 7) + 1, 23, 1, 7  # more steps than a chunk
 
 
-def sizes_to_share(cell: str) -> Iterator[Sizes]:
+def sizes_to_share(cell: str, small: bool) -> Iterator[Sizes]:
     """The least T, and by hidden units the least odd H, that are worth sharing."""
     G = PUBLIC[cell][1]
+    if G == 4 or not small:
+        yield 2, 3 * CHUNK // (2 * G * 7) + 1, 1, 7  # each of 3 threads has rows enough to take one step at a time
     by_units = ((B, I, math.ceil(math.sqrt(STEP_FLOP / (2 * G * B))) | 1) for B, I in BY_UNITS)
     for B, I, H in (*BY_ROWS, *by_units):
         yield math.ceil(CALL_FLOP / (2 * G * B * H * (H + I))), B, I, H
@@ -100,8 +102,8 @@ def problems(small: bool) -> Iterator[tuple[Problem, int, bool]]:
     """Each problem, its layout, and whether it is large enough to be shared among threads."""
     rng = np.random.default_rng(20)
     for cell in CELLS:
-        alone = [*EDGES, sizes_to_chunk(cell), *random_sizes(rng, cell, 5 if small else 15)]
-        for sizes, shared in [*((s, False) for s in alone), *((s, True) for s in sizes_to_share(cell))]:
+        alone = [*sizes_alone(cell), *random_sizes(rng, cell, 5 if small else 15)]
+        for sizes, shared in [*((s, False) for s in alone), *((s, True) for s in sizes_to_share(cell, small))]:
             yield random_problem(rng, cell, sizes, shared), int(rng.integers(LAYOUTS)), shared
 
 
