@@ -78,6 +78,19 @@ def test_large_problems_are_shared(native: str, python: Python) -> None:
     assert len(done.stdout.splitlines()) == len(CELLS) * len(THREADED)
 
 
+CROWD = """
+problem = make("lstm", (1, 1028, 16, 16), dtype=np.float32)
+alone, crowd = run(problem, threads=1), run(problem, threads=257)
+assert all((alone[n] == crowd[n]).all() for n in alone)
+"""
+
+
+def test_more_threads_than_a_team_holds(native: str, python: Python) -> None:
+    """A team has 256 threads at most, and the work area is laid out for as many."""
+    done = python("-c", f"import numpy as np\nfrom problems import make, run\n{CROWD}")
+    assert done.returncode == 0, done.stderr
+
+
 FORK = """
 def results():
     return [{n: a.tobytes() for n, a in run(make("lstm", s), threads=3).items()} for s in THREADED]
