@@ -4,8 +4,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastrnn.backends import config, get_num_threads, set_num_threads, show_config, use_backend, use_isa
 from fastrnn.functional import gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward
+from fastrnn.layers import GRU, LSTM, RNN
 from fastrnn.results import Cache, GRUGrads, GRUResult, LSTMGrads, LSTMResult, RNNGrads, RNNResult
 from fastrnn.steps import gru_step, lstm_step, rnn_step
+from fastrnn.stream import Stream
 
 try:
     __version__ = version("fastrnn")
@@ -13,6 +15,9 @@ except PackageNotFoundError:  # run from a checkout
     __version__ = "0+unknown"
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "Cache",
     "GRUGrads",
     "GRUResult",
@@ -20,6 +25,7 @@ __all__ = [
     "LSTMResult",
     "RNNGrads",
     "RNNResult",
+    "Stream",
     "__version__",
     "config",
     "get_num_threads",

@@ -6,14 +6,13 @@ A backend may rely on everything said here and need not check anything again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One checked recurrence: T steps, B sequences, I inputs, H hidden units, G gates, one dtype throughout.
 
     Every array is aligned, in native byte order and free of shared memory with any output. The last axis of `x`
@@ -37,6 +36,9 @@ class Call:
     checkpoint: int | None  #: keep the state of every k-th step only; None keeps what backward needs of every step
     return_cells: bool
     threads: int  #: at least 1; an upper bound
+    packed: Any = None  #: what the backend's own `pack` made of the weights; forward may use it in their place
+    y: np.ndarray | None = None  #: (T, B, H), last axis contiguous: where to write y; None is a new array
+    follows: bool = False  #: in a list of calls: x is the y of the call before, of the same steps and lengths
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
@@ -44,12 +46,21 @@ class Call:
         T, B, I = self.x.shape
         return T, B, I, self.U.shape[1]
 
+    def output(self) -> np.ndarray:
+        """Where y goes."""
+        return self.empty(self.sizes[3]) if self.y is None else self.y
+
     def empty(self, features: int) -> np.ndarray:
         """An uninitialised (T, B, features) output in the caller's memory order."""
         T, B, _ = self.x.shape
-        if self.batch_first:
-            return np.empty((B, T, features), self.x.dtype).transpose(1, 0, 2)
-        return np.empty((T, B, features), self.x.dtype)
+        return empty(T, B, features, self.x.dtype, self.batch_first)
+
+
+def empty(T: int, B: int, features: int, dtype: Any, batch_first: bool) -> np.ndarray:
+    """An uninitialised (T, B, features) array, in memory (B, T, features) if `batch_first`."""
+    if batch_first:
+        return np.empty((B, T, features), dtype).transpose(1, 0, 2)
+    return np.empty((T, B, features), dtype)
 
 
 class Forward(NamedTuple):
@@ -73,12 +84,35 @@ class Gradients(NamedTuple):
     dinit: tuple[np.ndarray | None, ...]  #: one (B, H) per state
 
 
+class Stepper(Protocol):
+    """One step after another; see `layers.Stream`, whose `step` this is."""
+
+    def step(self, x: Any, out: Any = None, state: Any = None) -> np.ndarray: ...
+
+
 class Backend(Protocol):
-    """A module with these two functions and `name` is a backend; see `backends`."""
+    """A module with these functions and `name` is a backend; see `backends`."""
 
     name: str
 
-    def forward(self, call: Call) -> Forward: ...
+    def forward(self, calls: Sequence[Call]) -> list[Forward]:
+        """Run the calls of one dtype, each after those whose y it reads."""
+        ...
+
+    def layout(self) -> str:
+        """What `pack` makes is for this layout alone: the name of an instruction set, say."""
+        ...
+
+    def pack(self, call: Call, packed: Any = None) -> Any:
+        """The weights of `call`, of whose x only the shape matters, as forward likes them best; None if as they are.
+
+        `packed`, if given, is what an earlier `pack` of this layer returned: it is filled anew, and streams follow.
+        """
+        ...
+
+    def stepper(self, calls: Sequence[Call]) -> Stepper:
+        """For a stack of calls of one step each, all packed: `init` holds the states, which every step updates."""
+        ...
 
     def backward(
         self,

@@ -197,11 +197,31 @@ def as_array(name: str, value: Any, sequence: bool = False) -> Array:
         raise TypeError(f"{name}: expected {kinds}, got {type(value).__name__}{why}") from error
 
 
-def floats(name: str, value: Any, meaning: str, shape: tuple[int, ...], dtype: np.dtype[Any] | None) -> Array:
+def floats(
+    name: str,
+    value: Any,
+    meaning: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any] | None,
+    whose: str = "the same as x",
+) -> Array:
     """A contiguous, aligned array of this shape, and of the call's dtype if there is one."""
-    a = expect_shape(name, expect_dtype(name, as_array(name, value), dtype), meaning, shape)
+    a = expect_shape(name, expect_dtype(name, as_array(name, value), dtype, whose), meaning, shape)
     flags = a.flags
     return a if flags.c_contiguous and flags.aligned else np.require(a, requirements=["C", "A"])
+
+
+def stepped(name: str, a: Any, shape: tuple[int, ...], dtype: Any, writable: bool) -> Array:
+    """What one step of a stream reads, or writes to; (features,) stands for (1, features)."""
+    a = expect_dtype(name, as_array(name, a), np.dtype(dtype), "the stream's")
+    short = len(shape) == 2 and shape[0] == 1 and a.shape == shape[1:]
+    if not short:
+        expect_shape(name, a, "(B, I)" if name == "x" else "(B, H)" if name == "out" else "(L, B, H)", shape)
+    if not writable:
+        return rows(a)
+    if not (a.flags.writeable and a.flags.aligned and rows(a) is a) or (len(shape) == 3 and not a.flags.c_contiguous):
+        raise ValueError(f"{name}: expected a writable, contiguous array")
+    return a
 
 
 def rows(a: Array) -> Array:
@@ -217,9 +237,9 @@ def time_major(a: Array, unbatched: bool, batch_first: bool) -> Array:
     return a.swapaxes(0, 1) if batch_first else a
 
 
-def expect_dtype(name: str, a: Array, dtype: np.dtype[Any] | None) -> Array:
+def expect_dtype(name: str, a: Array, dtype: np.dtype[Any] | None, whose: str = "the same as x") -> Array:
     if dtype is not None and a.dtype != dtype:
-        raise TypeError(f"{name}: expected dtype {dtype}, the same as x, got {describe(a.dtype)}")
+        raise TypeError(f"{name}: expected dtype {dtype}, {whose}, got {describe(a.dtype)}")
     return a
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastrnn import backends
-from fastrnn.call import Call, Gradients
+from fastrnn.call import Gradients
 from fastrnn.cells import CELLS, Array
 from fastrnn.checks import (
     Common,
@@ -56,9 +56,9 @@ def run_forward(
     parameters = dict(zip(("W", "U", "b", "b_rec", "p"), weights, strict=True))
     call, unbatched = checked_call(cell, x, parameters, init, options, return_cells)
     backend = backends.current()
-    out = backend.forward(call)
+    (out,) = backend.forward([call])
     cache = Cache(backend, call, out.saved, unbatched) if call.training else None
-    y, c = (None if a is None else callers(a, call, unbatched) for a in (out.y, out.c))
+    y, c = (None if a is None else callers(a, unbatched, call.batch_first) for a in (out.y, out.c))
     final = (s[0] if unbatched else s for s in out.final)
     return (y, *final, cache) if len(init) == 1 else (y, *final, cache, c)
 
@@ -78,11 +78,11 @@ def run_backward(name: str, dy: Any, cache: Cache | None, dfinal: dict[str, Any]
         checked_gradient("dc", dc, call, unbatched),
     )
     dinit = tuple(d[0] if d is not None and unbatched else d for d in g.dinit)
-    return g._replace(dx=callers(g.dx, call, unbatched), dinit=dinit)
+    return g._replace(dx=callers(g.dx, unbatched, call.batch_first), dinit=dinit)
 
 
-def callers(a: Array, call: Call, unbatched: bool) -> Array:
+def callers(a: Array, unbatched: bool, batch_first: bool) -> Array:
     """(T, B, ...) as the caller has it: the way back from `checks.time_major`."""
     if unbatched:
         return a[:, 0]
-    return a.swapaxes(0, 1) if call.batch_first else a
+    return a.swapaxes(0, 1) if batch_first else a

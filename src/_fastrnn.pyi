@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,22 +11,20 @@ compiler: str
 
 def isas() -> dict[str, int]: ...
 def cells() -> dict[str, tuple[int, int, int]]: ...
+
+# (cell, call, y, final, c_all, saved)
+Job = tuple[int, Call, Array | None, tuple[Array, ...], Array | None, Any]
+Scratch = Callable[[int], Array]
+
 def saved_bytes(isa: int, cell: int, call: Call) -> int: ...
-def forward(
-    isa: int,
-    cell: int,
-    call: Call,
-    scratch: Callable[[int], Array],
-    y: Array,
-    final: tuple[Array, ...],
-    c_all: Array | None,
-    saved: Array | None,
-) -> None: ...
+def packed_bytes(isa: int, cell: int, call: Call) -> int: ...
+def pack(isa: int, cell: int, call: Call, packed: Array) -> None: ...
+def forward(isa: int, jobs: Sequence[Job], scratch: Scratch) -> None: ...
 def backward(
     isa: int,
     cell: int,
     call: Call,
-    scratch: Callable[[int], Array],
+    scratch: Scratch,
     saved: Array,
     dy: Array | None,
     dfinal: tuple[Array | None, ...],
@@ -34,3 +32,14 @@ def backward(
     grads: Gradients,
 ) -> None: ...
 def activation(isa: int, name: str, x: Array, y: Array) -> None: ...
+
+class Stepper:
+    def __init__(
+        self,
+        isa: int,
+        jobs: Sequence[Job],
+        scratch: Scratch,
+        check: Callable[[str, Any, tuple[int, ...], Any, bool], Array],
+        empty: Callable[..., Array],
+    ) -> None: ...
+    def step(self, x: Any, out: Any = None, state: Any = None) -> Array: ...

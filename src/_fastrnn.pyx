@@ -5,82 +5,12 @@ The module is top-level, beside the package and not in it, so that `import fastr
 """
 
 from cpython.buffer cimport (
-    PyBUF_C_CONTIGUOUS, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer,
+    PyObject_GetBuffer,
 )
 from libc.stdint cimport int64_t, uintptr_t
-from libc.string cimport memset
-
-
-cdef extern from "fastrnn.h" nogil:
-    enum:
-        FRNN_ALIGN
-        FRNN_MAX_STATES
-
-    ctypedef struct frnn_array:
-        void *data
-        ptrdiff_t step
-        ptrdiff_t row
-
-    ctypedef struct frnn_call:
-        int cell
-        int reverse
-        int training
-        int threads
-        ptrdiff_t checkpoint
-        ptrdiff_t T
-        ptrdiff_t B
-        ptrdiff_t I
-        ptrdiff_t H
-        frnn_array x
-        const void *W
-        const void *U
-        const void *b
-        const void *b_rec
-        const void *p
-        const void *init[2]
-        const int64_t *lengths
-        frnn_array resets
-        frnn_array y
-        frnn_array c
-        void *final[2]
-        frnn_array dy
-        frnn_array dc
-        const void *dfinal[2]
-        frnn_array dx
-        void *dW
-        void *dU
-        void *db
-        void *db_rec
-        void *dp
-        void *dinit[2]
-        void *saved
-        void *work
-
-    ctypedef struct frnn_cell_info:
-        const char *name
-        int gates
-        int states
-
-    ctypedef struct frnn_table:
-        int cells
-        frnn_cell_info (*cell_info)(int) noexcept nogil
-        size_t (*saved_bytes)(const frnn_call *) noexcept nogil
-        size_t (*forward_bytes)(const frnn_call *) noexcept nogil
-        size_t (*backward_bytes)(const frnn_call *) noexcept nogil
-        void (*forward)(const frnn_call *) noexcept nogil
-        void (*backward)(const frnn_call *) noexcept nogil
-        void (*sigmoid)(size_t, const void *, void *) noexcept nogil
-        void (*tanh)(size_t, const void *, void *) noexcept nogil
-
-    ctypedef struct frnn_isa:
-        const char *name
-        int (*supported)() noexcept nogil
-        const frnn_table *f32
-        const frnn_table *f64
-
-    const frnn_isa frnn_isas[]
-    const int frnn_isa_count
-    const char *FRNN_COMPILER
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
 
 
 compiler = FRNN_COMPILER.decode()
@@ -160,12 +90,16 @@ cdef class Pins:
         return 0
 
 
+cdef size_t padded(size_t bytes) noexcept:
+    return (bytes + FRNN_ALIGN - 1) // FRNN_ALIGN * FRNN_ALIGN
+
+
 cdef void *aligned(Pins pins, array, size_t bytes) except? NULL:
     """The first aligned address in a byte array that is at least FRNN_ALIGN longer than needed."""
     cdef uintptr_t start = <uintptr_t> pins.flat(array, len(array), 1, True)
     if len(array) < bytes + FRNN_ALIGN:
         raise ValueError(f"expected at least {bytes + FRNN_ALIGN} bytes")
-    return <void *> ((start + FRNN_ALIGN - 1) // FRNN_ALIGN * FRNN_ALIGN)
+    return <void *> padded(start)
 
 
 cdef int describe(frnn_call *c, Pins pins, int cell, call) except -1:
@@ -182,6 +116,7 @@ cdef int describe(frnn_call *c, Pins pins, int cell, call) except -1:
     c.training = call.training
     c.threads = call.threads
     c.checkpoint = call.checkpoint or 0
+    c.follows = call.follows
     pins.itemsize = size
     pins.sequence(&c.x, call.x, c.T, c.B, c.I, size)
     c.W = pins.flat(call.W, G * c.H * c.I, size)
@@ -210,22 +145,80 @@ def saved_bytes(int isa, int cell, call):
     return table(isa, pins.itemsize).saved_bytes(&c) + FRNN_ALIGN
 
 
-def forward(int isa, int cell, call, scratch, y, final, c_all, saved):
-    """Run `call` into y, final and c_all; `scratch(n)` gives n bytes or more; saved is None unless training."""
+def packed_bytes(int isa, int cell, call):
+    """Bytes that `pack` fills."""
     cdef frnn_call c
     cdef Pins pins = Pins()
-    cdef int states = describe(&c, pins, cell, call)
+    describe(&c, pins, cell, call)
+    return table(isa, pins.itemsize).packed_bytes(&c) + FRNN_ALIGN
+
+
+def pack(int isa, int cell, call, packed):
+    """The parameters of `call` as its forward wants them; of x only the shape matters."""
+    cdef frnn_call c
+    cdef Pins pins = Pins()
+    describe(&c, pins, cell, call)
     cdef const frnn_table *core = table(isa, pins.itemsize)
+    cdef void *start = aligned(pins, packed, core.packed_bytes(&c))
+    with nogil:
+        core.pack(&c, start)
+
+
+cdef size_t describe_forward(frnn_call *c, Pins pins, const frnn_table *core, job) except? 0:
+    """Fill a call from (cell, call, y, final, c_all, saved); the bytes of its work area."""
+    cell, call, y, final, c_all, saved = job
+    cdef int states = describe(c, pins, cell, call)
+    if call.packed is not None:
+        c.packed = aligned(pins, call.packed, core.packed_bytes(c))
     pins.sequence(&c.y, y, c.T, c.B, c.H, pins.itemsize, True)
     pins.sequence(&c.c, c_all, c.T, c.B, c.H, pins.itemsize, True)
     for k in range(states):
         c.final[k] = pins.flat(final[k], c.B * c.H, pins.itemsize, True)
     if c.training:
-        c.saved = aligned(pins, saved, core.saved_bytes(&c))
-    cdef size_t bytes = core.forward_bytes(&c)
-    c.work = aligned(pins, scratch(bytes + FRNN_ALIGN), bytes)
+        c.saved = aligned(pins, saved, core.saved_bytes(c))
+    return core.forward_bytes(c)
+
+
+cdef class Calls:
+    """Forward calls described one by one, with what keeps their memory in place."""
+
+    cdef const frnn_table *core
+    cdef frnn_call *calls
+    cdef int n
+    cdef list held
+
+    def __cinit__(self, int isa, jobs, scratch):
+        """jobs: (cell, call, y, final, c_all, saved), all of one dtype; `scratch(n)` gives n bytes or more."""
+        cdef Pins pins
+        cdef size_t total = 0
+        cdef char *start
+        self.core = table(isa, jobs[0][1].x.itemsize)
+        self.n = len(jobs)
+        self.held = []
+        self.calls = <frnn_call *> calloc(self.n, sizeof(frnn_call))
+        if self.calls == NULL:
+            raise MemoryError("no room to describe the calls")
+        offsets = []
+        for i in range(self.n):
+            pins = Pins()
+            self.held.append(pins)
+            offsets.append(total)
+            total += padded(describe_forward(&self.calls[i], pins, self.core, jobs[i]))
+        pins = Pins()
+        self.held.append(pins)
+        start = <char *> aligned(pins, scratch(total + FRNN_ALIGN), total)
+        for i in range(self.n):
+            self.calls[i].work = start + <size_t> offsets[i]
+
+    def __dealloc__(self):
+        free(self.calls)
+
+
+def forward(int isa, jobs, scratch):
+    """Run jobs as `Calls` has them, each after those that it reads; saved is None unless training."""
+    cdef Calls calls = Calls(isa, jobs, scratch)
     with nogil:
-        core.forward(&c)
+        calls.core.forward_all(calls.calls, calls.n)
 
 
 def backward(int isa, int cell, call, scratch, saved, dy, dfinal, dc, grads):
@@ -267,3 +260,133 @@ def activation(int isa, str name, x, y):
         core.tanh(x.size, source, target)
     else:
         raise ValueError(f"no activation {name!r}")
+
+
+cdef class Stepper:
+    """A stack of layers that takes one step at a time, laid out once: the `call.Stepper` of this backend."""
+
+    cdef Calls stack
+    cdef char *prepared
+    cdef char *x_copy
+    cdef void *own[FRNN_MAX_STATES]
+    cdef Py_ssize_t B, I, H, L, itemsize
+    cdef int states
+    cdef bint busy
+    cdef object check, empty, dtype
+    cdef tuple shapes
+    cdef char format
+
+    def __cinit__(self, int isa, jobs, scratch, check, empty):
+        """jobs: layer upon layer, one step each; x is the y below, the last y is None; init and final of layer l are
+        part l of one array (L, B, H) for each state.
+
+        `check(name, array, features, call, writable)` makes an array fit or raises the error that says why it does
+        not; `empty(shape, dtype)` makes those that are handed out.
+        """
+        call = jobs[0][1]
+        self.stack = Calls(isa, jobs, scratch)
+        cdef const frnn_table *core = self.stack.core
+        cdef frnn_call *calls = self.stack.calls
+        cdef Py_ssize_t i
+        self.L, self.B, self.I, self.H = self.stack.n, calls.B, calls.I, calls.H
+        self.states = len(call.init)
+        self.check, self.empty, self.dtype = check, empty, call.x.dtype
+        self.shapes = ((self.H,), (self.B, self.H))
+        self.itemsize, self.format = self.dtype.itemsize, ord(self.dtype.char)
+        self.x_copy = <char *> calloc(self.B * self.I + 1, self.itemsize)
+        self.prepared = <char *> calloc(self.L, core.prepared_bytes)
+        if self.prepared == NULL or self.x_copy == NULL:
+            raise MemoryError("no room for a stream")
+        for i in range(self.L):
+            core.prepare(&calls[i], self.prepared + i * core.prepared_bytes)
+        for i in range(self.states):
+            self.own[i] = calls[0].final[i]
+
+    def __dealloc__(self):
+        free(self.prepared)
+        free(self.x_copy)
+
+    def step(self, x, out=None, state=None):
+        """See `fastrnn.layers.Stream`."""
+        cdef Py_buffer x_view, y_view
+        if self.busy:
+            raise RuntimeError("step: another thread is in this stream; give each thread its own")
+        self.busy = True
+        try:
+            self.view(&x_view, "x", x, self.I, 0)
+            try:
+                if out is None:
+                    out = self.empty(self.shapes[x_view.ndim - 1], self.dtype)
+                self.view(&y_view, "out", out, self.H, PyBUF_WRITABLE)
+                try:
+                    self.run(&x_view, &y_view, state)
+                finally:
+                    PyBuffer_Release(&y_view)
+            finally:
+                PyBuffer_Release(&x_view)
+        finally:
+            self.busy = False
+        return out
+
+    cdef int view(self, Py_buffer *view, str name, array, Py_ssize_t features, int flags) except -1:
+        """The buffer of (B, features), or of (features,) if B is 1, in contiguous rows."""
+        if PyObject_CheckBuffer(array):
+            PyObject_GetBuffer(array, view, PyBUF_STRIDES | PyBUF_FORMAT | flags)
+            if (view.format != NULL and view.format[0] == self.format and view.format[1] == 0
+                    and 1 <= view.ndim <= 2 and view.shape[view.ndim - 1] == features
+                    and (view.shape[0] == self.B if view.ndim == 2 else self.B == 1)
+                    and (view.strides[view.ndim - 1] == self.itemsize or features == 1)
+                    and view.strides[0] % self.itemsize == 0 and <uintptr_t> view.buf % self.itemsize == 0):
+                return 0
+            PyBuffer_Release(view)
+        array = self.check(name, array, (self.B, features), self.dtype, flags != 0)
+        PyObject_GetBuffer(array, view, PyBUF_STRIDES | PyBUF_FORMAT | flags)
+        return 0
+
+    cdef int run(self, Py_buffer *x, Py_buffer *y, state) except -1:
+        cdef frnn_call *calls = self.stack.calls
+        cdef const frnn_table *core = self.stack.core
+        cdef Py_ssize_t i, x_row = x.strides[0] if x.ndim == 2 else 0
+        cdef Py_ssize_t bytes = self.I * self.itemsize
+        cdef void *states[FRNN_MAX_STATES]
+        cdef Pins pins = None
+        for i in range(self.states):
+            states[i] = self.own[i]
+        if state is not None:
+            pins = Pins()
+            if len(state) != self.states:
+                raise ValueError(f"state: expected {self.states} array(s), got {len(state)}")
+            for i in range(self.states):
+                array = self.check("state", state[i], (self.L, self.B, self.H), self.dtype, True)
+                states[i] = pins.flat(array, self.L * self.B * self.H, self.itemsize, True)
+        calls[0].x.data, calls[0].x.row = x.buf, x_row // self.itemsize
+        calls[self.L - 1].y.data = y.buf
+        calls[self.L - 1].y.row = y.strides[0] // self.itemsize if y.ndim == 2 else 0
+        cdef bint overlap = meet(x, self.B, y.buf, self.B * self.H * self.itemsize)
+        for i in range(self.states):
+            if meet(y, self.B, states[i], self.L * self.B * self.H * self.itemsize):
+                raise ValueError("out: shares memory with the state; give it an array of its own")
+            overlap |= meet(x, self.B, states[i], self.L * self.B * self.H * self.itemsize)
+        if overlap:  # outputs are written while x is still read
+            for i in range(self.B):
+                memcpy(self.x_copy + i * bytes, <char *> x.buf + i * x_row, bytes)
+            calls[0].x.data, calls[0].x.row = self.x_copy, self.I
+        with nogil:
+            for i in range(self.L):
+                for k in range(self.states):
+                    calls[i].init[k] = calls[i].final[k] = (
+                        <char *> states[k] + i * self.B * self.H * self.itemsize
+                    )
+                core.forward_prepared(self.prepared + i * core.prepared_bytes)
+        return 0
+
+
+cdef bint meet(Py_buffer *view, Py_ssize_t rows, void *other, Py_ssize_t bytes) noexcept:
+    """Whether rows of a view lie, even in part, between `other` and `other` + bytes."""
+    cdef char *low = <char *> view.buf
+    cdef char *high = low + view.shape[view.ndim - 1] * view.itemsize
+    if view.ndim == 2 and view.strides[0] < 0:
+        low += (rows - 1) * view.strides[0]
+    elif view.ndim == 2:
+        high += (rows - 1) * view.strides[0]
+    return low < <char *> other + bytes and <char *> other < high

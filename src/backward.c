@@ -68,7 +68,7 @@ static void undo_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q)
     const ptrdiff_t at_row = s < 0 ? 0 : chunk_row(p, chunk, s);
     const Rows next = states_after(p, s < 0 ? 0 : s, start), kept = kept_of(p, s < 0 ? 0 : s, start);
     real dout[ROWS_ONCE * MAX_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
-    BackwardTile tile = {.Hp = p->Hp, .p = p->p};
+    BackwardTile tile = {.Hp = p->Hp, .p = p->weights.p};
     find_left(p, id, chunk, s, q, n);
     for (ptrdiff_t group = first_group(p, U, id); group < last_group(p, U, id); group++) {
         tile.at = group_start(U, group);
@@ -146,7 +146,7 @@ static void prepare(const Plan *p, int id)
     const frnn_call *call = p->call;
     const Cell *cell = p->cell;
     const ptrdiff_t H = p->H, I = p->I;
-    if (call->checkpoint) X(pack_forward)(p, id);
+    if (call->checkpoint && !call->packed) X(fill_panels)(&p->weights, call, id, p->threads);
     X(pack)(&p->W_back, share(group_count(&p->W_back), id, p->threads), share(group_count(&p->W_back), id + 1, p->threads),
             call->W, 0, 1, I);
     for (int q = 0; q < cell->phases; q++) {

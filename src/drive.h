@@ -4,9 +4,6 @@
 
 #include "plan.h"
 
-/* Fill this thread's share of the forward panels. */
-void X(pack_forward)(const Plan *p, int id);
-
 /* Steps [from, to) of the segment that begins at `start`, this thread's part; outputs that are null are not written. */
 void X(run_steps)(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, ptrdiff_t to);
 
@@ -26,5 +23,9 @@ void X(write_sums)(const Plan *p);
 /* What each thread of a call does; arg is the Plan. */
 void X(forward_job)(void *arg, int id);
 void X(backward_job)(void *arg, int id);
+
+/* One forward call; and many, in an order in which each comes after what it reads. */
+void X(forward_alone)(const frnn_call *call);
+void X(forward_all)(const frnn_call *calls, int n);
 
 #endif

@@ -24,6 +24,7 @@ typedef struct {
     int reverse;
     int training;
     int threads;          /* an upper bound, at least 1 */
+    int follows;          /* in a batch of calls: x is the y of the call before, of the same steps and lengths */
     ptrdiff_t checkpoint; /* keep the state of every k-th step; 0 keeps every step's gates and states */
     ptrdiff_t T, B, I, H;
 
@@ -31,6 +32,7 @@ typedef struct {
     const void *W, *U;          /* (G*H, I), (G*H, H) */
     const void *b, *b_rec;      /* (G*H,) */
     const void *p;              /* (3*H,) */
+    const void *packed;         /* the five above as pack() left them: forward then reads nothing else */
     const void *init[FRNN_MAX_STATES]; /* (B, H) */
     const int64_t *lengths;     /* (B,) */
     frnn_array resets;          /* (T, B, 1) bytes */
@@ -58,10 +60,20 @@ typedef struct {
 typedef struct {
     int cells;
     frnn_cell_info (*cell_info)(int cell);
+    size_t (*packed_bytes)(const frnn_call *);   /* of I, H, the cell and its parameters alone */
+    void (*pack)(const frnn_call *, void *packed); /* aligned to FRNN_ALIGN */
     size_t (*saved_bytes)(const frnn_call *);
     size_t (*forward_bytes)(const frnn_call *);  /* work area of forward */
     size_t (*backward_bytes)(const frnn_call *); /* work area of backward */
     void (*forward)(const frnn_call *);
+    void (*forward_all)(const frnn_call *, int n); /* each with a work area of its own; side by side if that is faster */
+
+    /* A forward laid out once and run many times. The call must outlive it; between runs its contents and the addresses
+     * of x, y, c, init and final may change, nothing else. */
+    size_t prepared_bytes;
+    void (*prepare)(const frnn_call *, void *prepared);
+    void (*forward_prepared)(void *prepared);
+
     void (*backward)(const frnn_call *);
     void (*sigmoid)(size_t n, const void *x, void *y); /* y = f(x) elementwise, for tests */
     void (*tanh)(size_t n, const void *x, void *y);

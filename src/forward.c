@@ -8,16 +8,6 @@
 
 enum { MAX_GROUP_VECTORS = 2 * MAX_VECTORS };
 
-void X(pack_forward)(const Plan *p, int id)
-{
-    const frnn_call *call = p->call;
-    const ptrdiff_t H = p->H, first = share(group_count(&p->W), id, p->threads),
-                    last = share(group_count(&p->W), id + 1, p->threads);
-    X(pack)(&p->W, first, last, call->W, H * p->I, p->I, 1);
-    for (int q = 0; q < p->cell->phases; q++)
-        X(pack)(&p->U[q], first, last, (const real *)call->U + first_gate(p->cell, q) * H * H, H * H, H, 1);
-}
-
 /* List the inputs of steps [from, to): this thread's rows, step by step. Returns how many. */
 static ptrdiff_t list_inputs(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to)
 {
@@ -36,8 +26,8 @@ static void input_product(const Plan *p, int id, ptrdiff_t group, ptrdiff_t rows
 {
     for (ptrdiff_t row = 0; row < rows; row += ROWS_ONCE) {
         const ptrdiff_t n = rows - row < ROWS_ONCE ? rows - row : ROWS_ONCE;
-        X(multiply)(n, p->scratch[id].x_rows + row, 1, 0, &p->W, group,
-                    p->bias + group_start(&p->W, group) * p->cell->gates, rows_from(wx, row));
+        X(multiply)(n, p->scratch[id].x_rows + row, 1, 0, &p->weights.W, group,
+                    p->weights.bias + group_start(&p->weights.W, group) * p->cell->gates, rows_from(wx, row));
     }
 }
 
@@ -71,12 +61,12 @@ static void run_phase(const Plan *p, int id, ptrdiff_t start, ptrdiff_t s, int q
 {
     const Cell *cell = p->cell;
     const Scratch *scratch = &p->scratch[id];
-    const Panels *U = &p->U[q];
+    const Panels *U = &p->weights.U[q];
     const Rows next = states_after(p, s, start), kept = kept_of(p, s, start);
     const ptrdiff_t n = active_rows(p, s);
     const real *const *left = q ? scratch->left : scratch->prev;
     real uh[ROWS_ONCE * MAX_GROUP_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
-    ForwardTile tile = {.Hp = p->Hp, .b_rec = p->b_rec, .p = p->p};
+    ForwardTile tile = {.Hp = p->Hp, .b_rec = p->weights.b_rec, .p = p->weights.p};
     if (q)
         EACH_TILE(t, p, id, n, ROWS_ONCE)
             for (int i = 0; i < t.rows; i++) scratch->left[t.row + i] = row_of(kept, t.row + i) + cell->mid * p->Hp;
@@ -112,10 +102,14 @@ void X(run_steps)(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, ptrdif
     for (ptrdiff_t s = from; s < to; s++) {
         const ptrdiff_t n = active_rows(p, s), in_chunk = (s - from) % p->chunk;
         ptrdiff_t inputs = 0;
-        if (in_chunk == 0) inputs = list_inputs(p, id, s, s + p->chunk < to ? s + p->chunk : to);
-        for (ptrdiff_t group = first_group(p, &p->W, id); !at_once && inputs && group < last_group(p, &p->W, id); group++)
+        if (in_chunk == 0) {
+            const ptrdiff_t end = s + p->chunk < to ? s + p->chunk : to;
+            if (p->below) frnn_team_await(p->below, end);
+            inputs = list_inputs(p, id, s, end);
+        }
+        for (ptrdiff_t group = first_group(p, &p->weights.W, id); !at_once && inputs && group < last_group(p, &p->weights.W, id); group++)
             input_product(p, id, group, inputs,
-                          (Rows){scratch->wx + group_start(&p->W, group) * p->cell->gates, p->cell->gates * p->Hp});
+                          (Rows){scratch->wx + group_start(&p->weights.W, group) * p->cell->gates, p->cell->gates * p->Hp});
         EACH_TILE(t, p, id, n, ROWS_ONCE)
             for (int i = 0; i < t.rows; i++) scratch->prev[t.row + i] = states_before(p, s, start, t.row + i);
         const real *wx = scratch->wx + scratch->wx_start[in_chunk] * p->cell->gates * p->Hp;
@@ -123,6 +117,7 @@ void X(run_steps)(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, ptrdif
             run_phase(p, id, start, s, q, wx, at_once ? inputs : 0);
             if (splits_hidden(p)) frnn_team_barrier(p->threads);
         }
+        if (p->done) frnn_team_reach(p->done, s + 1);
     }
 }
 
@@ -156,9 +151,11 @@ static void fill_padding(const Plan *p, int id)
 void X(forward_job)(void *arg, int id)
 {
     const Plan *p = arg;
-    X(pack_forward)(p, id);
     fill_padding(p, id);
-    frnn_team_barrier(p->threads);
+    if (!p->call->packed) {
+        X(fill_panels)(&p->weights, p->call, id, p->threads);
+        frnn_team_barrier(p->threads);
+    }
     if (!p->checkpoints.data) {
         X(run_steps)(p, id, 0, 0, p->steps);
         return;

@@ -8,8 +8,10 @@ set(KERNELS
   cell_lstm.c
   cell_gru.c
   matmul.c
+  weights.c
   plan.c
   forward.c
+  forward_all.c
   backward.c
   gradients.c
   table.c)

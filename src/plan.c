@@ -1,18 +1,12 @@
 #include "plan.h"
 #include "team.h"
 
-#define POINTER(name) &X(name),
-const Cell *const X(cells)[] = {FRNN_CELLS(POINTER)};
-#undef POINTER
-
 enum {
     CHUNK_BYTES = 256 << 10, /* of wx a thread: stays in its L2 beside the panels */
     CHUNK_ROWS = 512,        /* of a weight-gradient product: enough to repay reading and writing dW once a chunk */
     WIDE = 256,              /* columns of [dW dU] that repay packing the gate gradients, by measurement */
-    ROW_PAD = FRNN_ALIGN / sizeof(real), /* keeps rows from falling into one set of the cache when Hp is a power of 2 */
 };
 
-static const double WORTH_THREADS = 2e6; /* flop of a call that repay waking a thread, some 10 us */
 static const double WORTH_BARRIER = 2e5; /* flop of a step that repay a barrier, some 0.2 us */
 enum {
     LEAST_ROWS = 4, /* a thread: fewer stream the weights too often for their work */
@@ -20,30 +14,6 @@ enum {
 };
 
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
-
-typedef struct {
-    char *base;
-    size_t used;
-} Arena;
-
-static void *take(Arena *arena, size_t bytes)
-{
-    void *p = arena->base ? arena->base + arena->used : 0;
-    arena->used += (bytes + FRNN_ALIGN - 1) / FRNN_ALIGN * FRNN_ALIGN;
-    return p;
-}
-static real *take_reals(Arena *arena, ptrdiff_t n) { return take(arena, (size_t)n * sizeof(real)); }
-static Rows take_rows(Arena *arena, ptrdiff_t n, ptrdiff_t fields, ptrdiff_t Hp)
-{
-    ptrdiff_t stride = fields * Hp + (fields ? ROW_PAD : 0);
-    return (Rows){take_reals(arena, n * stride), stride};
-}
-static Panels take_panels(Arena *arena, ptrdiff_t K, ptrdiff_t units, int gates, int group_vectors)
-{
-    Panels p = {0, K, units, gates, group_vectors};
-    p.data = take_reals(arena, panels_size(&p));
-    return p;
-}
 
 static ptrdiff_t longest(const frnn_call *call)
 {
@@ -81,9 +51,10 @@ static void share_out(Plan *p, int threads)
     const double step = 2.0 * p->cell->gates * p->H * p->H * p->B;
     const double input = 2.0 * p->cell->gates * p->H * p->I * p->B;
     if (threads > FRNN_MAX_THREADS) threads = FRNN_MAX_THREADS;
-    if ((step + input) * (double)p->steps < WORTH_THREADS) threads = 1;
+    p->flop = (step + input) * (double)p->steps;
+    if (p->flop < WORTH_THREADS) threads = 1;
     const ptrdiff_t by_rows = least(threads, p->B / LEAST_ROWS);
-    const ptrdiff_t by_groups = step < WORTH_BARRIER ? 1 : least(threads, group_count(&p->U[0]));
+    const ptrdiff_t by_groups = step < WORTH_BARRIER ? 1 : least(threads, group_count(&p->weights.U[0]));
     const int deal_rows = by_rows >= by_groups;
     p->threads = (int)(deal_rows ? by_rows : by_groups);
     if (p->threads < 1) p->threads = 1;
@@ -101,12 +72,6 @@ static void take_forward(Plan *p, Arena *arena, int scratch_only)
     p->chunk = mine ? CHUNK_BYTES / (mine * row_bytes) : 1;
     if (p->chunk < 1) p->chunk = 1;
     if (p->chunk > p->steps) p->chunk = p->steps;
-    if (!scratch_only) {
-        p->W.data = take_reals(arena, panels_size(&p->W));
-        for (int q = 0; q < cell->phases; q++) p->U[q].data = take_reals(arena, panels_size(&p->U[q]));
-        p->bias = take_reals(arena, cell->gates * p->Hp);
-        p->b_rec = take_reals(arena, cell->gates * p->Hp);
-    }
     for (int i = 0; i < p->threads; i++) {
         Scratch s = {0};
         if (!scratch_only) {
@@ -176,8 +141,7 @@ static void sort_rows(Plan *p, ptrdiff_t *cursor)
     }
 }
 
-/* Initial states in padded rows. */
-static void fill_init(const Plan *p)
+void X(fill_init)(const Plan *p)
 {
     for (ptrdiff_t row = 0; row < p->B; row++)
         for (int k = 0; k < p->cell->states; k++) {
@@ -186,30 +150,6 @@ static void fill_init(const Plan *p)
             memset(to, 0, (size_t)p->Hp * sizeof *to);
             if (from) memcpy(to, from + p->sequence[row] * p->H, (size_t)p->H * sizeof *to);
         }
-}
-
-/* Biases: what may be added to b is, in wx's layout; the rest, and the peepholes, in padded fields. */
-static void fill_parameters(const Plan *p, int forward)
-{
-    const frnn_call *call = p->call;
-    const int gates = p->cell->gates;
-    const real *b = call->b, *b_rec = call->b_rec;
-    for (int k = 0; k < p->cell->peepholes; k++) {
-        memset(p->p + k * p->Hp, 0, (size_t)p->Hp * sizeof(real));
-        memcpy(p->p + k * p->Hp, (const real *)call->p + k * p->H, (size_t)p->H * sizeof(real));
-    }
-    if (!forward) return;
-    for (ptrdiff_t group = 0; group < group_count(&p->W); group++) {
-        const ptrdiff_t start = group_start(&p->W, group), lanes = group_lanes(&p->W, group);
-        for (int g = 0; g < gates; g++)
-            for (ptrdiff_t l = 0; l < lanes; l++) {
-                const ptrdiff_t at = g * p->H + start + l;
-                const int valid = start + l < p->H, apart = g >= gates - p->cell->split;
-                const real rec = valid && b_rec ? b_rec[at] : 0;
-                p->bias[start * gates + g * lanes + l] = (valid && b ? b[at] : 0) + (apart ? 0 : rec);
-                p->b_rec[g * p->Hp + start + l] = rec;
-            }
-    }
 }
 
 static void take_common(Plan *p, Arena *arena)
@@ -222,18 +162,6 @@ static void take_common(Plan *p, Arena *arena)
     p->later = take(arena, (size_t)(p->steps + 1) * sizeof *p->later);
     p->init = take_rows(arena, p->B, p->cell->states, p->Hp);
     p->zeros = take_reals(arena, widest > H ? widest : H);
-    p->p = take_reals(arena, p->cell->peepholes * p->Hp);
-}
-
-static void describe_weights(Plan *p)
-{
-    const Cell *cell = p->cell;
-    int most = 0;
-    for (int q = 0; q < cell->phases; q++)
-        if (cell->phase_gates[q] > most) most = cell->phase_gates[q];
-    const int group_vectors = (TILE_VECTORS + most - 1) / most; /* the least that fills a register tile */
-    p->W = (Panels){0, p->I, p->H, cell->gates, group_vectors};
-    for (int q = 0; q < cell->phases; q++) p->U[q] = (Panels){0, p->H, p->H, cell->phase_gates[q], group_vectors};
 }
 
 size_t X(plan)(Plan *p, const frnn_call *call, int threads, int backward, void *work)
@@ -242,11 +170,11 @@ size_t X(plan)(Plan *p, const frnn_call *call, int threads, int backward, void *
     *p = (Plan){.call = call, .cell = cell, .steps = longest(call), .B = call->B, .I = call->I, .H = call->H};
     p->Hp = padded(p->H);
     p->segment = segment_length(call, p->steps);
-    describe_weights(p);
-    share_out(p, threads);
 
-    Arena arena = {work, 0}, saved = {call->saved, 0};
+    Arena arena = {work, 0}, saved = {call->saved, 0}, packed = {(char *)call->packed, 0};
     const int recompute = backward && call->checkpoint, keep_all = call->training && !call->checkpoint;
+    p->weights = X(take_weights)(call, call->packed ? &packed : &arena, backward && !recompute);
+    share_out(p, threads);
     take_common(p, &arena);
     if (call->training) take_saved(p, &saved);
     if (recompute) { /* one segment's worth of what is otherwise saved */
@@ -265,8 +193,8 @@ size_t X(plan)(Plan *p, const frnn_call *call, int threads, int backward, void *
     if (work) {
         memset(p->zeros, 0, (size_t)(MAX_GATES * p->Hp) * sizeof(real));
         sort_rows(p, cursor);
-        fill_init(p);
-        fill_parameters(p, !backward || recompute);
+        X(fill_init)(p);
+        if (!call->packed) X(fill_vectors)(&p->weights, call, backward && !recompute);
     }
     return arena.used;
 }

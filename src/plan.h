@@ -8,8 +8,8 @@
 #ifndef FRNN_PLAN_H
 #define FRNN_PLAN_H
 
-#include "cell.h"
-#include "matmul.h"
+#include "team.h"
+#include "weights.h"
 
 typedef struct {
     ptrdiff_t *wx_start; /* per step of the input chunk: its first row in wx */
@@ -24,6 +24,7 @@ typedef struct {
     const frnn_call *call;
     const Cell *cell;
     ptrdiff_t steps, B, I, H, Hp;
+    double flop;    /* of a forward pass */
     int threads;
     int owners;     /* threads that rows are dealt to; 1 when hidden groups are dealt instead */
     ptrdiff_t unit; /* rows dealt at a time */
@@ -33,9 +34,9 @@ typedef struct {
     ptrdiff_t *active;   /* per time, and 0 after the last: rows still at work */
     ptrdiff_t *later;    /* per step: rows of all the steps after it, summed */
 
-    Panels W, U[MAX_PHASES];                   /* for forward */
+    Weights weights;                           /* for forward */
     Panels W_back, U_back[MAX_PHASES];         /* transposed, for backward */
-    real *bias, *b_rec, *p, *zeros;            /* one row each: wx's layout; G fields; 3 fields; the widest row */
+    real *zeros;                               /* as long as the widest row */
     Rows init;                                 /* B rows of states */
     Rows states;                               /* slots of B rows: slot 0 begins the segment */
     Rows kept;                                 /* slots of B rows; data is null when nothing needs them */
@@ -44,6 +45,8 @@ typedef struct {
     Rows checkpoints;                          /* states at the start of each segment, B rows each */
     ptrdiff_t chunk;                           /* steps of one input product */
     Scratch *scratch;                          /* per thread */
+    frnn_progress *done;                       /* steps delivered, for the call that follows; or null */
+    const frnn_progress *below;                /* of the call that this one follows; or null */
 
     /* backward: a chunk of steps whose weight gradients are computed together; rows in order of falling step */
     ptrdiff_t back_chunk;                      /* steps */
@@ -63,7 +66,8 @@ typedef struct {
 size_t X(plan)(Plan *plan, const frnn_call *call, int threads, int backward, void *work);
 size_t X(saved_size)(const frnn_call *call);
 
-extern const Cell *const X(cells)[];
+/* Take the call's initial states, which X(plan) has done once. */
+void X(fill_init)(const Plan *plan);
 
 INLINE ptrdiff_t time_of(const Plan *p, ptrdiff_t s) { return p->call->reverse ? p->steps - 1 - s : s; }
 INLINE ptrdiff_t active_rows(const Plan *p, ptrdiff_t s)
@@ -102,10 +106,7 @@ INLINE const real *states_before(const Plan *p, ptrdiff_t s, ptrdiff_t start, pt
     if (s == first_step(p, row)) return row_of(p->init, row);
     return row_of(states_after(p, s - 1, start), row);
 }
-INLINE int first_gate(const Cell *cell, int phase) { return phase ? cell->phase_gates[0] : 0; }
 
-/* A thread's share [share(id), share(id + 1)) of n things. */
-INLINE ptrdiff_t share(ptrdiff_t n, int id, int threads) { return n * id / threads; }
 INLINE int splits_hidden(const Plan *p) { return p->owners < p->threads; }
 INLINE ptrdiff_t first_group(const Plan *p, const Panels *panels, int id)
 {

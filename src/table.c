@@ -23,7 +23,25 @@ static void run(const frnn_call *call, int backward, frnn_job job)
 
 static size_t forward_bytes(const frnn_call *call) { return work_bytes(call, 0); }
 static size_t backward_bytes(const frnn_call *call) { return work_bytes(call, 1); }
-static void forward(const frnn_call *call) { run(call, 0, X(forward_job)); }
+void X(forward_alone)(const frnn_call *call) { run(call, 0, X(forward_job)); }
+
+static void prepare(const frnn_call *call, void *prepared)
+{
+    X(plan)(prepared, call, call->threads, 0, call->work);
+}
+static void forward_prepared(void *prepared)
+{
+    Plan *plan = prepared;
+    const int granted = frnn_team_acquire(plan->threads);
+    if (granted == plan->threads) {
+        X(fill_init)(plan);
+        frnn_team_run(granted, X(forward_job), plan);
+    } else { /* lay it out for one thread, this once */
+        X(forward_alone)(plan->call);
+        prepare(plan->call, plan);
+    }
+    frnn_team_release(granted);
+}
 static void backward(const frnn_call *call) { run(call, 1, X(backward_job)); }
 
 static frnn_cell_info cell_info(int cell)
@@ -64,10 +82,16 @@ ELEMENTWISE(tanh)
 const frnn_table X(table) = {
     .cells = sizeof((const char[]){FRNN_CELLS(COUNT_ONE)}),
     .cell_info = cell_info,
+    .packed_bytes = X(packed_size),
+    .pack = X(pack_weights),
     .saved_bytes = X(saved_size),
     .forward_bytes = forward_bytes,
     .backward_bytes = backward_bytes,
-    .forward = forward,
+    .forward = X(forward_alone),
+    .forward_all = X(forward_all),
+    .prepared_bytes = sizeof(Plan),
+    .prepare = prepare,
+    .forward_prepared = forward_prepared,
     .backward = backward,
     .sigmoid = each_sigmoid,
     .tanh = each_tanh,

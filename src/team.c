@@ -1,7 +1,8 @@
 #include "team.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdint.h>
 
 #if defined(__x86_64__)
@@ -14,20 +15,25 @@ enum {
     SPINS = 400,
 };
 
-static struct {
-    pthread_mutex_t busy;  /* held from acquire to release */
-    pthread_mutex_t lock;  /* guards the job, and every sleep */
-    pthread_cond_t wake;
-    int workers; /* threads started, the callers not counted */
-
-    atomic_uint job_number;
-    int job_threads;
-    frnn_job job;
-    void *job_arg;
-
-    atomic_uint arrived, barrier_number; /* of the barrier */
+/* A counter that only moves on, and who waits for it to. One for each worker, so that a job wakes nobody else. */
+typedef struct {
+    atomic_uint count;
     atomic_int sleepers;
-} team = {.busy = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+    pthread_cond_t moved;
+} Bell;
+
+static struct {
+    pthread_mutex_t busy; /* held from acquire to release */
+    pthread_mutex_t lock; /* guards every sleep */
+    int workers;          /* threads started, the callers not counted */
+    Bell jobs[FRNN_MAX_THREADS]; /* rung for worker i when there is a job for it */
+    int threads;                 /* of that job */
+    frnn_job job;
+    void *arg;
+
+    atomic_int arrived; /* at the barrier */
+    Bell barrier;
+} team = {.busy = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER};
 
 static void relax(void)
 {
@@ -38,53 +44,70 @@ static void relax(void)
 #endif
 }
 
-/* Return once *counter is no longer `seen`: spin, then sleep. Sleepers count themselves before they look again under
- * the lock, and whoever moves the counter looks for sleepers afterwards, so no wake-up is lost. */
-static void wait_past(atomic_uint *counter, unsigned seen)
+/* Return once the bell's count is no longer `seen`: spin, then sleep. Sleepers count themselves before they look again
+ * under the lock, and whoever rings looks for sleepers afterwards, so no wake-up is lost. */
+static void wait_past(Bell *bell, unsigned seen)
 {
     for (int i = 0; i < SPINS; i++) {
-        if (atomic_load(counter) != seen) return;
+        if (atomic_load(&bell->count) != seen) return;
         relax();
     }
     pthread_mutex_lock(&team.lock);
-    atomic_fetch_add(&team.sleepers, 1);
-    while (atomic_load(counter) == seen) pthread_cond_wait(&team.wake, &team.lock);
-    atomic_fetch_sub(&team.sleepers, 1);
+    atomic_fetch_add(&bell->sleepers, 1);
+    while (atomic_load(&bell->count) == seen) pthread_cond_wait(&bell->moved, &team.lock);
+    atomic_fetch_sub(&bell->sleepers, 1);
     pthread_mutex_unlock(&team.lock);
 }
 
-static void wake_sleepers(void)
+static void ring(Bell *bell)
 {
-    if (atomic_load(&team.sleepers) == 0) return;
+    atomic_fetch_add(&bell->count, 1);
+    if (atomic_load(&bell->sleepers) == 0) return;
     pthread_mutex_lock(&team.lock);
-    pthread_cond_broadcast(&team.wake);
+    pthread_cond_broadcast(&bell->moved);
     pthread_mutex_unlock(&team.lock);
 }
 
 void frnn_team_barrier(int granted)
 {
     if (granted == 1) return;
-    unsigned seen = atomic_load(&team.barrier_number);
-    if (atomic_fetch_add(&team.arrived, 1) + 1 == (unsigned)granted) {
+    const unsigned seen = atomic_load(&team.barrier.count);
+    if (atomic_fetch_add(&team.arrived, 1) + 1 == granted) {
         atomic_store(&team.arrived, 0);
-        atomic_store(&team.barrier_number, seen + 1);
-        wake_sleepers();
+        ring(&team.barrier);
     } else
-        wait_past(&team.barrier_number, seen);
+        wait_past(&team.barrier, seen);
 }
 
-/* Run a job with denormals flushed to zero (18 to 27 times slower otherwise), and give the mode back afterwards. */
+void frnn_team_reach(frnn_progress *progress, ptrdiff_t steps)
+{
+    atomic_store_explicit(progress, steps, memory_order_release);
+}
+
+void frnn_team_await(const frnn_progress *progress, ptrdiff_t steps)
+{
+    for (int i = 0; atomic_load_explicit(progress, memory_order_acquire) < steps; i++)
+        if (i < SPINS)
+            relax();
+        else
+            sched_yield();
+}
+
+/* Run a job with denormals flushed to zero (18 to 27 times slower otherwise), round to nearest and no traps, whatever
+ * the caller has; and give the caller's mode back afterwards. */
 static void run_flushing(frnn_job job, void *arg, int id)
 {
 #if defined(__x86_64__)
+    enum { FLUSH = 0x8040, NO_TRAPS = 0x1f80 };
     const unsigned mode = _mm_getcsr();
-    _mm_setcsr(mode | 0x8040); /* FTZ | DAZ */
+    _mm_setcsr(FLUSH | NO_TRAPS);
     job(arg, id);
     _mm_setcsr(mode);
 #elif defined(__aarch64__)
+    enum { FLUSH = 1 << 24 };
     uint64_t mode;
     __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
-    __asm__ volatile("msr fpcr, %0" : : "r"(mode | (1u << 24))); /* FZ */
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)FLUSH));
     job(arg, id);
     __asm__ volatile("msr fpcr, %0" : : "r"(mode));
 #else
@@ -95,42 +118,50 @@ static void run_flushing(frnn_job job, void *arg, int id)
 static void *worker(void *id_as_pointer)
 {
     const int id = (int)(intptr_t)id_as_pointer;
-    unsigned seen = 0;
-    for (;;) {
-        wait_past(&team.job_number, seen);
-        pthread_mutex_lock(&team.lock);
-        seen = atomic_load(&team.job_number);
-        const int threads = team.job_threads;
-        const frnn_job job = team.job;
-        void *arg = team.job_arg;
-        pthread_mutex_unlock(&team.lock);
-        if (id >= threads) continue;
-        run_flushing(job, arg, id);
+    for (unsigned seen = 0;; seen++) {
+        wait_past(&team.jobs[id], seen);
+        const int threads = team.threads;
+        run_flushing(team.job, team.arg, id);
         frnn_team_barrier(threads);
     }
     return 0;
+}
+
+static void reset(Bell *bell)
+{
+    atomic_store(&bell->count, 0);
+    atomic_store(&bell->sleepers, 0);
+    pthread_cond_init(&bell->moved, 0);
 }
 
 static void forget_team(void)
 {
     pthread_mutex_init(&team.busy, 0);
     pthread_mutex_init(&team.lock, 0);
-    pthread_cond_init(&team.wake, 0);
     team.workers = 0;
-    atomic_store(&team.job_number, 0);
     atomic_store(&team.arrived, 0);
-    atomic_store(&team.sleepers, 0);
+    for (int i = 0; i < FRNN_MAX_THREADS; i++) reset(&team.jobs[i]);
+    reset(&team.barrier);
 }
 
-static void watch_forks(void) { pthread_atfork(0, 0, forget_team); }
+static void start_team(void)
+{
+    forget_team();
+    pthread_atfork(0, 0, forget_team);
+}
 
+/* Workers take no signals: those are the main program's. */
 static int start_worker(int id)
 {
     pthread_attr_t attr;
     pthread_t thread;
+    sigset_t every, before;
     if (pthread_attr_init(&attr)) return 0;
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    sigfillset(&every);
+    pthread_sigmask(SIG_SETMASK, &every, &before);
     int failed = pthread_create(&thread, &attr, worker, (void *)(intptr_t)id);
+    pthread_sigmask(SIG_SETMASK, &before, 0);
     pthread_attr_destroy(&attr);
     return !failed;
 }
@@ -139,7 +170,7 @@ int frnn_team_acquire(int wanted)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     if (wanted <= 1) return 1;
-    pthread_once(&once, watch_forks);
+    pthread_once(&once, start_team);
     if (pthread_mutex_trylock(&team.busy)) return 1;
     while (team.workers + 1 < wanted && start_worker(team.workers + 1)) team.workers++;
     if (team.workers + 1 >= wanted) return wanted;
@@ -155,13 +186,10 @@ void frnn_team_release(int granted)
 void frnn_team_run(int granted, frnn_job job, void *arg)
 {
     if (granted > 1) {
-        pthread_mutex_lock(&team.lock);
-        team.job_threads = granted;
+        team.threads = granted;
         team.job = job;
-        team.job_arg = arg;
-        atomic_fetch_add(&team.job_number, 1);
-        pthread_mutex_unlock(&team.lock);
-        wake_sleepers();
+        team.arg = arg;
+        for (int i = 1; i < granted; i++) ring(&team.jobs[i]);
     }
     run_flushing(job, arg, 0);
     frnn_team_barrier(granted);

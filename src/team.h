@@ -7,7 +7,12 @@
 #ifndef FRNN_TEAM_H
 #define FRNN_TEAM_H
 
+#include <stdatomic.h>
+#include <stddef.h>
+
 enum { FRNN_MAX_THREADS = 256 }; /* plans ask for no more */
+
+static const double WORTH_THREADS = 2e6; /* flop of a job that repay waking a thread, some 10 us */
 
 typedef void (*frnn_job)(void *arg, int id);
 
@@ -17,6 +22,11 @@ void frnn_team_release(int granted);
 
 /* job(arg, id) for id = 0 (the caller) .. granted - 1, denormals flushed; returns when all have returned. */
 void frnn_team_run(int granted, frnn_job job, void *arg);
+
+/* Inside a job: how far one thread has come, for another that waits for it. */
+typedef atomic_ptrdiff_t frnn_progress;
+void frnn_team_reach(frnn_progress *progress, ptrdiff_t steps);
+void frnn_team_await(const frnn_progress *progress, ptrdiff_t steps);
 
 /* Inside a job: wait until all of its threads are here. What they wrote before is visible after. */
 void frnn_team_barrier(int granted);

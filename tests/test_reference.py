@@ -42,8 +42,8 @@ def loss(problem: Problem, inputs: dict[str, np.ndarray]) -> complex:
     init = (given.pop("h0"), given.pop("c0"))
     chosen = {"reverse": False, "return_cells": False} | problem.options | {"training": False, "checkpoint": None}
     states = 2 if problem.family == "lstm" else 1
-    y, final, c, _ = reference.forward(
-        Call(problem.cell, **given, init=init[:states], **chosen, batch_first=False, threads=1)
+    [(y, final, c, _)] = reference.forward(
+        [Call(problem.cell, **given, init=init[:states], **chosen, batch_first=False, threads=1)]
     )
     outputs = {"dy": y, "dc": c} | dict(zip(("dh_n", "dc_n"), final, strict=False))
     return sum(np.sum(outputs[name] * cotangent) for name, cotangent in problem.cotangents.items())

@@ -6,11 +6,13 @@ Raises ImportError on import where the extension was not built.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 
 import _fastrnn
-from fastrnn.call import Call, Forward, Gradients
+from fastrnn.call import Call, Forward, Gradients, Stepper
+from fastrnn.checks import stepped
 
 name = "native"
 
@@ -54,17 +56,46 @@ def _scratch(n: int) -> np.ndarray:
     return buffer
 
 
-def forward(call: Call) -> Forward:
-    _, B, _, H = call.sizes
-    cell = _cells[call.cell][0]
+def forward(calls: Sequence[Call]) -> list[Forward]:
     isa = _isa
-    y = call.empty(H)
-    final = tuple(np.empty((B, H), call.x.dtype) for _ in call.init)
-    c = call.empty(H) if call.return_cells else None
-    saved = np.empty(_fastrnn.saved_bytes(_isas[isa], cell, call), np.uint8) if call.training else None
-    _fastrnn.forward(_isas[isa], cell, call, _scratch, y, final, c, saved)
+    results = [_results(call, isa) for call in calls]
+    jobs = [(_cells[c.cell][0], c, r.y, r.final, r.c, r.saved) for c, r in zip(calls, results, strict=True)]
+    _fastrnn.forward(_isas[isa], jobs, _scratch)
     # What was kept is laid out for the instruction set that kept it.
-    return Forward(y, final, c, (isa, saved) if call.training else None)
+    return [r if r.saved is None else r._replace(saved=(isa, r.saved)) for r in results]
+
+
+def _results(call: Call, isa: str) -> Forward:
+    """Arrays for what a call returns."""
+    _, B, _, H = call.sizes
+    saved = None
+    if call.training:
+        saved = np.empty(_fastrnn.saved_bytes(_isas[isa], _cells[call.cell][0], call), np.uint8)
+    return Forward(
+        y=call.output(),
+        final=tuple([np.empty((B, H), call.x.dtype) for _ in call.init]),
+        c=call.empty(H) if call.return_cells else None,
+        saved=saved,
+    )
+
+
+def layout() -> str:
+    return _isa
+
+
+def pack(call: Call, packed: np.ndarray | None = None) -> np.ndarray:
+    cell = _cells[call.cell][0]
+    if packed is None:
+        packed = np.empty(_fastrnn.packed_bytes(_isas[_isa], cell, call), np.uint8)
+    _fastrnn.pack(_isas[_isa], cell, call, packed)
+    return packed
+
+
+def stepper(calls: Sequence[Call]) -> Stepper:
+    jobs = [
+        (_cells[call.cell][0], call, call.y, tuple(s for s in call.init if s is not None), None, None) for call in calls
+    ]
+    return _fastrnn.Stepper(_isas[_isa], jobs, lambda n: np.empty(n, np.uint8), stepped, np.empty)
 
 
 def backward(

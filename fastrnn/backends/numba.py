@@ -7,6 +7,7 @@ compiled in the same way; only `dot` is replaced, because Numba's own `@` needs 
 from __future__ import annotations
 
 import dis
+from collections.abc import Sequence
 from functools import cache
 from types import CellType, FunctionType
 from typing import Any
@@ -15,17 +16,23 @@ import numba
 import numpy as np
 
 from fastrnn import cells
-from fastrnn.backends.numpy import scan, scan_backward
-from fastrnn.call import Call, Forward, Gradients
+from fastrnn.backends.numpy import Steps, layout, pack, scan, scan_backward
+from fastrnn.call import Call, Forward, Gradients, Stepper
 from fastrnn.cells import CELLS, Array
+
+__all__ = ["backward", "forward", "layout", "name", "pack", "stepper"]
 
 name = "numba"
 
 types: Any = numba.types  # numba has no type stubs
 
 
-def forward(call: Call) -> Forward:
-    return scan(call, step(call.cell, call.x.dtype))
+def forward(calls: Sequence[Call]) -> list[Forward]:
+    return [scan(call, step(call.cell, call.x.dtype)) for call in calls]
+
+
+def stepper(calls: Sequence[Call]) -> Stepper:
+    return Steps(forward, calls)
 
 
 def backward(call: Call, saved: Any, dy: Array | None, dfinal: tuple[Array | None, ...], dc: Array | None) -> Gradients:

@@ -7,13 +7,14 @@ looked at. In reverse a sequence stands still until the walk reaches its last va
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.call import Call, Forward, Gradients
+from fastrnn.call import Call, Forward, Gradients, Stepper
 from fastrnn.cells import CELLS, Array, Arrays
+from fastrnn.checks import stepped
 
 name = "numpy"
 
@@ -33,13 +34,54 @@ class Visit(NamedTuple):
     saved: Arrays
 
 
-def forward(call: Call) -> Forward:
-    return scan(call, CELLS[call.cell].step)
+def forward(calls: Sequence[Call]) -> list[Forward]:
+    return [scan(call, CELLS[call.cell].step) for call in calls]
 
 
 def backward(call: Call, saved: Any, dy: Array | None, dfinal: tuple[Array | None, ...], dc: Array | None) -> Gradients:
     cell = CELLS[call.cell]
     return scan_backward(call, cell.step, cell.step_backward, saved, dy, dfinal, dc)
+
+
+def layout() -> str:
+    return "as they are"
+
+
+def pack(call: Call, packed: None = None) -> None:
+    """Weights are read as they are."""
+
+
+def stepper(calls: Sequence[Call]) -> Stepper:
+    return Steps(forward, calls)
+
+
+class Steps:
+    """`call.Stepper` by way of a whole forward for every step."""
+
+    def __init__(self, forward: Callable[[Sequence[Call]], list[Forward]], calls: Sequence[Call]) -> None:
+        self._forward, self._calls = forward, list(calls)
+
+    def step(self, x: Array, out: Array | None = None, state: Arrays | None = None) -> Array:
+        call = self._calls[0]
+        _, B, _, H = call.sizes
+        x = stepped("x", x, call.x.shape[1:], call.x.dtype, False)
+        y = np.empty((B, H) if x.ndim == 2 else H, x.dtype) if out is None else out
+        stepped("out", y, (B, H), x.dtype, True)
+        if state is not None:
+            state = tuple([stepped("state", s, (len(self._calls), B, H), x.dtype, True) for s in state])
+            if len(state) != len(call.init):
+                raise ValueError(f"state: expected {len(call.init)} array(s), got {len(state)}")
+            if any(np.may_share_memory(y, s) for s in state):
+                raise ValueError("out: shares memory with the state; give it an array of its own")
+        for layer, call in enumerate(self._calls):
+            init = call.init if state is None else tuple([s[layer] for s in state])
+            top, after, _, _ = self._forward([call._replace(x=x.reshape(call.x.shape), init=init)])[0]
+            for before, now in zip(init, after, strict=True):
+                assert before is not None  # a stream always has a state
+                before[:] = now
+            x = top[0]
+        y[...] = x.reshape(y.shape)
+        return y
 
 
 @quietly
@@ -50,7 +92,7 @@ def scan(call: Call, step: Step) -> Forward:
     """
     _, B, _, H = call.sizes
     state: Arrays = tuple(np.zeros((B, H), call.x.dtype) if s is None else s for s in call.init)
-    y = call.empty(H)
+    y = call.output()
     c = call.empty(H) if call.return_cells else None
     keep = call.training and not call.checkpoint
     tape: list[Any] = []

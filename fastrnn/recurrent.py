@@ -1,0 +1,311 @@
+"""What all layers have in common: weights under PyTorch's names, packed once; directions; stacks; streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from fastrnn import backends
+from fastrnn.call import Backend, Call, empty
+from fastrnn.cells import CELLS, Array, Arrays
+from fastrnn.checks import (
+    DTYPES,
+    as_array,
+    boolean,
+    checked_lengths,
+    checked_resets,
+    describe,
+    expect_dtype,
+    floats,
+    positive,
+    rows,
+    time_major,
+)
+from fastrnn.run import callers
+from fastrnn.stream import Stream
+
+#: parameter of a call -> its name in a state_dict, before "_l0" or "_l0_reverse"
+NAMES = {"W": "weight_ih", "U": "weight_hh", "b": "bias_ih", "b_rec": "bias_hh", "p": "peephole"}
+
+MERGES: dict[str | None, Callable[[Array, Array], Any]] = {
+    "concat": lambda forward, backward: np.concatenate((forward, backward), axis=-1),
+    "sum": np.add,
+    "mul": np.multiply,
+    "average": lambda forward, backward: (forward + backward) / forward.dtype.type(2),
+    None: lambda forward, backward: (forward, backward),
+}
+
+
+class Recurrent:
+    """What `RNN`, `GRU` and `LSTM` have in common; they say what the arguments mean."""
+
+    def __init__(
+        self,
+        cell: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        *,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        merge: str | None,
+        dtype: Any,
+        rng: Any,
+    ) -> None:
+        for name, value in (("bias", bias), ("batch_first", batch_first), ("bidirectional", bidirectional)):
+            boolean(name, value)
+        if dropout != 0.0:
+            raise ValueError(f"dropout: layers infer and do not train yet, so expected 0.0, got {dropout!r}")
+        if merge not in MERGES:
+            raise ValueError(f"merge: expected one of {', '.join(map(repr, MERGES))}, got {merge!r}")
+        if merge is None and bidirectional and num_layers > 1:
+            raise ValueError("merge: None gives two outputs, of which the next layer cannot read; expected another")
+        if np.dtype(dtype) not in DTYPES:
+            raise TypeError(f"dtype: expected float32 or float64, got {describe(np.dtype(dtype))}")
+        self.input_size = positive("input_size", input_size)
+        self.hidden_size = positive("hidden_size", hidden_size)
+        self.num_layers = positive("num_layers", num_layers)
+        self.bias, self.batch_first, self.bidirectional = bool(bias), bool(batch_first), bool(bidirectional)
+        self.merge, self.dtype = merge, np.dtype(dtype)
+        self._cell = CELLS[cell]
+        self._packed: dict[tuple[str, str], list[Any]] = {}
+        self._weights = [self._initial(np.random.default_rng(rng), I) for I in self._input_sizes() for _ in self._ways]
+
+    @property
+    def _ways(self) -> tuple[str, ...]:
+        """What each direction's parameters end in."""
+        return ("", "_reverse") if self.bidirectional else ("",)
+
+    def _input_sizes(self) -> list[int]:
+        joined = self.hidden_size * (len(self._ways) if self.merge == "concat" else 1)
+        return [self.input_size] + [joined] * (self.num_layers - 1)
+
+    def _initial(self, rng: np.random.Generator, I: int) -> dict[str, Array | None]:
+        """PyTorch's default: everything uniform within 1 / sqrt(H)."""
+        G, H = self._cell.G, self.hidden_size
+
+        def uniform(*shape: int) -> Array:
+            values: Array = rng.uniform(-1, 1, shape) / np.sqrt(H)
+            return values.astype(self.dtype)
+
+        return {
+            "W": uniform(G * H, I),
+            "U": uniform(G * H, H),
+            "b": uniform(G * H) if self.bias else None,
+            "b_rec": uniform(G * H) if self.bias else None,
+            "p": uniform(3 * H) if self._cell.peepholes else None,
+        }
+
+    def _named(self) -> dict[str, Array]:
+        """The parameters themselves."""
+        ways = [f"_l{layer}{way}" for layer in range(self.num_layers) for way in self._ways]
+        return {
+            NAMES[key] + way: value
+            for way, weights in zip(ways, self._weights, strict=True)
+            for key, value in weights.items()
+            if value is not None
+        }
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of all parameters under PyTorch's names: weight_ih_l0 (G*H, I), weight_hh_l0, bias_ih_l0, ...
+
+        Gates are stacked in PyTorch's order. Peepholes, which PyTorch does not have, are ``peephole_l0`` (3*H,).
+        """
+        return {name: value.copy() for name, value in self._named().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take all parameters from a mapping like that of `state_dict`, PyTorch's own included, and pack them anew.
+
+        Streams of this layer go on with the new parameters.
+
+        Raises
+        ------
+        KeyError
+            For a name that is missing or that the layer does not have.
+        TypeError, ValueError
+            For a parameter of another dtype or shape. After an error the layer is as it was.
+        """
+        own = self._named()
+        for problem, names in (("missing", own.keys() - state.keys()), ("unexpected", state.keys() - own.keys())):
+            if names:
+                raise KeyError(f"state: {problem} {', '.join(sorted(names))}")
+        new = {
+            name: floats(name, state[name], "that of the layer", value.shape, self.dtype, "the layer's")
+            for name, value in own.items()
+        }
+        for name, value in own.items():
+            value[...] = new[name]
+        for (backend, layout), packed in self._packed.items():
+            with backends.using(backend, layout) as module:
+                self._pack(module, packed)
+
+    def _pack(self, backend: Backend, packed: list[Any]) -> list[Any]:
+        sizes = [I for I in self._input_sizes() for _ in self._ways]
+        return [
+            backend.pack(self._call(i, np.empty((0, 1, I), self.dtype)), old)
+            for i, (I, old) in enumerate(zip(sizes, packed, strict=True))
+        ]
+
+    def _prepared(self) -> tuple[Backend, list[Any]]:
+        """The backend in use, and the parameters of each layer and direction packed for it."""
+        backend = backends.current()
+        key = (backend.name, backend.layout())
+        if key not in self._packed:
+            self._packed[key] = self._pack(backend, [None] * len(self._weights))
+        return backend, self._packed[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_packed": {}, "_cell": self._cell.name}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state | {"_cell": CELLS[state["_cell"]]}
+
+    def _call(self, i: int, x: Array, init: tuple[Array | None, ...] = (), **options: Any) -> Call:
+        """The call of layer and direction number i, in PyTorch's order of them."""
+        given: dict[str, Any] = {
+            "lengths": None,
+            "resets": None,
+            "batch_first": False,
+            "training": False,
+            "checkpoint": None,
+            "return_cells": False,
+            "threads": 1,
+            **self._weights[i],
+            **options,
+        }
+        init = init or (None,) * len(self._cell.states)
+        return Call(self._cell.name, x, init=init, reverse=i % len(self._ways) == 1, **given)
+
+    def __call__(
+        self, x: Any, state: Any = None, lengths: Any = None, *, resets: Any = None, threads: int | None = None
+    ) -> tuple[Any, Any]:
+        """Run over time.
+
+        Parameters
+        ----------
+        x : (T, B, I) array, (B, T, I) with ``batch_first``, or (T, I) for one sequence
+            Inputs, of the layer's dtype.
+        state : (L*D, B, H) array, or for an LSTM a pair of them, optional
+            Initial h, or (h, c), of L layers in D directions, in PyTorch's order; zeros when absent.
+        lengths : (B,) integers, optional
+            Valid steps of each sequence, 0..T in any order.
+        resets : (T, B) booleans, optional
+            Start afresh before these steps, in the direction of travel.
+        threads : int, optional
+            At most this many; `get_num_threads()` when absent. The result does not depend on it.
+
+        Returns
+        -------
+        y : (T, B, H) array, (T, B, 2*H) from two directions concatenated, or a pair with ``merge=None``
+            The top layer's hidden states, laid out like x; exactly 0 past a sequence's length.
+        state : (L*D, B, H) array, or for an LSTM a pair of them
+            After each sequence's last valid step in the direction of travel.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For what is not an array, or of another dtype or shape; the message names the argument.
+        """
+        x = expect_dtype("x", as_array("x", x), self.dtype, "the layer's")
+        unbatched = x.ndim == 2
+        if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
+            layout = "(B, T, I)" if self.batch_first else "(T, B, I)"
+            raise ValueError(f"x: expected shape {layout} or (T, I) with I = {self.input_size}, got {x.shape}")
+        batch_first = self.batch_first and not unbatched
+        x = rows(time_major(x, unbatched, batch_first))
+        T, B, _ = x.shape
+        init = self._checked_state(state, B, unbatched)
+        options = {
+            "lengths": checked_lengths(lengths, T, B, unbatched),
+            "resets": checked_resets(resets, T, B, unbatched, batch_first),
+            "threads": backends.get_num_threads() if threads is None else positive("threads", threads),
+        }
+        y, final = self._run(x, init, batch_first, options)
+        if unbatched:
+            final = tuple([s[:, 0] for s in final])
+        return (
+            tuple([callers(a, unbatched, batch_first) for a in y])
+            if isinstance(y, tuple)
+            else callers(y, unbatched, batch_first),
+            final[0] if len(final) == 1 else final,
+        )
+
+    def _run(self, x: Array, init: Arrays | None, batch_first: bool, options: dict[str, Any]) -> tuple[Any, Arrays]:
+        """y, time-major, and the final states."""
+        backend, packed = self._prepared()
+        T, B, _ = x.shape
+        D, H = len(self._ways), self.hidden_size
+        final: list[Arrays] = []
+        stack: list[Call] = []
+        for layer in range(self.num_layers):
+            top = layer == self.num_layers - 1
+            y: Any = empty(T, B, H * D, self.dtype, batch_first and top)
+            for d in range(D):
+                i = layer * D + d
+                stack.append(
+                    self._call(
+                        i,
+                        x,
+                        () if init is None else tuple([s[i] for s in init]),
+                        packed=packed[i],
+                        y=y[:, :, d * H : (d + 1) * H],
+                        follows=layer > 0 and D == 1,
+                        **options,
+                    )
+                )
+            if D == 2 or top:  # layers of one direction go up together
+                final += [result.final for result in backend.forward(stack)]
+                stack = []
+            if D == 2 and self.merge != "concat":
+                y = MERGES[self.merge](y[:, :, :H], y[:, :, H:])
+            x = y
+        return x, tuple([np.stack(s) if len(s) > 1 else s[0][None] for s in zip(*final, strict=True)])
+
+    def _checked_state(self, state: Any, B: int, unbatched: bool) -> Arrays | None:
+        """(L*D, B, H) for each state of the cell."""
+        if state is None:
+            return None
+        names = self._cell.states
+        if len(names) > 1 and (not isinstance(state, tuple | list) or len(state) != len(names)):
+            raise TypeError(f"state: expected a pair ({', '.join(names)}), got {type(state).__name__}")
+        shape = (self.num_layers * len(self._ways), *(() if unbatched else (B,)), self.hidden_size)
+        meaning = "(L*D, H)" if unbatched else "(L*D, B, H)"
+        given = zip(names, state if len(names) > 1 else (state,), strict=True)
+        arrays = [floats(f"state {name}", s, meaning, shape, self.dtype, "the layer's") for name, s in given]
+        return tuple([a[:, None] if unbatched else a for a in arrays])
+
+    def stream(self, batch_size: int = 1, *, threads: int | None = None) -> Stream:
+        """One step at a time, the state kept inside; see `Stream`.
+
+        Raises
+        ------
+        ValueError
+            For a bidirectional layer, which must see a sequence's end first.
+        """
+        if self.bidirectional:
+            raise ValueError("stream: a bidirectional layer needs the whole sequence; call the layer instead")
+        threads = backends.get_num_threads() if threads is None else positive("threads", threads)
+        backend, packed = self._prepared()
+        B = positive("batch_size", batch_size)
+        state = tuple([np.zeros((self.num_layers, B, self.hidden_size), self.dtype) for _ in self._cell.states])
+        calls: list[Call] = []
+        for layer, I in enumerate(self._input_sizes()):
+            top = layer == self.num_layers - 1
+            x = np.zeros((1, B, I), self.dtype) if layer == 0 else calls[-1].y
+            assert x is not None  # only the top has none
+            y = None if top else np.empty((1, B, self.hidden_size), self.dtype)
+            init = tuple([s[layer] for s in state])
+            calls.append(self._call(layer, x, init, packed=packed[layer], y=y, threads=threads))
+        return Stream(backend.stepper(calls), state)
+
+    def __repr__(self) -> str:
+        named: dict[str, Any] = {"num_layers": (self.num_layers, 1), "bias": (self.bias, True)}
+        named |= {"batch_first": (self.batch_first, False)}
+        named |= {"bidirectional": (self.bidirectional, False), "merge": (self.merge, "concat")}
+        options = "".join(f", {name}={value!r}" for name, (value, default) in named.items() if value != default)
+        sizes = f"{self.input_size}, {self.hidden_size}"
+        return f"{type(self).__name__}({sizes}{options}, dtype={self.dtype}) [{self._cell.name}]"

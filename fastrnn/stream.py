@@ -1,0 +1,63 @@
+"""One step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastrnn.call import Stepper
+from fastrnn.cells import Array, Arrays
+
+
+class Stream:
+    """A layer that takes one step at a time and keeps its state, made by ``layer.stream(batch_size)``.
+
+    Its results have the bits of the layer's own on the whole sequence. With ``out`` a step allocates nothing, and it
+    lets other Python threads run. A stream belongs to one thread at a time; it follows ``load_state_dict``, and stays
+    with the backend and instruction set that were in use when it was made.
+
+    Attributes
+    ----------
+    step : callable
+        ``step(x, out=None, state=None)`` takes x (B, I), or (I,) if B is 1, and returns the top layer's h (B, H), or
+        (H,): a new array, or ``out``. It starts from the stream's own state and updates it, or from ``state``, one
+        writable (L, B, H) array for each state of the cell, (h,) or (h, c), which are updated instead.
+        Raises TypeError for another dtype, ValueError for another shape or for an ``out`` that shares memory with
+        the state, RuntimeError while another thread is in a step.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> gru = fastrnn.GRU(3, 4, reset_after=True, rng=0)
+    >>> x = np.ones((5, 3), np.float32)
+    >>> stream = gru.stream()
+    >>> steps = [stream.step(x_t) for x_t in x]
+    >>> np.array_equal(steps, gru(x)[0])
+    True
+    """
+
+    step: Callable[..., Array]
+
+    def __init__(self, stepper: Stepper, state: Arrays) -> None:
+        self.step = stepper.step  # not a method here: another Python call would cost as much as a small net
+        self._state = state
+
+    @property
+    def state(self) -> Any:
+        """The state, a copy, as a layer takes it: h (L, B, H), or (h, c) of an LSTM. It can be assigned."""
+        copies = tuple([s.copy() for s in self._state])
+        return copies[0] if len(copies) == 1 else copies
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        given = (state,) if len(self._state) == 1 else tuple(state)
+        for own, new in zip(self._state, given, strict=True):
+            if own.shape != new.shape or own.dtype != new.dtype:
+                raise ValueError(f"state: expected {own.dtype} {own.shape}, got {new.dtype} {new.shape}")
+        for own, new in zip(self._state, given, strict=True):
+            own[...] = new
+
+    def reset(self, sequences: Any = slice(None)) -> None:
+        """Zero the state of all sequences, or of those that an index or a mask into the batch chooses."""
+        for own in self._state:
+            own[:, sequences] = 0

@@ -1,0 +1,82 @@
+"""What fastrnn.h declares."""
+
+from libc.stdint cimport int64_t
+
+
+cdef extern from "fastrnn.h" nogil:
+    enum:
+        FRNN_ALIGN
+        FRNN_MAX_STATES
+
+    ctypedef struct frnn_array:
+        void *data
+        ptrdiff_t step
+        ptrdiff_t row
+
+    ctypedef struct frnn_call:
+        int cell
+        int reverse
+        int training
+        int threads
+        int follows
+        ptrdiff_t checkpoint
+        ptrdiff_t T
+        ptrdiff_t B
+        ptrdiff_t I
+        ptrdiff_t H
+        frnn_array x
+        const void *W
+        const void *U
+        const void *b
+        const void *b_rec
+        const void *p
+        const void *packed
+        const void *init[2]
+        const int64_t *lengths
+        frnn_array resets
+        frnn_array y
+        frnn_array c
+        void *final[2]
+        frnn_array dy
+        frnn_array dc
+        const void *dfinal[2]
+        frnn_array dx
+        void *dW
+        void *dU
+        void *db
+        void *db_rec
+        void *dp
+        void *dinit[2]
+        void *saved
+        void *work
+
+    ctypedef struct frnn_cell_info:
+        const char *name
+        int gates
+        int states
+
+    ctypedef struct frnn_table:
+        int cells
+        frnn_cell_info (*cell_info)(int) noexcept nogil
+        size_t (*packed_bytes)(const frnn_call *) noexcept nogil
+        void (*pack)(const frnn_call *, void *) noexcept nogil
+        size_t (*saved_bytes)(const frnn_call *) noexcept nogil
+        size_t (*forward_bytes)(const frnn_call *) noexcept nogil
+        size_t (*backward_bytes)(const frnn_call *) noexcept nogil
+        void (*forward_all)(const frnn_call *, int) noexcept nogil
+        size_t prepared_bytes
+        void (*prepare)(const frnn_call *, void *) noexcept nogil
+        void (*forward_prepared)(void *) noexcept nogil
+        void (*backward)(const frnn_call *) noexcept nogil
+        void (*sigmoid)(size_t, const void *, void *) noexcept nogil
+        void (*tanh)(size_t, const void *, void *) noexcept nogil
+
+    ctypedef struct frnn_isa:
+        const char *name
+        int (*supported)() noexcept nogil
+        const frnn_table *f32
+        const frnn_table *f64
+
+    const frnn_isa frnn_isas[]
+    const int frnn_isa_count
+    const char *FRNN_COMPILER

@@ -1,0 +1,72 @@
+#include "weights.h"
+
+#define POINTER(name) &X(name),
+const Cell *const X(cells)[] = {FRNN_CELLS(POINTER)};
+#undef POINTER
+
+Weights X(take_weights)(const frnn_call *call, Arena *arena, int peepholes_only)
+{
+    const Cell *cell = X(cells)[call->cell];
+    const ptrdiff_t H = call->H, Hp = padded(H);
+    int most = 0;
+    for (int q = 0; q < cell->phases; q++)
+        if (cell->phase_gates[q] > most) most = cell->phase_gates[q];
+    const int group_vectors = (TILE_VECTORS + most - 1) / most; /* the least that fills a register tile */
+    Weights w = {.p = take_reals(arena, cell->peepholes * Hp)};
+    Arena nowhere = {0, 0};
+    if (peepholes_only) arena = &nowhere;
+    w.bias = take_reals(arena, cell->gates * Hp);
+    w.b_rec = take_reals(arena, cell->gates * Hp);
+    w.W = take_panels(arena, call->I, H, cell->gates, group_vectors);
+    for (int q = 0; q < cell->phases; q++) w.U[q] = take_panels(arena, H, H, cell->phase_gates[q], group_vectors);
+    return w;
+}
+
+void X(fill_vectors)(const Weights *w, const frnn_call *call, int peepholes_only)
+{
+    const Cell *cell = X(cells)[call->cell];
+    const int gates = cell->gates;
+    const ptrdiff_t H = call->H, Hp = padded(H);
+    const real *b = call->b, *b_rec = call->b_rec;
+    for (int k = 0; k < cell->peepholes; k++) {
+        memset(w->p + k * Hp, 0, (size_t)Hp * sizeof(real));
+        memcpy(w->p + k * Hp, (const real *)call->p + k * H, (size_t)H * sizeof(real));
+    }
+    if (peepholes_only) return;
+    for (ptrdiff_t group = 0; group < group_count(&w->W); group++) {
+        const ptrdiff_t start = group_start(&w->W, group), lanes = group_lanes(&w->W, group);
+        for (int g = 0; g < gates; g++)
+            for (ptrdiff_t l = 0; l < lanes; l++) {
+                const ptrdiff_t at = g * H + start + l;
+                const int valid = start + l < H, apart = g >= gates - cell->split;
+                const real rec = valid && b_rec ? b_rec[at] : 0;
+                w->bias[start * gates + g * lanes + l] = (valid && b ? b[at] : 0) + (apart ? 0 : rec);
+                w->b_rec[g * Hp + start + l] = rec;
+            }
+    }
+}
+
+void X(fill_panels)(const Weights *w, const frnn_call *call, int id, int threads)
+{
+    const Cell *cell = X(cells)[call->cell];
+    const ptrdiff_t H = call->H, groups = group_count(&w->W);
+    const ptrdiff_t first = share(groups, id, threads), last = share(groups, id + 1, threads);
+    X(pack)(&w->W, first, last, call->W, H * call->I, call->I, 1);
+    for (int q = 0; q < cell->phases; q++)
+        X(pack)(&w->U[q], first, last, (const real *)call->U + first_gate(cell, q) * H * H, H * H, H, 1);
+}
+
+size_t X(packed_size)(const frnn_call *call)
+{
+    Arena arena = {0, 0};
+    X(take_weights)(call, &arena, 0);
+    return arena.used;
+}
+
+void X(pack_weights)(const frnn_call *call, void *packed)
+{
+    Arena arena = {packed, 0};
+    const Weights w = X(take_weights)(call, &arena, 0);
+    X(fill_vectors)(&w, call, 0);
+    X(fill_panels)(&w, call, 0, 1);
+}

@@ -1,0 +1,42 @@
+/* The parameters of forward as the kernels read them. They depend on the layer alone, not on T, B or threads: packed
+ * once, they serve every call.
+ */
+#ifndef FRNN_WEIGHTS_H
+#define FRNN_WEIGHTS_H
+
+#include "arena.h"
+#include "cell.h"
+#include "matmul.h"
+
+typedef struct {
+    Panels W, U[MAX_PHASES];
+    real *bias;  /* one row of wx's layout: b, and of b_rec what may be added to it */
+    real *b_rec; /* G fields */
+    real *p;     /* 3 fields, of a cell with peepholes */
+} Weights;
+
+INLINE Panels take_panels(Arena *arena, ptrdiff_t K, ptrdiff_t units, int gates, int group_vectors)
+{
+    Panels p = {0, K, units, gates, group_vectors};
+    p.data = take_reals(arena, panels_size(&p));
+    return p;
+}
+
+/* Lay out the parameters of a call's layer; of them, backward reads the peepholes alone. */
+Weights X(take_weights)(const frnn_call *call, Arena *arena, int peepholes_only);
+
+/* The whole of it in `call->packed`. */
+size_t X(packed_size)(const frnn_call *call);
+void X(pack_weights)(const frnn_call *call, void *packed);
+
+/* Fill everything but the panels; and one thread's share of the panels. */
+void X(fill_vectors)(const Weights *weights, const frnn_call *call, int peepholes_only);
+void X(fill_panels)(const Weights *weights, const frnn_call *call, int id, int threads);
+
+INLINE int first_gate(const Cell *cell, int phase) { return phase ? cell->phase_gates[0] : 0; }
+/* A thread's share [share(id), share(id + 1)) of n things. */
+INLINE ptrdiff_t share(ptrdiff_t n, int id, int threads) { return n * id / threads; }
+
+extern const Cell *const X(cells)[];
+
+#endif
