@@ -5,10 +5,11 @@ Every message names the argument, what was expected and what came. Nothing is co
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class Common(TypedDict, total=False):
     reverse: bool
     batch_first: bool
     training: bool
-    checkpoint: int | None
+    checkpoint: int | Literal["auto"] | None
     threads: int | None
 
 
@@ -43,7 +44,7 @@ class Options(NamedTuple):
     reverse: bool = False
     batch_first: bool = False
     training: bool = False
-    checkpoint: int | None = None
+    checkpoint: int | Literal["auto"] | None = None
     threads: int | None = None
 
 
@@ -86,7 +87,7 @@ def checked_call(
         reverse=bool(options.reverse),
         batch_first=batch_first,
         training=bool(options.training),
-        checkpoint=None if options.checkpoint is None else min(positive("checkpoint", options.checkpoint), T or 1),
+        checkpoint=checked_checkpoint(options.checkpoint, T),
         return_cells=bool(return_cells),
         threads=min(positive("threads", options.threads), MANY_THREADS),
     )
@@ -122,6 +123,15 @@ def checked_weights(cell: str, weights: dict[str, Any], I: int, dtype: np.dtype[
         "b_rec": None if b_rec is None else floats("b_rec", b_rec, f"({GH},)", (G * H,), dtype),
         "p": None if p is None else floats("p", p, "(3*H,)", (3 * H,), dtype),
     }
+
+
+def checked_checkpoint(k: Any, T: int) -> int | None:
+    """"auto" balances the T/k states that are kept against the k steps that are recomputed at a time."""
+    if k is None:
+        return None
+    if isinstance(k, str) and k != "auto":
+        raise ValueError(f'checkpoint: expected a positive integer or "auto", got {k!r}')
+    return min(math.isqrt(T) if k == "auto" else positive("checkpoint", k), T) or 1
 
 
 def checked_state(name: str, s: Any, B: int, H: int, dtype: np.dtype[Any], unbatched: bool) -> Array | None:

@@ -223,9 +223,9 @@ def lstm_forward(
         Take and return (B, T, ...) for x, y, c, resets and their gradients; states stay (B, H).
     training : bool
         Keep in ``cache`` what backward needs. The cache refers to the arguments: leave them as they are until then.
-    checkpoint : int, optional
+    checkpoint : int or "auto", optional
         Keep the state of every `checkpoint`-th step only, and recompute the rest: the same gradients, bit for bit,
-        in less memory.
+        in less memory. "auto" is the square root of T, which needs the least of it, O(sqrt(T)), for a third more time.
     threads : int, optional
         At most this many; `get_num_threads()` when absent. The result does not depend on it.
 

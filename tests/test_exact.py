@@ -141,7 +141,7 @@ def test_checkpoint(cell: str, sizes: tuple[int, int, int, int], reverse: bool, 
     """Steps that are computed again give the same gradients, whether k divides T or exceeds it."""
     problem = everything(cell, sizes, reverse=reverse)
     kept = run(problem)
-    for k in (1, 5, 6, sizes[0], 100):
+    for k in (1, 5, 6, sizes[0], 100, "auto"):
         assert_same_bits(run(problem, checkpoint=k), kept)
 
 

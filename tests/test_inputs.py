@@ -111,6 +111,7 @@ def test_resets_are_booleans(dtype: str) -> None:
         (ValueError, "checkpoint", 0),
         (ValueError, "checkpoint", -2),
         (TypeError, "checkpoint", 2.0),
+        (ValueError, "checkpoint", "often"),
         (TypeError, "reverse", "yes"),
         (TypeError, "batch_first", 1),
         (TypeError, "return_cells", "c"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +121,26 @@ def test_outputs_keep_within_their_bounds(cell: str, size: int, native: str, mon
         run(problem)
     assert guards
     assert all((guard == 0xA5).all() for pair in guards for guard in pair)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_checkpoints_save_memory(cell: str, native: str) -> None:
+    """A training step's peak, beyond what it is given and returns, is O(T) by itself and O(sqrt(T)) with "auto"."""
+
+    def peak(T: int, checkpoint: str | None) -> float:
+        problem = make(cell, (T, 2, 3, 64), checkpoint=checkpoint)
+        with ThreadPoolExecutor(1) as fresh:  # a thread keeps scratch memory from call to call
+            tracemalloc.start()
+            results = fresh.submit(run, problem).result()
+            most = tracemalloc.get_traced_memory()[1] - sum(a.nbytes for a in results.values())
+            tracemalloc.stop()
+        return most
+
+    all_of_it, least = peak(4900, None), peak(4900, "auto")
+    states = 2 * 64 * 8 * (2 if cell.startswith("lstm") else 1)
+    assert all_of_it > 4900 * states
+    assert least < all_of_it / 3
+    assert least < 2.5 * peak(1225, "auto")
 
 
 @pytest.mark.parametrize("cell", CELLS)
