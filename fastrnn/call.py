@@ -38,6 +38,7 @@ class Call(NamedTuple):
     threads: int  #: at least 1; an upper bound
     packed: Any = None  #: what the backend's own `pack` made of the weights; forward may use it in their place
     y: np.ndarray | None = None  #: (T, B, H), last axis contiguous: where to write y; None is a new array
+    bf16: bool = False  #: W and U hold bfloat16 values only, so that `packed` may keep them as such
     follows: bool = False  #: in a list of calls: x is the y of the call before, of the same steps and lengths
 
     @property

@@ -33,6 +33,9 @@ class LSTM(Recurrent):
         Let the gates see the cell state.
     dtype : float32 or float64
         Of the weights, inputs and outputs.
+    weights : "bfloat16", optional
+        Round W and U to bfloat16 (8 significant bits) and keep them so, half the bytes to read for each step; float32
+        only. Sums are float32; instruction set x86-64-v4-bf16 rounds x and h for the products as well.
     rng : int or numpy.random.Generator, optional
         For the initial weights, uniform within 1 / sqrt(H) as PyTorch has them.
 
@@ -64,6 +67,7 @@ class LSTM(Recurrent):
         merge: str | None = "concat",
         peephole: bool = False,
         dtype: Any = np.float32,
+        weights: str | None = None,
         rng: Any = None,
     ) -> None:
         super().__init__(
@@ -77,6 +81,7 @@ class LSTM(Recurrent):
             bidirectional=bidirectional,
             merge=merge,
             dtype=dtype,
+            weights=weights,
             rng=rng,
         )
 
@@ -88,7 +93,7 @@ class GRU(Recurrent):
     ----------
     reset_after : bool
         Which of the two GRUs; True is PyTorch's, cuDNN's and Keras 3's. There is no default.
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, weights, rng
         As for `LSTM`.
 
     Examples
@@ -112,6 +117,7 @@ class GRU(Recurrent):
         bidirectional: bool = False,
         merge: str | None = "concat",
         dtype: Any = np.float32,
+        weights: str | None = None,
         rng: Any = None,
     ) -> None:
         super().__init__(
@@ -125,6 +131,7 @@ class GRU(Recurrent):
             bidirectional=bidirectional,
             merge=merge,
             dtype=dtype,
+            weights=weights,
             rng=rng,
         )
 
@@ -135,7 +142,7 @@ class RNN(Recurrent):
     Parameters
     ----------
     activation : {"tanh", "relu", "sigmoid", "identity"}
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, weights, rng
         As for `LSTM`.
 
     Examples
@@ -159,6 +166,7 @@ class RNN(Recurrent):
         bidirectional: bool = False,
         merge: str | None = "concat",
         dtype: Any = np.float32,
+        weights: str | None = None,
         rng: Any = None,
     ) -> None:
         super().__init__(
@@ -172,5 +180,6 @@ class RNN(Recurrent):
             bidirectional=bidirectional,
             merge=merge,
             dtype=dtype,
+            weights=weights,
             rng=rng,
         )

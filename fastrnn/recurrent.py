@@ -38,6 +38,13 @@ MERGES: dict[str | None, Callable[[Array, Array], Any]] = {
 }
 
 
+def bfloat16(a: Array) -> Array:
+    """float32 rounded to the nearest value that bfloat16 has, ties to even; still as float32."""
+    bits = a.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
+    return np.where(np.isnan(a), a, rounded.view(np.float32))
+
+
 class Recurrent:
     """What `RNN`, `GRU` and `LSTM` have in common; they say what the arguments mean."""
 
@@ -54,6 +61,7 @@ class Recurrent:
         bidirectional: bool,
         merge: str | None,
         dtype: Any,
+        weights: str | None,
         rng: Any,
     ) -> None:
         for name, value in (("bias", bias), ("batch_first", batch_first), ("bidirectional", bidirectional)):
@@ -66,11 +74,15 @@ class Recurrent:
             raise ValueError("merge: None gives two outputs, of which the next layer cannot read; expected another")
         if np.dtype(dtype) not in DTYPES:
             raise TypeError(f"dtype: expected float32 or float64, got {describe(np.dtype(dtype))}")
+        if weights not in (None, "bfloat16"):
+            raise ValueError(f'weights: expected None or "bfloat16", got {weights!r}')
+        if weights and dtype != np.float32:
+            raise ValueError(f"weights: bfloat16 goes with float32 inputs and sums, got dtype {np.dtype(dtype)}")
         self.input_size = positive("input_size", input_size)
         self.hidden_size = positive("hidden_size", hidden_size)
         self.num_layers = positive("num_layers", num_layers)
         self.bias, self.batch_first, self.bidirectional = bool(bias), bool(batch_first), bool(bidirectional)
-        self.merge, self.dtype = merge, np.dtype(dtype)
+        self.merge, self.dtype, self.weights = merge, np.dtype(dtype), weights
         self._cell = CELLS[cell]
         self._packed: dict[tuple[str, str], list[Any]] = {}
         self._weights = [self._initial(np.random.default_rng(rng), I) for I in self._input_sizes() for _ in self._ways]
@@ -93,12 +105,16 @@ class Recurrent:
             return values.astype(self.dtype)
 
         return {
-            "W": uniform(G * H, I),
-            "U": uniform(G * H, H),
+            "W": self._rounded("W", uniform(G * H, I)),
+            "U": self._rounded("U", uniform(G * H, H)),
             "b": uniform(G * H) if self.bias else None,
             "b_rec": uniform(G * H) if self.bias else None,
             "p": uniform(3 * H) if self._cell.peepholes else None,
         }
+
+    def _rounded(self, key: str, value: Array) -> Array:
+        """As this layer keeps a parameter."""
+        return bfloat16(value) if self.weights and key in "WU" else value
 
     def _named(self) -> dict[str, Array]:
         """The parameters themselves."""
@@ -137,8 +153,9 @@ class Recurrent:
             name: floats(name, state[name], "that of the layer", value.shape, self.dtype, "the layer's")
             for name, value in own.items()
         }
+        keys = {public: key for key, public in NAMES.items()}
         for name, value in own.items():
-            value[...] = new[name]
+            value[...] = self._rounded(keys[name.rpartition("_l")[0]], new[name])
         for (backend, layout), packed in self._packed.items():
             with backends.using(backend, layout) as module:
                 self._pack(module, packed)
@@ -174,6 +191,7 @@ class Recurrent:
             "checkpoint": None,
             "return_cells": False,
             "threads": 1,
+            "bf16": bool(self.weights),
             **self._weights[i],
             **options,
         }
@@ -304,7 +322,7 @@ class Recurrent:
 
     def __repr__(self) -> str:
         named: dict[str, Any] = {"num_layers": (self.num_layers, 1), "bias": (self.bias, True)}
-        named |= {"batch_first": (self.batch_first, False)}
+        named |= {"batch_first": (self.batch_first, False), "weights": (self.weights, None)}
         named |= {"bidirectional": (self.bidirectional, False), "merge": (self.merge, "concat")}
         options = "".join(f", {name}={value!r}" for name, (value, default) in named.items() if value != default)
         sizes = f"{self.input_size}, {self.hidden_size}"

@@ -117,6 +117,7 @@ cdef int describe(frnn_call *c, Pins pins, int cell, call) except -1:
     c.threads = call.threads
     c.checkpoint = call.checkpoint or 0
     c.follows = call.follows
+    c.bf16 = call.bf16
     pins.itemsize = size
     pins.sequence(&c.x, call.x, c.T, c.B, c.I, size)
     c.W = pins.flat(call.W, G * c.H * c.I, size)

@@ -15,7 +15,10 @@
 #if defined(__x86_64__)
 CAN(base, "x86-64", 1)
 CAN(v3, "x86-64-v3", HAS("avx2") && HAS("fma"))
-CAN(v4, "x86-64-v4", HAS("avx512f") && HAS("avx512bw") && HAS("avx512cd") && HAS("avx512dq") && HAS("avx512vl"))
+#define HAS_V4                                                                                                         \
+    (HAS("avx512f") && HAS("avx512bw") && HAS("avx512cd") && HAS("avx512dq") && HAS("avx512vl"))
+CAN(v4, "x86-64-v4", HAS_V4)
+CAN(v4_bf16, "x86-64-v4-bf16", HAS_V4 && HAS("avx512bf16"))
 #elif defined(__aarch64__)
 CAN(neon, "neon", 1)
 #else

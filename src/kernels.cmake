@@ -8,6 +8,7 @@ set(KERNELS
   cell_lstm.c
   cell_gru.c
   matmul.c
+  matmul_bf16.c
   weights.c
   plan.c
   forward.c
@@ -47,7 +48,9 @@ endfunction()
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
   fastrnn_isa(base)
   fastrnn_isa(v3 -mavx2 -mfma)
-  fastrnn_isa(v4 -mavx512f -mavx512bw -mavx512cd -mavx512dq -mavx512vl -mavx2 -mfma -mprefer-vector-width=512)
+  set(V4 -mavx512f -mavx512bw -mavx512cd -mavx512dq -mavx512vl -mavx2 -mfma -mprefer-vector-width=512)
+  fastrnn_isa(v4 ${V4})
+  fastrnn_isa(v4_bf16 ${V4} -mavx512bf16)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
   fastrnn_isa(neon)
 else()

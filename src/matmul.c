@@ -76,15 +76,6 @@ static const TileFn row_tiles[MAX_VECTORS][MAX_ROWS] = {TABLE(rows, 1), TABLE(ro
 static const TileFn column_tiles[MAX_VECTORS][MAX_ROWS] = {TABLE(columns, 1), TABLE(columns, 2), TABLE(columns, 3),
                                                  TABLE(columns, 4)};
 
-/* A group's vectors are dealt to panels as evenly as can be: 6 as 3 + 3, 5 as 3 + 2. */
-INLINE int panel_count(int vectors) { return (vectors + TILE_VECTORS - 1) / TILE_VECTORS; }
-INLINE int panel_width(int vectors, int panel)
-{
-    int count = panel_count(vectors);
-    return count == 1 ? vectors : vectors / count + (panel < vectors % count);
-}
-INLINE int group_width(const Panels *p, ptrdiff_t group) { return (int)(p->gates * group_lanes(p, group) / LANES); }
-
 /* Transpose a square of LANES vectors in place: swap blocks off the diagonal, of one lane, then two, then four ... */
 INLINE void transpose(vec *v)
 {
@@ -130,6 +121,12 @@ static void pack_vector(real *dst, ptrdiff_t dst_stride, const real *src, ptrdif
 void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
              ptrdiff_t unit_stride, ptrdiff_t k_stride)
 {
+#if FRNN_BITS == 32
+    if (p->bf16) {
+        X(pack_bf16)(p, first, last, src, gate_stride, unit_stride);
+        return;
+    }
+#endif
     for (ptrdiff_t group = first; group < last; group++) {
         const ptrdiff_t start = group_start(p, group), lanes = group_lanes(p, group);
         const int vectors = group_width(p, group), per_gate = (int)(lanes / LANES);
@@ -177,6 +174,12 @@ static void multiply_block(ptrdiff_t n, int width, Tile t)
 void X(multiply)(ptrdiff_t n, const real *const *a, ptrdiff_t segments, ptrdiff_t segment_stride, const Panels *p,
                  ptrdiff_t group, const real *init, Rows out)
 {
+#if FRNN_BITS == 32
+    if (p->bf16) {
+        X(multiply_bf16)(n, a, p, group, init, out);
+        return;
+    }
+#endif
     const int vectors = group_width(p, group);
     const ptrdiff_t K = p->K / segments;
     Tile t = {.rows = a, .panel = p->data + group_start(p, group) * p->gates * p->K, .out_stride = out.stride};

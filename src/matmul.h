@@ -24,6 +24,7 @@ typedef struct {
     ptrdiff_t units; /* columns of one gate */
     int gates;
     int group_vectors; /* vectors of units in a whole group */
+    int bf16;          /* a lane holds two neighbouring k in bfloat16 (matmul_bf16.c) */
 } Panels;
 
 INLINE ptrdiff_t vectors_of(ptrdiff_t units) { return (units + LANES - 1) / LANES; }
@@ -39,7 +40,17 @@ INLINE ptrdiff_t group_lanes(const Panels *p, ptrdiff_t group)
     ptrdiff_t left = padded(p->units) - group_start(p, group), whole = p->group_vectors * LANES;
     return left < whole ? left : whole;
 }
-INLINE ptrdiff_t panels_size(const Panels *p) { return p->K * p->gates * padded(p->units); }
+INLINE ptrdiff_t panel_rows(const Panels *p) { return p->bf16 ? (p->K + 1) / 2 : p->K; }
+INLINE ptrdiff_t panels_size(const Panels *p) { return panel_rows(p) * p->gates * padded(p->units); }
+
+/* A group's vectors are dealt to panels as evenly as can be: 6 as 3 + 3, 5 as 3 + 2. */
+INLINE int panel_count(int vectors) { return (vectors + TILE_VECTORS - 1) / TILE_VECTORS; }
+INLINE int panel_width(int vectors, int panel)
+{
+    int count = panel_count(vectors);
+    return count == 1 ? vectors : vectors / count + (panel < vectors % count);
+}
+INLINE int group_width(const Panels *p, ptrdiff_t group) { return (int)(p->gates * group_lanes(p, group) / LANES); }
 
 /* Fill groups [first, last) of p: element (k, gate, unit) is src[gate*gate_stride + unit*unit_stride + k*k_stride]. */
 void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
@@ -49,6 +60,11 @@ void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, 
  * Row i of A is K elements in `segments` equal runs, the j-th at a[i] + j*segment_stride. */
 void X(multiply)(ptrdiff_t n, const real *const *a, ptrdiff_t segments, ptrdiff_t segment_stride, const Panels *p,
                  ptrdiff_t group, const real *init, Rows out);
+
+/* The same two on panels in bfloat16, of float only: src holds values that bfloat16 can, each run of k contiguous. */
+void X(pack_bf16)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
+                  ptrdiff_t unit_stride);
+void X(multiply_bf16)(ptrdiff_t n, const real *const *a, const Panels *p, ptrdiff_t group, const real *init, Rows out);
 
 /* Fill rows [first, last) of p, which has one gate: row k is the p->units elements at src[k]. */
 void X(pack_rows)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *const *src);

@@ -15,6 +15,12 @@ enum {
 
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
+/* K by N, to be multiplied from the left; one gate. */
+static Panels take_matrix(Arena *arena, ptrdiff_t K, ptrdiff_t N)
+{
+    return take_panels(arena, (Panels){.K = K, .units = N, .gates = 1, .group_vectors = TILE_VECTORS});
+}
+
 static ptrdiff_t longest(const frnn_call *call)
 {
     if (!call->lengths) return call->B ? call->T : 0;
@@ -70,6 +76,7 @@ static void take_forward(Plan *p, Arena *arena, int scratch_only)
     const ptrdiff_t mine = (units + p->owners - 1) / p->owners * p->unit;
     const ptrdiff_t row_bytes = cell->gates * p->Hp * (ptrdiff_t)sizeof(real);
     p->chunk = mine ? CHUNK_BYTES / (mine * row_bytes) : 1;
+    if (mine && p->chunk < ROWS_ONCE / mine) p->chunk = ROWS_ONCE / mine; /* large weights: W comes from afar */
     if (p->chunk < 1) p->chunk = 1;
     if (p->chunk > p->steps) p->chunk = p->steps;
     for (int i = 0; i < p->threads; i++) {
@@ -93,11 +100,11 @@ static void take_backward(Plan *p, Arena *arena)
     if (chunk < 1) chunk = 1;
     p->back_chunk = chunk < p->steps ? chunk : p->steps;
     const ptrdiff_t rows = p->back_chunk * B;
-    p->W_back = take_panels(arena, cell->gates * p->H, p->I, 1, TILE_VECTORS);
-    p->x_panels = take_panels(arena, rows, p->I, 1, TILE_VECTORS);
+    p->W_back = take_matrix(arena, cell->gates * p->H, p->I);
+    p->x_panels = take_matrix(arena, rows, p->I);
     for (int q = 0; q < cell->phases; q++) {
-        p->U_back[q] = take_panels(arena, cell->phase_gates[q] * p->H, p->H, 1, TILE_VECTORS);
-        p->operand_panels[q] = take_panels(arena, rows, p->H, 1, TILE_VECTORS);
+        p->U_back[q] = take_matrix(arena, cell->phase_gates[q] * p->H, p->H);
+        p->operand_panels[q] = take_matrix(arena, rows, p->H);
         p->operand[q] = take(arena, (size_t)rows * sizeof *p->operand[q]);
         if (p->call->checkpoint) p->operand_copy[q] = take_rows(arena, rows, 1, Hp);
     }

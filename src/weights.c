@@ -17,8 +17,9 @@ Weights X(take_weights)(const frnn_call *call, Arena *arena, int peepholes_only)
     if (peepholes_only) arena = &nowhere;
     w.bias = take_reals(arena, cell->gates * Hp);
     w.b_rec = take_reals(arena, cell->gates * Hp);
-    w.W = take_panels(arena, call->I, H, cell->gates, group_vectors);
-    for (int q = 0; q < cell->phases; q++) w.U[q] = take_panels(arena, H, H, cell->phase_gates[q], group_vectors);
+    w.W = take_panels(arena, (Panels){0, call->I, H, cell->gates, group_vectors, call->bf16});
+    for (int q = 0; q < cell->phases; q++)
+        w.U[q] = take_panels(arena, (Panels){0, H, H, cell->phase_gates[q], group_vectors, call->bf16});
     return w;
 }
 

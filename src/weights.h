@@ -15,9 +15,8 @@ typedef struct {
     real *p;     /* 3 fields, of a cell with peepholes */
 } Weights;
 
-INLINE Panels take_panels(Arena *arena, ptrdiff_t K, ptrdiff_t units, int gates, int group_vectors)
+INLINE Panels take_panels(Arena *arena, Panels p)
 {
-    Panels p = {0, K, units, gates, group_vectors};
     p.data = take_reals(arena, panels_size(&p));
     return p;
 }

@@ -66,7 +66,8 @@ def test_isas_are_what_the_machine_has(native: str) -> None:
     needs = {
         "x86-64": {"sse2"},
         "x86-64-v3": {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"},
-        "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+        "x86-64-v4": (v4 := {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}),
+        "x86-64-v4-bf16": v4 | {"avx512_bf16"},
         "neon": {"asimd"},
     }
     assert available_isas() == [isa for isa, features in needs.items() if features <= flags]

@@ -28,7 +28,7 @@ from fastrnn.checks import positive
 #: In the order of preference.
 BACKENDS = ("native", "numba", "numpy")
 #: Every instruction set that the native backend is built for, on one machine or another.
-ISAS = ("x86-64", "x86-64-v3", "x86-64-v4", "neon")
+ISAS = ("x86-64", "x86-64-v3", "x86-64-v4", "x86-64-v4-bf16", "neon")
 
 _REMEDY = {
     "native": "the compiled kernels were not built; with a C compiler on this machine, install fastrnn again "
@@ -143,7 +143,7 @@ class use_isa(_Switch):
 
     Parameters
     ----------
-    name : {"x86-64", "x86-64-v3", "x86-64-v4", "neon"}
+    name : {"x86-64", "x86-64-v3", "x86-64-v4", "x86-64-v4-bf16", "neon"}
         One that this machine has: see ``fastrnn.config()["available_isas"]``.
 
     Raises

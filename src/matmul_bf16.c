@@ -1,0 +1,157 @@
+/* The product with weights in bfloat16, for inference: half the bytes where reading the weights is what limits.
+ *
+ * A 32-bit lane of a panel holds the weights of two neighbouring k, the even one low: [k/2][vector][lane]. A bfloat16 is
+ * the upper half of a float, so a shift and a mask turn a lane into two floats, exactly; products and sums are float's.
+ * Where the CPU multiplies pairs of bfloat16 itself, the left operand is rounded to bfloat16 as well.
+ *
+ * The order of summation is fixed here too: even and odd pairs are two chains, added up every BLOCK terms.
+ */
+#include "matmul.h"
+
+#if FRNN_BITS == 32
+
+enum {
+    PAIRS = BLOCK / 2,
+    MOST_ROWS = TILE_VECTORS == 4 ? 3 : 2, /* with two accumulators each they fill the registers */
+    FETCH_AHEAD = 16,                      /* pairs */
+};
+
+__attribute__((unused)) static const integer HIGH_HALF = -65536; /* 0xffff0000 */
+
+/* One register tile: out = init + left * panel over `pairs` pairs of k, or out += ... */
+typedef struct {
+    const void *left[MAX_ROWS]; /* rows: pairs of bfloat16 where the CPU multiplies them, else floats */
+    const real *panel;
+    ptrdiff_t K;
+    const real *init;
+    real *out;
+    ptrdiff_t out_stride;
+    int add;
+} Tile;
+
+INLINE vec multiply_pair(const void *left, ptrdiff_t pair, ptrdiff_t K, vec weights, vec acc)
+{
+#if defined(__AVX512BF16__)
+    (void)K;
+    const int32_t both = ((const int32_t *)left)[pair];
+    return (vec)_mm512_dpbf16_ps((__m512)acc, (__m512bh)weights, (__m512bh)_mm512_set1_epi32(both));
+#else
+    const real *row = left;
+    acc = FMA(splat(row[2 * pair]), (vec)((ivec)weights << 16), acc);
+    if (2 * pair + 1 == K) return acc; /* the last of an odd K */
+    return FMA(splat(row[2 * pair + 1]), (vec)((ivec)weights & HIGH_HALF), acc);
+#endif
+}
+
+INLINE void run_tile(const int m, const int n, const Tile *t)
+{
+    vec acc[2][MAX_ROWS][MAX_VECTORS] = {0};
+    const real *panel = t->panel;
+    const ptrdiff_t pairs = (t->K + 1) / 2;
+    for (ptrdiff_t pair = 0; pair < pairs; pair += 2) {
+#pragma GCC unroll 2
+        for (int odd = 0; odd < 2; odd++) {
+            if (pair + odd == pairs) break;
+#pragma GCC unroll 4
+            for (int j = 0; j < n; j++) {
+                if (m == 1) __builtin_prefetch(panel + (FETCH_AHEAD * n + j) * LANES);
+                const vec weights = load(panel + j * LANES);
+#pragma GCC unroll 4
+                for (int i = 0; i < m; i++)
+                    acc[odd][i][j] = multiply_pair(t->left[i], pair + odd, t->K, weights, acc[odd][i][j]);
+            }
+            panel += n * LANES;
+        }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < n; j++) {
+            real *to = t->out + i * t->out_stride + j * LANES;
+            vec start = t->add ? load(to) : t->init ? load(t->init + j * LANES) : splat(0);
+            store(to, start + (acc[0][i][j] + acc[1][i][j]));
+        }
+}
+
+typedef void (*TileFn)(const Tile *);
+#define TILE(m, n)                                                                                                     \
+    static void tile_##m##_##n(const Tile *t) { run_tile(m, n, t); }
+#define TILES(n) TILE(1, n) TILE(2, n) TILE(3, n)
+TILES(1)
+TILES(2)
+TILES(3)
+TILES(4)
+#define ROW(n) {tile_1_##n, tile_2_##n, tile_3_##n}
+static const TileFn tiles[MAX_VECTORS][3] = {ROW(1), ROW(2), ROW(3), ROW(4)};
+
+/* K elements of a row as the tiles read them: themselves, or rounded into `room`. */
+INLINE const void *left_operand(const real *row, ptrdiff_t K, int32_t *room)
+{
+#if defined(__AVX512BF16__)
+    for (ptrdiff_t k = 0; k < K; k += LANES) {
+        const __mmask16 valid = K - k < LANES ? (__mmask16)((1u << (K - k)) - 1) : 0xffff;
+        const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(valid, row + k));
+        memcpy(room + k / 2, &rounded, sizeof rounded);
+    }
+    return room;
+#else
+    (void)K, (void)room;
+    return row;
+#endif
+}
+
+void X(multiply_bf16)(ptrdiff_t n, const real *const *a, const Panels *p, ptrdiff_t group, const real *init, Rows out)
+{
+    const int vectors = group_width(p, group);
+    int32_t rounded[ROWS_ONCE][PAIRS + LANES / 2];
+    const void *left[ROWS_ONCE];
+    const real *panels = p->data + group_start(p, group) * p->gates * panel_rows(p);
+    for (ptrdiff_t k = 0; k < p->K; k += BLOCK) {
+        const ptrdiff_t K = p->K - k < BLOCK ? p->K - k : BLOCK;
+        for (ptrdiff_t i = 0; i < n; i++) left[i] = left_operand(a[i] + k, K, rounded[i]);
+        for (int panel = 0, v = 0; panel < panel_count(vectors); panel++) {
+            const int width = panel_width(vectors, panel);
+            Tile t = {
+                .panel = panels + v * LANES * panel_rows(p) + k / 2 * width * LANES,
+                .K = K,
+                .init = init ? init + v * LANES : 0,
+                .out_stride = out.stride,
+                .add = k > 0,
+            };
+            for (ptrdiff_t i = 0; i < n; i += MOST_ROWS) {
+                const int m = (int)(n - i < MOST_ROWS ? n - i : MOST_ROWS);
+                for (int r = 0; r < m; r++) t.left[r] = left[i + r];
+                t.out = row_of(out, i) + v * LANES;
+                tiles[width - 1][m - 1](&t);
+            }
+            v += width;
+        }
+    }
+}
+
+void X(pack_bf16)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
+                  ptrdiff_t unit_stride)
+{
+    for (ptrdiff_t group = first; group < last; group++) {
+        const ptrdiff_t start = group_start(p, group), per_gate = group_lanes(p, group) / LANES;
+        const int vectors = group_width(p, group);
+        real *dst = p->data + start * p->gates * panel_rows(p);
+        for (int panel = 0, v = 0; panel < panel_count(vectors); panel++) {
+            const int width = panel_width(vectors, panel);
+            for (int j = 0; j < width; j++, v++)
+                for (ptrdiff_t lane = 0; lane < LANES; lane++) {
+                    const ptrdiff_t unit = start + v % per_gate * LANES + lane;
+                    const real *row = src + v / per_gate * gate_stride + unit * unit_stride;
+                    for (ptrdiff_t k = 0; k < p->K; k += 2) {
+                        uint16_t pair[2][2] = {{0}}; /* little-endian: a float's upper half is its second */
+                        if (unit < p->units) memcpy(pair, row + k, p->K - k > 1 ? sizeof pair : sizeof *pair);
+                        const uint32_t both = pair[0][1] | (uint32_t)pair[1][1] << 16;
+                        memcpy(dst + (k / 2 * width + j) * LANES + lane, &both, sizeof both);
+                    }
+                }
+            dst += width * LANES * panel_rows(p);
+        }
+    }
+}
+
+#endif
