@@ -71,6 +71,8 @@ cdef extern from "fastrnn.h" nogil:
         void (*backward)(const frnn_call *) noexcept nogil
         void (*sigmoid)(size_t, const void *, void *) noexcept nogil
         void (*tanh)(size_t, const void *, void *) noexcept nogil
+        double (*spend)(size_t) noexcept nogil
+        double (*read_all)(size_t, const void *, size_t) noexcept nogil
 
     ctypedef struct frnn_isa:
         const char *name
@@ -267,3 +269,24 @@ def activation(int isa, str name, x, y):
         core.tanh(x.size, source, target)
     else:
         raise ValueError(f"no activation {name!r}")
+
+
+def spend(int isa, size_t rounds):
+    """Do rounds of independent float32 multiply-adds in registers; the floating-point operations that it took."""
+    cdef const frnn_table *core = table(isa, 4)
+    cdef double done
+    with nogil:
+        done = core.spend(rounds)
+    return done
+
+
+def read_all(int isa, x, size_t times):
+    """Read a contiguous float array that many times over; the sum of all that was read."""
+    cdef Pins pins = Pins()
+    cdef const frnn_table *core = table(isa, x.itemsize)
+    cdef size_t n = x.size
+    cdef void *source = pins.flat(x, n, x.itemsize)
+    cdef double total
+    with nogil:
+        total = core.read_all(n, source, times)
+    return total

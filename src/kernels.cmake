@@ -12,6 +12,7 @@ set(KERNELS
   forward.c
   backward.c
   gradients.c
+  yardstick.c
   table.c)
 list(TRANSFORM KERNELS PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
 
