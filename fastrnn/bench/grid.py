@@ -1,12 +1,13 @@
 """The points that the project is measured at, by name: sizes (T, B, I, H) of one layer.
 
-The first fourteen are those of the first comparison with PyTorch (README); the rest are layers of real systems, and
-sizes that fit no vector. Plain data: asv, the comparison scripts and the tests import it alike.
+Plain data that imports nothing of fastrnn: asv's suite loads it by its path beside builds of older commits.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+import numpy as np
 
 
 class Sizes(NamedTuple):
@@ -15,6 +16,10 @@ class Sizes(NamedTuple):
     I: int  #: inputs
     H: int  #: hidden units
 
+
+#: cell -> gates; every cell of the registry but the RNN's other activations, which cost the same
+CELLS = {"lstm": 4, "lstm_peephole": 4, "gru_after": 3, "gru_before": 3, "rnn_tanh": 1}
+MODES = ("forward", "training")
 
 #: From a chain of tiny dependent steps, over weights that leave L2, to products that fill the machine.
 GRID = {
@@ -34,6 +39,7 @@ GRID = {
     "b64_1024": Sizes(25, 64, 1024, 1024),
 }
 
+#: Layers of real systems (one layer in one direction of each), sizes that fit no vector, and unequal lengths.
 REAL = {
     "silero_vad": Sizes(1, 1, 128, 128),
     "rnnoise_256": Sizes(1, 1, 256, 256),
@@ -51,12 +57,58 @@ REAL = {
     "odd_33": Sizes(50, 7, 33, 33),
     "odd_65": Sizes(50, 7, 65, 65),
     "odd_127": Sizes(50, 7, 127, 127),
+    "lengths": Sizes(64, 32, 128, 128),
 }
 
 POINTS = GRID | REAL
 
+#: What a system runs, where it is one cell or one mode; every other point is measured for all.
+ONLY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "silero_vad": (("lstm",), ("forward",)),
+    "rnnoise_256": (("gru_after",), ("forward",)),
+    "rnnoise_384": (("gru_after",), ("forward",)),
+    "guitarml": (("lstm",), ("training",)),
+    "deepbench_b1": (("lstm",), MODES),
+    "deepbench_b4": (("lstm",), MODES),
+    "deepbench_b32": (("lstm",), MODES),
+    "deepbench_gru": (("gru_after",), MODES),
+    "word_lm_200": (("lstm",), MODES),
+    "word_lm_650": (("lstm",), MODES),
+    "word_lm_1500": (("lstm",), MODES),
+    "gnmt": (("lstm",), MODES),
+    "paddle": (("lstm",), ("training",)),
+}
 
-def flop(gates: int, sizes: Sizes, train: bool = False) -> int:
+#: One of each kind, for a first look and for asv: a chain of tiny steps, weights read at batch 1, a small batch,
+#: large products.
+QUICK = ("tiny", "rl", "seed3", "med", "ptb")
+
+
+def runs(point: str, cell: str, mode: str) -> bool:
+    """Whether a point is measured for a cell and a mode."""
+    cells, modes = ONLY.get(point, (tuple(CELLS), MODES))
+    return cell in cells and mode in modes
+
+
+def drawn_lengths(point: str) -> np.ndarray | None:
+    """Steps of each sequence, (B,), drawn uniformly from 1..T; None where all sequences have T."""
+    if point != "lengths":
+        return None
+    T, B, _, _ = POINTS[point]
+    return np.random.default_rng(0).integers(1, T + 1, B)
+
+
+def flop(gates: int, sizes: Sizes, train: bool = False, lengths: np.ndarray | None = None) -> int:
     """Useful floating-point operations of the matrix products; training counts three times a forward pass."""
     T, B, I, H = sizes
-    return 2 * gates * H * (I + H) * T * B * (3 if train else 1)
+    steps = T * B if lengths is None else int(lengths.sum())
+    return 2 * gates * H * (I + H) * steps * (3 if train else 1)
+
+
+def least_bytes(gates: int, sizes: Sizes, train: bool = False) -> int:
+    """Bytes of float32 weights that a call cannot but read: U in every step, W once, as its product needs no state.
+
+    The backward half of training reads both as often again.
+    """
+    T, _, I, H = sizes
+    return 4 * gates * H * (H * T + I) * (2 if train else 1)
