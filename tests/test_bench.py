@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -275,6 +280,31 @@ def test_small_run(python: Python, tmp_path: Path) -> None:
     text = (tmp_path / "out" / "bench.md").read_text()
     assert text.count("| seed3 |") == 2
     assert "### lstm, inference, 1 thread" in done.stdout
+
+
+def children(pid: int) -> set[int]:
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
+def test_leaves_no_process(by: signal.Signals, tmp_path: Path) -> None:
+    """Workers that are stopped go too when the benchmark is ended."""
+    command = [sys.executable, "-m", "fastrnn", "bench", "--points", "seed3", "--peers", "numpy", "--threads", "1"]
+    env = os.environ | {"PYTHONPATH": str(Path(fastrnn.__file__).parents[1])}
+    with subprocess.Popen([*command, "--seconds", "1"], cwd=tmp_path, env=env, stdout=subprocess.PIPE) as bench:
+        assert bench.stdout is not None
+        for line in bench.stdout:
+            if line.startswith(b"###"):  # the first worker has worked, and is stopped
+                break
+        workers = children(bench.pid)
+        bench.send_signal(by)
+        bench.communicate(timeout=30)
+    assert workers
+    deadline = time.monotonic() + 10
+    while alive := {pid for pid in workers if Path(f"/proc/{pid}").exists()}:
+        assert time.monotonic() < deadline, f"{alive} are left"
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import importlib.util
 import itertools
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,12 @@ def main(
     if not any(runs(*kind) for kind in itertools.product(points, cells, modes)):
         print("none of these points is measured for these cells and modes")
         return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way, what is there is reported
     status = 0
     try:
         for n in threads:
             measure(result, list(itertools.product(cells, modes)), points, n, seconds)
-    except (Failed, KeyboardInterrupt) as end:  # what is there is worth keeping
+    except (Failed, KeyboardInterrupt) as end:
         print(f"\nstopped: {f'fastrnn itself or a limit failed: {end}' if str(end) else 'interrupted'}")
         status = 1
     if result["rows"]:

@@ -6,6 +6,7 @@ Requests come through a pipe, whose descriptor is inherited, as tuples (name, *a
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import sys
 import time
@@ -57,7 +58,15 @@ def answer(worker: Worker, request: tuple[Any, ...]) -> tuple[bool, Any]:
         return False, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
+def die_with_parent() -> None:
+    """A stopped process would not see that its pipe was closed, and stay for ever."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main(name: str, threads: str, descriptor: str) -> None:
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process: the parent's to handle
     pipe: Connection[Any, Any] = Connection(int(descriptor))
     worker = Worker(name, int(threads))
