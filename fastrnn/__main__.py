@@ -1,12 +1,13 @@
-"""The command line: `python -m fastrnn info`, `python -m fastrnn demo`."""
+"""The command line: `python -m fastrnn info`, `python -m fastrnn demo`, `python -m fastrnn bench`."""
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable
+from typing import NamedTuple
 
-from fastrnn import demo, show_config
+from fastrnn import bench, demo, show_config
 
 
 def info() -> int:
@@ -15,16 +16,24 @@ def info() -> int:
     return 0
 
 
-#: name -> what to do, which returns the exit status; the first line of its docstring is its help
-COMMANDS: dict[str, Callable[[], int]] = {"info": info, "demo": demo.main}
+class Command(NamedTuple):
+    """Something to do; the first line of its docstring is its help."""
+
+    run: Callable[..., int]  #: takes its options by name and returns the exit status
+    options: Callable[[ArgumentParser], None] = lambda parser: None  #: adds them
+
+
+COMMANDS = {"info": Command(info), "demo": Command(demo.main), "bench": Command(bench.main, bench.options)}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m fastrnn", description="Recurrent networks, fast on a CPU.")
+    parser = ArgumentParser(prog="python -m fastrnn", description="Recurrent networks, fast on a CPU.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, command in COMMANDS.items():
-        commands.add_parser(name, help=(command.__doc__ or "").partition("\n")[0])
-    return COMMANDS[parser.parse_args().command]()
+        about = (command.run.__doc__ or "").partition("\n")[0]
+        command.options(commands.add_parser(name, help=about, description=about))
+    chosen = vars(parser.parse_args())
+    return COMMANDS[chosen.pop("command")].run(**chosen)
 
 
 if __name__ == "__main__":

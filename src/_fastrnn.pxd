@@ -71,6 +71,8 @@ cdef extern from "fastrnn.h" nogil:
         void (*backward)(const frnn_call *) noexcept nogil
         void (*sigmoid)(size_t, const void *, void *) noexcept nogil
         void (*tanh)(size_t, const void *, void *) noexcept nogil
+        double (*spend)(size_t) noexcept nogil
+        double (*read_all)(size_t, const void *, size_t) noexcept nogil
 
     ctypedef struct frnn_isa:
         const char *name

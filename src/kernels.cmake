@@ -15,6 +15,7 @@ set(KERNELS
   forward_all.c
   backward.c
   gradients.c
+  yardstick.c
   table.c)
 list(TRANSFORM KERNELS PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
 

@@ -2,6 +2,7 @@
 #include "activation.h"
 #include "drive.h"
 #include "team.h"
+#include "yardstick.h"
 
 /* The team may grant one thread only: there must be room for either layout. */
 static size_t work_bytes(const frnn_call *call, int backward)
@@ -95,4 +96,6 @@ const frnn_table X(table) = {
     .backward = backward,
     .sigmoid = each_sigmoid,
     .tanh = each_tanh,
+    .spend = X(spend),
+    .read_all = X(read_all),
 };

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from grid import POINTS
+from grid import POINTS, QUICK
 from problems import CELLS, Problem, call, make
 
 import fastrnn
 
 #: What each backend is timed at: Numba compiles for ten seconds in each of asv's processes.
 BACKENDS = {"native": (), "numba": ("seed3",), "numpy": ("tiny", "seed3")}
-#: One point of each kind: a chain of tiny steps, weights read at batch 1, a small batch, large products.
-CHOSEN = ["tiny", "rl", "seed3", "med", "ptb"]
+CHOSEN = list(QUICK)
 
 
 class Cells:

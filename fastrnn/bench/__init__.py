@@ -1,0 +1,136 @@
+"""`python -m fastrnn bench`: fastrnn against its peers and against the machine, on the grid of `grid.py`.
+
+`grid` and `problem` say what is measured; `peers`, `jax_peer`, `onnx_peers` and `limits` are what is timed, each in a
+process of its own (`worker`, started by `process`); `rounds` times them by turns; `figures`, `report` and `chart`
+say what came of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.util
+import itertools
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from fastrnn.backends import usable_cpus
+from fastrnn.bench import chart, report
+from fastrnn.bench.figures import Row, machine, row
+from fastrnn.bench.grid import CELLS, GRID, MODES, POINTS, QUICK, runs
+from fastrnn.bench.peers import PEERS
+from fastrnn.bench.process import Failed
+from fastrnn.bench.rounds import Bench, Case
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    add = parser.add_argument
+    add("--cells", nargs="+", choices=CELLS, default=list(CELLS), metavar="CELL", help=f"of {', '.join(CELLS)}")
+    points = parser.add_mutually_exclusive_group()
+    points.add_argument(
+        "--points",
+        nargs="+",
+        choices=POINTS,
+        default=list(GRID),
+        metavar="POINT",
+        help=f"of {', '.join(POINTS)}; the first {len(GRID)} unless told",
+    )
+    points.add_argument("--quick", action="store_const", dest="points", const=list(QUICK), help=", ".join(QUICK))
+    points.add_argument("--all", action="store_const", dest="points", const=list(POINTS), help="all points")
+    add("--modes", nargs="+", choices=MODES, default=list(MODES), metavar="MODE", help=f"of {', '.join(MODES)}")
+    add(
+        "--threads",
+        nargs="+",
+        type=int,
+        choices=range(1, usable_cpus() + 1),
+        default=sorted({1, usable_cpus()}),
+        metavar="N",
+        help=f"numbers of threads, each pinned to as many CPUs; 1 and all ({usable_cpus()}) unless told",
+    )
+    add(
+        "--peers",
+        nargs="*",
+        choices=PEERS,
+        metavar="PEER",
+        help=f"of {', '.join(PEERS)}; those that are installed unless told",
+    )
+    add("--seconds", type=float, default=0.5, help="of timing for each point and peer (default: 0.5)")
+    add("--out", type=Path, default=Path("bench"), metavar="DIR", help="where the report goes (default: bench)")
+
+
+def main(
+    *,
+    cells: list[str],
+    points: list[str],
+    modes: list[str],
+    threads: list[int],
+    peers: list[str] | None,
+    seconds: float,
+    out: Path,
+) -> int:
+    """Time fastrnn against its installed peers and against the machine's limits."""
+    installed = [name for name, peer in PEERS.items() if peer.installed()]
+    chosen = installed if peers is None else peers
+    if absent := set(chosen) - set(installed):
+        print(f"not installed: {', '.join(sorted(absent))}; `pip install 'fastrnn[bench]'` brings all peers")
+        return 2
+    result: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "peers": chosen,
+        "limits": [],
+        "rows": [],
+    }
+    if not any(runs(*kind) for kind in itertools.product(points, cells, modes)):
+        print("none of these points is measured for these cells and modes")
+        return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way, what is there is reported
+    status = 0
+    try:
+        for n in threads:
+            measure(result, list(itertools.product(cells, modes)), points, n, seconds)
+    except (Failed, KeyboardInterrupt) as end:
+        print(f"\nstopped: {f'fastrnn itself or a limit failed: {end}' if str(end) else 'interrupted'}")
+        status = 1
+    if result["rows"]:
+        print(report.summary(result["rows"]), report.notes(result["rows"]), sep="\n")
+        write(result, out)
+    return status
+
+
+Kinds = list[tuple[str, str]]  #: (cell, mode)
+
+
+def measure(result: dict[str, Any], kinds: Kinds, points: list[str], threads: int, seconds: float) -> None:
+    """Add to the result all kinds at all points on that many threads, printing the tables as they grow."""
+    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(threads))
+    cpus, peers = usable[:threads], result["peers"]
+    with Bench(cpus, peers, seconds) as bench:
+        sgemm, blas = bench.sgemm()
+        result["limits"].append({"threads": threads, "cpus": cpus, "sgemm": sgemm, "blas": blas})
+        for cell, mode in kinds:
+            cases = [Case(point, cell, mode, threads) for point in points if runs(point, cell, mode)]
+            if cases:
+                print(report.head(cell, mode, threads, peers), flush=True)
+            for case in cases:
+                done: Row = row(bench.measure(case), sgemm)
+                result["rows"].append(done)
+                print(report.body(done, peers), flush=True)
+
+
+def write(result: dict[str, Any], out: Path) -> None:
+    """bench.json, bench.md and, where it can be drawn, bench.png."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "bench.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    (out / "bench.md").write_text(report.markdown(result))
+    names = ["bench.json", "bench.md"]
+    if importlib.util.find_spec("matplotlib") is None:
+        print("\nno chart: matplotlib is not installed")
+    elif result["peers"]:
+        chart.draw(result, out / "bench.png")
+        names.append("bench.png")
+    print(f"\nwrote {', '.join(str(out / name) for name in names)}")

@@ -1,0 +1,114 @@
+"""The points that the project is measured at, by name: sizes (T, B, I, H) of one layer.
+
+Plain data that imports nothing of fastrnn: asv's suite loads it by its path beside builds of older commits.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Sizes(NamedTuple):
+    T: int  #: steps
+    B: int  #: sequences
+    I: int  #: inputs
+    H: int  #: hidden units
+
+
+#: cell -> gates; every cell of the registry but the RNN's other activations, which cost the same
+CELLS = {"lstm": 4, "lstm_peephole": 4, "gru_after": 3, "gru_before": 3, "rnn_tanh": 1}
+MODES = ("forward", "training")
+
+#: From a chain of tiny dependent steps, over weights that leave L2, to products that fill the machine.
+GRID = {
+    "tiny": Sizes(200, 1, 8, 16),
+    "audio": Sizes(480, 1, 1, 40),
+    "vad": Sizes(100, 1, 128, 128),
+    "rl": Sizes(128, 1, 64, 256),
+    "b1_512": Sizes(50, 1, 512, 512),
+    "b1_1024": Sizes(25, 1, 1024, 1024),
+    "ts": Sizes(100, 32, 8, 64),
+    "seed3": Sizes(10, 32, 32, 64),
+    "med": Sizes(64, 32, 128, 128),
+    "rlb": Sizes(32, 64, 128, 256),
+    "ptb": Sizes(35, 20, 650, 650),
+    "speech": Sizes(100, 16, 256, 512),
+    "big": Sizes(50, 128, 512, 512),
+    "b64_1024": Sizes(25, 64, 1024, 1024),
+}
+
+#: Layers of real systems (one layer in one direction of each), sizes that fit no vector, and unequal lengths.
+REAL = {
+    "silero_vad": Sizes(1, 1, 128, 128),
+    "rnnoise_256": Sizes(1, 1, 256, 256),
+    "rnnoise_384": Sizes(1, 1, 384, 384),
+    "guitarml": Sizes(1000, 50, 1, 32),
+    "deepbench_b1": Sizes(25, 1, 512, 512),
+    "deepbench_b4": Sizes(25, 4, 512, 512),
+    "deepbench_b32": Sizes(25, 32, 512, 512),
+    "deepbench_gru": Sizes(187, 1, 1024, 1024),
+    "word_lm_200": Sizes(35, 20, 200, 200),
+    "word_lm_650": Sizes(35, 20, 650, 650),
+    "word_lm_1500": Sizes(35, 20, 1500, 1500),
+    "gnmt": Sizes(50, 64, 512, 512),
+    "paddle": Sizes(629, 128, 128, 128),
+    "odd_33": Sizes(50, 7, 33, 33),
+    "odd_65": Sizes(50, 7, 65, 65),
+    "odd_127": Sizes(50, 7, 127, 127),
+    "lengths": Sizes(64, 32, 128, 128),
+}
+
+POINTS = GRID | REAL
+
+#: What a system runs, where it is one cell or one mode; every other point is measured for all.
+ONLY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "silero_vad": (("lstm",), ("forward",)),
+    "rnnoise_256": (("gru_after",), ("forward",)),
+    "rnnoise_384": (("gru_after",), ("forward",)),
+    "guitarml": (("lstm",), ("training",)),
+    "deepbench_b1": (("lstm",), MODES),
+    "deepbench_b4": (("lstm",), MODES),
+    "deepbench_b32": (("lstm",), MODES),
+    "deepbench_gru": (("gru_after",), MODES),
+    "word_lm_200": (("lstm",), MODES),
+    "word_lm_650": (("lstm",), MODES),
+    "word_lm_1500": (("lstm",), MODES),
+    "gnmt": (("lstm",), MODES),
+    "paddle": (("lstm",), ("training",)),
+}
+
+#: One of each kind, for a first look and for asv: a chain of tiny steps, weights read at batch 1, a small batch,
+#: large products.
+QUICK = ("tiny", "rl", "seed3", "med", "ptb")
+
+
+def runs(point: str, cell: str, mode: str) -> bool:
+    """Whether a point is measured for a cell and a mode."""
+    cells, modes = ONLY.get(point, (tuple(CELLS), MODES))
+    return cell in cells and mode in modes
+
+
+def drawn_lengths(point: str) -> np.ndarray | None:
+    """Steps of each sequence, (B,), drawn uniformly from 1..T; None where all sequences have T."""
+    if point != "lengths":
+        return None
+    T, B, _, _ = POINTS[point]
+    return np.random.default_rng(0).integers(1, T + 1, B)
+
+
+def flop(gates: int, sizes: Sizes, train: bool = False, lengths: np.ndarray | None = None) -> int:
+    """Useful floating-point operations of the matrix products; training counts three times a forward pass."""
+    T, B, I, H = sizes
+    steps = T * B if lengths is None else int(lengths.sum())
+    return 2 * gates * H * (I + H) * steps * (3 if train else 1)
+
+
+def least_bytes(gates: int, sizes: Sizes, train: bool = False) -> int:
+    """Bytes of float32 weights that a call cannot but read: U in every step, W once, as its product needs no state.
+
+    The backward half of training reads both as often again.
+    """
+    T, _, I, H = sizes
+    return 4 * gates * H * (H * T + I) * (2 if train else 1)

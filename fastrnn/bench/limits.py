@@ -1,0 +1,123 @@
+"""What the machine allows on the same CPUs, timed in rounds between those of the implementations.
+
+`fma` is an own loop of independent multiply-adds in registers, `sgemm` NumPy's product of two 2048 x 2048 matrices,
+and `stream` reads a buffer of U's size over and over, each thread its own part. The first two bound the arithmetic,
+the third what reads its weights in every step. The instruction set is the machine's best, whichever fastrnn uses.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fastrnn.bench.peer import ALL, Peer, Work
+from fastrnn.bench.problem import Problem
+from fastrnn.cells import Array
+
+SIDE = 2048  # of the matrices
+CALL = 2e-3  # seconds that a call lasts, so that handing it to threads costs nothing
+ALIGN = 64  # bytes
+
+#: The name of what a limit's work amounts to: flop or bytes of one call.
+AMOUNT = "amount"
+
+
+def scaled(work: Callable[[int], Any]) -> int:
+    """How many times one thread does a work in CALL seconds."""
+    times = 1
+    while True:
+        start = time.perf_counter()
+        work(times)
+        if (taken := time.perf_counter() - start) >= CALL / 4:
+            return max(1, round(times * CALL / taken))
+        times *= 4
+
+
+def aligned(floats: int) -> Array:
+    """Ones, from the start of a cache line on: vectors that straddle two would halve the rate."""
+    raw = np.ones(floats + ALIGN // 4, np.float32)
+    return raw[-raw.ctypes.data % ALIGN // 4 :][:floats]
+
+
+class Limit(Peer):
+    """A work that is the same on every thread."""
+
+    package = "_fastrnn"
+    cells: ClassVar = {"forward": ALL, "training": ALL}
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        self.core: Any = importlib.import_module("_fastrnn")
+        self.isa = max(self.core.isas().values())
+        cpus = iter(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [])
+        lock = threading.Lock()
+
+        def pin() -> None:
+            with lock:
+                cpu = next(cpus, None)
+            if cpu is not None:
+                os.sched_setaffinity(0, {cpu})  # of this thread
+
+        self.pool = ThreadPoolExecutor(threads, initializer=pin)
+
+    def on_threads(self, works: list[Callable[[], Any]], amount: float) -> Work:
+        """Each work on a thread; alone it needs none."""
+
+        def together() -> None:
+            for future in [self.pool.submit(work) for work in works]:
+                future.result()
+
+        return Work(works[0] if len(works) == 1 else together, lambda _: {AMOUNT: np.array(amount)})
+
+
+class FMA(Limit):
+    title = "multiply-add loop"
+
+    def prepare(self, problem: Problem, training: bool) -> Work:
+        rounds = scaled(lambda times: self.core.spend(self.isa, 1000 * times)) * 1000
+        flop = self.core.spend(self.isa, rounds)
+        return self.on_threads([lambda: self.core.spend(self.isa, rounds)] * self.threads, flop * self.threads)
+
+
+class Stream(Limit):
+    title = "read stream"
+
+    def prepare(self, problem: Problem, training: bool) -> Work:
+        floats = -(-problem.U.size // self.threads)
+        parts = [aligned(floats) for _ in range(self.threads)]
+        times = scaled(lambda times: self.core.read_all(self.isa, parts[0], times))
+
+        def reads(part: Array) -> Callable[[], float]:
+            return lambda: float(self.core.read_all(self.isa, part, times))
+
+        return self.on_threads([reads(part) for part in parts], 4.0 * floats * self.threads * times)
+
+
+class SGEMM(Peer):
+    """NumPy's BLAS has threads of its own."""
+
+    title, package = "NumPy sgemm", "numpy"
+    cells: ClassVar = {"forward": ALL, "training": ALL}
+
+    def prepare(self, problem: Problem, training: bool) -> Work:
+        a, out = np.ones((SIDE, SIDE), np.float32), np.empty((SIDE, SIDE), np.float32)
+        return Work(lambda: np.matmul(a, a, out=out), lambda _: {AMOUNT: np.array(2.0 * SIDE**3)})
+
+    def describe(self) -> str:
+        """The BLAS, and the architecture that it chose its kernels for."""
+        if importlib.util.find_spec("threadpoolctl") is None:
+            return "unknown BLAS (threadpoolctl is not installed)"
+        pools = importlib.import_module("threadpoolctl").threadpool_info()
+        named = (f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')}" for pool in pools)
+        return ", ".join(named).strip() or "no BLAS with threads"
+
+
+LIMITS: dict[str, type[Peer]] = {"fma": FMA, "sgemm": SGEMM, "stream": Stream}

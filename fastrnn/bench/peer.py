@@ -1,0 +1,74 @@
+"""What an implementation is to the benchmarks, and how two of them are compared."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from fastrnn.bench.grid import CELLS
+from fastrnn.bench.problem import Problem
+from fastrnn.cells import Array
+
+ALL = frozenset(CELLS)
+NONE: frozenset[str] = frozenset()
+
+
+class Work(NamedTuple):
+    """A call to time, and how to read what it returned."""
+
+    call: Callable[[], Any]  #: does everything, and returns only when it is done
+    collect: Callable[[Any], dict[str, Array]]  #: y and, of training, dx, dW, dU, db, db_rec and dp where there is one
+
+
+class Peer:
+    """One implementation in its own process, pinned to `threads` CPUs before any framework is imported."""
+
+    title: ClassVar[str]
+    package: ClassVar[str]  #: what has to be installed, also the module's name
+    cells: ClassVar[dict[str, frozenset[str]]]  #: mode -> cells
+    lengths: ClassVar[bool] = True  #: does it take sequences of unequal length?
+    slow: ClassVar[bool] = False  #: is it skipped where a call takes a second?
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    @classmethod
+    def installed(cls) -> bool:
+        return importlib.util.find_spec(cls.package) is not None
+
+    def prepare(self, problem: Problem, training: bool) -> Work:
+        """Everything that a user does once, before the first call: weights are given, graphs compiled."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """What its version does not say; "" for nothing."""
+        return ""
+
+
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "lstm": ("lstm", {}),
+    "lstm_peephole": ("lstm", {}),  # chosen by giving p
+    "gru_after": ("gru", {"reset_after": True}),
+    "gru_before": ("gru", {"reset_after": False}),
+    "rnn_tanh": ("rnn", {"activation": "tanh"}),
+}
+
+
+def relative_error(got: Array, expected: Array) -> float:
+    """||got - expected|| / ||expected||; infinite if the shapes differ, NaN if a value is."""
+    if got.shape != expected.shape:
+        return float("inf")
+    distance, size = float(np.linalg.norm(got.astype(np.float64) - expected)), float(np.linalg.norm(expected))
+    if size == 0:
+        return 0.0 if distance == 0 else float("inf")
+    return distance / size
+
+
+def worst_error(got: dict[str, Array], expected: dict[str, Array]) -> float:
+    """The largest relative error; infinite if an output is missing or too many, NaN if one is."""
+    if got.keys() != expected.keys():
+        return float("inf")
+    return float(np.max([relative_error(got[name], expected[name]) for name in expected]))

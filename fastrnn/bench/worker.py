@@ -1,0 +1,82 @@
+"""One implementation in a process of its own: `python -m fastrnn.bench.worker NAME THREADS DESCRIPTOR`.
+
+Requests come through a pipe, whose descriptor is inherited, as tuples (name, *arguments); every one is answered with
+(True, answer) or (False, what went wrong). The process ends when the pipe is closed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+from fastrnn.bench.limits import LIMITS
+from fastrnn.bench.peer import Peer, Work
+from fastrnn.bench.peers import PEERS, Fastrnn
+from fastrnn.bench.problem import make
+from fastrnn.cells import Array
+
+IMPLEMENTATIONS: dict[str, type[Peer]] = {"fastrnn": Fastrnn, **PEERS, **LIMITS}
+
+
+class Worker:
+    """Answers the requests, which are the names of its public methods."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._peer = IMPLEMENTATIONS[name](threads)
+        self._work: Work | None = None
+
+    def prepare(self, cell: str, point: str, training: bool) -> dict[str, Array]:
+        """Make one problem ready, solve it once, and return the outputs."""
+        self._work = None  # the last one's memory goes first
+        self._work = self._peer.prepare(make(cell, point), training)
+        return self._work.collect(self._work.call())
+
+    def describe(self) -> str:
+        return self._peer.describe()
+
+    def clock(self, calls: int) -> float:
+        """Seconds of a call, over so many in a row after one that wakes everything up."""
+        assert self._work is not None
+        call = self._work.call
+        call()
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        return (time.perf_counter() - start) / calls
+
+
+def answer(worker: Worker, request: tuple[Any, ...]) -> tuple[bool, Any]:
+    """A framework may fail in ways of its own: whatever it is becomes a note beside the figures."""
+    name, *arguments = request
+    try:
+        return True, getattr(worker, name)(*arguments)
+    except Exception as error:
+        return False, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+def die_with_parent() -> None:
+    """A stopped process would not see that its pipe was closed, and stay for ever."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main(name: str, threads: str, descriptor: str) -> None:
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process: the parent's to handle
+    pipe: Connection[Any, Any] = Connection(int(descriptor))
+    worker = Worker(name, int(threads))
+    while True:
+        try:
+            request = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(answer(worker, request))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

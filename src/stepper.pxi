@@ -1,0 +1,131 @@
+# Part of _fastrnn.pyx: layers that take one step at a time.
+
+
+cdef class Stepper:
+    """A stack of layers that takes one step at a time, laid out once: the `call.Stepper` of this backend."""
+
+    cdef Calls stack
+    cdef char *prepared
+    cdef char *x_copy
+    cdef void *own[FRNN_MAX_STATES]
+    cdef Py_ssize_t B, I, H, L, itemsize
+    cdef int states
+    cdef bint busy
+    cdef object check, empty, dtype
+    cdef tuple shapes
+    cdef char format
+
+    def __cinit__(self, int isa, jobs, scratch, check, empty):
+        """jobs: layer upon layer, one step each; x is the y below, the last y is None; init and final of layer l are
+        part l of one array (L, B, H) for each state.
+
+        `check(name, array, features, call, writable)` makes an array fit or raises the error that says why it does
+        not; `empty(shape, dtype)` makes those that are handed out.
+        """
+        call = jobs[0][1]
+        self.stack = Calls(isa, jobs, scratch)
+        cdef const frnn_table *core = self.stack.core
+        cdef frnn_call *calls = self.stack.calls
+        cdef Py_ssize_t i
+        self.L, self.B, self.I, self.H = self.stack.n, calls.B, calls.I, calls.H
+        self.states = len(call.init)
+        self.check, self.empty, self.dtype = check, empty, call.x.dtype
+        self.shapes = ((self.H,), (self.B, self.H))
+        self.itemsize, self.format = self.dtype.itemsize, ord(self.dtype.char)
+        self.x_copy = <char *> calloc(self.B * self.I + 1, self.itemsize)
+        self.prepared = <char *> calloc(self.L, core.prepared_bytes)
+        if self.prepared == NULL or self.x_copy == NULL:
+            raise MemoryError("no room for a stream")
+        for i in range(self.L):
+            core.prepare(&calls[i], self.prepared + i * core.prepared_bytes)
+        for i in range(self.states):
+            self.own[i] = calls[0].final[i]
+
+    def __dealloc__(self):
+        free(self.prepared)
+        free(self.x_copy)
+
+    def step(self, x, out=None, state=None):
+        """See `fastrnn.layers.Stream`."""
+        cdef Py_buffer x_view, y_view
+        if self.busy:
+            raise RuntimeError("step: another thread is in this stream; give each thread its own")
+        self.busy = True
+        try:
+            self.view(&x_view, "x", x, self.I, 0)
+            try:
+                if out is None:
+                    out = self.empty(self.shapes[x_view.ndim - 1], self.dtype)
+                self.view(&y_view, "out", out, self.H, PyBUF_WRITABLE)
+                try:
+                    self.run(&x_view, &y_view, state)
+                finally:
+                    PyBuffer_Release(&y_view)
+            finally:
+                PyBuffer_Release(&x_view)
+        finally:
+            self.busy = False
+        return out
+
+    cdef int view(self, Py_buffer *view, str name, array, Py_ssize_t features, int flags) except -1:
+        """The buffer of (B, features), or of (features,) if B is 1, in contiguous rows."""
+        if PyObject_CheckBuffer(array):
+            PyObject_GetBuffer(array, view, PyBUF_STRIDES | PyBUF_FORMAT | flags)
+            if (view.format != NULL and view.format[0] == self.format and view.format[1] == 0
+                    and 1 <= view.ndim <= 2 and view.shape[view.ndim - 1] == features
+                    and (view.shape[0] == self.B if view.ndim == 2 else self.B == 1)
+                    and (view.strides[view.ndim - 1] == self.itemsize or features == 1)
+                    and view.strides[0] % self.itemsize == 0 and <uintptr_t> view.buf % self.itemsize == 0):
+                return 0
+            PyBuffer_Release(view)
+        array = self.check(name, array, (self.B, features), self.dtype, flags != 0)
+        PyObject_GetBuffer(array, view, PyBUF_STRIDES | PyBUF_FORMAT | flags)
+        return 0
+
+    cdef int run(self, Py_buffer *x, Py_buffer *y, state) except -1:
+        cdef frnn_call *calls = self.stack.calls
+        cdef const frnn_table *core = self.stack.core
+        cdef Py_ssize_t i, x_row = x.strides[0] if x.ndim == 2 else 0
+        cdef Py_ssize_t bytes = self.I * self.itemsize
+        cdef void *states[FRNN_MAX_STATES]
+        cdef Pins pins = None
+        for i in range(self.states):
+            states[i] = self.own[i]
+        if state is not None:
+            pins = Pins()
+            if len(state) != self.states:
+                raise ValueError(f"state: expected {self.states} array(s), got {len(state)}")
+            for i in range(self.states):
+                array = self.check("state", state[i], (self.L, self.B, self.H), self.dtype, True)
+                states[i] = pins.flat(array, self.L * self.B * self.H, self.itemsize, True)
+        calls[0].x.data, calls[0].x.row = x.buf, x_row // self.itemsize
+        calls[self.L - 1].y.data = y.buf
+        calls[self.L - 1].y.row = y.strides[0] // self.itemsize if y.ndim == 2 else 0
+        cdef bint overlap = meet(x, self.B, y.buf, self.B * self.H * self.itemsize)
+        for i in range(self.states):
+            if meet(y, self.B, states[i], self.L * self.B * self.H * self.itemsize):
+                raise ValueError("out: shares memory with the state; give it an array of its own")
+            overlap |= meet(x, self.B, states[i], self.L * self.B * self.H * self.itemsize)
+        if overlap:  # outputs are written while x is still read
+            for i in range(self.B):
+                memcpy(self.x_copy + i * bytes, <char *> x.buf + i * x_row, bytes)
+            calls[0].x.data, calls[0].x.row = self.x_copy, self.I
+        with nogil:
+            for i in range(self.L):
+                for k in range(self.states):
+                    calls[i].init[k] = calls[i].final[k] = (
+                        <char *> states[k] + i * self.B * self.H * self.itemsize
+                    )
+                core.forward_prepared(self.prepared + i * core.prepared_bytes)
+        return 0
+
+
+cdef bint meet(Py_buffer *view, Py_ssize_t rows, void *other, Py_ssize_t bytes) noexcept:
+    """Whether rows of a view lie, even in part, between `other` and `other` + bytes."""
+    cdef char *low = <char *> view.buf
+    cdef char *high = low + view.shape[view.ndim - 1] * view.itemsize
+    if view.ndim == 2 and view.strides[0] < 0:
+        low += (rows - 1) * view.strides[0]
+    elif view.ndim == 2:
+        high += (rows - 1) * view.strides[0]
+    return low < <char *> other + bytes and <char *> other < high

@@ -1,0 +1,321 @@
+"""`python -m fastrnn bench`: the arithmetic of its figures, its limits, its peers' agreement, and a small run."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import numpy as np
+import pytest
+from problems import PUBLIC
+
+import fastrnn
+from fastrnn.bench import figures, grid, report
+from fastrnn.bench.jax_peer import JAX
+from fastrnn.bench.onnx_peers import GATES, PEEPHOLES, ONNXRuntime, OpenVINO, initializers, reordered
+from fastrnn.bench.peer import FAMILIES, Peer, relative_error, worst_error
+from fastrnn.bench.peers import PEERS, Fastrnn, Numba, NumPy, PyTorch
+from fastrnn.bench.problem import make
+from fastrnn.bench.rounds import Case, Measured, Timing, timing
+
+Python = Callable[..., CompletedProcess[str]]
+
+SMALL = "lengths"  # the point with unequal lengths
+
+
+def at(seconds: float) -> Timing:
+    return Timing(seconds, spread=seconds / 10, rounds=7, calls=3)
+
+
+def measured(point: str = "b1_512", cell: str = "lstm", mode: str = "forward", **seconds: float) -> Measured:
+    """A hand-made result: fastrnn takes 1 ms unless told."""
+    times = {name: at(t) for name, t in ({"fastrnn": 1e-3} | seconds).items()}
+    rates = {"fma": 200e9, "stream": 100e9}
+    return Measured(Case(point, cell, mode, 1), times, {"jax": "differs: relative error 1.0e+00"}, rates)
+
+
+def result(*rows: figures.Row) -> dict[str, Any]:
+    limits = [{"threads": 1, "cpus": [0], "sgemm": 150e9, "blas": "a BLAS"}]
+    peers = ["torch", "onnxruntime", "jax"]
+    return {"date": "2026-01-01", "machine": figures.machine(), "peers": peers, "limits": limits, "rows": list(rows)}
+
+
+def test_grid_knows_the_cells() -> None:
+    assert {cell: PUBLIC[cell][1] for cell in grid.CELLS} == grid.CELLS
+    assert {cell: PUBLIC[cell][::2] for cell in grid.CELLS} == FAMILIES
+    assert {cell for cells, _ in grid.ONLY.values() for cell in cells} <= set(grid.CELLS)
+    assert set(grid.ONLY) <= set(grid.REAL)
+    assert set(grid.QUICK) <= set(grid.GRID)
+
+
+def test_grid_imports_nothing_of_fastrnn(python: Python) -> None:
+    done = python("-c", f"import runpy, sys; runpy.run_path({grid.__file__!r}); print('fastrnn' in sys.modules)")
+    assert done.stdout == "False\n", done.stderr
+
+
+def test_import_of_fastrnn_is_light(python: Python) -> None:
+    done = python("-c", "import fastrnn, sys; print([name for name in sys.modules if 'bench' in name])")
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_what_runs() -> None:
+    assert grid.runs("guitarml", "lstm", "training")
+    assert not grid.runs("guitarml", "lstm", "forward")
+    assert not grid.runs("rnnoise_256", "lstm", "forward")
+    assert all(grid.runs("odd_33", cell, mode) for cell in grid.CELLS for mode in grid.MODES)
+
+
+def test_work() -> None:
+    sizes = grid.Sizes(T=5, B=3, I=2, H=7)
+    assert grid.flop(4, sizes) == 2 * (4 * 7) * (2 + 7) * 5 * 3
+    assert grid.flop(4, sizes, train=True) == 3 * grid.flop(4, sizes)
+    assert grid.flop(4, sizes, lengths=np.array([5, 1, 0])) == grid.flop(4, sizes) * 6 // 15
+    assert grid.least_bytes(3, sizes) == 4 * (5 * 3 * 7 * 7 + 3 * 7 * 2)
+    assert grid.least_bytes(3, sizes, train=True) == 2 * grid.least_bytes(3, sizes)
+
+
+def test_lengths_are_drawn_once() -> None:
+    lengths = grid.drawn_lengths("lengths")
+    assert lengths is not None
+    T, B, _, _ = grid.POINTS["lengths"]
+    assert lengths.shape == (B,)
+    assert (lengths >= 1).all()
+    assert (lengths <= T).all()
+    assert len(set(lengths)) > B // 2
+    assert (grid.drawn_lengths("lengths") == lengths).all()
+    assert grid.drawn_lengths("med") is None
+
+
+@pytest.mark.parametrize("cell", grid.CELLS)
+def test_problem(cell: str) -> None:
+    problem = make(cell, SMALL)
+    T, B, I, H = grid.POINTS[SMALL]
+    G = grid.CELLS[cell]
+    assert (problem.x.shape, problem.dy.shape) == ((T, B, I), (T, B, H))
+    shapes = {"W": (G * H, I), "U": (G * H, H), "b": (G * H,), "b_rec": (G * H,), "p": (3 * H,)}
+    assert {name: a.shape for name, a in problem.parameters.items()} == {
+        name: shape for name, shape in shapes.items() if name != "p" or cell == "lstm_peephole"
+    }
+    for name, array in problem.parameters.items():
+        assert array.dtype == np.float32
+        assert 0.9 < abs(array).max() * np.sqrt(H) <= 1, name
+    for b, length in enumerate(problem.lengths if problem.lengths is not None else []):
+        assert (problem.dy[:length, b] != 0).any()
+        assert (problem.dy[length:, b] == 0).all()
+
+
+def test_errors() -> None:
+    one, two, zero = np.ones(4, np.float32), np.full(4, 2, np.float32), np.zeros(4, np.float32)
+    assert relative_error(one, two) == 0.5
+    assert (relative_error(zero, zero), relative_error(one, zero)) == (0, np.inf)
+    assert relative_error(one[:3], one) == np.inf
+    assert worst_error({"y": one, "dx": one}, {"y": one, "dx": two}) == 0.5
+    assert worst_error({"y": one}, {"y": one, "dx": one}) == np.inf
+    assert not worst_error({"y": one * np.nan, "dx": one}, {"y": one, "dx": one}) < 1
+
+
+def test_timing() -> None:
+    taken = timing([3.0, 1.0, 2.0, 5.0, 4.0, 7.0, 6.0], calls=9)
+    assert taken == (4.0, 6.0 - 2.0, 7, 9)
+
+
+def test_ratios() -> None:
+    ratios = figures.ratios(measured(torch=3e-3, onnxruntime=2e-3, openvino=4e-3), sgemm=150e9)
+    assert (ratios["best"], ratios["R_peer"], ratios["R_torch"]) == ("onnxruntime", pytest.approx(2), pytest.approx(3))
+    sizes = grid.POINTS["b1_512"]
+    assert ratios["R_flop"] == pytest.approx(grid.flop(4, sizes) / 1e-3 / 200e9)
+    assert ratios["R_bw"] == pytest.approx(grid.least_bytes(4, sizes) / 1e-3 / 100e9)
+    faster_sgemm = figures.ratios(measured(), sgemm=400e9)
+    assert faster_sgemm["R_flop"] == pytest.approx(ratios["R_flop"] / 2)
+
+
+def test_ratios_that_are_not_there() -> None:
+    alone = figures.ratios(measured(), sgemm=150e9)
+    assert (alone["best"], alone["R_peer"], alone["R_torch"]) == (None, None, None)
+    assert figures.ratios(measured("med"), sgemm=150e9)["R_bw"] is None
+    without_core = measured()
+    without_core.rates = {}
+    ratios = figures.ratios(without_core, sgemm=150e9)
+    assert ratios["R_bw"] is None
+    assert ratios["R_flop"] == pytest.approx(grid.flop(4, grid.POINTS["b1_512"]) / 1e-3 / 150e9)
+
+
+def test_means() -> None:
+    rows = [
+        figures.row(done, 150e9)
+        for done in (measured(torch=2e-3), measured("tiny", torch=9e-3, onnxruntime=8e-3), measured("med"))
+    ]
+    assert figures.mean(rows, "R_peer") == pytest.approx(4)  # of 2 and 8: the third has no peer
+    assert figures.mean(rows, "R_torch") == pytest.approx(np.sqrt(18))
+    assert figures.mean(rows[2:], "R_peer") is None
+    assert figures.least(rows, "R_peer") is rows[0]
+    assert figures.least(rows[2:], "R_peer") is None
+
+
+def test_markdown() -> None:
+    rows = [figures.row(measured(torch=2e-3), 150e9), figures.row(measured("tiny", mode="training"), 150e9)]
+    rows[0]["notes"]["onnxruntime"] = rows[1]["notes"]["onnxruntime"] = rows[1]["notes"]["torch"] = "-"
+    text = report.markdown(result(*rows))
+    tables = [line.split(" | ") for line in text.split("\n") if re.match(r"\| (b1_512|tiny)", line)]
+    assert tables[0][2:7] == ["1.00 ms ± 10 %", "2.00 ms", "-", "differs", "2.00"]
+    assert tables[1][2:8] == ["1.00 ms ± 10 %", "-", "-", "differs", "", ""]
+    assert "* lstm, forward, 1 thread, b1_512: JAX differs: relative error 1.0e+00" in text
+    assert "The least R_peer of all: 2.00 (b1_512, PyTorch)." in text
+    json.loads(json.dumps(result(*rows), allow_nan=False))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(1.234e-6, "1.23 us"), (9.999e-6, "10.0 us"), (99.97e-6, "100 us"), (999.6e-6, "1.00 ms"), (0.0567, "56.7 ms")],
+)
+def test_human(seconds: float, text: str) -> None:
+    assert report.human(seconds) == text
+
+
+def test_chart(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    rows = [measured(point, cell, torch=2e-3) for point in grid.POINTS for cell in grid.CELLS]
+    rows.append(measured("tiny", mode="training"))  # has no peer, and so no place in it
+    importlib.import_module("fastrnn.bench.chart").draw(
+        result(*(figures.row(done, 150e9) for done in rows)), tmp_path / "bench.png"
+    )
+    assert (tmp_path / "bench.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_reordered_for_onnx() -> None:
+    gates = np.repeat(["r", "z", "n"], 2)
+    assert "".join(reordered(gates, GATES["gru"])[0]) == "zzrrnn"  # z r h
+    assert "".join(reordered(np.repeat(["i", "f", "g", "o"], 2), GATES["lstm"])[0]) == "iiooffgg"  # i o f c
+    assert "".join(reordered(np.repeat(["i", "f", "o"], 2), PEEPHOLES)[0]) == "iiooff"
+    weights = initializers(make("lstm_peephole", "seed3"))
+    _, _, I, H = grid.POINTS["seed3"]
+    assert {name: a.shape for name, a in weights.items()} == {
+        "W": (1, 4 * H, I),
+        "R": (1, 4 * H, H),
+        "B": (1, 8 * H),
+        "P": (1, 3 * H),
+    }
+
+
+def outputs(peer: type[Peer], cell: str, point: str, mode: str) -> dict[str, np.ndarray]:
+    with fastrnn.use_backend(fastrnn.config()["backend"]):  # comes back: a peer may switch it
+        threads = fastrnn.get_num_threads()
+        work = peer(1).prepare(make(cell, point), mode == "training")
+        fastrnn.set_num_threads(threads)
+        return work.collect(work.call())
+
+
+#: Not Numba, which is NumPy's twin and takes half a minute to compile.
+AGREE = [(peer, "seed3") for peer in (NumPy, PyTorch, ONNXRuntime, OpenVINO, JAX)]
+AGREE += [(peer, "lengths") for peer in (PyTorch, ONNXRuntime, OpenVINO)]
+
+
+@pytest.mark.parametrize(("peer", "point"), AGREE)
+def test_peers_agree(peer: type[Peer], point: str) -> None:
+    """What each says it can do gives fastrnn's outputs and gradients: gate orders and peepholes among it."""
+    if not peer.installed():
+        pytest.skip(f"{peer.title} is not installed")
+    for mode, cells in peer.cells.items():
+        for cell in cells:
+            expected = outputs(Fastrnn, cell, point, mode)
+            assert len(expected) == (1 if mode == "forward" else 6 + (cell == "lstm_peephole"))
+            error = worst_error(outputs(peer, cell, point, mode), expected)
+            assert error < 1e-5, f"{cell}, {mode}"
+
+
+def test_every_peer_is_listed() -> None:
+    assert list(PEERS.values()) == [PyTorch, ONNXRuntime, OpenVINO, JAX, Numba, NumPy]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_read_stream_reads_all(dtype: type, native: str) -> None:
+    core = importlib.import_module("_fastrnn")
+    isa = core.isas()[native.removeprefix("native-")]
+    for n in (1, 15, 127, 128, 129, 1000):
+        x = np.arange(1, n + 1, dtype=dtype)  # whole numbers: the sum is exact in any order
+        assert core.read_all(isa, x, 3) == 3 * n * (n + 1) / 2
+
+
+def test_multiply_adds_are_counted(native: str) -> None:
+    core = importlib.import_module("_fastrnn")
+    isa = core.isas()[native.removeprefix("native-")]
+    one = core.spend(isa, 1)
+    assert one >= 2 * 4 * 8  # eight chains of four lanes at least
+    assert core.spend(isa, 1000) == 1000 * one
+
+
+def test_small_run(python: Python, tmp_path: Path) -> None:
+    chosen = {"points": "seed3", "cells": "lstm", "peers": "numpy", "seconds": "0.05", "threads": "1", "out": "out"}
+    done = python("-m", "fastrnn", "bench", *(word for k, v in chosen.items() for word in (f"--{k}", v)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert [(row["cell"], row["mode"], row["point"]) for row in found["rows"]] == [
+        ("lstm", "forward", "seed3"),
+        ("lstm", "training", "seed3"),
+    ]
+    forward, training = found["rows"]
+    for row in (forward, training):
+        own, peer = row["times"]["fastrnn"], row["times"]["numpy"]
+        assert row["ratios"]["R_peer"] == pytest.approx(peer["median"] / own["median"])
+        assert row["ratios"]["best"] == "numpy"
+        assert 0 < own["median"] < 1
+        assert own["spread"] >= 0
+        assert min(own["rounds"], peer["rounds"]) >= 5
+        assert 0 < row["ratios"]["R_flop"] < 1.2
+        assert row["notes"] == {}
+    for name in ("fastrnn", "numpy"):  # training does a forward pass and more
+        assert training["times"][name]["median"] > forward["times"][name]["median"]
+    assert found["limits"][0]["threads"] == 1
+    assert found["limits"][0]["sgemm"] > 1e8
+    text = (tmp_path / "out" / "bench.md").read_text()
+    assert text.count("| seed3 |") == 2
+    assert "### lstm, inference, 1 thread" in done.stdout
+
+
+def children(pid: int) -> set[int]:
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
+def test_leaves_no_process(by: signal.Signals, tmp_path: Path) -> None:
+    """Workers that are stopped go too when the benchmark is ended."""
+    command = [sys.executable, "-m", "fastrnn", "bench", "--points", "seed3", "--peers", "numpy", "--threads", "1"]
+    env = os.environ | {"PYTHONPATH": str(Path(fastrnn.__file__).parents[1])}
+    with subprocess.Popen([*command, "--seconds", "1"], cwd=tmp_path, env=env, stdout=subprocess.PIPE) as bench:
+        assert bench.stdout is not None
+        for line in bench.stdout:
+            if line.startswith(b"###"):  # the first worker has worked, and is stopped
+                break
+        workers = children(bench.pid)
+        bench.send_signal(by)
+        bench.communicate(timeout=30)
+    assert workers
+    deadline = time.monotonic() + 10
+    while alive := {pid for pid in workers if Path(f"/proc/{pid}").exists()}:
+        assert time.monotonic() < deadline, f"{alive} are left"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--points", "guitarml", "--modes", "forward"), "none of these points"),
+        (("--points", "nowhere"), "invalid choice: 'nowhere'"),
+        (("--threads", "0"), "invalid choice: 0"),
+    ],
+)
+def test_nothing_to_measure(arguments: tuple[str, ...], says: str, python: Python) -> None:
+    done = python("-m", "fastrnn", "bench", *arguments)
+    assert done.returncode == 2
+    assert says in done.stdout + done.stderr
