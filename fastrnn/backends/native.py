@@ -56,26 +56,50 @@ def _scratch(n: int) -> np.ndarray:
     return buffer
 
 
+#: Of what training forwards left and backward is done with, this much is kept for the next ones, likewise.
+_SPARE_LIMIT = 256 << 20
+_spare: list[np.ndarray] = []
+_spare_lock = threading.RLock()  # a __del__ may come in the middle of anything
+
+
+class _Saved:
+    """What a training forward leaves to backward, laid out for the instruction set that left it."""
+
+    __slots__ = ("isa", "memory")
+
+    def __init__(self, isa: str, n: int) -> None:
+        with _spare_lock:
+            fits = [i for i, memory in enumerate(_spare) if n <= memory.size <= 2 * n]
+            self.memory = _spare.pop(fits[-1]) if fits else np.empty(n, np.uint8)
+        self.isa = isa
+
+    def __del__(self) -> None:
+        with _spare_lock:
+            _spare.append(self.memory)
+            while sum(memory.size for memory in _spare) > _SPARE_LIMIT:
+                del _spare[0]
+
+
 def forward(calls: Sequence[Call]) -> list[Forward]:
     isa = _isa
     results = [_results(call, isa) for call in calls]
-    jobs = [(_cells[c.cell][0], c, r.y, r.final, r.c, r.saved) for c, r in zip(calls, results, strict=True)]
+    jobs = [
+        (_cells[c.cell][0], c, r.y, r.final, r.c, r.saved and r.saved.memory)
+        for c, r in zip(calls, results, strict=True)
+    ]
     _fastrnn.forward(_isas[isa], jobs, _scratch)
-    # What was kept is laid out for the instruction set that kept it.
-    return [r if r.saved is None else r._replace(saved=(isa, r.saved)) for r in results]
+    return results
 
 
 def _results(call: Call, isa: str) -> Forward:
     """Arrays for what a call returns."""
     _, B, _, H = call.sizes
-    saved = None
-    if call.training:
-        saved = np.empty(_fastrnn.saved_bytes(_isas[isa], _cells[call.cell][0], call), np.uint8)
+    bytes_saved = _fastrnn.saved_bytes(_isas[isa], _cells[call.cell][0], call) if call.training else 0
     return Forward(
         y=call.output(),
         final=tuple([np.empty((B, H), call.x.dtype) for _ in call.init]),
         c=call.empty(H) if call.return_cells else None,
-        saved=saved,
+        saved=_Saved(isa, bytes_saved) if call.training else None,
     )
 
 
@@ -100,12 +124,11 @@ def stepper(calls: Sequence[Call]) -> Stepper:
 
 def backward(
     call: Call,
-    saved: tuple[str, np.ndarray],
+    saved: _Saved,
     dy: np.ndarray | None,
     dfinal: tuple[np.ndarray | None, ...],
     dc: np.ndarray | None,
 ) -> Gradients:
-    isa, kept = saved
 
     def like(array: np.ndarray | None) -> np.ndarray | None:
         return None if array is None else np.empty(array.shape, array.dtype)
@@ -119,7 +142,8 @@ def backward(
         dp=like(call.p),
         dinit=tuple(like(state) for state in call.init),
     )
-    _fastrnn.backward(_isas[isa], _cells[call.cell][0], call, _scratch, kept, dy, dfinal, dc, grads)
+    cell = _cells[call.cell][0]
+    _fastrnn.backward(_isas[saved.isa], cell, call, _scratch, saved.memory, dy, dfinal, dc, grads)
     return grads
 
 
