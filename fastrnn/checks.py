@@ -259,6 +259,17 @@ def expect_shape(name: str, a: Array, meaning: str, shape: tuple[int, ...]) -> A
     return a
 
 
+def floating(dtype: Any) -> np.dtype[Any]:
+    """float32 or float64, from anything that NumPy takes for them."""
+    try:
+        found: np.dtype[Any] = np.dtype(dtype)
+    except TypeError as error:
+        raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}") from error
+    if found not in DTYPES:
+        raise TypeError(f"dtype: expected float32 or float64, got {describe(found)}")
+    return found
+
+
 def describe(dtype: np.dtype[Any]) -> str:
     return str(dtype) if dtype.isnative else f"{dtype} (byte-swapped)"
 

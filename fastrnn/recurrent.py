@@ -11,13 +11,13 @@ from fastrnn import backends
 from fastrnn.call import Backend, Call, empty
 from fastrnn.cells import CELLS, Array, Arrays
 from fastrnn.checks import (
-    DTYPES,
+    MANY_THREADS,
     as_array,
     boolean,
     checked_lengths,
     checked_resets,
-    describe,
     expect_dtype,
+    floating,
     floats,
     positive,
     rows,
@@ -45,6 +45,10 @@ def bfloat16(a: Array) -> Array:
     return np.where(np.isnan(a), a, rounded.view(np.float32))
 
 
+def checked_threads(threads: Any) -> int:
+    return min(backends.get_num_threads() if threads is None else positive("threads", threads), MANY_THREADS)
+
+
 class Recurrent:
     """What `RNN`, `GRU` and `LSTM` have in common; they say what the arguments mean."""
 
@@ -68,24 +72,25 @@ class Recurrent:
             boolean(name, value)
         if dropout != 0.0:
             raise ValueError(f"dropout: layers infer and do not train yet, so expected 0.0, got {dropout!r}")
+        if merge is not None and not isinstance(merge, str):
+            raise TypeError(f"merge: expected a string or None, got {merge!r}")
         if merge not in MERGES:
             raise ValueError(f"merge: expected one of {', '.join(map(repr, MERGES))}, got {merge!r}")
-        if merge is None and bidirectional and num_layers > 1:
+        self.num_layers = positive("num_layers", num_layers)
+        if merge is None and bidirectional and self.num_layers > 1:
             raise ValueError("merge: None gives two outputs, of which the next layer cannot read; expected another")
-        if np.dtype(dtype) not in DTYPES:
-            raise TypeError(f"dtype: expected float32 or float64, got {describe(np.dtype(dtype))}")
         if weights not in (None, "bfloat16"):
             raise ValueError(f'weights: expected None or "bfloat16", got {weights!r}')
-        if weights and dtype != np.float32:
+        if weights and floating(dtype) != np.float32:
             raise ValueError(f"weights: bfloat16 goes with float32 inputs and sums, got dtype {np.dtype(dtype)}")
         self.input_size = positive("input_size", input_size)
         self.hidden_size = positive("hidden_size", hidden_size)
-        self.num_layers = positive("num_layers", num_layers)
         self.bias, self.batch_first, self.bidirectional = bool(bias), bool(batch_first), bool(bidirectional)
-        self.merge, self.dtype, self.weights = merge, np.dtype(dtype), weights
+        self.merge, self.dtype, self.weights = merge, floating(dtype), weights
         self._cell = CELLS[cell]
         self._packed: dict[tuple[str, str], list[Any]] = {}
-        self._weights = [self._initial(np.random.default_rng(rng), I) for I in self._input_sizes() for _ in self._ways]
+        rng = np.random.default_rng(rng)
+        self._weights = [self._initial(rng, I) for I in self._input_sizes() for _ in self._ways]
 
     @property
     def _ways(self) -> tuple[str, ...]:
@@ -172,7 +177,8 @@ class Recurrent:
         backend = backends.current()
         key = (backend.name, backend.layout())
         if key not in self._packed:
-            self._packed[key] = self._pack(backend, [None] * len(self._weights))
+            # A thread that packed at the same time may have come first: load_state_dict must find what is used.
+            self._packed.setdefault(key, self._pack(backend, [None] * len(self._weights)))
         return backend, self._packed[key]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -240,7 +246,7 @@ class Recurrent:
         options = {
             "lengths": checked_lengths(lengths, T, B, unbatched),
             "resets": checked_resets(resets, T, B, unbatched, batch_first),
-            "threads": backends.get_num_threads() if threads is None else positive("threads", threads),
+            "threads": checked_threads(threads),
         }
         y, final = self._run(x, init, batch_first, options)
         if unbatched:
@@ -306,7 +312,7 @@ class Recurrent:
         """
         if self.bidirectional:
             raise ValueError("stream: a bidirectional layer needs the whole sequence; call the layer instead")
-        threads = backends.get_num_threads() if threads is None else positive("threads", threads)
+        threads = checked_threads(threads)
         backend, packed = self._prepared()
         B = positive("batch_size", batch_size)
         state = tuple([np.zeros((self.num_layers, B, self.hidden_size), self.dtype) for _ in self._cell.states])

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastrnn.call import Stepper
 from fastrnn.cells import Array, Arrays
+from fastrnn.checks import floats
 
 
 class Stream:
@@ -50,12 +51,13 @@ class Stream:
 
     @state.setter
     def state(self, state: Any) -> None:
-        given = (state,) if len(self._state) == 1 else tuple(state)
-        for own, new in zip(self._state, given, strict=True):
-            if own.shape != new.shape or own.dtype != new.dtype:
-                raise ValueError(f"state: expected {own.dtype} {own.shape}, got {new.dtype} {new.shape}")
-        for own, new in zip(self._state, given, strict=True):
-            own[...] = new
+        given = (state,) if len(self._state) == 1 else state
+        if not isinstance(given, tuple | list) or len(given) != len(self._state):
+            raise TypeError(f"state: expected a pair (h, c), got {type(state).__name__}")
+        pairs = list(zip(self._state, given, strict=True))
+        new = [floats("state", s, "(L, B, H)", own.shape, own.dtype, "the stream's") for own, s in pairs]
+        for own, s in zip(self._state, new, strict=True):
+            own[...] = s
 
     def reset(self, sequences: Any = slice(None)) -> None:
         """Zero the state of all sequences, or of those that an index or a mask into the batch chooses."""

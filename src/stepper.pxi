@@ -1,6 +1,11 @@
 # Part of _fastrnn.pyx: layers that take one step at a time.
 
 
+cdef struct Span:
+    char *low
+    char *high
+
+
 cdef class Stepper:
     """A stack of layers that takes one step at a time, laid out once: the `call.Stepper` of this backend."""
 
@@ -69,9 +74,16 @@ cdef class Stepper:
 
     cdef int view(self, Py_buffer *view, str name, array, Py_ssize_t features, int flags) except -1:
         """The buffer of (B, features), or of (features,) if B is 1, in contiguous rows."""
+        cdef bint got = False
         if PyObject_CheckBuffer(array):
-            PyObject_GetBuffer(array, view, PyBUF_STRIDES | PyBUF_FORMAT | flags)
-            if (view.format != NULL and view.format[0] == self.format and view.format[1] == 0
+            try:
+                PyObject_GetBuffer(array, view, PyBUF_STRIDES | PyBUF_FORMAT)
+                got = True
+            except (ValueError, BufferError):
+                pass  # `check` has the words
+        if got:
+            if ((not flags or not view.readonly)
+                    and view.format != NULL and view.format[0] == self.format and view.format[1] == 0
                     and 1 <= view.ndim <= 2 and view.shape[view.ndim - 1] == features
                     and (view.shape[0] == self.B if view.ndim == 2 else self.B == 1)
                     and (view.strides[view.ndim - 1] == self.itemsize or features == 1)
@@ -93,6 +105,8 @@ cdef class Stepper:
             states[i] = self.own[i]
         if state is not None:
             pins = Pins()
+            if not hasattr(state, "__len__"):
+                raise TypeError(f"state: expected {self.states} array(s), got {type(state).__name__}")
             if len(state) != self.states:
                 raise ValueError(f"state: expected {self.states} array(s), got {len(state)}")
             for i in range(self.states):
@@ -101,11 +115,14 @@ cdef class Stepper:
         calls[0].x.data, calls[0].x.row = x.buf, x_row // self.itemsize
         calls[self.L - 1].y.data = y.buf
         calls[self.L - 1].y.row = y.strides[0] // self.itemsize if y.ndim == 2 else 0
-        cdef bint overlap = meet(x, self.B, y.buf, self.B * self.H * self.itemsize)
+        cdef Span read = span(x), written = span(y), kept
+        cdef bint overlap = meet(read, written)
         for i in range(self.states):
-            if meet(y, self.B, states[i], self.L * self.B * self.H * self.itemsize):
+            kept.low = <char *> states[i]
+            kept.high = kept.low + self.L * self.B * self.H * self.itemsize
+            if meet(written, kept):
                 raise ValueError("out: shares memory with the state; give it an array of its own")
-            overlap |= meet(x, self.B, states[i], self.L * self.B * self.H * self.itemsize)
+            overlap |= meet(read, kept)
         if overlap:  # outputs are written while x is still read
             for i in range(self.B):
                 memcpy(self.x_copy + i * bytes, <char *> x.buf + i * x_row, bytes)
@@ -120,12 +137,17 @@ cdef class Stepper:
         return 0
 
 
-cdef bint meet(Py_buffer *view, Py_ssize_t rows, void *other, Py_ssize_t bytes) noexcept:
-    """Whether rows of a view lie, even in part, between `other` and `other` + bytes."""
-    cdef char *low = <char *> view.buf
-    cdef char *high = low + view.shape[view.ndim - 1] * view.itemsize
+cdef Span span(Py_buffer *view) noexcept:
+    """From the first byte of a view of rows to the one after its last."""
+    cdef Span found
+    found.low = <char *> view.buf
+    found.high = found.low + view.shape[view.ndim - 1] * view.itemsize
     if view.ndim == 2 and view.strides[0] < 0:
-        low += (rows - 1) * view.strides[0]
+        found.low += (view.shape[0] - 1) * view.strides[0]
     elif view.ndim == 2:
-        high += (rows - 1) * view.strides[0]
-    return low < <char *> other + bytes and <char *> other < high
+        found.high += (view.shape[0] - 1) * view.strides[0]
+    return found
+
+
+cdef bint meet(Span a, Span b) noexcept:
+    return a.low < b.high and b.low < a.high

@@ -1,4 +1,4 @@
-"""PyTorch as an independent oracle, in float64: RNN, LSTM and reset-after GRU with every gradient."""
+"""PyTorch as an independent oracle, in float64: RNN, LSTM and reset-after GRU with every gradient, and as layers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from problems import Arrays, Problem, batch_first, forward, make, run
+from stacks import as_given, layer, named, states
 from tolerance import assert_close, assert_same_bits
 
 WEIGHTS = {"W": "weight_ih", "U": "weight_hh", "b": "bias_ih", "b_rec": "bias_hh"}
@@ -83,3 +84,75 @@ def test_takes_tensors(cell: str, torch: Any, implementation: str) -> None:
     tensors = {name: torch.from_numpy(a) for name, a in problem.inputs.items()}
     tensors["x"] = tensors["x"].transpose(0, 1).contiguous().transpose(0, 1)
     assert_same_bits(forward(problem.changed(**tensors)), forward(problem))
+
+
+LAYERS = [(n, way) for n in (1, 3) for way in (False, True)]
+
+
+def same_layers(torch: Any, cell: str, num_layers: int, **options: Any) -> tuple[Any, Any]:
+    """A torch module in float64, and the layer that took its parameters."""
+    kind, chosen = MODULES[cell]
+    module = getattr(torch.nn, kind)(5, 33, num_layers, dtype=torch.float64, **chosen, **options)
+    net = layer(cell, 5, 33, num_layers, dtype=np.float64, **options)
+    net.load_state_dict(module.state_dict())
+    return module, net
+
+
+def random_state(cell: str, num_layers: int, bidirectional: bool) -> Any:
+    return states(cell, num_layers * (1 + bidirectional), 7, 33, dtype=np.float64)
+
+
+def in_torch(torch: Any, state: Any) -> Any:
+    return as_given(tuple(torch.tensor(s) for s in state))
+
+
+def outputs(y: Any, final: Any) -> Arrays:
+    final = tuple(s.detach().numpy() for s in (final if isinstance(final, tuple) else (final,)))
+    return named(y.detach().numpy(), final)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize(("num_layers", "bidirectional"), LAYERS)
+@pytest.mark.parametrize("cell", MODULES)
+def test_layers(
+    cell: str, num_layers: int, bidirectional: bool, batch_first: bool, bias: bool, torch: Any, implementation: str
+) -> None:
+    torch.manual_seed(0)
+    options = {"bidirectional": bidirectional, "batch_first": batch_first, "bias": bias}
+    module, net = same_layers(torch, cell, num_layers, **options)
+    assert {name: tuple(a.shape) for name, a in module.state_dict().items()} == {
+        name: a.shape for name, a in net.state_dict().items()
+    }
+    x, state = np.random.default_rng(1).standard_normal((9, 7, 5)), random_state(cell, num_layers, bidirectional)
+    x = np.ascontiguousarray(x.swapaxes(0, 1)) if batch_first else x
+    assert_close(named(*net(x)), outputs(*module(torch.tensor(x))))
+    exact = outputs(*module(torch.tensor(x), in_torch(torch, state)))
+    assert_close(named(*net(x, as_given(state))), exact)
+    assert_close(named(*net(torch.tensor(x), in_torch(torch, state))), exact)
+
+
+@pytest.mark.parametrize(("num_layers", "bidirectional"), LAYERS)
+@pytest.mark.parametrize("cell", MODULES)
+def test_layers_on_packed_sequences(
+    cell: str, num_layers: int, bidirectional: bool, torch: Any, implementation: str
+) -> None:
+    """Lengths in any order are torch's PackedSequence, padded with zeros again."""
+    torch.manual_seed(0)
+    module, net = same_layers(torch, cell, num_layers, bidirectional=bidirectional)
+    x, lengths = np.random.default_rng(2).standard_normal((9, 7, 5)), np.array([3, 9, 1, 5, 9, 2, 4])
+    state = random_state(cell, num_layers, bidirectional)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(torch.tensor(x), torch.tensor(lengths), enforce_sorted=False)
+    y, final = module(packed, in_torch(torch, state))
+    y, _ = torch.nn.utils.rnn.pad_packed_sequence(y, total_length=9)
+    assert_close(named(*net(x, as_given(state), lengths=lengths)), outputs(y, final))
+
+
+@pytest.mark.parametrize("cell", MODULES)
+def test_state_dict_goes_back(cell: str, torch: Any) -> None:
+    """A layer's parameters load into torch by name, and give the same."""
+    module, _ = same_layers(torch, cell, 2, bidirectional=True)
+    net = layer(cell, 5, 33, 2, rng=3, dtype=np.float64, bidirectional=True)
+    module.load_state_dict({name: torch.tensor(a) for name, a in net.state_dict().items()})
+    x = np.random.default_rng(3).standard_normal((9, 7, 5))
+    assert_close(named(*net(x)), outputs(*module(torch.tensor(x))))

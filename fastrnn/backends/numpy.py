@@ -66,12 +66,14 @@ class Steps:
         _, B, _, H = call.sizes
         x = stepped("x", x, call.x.shape[1:], call.x.dtype, False)
         y = np.empty((B, H) if x.ndim == 2 else H, x.dtype) if out is None else out
-        stepped("out", y, (B, H), x.dtype, True)
+        to = stepped("out", y, (B, H), x.dtype, True)
         if state is not None:
+            if not hasattr(state, "__len__"):
+                raise TypeError(f"state: expected {len(call.init)} array(s), got {type(state).__name__}")
             state = tuple([stepped("state", s, (len(self._calls), B, H), x.dtype, True) for s in state])
             if len(state) != len(call.init):
                 raise ValueError(f"state: expected {len(call.init)} array(s), got {len(state)}")
-            if any(np.may_share_memory(y, s) for s in state):
+            if any(np.may_share_memory(to, s) for s in state):
                 raise ValueError("out: shares memory with the state; give it an array of its own")
         for layer, call in enumerate(self._calls):
             init = call.init if state is None else tuple([s[layer] for s in state])
@@ -80,7 +82,7 @@ class Steps:
                 assert before is not None  # a stream always has a state
                 before[:] = now
             x = top[0]
-        y[...] = x.reshape(y.shape)
+        to[...] = x.reshape(to.shape)
         return y
 
 

@@ -1,0 +1,73 @@
+"""Layers of every cell, and the same stacks put together from the functional interface: what a layer must equal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from problems import PUBLIC, Arrays
+
+import fastrnn
+
+CLASSES = {"rnn": fastrnn.RNN, "gru": fastrnn.GRU, "lstm": fastrnn.LSTM}
+PARAMETERS = {"W": "weight_ih", "U": "weight_hh", "b": "bias_ih", "b_rec": "bias_hh", "p": "peephole"}
+STATES = ("h", "c")
+MERGED = {
+    "concat": lambda f, b: np.concatenate([f, b], axis=-1),
+    "sum": lambda f, b: f + b,
+    "mul": lambda f, b: f * b,
+    "average": lambda f, b: (f + b) / 2,
+    None: lambda f, b: (f, b),
+}
+
+
+def layer(cell: str, I: int, H: int, num_layers: int = 1, *, rng: Any = 0, **options: Any) -> Any:
+    family, _, chosen = PUBLIC[cell]
+    peephole = {"peephole": True} if cell == "lstm_peephole" else {}
+    return CLASSES[family](I, H, num_layers, rng=rng, **chosen, **peephole, **options)
+
+
+def states(cell: str, *shape: int, dtype: Any = np.float32, seed: Any = 0) -> tuple[np.ndarray, ...]:
+    """A random array for each state of the cell."""
+    rng = np.random.default_rng(seed)
+    return tuple(rng.uniform(-1, 1, shape).astype(dtype) for _ in STATES[: 2 if PUBLIC[cell][0] == "lstm" else 1])
+
+
+def as_given(state: tuple[np.ndarray, ...]) -> Any:
+    """The states as a layer takes and returns them: alone, or as a pair."""
+    return state if len(state) > 1 else state[0]
+
+
+def named(y: Any, state: Any) -> Arrays:
+    """What a layer or a stream gives, flat: y (or y0 and y1 of two directions apart), h_n and c_n."""
+    pairs = zip(STATES, state if isinstance(state, tuple) else (state,), strict=False)
+    outputs = dict(zip(("y0", "y1"), y, strict=True)) if isinstance(y, tuple) else {"y": y}
+    return outputs | {f"{name}_n": s for name, s in pairs}
+
+
+def composed(net: Any, cell: str, x: np.ndarray, state: tuple[np.ndarray, ...] | None = None, **options: Any) -> Arrays:
+    """What `named(*net(...))` must be: one functional call for each layer and direction."""
+    family, _, chosen = PUBLIC[cell]
+    forward, weights = getattr(fastrnn, f"{family}_forward"), net.state_dict()
+    final: list[list[np.ndarray]] = [[] for _ in STATES]
+    for level in range(net.num_layers):
+        outputs = []
+        for reverse in (False, True)[: 1 + net.bidirectional]:
+            way = f"_l{level}{'_reverse' if reverse else ''}"
+            own = {key: weights[name + way] for key, name in PARAMETERS.items() if name + way in weights}
+            which = level * (1 + net.bidirectional) + reverse
+            own |= {f"{name}0": s[which] for name, s in zip(STATES, state or (), strict=False)}
+            result = forward(x, **own, **chosen, reverse=reverse, batch_first=net.batch_first, **options)
+            outputs.append(result.y)
+            for name, parts in zip(STATES, final, strict=True):
+                parts += [getattr(result, f"{name}_n")] if hasattr(result, f"{name}_n") else []
+        x = MERGED[net.merge](*outputs) if net.bidirectional else outputs[0]
+    return named(x, tuple(np.stack(parts) for parts in final if parts))
+
+
+def in_double(net: Any, cell: str) -> Any:
+    """The same layer in float64."""
+    options = {name: getattr(net, name) for name in ("bias", "batch_first", "bidirectional", "merge")}
+    wide = layer(cell, net.input_size, net.hidden_size, net.num_layers, dtype=np.float64, **options)
+    wide.load_state_dict({name: a.astype(np.float64) for name, a in net.state_dict().items()})
+    return wide
