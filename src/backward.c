@@ -147,11 +147,11 @@ static void prepare(const Plan *p, int id)
     const Cell *cell = p->cell;
     const ptrdiff_t H = p->H, I = p->I;
     if (call->checkpoint && !call->packed) X(fill_panels)(&p->weights, call, id, p->threads);
-    X(pack)(&p->W_back, share(group_count(&p->W_back), id, p->threads), share(group_count(&p->W_back), id + 1, p->threads),
+    X(pack)(&p->W_back, share(p->W_back.groups, id, p->threads), share(p->W_back.groups, id + 1, p->threads),
             call->W, 0, 1, I);
     for (int q = 0; q < cell->phases; q++) {
         const Panels *U = &p->U_back[q];
-        X(pack)(U, share(group_count(U), id, p->threads), share(group_count(U), id + 1, p->threads),
+        X(pack)(U, share(U->groups, id, p->threads), share(U->groups, id + 1, p->threads),
                 (const real *)call->U + first_gate(cell, q) * H * H, 0, 1, H);
     }
     const ptrdiff_t from = share(cell->gates * H, id, p->threads), n = share(cell->gates * H, id + 1, p->threads) - from;

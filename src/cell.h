@@ -24,8 +24,8 @@ typedef struct {
     const real *const *prev; /* states before the step: h, c */
     Rows next;               /* states after it */
     Rows gates;              /* the cell's `kept` fields, for backward and for phase 1; data may be null in one phase */
-    const real *b_rec, *p;   /* parameters of one row: G and 3 fields */
-} ForwardTile;
+    Rows b_rec, p;           /* parameters: G and 3 fields; the same for every row, */
+} ForwardTile;               /* unless the rows are neighbouring blocks of a single one, and strides lead to each */
 
 typedef struct {
     int rows;

@@ -22,7 +22,7 @@ static void forward_after(const ForwardTile *t)
     const ptrdiff_t w = t->lanes, Hp = t->Hp;
     for (int i = 0; i < t->rows; i++) {
         const real *wx = row_of(t->wx, i), *uh = row_of(t->uh, i), *h_prev = t->prev[i] + t->at;
-        const real *b_rec = t->b_rec + GATE_N * Hp + t->at;
+        const real *b_rec = row_of(t->b_rec, i) + GATE_N * Hp + t->at;
         real *h = row_of(t->next, i) + t->at, *gates = t->gates.data ? row_of(t->gates, i) + t->at : 0;
         for (ptrdiff_t l = 0; l < w; l += LANES) {
             vec r = vsigmoid(load(wx + GATE_R * w + l) + load(uh + GATE_R * w + l));

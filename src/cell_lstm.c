@@ -16,7 +16,7 @@ INLINE void forward(int peephole, const ForwardTile *t)
 {
     const ptrdiff_t n = t->lanes, Hp = t->Hp;
     for (int r = 0; r < t->rows; r++) {
-        const real *wx = row_of(t->wx, r), *uh = row_of(t->uh, r), *p = t->p + t->at;
+        const real *wx = row_of(t->wx, r), *uh = row_of(t->uh, r), *p = row_of(t->p, r) + t->at;
         const real *c_prev = t->prev[r] + Hp + t->at;
         real *h = row_of(t->next, r) + t->at, *gates = t->gates.data ? row_of(t->gates, r) + t->at : 0;
         for (ptrdiff_t l = 0; l < n; l += LANES) {

@@ -24,11 +24,26 @@ static ptrdiff_t list_inputs(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to
 /* W x + b of one group for the inputs listed. */
 static void input_product(const Plan *p, int id, ptrdiff_t group, ptrdiff_t rows, Rows wx)
 {
+    const Panels *W = &p->weights.W;
     for (ptrdiff_t row = 0; row < rows; row += ROWS_ONCE) {
         const ptrdiff_t n = rows - row < ROWS_ONCE ? rows - row : ROWS_ONCE;
-        X(multiply)(n, p->scratch[id].x_rows + row, 1, 0, &p->weights.W, group,
-                    p->weights.bias + group_start(&p->weights.W, group) * p->cell->gates, rows_from(wx, row));
+        X(multiply)(n, p->scratch[id].x_rows + row, 1, 0, W, group,
+                    p->weights.bias + group_start(W, group) * p->cell->gates, rows_from(wx, row));
     }
+}
+
+/* The same of all this thread's groups. */
+static void input_products(const Plan *p, int id, ptrdiff_t rows)
+{
+    const Panels *W = &p->weights.W;
+    const int gates = p->cell->gates;
+    const ptrdiff_t first = first_group(p, W, id), last = last_group(p, W, id), at = group_start(W, first) * gates;
+    const Rows wx = {p->scratch[id].wx, gates * p->Hp};
+    if (rows == 1)
+        X(multiply_row)(p->scratch[id].x_rows[0], 1, 0, W, first, last, p->weights.bias + at, wx.data + at);
+    else
+        for (ptrdiff_t group = first; group < last; group++)
+            input_product(p, id, group, rows, rows_at(wx, group_start(W, group) * gates));
 }
 
 /* Copy n units, whole vectors where that is all there is. */
@@ -55,29 +70,77 @@ static void deliver(const Plan *p, const ForwardTile *t, ptrdiff_t s, ptrdiff_t 
     }
 }
 
-/* One phase of step s: this thread's groups and rows. The step's inputs are in wx; or, where `inputs` of them are
- * listed, their product is made here group by group, in a strip that stays in L2. */
-static void run_phase(const Plan *p, int id, ptrdiff_t start, ptrdiff_t s, int q, const real *wx, ptrdiff_t inputs)
+/* One step: where its segment begins, and W x + b of its rows. Where `inputs` are listed instead, that product is made
+ * group by group, in a strip that stays in L2. */
+typedef struct {
+    ptrdiff_t start, s;
+    const real *wx;
+    ptrdiff_t inputs;
+} Step;
+
+INLINE Rows wx_of(const Plan *p, const Step *step, const ForwardTile *t, int q)
+{
+    const int gates = p->cell->gates;
+    return (Rows){(real *)step->wx + t->at * gates + first_gate(p->cell, q) * t->lanes, gates * p->Hp};
+}
+
+enum { TILE_ROOM = ROWS_ONCE * MAX_GROUP_VECTORS }; /* vectors of a product that wait for the cell */
+
+/* One phase of a step that has one row. Its groups are to the cell what rows are otherwise: alone, a group's chain of
+ * operations would leave the core waiting. */
+static void run_row(const Plan *p, int id, const Step *step, int q, const real *left)
+{
+    const Panels *U = &p->weights.U[q];
+    const int gates = p->cell->phase_gates[q];
+    const ptrdiff_t first = first_group(p, U, id), last = last_group(p, U, id);
+    const Rows next = states_after(p, step->s, step->start), kept = kept_of(p, step->s, step->start);
+    const real *prev[ROWS_ONCE];
+    real uh[TILE_ROOM * LANES] __attribute__((aligned(FRNN_ALIGN)));
+    ForwardTile tile = {.Hp = p->Hp, .prev = prev};
+    for (ptrdiff_t group = first; group < last; group += ROWS_ONCE) {
+        const ptrdiff_t end = last - group < ROWS_ONCE ? last : group + ROWS_ONCE;
+        X(multiply_row)(left, 1, 0, U, group, end, 0, uh);
+        tile.uh.data = uh;
+        for (ptrdiff_t g = group; g < end; g += tile.rows) {
+            const ptrdiff_t lanes = group_lanes(U, g);
+            tile.at = group_start(U, g);
+            tile.lanes = lanes;
+            tile.rows = (int)(group_lanes(U, end - 1) == lanes ? end - g : end - 1 - g); /* the last may be smaller */
+            for (int i = 0; i < tile.rows; i++) prev[i] = p->scratch[id].prev[0] + i * lanes;
+            tile.uh.stride = gates * lanes;
+            tile.wx = (Rows){wx_of(p, step, &tile, q).data, p->cell->gates * lanes};
+            tile.next = (Rows){next.data, lanes};
+            tile.gates = (Rows){kept.data, lanes};
+            tile.b_rec = (Rows){p->weights.b_rec, lanes};
+            tile.p = (Rows){p->weights.p, lanes};
+            p->cell->forward[q](&tile);
+            tile.uh.data += tile.rows * tile.uh.stride;
+        }
+    }
+    if (q < p->cell->phases - 1) return;
+    tile.rows = 1;
+    tile.at = group_start(U, first);
+    tile.lanes = (last < U->groups ? group_start(U, last) : p->Hp) - tile.at;
+    deliver(p, &tile, step->s, 0);
+}
+
+/* One phase of a step: this thread's groups and rows. */
+static void run_rows(const Plan *p, int id, const Step *step, int q, const real *const *left)
 {
     const Cell *cell = p->cell;
-    const Scratch *scratch = &p->scratch[id];
     const Panels *U = &p->weights.U[q];
-    const Rows next = states_after(p, s, start), kept = kept_of(p, s, start);
-    const ptrdiff_t n = active_rows(p, s);
-    const real *const *left = q ? scratch->left : scratch->prev;
-    real uh[ROWS_ONCE * MAX_GROUP_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
-    ForwardTile tile = {.Hp = p->Hp, .b_rec = p->weights.b_rec, .p = p->weights.p};
-    if (q)
-        EACH_TILE(t, p, id, n, ROWS_ONCE)
-            for (int i = 0; i < t.rows; i++) scratch->left[t.row + i] = row_of(kept, t.row + i) + cell->mid * p->Hp;
+    const ptrdiff_t n = active_rows(p, step->s), s = step->s;
+    const Rows next = states_after(p, s, step->start), kept = kept_of(p, s, step->start);
+    real uh[TILE_ROOM * LANES] __attribute__((aligned(FRNN_ALIGN)));
+    ForwardTile tile = {.Hp = p->Hp, .b_rec = {p->weights.b_rec, 0}, .p = {p->weights.p, 0}};
     for (ptrdiff_t group = first_group(p, U, id); group < last_group(p, U, id); group++) {
         tile.at = group_start(U, group);
         tile.lanes = group_lanes(U, group);
         tile.uh = (Rows){uh, cell->phase_gates[q] * tile.lanes};
-        Rows wx_group = {(real *)wx + tile.at * cell->gates + first_gate(cell, q) * tile.lanes, cell->gates * p->Hp};
-        if (inputs) {
-            wx_group = (Rows){scratch->wx, cell->gates * tile.lanes};
-            input_product(p, id, group, inputs, wx_group);
+        Rows wx = wx_of(p, step, &tile, q);
+        if (step->inputs) {
+            wx = (Rows){p->scratch[id].wx, cell->gates * tile.lanes};
+            input_product(p, id, group, step->inputs, wx);
         }
         EACH_TILE(t, p, id, n, ROWS_ONCE)
         {
@@ -85,8 +148,8 @@ static void run_phase(const Plan *p, int id, ptrdiff_t start, ptrdiff_t s, int q
                 for (int i = 0; i < t.rows; i++) __builtin_prefetch(element(p, p->call->y, s, t.row + i) + tile.at, 1);
             X(multiply)(t.rows, left + t.row, 1, 0, U, group, 0, tile.uh);
             tile.rows = t.rows;
-            tile.wx = rows_from(wx_group, t.local);
-            tile.prev = scratch->prev + t.row;
+            tile.wx = rows_from(wx, t.local);
+            tile.prev = p->scratch[id].prev + t.row;
             tile.next = rows_from(next, t.row);
             tile.gates = rows_from(kept, t.row);
             cell->forward[q](&tile);
@@ -95,26 +158,44 @@ static void run_phase(const Plan *p, int id, ptrdiff_t start, ptrdiff_t s, int q
     }
 }
 
+static void run_phase(const Plan *p, int id, const Step *step, int q)
+{
+    const Scratch *scratch = &p->scratch[id];
+    const ptrdiff_t n = active_rows(p, step->s);
+    if (q) {
+        const Rows mid = rows_at(kept_of(p, step->s, step->start), p->cell->mid * p->Hp);
+        EACH_TILE(t, p, id, n, ROWS_ONCE)
+            for (int i = 0; i < t.rows; i++) scratch->left[t.row + i] = row_of(mid, t.row + i);
+    }
+    const real *const *left = q ? scratch->left : scratch->prev;
+    if (n == 1 && p->owners == 1 && !step->inputs)
+        run_row(p, id, step, q, left[0]);
+    else
+        run_rows(p, id, step, q, left);
+}
+
 void X(run_steps)(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, ptrdiff_t to)
 {
     const Scratch *scratch = &p->scratch[id];
-    const int at_once = p->chunk == 1 && p->cell->phases == 1; /* a later phase would want its inputs again */
-    for (ptrdiff_t s = from; s < to; s++) {
-        const ptrdiff_t n = active_rows(p, s), in_chunk = (s - from) % p->chunk;
-        ptrdiff_t inputs = 0;
-        if (in_chunk == 0) {
+    /* A later phase would want its inputs again; a single row has no strip to keep in L2. */
+    const int at_once = p->chunk == 1 && p->cell->phases == 1 && p->B > 1;
+    for (ptrdiff_t s = from, chunk = from; s < to; s++) {
+        Step step = {.start = start, .s = s};
+        if (s == from || s == chunk + p->chunk) {
             const ptrdiff_t end = s + p->chunk < to ? s + p->chunk : to;
+            chunk = s;
             if (p->below) frnn_team_await(p->below, end);
-            inputs = list_inputs(p, id, s, end);
+            const ptrdiff_t inputs = list_inputs(p, id, s, end);
+            if (at_once)
+                step.inputs = inputs;
+            else if (inputs)
+                input_products(p, id, inputs);
         }
-        for (ptrdiff_t group = first_group(p, &p->weights.W, id); !at_once && inputs && group < last_group(p, &p->weights.W, id); group++)
-            input_product(p, id, group, inputs,
-                          (Rows){scratch->wx + group_start(&p->weights.W, group) * p->cell->gates, p->cell->gates * p->Hp});
-        EACH_TILE(t, p, id, n, ROWS_ONCE)
+        EACH_TILE(t, p, id, active_rows(p, s), ROWS_ONCE)
             for (int i = 0; i < t.rows; i++) scratch->prev[t.row + i] = states_before(p, s, start, t.row + i);
-        const real *wx = scratch->wx + scratch->wx_start[in_chunk] * p->cell->gates * p->Hp;
+        step.wx = scratch->wx + scratch->wx_start[s - chunk] * p->cell->gates * p->Hp;
         for (int q = 0; q < p->cell->phases; q++) {
-            run_phase(p, id, start, s, q, wx, at_once ? inputs : 0);
+            run_phase(p, id, &step, q);
             if (splits_hidden(p)) frnn_team_barrier(p->threads);
         }
         if (p->done) frnn_team_reach(p->done, s + 1);

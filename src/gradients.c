@@ -62,7 +62,7 @@ static void write_dx(const Plan *p, int id, ptrdiff_t rows)
     const ptrdiff_t to = share(rows, id + 1, p->threads);
     const real *left[ROWS_ONCE];
     real out[ROWS_ONCE * MAX_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
-    for (ptrdiff_t group = 0; group < group_count(W); group++) {
+    for (ptrdiff_t group = 0; group < W->groups; group++) {
         const ptrdiff_t start = group_start(W, group), lanes = group_lanes(W, group), valid = p->I - start;
         for (ptrdiff_t row = share(rows, id, p->threads); row < to; row += ROWS_ONCE) {
             const int m = (int)(to - row < ROWS_ONCE ? to - row : ROWS_ONCE);

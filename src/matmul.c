@@ -1,7 +1,9 @@
 #include "matmul.h"
 
-/* Steps of k that a single row, bound by memory alone, fetches ahead: the best of 16 and 64 at batch 1. */
-enum { FETCH_AHEAD = 16 };
+enum {
+    FETCH_AHEAD = 16, /* steps of k that a single row, bound by memory alone, fetches ahead: better than 64 */
+    PANELS_ONCE = TILE_VECTORS == 4 ? 4 : 2, /* that a single row takes at a time: chains enough for the FMA's latency */
+};
 
 /* One register tile's work: out = init + left * panel (or out += ...) over K terms. */
 typedef struct {
@@ -14,7 +16,7 @@ typedef struct {
     ptrdiff_t K;
     const real *init; /* start from this row; null: from zero */
     real *out;
-    ptrdiff_t out_stride;
+    ptrdiff_t out_stride, panel_stride;
     int add; /* to what is there already */
 } Tile;
 
@@ -34,11 +36,7 @@ INLINE void run_tile(const int m, const int n, const int by_columns, const Tile 
 #pragma GCC unroll 4
         for (int j = 0; j < n; j++) b[j] = load(panel + j * LANES);
         panel += n * LANES;
-        if (m == 1 && !by_columns) {
-#pragma GCC unroll 4
-            for (int j = 0; j < n; j++) __builtin_prefetch(panel + (FETCH_AHEAD * n + j) * LANES);
-        } else if (!by_columns)
-            __builtin_prefetch(t->ahead + k * LANES, 0, 2);
+        if (!by_columns) __builtin_prefetch(t->ahead + k * LANES, 0, 2);
 #pragma GCC unroll 8
         for (int i = 0; i < m; i++) {
             vec a = splat(by_columns ? column[i] : row[i][k]);
@@ -75,6 +73,51 @@ TILES(4)
 static const TileFn row_tiles[MAX_VECTORS][MAX_ROWS] = {TABLE(rows, 1), TABLE(rows, 2), TABLE(rows, 3), TABLE(rows, 4)};
 static const TileFn column_tiles[MAX_VECTORS][MAX_ROWS] = {TABLE(columns, 1), TABLE(columns, 2), TABLE(columns, 3),
                                                  TABLE(columns, 4)};
+
+/* One row by `count` neighbouring panels of n vectors, all constants once inlined: alone, a panel's few chains would
+ * wait for the FMA's latency. */
+INLINE void run_row(const int count, const int n, const Tile *t)
+{
+    enum { MOST = 4 };
+    vec acc[MOST][MAX_VECTORS];
+    const real *row = t->rows[0] + t->offset;
+#pragma GCC unroll 4
+    for (int c = 0; c < count; c++)
+#pragma GCC unroll 4
+        for (int j = 0; j < n; j++) acc[c][j] = t->init ? load(t->init + (c * n + j) * LANES) : splat(0);
+    for (ptrdiff_t k = 0, K = t->K; k < K; k++) {
+        const vec a = splat(row[k]);
+#pragma GCC unroll 4
+        for (int c = 0; c < count; c++) {
+            const real *b = t->panel + c * t->panel_stride + k * n * LANES;
+#pragma GCC unroll 4
+            for (int j = 0; j < n; j++) {
+                __builtin_prefetch(b + (FETCH_AHEAD * n + j) * LANES);
+                acc[c][j] = FMA(a, load(b + j * LANES), acc[c][j]);
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < count; c++)
+#pragma GCC unroll 4
+        for (int j = 0; j < n; j++) {
+            real *to = t->out + (c * n + j) * LANES;
+            store(to, t->add ? load(to) + acc[c][j] : acc[c][j]);
+        }
+}
+
+#define ROW(count, n)                                                                                                  \
+    static void row_##count##_##n(const Tile *t) { run_row(count, n, t); }
+#define ROWS(n) ROW(1, n) ROW(2, n) ROW(3, n) ROW(4, n)
+ROWS(1)
+ROWS(2)
+ROWS(3)
+ROWS(4)
+#define ROW_TABLE(n)                                                                                                   \
+    {                                                                                                                  \
+        row_1_##n, row_2_##n, row_3_##n, row_4_##n                                                                     \
+    }
+static const TileFn row_panels[MAX_VECTORS][4] = {ROW_TABLE(1), ROW_TABLE(2), ROW_TABLE(3), ROW_TABLE(4)};
 
 /* Transpose a square of LANES vectors in place: swap blocks off the diagonal, of one lane, then two, then four ... */
 INLINE void transpose(vec *v)
@@ -145,7 +188,7 @@ void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, 
 
 void X(pack_rows)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *const *src)
 {
-    for (ptrdiff_t group = 0; group < group_count(p); group++) {
+    for (ptrdiff_t group = 0; group < p->groups; group++) {
         const ptrdiff_t start = group_start(p, group), lanes = group_lanes(p, group), left = p->units - start;
         const size_t valid = (size_t)(left < lanes ? left : lanes) * sizeof(real);
         for (ptrdiff_t k = first; k < last; k++) {
@@ -171,6 +214,57 @@ static void multiply_block(ptrdiff_t n, int width, Tile t)
     }
 }
 
+/* A run of `count` panels of one width, by the whole of K; moves t on behind it. */
+static void multiply_run(Tile *t, int count, int width, ptrdiff_t segments, ptrdiff_t segment_stride, ptrdiff_t K)
+{
+    const real *const from = t->panel;
+    const real *const init = t->init;
+    t->panel_stride = segments * K * width * LANES;
+    t->add = 0;
+    for (ptrdiff_t segment = 0; segment < segments; segment++)
+        for (ptrdiff_t k = 0; k < K; k += BLOCK) {
+            t->K = K - k < BLOCK ? K - k : BLOCK;
+            t->offset = segment * segment_stride + k;
+            row_panels[width - 1][count - 1](t);
+            t->panel += t->K * width * LANES;
+            t->init = 0;
+            t->add = 1;
+        }
+    t->panel = from + count * t->panel_stride;
+    t->out += count * width * LANES;
+    t->init = init ? init + count * width * LANES : 0;
+}
+
+void X(multiply_row)(const real *a, ptrdiff_t segments, ptrdiff_t segment_stride, const Panels *p, ptrdiff_t first,
+                     ptrdiff_t last, const real *init, real *out)
+{
+#if FRNN_BITS == 32
+    if (p->bf16) {
+        for (ptrdiff_t group = first; group < last; group++) {
+            const ptrdiff_t at = (group_start(p, group) - group_start(p, first)) * p->gates;
+            X(multiply_bf16)(1, &a, p, group, init ? init + at : 0, (Rows){out + at, 0});
+        }
+        return;
+    }
+#endif
+    Tile t = {.rows = &a, .panel = p->data + group_start(p, first) * p->gates * p->K, .init = init, .out = out};
+    const ptrdiff_t K = segments == 1 ? p->K : p->K / segments; /* a division is long beside a tiny product */
+    int count = 0, width = 0;
+    for (ptrdiff_t group = first; group < last; group++) {
+        const int vectors = group_width(p, group);
+        for (int panel = 0; panel < panel_count(vectors); panel++) {
+            const int next = panel_width(vectors, panel);
+            if (count && (count == PANELS_ONCE || width != next)) {
+                multiply_run(&t, count, width, segments, segment_stride, K);
+                count = 0;
+            }
+            width = next;
+            count++;
+        }
+    }
+    if (count) multiply_run(&t, count, width, segments, segment_stride, K);
+}
+
 void X(multiply)(ptrdiff_t n, const real *const *a, ptrdiff_t segments, ptrdiff_t segment_stride, const Panels *p,
                  ptrdiff_t group, const real *init, Rows out)
 {
@@ -180,6 +274,10 @@ void X(multiply)(ptrdiff_t n, const real *const *a, ptrdiff_t segments, ptrdiff_
         return;
     }
 #endif
+    if (n == 1) {
+        X(multiply_row)(a[0], segments, segment_stride, p, group, group + 1, init, out.data);
+        return;
+    }
     const int vectors = group_width(p, group);
     const ptrdiff_t K = p->K / segments;
     Tile t = {.rows = a, .panel = p->data + group_start(p, group) * p->gates * p->K, .out_stride = out.stride};
@@ -226,7 +324,7 @@ Columns X(pack_columns)(real *dst, Rows rows, ptrdiff_t K, ptrdiff_t n)
 
 void X(accumulate_outer)(ptrdiff_t n, Columns a, const Panels *p, Rows c)
 {
-    for (ptrdiff_t group = 0; group < group_count(p); group++) {
+    for (ptrdiff_t group = 0; group < p->groups; group++) {
         const int width = group_width(p, group);
         const ptrdiff_t column = group_start(p, group), valid = p->units - column;
         for (ptrdiff_t r = 0; r < p->K; r += BLOCK)

@@ -25,14 +25,11 @@ typedef struct {
     int gates;
     int group_vectors; /* vectors of units in a whole group */
     int bf16;          /* a lane holds two neighbouring k in bfloat16 (matmul_bf16.c) */
+    ptrdiff_t groups;
 } Panels;
 
 INLINE ptrdiff_t vectors_of(ptrdiff_t units) { return (units + LANES - 1) / LANES; }
 INLINE ptrdiff_t padded(ptrdiff_t units) { return vectors_of(units) * LANES; }
-INLINE ptrdiff_t group_count(const Panels *p)
-{
-    return (vectors_of(p->units) + p->group_vectors - 1) / p->group_vectors;
-}
 /* First unit of a group, and its units (padded). */
 INLINE ptrdiff_t group_start(const Panels *p, ptrdiff_t group) { return group * p->group_vectors * LANES; }
 INLINE ptrdiff_t group_lanes(const Panels *p, ptrdiff_t group)
@@ -60,6 +57,10 @@ void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, 
  * Row i of A is K elements in `segments` equal runs, the j-th at a[i] + j*segment_stride. */
 void X(multiply)(ptrdiff_t n, const real *const *a, ptrdiff_t segments, ptrdiff_t segment_stride, const Panels *p,
                  ptrdiff_t group, const real *init, Rows out);
+
+/* One row by groups [first, last): out and init are one group after the other, laid out alike. */
+void X(multiply_row)(const real *a, ptrdiff_t segments, ptrdiff_t segment_stride, const Panels *p, ptrdiff_t first,
+                     ptrdiff_t last, const real *init, real *out);
 
 /* The same two on panels in bfloat16, of float only: src holds values that bfloat16 can, each run of k contiguous. */
 void X(pack_bf16)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,

@@ -9,7 +9,9 @@ enum {
 
 static const double WORTH_BARRIER = 2e5; /* flop of a step that repay a barrier, some 0.2 us */
 enum {
-    LEAST_ROWS = 4, /* a thread: fewer stream the weights too often for their work */
+    LEAST_ROWS = 4, /* a thread: fewer stream the weights too often for their work; */
+    LEAST_FAR = 16, /* where the weights do not stay in a core's L2, and splitting them halves what each must fetch */
+    FAR_BYTES = 1 << 20,
     ROWS_DEALT = 8, /* at a time where lengths differ, so that every thread gets long ones and short ones */
 };
 
@@ -59,8 +61,9 @@ static void share_out(Plan *p, int threads)
     if (threads > FRNN_MAX_THREADS) threads = FRNN_MAX_THREADS;
     p->flop = (step + input) * (double)p->steps;
     if (p->flop < WORTH_THREADS) threads = 1;
-    const ptrdiff_t by_rows = least(threads, p->B / LEAST_ROWS);
-    const ptrdiff_t by_groups = step < WORTH_BARRIER ? 1 : least(threads, group_count(&p->weights.U[0]));
+    const ptrdiff_t weights = p->cell->gates * p->H * (p->H + p->I) * (ptrdiff_t)sizeof(real);
+    const ptrdiff_t by_rows = least(threads, p->B / (weights > FAR_BYTES ? LEAST_FAR : LEAST_ROWS));
+    const ptrdiff_t by_groups = step < WORTH_BARRIER ? 1 : least(threads, p->weights.U[0].groups);
     const int deal_rows = by_rows >= by_groups;
     p->threads = (int)(deal_rows ? by_rows : by_groups);
     if (p->threads < 1) p->threads = 1;
@@ -191,8 +194,8 @@ size_t X(plan)(Plan *p, const frnn_call *call, int threads, int backward, void *
         p->states = take_rows(&arena, 2 * p->B, cell->states, p->Hp);
         if (cell->phases > 1) p->kept = take_rows(&arena, p->B, cell->kept, p->Hp);
     }
-    p->slots = recompute || keep_all ? p->segment + 1 : 2;
-    p->kept_slots = recompute || keep_all ? p->segment : 1;
+    p->slots = recompute || keep_all ? -1 : 1;
+    p->kept_slots = recompute || keep_all ? -1 : 0;
     take_forward(p, &arena, backward && !recompute);
     if (backward) take_backward(p, &arena);
     ptrdiff_t *cursor = take(&arena, (size_t)(p->steps + 1) * sizeof *cursor);

@@ -40,7 +40,7 @@ typedef struct {
     Rows init;                                 /* B rows of states */
     Rows states;                               /* slots of B rows: slot 0 begins the segment */
     Rows kept;                                 /* slots of B rows; data is null when nothing needs them */
-    ptrdiff_t slots, kept_slots;               /* either one for every step of a segment, or reused in turn */
+    ptrdiff_t slots, kept_slots;               /* masks: a slot for every step of a segment (-1), or 2 or 1 in turn */
     ptrdiff_t segment;                         /* steps between checkpoints; `steps` without */
     Rows checkpoints;                          /* states at the start of each segment, B rows each */
     ptrdiff_t chunk;                           /* steps of one input product */
@@ -94,11 +94,11 @@ INLINE ptrdiff_t segment_start(const Plan *p, ptrdiff_t s) { return s / p->segme
 /* States after step s (s = segment start - 1: before the segment), and what step s keeps. */
 INLINE Rows states_after(const Plan *p, ptrdiff_t s, ptrdiff_t start)
 {
-    return rows_from(p->states, (s + 1 - start) % p->slots * p->B);
+    return rows_from(p->states, ((s + 1 - start) & p->slots) * p->B);
 }
 INLINE Rows kept_of(const Plan *p, ptrdiff_t s, ptrdiff_t start)
 {
-    return rows_from(p->kept, (s - start) % p->kept_slots * p->B);
+    return rows_from(p->kept, ((s - start) & p->kept_slots) * p->B);
 }
 INLINE const real *states_before(const Plan *p, ptrdiff_t s, ptrdiff_t start, ptrdiff_t row)
 {
@@ -110,11 +110,11 @@ INLINE const real *states_before(const Plan *p, ptrdiff_t s, ptrdiff_t start, pt
 INLINE int splits_hidden(const Plan *p) { return p->owners < p->threads; }
 INLINE ptrdiff_t first_group(const Plan *p, const Panels *panels, int id)
 {
-    return splits_hidden(p) ? share(group_count(panels), id, p->threads) : 0;
+    return splits_hidden(p) ? share(panels->groups, id, p->threads) : 0;
 }
 INLINE ptrdiff_t last_group(const Plan *p, const Panels *panels, int id)
 {
-    return splits_hidden(p) ? share(group_count(panels), id + 1, p->threads) : group_count(panels);
+    return splits_hidden(p) ? share(panels->groups, id + 1, p->threads) : panels->groups;
 }
 
 /* The tiles of a thread's rows among the first n: runs of at most `most` consecutive rows of one unit. `local` counts
@@ -124,11 +124,13 @@ typedef struct {
     int rows;
 } RowTile;
 
+/* This runs for every step of a net that may be tiny, where a division is as long as the work: none if it can be. */
 INLINE RowTile tile_at(const Plan *p, ptrdiff_t row, ptrdiff_t local, ptrdiff_t n, int most)
 {
-    ptrdiff_t end = (row / p->unit + 1) * p->unit, left = (end < n ? end : n) - row;
+    ptrdiff_t end = p->owners > 1 ? (row / p->unit + 1) * p->unit : n, left = (end < n ? end : n) - row;
+    if (left <= most) return (RowTile){row, local, left > 0 ? (int)left : 0};
     ptrdiff_t tiles = (left + most - 1) / most;
-    return (RowTile){row, local, left > 0 ? (int)((left + tiles - 1) / tiles) : 0};
+    return (RowTile){row, local, (int)((left + tiles - 1) / tiles)};
 }
 INLINE RowTile first_tile(const Plan *p, int id, ptrdiff_t n, int most)
 {
@@ -137,7 +139,7 @@ INLINE RowTile first_tile(const Plan *p, int id, ptrdiff_t n, int most)
 INLINE RowTile next_tile(const Plan *p, RowTile t, ptrdiff_t n, int most)
 {
     ptrdiff_t row = t.row + t.rows;
-    if (row % p->unit == 0) row += (p->owners - 1) * p->unit;
+    if (p->owners > 1 && row % p->unit == 0) row += (p->owners - 1) * p->unit;
     return tile_at(p, row, t.local + t.rows, n, most);
 }
 #define EACH_TILE(t, plan, id, n, most)                                                                                \

@@ -17,9 +17,9 @@ Weights X(take_weights)(const frnn_call *call, Arena *arena, int peepholes_only)
     if (peepholes_only) arena = &nowhere;
     w.bias = take_reals(arena, cell->gates * Hp);
     w.b_rec = take_reals(arena, cell->gates * Hp);
-    w.W = take_panels(arena, (Panels){0, call->I, H, cell->gates, group_vectors, call->bf16});
+    w.W = take_panels(arena, (Panels){0, call->I, H, cell->gates, group_vectors, call->bf16, 0});
     for (int q = 0; q < cell->phases; q++)
-        w.U[q] = take_panels(arena, (Panels){0, H, H, cell->phase_gates[q], group_vectors, call->bf16});
+        w.U[q] = take_panels(arena, (Panels){0, H, H, cell->phase_gates[q], group_vectors, call->bf16, 0});
     return w;
 }
 
@@ -34,7 +34,7 @@ void X(fill_vectors)(const Weights *w, const frnn_call *call, int peepholes_only
         memcpy(w->p + k * Hp, (const real *)call->p + k * H, (size_t)H * sizeof(real));
     }
     if (peepholes_only) return;
-    for (ptrdiff_t group = 0; group < group_count(&w->W); group++) {
+    for (ptrdiff_t group = 0; group < w->W.groups; group++) {
         const ptrdiff_t start = group_start(&w->W, group), lanes = group_lanes(&w->W, group);
         for (int g = 0; g < gates; g++)
             for (ptrdiff_t l = 0; l < lanes; l++) {
@@ -50,7 +50,7 @@ void X(fill_vectors)(const Weights *w, const frnn_call *call, int peepholes_only
 void X(fill_panels)(const Weights *w, const frnn_call *call, int id, int threads)
 {
     const Cell *cell = X(cells)[call->cell];
-    const ptrdiff_t H = call->H, groups = group_count(&w->W);
+    const ptrdiff_t H = call->H, groups = w->W.groups;
     const ptrdiff_t first = share(groups, id, threads), last = share(groups, id + 1, threads);
     X(pack)(&w->W, first, last, call->W, H * call->I, call->I, 1);
     for (int q = 0; q < cell->phases; q++)

@@ -17,6 +17,7 @@ typedef struct {
 
 INLINE Panels take_panels(Arena *arena, Panels p)
 {
+    p.groups = (vectors_of(p.units) + p.group_vectors - 1) / p.group_vectors;
     p.data = take_reals(arena, panels_size(&p));
     return p;
 }
