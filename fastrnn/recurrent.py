@@ -187,22 +187,42 @@ class Recurrent:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ = state | {"_cell": CELLS[state["_cell"]]}
 
-    def _call(self, i: int, x: Array, init: tuple[Array | None, ...] = (), **options: Any) -> Call:
+    def _call(
+        self,
+        i: int,
+        x: Array,
+        init: tuple[Array | None, ...] | None = None,
+        lengths: Array | None = None,
+        resets: Array | None = None,
+        threads: int = 1,
+        packed: Any = None,
+        y: Array | None = None,
+        follows: bool = False,
+    ) -> Call:
         """The call of layer and direction number i, in PyTorch's order of them."""
-        given: dict[str, Any] = {
-            "lengths": None,
-            "resets": None,
-            "batch_first": False,
-            "training": False,
-            "checkpoint": None,
-            "return_cells": False,
-            "threads": 1,
-            "bf16": bool(self.weights),
-            **self._weights[i],
-            **options,
-        }
-        init = init or (None,) * len(self._cell.states)
-        return Call(self._cell.name, x, init=init, reverse=i % len(self._ways) == 1, **given)
+        W, U, b, b_rec, p = self._weights[i].values()
+        return Call(
+            cell=self._cell.name,
+            x=x,
+            W=W,  # type: ignore[arg-type]  # never None, nor is U
+            U=U,  # type: ignore[arg-type]
+            b=b,
+            b_rec=b_rec,
+            p=p,
+            init=init or (None,) * len(self._cell.states),
+            lengths=lengths,
+            resets=resets,
+            reverse=self.bidirectional and i % 2 == 1,
+            batch_first=False,
+            training=False,
+            checkpoint=None,
+            return_cells=False,
+            threads=threads,
+            packed=packed,
+            y=y,
+            bf16=self.weights is not None,
+            follows=follows,
+        )
 
     def __call__(
         self, x: Any, state: Any = None, lengths: Any = None, *, resets: Any = None, threads: int | None = None
@@ -243,12 +263,9 @@ class Recurrent:
         x = rows(time_major(x, unbatched, batch_first))
         T, B, _ = x.shape
         init = self._checked_state(state, B, unbatched)
-        options = {
-            "lengths": checked_lengths(lengths, T, B, unbatched),
-            "resets": checked_resets(resets, T, B, unbatched, batch_first),
-            "threads": checked_threads(threads),
-        }
-        y, final = self._run(x, init, batch_first, options)
+        lengths = checked_lengths(lengths, T, B, unbatched)
+        resets = checked_resets(resets, T, B, unbatched, batch_first)
+        y, final = self._run(x, init, batch_first, (lengths, resets, checked_threads(threads)))
         if unbatched:
             final = tuple([s[:, 0] for s in final])
         return (
@@ -258,11 +275,13 @@ class Recurrent:
             final[0] if len(final) == 1 else final,
         )
 
-    def _run(self, x: Array, init: Arrays | None, batch_first: bool, options: dict[str, Any]) -> tuple[Any, Arrays]:
-        """y, time-major, and the final states."""
+    def _run(
+        self, x: Array, init: Arrays | None, batch_first: bool, options: tuple[Any, Any, int]
+    ) -> tuple[Any, Arrays]:
+        """y, time-major, and the final states; options are lengths, resets and threads."""
         backend, packed = self._prepared()
         T, B, _ = x.shape
-        D, H = len(self._ways), self.hidden_size
+        D, H = 1 + self.bidirectional, self.hidden_size
         final: list[Arrays] = []
         stack: list[Call] = []
         for layer in range(self.num_layers):
@@ -270,24 +289,18 @@ class Recurrent:
             y: Any = empty(T, B, H * D, self.dtype, batch_first and top)
             for d in range(D):
                 i = layer * D + d
-                stack.append(
-                    self._call(
-                        i,
-                        x,
-                        () if init is None else tuple([s[i] for s in init]),
-                        packed=packed[i],
-                        y=y[:, :, d * H : (d + 1) * H],
-                        follows=layer > 0 and D == 1,
-                        **options,
-                    )
-                )
+                state = None if init is None else tuple([s[i] for s in init])
+                half = y[:, :, d * H : (d + 1) * H] if D == 2 else y
+                stack.append(self._call(i, x, state, *options, packed[i], half, layer > 0 and D == 1))
             if D == 2 or top:  # layers of one direction go up together
                 final += [result.final for result in backend.forward(stack)]
                 stack = []
             if D == 2 and self.merge != "concat":
                 y = MERGES[self.merge](y[:, :, :H], y[:, :, H:])
             x = y
-        return x, tuple([np.stack(s) if len(s) > 1 else s[0][None] for s in zip(*final, strict=True)])
+        if len(final) == 1:
+            return x, tuple([s[None] for s in final[0]])
+        return x, tuple([np.stack(s) for s in zip(*final, strict=True)])
 
     def _checked_state(self, state: Any, B: int, unbatched: bool) -> Arrays | None:
         """(L*D, B, H) for each state of the cell."""

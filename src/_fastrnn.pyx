@@ -120,13 +120,14 @@ cdef int describe(frnn_call *c, Pins pins, int cell, call) except -1:
     c.bf16 = call.bf16
     pins.itemsize = size
     pins.sequence(&c.x, call.x, c.T, c.B, c.I, size)
-    c.W = pins.flat(call.W, G * c.H * c.I, size)
-    c.U = pins.flat(call.U, G * c.H * c.H, size)
-    c.b = pins.flat(call.b, G * c.H, size)
-    c.b_rec = pins.flat(call.b_rec, G * c.H, size)
-    c.p = pins.flat(call.p, 3 * c.H, size)
-    if (c.p == NULL) == (info.name == b"lstm_peephole"):
-        raise ValueError("p goes with a peephole cell, and with no other")
+    if call.packed is None or c.training:
+        c.W = pins.flat(call.W, G * c.H * c.I, size)
+        c.U = pins.flat(call.U, G * c.H * c.H, size)
+        c.b = pins.flat(call.b, G * c.H, size)
+        c.b_rec = pins.flat(call.b_rec, G * c.H, size)
+        c.p = pins.flat(call.p, 3 * c.H, size)
+        if (c.p == NULL) == (info.name == b"lstm_peephole"):
+            raise ValueError("p goes with a peephole cell, and with no other")
     for k in range(info.states):
         c.init[k] = pins.flat(call.init[k], c.B * c.H, size)
     c.lengths = <const int64_t *> pins.flat(call.lengths, c.B, 8)

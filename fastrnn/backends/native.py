@@ -82,25 +82,21 @@ class _Saved:
 
 def forward(calls: Sequence[Call]) -> list[Forward]:
     isa = _isa
-    results = [_results(call, isa) for call in calls]
-    jobs = [
-        (_cells[c.cell][0], c, r.y, r.final, r.c, r.saved and r.saved.memory)
-        for c, r in zip(calls, results, strict=True)
-    ]
+    results, jobs = [], []
+    for call in calls:
+        cell = _cells[call.cell][0]
+        _, B, _, H = call.sizes
+        saved = _Saved(isa, _fastrnn.saved_bytes(_isas[isa], cell, call)) if call.training else None
+        result = Forward(
+            call.output(),
+            tuple([np.empty((B, H), call.x.dtype) for _ in call.init]),
+            call.empty(H) if call.return_cells else None,
+            saved,
+        )
+        results.append(result)
+        jobs.append((cell, call, result.y, result.final, result.c, saved and saved.memory))
     _fastrnn.forward(_isas[isa], jobs, _scratch)
     return results
-
-
-def _results(call: Call, isa: str) -> Forward:
-    """Arrays for what a call returns."""
-    _, B, _, H = call.sizes
-    bytes_saved = _fastrnn.saved_bytes(_isas[isa], _cells[call.cell][0], call) if call.training else 0
-    return Forward(
-        y=call.output(),
-        final=tuple([np.empty((B, H), call.x.dtype) for _ in call.init]),
-        c=call.empty(H) if call.return_cells else None,
-        saved=_Saved(isa, bytes_saved) if call.training else None,
-    )
 
 
 def layout() -> str:

@@ -1,0 +1,98 @@
+"""Layers whose weights are kept in bfloat16: float32 layers on rounded weights, to float32's own error.
+
+Only the instruction set that multiplies pairs of bfloat16 rounds the left operand too. Its error is stated as a part of
+what the roundings of x and h, each within 2**-9 of their size, can do; the states of these problems do not explode, so
+that the bound holds for a whole sequence.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from problems import AWKWARD, CELLS, PUBLIC
+from tolerance import assert_float32, assert_same_bits, relative_error
+
+import fastrnn
+from fastrnn.recurrent import bfloat16
+
+LAYERS = {"lstm": fastrnn.LSTM, "gru": fastrnn.GRU, "rnn": fastrnn.RNN}
+#: A product of rounded operands, 2**-9 each, in a net that does not amplify it.
+ROUNDED_OPERANDS = 2.0**-7
+
+
+def layer(cell: str, I: int, H: int, **options: Any) -> Any:
+    family, _, chosen = PUBLIC[cell]
+    peephole = {"peephole": True} if cell == "lstm_peephole" else {}
+    return LAYERS[family](I, H, rng=1, **chosen, **peephole, **options)
+
+
+def outputs(net: Any, x: np.ndarray, **options: Any) -> dict[str, np.ndarray]:
+    y, state = net(x, **options)
+    states = state if isinstance(state, tuple) else (state,)
+    return {"y": y} | {f"state {k}": s for k, s in enumerate(states)}
+
+
+def twin(net: Any, cell: str, dtype: Any) -> Any:
+    """An ordinary layer on the same rounded weights."""
+    other = layer(cell, net.input_size, net.hidden_size, num_layers=net.num_layers, dtype=dtype)
+    other.load_state_dict({name: value.astype(dtype) for name, value in net.state_dict().items()})
+    return other
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("B", "I", "H"), [(1, 1, 1), (3, 7, 33), (7, 33, 15), (17, 31, 97), (1, 130, 257)])
+def test_error(cell: str, B: int, I: int, H: int, implementation: str) -> None:
+    net = layer(cell, I, H, num_layers=2, weights="bfloat16")
+    x = np.random.default_rng(0).standard_normal((9, B, I), dtype=np.float32)
+    exact, got = outputs(twin(net, cell, np.float64), x.astype(np.float64)), outputs(net, x)
+    if implementation == "native-x86-64-v4-bf16":
+        for name, value in exact.items():
+            assert 0 < relative_error(got[name], value) < ROUNDED_OPERANDS, name
+        return
+    with fastrnn.use_backend("numpy"):
+        loop = outputs(twin(net, cell, np.float32), x)
+    assert_float32(got, exact, loop)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("size", AWKWARD)
+def test_same_bits(cell: str, size: int, native: str) -> None:
+    """Alone or in a batch, on any number of threads, step by step or at once."""
+    net = layer(cell, size, 70, weights="bfloat16")
+    x = np.random.default_rng(size).standard_normal((40, 9, size), dtype=np.float32)
+    whole = outputs(net, x, threads=1)
+    assert_same_bits(outputs(net, x, threads=3), whole)
+    assert_same_bits({"y": net(x[:, 4:5])[0]}, {"y": whole["y"][:, 4:5]})
+    stream = net.stream(9)
+    assert_same_bits({"y": np.stack([stream.step(x_t) for x_t in x])}, {"y": whole["y"]})
+
+
+def test_rounding() -> None:
+    """To the nearest of 8 significant bits, ties to even; NaN stays, and what overflows goes to infinity."""
+    one = np.float32(1)
+    step = np.float32(2.0**-7)
+    given = np.array([1, 1 + step / 2, 1 + step * 3 / 2, 1 + step / 2 + 2.0**-20, -1 - step, 0, -0.0], np.float32)
+    expected = np.array([one, one, 1 + 2 * step, 1 + step, -1 - step, 0, -0.0], np.float32)
+    assert_same_bits({"a": bfloat16(given)}, {"a": expected})
+    extremes = bfloat16(np.array([np.inf, -np.inf, np.nan, np.finfo(np.float32).max], np.float32))
+    assert_same_bits({"a": extremes[[0, 1, 3]]}, {"a": np.array([np.inf, -np.inf, np.inf], np.float32)})
+    assert np.isnan(extremes[2])
+
+
+def test_state_dict_holds_what_is_used() -> None:
+    net = layer("lstm", 5, 7, weights="bfloat16")
+    full = layer("lstm", 5, 7).state_dict()
+    net.load_state_dict(full)
+    for name, value in net.state_dict().items():
+        expected = bfloat16(full[name]) if name.startswith("weight") else full[name]
+        assert_same_bits({name: value}, {name: expected})
+    assert np.any(net.state_dict()["weight_hh_l0"] != full["weight_hh_l0"])
+
+
+def test_bad_choices() -> None:
+    with pytest.raises(ValueError, match="weights: expected None"):
+        fastrnn.LSTM(3, 4, weights="float16")
+    with pytest.raises(ValueError, match="weights: bfloat16 goes with float32"):
+        fastrnn.LSTM(3, 4, weights="bfloat16", dtype=np.float64)
