@@ -315,10 +315,12 @@ static void accumulate_edge(TileFn tile_fn, int m, Tile t, ptrdiff_t valid)
 
 Columns X(pack_columns)(real *dst, Rows rows, ptrdiff_t K, ptrdiff_t n)
 {
-    for (ptrdiff_t i = 0; i < n; i += OUTER_ROWS) {
-        const size_t bytes = (size_t)(n - i < OUTER_ROWS ? n - i : OUTER_ROWS) * sizeof(real);
-        for (ptrdiff_t r = 0; r < K; r++) memcpy(dst + i * K + r * OUTER_ROWS, row_of(rows, r) + i, bytes);
-    }
+    const ptrdiff_t whole = n - n % OUTER_ROWS;
+    for (ptrdiff_t i = 0; i < whole; i += OUTER_ROWS)
+        for (ptrdiff_t r = 0; r < K; r++) /* of a constant size: a call for each would cost more than the copy */
+            memcpy(dst + i * K + r * OUTER_ROWS, row_of(rows, r) + i, OUTER_ROWS * sizeof(real));
+    for (ptrdiff_t r = 0; r < K && whole < n; r++)
+        memcpy(dst + whole * K + r * OUTER_ROWS, row_of(rows, r) + whole, (size_t)(n - whole) * sizeof(real));
     return (Columns){dst, OUTER_ROWS * K, OUTER_ROWS};
 }
 

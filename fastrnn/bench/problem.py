@@ -31,8 +31,13 @@ class Problem(NamedTuple):
 
 
 def make(cell: str, point: str) -> Problem:
+    """The problem at a point of the grid."""
+    return draw(cell, POINTS[point], drawn_lengths(point))
+
+
+def draw(cell: str, sizes: tuple[int, int, int, int], lengths: Array | None = None) -> Problem:
     """Weights uniform in +-1/sqrt(H), as PyTorch begins; x and dy normal."""
-    T, B, I, H = POINTS[point]
+    T, B, I, H = sizes
     G = CELLS[cell]
     rng = np.random.default_rng(0)
 
@@ -42,7 +47,6 @@ def make(cell: str, point: str) -> Problem:
 
     x = rng.standard_normal((T, B, I), np.float32)
     dy = rng.standard_normal((T, B, H), np.float32)
-    lengths = drawn_lengths(point)
     if lengths is not None:
         dy *= (np.arange(T)[:, None] < lengths)[:, :, None]
     return Problem(

@@ -199,6 +199,11 @@ static void backward(const Run *run, frnn_call *call, Array *saved, Result *resu
 
 /* ---- what must hold ---- */
 
+static void free_result(Result *result)
+{
+    for (int k = 0; k < COUNT; k++) free(result->dense[k]);
+}
+
 static void same_bits(const Run *run, const Result *got, const Result *expected, int last, const char *where)
 {
     for (int k = OUTPUTS; k < last; k++) {
@@ -231,9 +236,39 @@ static void compare(const Run *run, const Result *got)
     }
 }
 
-static void free_result(Result *result)
+/* Inference with weights packed once, which is all that it may read of them: `forward`, and twice by a prepared plan. */
+static void infer_packed(const Run *run, frnn_call call, const Result *expected)
 {
-    for (int k = 0; k < COUNT; k++) free(result->dense[k]);
+    const frnn_table *table = run->table;
+    Result first = {{0}};
+    Array packed = work_area(run, table->packed_bytes(&call));
+    table->pack(&call, packed.at.data);
+    call.packed = packed.at.data;
+    call.W = call.U = call.b = call.b_rec = call.p = NULL;
+    forward(run, &call, &first);
+    same_bits(run, &first, expected, GRADIENTS, "with packed weights");
+    free_result(&first);
+
+    Array out[COUNT], work = work_area(run, table->forward_bytes(&call)), plan = work_area(run, table->prepared_bytes);
+    Result again = {{0}};
+    for (int k = OUTPUTS; k < GRADIENTS; k++) out[k] = tensor_array(run, k, GUARD_BYTE, run->way.fill);
+    call.y = out[N_y].at;
+    call.c = out[N_c].at;
+    call.final[0] = out[N_h_n].at.data;
+    call.final[1] = out[N_c_n].at.data;
+    call.work = work.at.data;
+    table->prepare(&call, plan.at.data);
+    for (int i = 0; i < 2; i++) {
+        const int held = run->way.denied ? frnn_team_acquire(2) : 1;
+        table->forward_prepared(plan.at.data);
+        frnn_team_release(held);
+    }
+    for (int k = OUTPUTS; k < GRADIENTS; k++) again.dense[k] = collect(run, &out[k], tensor_names[k]);
+    same_bits(run, &again, expected, GRADIENTS, "by a prepared plan");
+    free_result(&again);
+    free(collect(run, &work, "the work area of a prepared plan"));
+    free(collect(run, &plan, "the plan"));
+    free(collect(run, &packed, "the packed weights"));
 }
 
 /* Inference, training and backward in run->way. */
@@ -242,6 +277,7 @@ static Result compute(const Run *run, const Array *in)
     Result trained = {{0}}, inferred = {{0}};
     frnn_call call = describe(run, in);
     forward(run, &call, &inferred);
+    infer_packed(run, describe(run, in), &inferred);
     call.training = 1;
     call.checkpoint = run->way.checkpointed ? run->problem->checkpoint : 0;
     Array saved = work_area(run, run->table->saved_bytes(&call));

@@ -1,0 +1,141 @@
+"""Figures that `python -m fastrnn bench` does not have, one Markdown table for each name:
+
+    python benchmarks/measure.py stream      a step from Python, beside ONNX Runtime's, PyTorch's LSTM and LSTMCell
+    python benchmarks/measure.py bfloat16    what weights="bfloat16" gains, step by step and over sequences
+    python benchmarks/measure.py checkpoint  time and peak memory of training on a long sequence
+    python benchmarks/measure.py linear      that the cost is linear in T and in B
+
+One process, one CPU, one thread; what is compared takes turns, and a time is a median.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+
+import fastrnn
+from fastrnn.bench.onnx_peers import ONNXRuntime
+from fastrnn.bench.peers import PyTorch
+from fastrnn.bench.problem import draw
+
+Work = Callable[[], Any]
+
+
+def taken(works: dict[str, Work], calls: int, turns: int = 5) -> dict[str, np.ndarray]:
+    """Seconds of every single call of each, in turns of so many calls."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(turns):
+        for name, work in works.items():
+            for _ in range(calls // 10):  # what another displaced from the caches comes back
+                work()
+            for _ in range(calls):
+                start = time.perf_counter()
+                work()
+                times[name].append(time.perf_counter() - start)
+    return {name: np.array(some) for name, some in times.items()}
+
+
+def row(*cells: Any) -> None:
+    print("|", " | ".join(map(str, cells)), "|", flush=True)
+
+
+def head(*cells: str) -> None:
+    row(*cells)
+    row(*["---"] * len(cells))
+
+
+def stream() -> None:
+    head("H", "fastrnn, median us", "99th percentile", "ONNX Runtime", "PyTorch LSTM", "PyTorch LSTMCell")
+    for H in (16, 128, 256, 512):
+        problem = draw("lstm", (1, 1, H, H))
+        lstm = fastrnn.LSTM(H, H, rng=0)
+        step, x, out = lstm.stream().step, problem.x[0], np.empty((1, H), np.float32)
+        torch = PyTorch(1)
+        cell, x_torch = torch.torch.nn.LSTMCell(H, H), torch.torch.from_numpy(x)
+
+        def torch_cell(cell: Any = cell, x: Any = x_torch, inference: Any = torch.torch.inference_mode) -> Any:
+            with inference():
+                return cell(x)
+
+        works = {
+            "fastrnn": lambda step=step, x=x, out=out: step(x, out),
+            "onnxruntime": ONNXRuntime(1).prepare(problem, False).call,
+            "torch": torch.prepare(problem, False).call,
+            "cell": torch_cell,
+        }
+        times = taken(works, 2000 if H < 512 else 200)
+        middle = {name: f"{np.median(some) * 1e6:.2f}" for name, some in times.items()}
+        last = f"{np.quantile(times['fastrnn'], 0.99) * 1e6:.2f}"
+        row(H, middle["fastrnn"], last, middle["onnxruntime"], middle["torch"], middle["cell"])
+
+
+def bfloat16() -> None:
+    head("T, B, I = H", "float32, step us", "bfloat16", "ratio", "float32, sequence ms", "bfloat16", "ratio")
+    for T, B, H in ((50, 1, 256), (50, 1, 512), (25, 1, 1024), (25, 1, 2048), (25, 8, 1024)):
+        x = np.random.default_rng(0).standard_normal((T, B, H), dtype=np.float32)
+        layers = {name: fastrnn.LSTM(H, H, rng=0, weights=name) for name in (None, "bfloat16")}
+        steps = {str(name): layer.stream(B).step for name, layer in layers.items()}
+        step = taken({name: lambda step=step, x=x[0]: step(x) for name, step in steps.items()}, 50)
+        whole = taken({str(name): lambda layer=layer, x=x: layer(x) for name, layer in layers.items()}, 5)
+        a, b, c, d = (float(np.median(some)) for some in (*step.values(), *whole.values()))
+        cells = (f"{a * 1e6:.0f}", f"{b * 1e6:.0f}", f"{a / b:.2f}", f"{c * 1e3:.2f}", f"{d * 1e3:.2f}", f"{c / d:.2f}")
+        row(f"{T}, {B}, {H}", *cells)
+
+
+def train_long(checkpoint: Any, answers: Any) -> None:
+    """A process of its own, for its peak memory: the median of three training steps, and MB beyond x, y, dy and dx."""
+    resource = __import__("resource")  # not on every system
+    T, B, H = 20000, 8, 128
+    problem = draw("lstm", (T, B, H, H))
+    given = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        y, _, _, cache, _ = fastrnn.lstm_forward(problem.x, **problem.parameters, training=True, checkpoint=checkpoint)
+        grads = fastrnn.lstm_backward(problem.dy, cache)
+        times.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    answers.put((sorted(times)[1], (peak - given) / 1024 - (y.nbytes + grads.dx.nbytes) / 2**20))
+
+
+def checkpoint() -> None:
+    head("checkpoint", "training step, s", "MB beyond x, y, dy, dx")
+    for k in (None, "auto", None, "auto"):
+        context = get_context("spawn")
+        answers = context.Queue()
+        process = context.Process(target=train_long, args=(k, answers))
+        process.start()
+        seconds, megabytes = answers.get()
+        process.join()
+        row(k, f"{seconds:.2f}", f"{megabytes:.0f}")
+
+
+def linear() -> None:
+    head("LSTM, I = H = 128", "times, ms", "ms = a + b n: a", "b", "largest misfit")
+    T, B = 64, 32
+    for what, sizes in (
+        ("T", [(n, B) for n in (32, 64, 128, 256, 512)]),
+        ("B", [(T, n) for n in (32, 64, 128, 256)]),
+    ):
+        lstm = fastrnn.LSTM(128, 128, rng=0)
+        inputs = {str(s): np.zeros((*s, 128), np.float32) for s in sizes}
+        times = taken({name: lambda x=x: lstm(x) for name, x in inputs.items()}, 10)  # noqa: B023
+        ms = np.array([np.median(some) for some in times.values()]) * 1e3
+        n = np.array([s[what == "B"] for s in sizes])
+        b, a = np.polyfit(n, ms, 1, w=1 / ms)
+        misfit = np.max(np.abs(a + b * n - ms) / ms)
+        listed = ", ".join(f"{what}={k}: {t:.2f}" for k, t in zip(n, ms, strict=True))
+        row(f"over {what}", listed, f"{a:.3f}", f"{b:.4f}", f"{misfit:.1%}")
+
+
+if __name__ == "__main__":
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
+    fastrnn.set_num_threads(1)
+    {"stream": stream, "bfloat16": bfloat16, "checkpoint": checkpoint, "linear": linear}[sys.argv[1]]()
