@@ -4,6 +4,8 @@
     python benchmarks/measure.py bfloat16    what weights="bfloat16" gains, step by step and over sequences
     python benchmarks/measure.py checkpoint  time and peak memory of training on a long sequence
     python benchmarks/measure.py linear      that the cost is linear in T and in B
+    python benchmarks/measure.py profile     where the time of inference goes, by Linux' perf; after
+                                             pip install -C install.strip=false .
 
 One process, one CPU, one thread; what is compared takes turns, and a time is a median.
 """
@@ -11,7 +13,10 @@ One process, one CPU, one thread; what is compared takes turns, and a time is a 
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -20,9 +25,10 @@ from typing import Any
 import numpy as np
 
 import fastrnn
+from fastrnn.bench.grid import GRID
 from fastrnn.bench.onnx_peers import ONNXRuntime
-from fastrnn.bench.peers import PyTorch
-from fastrnn.bench.problem import draw
+from fastrnn.bench.peers import Fastrnn, PyTorch
+from fastrnn.bench.problem import draw, make
 
 Work = Callable[[], Any]
 
@@ -100,8 +106,10 @@ def train_long(checkpoint: Any, answers: Any) -> None:
         y, _, _, cache, _ = fastrnn.lstm_forward(problem.x, **problem.parameters, training=True, checkpoint=checkpoint)
         grads = fastrnn.lstm_backward(problem.dy, cache)
         times.append(time.perf_counter() - start)
+        outputs = y.nbytes + grads.dx.nbytes
+        del y, cache, grads  # the next step must not find them beside its own
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    answers.put((sorted(times)[1], (peak - given) / 1024 - (y.nbytes + grads.dx.nbytes) / 2**20))
+    answers.put((sorted(times)[1], (peak - given) / 1024 - outputs / 2**20))
 
 
 def checkpoint() -> None:
@@ -134,8 +142,42 @@ def linear() -> None:
         row(f"over {what}", listed, f"{a:.3f}", f"{b:.4f}", f"{misfit:.1%}")
 
 
+#: part of the time -> where `perf report` finds it: library and function
+PARTS = {
+    "matrix products": r"_fastrnn\S* ((rows?|tile)_\d_\d|\w*multiply\w*)",
+    "cell": r"_fastrnn\S* forward_\w+",
+    "driver": r"_fastrnn\S* \w+",
+    "system": r"\[kernel\S* \w+",
+    "Python": r".*",
+}
+
+
+def spin(cell: str, point: str, seconds: str) -> None:
+    """Nothing but inference, for a profiler."""
+    work = Fastrnn(1).prepare(make(cell, point), False)
+    stop = time.perf_counter() + float(seconds)
+    while time.perf_counter() < stop:
+        work.call()
+
+
+def profile() -> None:
+    head("LSTM inference", *PARTS)
+    for point in GRID:
+        with tempfile.NamedTemporaryFile() as data:
+            run = [sys.executable, __file__, "spin", "lstm", point, "5"]
+            subprocess.run(["perf", "record", "-q", "-o", data.name, *run], check=True)
+            report = ["perf", "report", "-i", data.name, "--stdio", "--no-children", "-F", "overhead,dso,symbol"]
+            text = subprocess.run(report, check=True, capture_output=True, text=True).stdout
+        shares = dict.fromkeys(PARTS, 0.0)
+        for percent, library, name in re.findall(r"^\s*([\d.]+)%\s+(\S+)\s+\[\S\] (\S+)", text, re.MULTILINE):
+            part = next(part for part, where in PARTS.items() if re.match(where, f"{library} {name}"))
+            shares[part] += float(percent)
+        row(point, *(f"{share:.0f} %" for share in shares.values()))
+
+
 if __name__ == "__main__":
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
     fastrnn.set_num_threads(1)
-    {"stream": stream, "bfloat16": bfloat16, "checkpoint": checkpoint, "linear": linear}[sys.argv[1]]()
+    every: tuple[Callable[..., None], ...] = (stream, bfloat16, checkpoint, linear, profile, spin)
+    {function.__name__: function for function in every}[sys.argv[1]](*sys.argv[2:])
