@@ -67,11 +67,8 @@ class _Saved:
 
     __slots__ = ("isa", "memory")
 
-    def __init__(self, isa: str, n: int) -> None:
-        with _spare_lock:
-            fits = [i for i, memory in enumerate(_spare) if n <= memory.size <= 2 * n]
-            self.memory = _spare.pop(fits[-1]) if fits else np.empty(n, np.uint8)
-        self.isa = isa
+    def __init__(self, isa: str, memory: np.ndarray) -> None:
+        self.isa, self.memory = isa, memory
 
     def __del__(self) -> None:
         with _spare_lock:
@@ -80,13 +77,20 @@ class _Saved:
                 del _spare[0]
 
 
+def _memory(n: int) -> np.ndarray:
+    """n bytes or some more for a `_Saved`."""
+    with _spare_lock:
+        fits = [i for i, memory in enumerate(_spare) if n <= memory.size <= 2 * n]
+        return _spare.pop(fits[-1]) if fits else np.empty(n, np.uint8)
+
+
 def forward(calls: Sequence[Call]) -> list[Forward]:
     isa = _isa
     results, jobs = [], []
     for call in calls:
         cell = _cells[call.cell][0]
         _, B, _, H = call.sizes
-        saved = _Saved(isa, _fastrnn.saved_bytes(_isas[isa], cell, call)) if call.training else None
+        saved = _Saved(isa, _memory(_fastrnn.saved_bytes(_isas[isa], cell, call))) if call.training else None
         result = Forward(
             call.output(),
             tuple([np.empty((B, H), call.x.dtype) for _ in call.init]),
