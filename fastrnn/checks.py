@@ -89,7 +89,7 @@ def checked_call(
         training=bool(options.training),
         checkpoint=checked_checkpoint(options.checkpoint, T),
         return_cells=bool(return_cells),
-        threads=min(positive("threads", options.threads), MANY_THREADS),
+        threads=checked_threads(options.threads),
     )
     return call, unbatched
 
@@ -132,6 +132,10 @@ def checked_checkpoint(k: Any, T: int) -> int | None:
     if isinstance(k, str) and k != "auto":
         raise ValueError(f'checkpoint: expected a positive integer or "auto", got {k!r}')
     return min(math.isqrt(T) if k == "auto" else positive("checkpoint", k), T) or 1
+
+
+def checked_threads(threads: Any) -> int:
+    return min(positive("threads", threads), MANY_THREADS)
 
 
 def checked_state(name: str, s: Any, B: int, H: int, dtype: np.dtype[Any], unbatched: bool) -> Array | None:

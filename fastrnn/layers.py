@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
-import numpy as np
-
-from fastrnn.recurrent import Recurrent
+from fastrnn.recurrent import Options, Recurrent
 from fastrnn.run import gru_cell, rnn_cell
 
 
@@ -60,30 +58,10 @@ class LSTM(Recurrent):
         hidden_size: int,
         num_layers: int = 1,
         *,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        merge: str | None = "concat",
         peephole: bool = False,
-        dtype: Any = np.float32,
-        weights: str | None = None,
-        rng: Any = None,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            "lstm_peephole" if peephole else "lstm",
-            input_size,
-            hidden_size,
-            num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            merge=merge,
-            dtype=dtype,
-            weights=weights,
-            rng=rng,
-        )
+        super().__init__("lstm_peephole" if peephole else "lstm", input_size, hidden_size, num_layers, **options)
 
 
 class GRU(Recurrent):
@@ -111,29 +89,9 @@ class GRU(Recurrent):
         num_layers: int = 1,
         *,
         reset_after: bool,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        merge: str | None = "concat",
-        dtype: Any = np.float32,
-        weights: str | None = None,
-        rng: Any = None,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            gru_cell(reset_after),
-            input_size,
-            hidden_size,
-            num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            merge=merge,
-            dtype=dtype,
-            weights=weights,
-            rng=rng,
-        )
+        super().__init__(gru_cell(reset_after), input_size, hidden_size, num_layers, **options)
 
 
 class RNN(Recurrent):
@@ -160,26 +118,6 @@ class RNN(Recurrent):
         num_layers: int = 1,
         *,
         activation: str = "tanh",
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        merge: str | None = "concat",
-        dtype: Any = np.float32,
-        weights: str | None = None,
-        rng: Any = None,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            rnn_cell(activation),
-            input_size,
-            hidden_size,
-            num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            merge=merge,
-            dtype=dtype,
-            weights=weights,
-            rng=rng,
-        )
+        super().__init__(rnn_cell(activation), input_size, hidden_size, num_layers, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -11,11 +11,11 @@ from fastrnn import backends
 from fastrnn.call import Backend, Call, empty
 from fastrnn.cells import CELLS, Array, Arrays
 from fastrnn.checks import (
-    MANY_THREADS,
     as_array,
     boolean,
     checked_lengths,
     checked_resets,
+    checked_threads,
     expect_dtype,
     floating,
     floats,
@@ -29,8 +29,8 @@ from fastrnn.stream import Stream
 #: parameter of a call -> its name in a state_dict, before "_l0" or "_l0_reverse"
 NAMES = {"W": "weight_ih", "U": "weight_hh", "b": "bias_ih", "b_rec": "bias_hh", "p": "peephole"}
 
+#: what becomes of two directions' outputs, which stand side by side, "concat", to begin with
 MERGES: dict[str | None, Callable[[Array, Array], Any]] = {
-    "concat": lambda forward, backward: np.concatenate((forward, backward), axis=-1),
     "sum": np.add,
     "mul": np.multiply,
     "average": lambda forward, backward: (forward + backward) / forward.dtype.type(2),
@@ -45,8 +45,21 @@ def bfloat16(a: Array) -> Array:
     return np.where(np.isnan(a), a, rounded.view(np.float32))
 
 
-def checked_threads(threads: Any) -> int:
-    return min(backends.get_num_threads() if threads is None else positive("threads", threads), MANY_THREADS)
+class Options(TypedDict, total=False):
+    """The keywords that all layers have; `layers.LSTM` describes them."""
+
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    merge: str | None
+    dtype: Any
+    weights: str | None
+    rng: Any
+
+
+def thread_count(threads: Any) -> int:
+    return checked_threads(backends.get_num_threads() if threads is None else threads)
 
 
 class Recurrent:
@@ -59,14 +72,14 @@ class Recurrent:
         hidden_size: int,
         num_layers: int,
         *,
-        bias: bool,
-        batch_first: bool,
-        dropout: float,
-        bidirectional: bool,
-        merge: str | None,
-        dtype: Any,
-        weights: str | None,
-        rng: Any,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        merge: str | None = "concat",
+        dtype: Any = np.float32,
+        weights: str | None = None,
+        rng: Any = None,
     ) -> None:
         for name, value in (("bias", bias), ("batch_first", batch_first), ("bidirectional", bidirectional)):
             boolean(name, value)
@@ -74,8 +87,8 @@ class Recurrent:
             raise ValueError(f"dropout: layers infer and do not train yet, so expected 0.0, got {dropout!r}")
         if merge is not None and not isinstance(merge, str):
             raise TypeError(f"merge: expected a string or None, got {merge!r}")
-        if merge not in MERGES:
-            raise ValueError(f"merge: expected one of {', '.join(map(repr, MERGES))}, got {merge!r}")
+        if merge not in ("concat", *MERGES):
+            raise ValueError(f"merge: expected one of {', '.join(map(repr, ('concat', *MERGES)))}, got {merge!r}")
         self.num_layers = positive("num_layers", num_layers)
         if merge is None and bidirectional and self.num_layers > 1:
             raise ValueError("merge: None gives two outputs, of which the next layer cannot read; expected another")
@@ -110,16 +123,16 @@ class Recurrent:
             return values.astype(self.dtype)
 
         return {
-            "W": self._rounded("W", uniform(G * H, I)),
-            "U": self._rounded("U", uniform(G * H, H)),
+            "W": self._rounded(uniform(G * H, I)),
+            "U": self._rounded(uniform(G * H, H)),
             "b": uniform(G * H) if self.bias else None,
             "b_rec": uniform(G * H) if self.bias else None,
             "p": uniform(3 * H) if self._cell.peepholes else None,
         }
 
-    def _rounded(self, key: str, value: Array) -> Array:
-        """As this layer keeps a parameter."""
-        return bfloat16(value) if self.weights and key in "WU" else value
+    def _rounded(self, value: Array) -> Array:
+        """As this layer keeps a parameter: only the matrices are worth rounding."""
+        return bfloat16(value) if self.weights and value.ndim == 2 else value
 
     def _named(self) -> dict[str, Array]:
         """The parameters themselves."""
@@ -158,9 +171,8 @@ class Recurrent:
             name: floats(name, state[name], "that of the layer", value.shape, self.dtype, "the layer's")
             for name, value in own.items()
         }
-        keys = {public: key for key, public in NAMES.items()}
         for name, value in own.items():
-            value[...] = self._rounded(keys[name.rpartition("_l")[0]], new[name])
+            value[...] = self._rounded(new[name])
         for (backend, layout), packed in self._packed.items():
             with backends.using(backend, layout) as module:
                 self._pack(module, packed)
@@ -265,7 +277,7 @@ class Recurrent:
         init = self._checked_state(state, B, unbatched)
         lengths = checked_lengths(lengths, T, B, unbatched)
         resets = checked_resets(resets, T, B, unbatched, batch_first)
-        y, final = self._run(x, init, batch_first, (lengths, resets, checked_threads(threads)))
+        y, final = self._run(x, init, batch_first, (lengths, resets, thread_count(threads)))
         if unbatched:
             final = tuple([s[:, 0] for s in final])
         return (
@@ -325,7 +337,7 @@ class Recurrent:
         """
         if self.bidirectional:
             raise ValueError("stream: a bidirectional layer needs the whole sequence; call the layer instead")
-        threads = checked_threads(threads)
+        threads = thread_count(threads)
         backend, packed = self._prepared()
         B = positive("batch_size", batch_size)
         state = tuple([np.zeros((self.num_layers, B, self.hidden_size), self.dtype) for _ in self._cell.states])

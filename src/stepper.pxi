@@ -24,7 +24,7 @@ cdef class Stepper:
         """jobs: layer upon layer, one step each; x is the y below, the last y is None; init and final of layer l are
         part l of one array (L, B, H) for each state.
 
-        `check(name, array, features, call, writable)` makes an array fit or raises the error that says why it does
+        `check(name, array, shape, dtype, writable)` makes an array fit or raises the error that says why it does
         not; `empty(shape, dtype)` makes those that are handed out.
         """
         call = jobs[0][1]

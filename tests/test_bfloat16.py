@@ -11,33 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import AWKWARD, CELLS, PUBLIC
+from problems import AWKWARD, CELLS
+from stacks import in_double, layer, named
 from tolerance import assert_float32, assert_same_bits, relative_error
 
 import fastrnn
 from fastrnn.recurrent import bfloat16
 
-LAYERS = {"lstm": fastrnn.LSTM, "gru": fastrnn.GRU, "rnn": fastrnn.RNN}
 #: A product of rounded operands, 2**-9 each, in a net that does not amplify it.
 ROUNDED_OPERANDS = 2.0**-7
 
 
-def layer(cell: str, I: int, H: int, **options: Any) -> Any:
-    family, _, chosen = PUBLIC[cell]
-    peephole = {"peephole": True} if cell == "lstm_peephole" else {}
-    return LAYERS[family](I, H, rng=1, **chosen, **peephole, **options)
-
-
-def outputs(net: Any, x: np.ndarray, **options: Any) -> dict[str, np.ndarray]:
-    y, state = net(x, **options)
-    states = state if isinstance(state, tuple) else (state,)
-    return {"y": y} | {f"state {k}": s for k, s in enumerate(states)}
-
-
-def twin(net: Any, cell: str, dtype: Any) -> Any:
+def twin(net: Any, cell: str) -> Any:
     """An ordinary layer on the same rounded weights."""
-    other = layer(cell, net.input_size, net.hidden_size, num_layers=net.num_layers, dtype=dtype)
-    other.load_state_dict({name: value.astype(dtype) for name, value in net.state_dict().items()})
+    other = layer(cell, net.input_size, net.hidden_size, net.num_layers)
+    other.load_state_dict(net.state_dict())
     return other
 
 
@@ -46,13 +34,13 @@ def twin(net: Any, cell: str, dtype: Any) -> Any:
 def test_error(cell: str, B: int, I: int, H: int, implementation: str) -> None:
     net = layer(cell, I, H, num_layers=2, weights="bfloat16")
     x = np.random.default_rng(0).standard_normal((9, B, I), dtype=np.float32)
-    exact, got = outputs(twin(net, cell, np.float64), x.astype(np.float64)), outputs(net, x)
+    exact, got = named(*in_double(net, cell)(x.astype(np.float64))), named(*net(x))
     if implementation == "native-x86-64-v4-bf16":
         for name, value in exact.items():
             assert 0 < relative_error(got[name], value) < ROUNDED_OPERANDS, name
         return
     with fastrnn.use_backend("numpy"):
-        loop = outputs(twin(net, cell, np.float32), x)
+        loop = named(*twin(net, cell)(x))
     assert_float32(got, exact, loop)
 
 
@@ -62,8 +50,8 @@ def test_same_bits(cell: str, size: int, native: str) -> None:
     """Alone or in a batch, on any number of threads, step by step or at once."""
     net = layer(cell, size, 70, weights="bfloat16")
     x = np.random.default_rng(size).standard_normal((40, 9, size), dtype=np.float32)
-    whole = outputs(net, x, threads=1)
-    assert_same_bits(outputs(net, x, threads=3), whole)
+    whole = named(*net(x, threads=1))
+    assert_same_bits(named(*net(x, threads=3)), whole)
     assert_same_bits({"y": net(x[:, 4:5])[0]}, {"y": whole["y"][:, 4:5]})
     stream = net.stream(9)
     assert_same_bits({"y": np.stack([stream.step(x_t) for x_t in x])}, {"y": whole["y"]})
