@@ -56,22 +56,26 @@ INLINE void run_tile(const int m, const int n, const int by_columns, const Tile 
 
 typedef void (*TileFn)(const Tile *);
 
-#define TILE(m, n)                                                                                                     \
-    static void rows_##m##_##n(const Tile *t) { run_tile(m, n, 0, t); }                                                \
-    static void columns_##m##_##n(const Tile *t) { run_tile(m, n, 1, t); }
-#define TILES(n) TILE(1, n) TILE(2, n) TILE(3, n) TILE(4, n) TILE(5, n) TILE(6, n) TILE(7, n) TILE(8, n)
-TILES(1)
-TILES(2)
-TILES(3)
-TILES(4)
+#define TILE(side, by_columns, m, n)                                                                                   \
+    static void side##_##m##_##n(const Tile *t) { run_tile(m, n, by_columns, t); }
+#define TILES(side, by_columns, n)                                                                                     \
+    TILE(side, by_columns, 2, n) TILE(side, by_columns, 3, n) TILE(side, by_columns, 4, n) TILE(side, by_columns, 5, n) \
+    TILE(side, by_columns, 6, n) TILE(side, by_columns, 7, n) TILE(side, by_columns, 8, n)
+/* No tile of one row: a single row takes several panels instead (run_row), and rows are never dealt to leave one. */
+#define BOTH_SIDES(n) TILES(rows, 0, n) TILE(columns, 1, 1, n) TILES(columns, 1, n)
+BOTH_SIDES(1)
+BOTH_SIDES(2)
+BOTH_SIDES(3)
+BOTH_SIDES(4)
 
-#define TABLE(side, n)                                                                                                 \
+#define TABLE(side, first, n)                                                                                          \
     {                                                                                                                  \
-        side##_1_##n, side##_2_##n, side##_3_##n, side##_4_##n, side##_5_##n, side##_6_##n, side##_7_##n, side##_8_##n \
+        first, side##_2_##n, side##_3_##n, side##_4_##n, side##_5_##n, side##_6_##n, side##_7_##n, side##_8_##n        \
     }
-static const TileFn row_tiles[MAX_VECTORS][MAX_ROWS] = {TABLE(rows, 1), TABLE(rows, 2), TABLE(rows, 3), TABLE(rows, 4)};
-static const TileFn column_tiles[MAX_VECTORS][MAX_ROWS] = {TABLE(columns, 1), TABLE(columns, 2), TABLE(columns, 3),
-                                                 TABLE(columns, 4)};
+static const TileFn row_tiles[MAX_VECTORS][MAX_ROWS] = {TABLE(rows, 0, 1), TABLE(rows, 0, 2), TABLE(rows, 0, 3),
+                                                        TABLE(rows, 0, 4)};
+static const TileFn column_tiles[MAX_VECTORS][MAX_ROWS] = {TABLE(columns, columns_1_1, 1), TABLE(columns, columns_1_2, 2),
+                                                           TABLE(columns, columns_1_3, 3), TABLE(columns, columns_1_4, 4)};
 
 /* One row by `count` neighbouring panels of n vectors, all constants once inlined: alone, a panel's few chains would
  * wait for the FMA's latency. The hardware fetches these streams ahead; asking for them too was a tenth slower. */
