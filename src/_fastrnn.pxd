@@ -18,6 +18,7 @@ cdef extern from "fastrnn.h" nogil:
         int reverse
         int training
         int threads
+        int cpus
         int bf16
         int follows
         ptrdiff_t checkpoint

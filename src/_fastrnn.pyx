@@ -15,6 +15,16 @@ from libc.string cimport memcpy, memset
 
 compiler = FRNN_COMPILER.decode()
 
+cdef int cpus = 1
+
+
+def set_cpus(int n):
+    """How many CPUs this process may use at once, which bounds the threads that meet in every step."""
+    global cpus
+    if n < 1:
+        raise ValueError(f"cpus: expected at least 1, got {n}")
+    cpus = n
+
 
 def isas():
     """Names of the instruction sets that this build holds and this machine runs -> their indices, slowest first."""
@@ -115,6 +125,7 @@ cdef int describe(frnn_call *c, Pins pins, int cell, call) except -1:
     c.reverse = call.reverse
     c.training = call.training
     c.threads = call.threads
+    c.cpus = cpus
     c.checkpoint = call.checkpoint or 0
     c.follows = call.follows
     c.bf16 = call.bf16

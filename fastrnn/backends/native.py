@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import _fastrnn
+from fastrnn.backends import usable_cpus
 from fastrnn.call import Call, Forward, Gradients, Stepper
 from fastrnn.checks import stepped
 
@@ -19,6 +20,7 @@ name = "native"
 _cells = _fastrnn.cells()
 _isas = _fastrnn.isas()
 _isa = next(reversed(_isas))
+_fastrnn.set_cpus(usable_cpus())
 
 
 def isa_names() -> tuple[str, ...]:
