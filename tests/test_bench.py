@@ -26,6 +26,7 @@ from fastrnn.bench.onnx_peers import GATES, PEEPHOLES, ONNXRuntime, OpenVINO, in
 from fastrnn.bench.peer import FAMILIES, Peer, relative_error, worst_error
 from fastrnn.bench.peers import PEERS, Fastrnn, Numba, NumPy, PyTorch
 from fastrnn.bench.problem import make
+from fastrnn.bench.process import AVX2, environment
 from fastrnn.bench.rounds import Case, Measured, Timing, timing
 
 Python = Callable[..., CompletedProcess[str]]
@@ -122,6 +123,16 @@ def test_errors() -> None:
     assert worst_error({"y": one, "dx": one}, {"y": one, "dx": two}) == 0.5
     assert worst_error({"y": one}, {"y": one, "dx": one}) == np.inf
     assert not worst_error({"y": one * np.nan, "dx": one}, {"y": one, "dx": one}) < 1
+
+
+@pytest.mark.parametrize(("isa", "limited"), [("v3", True), ("x86-64-v3", True), ("x86-64-v4", False), ("", False)])
+def test_peers_are_limited_like_fastrnn(isa: str, limited: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTRNN_ISA", isa)
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
+    chosen = environment(1)
+    assert (AVX2.items() <= chosen.items()) == limited
+    assert ("max_isa" in chosen["XLA_FLAGS"]) == limited
+    assert ("OPENBLAS_CORETYPE" in chosen) == limited
 
 
 def test_timing() -> None:
