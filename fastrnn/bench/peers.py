@@ -43,7 +43,7 @@ def infer(problem: Problem) -> Work:
 
 
 def stream(problem: Problem) -> Work:
-    """Where there is one step, it is that of a stream. Only the first call starts from zeros, as all of the peers' do."""
+    """Of one step, a stream's. Only the first call starts from zeros, as all of the peers' do."""
     step, (x,), out = layers(problem).stream(problem.sizes.B).step, problem.x, np.empty_like(problem.dy[0])
     return Work(lambda: step(x, out), lambda y: {"y": y[None].copy()})
 

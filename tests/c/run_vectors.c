@@ -123,11 +123,11 @@ static unsigned long floating_point_mode(void)
 #endif
 }
 
-static void execute(const Run *run, void (*entry)(const frnn_call *), const frnn_call *call)
+static void execute(const Run *run, void (*entry)(const frnn_call *, int), const frnn_call *call)
 {
     const int held = run->way.denied ? frnn_team_acquire(2) : 1;
     const unsigned long mode = floating_point_mode();
-    entry(call);
+    entry(call, 1);
     if (floating_point_mode() != mode) complain(run, "left another floating-point mode");
     frnn_team_release(held);
 }
