@@ -180,7 +180,7 @@ CASES = [(cell, *stack) for k, cell in enumerate(CELLS) for stack in (STACKS[k %
 
 
 @pytest.mark.parametrize(("cell", "num_layers", "options"), CASES)
-def test_backends_agree(cell: str, num_layers: int, options: dict[str, Any], fast: str) -> None:
+def test_backends_agree(cell: str, num_layers: int, options: dict[str, Any], native: str) -> None:
     last = num_layers % 2 == 1
     options = options | {"return_sequences": not last, "batch_first": last}
     net, given = wide(cell, num_layers, np.float64, **options)
@@ -190,8 +190,17 @@ def test_backends_agree(cell: str, num_layers: int, options: dict[str, Any], fas
     assert_close(everything(net, given, d), exact)
 
 
+def test_every_backend(fast: str) -> None:
+    """Numba's too, which compiles for seconds, so with one cell."""
+    net, given = wide("rnn_tanh", 3, np.float64, bidirectional=True, dropout=0.4, merge="average")
+    d = cotangents(net, given)
+    with fastrnn.use_backend("numpy"):
+        exact = everything(net, given, d)
+    assert_close(everything(net, given, d), exact)
+
+
 @pytest.mark.parametrize("stack", [(3, {}), (2, {"bidirectional": True, "dropout": 0.3})])
-def test_float32(stack: tuple[int, dict[str, Any]], fast: str) -> None:
+def test_float32(stack: tuple[int, dict[str, Any]], native: str) -> None:
     net, given = wide("lstm", stack[0], np.float32, **stack[1])
     double, given64 = wide("lstm", stack[0], np.float64, **stack[1])
     double.load_state_dict({name: a.astype(np.float64) for name, a in net.state_dict().items()})
@@ -205,7 +214,7 @@ def test_float32(stack: tuple[int, dict[str, Any]], fast: str) -> None:
 
 
 @pytest.mark.parametrize("stack", STACKS)
-def test_training_has_the_bits_of_inference(stack: tuple[int, dict[str, Any]], implementation: str) -> None:
+def test_training_has_the_bits_of_inference(stack: tuple[int, dict[str, Any]], native: str) -> None:
     """And checkpoints and threads those of a forward without."""
     net, given = wide("gru_after", stack[0], np.float32, **stack[1])
     d = cotangents(net, given)
@@ -231,7 +240,7 @@ def test_threads_of_a_stack(native: str) -> None:
 # What comes and goes
 
 
-def test_backward_twice_and_in_parts(implementation: str) -> None:
+def test_backward_twice_and_in_parts(native: str) -> None:
     """A cache serves again, and gradients are linear in dy and dstate."""
     net, given = wide("lstm", 2, np.float64, bidirectional=True)
     d = cotangents(net, given)
@@ -255,7 +264,7 @@ def test_absent_gradients() -> None:
     assert (embedding.backward(y, cache).dx, state) == (None, None)
 
 
-def test_last_step_is_the_final_state(implementation: str) -> None:
+def test_last_step_is_the_final_state(native: str) -> None:
     lengths = [3, 0, 6]
     x = np.random.default_rng(0).standard_normal((3, 6, 5)).astype(np.float32)
     for merge, merged in MERGED.items():
@@ -303,7 +312,7 @@ def test_dropout_layer() -> None:
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_changed(bidirectional: bool, implementation: str) -> None:
     """After a change in place, inference, streams and training run on the new parameters."""
-    net, other = (layer("gru_after", 5, 17, 2, rng=seed, bidirectional=bidirectional) for seed in (0, 1))
+    net, other = (layer("rnn_tanh", 5, 17, 2, rng=seed, bidirectional=bidirectional) for seed in (0, 1))
     x = np.random.default_rng(0).standard_normal((6, 1, 5)).astype(np.float32)
     before = named(*net(x))
     streams = [] if bidirectional else [net.stream(), net.stream()]
