@@ -35,10 +35,11 @@ def count(name: str, value: Any) -> int:
     return found
 
 
-def by_name(argument: str, which: Any, kind: type[T], table: Mapping[str, Callable[[], T]]) -> T:
+def by_name(argument: str, which: Any, kind: type[Any], table: Mapping[str, Callable[[], T]]) -> T:
     """The instance of `kind` that was given, or a new one of this name."""
     if isinstance(which, kind):
-        return which
+        instance: T = which
+        return instance
     names = ", ".join(map(repr, table))
     if not isinstance(which, str):
         raise TypeError(f"{argument}: expected a {kind.__name__} or one of {names}, got {which!r}")

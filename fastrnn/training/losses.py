@@ -8,6 +8,7 @@ read, may be NaN, and has gradient 0. Numbers are of the prediction's dtype, the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -124,7 +125,7 @@ class BinaryCrossentropy(Loss):
     --------
     >>> import numpy as np
     >>> from fastrnn.training import BinaryCrossentropy
-    >>> loss, gradient = BinaryCrossentropy(from_logits=True).gradient(np.array([[0.0], [1e4]]), np.array([[1.0], [1.0]]))
+    >>> loss, gradient = BinaryCrossentropy(from_logits=True).gradient(np.array([[0.0, 1e4]]), np.ones((1, 2)))
     >>> round(loss, 4), gradient.ravel().tolist()
     (0.3466, [-0.25, 0.0])
     """
@@ -168,9 +169,9 @@ class CategoricalCrossentropy(Loss):
     --------
     >>> import numpy as np
     >>> from fastrnn.training import CategoricalCrossentropy
-    >>> loss, gradient = CategoricalCrossentropy().gradient(np.array([[0.5, 0.5]]), np.array([1]))
-    >>> round(loss, 4), gradient.tolist()
-    (0.6931, [[0.0, -2.0]])
+    >>> loss, gradient = CategoricalCrossentropy(from_logits=True).gradient(np.array([[3.0, 3.0]]), np.array([1]))
+    >>> round(loss, 4), gradient
+    (0.6931, array([[ 0.5, -0.5]]))
     """
 
     from_logits: bool = False
@@ -210,7 +211,7 @@ def one_hot(classes: Array, like: Array) -> Array:
     return t
 
 
-LOSSES = {
+LOSSES: dict[str, Callable[[], Loss]] = {
     "mse": MeanSquaredError,
     "binary_crossentropy": BinaryCrossentropy,
     "categorical_crossentropy": CategoricalCrossentropy,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +113,11 @@ class MeanAbsoluteError(Metric):
         return float(errors.sum(dtype=np.float64)), errors.size
 
 
-METRICS = {"accuracy": Accuracy, "binary_accuracy": BinaryAccuracy, "mae": MeanAbsoluteError}
+METRICS: dict[str, Callable[[], Metric]] = {
+    "accuracy": Accuracy,
+    "binary_accuracy": BinaryAccuracy,
+    "mae": MeanAbsoluteError,
+}
 
 
 def metric(which: str | Metric) -> Metric:

@@ -136,8 +136,8 @@ class PiecewiseConstant:
         boundaries = [count("boundaries", b) for b in self.boundaries]
         if boundaries != sorted(set(boundaries)):
             raise ValueError(f"boundaries: expected increasing steps, got {boundaries}")
-        if len(self.values) != len(boundaries) + 1:
-            raise ValueError(f"values: expected {len(boundaries) + 1}, one more than boundaries, got {len(self.values)}")
+        if len(self.values) != (needed := len(boundaries) + 1):
+            raise ValueError(f"values: expected {needed}, one more than boundaries, got {len(self.values)}")
         object.__setattr__(self, "boundaries", tuple(boundaries))
         object.__setattr__(self, "values", tuple([number("values", v) for v in self.values]))
 

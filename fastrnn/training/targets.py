@@ -35,14 +35,14 @@ def valid_rows(prediction: Any, target: Any, lengths: Any, classes: int | None =
     if prediction.ndim not in (2, 3):
         raise ValueError(f"prediction: expected shape (T, B, K) or (B, K), got {prediction.shape}")
     meaning = "T, B" if prediction.ndim == 3 else "B"
-    *steps, K = prediction.shape
+    steps, K = prediction.shape[:-1], prediction.shape[-1]
     if K < 1:
         raise ValueError(f"prediction: expected at least 1 number a step (K >= 1), got shape {prediction.shape}")
 
     target = as_array("target", target)
     integer = classes is not None and target.dtype.kind in "iu"
     if integer:
-        expect_shape("target", target, f"({meaning}{',' if meaning == 'B' else ''})", tuple(steps))
+        expect_shape("target", target, f"({meaning}{',' if meaning == 'B' else ''})", steps)
     else:
         whose = "the same as prediction" + ("" if classes is None else ", or integer classes")
         expect_dtype("target", target, prediction.dtype, whose)
@@ -52,7 +52,7 @@ def valid_rows(prediction: Any, target: Any, lengths: Any, classes: int | None =
     if lengths is not None:
         if prediction.ndim != 3:
             raise ValueError(f"lengths: only for a prediction of shape (T, B, K), got {prediction.shape}")
-        valid = np.arange(steps[0])[:, None] < checked_lengths(lengths, *steps, unbatched=False)
+        valid = np.arange(steps[0])[:, None] < checked_lengths(lengths, steps[0], steps[1], unbatched=False)
     rows = target.shape[len(steps) :]
     p = prediction.reshape(-1, K) if valid is None else prediction[valid]
     t = target.reshape(-1, *rows) if valid is None else target[valid]
