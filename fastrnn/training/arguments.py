@@ -13,13 +13,18 @@ from fastrnn.checks import BOOLEANS
 T = TypeVar("T")
 
 
+def real(name: str, value: Any, expected: str = "a number") -> float:
+    """A Python float."""
+    if isinstance(value, BOOLEANS) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected {expected}, got {value!r}")
+    return float(value)
+
+
 def number(name: str, value: Any, below: float = math.inf, positive: bool = False) -> float:
     """A finite Python float, at least 0, or above it if `positive`, and below `below`."""
     least = "above 0" if positive else "at least 0"
     expected = f"a number {least}" + (f" and below {below:g}" if below < math.inf else "")
-    if isinstance(value, BOOLEANS) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected {expected}, got {value!r}")
-    found = float(value)
+    found = real(name, value, expected)
     if not 0 <= found < below or (positive and found == 0):
         raise ValueError(f"{name}: expected {expected}, got {found}")
     return found

@@ -115,7 +115,7 @@ class Optimizer(ABC):
         if not self._state:
             self._state = {name: tuple([np.zeros_like(p) for _ in self.slots]) for name, p in parameters.items()}
         self._steps += 1
-        with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN propagate
+        with np.errstate(all="ignore"):  # infinity and NaN propagate
             for name, p in parameters.items():
                 for block in blocks(p, grads[name], *self._state[name]):
                     self.update(rate, *block)
