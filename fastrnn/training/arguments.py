@@ -8,7 +8,8 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from fastrnn.checks import BOOLEANS
+from fastrnn.cells import Array
+from fastrnn.checks import BOOLEANS, DTYPES, as_array, describe
 
 T = TypeVar("T")
 
@@ -38,6 +39,14 @@ def count(name: str, value: Any) -> int:
     if found < 0:
         raise ValueError(f"{name}: expected an integer of at least 0, got {found}")
     return found
+
+
+def floats(name: str, value: Any) -> Array:
+    """An array of float32 or float64."""
+    a = as_array(name, value)
+    if a.dtype not in DTYPES:
+        raise TypeError(f"{name}: expected dtype float32 or float64, got {describe(a.dtype)}")
+    return a
 
 
 def by_name(argument: str, which: Any, kind: type[Any], table: Mapping[str, Callable[[], T]]) -> T:
