@@ -179,14 +179,14 @@ def test_clip_by_norm() -> None:
 
 
 def test_clip_by_norm_of_what_exploded() -> None:
-    """Past float32's range of squares; infinity, which becomes NaN, and NaN, which stays: the norm tells."""
+    """Past float32's range of squares; infinity, which becomes NaN, and NaN, which spreads: the norm tells."""
     g = {"a": np.array([3e30, -4e30], np.float32)}
     assert clip_by_norm(g, 1) == pytest.approx(5e30, rel=1e-6)
     np.testing.assert_allclose(g["a"], [0.6, -0.8], rtol=1e-6)
-    for bad in (np.inf, np.nan):
-        g = {"a": np.array([1.0, bad])}
+    for bad, other in ((np.inf, 0.0), (np.nan, np.nan)):
+        g = {"a": np.array([1.0, bad]), "b": np.array([1.0])}
         assert not math.isfinite(clip_by_norm(g, 1))
-        assert np.isnan(g["a"][1])
+        np.testing.assert_array_equal(np.concatenate([g["a"], g["b"]]), [other, np.nan, other])
 
 
 def test_clip_by_value() -> None:
