@@ -21,7 +21,10 @@ LAYERS = [f"layers.{name}" for name in ("rnn", "stream", "dense", "embedding", "
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("module", ["functional", "steps", "backends", "initializers", *LAYERS])
+TRAINING = [f"training.{name}" for name in ("losses", "metrics", "optimizers", "schedules", "clipping")]
+
+
+@pytest.mark.parametrize("module", ["functional", "steps", "backends", "initializers", *LAYERS, *TRAINING])
 def test_docstrings(module: str) -> None:
     threads = fastrnn.get_num_threads()
     failed, attempted = doctest.testmod(importlib.import_module(f"fastrnn.{module}"))
