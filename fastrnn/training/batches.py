@@ -112,7 +112,7 @@ class Samples(NamedTuple):
     stepwise: bool
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         return len(self.x)
 
     def take(self, which: slice | Array) -> Samples:
@@ -130,23 +130,16 @@ class Samples(NamedTuple):
 
     def batches(self, size: int, order: Array | None = None) -> Iterator[Batch]:
         """All samples, as they come or in this order."""
-        for start in range(0, self.count, size):
+        for start in range(0, self.size, size):
             which = slice(start, start + size)
             yield self.batch(which if order is None else order[which])
 
     def split(self, fraction: float) -> tuple[Samples, Samples]:
         """The first samples, and this fraction of all, which are the last."""
-        first = int(self.count * (1 - fraction))
-        if not 0 < first < self.count:
-            raise ValueError(f"validation_split: {fraction} of {self.count} samples leaves none on one side")
+        first = int(self.size * (1 - fraction))
+        if not 0 < first < self.size:
+            raise ValueError(f"validation_split: {fraction} of {self.size} samples leaves none on one side")
         return self.take(slice(0, first)), self.take(slice(first, None))
-
-
-def as_samples(x: Any, y: Any, lengths: Any, stepwise: bool, names: tuple[str, str] = ("x", "y")) -> Samples:
-    """What `fit` was given, checked but for the sizes of features, which layers and losses check; y may be None."""
-    x, lengths = as_inputs(names[0], x, lengths)
-    y = None if y is None else as_targets(names[1], y, x, lengths, stepwise)
-    return Samples(x, y, lengths, stepwise)
 
 
 def as_inputs(name: str, x: Any, lengths: Any) -> tuple[Array, Array | None]:
