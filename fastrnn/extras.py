@@ -11,4 +11,4 @@ def needed(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ImportError(f"{module} is not installed; pip install 'fastrnn[{extra}]' brings it") from error
+        raise ImportError(f"{module.split('.')[0]} is not installed; pip install 'fastrnn[{extra}]' brings it") from error

@@ -308,9 +308,7 @@ class Sequential(Chain):
         y = None if y is None else as_targets(f"{prefix}y", y, x, lengths, stepwise)
         return Samples(x, y, lengths, stepwise)
 
-    def _split(
-        self, samples: Samples, validation_data: Any, validation_split: float
-    ) -> tuple[Samples, Samples | None]:
+    def _split(self, samples: Samples, validation_data: Any, validation_split: float) -> tuple[Samples, Samples | None]:
         """What to train on, and what to validate with."""
         fraction = number("validation_split", validation_split, below=1)
         if validation_data is None:
