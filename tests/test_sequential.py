@@ -59,7 +59,9 @@ def test_gradients_of_a_whole_model(merge: str, lengths: bool) -> None:
 
 def summed() -> Sequential:
     lstm = fastrnn.LSTM(I, 5, bidirectional=True, merge="sum", dtype=np.float64, batch_first=True, rng=2)
-    return Sequential([fastrnn.Embedding(6, I, dtype=np.float64, rng=1), lstm, fastrnn.Dense(5, K, "softmax", dtype=np.float64)])
+    return Sequential(
+        [fastrnn.Embedding(6, I, dtype=np.float64, rng=1), lstm, fastrnn.Dense(5, K, "softmax", dtype=np.float64)]
+    )
 
 
 @pytest.mark.parametrize("make", [last_step, every_step])
@@ -79,7 +81,10 @@ def test_gradients_of_inputs_and_states(make: Callable[[], Sequential]) -> None:
     e = 1e-6
     expected = (f(x + e * direction, state) - f(x - e * direction, state)) / (2 * e)
     np.testing.assert_allclose((back.dx * direction).sum(), expected, rtol=1e-7)
-    up, down = (tuple([s and tree(lambda a, e=e: a + e, s) if isinstance(s, tuple) else shifted(s, e) for s in state]) for e in (e, -e))
+    up, down = (
+        tuple([s and tree(lambda a, e=e: a + e, s) if isinstance(s, tuple) else shifted(s, e) for s in state])
+        for e in (e, -e)
+    )
     expected = (f(x, up) - f(x, down)) / (2 * e)
     np.testing.assert_allclose(sum(d.sum() for d in flat(back.dstate)), expected, rtol=1e-7)
     assert model.backward(None, out.cache, dstate=dfinal).dx.shape == x.shape
@@ -103,7 +108,9 @@ def test_layers_batch_first_or_not_are_the_same() -> None:
         Sequential(
             [
                 fastrnn.LSTM(I, 5, batch_first=first, dtype=np.float64, rng=1),
-                fastrnn.GRU(5, 4, reset_after=True, batch_first=second, return_sequences=False, dtype=np.float64, rng=2),
+                fastrnn.GRU(
+                    5, 4, reset_after=True, batch_first=second, return_sequences=False, dtype=np.float64, rng=2
+                ),
                 fastrnn.Dense(4, K, dtype=np.float64, rng=3),
             ]
         )
@@ -124,7 +131,7 @@ def test_a_model_in_a_model() -> None:
     nested, plain = Sequential([inner, dense]), Sequential([*inner, dense])
     x = inputs()
     assert_same_bits({"y": nested(x)}, {"y": plain(x)})
-    assert list(nested.parameters())[0] == "0.0.weight_ih_l0"
+    assert next(iter(nested.parameters())) == "0.0.weight_ih_l0"
     out, flat_out = nested.forward(x, training=True), plain.forward(x, training=True)
     back, flat_back = nested.backward(out.y, out.cache), plain.backward(out.y, flat_out.cache)
     assert_same_bits({"dx": back.dx}, {"dx": flat_back.dx})
@@ -212,7 +219,9 @@ def test_weights_in_files(tmp_path: Path, oracle: Callable[[str], Any]) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
 
     before = other.state_dict()
-    with pytest.raises(ValueError, match=r"^path: .*weights has layers \['Embedding', 'LSTM', 'Dense'\], expected \['LSTM'"):
+    with pytest.raises(
+        ValueError, match=r"^path: .*weights has layers \['Embedding', 'LSTM', 'Dense'\], expected \['LSTM'"
+    ):
         last_step().load_weights(tmp_path / "weights")
     with pytest.raises(TypeError, match=r"^0.weight: expected dtype float32, the layer's, got float64"):
         letters(np.float32).load_weights(tmp_path / "weights")
@@ -277,11 +286,15 @@ def test_wrong_x(message: str) -> None:
 
 CALLS: dict[str, Callable[[Sequential], Any]] = {
     "lengths: a list of sequences has its own": lambda m: m.predict(list(inputs()), lengths=steps()),
-    "lengths: expected each in 0..T = 0..7, got 8 for sequence 2": lambda m: m.predict(inputs(), lengths=[1, 2, 8] + [7] * 10),
+    "lengths: expected each in 0..T = 0..7, got 8 for sequence 2": lambda m: m.predict(
+        inputs(), lengths=[1, 2, 8] + [7] * 10
+    ),
     "lengths: expected shape \\(B,\\) = \\(13,\\), got \\(2,\\)": lambda m: m.predict(inputs(), lengths=[1, 2]),
     "lengths: expected integers, got float64": lambda m: m.predict(inputs(), lengths=np.ones(N)),
     "batch_size: expected a positive integer, got 0": lambda m: m.predict(inputs(), batch_size=0),
-    "y: expected shape \\(N, \\.\\.\\.\\) = \\(13, \\.\\.\\.\\), got \\(12,\\)": lambda m: m.evaluate(inputs(), classes(12)),
+    "y: expected shape \\(N, \\.\\.\\.\\) = \\(13, \\.\\.\\.\\), got \\(12,\\)": lambda m: m.evaluate(
+        inputs(), classes(12)
+    ),
     "target: expected": lambda m: m.evaluate(inputs(), classes(N, 2)),
     "target: expected classes in 0..3, got 4": lambda m: m.evaluate(inputs(), classes(N) + 4 - classes(N)),
     "state: expected one for each of 2 layers, got 1": lambda m: m.forward(inputs(), state=[None]),
@@ -299,9 +312,9 @@ def test_wrong_targets_of_every_step() -> None:
     model, x = regressor(), inputs()
     with pytest.raises(ValueError, match=re.escape("y: expected shape (N, T, ...) = (13, 7, ...), got (13, 6, 4)")):
         model.evaluate(x, targets(N, T - 1))
-    with pytest.raises(ValueError, match="^y: expected 7 steps in sequence 0, as x has, got 6"):
+    with pytest.raises(ValueError, match=r"^y: expected 7 steps in sequence 0, as x has, got 6"):
         model.evaluate(list(x), list(targets(N, T - 1)))
-    with pytest.raises(ValueError, match="^lengths: x of shape .13, 3. has no axis of time"):
+    with pytest.raises(ValueError, match=r"^lengths: x of shape .13, 3. has no axis of time"):
         Sequential([fastrnn.Dense(I, 1, dtype=np.float64)]).predict(x[:, 0], lengths=steps())
 
 
