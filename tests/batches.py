@@ -26,11 +26,11 @@ def softmax(a: np.ndarray) -> np.ndarray:
 
 
 def batch(name: str, shape: tuple[int, ...], dtype: Any = np.float64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A prediction that the loss of this name takes, and a target of the same shape: soft, not only 0 and 1."""
+    """A prediction that the loss of this name takes, and a target of the same shape: soft, and not summing to 1."""
     rng = np.random.default_rng(seed)
     a, b = rng.standard_normal((2, *shape))
     prediction = {"bce": 1 / (1 + np.exp(-a)), "cce": softmax(a) * 0.9 + 0.05}.get(name, 3 * a)
-    target = {"m": b, "b": 1 / (1 + np.exp(-3 * b)), "c": softmax(b)}[name[0]]
+    target = {"m": b, "b": 1 / (1 + np.exp(-3 * b)), "c": 0.9 * softmax(b)}[name[0]]
     return prediction.astype(dtype), target.astype(dtype)
 
 

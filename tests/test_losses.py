@@ -160,7 +160,7 @@ def test_nothing_valid(name: str, shape: tuple[int, ...], lengths: Any) -> None:
 def test_sums_are_float64() -> None:
     """A million float32 terms, which float32 would lose count of."""
     p = np.full((1000, 1000, 1), 0.1, np.float32)
-    assert LOSSES["mse"](p, np.zeros_like(p)) == pytest.approx(float(np.float32(0.1) ** 2), rel=1e-7)
+    assert LOSSES["mse"](p, np.zeros_like(p)) == pytest.approx(float(np.float32(0.1) * np.float32(0.1)), rel=1e-12)
     assert METRICS["mae"](p, np.zeros_like(p)) == (pytest.approx(1e6 * float(np.float32(0.1)), rel=1e-12), 10**6)
 
 
@@ -182,13 +182,13 @@ def test_metric_values() -> None:
 
 
 def test_binary_metrics() -> None:
-    p, t = np.array([[0.6], [0.5], [0.2], [0.9]]), np.array([[1.0], [1.0], [0.0], [0.0]])
-    assert Accuracy()(p, t) == (2.0, 4)
-    assert Accuracy()(p, t[:, 0].astype(np.int64)) == (2.0, 4)
-    assert Accuracy(threshold=0)(p - 0.5, t) == (2.0, 4)
-    assert BinaryAccuracy()(p.reshape(2, 2), t.reshape(2, 2)) == (2.0, 4)
-    assert BinaryAccuracy(threshold=0.1)(p.reshape(2, 2), t.reshape(2, 2)) == (2.0, 4)
-    assert BinaryAccuracy(threshold=0.25)(p, t) == (3.0, 4)
+    p, t = np.array([[0.6], [0.5], [0.2], [0.9]]), np.array([[1.0], [0.0], [0.0], [0.0]])
+    assert Accuracy()(p, t) == (3.0, 4)
+    assert Accuracy()(p, t[:, 0].astype(np.int64)) == (3.0, 4)
+    assert Accuracy(threshold=0)(p - 0.5, t) == (3.0, 4)
+    assert BinaryAccuracy()(p.reshape(2, 2), t.reshape(2, 2)) == (3.0, 4)
+    assert BinaryAccuracy(threshold=0.25)(p.reshape(2, 2), t.reshape(2, 2)) == (2.0, 4)
+    assert BinaryAccuracy(threshold=0.1)(p, t) == (1.0, 4)
 
 
 P, T3 = np.full((4, 2, 3), 0.25), np.full((4, 2, 3), 0.5)
