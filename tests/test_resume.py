@@ -18,7 +18,7 @@ from fastrnn.training import Callback, Checkpoint, EarlyStopping, History, Seque
 
 OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "sgd": lambda: training.SGD(0.1, momentum=0.9, nesterov=True),
-    "adam": lambda: training.Adam(training.ExponentialDecay(0.05, 0.9, 1), clip_norm=0.5),
+    "adam": lambda: training.Adam(training.ExponentialDecay(0.05, 1, 0.9), clip_norm=0.5),
     "adamw": lambda: training.AdamW(0.01),
     "rmsprop": lambda: training.RMSprop(0.01, momentum=0.5),
 }

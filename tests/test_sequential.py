@@ -44,7 +44,7 @@ def by_differences(model: Sequential, f: Callable[[], float], size: float = 1e-5
 @pytest.mark.parametrize("merge", ["concat", "sum"])
 def test_gradients_of_a_whole_model(merge: str, lengths: bool) -> None:
     model = letters(merge=merge, num_layers=2) if merge == "concat" else summed()
-    x, y, valid = classes(N, T) + 1, classes(N, T), steps() if lengths else None
+    x, y, valid = classes(N, T), classes(N, T), steps() if lengths else None
     loss = training.CategoricalCrossentropy()
 
     def f() -> float:
@@ -54,7 +54,7 @@ def test_gradients_of_a_whole_model(merge: str, lengths: bool) -> None:
     _, dy = loss.gradient(out.y.swapaxes(0, 1), y.T, valid)
     back = model.backward(dy.swapaxes(0, 1), out.cache)
     assert back.dx is None
-    assert_close(back.grads, by_differences(model, f), 1e-8)
+    assert_close(back.grads, by_differences(model, f), 1e-6)
 
 
 def summed() -> Sequential:
@@ -225,8 +225,9 @@ def test_weights_in_files(tmp_path: Path, oracle: Callable[[str], Any]) -> None:
         last_step().load_weights(tmp_path / "weights")
     with pytest.raises(TypeError, match=r"^0.weight: expected dtype float32, the layer's, got float64"):
         letters(np.float32).load_weights(tmp_path / "weights")
-    with pytest.raises(ValueError, match=r"^1.weight_ih_l0: "):
-        Sequential([*letters().layers[:1], *summed().layers[1:2], letters().layers[2]]).load_weights(wrong(tmp_path))
+    with pytest.raises(ValueError, match=r"^1.weight_ih_l0: expected shape that of the layer = \(20, 3\), got \(28, 3\)"):
+        other.load_weights(wider(tmp_path))
+    (tmp_path / "wider").unlink()
     with pytest.raises(FileNotFoundError):
         other.load_weights(tmp_path / "nothing")
     (tmp_path / "text").write_text("no tensors")
@@ -238,12 +239,12 @@ def test_weights_in_files(tmp_path: Path, oracle: Callable[[str], Any]) -> None:
     assert_same_bits(other.state_dict(), before)
 
 
-def wrong(path: Path) -> Path:
+def wider(path: Path) -> Path:
     """The file of a model of the same layers in another size."""
     lstm = fastrnn.LSTM(I, 7, bidirectional=True, dtype=np.float64)
     model = Sequential([fastrnn.Embedding(6, I, dtype=np.float64), lstm, fastrnn.Dense(14, K, dtype=np.float64)])
-    model.save(path / "wrong")
-    return path / "wrong"
+    model.save(path / "wider")
+    return path / "wider"
 
 
 LAYERS = {
@@ -319,9 +320,8 @@ def test_wrong_targets_of_every_step() -> None:
 
 
 def test_two_outputs_are_no_input() -> None:
-    model = Sequential([fastrnn.LSTM(I, 5, bidirectional=True, merge=None)])
-    with pytest.raises(ValueError, match=r"^layer 0 \(LSTM\): merge: None gives two outputs"):
-        model.predict(inputs(np.float32))
+    with pytest.raises(ValueError, match=r"^layer 0 \(LSTM\): merge: None gives a pair"):
+        Sequential([fastrnn.LSTM(I, 5, bidirectional=True, merge=None)])
 
 
 def test_before_compile() -> None:

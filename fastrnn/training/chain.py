@@ -111,8 +111,6 @@ class Chain(Layer):
                     rng=rng,
                     threads=threads,
                 )
-                if isinstance(y, tuple):
-                    raise ValueError("merge: None gives two outputs, and one is expected")
             except (TypeError, ValueError) as error:
                 self._blame(i, error)
             x = turned(y) if layer.batch_first else y
