@@ -126,6 +126,19 @@ def test_layers_batch_first_or_not_are_the_same() -> None:
         assert_close(result, results[0])
 
 
+def test_padding_reaches_no_gradient() -> None:
+    """Not even through a layer that knows no lengths."""
+    lstm = fastrnn.LSTM(4, 5, return_sequences=False, dtype=np.float64, rng=2)
+    model = Sequential([fastrnn.Dense(I, 4, dtype=np.float64, rng=1), lstm])
+    results = []
+    for padding in (0.0, np.nan):
+        x = np.where((np.arange(T) < steps()[:, None])[..., None], inputs(), padding)
+        out = model.forward(x, lengths=steps(), training=True)
+        back = model.backward(np.ones_like(out.y), out.cache)
+        results.append({"y": out.y, "dx": back.dx} | back.grads)
+    assert_same_bits(results[1], results[0])
+
+
 def test_a_model_in_a_model() -> None:
     inner, dense = every_step(), fastrnn.Dense(K, 2, dtype=np.float64, rng=3)
     nested, plain = Sequential([inner, dense]), Sequential([*inner, dense])
@@ -225,7 +238,9 @@ def test_weights_in_files(tmp_path: Path, oracle: Callable[[str], Any]) -> None:
         last_step().load_weights(tmp_path / "weights")
     with pytest.raises(TypeError, match=r"^0.weight: expected dtype float32, the layer's, got float64"):
         letters(np.float32).load_weights(tmp_path / "weights")
-    with pytest.raises(ValueError, match=r"^1.weight_ih_l0: expected shape that of the layer = \(20, 3\), got \(28, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"^1.weight_ih_l0: expected shape that of the layer = \(20, 3\), got \(28, 3\)"
+    ):
         other.load_weights(wider(tmp_path))
     (tmp_path / "wider").unlink()
     with pytest.raises(FileNotFoundError):
@@ -276,6 +291,7 @@ X = {
     "sequence 1: expected shape \\(T, 3\\), got \\(7, 2\\)": [inputs()[0], inputs()[0, :, :2]],
     "sequence 1: expected dtype float64, that of sequence 0, got float32": [inputs()[0], inputs(np.float32)[0]],
     "sequences: expected at least one, got none": [],
+    "x: a list holds sequences, \\(T_n, I\\) or \\(T_n,\\) of integers, got 1 axes of float64": list(inputs()[:, 0]),
 }
 
 
