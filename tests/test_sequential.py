@@ -139,6 +139,13 @@ def test_padding_reaches_no_gradient() -> None:
     assert_same_bits(results[1], results[0])
 
 
+def test_layers_drop_out_each_its_own() -> None:
+    model, x = Sequential([fastrnn.Dropout(0.5), fastrnn.Dropout(0.5)]), np.ones((50, 10, 4))
+    y = model.forward(x, training=True, rng=0).y
+    assert abs((y > 0).mean() - 0.25) < 0.05
+    assert_same_bits({"y": model.forward(x, training=True, rng=np.random.default_rng(0)).y}, {"y": y})
+
+
 def test_a_model_in_a_model() -> None:
     inner, dense = every_step(), fastrnn.Dense(K, 2, dtype=np.float64, rng=3)
     nested, plain = Sequential([inner, dense]), Sequential([*inner, dense])
