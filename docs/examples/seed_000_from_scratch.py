@@ -15,6 +15,7 @@ import numpy as np
 from checking import claim, compare_gradients, finite_differences, quick, relative_error
 
 import fastrnn
+from fastrnn.training import Adam
 
 ROUNDING = 1e-14
 
@@ -123,12 +124,47 @@ def backpropagation(rng: np.random.Generator) -> None:
     claim("the notebook's are all more than a tenth off", min(notebook_error.values()) > 0.1)
 
 
+def right_half(layer: fastrnn.LSTM, x: np.ndarray) -> np.ndarray:
+    """What the backward direction says, (T, H), beside each step of one sequence x (T, I)."""
+    y, _ = layer(x)
+    return y[:, layer.hidden_size :]
+
+
+def backward_outputs(layer: fastrnn.LSTM, rng: np.random.Generator) -> None:
+    """Wrong in the notebook: go_backwards=True gives the outputs from last step to first, and they are joined so to the
+    forward ones, first to last. Beside step t stands what the backward LSTM said of step T-1-t."""
+    x = rng.random((10, 32), dtype=np.float32)
+    past = x.copy()
+    past[0] += 1  # the same but for the first step, which is nobody's future
+    right, right_past = right_half(layer, x), right_half(layer, past)
+    notebook, notebook_past = right[::-1], right_past[::-1]
+
+    moved = [np.flatnonzero((a != b).any(axis=1)).tolist() for a, b in ((right, right_past), (notebook, notebook_past))]
+    print("\nBidirectional LSTM")
+    claim(f"another first input moves the backward output beside step {moved[0]}, as it should", moved[0] == [0])
+    claim(f"in the notebook that beside step {moved[1]}, which has nothing to do with it", moved[1] == [9])
+
+
+def bidirectional(rng: np.random.Generator) -> None:
+    """The notebook's targets are noise: the best guess is 1/2, and its mean square error 1/12 = 0.0833."""
+    X_train, y_train = rng.random((1000, 10, 32), dtype=np.float32), rng.random((1000, 10, 1), dtype=np.float32)
+    lstm = fastrnn.LSTM(32, 64, bidirectional=True, initializer="keras", rng=rng)
+    model = fastrnn.Sequential([lstm, fastrnn.Dense(128, 1, initializer="keras", rng=rng)])
+    backward_outputs(lstm, rng)
+
+    model.compile(optimizer=Adam(learning_rate=0.001), loss="mse")
+    loss = model.fit(X_train, y_train, batch_size=32, epochs=10, rng=rng).history["loss"]
+    print("loss by epoch:", *[f"{value:.4f}" for value in loss])
+    claim("the loss falls to that of the best guess, 0.083", loss[-1] < loss[0] and abs(loss[-1] - 1 / 12) < 0.005)
+
+
 def main() -> None:
-    quick(__doc__)
+    quick(__doc__)  # it takes a second as it is
     rng = np.random.default_rng(0)
     gru(rng)
     lstm(rng)
     backpropagation(rng)
+    bidirectional(rng)
 
 
 if __name__ == "__main__":
