@@ -4,10 +4,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastrnn.backends import config, get_num_threads, set_num_threads, show_config, use_backend, use_isa
 from fastrnn.functional import gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward
-from fastrnn.layers import GRU, LSTM, RNN
+from fastrnn.layers import GRU, LSTM, RNN, Activation, Dense, Stream
 from fastrnn.results import Cache, GRUGrads, GRUResult, LSTMGrads, LSTMResult, RNNGrads, RNNResult
 from fastrnn.steps import gru_step, lstm_step, rnn_step
-from fastrnn.stream import Stream
+from fastrnn.training import Sequential
 
 try:
     __version__ = version("fastrnn")
@@ -18,13 +18,16 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Activation",
     "Cache",
+    "Dense",
     "GRUGrads",
     "GRUResult",
     "LSTMGrads",
     "LSTMResult",
     "RNNGrads",
     "RNNResult",
+    "Sequential",
     "Stream",
     "__version__",
     "config",

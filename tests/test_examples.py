@@ -19,7 +19,11 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("module", ["functional", "steps", "backends"])
+MODULES = ["functional", "steps", "backends"]
+MODULES += [f"training.{name}" for name in ("losses", "metrics", "optimizers", "schedules", "clipping")]
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_docstrings(module: str) -> None:
     threads = fastrnn.get_num_threads()
     failed, attempted = doctest.testmod(importlib.import_module(f"fastrnn.{module}"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypedDict
 
 import numpy as np
@@ -23,8 +23,9 @@ from fastrnn.checks import (
     rows,
     time_major,
 )
+from fastrnn.layers.base import Layer
+from fastrnn.layers.stream import Stream
 from fastrnn.run import callers
-from fastrnn.stream import Stream
 
 #: parameter of a call -> its name in a state_dict, before "_l0" or "_l0_reverse"
 NAMES = {"W": "weight_ih", "U": "weight_hh", "b": "bias_ih", "b_rec": "bias_hh", "p": "peephole"}
@@ -62,7 +63,7 @@ def thread_count(threads: Any) -> int:
     return checked_threads(backends.get_num_threads() if threads is None else threads)
 
 
-class Recurrent:
+class Recurrent(Layer):
     """What `RNN`, `GRU` and `LSTM` have in common; they say what the arguments mean."""
 
     def __init__(
@@ -134,8 +135,12 @@ class Recurrent:
         """As this layer keeps a parameter: only the matrices are worth rounding."""
         return bfloat16(value) if self.weights and value.ndim == 2 else value
 
-    def _named(self) -> dict[str, Array]:
-        """The parameters themselves."""
+    def parameters(self) -> dict[str, Array]:
+        """The parameters themselves under PyTorch's names: weight_ih_l0 (G*H, I), weight_hh_l0, bias_ih_l0, ...
+
+        Gates are stacked in PyTorch's order. Peepholes, which PyTorch does not have, are ``peephole_l0`` (3*H,). After
+        changing one in place call `changed`.
+        """
         ways = [f"_l{layer}{way}" for layer in range(self.num_layers) for way in self._ways]
         return {
             NAMES[key] + way: value
@@ -144,35 +149,10 @@ class Recurrent:
             if value is not None
         }
 
-    def state_dict(self) -> dict[str, Array]:
-        """Copies of all parameters under PyTorch's names: weight_ih_l0 (G*H, I), weight_hh_l0, bias_ih_l0, ...
-
-        Gates are stacked in PyTorch's order. Peepholes, which PyTorch does not have, are ``peephole_l0`` (3*H,).
-        """
-        return {name: value.copy() for name, value in self._named().items()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take all parameters from a mapping like that of `state_dict`, PyTorch's own included, and pack them anew.
-
-        Streams of this layer go on with the new parameters.
-
-        Raises
-        ------
-        KeyError
-            For a name that is missing or that the layer does not have.
-        TypeError, ValueError
-            For a parameter of another dtype or shape. After an error the layer is as it was.
-        """
-        own = self._named()
-        for problem, names in (("missing", own.keys() - state.keys()), ("unexpected", state.keys() - own.keys())):
-            if names:
-                raise KeyError(f"state: {problem} {', '.join(sorted(names))}")
-        new = {
-            name: floats(name, state[name], "that of the layer", value.shape, self.dtype, "the layer's")
-            for name, value in own.items()
-        }
-        for name, value in own.items():
-            value[...] = self._rounded(new[name])
+    def changed(self) -> None:
+        """Pack the parameters anew: they were changed in place. Streams of this layer go on with the new ones."""
+        for value in self.parameters().values():
+            value[...] = self._rounded(value)
         for (backend, layout), packed in self._packed.items():
             with backends.using(backend, layout) as module:
                 self._pack(module, packed)

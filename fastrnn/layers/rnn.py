@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from fastrnn.recurrent import Options, Recurrent
+from fastrnn.layers.recurrent import Options, Recurrent
 from fastrnn.run import gru_cell, rnn_cell
 
 
