@@ -2,9 +2,10 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from fastrnn import initializers
 from fastrnn.backends import config, get_num_threads, set_num_threads, show_config, use_backend, use_isa
 from fastrnn.functional import gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward
-from fastrnn.layers import GRU, LSTM, RNN, Activation, Dense, Stream
+from fastrnn.layers import GRU, LSTM, RNN, Activation, Dense, Dropout, Embedding, Stream
 from fastrnn.results import Cache, GRUGrads, GRUResult, LSTMGrads, LSTMResult, RNNGrads, RNNResult
 from fastrnn.steps import gru_step, lstm_step, rnn_step
 from fastrnn.training import Sequential
@@ -21,6 +22,8 @@ __all__ = [
     "Activation",
     "Cache",
     "Dense",
+    "Dropout",
+    "Embedding",
     "GRUGrads",
     "GRUResult",
     "LSTMGrads",
@@ -35,6 +38,7 @@ __all__ = [
     "gru_backward",
     "gru_forward",
     "gru_step",
+    "initializers",
     "lstm_backward",
     "lstm_forward",
     "lstm_step",

@@ -12,7 +12,7 @@ from fastrnn.bench.onnx_peers import ONNXRuntime, OpenVINO
 from fastrnn.bench.peer import ALL, FAMILIES, Peer, Work
 from fastrnn.bench.problem import Problem
 from fastrnn.cells import Array
-from fastrnn.layers.recurrent import NAMES
+from fastrnn.layers.weights import NAMES
 
 
 def infer(problem: Problem) -> Work:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 from fastrnn.cells import Array
-from fastrnn.checks import floats
+from fastrnn.checks import as_array, expect_dtype, expect_shape, floats
 
 Shape = tuple[int | None, ...]
 
@@ -185,7 +185,7 @@ class Stateless(Layer):
     def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, Any]:
         raise NotImplementedError
 
-    def _backward(self, dy: Any, kept: Any) -> tuple[Array | None, dict[str, Array]]:
+    def _backward(self, dy: Array, kept: Any) -> tuple[Array | None, dict[str, Array]]:
         raise NotImplementedError
 
     def forward(
@@ -201,12 +201,14 @@ class Stateless(Layer):
         if state is not None:
             raise ValueError(f"state: {type(self).__name__} has no state, so expected None, got {type(state).__name__}")
         y, kept = self._forward(x, training, rng)
-        return Output(y, None, Cache(self, kept) if training else None)
+        return Output(y, None, Cache(self, (y.shape, y.dtype, kept)) if training else None)
 
     def backward(self, dy: Any, cache: Any, *, dstate: Any = None) -> Back:
         if dstate is not None:
             raise ValueError(f"dstate: {type(self).__name__} has no state, so expected None")
-        dx, grads = self._backward(dy, self._own(cache))
+        shape, dtype, kept = self._own(cache)
+        dy = expect_dtype("dy", as_array("dy", dy), dtype, "that of y")
+        dx, grads = self._backward(expect_shape("dy", dy, "that of y", shape), kept)
         return Back(dx, None, grads)
 
     forward.__doc__, backward.__doc__ = Layer.forward.__doc__, Layer.backward.__doc__

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.cells import Array, linear, linear_backward
-from fastrnn.checks import as_array, boolean, expect_dtype, expect_shape, floating, positive
+from fastrnn.checks import as_array, boolean, expect_dtype, floating, positive
 from fastrnn.initializers import GlorotUniform, Initializer, RandomUniform, Zeros, chosen, initial
 from fastrnn.layers.activation import function
 from fastrnn.layers.base import Shape, Stateless
@@ -68,14 +68,12 @@ class Dense(Stateless):
         self.activation = activation
         boolean("bias", bias)
         self.dtype = floating(dtype)
-        within = RandomUniform(1 / np.sqrt(self.input_size))
-        schemes: dict[str, dict[str, Initializer]] = {
-            "torch": {"weight": within, "bias": within},
-            "keras": {"weight": GlorotUniform(), "bias": Zeros()},
-        }
-        start, rng = chosen(initializer, schemes), np.random.default_rng(rng)
-        self.weight = initial(start["weight"], "weight", (self.output_size, self.input_size), rng, self.dtype)
-        self.bias = initial(start["bias"], "bias", (self.output_size,), rng, self.dtype) if bias else None
+        shapes = {"weight": (self.output_size, self.input_size)} | ({"bias": (self.output_size,)} if bias else {})
+        torch: dict[str, Initializer] = dict.fromkeys(shapes, RandomUniform(1 / np.sqrt(self.input_size)))
+        start = chosen(initializer, {"torch": torch, "keras": {"weight": GlorotUniform(), "bias": Zeros()}})
+        rng = np.random.default_rng(rng)
+        new = {name: initial(start[name], name, shape, rng, self.dtype) for name, shape in shapes.items()}
+        self.weight, self.bias = new["weight"], new.get("bias")
 
     def parameters(self) -> dict[str, Array]:
         return {"weight": self.weight} | ({} if self.bias is None else {"bias": self.bias})
@@ -92,10 +90,8 @@ class Dense(Stateless):
         y = self._function.f(linear(flat(x), self.weight, bias))
         return y.reshape(shape), (x, y)
 
-    def _backward(self, dy: Any, kept: Any) -> tuple[Array, dict[str, Array]]:
+    def _backward(self, dy: Array, kept: Any) -> tuple[Array, dict[str, Array]]:
         x, y = kept
-        dy = expect_dtype("dy", as_array("dy", dy), self.dtype, "the layer's")
-        expect_shape("dy", dy, "that of y", (*x.shape[:-1], self.output_size))
         dx, dW, db = linear_backward(self._function.backward(flat(dy), y), flat(x), self.weight)
         return dx.reshape(x.shape), {"weight": dW} | ({} if self.bias is None else {"bias": db})
 
