@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.training.arguments import number
+from fastrnn.training.arguments import floats, number
 
 
 def clip_by_norm(grads: Mapping[str, Array], limit: float) -> float:
@@ -36,7 +36,7 @@ def clip_by_norm(grads: Mapping[str, Array], limit: float) -> float:
     Raises
     ------
     TypeError, ValueError
-        For a limit that is not a positive number.
+        For a limit that is not a positive number, or a gradient that is not a writable array.
 
     References
     ----------
@@ -52,14 +52,22 @@ def clip_by_norm(grads: Mapping[str, Array], limit: float) -> float:
     >>> grads["b"].round(4)
     array([0.8])
     """
-    limit = number("limit", limit, positive=True)
+    limit, arrays = number("limit", limit, positive=True), writable(grads)
     with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN go on into the gradients
-        norm = math.sqrt(sum(sum_of_squares(g) for g in grads.values()))
+        norm = math.sqrt(sum(sum_of_squares(g) for g in arrays))
         factor = limit / (norm + 1e-6)
         if not factor >= 1:
-            for g in grads.values():
+            for g in arrays:
                 g *= factor
     return norm
+
+
+def writable(grads: Mapping[str, Array]) -> list[Array]:
+    arrays = [floats(f"grads {name!r}", g) for name, g in grads.items()]
+    for name, g in zip(grads, arrays, strict=True):
+        if not g.flags.writeable:
+            raise ValueError(f"grads {name!r}: expected a writable array, because clipping changes it in place")
+    return arrays
 
 
 def sum_of_squares(g: Array) -> float:
@@ -81,7 +89,7 @@ def clip_by_value(grads: Mapping[str, Array], limit: float) -> None:
     Raises
     ------
     TypeError, ValueError
-        For a limit that is not a positive number.
+        For a limit that is not a positive number, or a gradient that is not a writable array.
 
     Examples
     --------
@@ -93,5 +101,5 @@ def clip_by_value(grads: Mapping[str, Array], limit: float) -> None:
     array([-1. ,  0.5])
     """
     limit = number("limit", limit, positive=True)
-    for g in grads.values():
+    for g in writable(grads):
         np.clip(g, -limit, limit, out=g)

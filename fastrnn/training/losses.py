@@ -182,8 +182,11 @@ class CategoricalCrossentropy(Loss):
         boolean("from_logits", self.from_logits)
 
     def terms(self, prediction: Array, target: Array) -> tuple[Array, Array]:
-        t = one_hot(target, prediction) if target.ndim == 1 else target
-        in_range("target", t, 0, 1, "probabilities, or integer classes,")
+        if target.ndim == 1:
+            t = one_hot(target, prediction)
+        else:
+            t = target
+            in_range("target", t, 0, 1, "probabilities")
         if self.from_logits:
             a = prediction - prediction.max(axis=1, keepdims=True)
             log_p = a - np.log(np.exp(a).sum(axis=1, keepdims=True))

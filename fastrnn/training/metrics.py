@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.training.arguments import by_name
+from fastrnn.training.arguments import by_name, real
 from fastrnn.training.targets import valid_rows
 
 
@@ -60,6 +60,9 @@ class Accuracy(Metric):
 
     threshold: float = 0.5
 
+    def __post_init__(self) -> None:
+        real("threshold", self.threshold)
+
     def __call__(self, prediction: Any, target: Any, lengths: Any = None) -> tuple[float, int]:
         rows = valid_rows(prediction, target, lengths, classes=2)
         p, t = rows.prediction, rows.target
@@ -88,6 +91,9 @@ class BinaryAccuracy(Metric):
     """
 
     threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        real("threshold", self.threshold)
 
     def __call__(self, prediction: Any, target: Any, lengths: Any = None) -> tuple[float, int]:
         rows = valid_rows(prediction, target, lengths)

@@ -38,7 +38,7 @@ class SGD(Optimizer):
 
     References
     ----------
-    .. [1] B. T. Polyak, "Some methods of speeding up the convergence of iteration methods", 1964, eq. 9.
+    .. [1] B. T. Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
     .. [2] I. Sutskever, J. Martens, G. Dahl, G. Hinton, "On the importance of initialization and momentum in deep
        learning", ICML 2013, eq. 3 and 4, in PyTorch's form.
 

@@ -133,6 +133,9 @@ class PiecewiseConstant:
     values: Sequence[float]
 
     def __post_init__(self) -> None:
+        for name in ("boundaries", "values"):
+            if not isinstance(given := getattr(self, name), Sequence) or isinstance(given, str):
+                raise TypeError(f"{name}: expected a list or tuple, got {given!r}")
         boundaries = [count("boundaries", b) for b in self.boundaries]
         if boundaries != sorted(set(boundaries)):
             raise ValueError(f"boundaries: expected increasing steps, got {boundaries}")
