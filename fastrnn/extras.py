@@ -11,4 +11,5 @@ def needed(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ImportError(f"{module.split('.')[0]} is not installed; pip install 'fastrnn[{extra}]' brings it") from error
+        package = module.partition(".")[0]
+        raise ImportError(f"{package} is not installed; pip install 'fastrnn[{extra}]' brings it") from error

@@ -23,6 +23,7 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE
 
 MODULES = ["functional", "steps", "backends", "initializers", *LAYERS]
 MODULES += [f"training.{name}" for name in ("losses", "metrics", "optimizers", "schedules", "clipping")]
+MODULES += [f"training.{name}" for name in ("batches", "callbacks", "history", "sequential")]
 
 
 @pytest.mark.parametrize("module", MODULES)
