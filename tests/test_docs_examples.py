@@ -12,6 +12,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
+Python = Callable[..., CompletedProcess[str]]
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
 
 PROGRAMS = {path.name[:8]: path for path in sorted(EXAMPLES.glob("seed_*.py"))}
@@ -22,6 +24,8 @@ GOLDEN = {
         "  ok: from its own h_init (3, 1) each state has shape (3, 3)",
         "  ok: fastrnn's are right",
         "  ok: the notebook's are all more than a tenth off",
+        "  ok: another first input moves the backward output beside step [0], as it should",
+        "  ok: the loss falls to that of the best guess, 0.083",
     ],
     "seed_001": [
         "[0.19737532 0.60436778 0.83365461 0.93540907]",
@@ -33,6 +37,14 @@ GOLDEN = {
     "seed_002": [
         "  ok: fastrnn's are right",
         "  ok: the cost after 1000 epochs is under 0.01 (the notebook's: 0.12)",
+    ],
+    "seed_003": [
+        "  ok: SimpleRNNCell(128) has 20,608 parameters",
+        "  ok: it diverges, and fit says so",
+        "  ok: clipping cures it: the loss falls below a hundredth",
+        "  ok: the notebook's has 5,472 parameters",
+        "  ok: with one bias, as Keras: 49,664 + 129 parameters",
+        "  ok: GRU: (1, 10, 32) -> (1, 10, 128), 37,632 parameters",
     ],
     "seed_004": [
         "  ok: the notebook's loop gives the same",
@@ -46,8 +58,14 @@ def test_there_is_one_for_each_seed() -> None:
     assert list(PROGRAMS) == list(GOLDEN)
 
 
+def test_a_claim_that_fails_ends_the_program(python: Python) -> None:
+    """Which is what the tests below rely on."""
+    done = python("-c", "import checking; checking.claim('1 < 0', 1 < 0); print('went on')", PYTHONPATH=str(EXAMPLES))
+    assert (done.returncode, done.stdout) == (1, "  FAILED: 1 < 0\n")
+
+
 @pytest.mark.parametrize("seed", GOLDEN)
-def test_seed(seed: str, python: Callable[..., CompletedProcess[str]]) -> None:
+def test_seed(seed: str, python: Python) -> None:
     done = python("-W", "error", str(PROGRAMS[seed]), "--quick")
     assert done.returncode == 0, done.stdout + done.stderr
     assert not [line for line in GOLDEN[seed] if line not in done.stdout.splitlines()]

@@ -1,11 +1,12 @@
 """Makes keras_cases.npz: what Keras computes for small models of seed 003, for tests/test_keras_parity.py to match.
 
-    python -m venv /tmp/keras && /tmp/keras/bin/pip install keras==3.15.1 torch==2.13.0
-    KERAS_BACKEND=torch /tmp/keras/bin/python tests/data/make_keras_cases.py
+    python -m venv /tmp/keras && /tmp/keras/bin/pip install keras==3.15.1 tensorflow-cpu==2.21.0
+    KERAS_BACKEND=tensorflow /tmp/keras/bin/python tests/data/make_keras_cases.py
 
 For each model, by name: ``<name>/x`` (B, T, I), ``<name>/y``, the weights ``<name>/w0``, ``<name>/w1``, ... in Keras'
 shapes and order, and ``<name>/counts``, the number of parameters at these small sizes and at the seed's. Everything is
-float64, and all weights are random, biases too. The file comes out the same, byte for byte.
+float64, which Keras computes in with TensorFlow alone, and all weights are random, biases too. The file comes out the
+same, byte for byte.
 """
 
 from __future__ import annotations
