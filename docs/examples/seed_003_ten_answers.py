@@ -227,12 +227,12 @@ def both_ways(rng: np.random.Generator) -> None:
 
 
 def main() -> None:
-    quick(__doc__)  # it takes a second as it is
+    epochs = 5 if quick(__doc__) else 10
     rng = np.random.default_rng(0)
     cell(rng)
-    rnn_and_dense(rng, epochs=10)
-    vanishing_and_exploding(rng, epochs=10)
-    lstm_and_softmax(rng, epochs=10)
+    rnn_and_dense(rng, epochs)
+    vanishing_and_exploding(rng, epochs)
+    lstm_and_softmax(rng, epochs)
     gru_and_dense(rng)
     peephole(rng)
     bidirectional(rng)

@@ -57,6 +57,10 @@ def randomized(model: keras.Model | keras.Layer, rng: np.random.Generator) -> li
     return weights
 
 
+def counts(*models: keras.Model | keras.Layer) -> np.ndarray:
+    return np.array([model.count_params() for model in models])
+
+
 def model_case(name: str) -> dict[str, np.ndarray]:
     build, seed_units = MODELS[name]
     rng = np.random.default_rng(list(name.encode()))
@@ -65,8 +69,7 @@ def model_case(name: str) -> dict[str, np.ndarray]:
     at_seed = keras.Sequential([keras.Input(SEED_SHAPE), *build(seed_units)])
     weights = randomized(model, rng)
     x = rng.standard_normal((B, T, I))
-    case = {"x": x, "y": keras.ops.convert_to_numpy(model(x)), "counts": np.array([model.count_params(), at_seed.count_params()])}
-    return case | {f"w{i}": w for i, w in enumerate(weights)}
+    return {"x": x, "y": keras.ops.convert_to_numpy(model(x)), "counts": counts(model, at_seed)} | {f"w{i}": w for i, w in enumerate(weights)}
 
 
 def cell_case() -> dict[str, np.ndarray]:
@@ -79,8 +82,7 @@ def cell_case() -> dict[str, np.ndarray]:
     weights = randomized(cell, rng)
     x, h0 = rng.standard_normal((B, I)), rng.standard_normal((B, UNITS))
     y, _ = cell(x, [h0])
-    case = {"x": x, "h0": h0, "y": keras.ops.convert_to_numpy(y), "counts": np.array([cell.count_params(), at_seed.count_params()])}
-    return case | {f"w{i}": w for i, w in enumerate(weights)}
+    return {"x": x, "h0": h0, "y": keras.ops.convert_to_numpy(y), "counts": counts(cell, at_seed)} | {f"w{i}": w for i, w in enumerate(weights)}
 
 
 def main() -> None:
