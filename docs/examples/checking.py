@@ -17,7 +17,7 @@ STEP = 1e-5
 def quick(description: str | None) -> bool:
     """Whether the command line asks for the short settings of a test run."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="shorter where it takes more than a second, as the tests run it")
+    parser.add_argument("--quick", action="store_true", help="shorter, where it takes more than a second")
     return bool(parser.parse_args().quick)
 
 

@@ -57,6 +57,10 @@ def randomized(model: keras.Model | keras.Layer, rng: np.random.Generator) -> li
     return weights
 
 
+def named(weights: list[np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"w{i}": w for i, w in enumerate(weights)}
+
+
 def counts(*models: keras.Model | keras.Layer) -> np.ndarray:
     return np.array([model.count_params() for model in models])
 
@@ -69,7 +73,7 @@ def model_case(name: str) -> dict[str, np.ndarray]:
     at_seed = keras.Sequential([keras.Input(SEED_SHAPE), *build(seed_units)])
     weights = randomized(model, rng)
     x = rng.standard_normal((B, T, I))
-    return {"x": x, "y": keras.ops.convert_to_numpy(model(x)), "counts": counts(model, at_seed)} | {f"w{i}": w for i, w in enumerate(weights)}
+    return {"x": x, "y": keras.ops.convert_to_numpy(model(x)), "counts": counts(model, at_seed)} | named(weights)
 
 
 def cell_case() -> dict[str, np.ndarray]:
@@ -82,7 +86,7 @@ def cell_case() -> dict[str, np.ndarray]:
     weights = randomized(cell, rng)
     x, h0 = rng.standard_normal((B, I)), rng.standard_normal((B, UNITS))
     y, _ = cell(x, [h0])
-    return {"x": x, "h0": h0, "y": keras.ops.convert_to_numpy(y), "counts": counts(cell, at_seed)} | {f"w{i}": w for i, w in enumerate(weights)}
+    return {"x": x, "h0": h0, "y": keras.ops.convert_to_numpy(y), "counts": counts(cell, at_seed)} | named(weights)
 
 
 def main() -> None:
