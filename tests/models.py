@@ -24,7 +24,9 @@ def last_step(dtype: Any = np.float64, dropout: float = 0.0) -> Sequential:
 
 def every_step(dtype: Any = np.float64) -> Sequential:
     """Reads (N, T, I), predicts (N, T, K)."""
-    return Sequential([fastrnn.GRU(I, 5, reset_after=True, dtype=dtype, rng=1), fastrnn.Dense(5, K, dtype=dtype, rng=2)])
+    return Sequential(
+        [fastrnn.GRU(I, 5, reset_after=True, dtype=dtype, rng=1), fastrnn.Dense(5, K, dtype=dtype, rng=2)]
+    )
 
 
 def letters(dtype: Any = np.float64, **options: Any) -> Sequential:

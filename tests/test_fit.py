@@ -31,7 +31,9 @@ from fastrnn.training import Callback, EarlyStopping, Sequential, Training
 Arrays = dict[str, np.ndarray]
 
 
-def by_hand(x: np.ndarray, y: np.ndarray, epochs: int, size: int, window: int, lengths: Any = None) -> tuple[Arrays, list[float]]:
+def by_hand(
+    x: np.ndarray, y: np.ndarray, epochs: int, size: int, window: int, lengths: Any = None
+) -> tuple[Arrays, list[float]]:
     """What `regressor` comes to, by a loop over the layers themselves; its weights and losses."""
     gru, dense = every_step().layers
     parameters = {f"{i}.{n}": p for i, layer in enumerate((gru, dense)) for n, p in layer.parameters().items()}
@@ -118,7 +120,9 @@ def test_padding_of_integers_does_not_matter() -> None:
     for padding in (0, -1, 10**6):
         model = letters()
         model.compile("adam", "categorical_crossentropy", ["accuracy"])
-        model.fit(np.where(valid, classes(N, T), padding), np.where(valid, classes(N, T), padding), lengths=lengths, rng=0)
+        model.fit(
+            np.where(valid, classes(N, T), padding), np.where(valid, classes(N, T), padding), lengths=lengths, rng=0
+        )
         results.append(model.state_dict())
     assert_same_bits(results[1], results[0])
     assert_same_bits(results[2], results[0])
@@ -176,7 +180,11 @@ def test_it_learns() -> None:
 def test_validation() -> None:
     x, y = inputs(), classes(N)
     results = []
-    for options in ({"validation_split": 0.3}, {"validation_data": (x[9:], y[9:])}, {"validation_data": [x[9:], y[9:], [T] * 4]}):
+    for options in (
+        {"validation_split": 0.3},
+        {"validation_data": (x[9:], y[9:])},
+        {"validation_data": [x[9:], y[9:], [T] * 4]},
+    ):
         model = classifier()
         first = slice(None) if "validation_split" in options else slice(9)
         history = model.fit(x[first], y[first], epochs=2, rng=0, **options).history
@@ -225,7 +233,9 @@ def test_moments_of_callbacks() -> None:
             calls.append("end")
 
     model = classifier()
-    history = model.fit(inputs(), classes(N), epochs=5, batch_size=10, validation_split=0.1, truncate=None, callbacks=[Note()])
+    history = model.fit(
+        inputs(), classes(N), epochs=5, batch_size=10, validation_split=0.1, truncate=None, callbacks=[Note()]
+    )
     batch = ["accuracy", "loss"]
     assert calls == ["begin", ("epoch", 0), (1, batch), (2, batch), (1, [*batch, "val_accuracy", "val_loss"], 1), "end"]
     assert len(history) == 1
@@ -293,11 +303,15 @@ def test_a_loss_that_is_not_finite() -> None:
     with pytest.raises(FloatingPointError, match=r"^loss: inf in epoch 1, batch 1: y holds NaN or infinity"):
         model.fit(x, spoilt((5, 2, 1), y, np.inf), epochs=2)
     before = model.state_dict()
-    with pytest.raises(FloatingPointError, match=r"^loss: inf .*: x, y and the weights are finite, and the predictions too"):
+    with pytest.raises(
+        FloatingPointError, match=r"^loss: inf .*: x, y and the weights are finite, and the predictions too"
+    ):
         model.fit(x, spoilt((5, 2, 1), y, 1e200))
     assert_same_bits(model.state_dict(), before)
     model.layers[0].parameters()["weight_hh_l0"][0, 0] = np.nan
-    with pytest.raises(FloatingPointError, match=r"^loss: nan .*: weight_hh_l0 of layer 0 \(GRU\) is not finite since an ea"):
+    with pytest.raises(
+        FloatingPointError, match=r"^loss: nan .*: weight_hh_l0 of layer 0 \(GRU\) is not finite since an ea"
+    ):
         model.fit(x, y)
 
 
@@ -319,11 +333,15 @@ ERRORS: dict[str, Callable[[], Any]] = {
     "stateful: expected batches of equal size, got 13 samples in batches of 4": lambda: fit(
         classifier(), stateful=True, shuffle=False, batch_size=4
     ),
-    "truncate: layer 1 \\(LSTM\\) is bidirectional": lambda: fit(compiled(letters()), classes(N, T), classes(N, T), truncate=2),
+    "truncate: layer 1 \\(LSTM\\) is bidirectional": lambda: fit(
+        compiled(letters()), classes(N, T), classes(N, T), truncate=2
+    ),
     "truncate: x of shape \\(13, 3\\) has no axis of time": lambda: fit(
         compiled(Sequential([fastrnn.Dense(3, K, dtype=np.float64)])), inputs()[:, 0], truncate=2
     ),
-    "validation_split: expected a number at least 0 and below 1, got 1": lambda: fit(classifier(), validation_split=1.0),
+    "validation_split: expected a number at least 0 and below 1, got 1": lambda: fit(
+        classifier(), validation_split=1.0
+    ),
     "validation_split: expected a number at least 0 and below 1, got -0.1": lambda: fit(
         classifier(), validation_split=-0.1
     ),

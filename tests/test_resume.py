@@ -18,7 +18,7 @@ from fastrnn.training import Callback, Checkpoint, EarlyStopping, History, Seque
 
 OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "sgd": lambda: training.SGD(0.1, momentum=0.9, nesterov=True),
-    "adam": lambda: training.Adam(training.ExponentialDecay(0.05, 0.9, 1), clip_norm=0.5),
+    "adam": lambda: training.Adam(training.ExponentialDecay(0.05, 1, 0.9), clip_norm=0.5),
     "adamw": lambda: training.AdamW(0.01),
     "rmsprop": lambda: training.RMSprop(0.01, momentum=0.5),
 }
@@ -115,9 +115,7 @@ def test_counters_of_early_stopping(stop: int, tmp_path: Path) -> None:
     path = str(tmp_path / "c-{epoch}")
     whole, after = classifier(), classifier()
     stopping = EarlyStopping("accuracy", patience=3)
-    expected = whole.fit(
-        inputs(), classes(N), 7, 4, rng=0, callbacks=[Checkpoint(path), Worse(), stopping]
-    )
+    expected = whole.fit(inputs(), classes(N), 7, 4, rng=0, callbacks=[Checkpoint(path), Worse(), stopping])
     assert (len(expected), stopping.best_epoch) == (5, 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"c-{epoch}" for epoch in range(1, 6)]
     stopping = EarlyStopping("accuracy", patience=3)
@@ -170,7 +168,9 @@ def test_what_is_in_a_checkpoint(tmp_path: Path, safetensors: Any) -> None:
     assert_same_bits(other.state_dict(), model.state_dict())
 
 
-def test_an_older_file_survives_a_write_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, safetensors: Any) -> None:
+def test_an_older_file_survives_a_write_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, safetensors: Any
+) -> None:
     model = classifier()
     model.save(tmp_path / "w")
     before = (tmp_path / "w").read_bytes()
@@ -193,7 +193,9 @@ def test_what_cannot_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     before = model.state_dict()
     stopping = [EarlyStopping("loss")]
 
-    def resumed(message: str, *, path: Path = path, callbacks: Any = stopping, kind: Any = ValueError, **options: Any) -> None:
+    def resumed(
+        message: str, *, path: Path = path, callbacks: Any = stopping, kind: Any = ValueError, **options: Any
+    ) -> None:
         with pytest.raises(kind, match=f"^resume: {message}"):
             model.fit(*data, epochs=3, callbacks=callbacks, resume=path, **options)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 from fastrnn.cells import Array
-from fastrnn.checks import as_array, expect_dtype, expect_shape, floats
+from fastrnn.checks import as_array, boolean, expect_dtype, expect_shape, floats
 
 Shape = tuple[int | None, ...]
 
@@ -198,6 +198,7 @@ class Stateless(Layer):
         rng: Any = None,
         threads: int | None = None,
     ) -> Output:
+        boolean("training", training)
         if state is not None:
             raise ValueError(f"state: {type(self).__name__} has no state, so expected None, got {type(state).__name__}")
         y, kept = self._forward(x, training, rng)

@@ -65,7 +65,8 @@ class Recurrent(Weighted):
         Returns
         -------
         y : (T, B, H) array, (T, B, 2*H) from two directions concatenated, or a pair with ``merge=None``
-            The top layer's hidden states, laid out like x; exactly 0 past a sequence's length.
+            The top layer's hidden states, laid out like x; exactly 0 past a sequence's length. With
+            ``return_sequences=False`` without the axis T: after each sequence's last valid step.
         state : (L*D, B, H) array, or for an LSTM a pair of them
             After each sequence's last valid step in the direction of travel.
 

@@ -148,6 +148,9 @@ def as_inputs(name: str, x: Any, lengths: Any) -> tuple[Array, Array | None]:
         if lengths is not None:
             raise ValueError("lengths: a list of sequences has its own; expected None")
         x, lengths = pad_sequences(x)
+        if not has_steps(x):
+            got = f"{x.ndim - 1} axes of {x.dtype}"
+            raise ValueError(f"{name}: a list holds sequences, (T_n, I) or (T_n,) of integers, got {got}")
     x = as_array(name, x)
     if x.ndim not in (2, 3):
         raise ValueError(f"{name}: expected shape (N, T, I), (N, T) of integers, or (N, F), got {x.shape}")

@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import as_array
+from fastrnn.checks import as_array, checked_lengths
 from fastrnn.layers.base import Back, Cache, Layer, Output, Shape
-from fastrnn.training.batches import has_steps, turned
+from fastrnn.training.batches import has_steps, turned, zeros_after
 
 
 class Chain(Layer):
@@ -49,7 +49,7 @@ class Chain(Layer):
         state : sequence, optional
             A state, or None, for each layer.
         lengths : (N,) integers, optional
-            Valid steps of each sequence; what y holds past them is for nobody to read.
+            Valid steps of each sequence. What x holds past them does not matter; what y holds there is for nobody.
         training, rng, threads
             As for every layer.
 
@@ -66,6 +66,9 @@ class Chain(Layer):
         x = as_array("x", x)
         if state is not None and len(state) != len(self.layers):
             raise ValueError(f"state: expected one for each of {len(self.layers)} layers, got {len(state)}")
+        if lengths is not None and has_steps(x):
+            lengths = checked_lengths(lengths, x.shape[1], len(x), False)
+            x = zeros_after(x, lengths)
         out = self.run_forward(turned(x), state, lengths, training, rng, threads)
         return out._replace(y=turned(out.y), cache=Cache(self, (out.y, out.cache)) if training else None)
 
@@ -111,8 +114,6 @@ class Chain(Layer):
                     rng=rng,
                     threads=threads,
                 )
-                if isinstance(y, tuple):
-                    raise ValueError("merge: None gives two outputs, and one is expected")
             except (TypeError, ValueError) as error:
                 self._blame(i, error)
             x = turned(y) if layer.batch_first else y

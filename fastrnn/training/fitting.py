@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.training.batches import Batch, Samples
+from fastrnn.training.batches import Batch, Samples, has_steps, turned
 from fastrnn.training.callbacks import Callback, named
 from fastrnn.training.history import History
 
@@ -54,6 +54,43 @@ def evaluate(model: Sequential, samples: Samples, batch_size: int, threads: int 
         y = model.run_forward(batch.x, lengths=batch.lengths, threads=threads).y
         totals.add(model.compiled.loss(y, batch.y, batch.mask), y, batch)
     return totals
+
+
+def predict(model: Sequential, samples: Samples, batch_size: int, threads: int | None) -> Array:
+    """Samples first, 0 past the lengths."""
+    out: Array | None = None
+    for i, batch in enumerate(samples.batches(batch_size)):
+        y = model.run_forward(batch.x, lengths=batch.lengths, threads=threads).y
+        if out is None:
+            leading = samples.x.shape[: 1 + samples.stepwise]
+            out = np.zeros((*leading, *y.shape[len(leading) :]), y.dtype)
+        rows = out[i * batch_size : (i + 1) * batch_size]
+        if samples.stepwise:
+            rows = rows[:, : len(y)]
+        rows[...] = turned(y)
+        if batch.mask is not None:
+            rows[np.arange(len(y)) >= batch.mask[:, None]] = 0
+    assert out is not None  # there is at least one sample
+    return out
+
+
+def check_carried(model: Sequential, samples: Samples, options: Options) -> None:
+    """Whether a state can go on from one window or batch to the next."""
+    for option, used in (("truncate", options.truncate), ("stateful", options.stateful)):
+        if not used:
+            continue
+        if not has_steps(samples.x):
+            raise ValueError(f"{option}: x of shape {samples.x.shape} has no axis of time")
+        for name, layer in zip(model.names, model.layers, strict=True):
+            if getattr(layer, "bidirectional", False):
+                raise ValueError(f"{option}: {name} is bidirectional, and must see the whole sequence")
+    if options.truncate and not samples.stepwise:
+        raise ValueError("truncate: expected a model that predicts every step, got one that predicts at the end")
+    if options.stateful and options.shuffle:
+        raise ValueError("stateful: the order of the samples matters, so expected shuffle=False")
+    if options.stateful and samples.size % options.batch_size:
+        got = f"{samples.size} samples in batches of {options.batch_size}"
+        raise ValueError(f"stateful: expected batches of equal size, got {got}")
 
 
 class Training:

@@ -14,10 +14,10 @@ from fastrnn.checks import boolean, positive
 from fastrnn.layers.base import Layer
 from fastrnn.training import checkpoint
 from fastrnn.training.arguments import number
-from fastrnn.training.batches import Samples, as_inputs, as_targets, has_steps, turned
+from fastrnn.training.batches import Samples, as_inputs, as_targets, turned
 from fastrnn.training.callbacks import Callback, in_order
 from fastrnn.training.chain import Chain
-from fastrnn.training.fitting import Options, Training, evaluate
+from fastrnn.training.fitting import Options, Training, check_carried, evaluate, predict
 from fastrnn.training.history import History
 from fastrnn.training.losses import Loss
 from fastrnn.training.losses import loss as loss_of
@@ -189,7 +189,7 @@ class Sequential(Chain):
         size = positive("batch_size", batch_size)
         options = Options(positive("epochs", epochs), size, bool(shuffle), truncate, bool(stateful), threads)
         samples, validation = self._split(self._samples(x, y, lengths), validation_data, validation_split)
-        self._check_carried(samples, options)
+        check_carried(self, samples, options)
         rng = np.random.default_rng(rng)
         training = Training(self, samples, validation, options, in_order(callbacks, progress), rng)
         if resume is not None:
@@ -239,21 +239,7 @@ class Sequential(Chain):
             For a wrong argument.
         """
         size = positive("batch_size", batch_size)
-        samples = self._samples(x, None, lengths)
-        out: Array | None = None
-        for i, batch in enumerate(samples.batches(size)):
-            y = self.run_forward(batch.x, lengths=batch.lengths, threads=threads).y
-            if out is None:
-                leading = samples.x.shape[: 1 + samples.stepwise]
-                out = np.zeros((*leading, *y.shape[len(leading) :]), y.dtype)
-            rows = out[i * size : (i + 1) * size]
-            if samples.stepwise:
-                rows = rows[:, : len(y)]
-            rows[...] = turned(y)
-            if batch.mask is not None:
-                rows[np.arange(len(y)) >= batch.mask[:, None]] = 0
-        assert out is not None  # there is at least one sample
-        return out
+        return predict(self, self._samples(x, None, lengths), size, threads)
 
     def summary(self) -> str:
         """A table of the layers, the shapes that they give, samples first, and the numbers of their parameters.
@@ -268,12 +254,12 @@ class Sequential(Chain):
         >>> import fastrnn
         >>> model = fastrnn.Sequential([fastrnn.LSTM(8, 16, return_sequences=False), fastrnn.Dense(16, 4, "softmax")])
         >>> print(model.summary())
-        Layer     Output shape  Parameters
-        ----------------------------------
-        0 LSTM    (None, 16)         1,664
-        1 Dense   (None, 4)             68
-        ----------------------------------
-        Total                        1,732
+        Layer    Output shape  Parameters
+        ---------------------------------
+        0 LSTM   (None, 16)         1,664
+        1 Dense  (None, 4)             68
+        ---------------------------------
+        Total                       1,732
         """
         return summary(self)
 
@@ -319,24 +305,6 @@ class Sequential(Chain):
             raise TypeError(f"validation_data: expected (x, y) or (x, y, lengths), got {validation_data!r:.80}")
         x, y, *lengths = validation_data
         return samples, self._samples(x, y, lengths[0] if lengths else None, "validation_data ")
-
-    def _check_carried(self, samples: Samples, options: Options) -> None:
-        """Whether a state can go on from one window or batch to the next."""
-        for option, used in (("truncate", options.truncate), ("stateful", options.stateful)):
-            if not used:
-                continue
-            if not has_steps(samples.x):
-                raise ValueError(f"{option}: x of shape {samples.x.shape} has no axis of time")
-            for name, layer in zip(self.names, self.layers, strict=True):
-                if getattr(layer, "bidirectional", False):
-                    raise ValueError(f"{option}: {name} is bidirectional, and must see the whole sequence")
-        if options.truncate and not samples.stepwise:
-            raise ValueError("truncate: expected a model that predicts every step, got one that predicts at the end")
-        if options.stateful and options.shuffle:
-            raise ValueError("stateful: the order of the samples matters, so expected shuffle=False")
-        if options.stateful and samples.size % options.batch_size:
-            got = f"{samples.size} samples in batches of {options.batch_size}"
-            raise ValueError(f"stateful: expected batches of equal size, got {got}")
 
 
 def metric_name(metric: Any) -> str:
