@@ -43,7 +43,7 @@ GOLDEN = {
         "  ok: it diverges, and fit says so",
         "  ok: clipping cures it: the loss falls below a hundredth",
         "  ok: the notebook's has 5,472 parameters",
-        "  ok: with one bias, as Keras: 49,664 + 129 parameters",
+        "  ok: as in Keras: 49,664 + 129 parameters",
         "  ok: GRU: (1, 10, 32) -> (1, 10, 128), 37,632 parameters",
     ],
     "seed_004": [

@@ -4,8 +4,7 @@ What it teaches: what the cells are, what they cost, and how they train. All its
 a falling loss means learning by heart. Three answers are wrong, and put right where they stand: the first model has no
 recurrence, the two of the third show neither vanishing nor exploding gradients, and the peephole LSTM has no peepholes.
 
-Keras gives a cell one bias; fastrnn's layers, like PyTorch's, have one for each side, bias_ih and bias_hh, of which
-only the sum matters (but in a reset-after GRU, where Keras has both too). Counts against Keras' are without the second.
+Keras gives a cell one bias, but for the reset-after GRU, which has one for each side: bias="input" and bias=True here.
 
     python docs/examples/seed_003_ten_answers.py
 """
@@ -36,18 +35,14 @@ def count(layer: Layer) -> int:
     return sum(array.size for array in layer.parameters().values())
 
 
-def count_with_one_bias(layer: Layer) -> int:
-    return sum(array.size for name, array in layer.parameters().items() if "bias_hh" not in name)
-
-
 def cell(rng: np.random.Generator) -> None:
     title("1. The cell of an RNN")
-    rnn = RNN(I, 128, initializer="keras", batch_first=True, rng=rng)
-    claim(f"SimpleRNNCell(128) has {count_with_one_bias(rnn):,} parameters", count_with_one_bias(rnn) == 20_608)
+    rnn = RNN(I, 128, bias="input", initializer="keras", batch_first=True, rng=rng)
+    claim(f"SimpleRNNCell(128) has {count(rnn):,} parameters", count(rnn) == 20_608)
 
     # Wrong: the notebook hands its cell all ten steps at once and one zero state, so each step is a sequence of its
     # own and knows of no other. A cell has to be called step by step, which is what a layer does.
-    W, U, b, _ = rnn.get_weights()
+    W, U, b = rnn.get_weights()
     x = uniform(rng, 1, T, I)
     other = x.copy()
     other[:, 0] += 1  # the same but for its first step
@@ -64,7 +59,7 @@ def rnn_and_dense(rng: np.random.Generator, epochs: int) -> None:
     title("2. Backpropagation through time trains an RNN")
     model = Sequential(
         [
-            RNN(I, 64, return_sequences=False, initializer="keras", rng=rng),
+            RNN(I, 64, bias="input", return_sequences=False, initializer="keras", rng=rng),
             Dense(64, 10, initializer="keras", rng=rng),
         ]
     )
@@ -150,7 +145,7 @@ def lstm_and_softmax(rng: np.random.Generator, epochs: int) -> None:
     X_train, y_train = uniform(rng, 100, T, I), rng.integers(0, 2, (100, T))
     model = Sequential(
         [
-            LSTM(I, 64, initializer="keras", rng=rng),
+            LSTM(I, 64, bias="input", initializer="keras", rng=rng),
             Dense(64, 2, "softmax", initializer="keras", rng=rng),
         ]
     )
@@ -174,16 +169,16 @@ def gru_and_dense(rng: np.random.Generator) -> None:
 def peephole(rng: np.random.Generator) -> None:
     title("6. A peephole LSTM")
     X = uniform(rng, 1, T, I)
-    lstm = LSTM(I, 24, peephole=True, batch_first=True, rng=rng)
+    lstm = LSTM(I, 24, bias="input", peephole=True, batch_first=True, rng=rng)
     predictions, _ = lstm(X)
     print(f"Predictions: shape {predictions.shape}, the first of\n{predictions[0, 0]}")
 
     # Wrong: implementation=2 only chooses how Keras multiplies; its LSTM has no peepholes, and 5,472 parameters.
-    plain = LSTM(I, 24, batch_first=True)
+    plain = LSTM(I, 24, bias="input", batch_first=True)
     state = lstm.state_dict()
     p = state.pop("peephole_l0")
     plain.load_state_dict(state)
-    claim("the notebook's has 5,472 parameters", count_with_one_bias(plain) == 5_472)
+    claim("the notebook's has 5,472 parameters", count(plain) == 5_472)
     claim(f"peepholes are {p.size} more", count(lstm) == count(plain) + 3 * 24)
     difference = float(np.abs(predictions - plain(X)[0]).max())
     claim(f"and make a difference, of {difference:.3f} here", difference > 1e-3)
@@ -195,19 +190,19 @@ def bidirectional(rng: np.random.Generator) -> None:
     title("7. A bidirectional LSTM")
     model = Sequential(
         [
-            LSTM(I, 64, bidirectional=True, initializer="keras", rng=rng),
+            LSTM(I, 64, bias="input", bidirectional=True, initializer="keras", rng=rng),
             Dense(2 * 64, 1, "sigmoid", initializer="keras", rng=rng),
         ]
     )
     model.compile(optimizer="adam", loss="binary_crossentropy", metrics=["accuracy"])
     print(model.summary())
-    counts = tuple(count_with_one_bias(layer) for layer in model.layers)
-    claim(f"with one bias, as Keras: {counts[0]:,} + {counts[1]:,} parameters", counts == (49_664, 129))
+    counts = tuple(count(layer) for layer in model.layers)
+    claim(f"as in Keras: {counts[0]:,} + {counts[1]:,} parameters", counts == (49_664, 129))
 
 
 def weights(rng: np.random.Generator) -> None:
     title("8. The gates of an LSTM: its weights")
-    lstm = LSTM(I, 64, initializer="keras", rng=rng)
+    lstm = LSTM(I, 64, bias="input", initializer="keras", rng=rng)
     for (name, array), copy in zip(lstm.parameters().items(), lstm.get_weights(), strict=True):
         print(f"{name} {array.shape}, gates i, f, g, o: mean {copy.mean():+.4f}, standard deviation {copy.std():.4f}")
     forget = lstm.parameters()["bias_ih_l0"][64:128]
@@ -218,11 +213,11 @@ def both_ways(rng: np.random.Generator) -> None:
     title("9 and 10. BiLSTM and BiGRU")
     x = uniform(rng, 1, T, I)
     for layer, parameters in (
-        (LSTM(I, 64, bidirectional=True, batch_first=True, rng=rng), 49_664),
+        (LSTM(I, 64, bias="input", bidirectional=True, batch_first=True, rng=rng), 49_664),
         (GRU(I, 64, reset_after=True, bidirectional=True, batch_first=True, rng=rng), 37_632),
     ):
         y, _ = layer(x)
-        own = count(layer) if isinstance(layer, GRU) else count_with_one_bias(layer)
+        own = count(layer)
         claim(f"{type(layer).__name__}: {x.shape} -> {y.shape}, {own:,} parameters", own == parameters)
 
 

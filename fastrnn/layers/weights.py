@@ -67,7 +67,9 @@ class Weighted(Settings, Layer):
         G, H = self._cell.G, self.hidden_size
         shapes: dict[str, tuple[int, ...]] = {"W": (G * H, I), "U": (G * H, H)}
         if self.bias:
-            shapes |= {"b": (G * H,), "b_rec": (G * H,)}
+            shapes["b"] = (G * H,)
+        if self.bias is True:
+            shapes["b_rec"] = (G * H,)
         return shapes | ({"p": (3 * H,)} if self._cell.peepholes else {})
 
     def _initializers(self, initializer: Any) -> dict[str, Initializer]:
