@@ -1,6 +1,10 @@
-"""What fastrnn.h declares."""
+"""What fastrnn.h declares, and what tests want of team.h."""
 
 from libc.stdint cimport int64_t
+
+
+cdef extern from "team.h" nogil:
+    void frnn_team_set_retreat(int)
 
 
 cdef extern from "fastrnn.h" nogil:

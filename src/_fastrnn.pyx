@@ -19,7 +19,7 @@ cdef int cpus = 1
 
 
 def set_cpus(int n):
-    """How many CPUs this process may use at once, which bounds the threads that meet in every step."""
+    """How many CPUs this process may use at once, which bounds the threads of a call."""
     global cpus
     if n < 1:
         raise ValueError(f"cpus: expected at least 1, got {n}")
@@ -29,6 +29,11 @@ def set_cpus(int n):
 def isas():
     """Names of the instruction sets that this build holds and this machine runs -> their indices, slowest first."""
     return {frnn_isas[i].name.decode(): i for i in range(frnn_isa_count) if frnn_isas[i].supported()}
+
+
+def set_retreat(bint on):
+    """Whether calls keep to one thread for a while after other work kept theirs from the CPUs; they do unless told."""
+    frnn_team_set_retreat(on)
 
 
 cdef const frnn_table *table(int isa, Py_ssize_t itemsize) except NULL:

@@ -1,9 +1,12 @@
+#define _GNU_SOURCE /* CPU sets */
+
 #include "team.h"
 
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
+#include <time.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -16,7 +19,14 @@ enum {
      * sleep in its turn, and so on to the end. */
     SPINS = 100,
     YIELDS = 300,
+    /* A job whose threads wait for CPUs takes many times as long as it would alone. After one, calls keep to a single thread
+     * for RETREAT times as long as the threads waited, which bounds the share of time that is lost so. */
+    RETREAT = 20,
+    LEAST_LOSS = 100 * 1000, /* ns in a job that a thread was ready and did not run, and more than a quarter of it */
+    WAKING = 300 * 1000,     /* ns that a sleeper may take to begin, which is no loss */
 };
+
+static atomic_int retreats = 1;
 
 /* A counter that only moves on, and who waits for it to. One for each worker, so that a job wakes nobody else. */
 typedef struct {
@@ -31,6 +41,10 @@ static struct {
     int workers;          /* threads started, the callers not counted */
     Bell jobs[FRNN_MAX_THREADS]; /* rung for worker i when there is a job for it */
     int threads;                 /* of that job */
+    int cpu;                     /* that its caller runs on; -1 if nobody knows */
+    int64_t start;               /* ns, of CLOCK_MONOTONIC */
+    atomic_int_least64_t lost;   /* ns that its threads were kept from the CPUs, if it was much */
+    int64_t alone_until;         /* ns: calls keep to one thread; 0 if they do not */
     frnn_job job;
     void *arg;
 
@@ -119,13 +133,62 @@ static void run_flushing(frnn_job job, void *arg, int id)
 #endif
 }
 
+static int current_cpu(void)
+{
+#if defined(__linux__)
+    return sched_getcpu();
+#else
+    return -1;
+#endif
+}
+
+/* Where a worker wakes on the caller's own CPU, it leaves: the scheduler would let the two take turns for milliseconds
+ * before it moved one, which is as long as many calls last. The affinity stays what it was. */
+static void leave_cpu(int cpu)
+{
+#if defined(__linux__)
+    cpu_set_t every, others;
+    if (current_cpu() != cpu || sched_getaffinity(0, sizeof every, &every)) return;
+    others = every;
+    CPU_CLR(cpu, &others);
+    if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof others, &others))
+        sched_setaffinity(0, sizeof every, &every);
+#else
+    (void)cpu;
+#endif
+}
+
+static int64_t nanoseconds(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* One thread's part of a job of several, and whether it had a CPU all along, from the moment when it was called. */
+static void run_part(int id)
+{
+    const int64_t used = nanoseconds(CLOCK_THREAD_CPUTIME_ID), begun = nanoseconds(CLOCK_MONOTONIC);
+    run_flushing(team.job, team.arg, id);
+    const int64_t since = begun - team.start > WAKING ? team.start : begun, taken = nanoseconds(CLOCK_MONOTONIC) - since;
+    const int64_t lost = taken - (nanoseconds(CLOCK_THREAD_CPUTIME_ID) - used);
+    if (lost > LEAST_LOSS && lost > taken / 4) atomic_fetch_add(&team.lost, lost);
+}
+
+static void heed_loss(void)
+{
+    const int64_t lost = atomic_exchange(&team.lost, 0);
+    if (lost && atomic_load(&retreats)) team.alone_until = nanoseconds(CLOCK_MONOTONIC) + RETREAT * lost;
+}
+
 static void *worker(void *id_as_pointer)
 {
     const int id = (int)(intptr_t)id_as_pointer;
     for (unsigned seen = 0;; seen++) {
         wait_past(&team.jobs[id], seen);
         const int threads = team.threads;
-        run_flushing(team.job, team.arg, id);
+        leave_cpu(team.cpu);
+        run_part(id);
         frnn_team_barrier(threads);
     }
     return 0;
@@ -143,6 +206,8 @@ static void forget_team(void)
     pthread_mutex_init(&team.busy, 0);
     pthread_mutex_init(&team.lock, 0);
     team.workers = 0;
+    team.alone_until = 0;
+    atomic_store(&team.lost, 0);
     atomic_store(&team.arrived, 0);
     for (int i = 0; i < FRNN_MAX_THREADS; i++) reset(&team.jobs[i]);
     reset(&team.barrier);
@@ -170,14 +235,19 @@ static int start_worker(int id)
     return !failed;
 }
 
+void frnn_team_set_retreat(int on) { atomic_store(&retreats, on); }
+
 int frnn_team_acquire(int wanted)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     if (wanted <= 1) return 1;
     pthread_once(&once, start_team);
     if (pthread_mutex_trylock(&team.busy)) return 1;
-    while (team.workers + 1 < wanted && start_worker(team.workers + 1)) team.workers++;
-    if (team.workers + 1 >= wanted) return wanted;
+    if (team.alone_until == 0 || nanoseconds(CLOCK_MONOTONIC) >= team.alone_until) {
+        team.alone_until = 0;
+        while (team.workers + 1 < wanted && start_worker(team.workers + 1)) team.workers++;
+        if (team.workers + 1 >= wanted) return wanted;
+    }
     pthread_mutex_unlock(&team.busy);
     return 1;
 }
@@ -189,12 +259,17 @@ void frnn_team_release(int granted)
 
 void frnn_team_run(int granted, frnn_job job, void *arg)
 {
-    if (granted > 1) {
-        team.threads = granted;
-        team.job = job;
-        team.arg = arg;
-        for (int i = 1; i < granted; i++) ring(&team.jobs[i]);
+    if (granted == 1) {
+        run_flushing(job, arg, 0);
+        return;
     }
-    run_flushing(job, arg, 0);
+    team.threads = granted;
+    team.cpu = current_cpu();
+    team.start = nanoseconds(CLOCK_MONOTONIC);
+    team.job = job;
+    team.arg = arg;
+    for (int i = 1; i < granted; i++) ring(&team.jobs[i]);
+    run_part(0);
     frnn_team_barrier(granted);
+    heed_loss();
 }

@@ -1,8 +1,8 @@
 /* One persistent team of threads for the whole process.
  *
- * A call acquires the team, runs one job on it, and releases it. When another Python thread holds the team, or the
- * system gives no more threads, acquire says 1 and the call runs on its caller's thread alone: by the fixed order of
- * summation its result has the same bits. A child of fork starts with an empty team.
+ * A call acquires the team, runs one job on it, and releases it. When another Python thread holds the team, the system
+ * gives no more threads, or other work has just kept them from the CPUs, acquire says 1 and the call runs on its caller's
+ * thread alone: by the fixed order of summation its result has the same bits. A child of fork starts with an empty team.
  */
 #ifndef FRNN_TEAM_H
 #define FRNN_TEAM_H
@@ -12,13 +12,16 @@
 
 enum { FRNN_MAX_THREADS = 256 }; /* plans ask for no more */
 
-static const double WORTH_THREADS = 2e6; /* flop of a job that repay waking a thread, some 10 us */
+static const double WORTH_THREADS = 1e7; /* flop of a job that repay waking a thread, some 50 us on a virtual machine */
 
 typedef void (*frnn_job)(void *arg, int id);
 
 /* The number of threads granted: `wanted`, or 1. Every acquire is followed by one release of what it granted. */
 int frnn_team_acquire(int wanted);
 void frnn_team_release(int granted);
+
+/* Whether threads that were kept from the CPUs are left alone for a while, as they are unless told; tests want them. */
+void frnn_team_set_retreat(int on);
 
 /* job(arg, id) for id = 0 (the caller) .. granted - 1, denormals flushed; returns when all have returned. */
 void frnn_team_run(int granted, frnn_job job, void *arg);

@@ -46,7 +46,8 @@ EDGES = (
 # Where src/plan.c begins to cut time into chunks, and to share work among threads (run_vectors.c complains if it does
 # not share what it ought to).
 CHUNK = 66_000  #: elements of W x that one thread computes ahead; then its rows are more than a chunk of backward, too
-CALL_FLOP = 2.1e6  #: of a call, to be shared at all
+CALL_FLOP = 1.05e7  #: of a call, to be shared at all
+ALONE_FLOP = 2e6  #: of one that is not
 STEP_FLOP = 2.1e5  #: of a step's recurrent product, to be shared by hidden units
 BY_ROWS = ((13, 31, 33), (97, 3, 17))  #: (B, I, H): enough sequences to give each of 3 threads some
 BY_UNITS = ((1, 7), (3, 5), (9, 33))  #: (B, I): too few, so H must be large
@@ -63,17 +64,18 @@ def sizes_to_share(cell: str, small: bool) -> Iterator[Sizes]:
     """The least T, and by hidden units the least odd H, that are worth sharing."""
     G = PUBLIC[cell][1]
     if G == 4 or not small:
-        yield 2, 3 * CHUNK // (2 * G * 7) + 1, 1, 7  # each of 3 threads has rows enough to take one step at a time
+        B = 3 * CHUNK // (2 * G * 7) + 1  # each of 3 threads has rows enough to take one step at a time
+        yield math.ceil(CALL_FLOP / (2 * G * B * 7 * 8)), B, 1, 7
     by_units = ((B, I, math.ceil(math.sqrt(STEP_FLOP / (2 * G * B))) | 1) for B, I in BY_UNITS)
     for B, I, H in (*BY_ROWS, *by_units):
         yield math.ceil(CALL_FLOP / (2 * G * B * H * (H + I))), B, I, H
 
 
 def random_sizes(rng: np.random.Generator, cell: str, count: int) -> Iterator[Sizes]:
-    """Awkward sizes of at most `CALL_FLOP`."""
+    """Awkward sizes of at most `ALONE_FLOP`."""
     while count:
         T, B, I, H = (int(n) for n in rng.choice(AWKWARD, 4))
-        if 2 * PUBLIC[cell][1] * T * B * H * (H + I) <= CALL_FLOP:
+        if 2 * PUBLIC[cell][1] * T * B * H * (H + I) <= ALONE_FLOP:
             count -= 1
             yield T, B, I, H
 

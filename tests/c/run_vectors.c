@@ -372,6 +372,7 @@ int main(int argc, char **argv)
 {
     Report report = {0};
     Vectors vectors = {0};
+    frnn_team_set_retreat(0);
     if (argc == 2) vectors = read_vectors(argv[1]);
     if (!vectors.problems) return fprintf(stderr, "usage: %s FILE, by this make_vectors.py\n", argv[0]), 2;
     for (int i = 0; i < frnn_isa_count; i++) {
