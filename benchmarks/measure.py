@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 import fastrnn
-from fastrnn.bench.grid import GRID
+from fastrnn.bench.grid import GRID, Sizes
 from fastrnn.bench.onnx_peers import ONNXRuntime
 from fastrnn.bench.peers import Fastrnn, PyTorch
 from fastrnn.bench.problem import draw, make
@@ -59,7 +59,7 @@ def head(*cells: str) -> None:
 def stream() -> None:
     head("H", "fastrnn, median us", "99th percentile", "ONNX Runtime", "PyTorch LSTM", "PyTorch LSTMCell")
     for H in (16, 128, 256, 512):
-        problem = draw("lstm", (1, 1, H, H))
+        problem = draw("lstm", Sizes(1, 1, H, H))
         lstm = fastrnn.LSTM(H, H, rng=0)
         step, x, out = lstm.stream().step, problem.x[0], np.empty((1, H), np.float32)
         torch = PyTorch(1)
@@ -98,12 +98,12 @@ def train_long(checkpoint: Any, answers: Any) -> None:
     """A process of its own, for its peak memory: the median of three training steps, and MB beyond x, y, dy and dx."""
     resource = __import__("resource")  # not on every system
     T, B, H = 20000, 8, 128
-    problem = draw("lstm", (T, B, H, H))
+    problem = draw("lstm", Sizes(T, B, H, H))
     given = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        y, _, _, cache, _ = fastrnn.lstm_forward(problem.x, **problem.parameters, training=True, checkpoint=checkpoint)
+        y, _, _, cache, _ = fastrnn.lstm_forward(problem.x, **problem.weights[0], training=True, checkpoint=checkpoint)
         grads = fastrnn.lstm_backward(problem.dy, cache)
         times.append(time.perf_counter() - start)
         outputs = y.nbytes + grads.dx.nbytes

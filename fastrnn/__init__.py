@@ -2,12 +2,12 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from fastrnn import initializers
 from fastrnn.backends import config, get_num_threads, set_num_threads, show_config, use_backend, use_isa
 from fastrnn.functional import gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward
-from fastrnn.layers import GRU, LSTM, RNN
+from fastrnn.layers import GRU, LSTM, RNN, Activation, Dense, Dropout, Embedding, Stream
 from fastrnn.results import Cache, GRUGrads, GRUResult, LSTMGrads, LSTMResult, RNNGrads, RNNResult
 from fastrnn.steps import gru_step, lstm_step, rnn_step
-from fastrnn.stream import Stream
 
 try:
     __version__ = version("fastrnn")
@@ -18,7 +18,11 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Activation",
     "Cache",
+    "Dense",
+    "Dropout",
+    "Embedding",
     "GRUGrads",
     "GRUResult",
     "LSTMGrads",
@@ -32,6 +36,7 @@ __all__ = [
     "gru_backward",
     "gru_forward",
     "gru_step",
+    "initializers",
     "lstm_backward",
     "lstm_forward",
     "lstm_step",

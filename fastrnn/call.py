@@ -73,6 +73,16 @@ class Forward(NamedTuple):
     saved: Any  #: what its own backward needs, None unless `training`
 
 
+class Backward(NamedTuple):
+    """One call's way back."""
+
+    call: Call  #: with `training`
+    saved: Any  #: what its forward left
+    dy: np.ndarray | None  #: (T, B, H), last axis contiguous
+    dfinal: tuple[np.ndarray | None, ...]  #: one (B, H) per state
+    dc: np.ndarray | None = None  #: (T, B, H), last axis contiguous; only with `return_cells`
+
+
 class Gradients(NamedTuple):
     """What a backend's backward returns; None for what the call did not have."""
 
@@ -115,11 +125,6 @@ class Backend(Protocol):
         """For a stack of calls of one step each, all packed: `init` holds the states, which every step updates."""
         ...
 
-    def backward(
-        self,
-        call: Call,
-        saved: Any,
-        dy: np.ndarray | None,  # (T, B, H), last axis contiguous
-        dfinal: tuple[np.ndarray | None, ...],  # one (B, H) per state
-        dc: np.ndarray | None,  # (T, B, H), last axis contiguous
-    ) -> Gradients: ...
+    def backward(self, calls: Sequence[Backward]) -> list[Gradients]:
+        """Every gradient of calls of one dtype, none of which reads what another writes."""
+        ...

@@ -6,6 +6,7 @@ Every message names the argument, what was expected and what came. Nothing is co
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 import sys
 from collections.abc import Sequence
@@ -57,9 +58,7 @@ def checked_call(
     return_cells: bool = False,
 ) -> tuple[Call, bool]:
     """The call, and whether x was one unbatched sequence."""
-    x = as_array("x", x)
-    if x.dtype not in DTYPES:
-        raise TypeError(f"x: expected dtype float32 or float64 in native byte order, got {describe(x.dtype)}")
+    x = floating_array("x", x)
     if x.ndim not in (2, 3):
         layout = "(B, T, I)" if options.batch_first else "(T, B, I)"
         raise ValueError(f"x: expected shape {layout}, or (T, I) for one sequence, got {x.shape}")
@@ -274,6 +273,14 @@ def floating(dtype: Any) -> np.dtype[Any]:
     return found
 
 
+def floating_array(name: str, value: Any) -> Array:
+    """An array of float32 or float64."""
+    a = as_array(name, value)
+    if a.dtype not in DTYPES:
+        raise TypeError(f"{name}: expected dtype float32 or float64 in native byte order, got {describe(a.dtype)}")
+    return a
+
+
 def describe(dtype: np.dtype[Any]) -> str:
     return str(dtype) if dtype.isnative else f"{dtype} (byte-swapped)"
 
@@ -281,6 +288,19 @@ def describe(dtype: np.dtype[Any]) -> str:
 def boolean(name: str, value: Any) -> None:
     if not isinstance(value, BOOLEANS):
         raise TypeError(f"{name}: expected True or False, got {value!r}")
+
+
+def number(name: str, value: Any) -> float:
+    if isinstance(value, BOOLEANS) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    return float(value)
+
+
+def fraction(name: str, value: Any) -> float:
+    found = number(name, value)
+    if not 0 <= found < 1:
+        raise ValueError(f"{name}: expected a number in [0, 1), got {found}")
+    return found
 
 
 def positive(name: str, value: Any) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastrnn import backends
-from fastrnn.call import Gradients
+from fastrnn.call import Backward, Gradients
 from fastrnn.cells import CELLS, Array
 from fastrnn.checks import (
     Common,
@@ -70,13 +70,14 @@ def run_backward(name: str, dy: Any, cache: Cache | None, dfinal: dict[str, Any]
         raise TypeError(f"cache: expected that of {name}_forward; call {name}_forward(..., training=True); got {got}")
     call, unbatched = cache._call, cache._unbatched
     _, B, _, H = call.sizes
-    g = cache._backend.backward(
+    back = Backward(
         call,
         cache._saved,
         checked_gradient("dy", dy, call, unbatched),
         tuple(checked_state(name, d, B, H, call.x.dtype, unbatched) for name, d in dfinal.items()),
         checked_gradient("dc", dc, call, unbatched),
     )
+    (g,) = cache._backend.backward([back])
     dinit = tuple(d[0] if d is not None and unbatched else d for d in g.dinit)
     return g._replace(dx=callers(g.dx, unbatched, call.batch_first), dinit=dinit)
 

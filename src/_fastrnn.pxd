@@ -18,6 +18,7 @@ cdef extern from "fastrnn.h" nogil:
         int reverse
         int training
         int threads
+        int cpus
         int bf16
         int follows
         ptrdiff_t checkpoint
@@ -64,11 +65,11 @@ cdef extern from "fastrnn.h" nogil:
         size_t (*saved_bytes)(const frnn_call *) noexcept nogil
         size_t (*forward_bytes)(const frnn_call *) noexcept nogil
         size_t (*backward_bytes)(const frnn_call *) noexcept nogil
-        void (*forward_all)(const frnn_call *, int) noexcept nogil
+        void (*forward)(const frnn_call *, int) noexcept nogil
+        void (*backward)(const frnn_call *, int) noexcept nogil
         size_t prepared_bytes
         void (*prepare)(const frnn_call *, void *) noexcept nogil
         void (*forward_prepared)(void *) noexcept nogil
-        void (*backward)(const frnn_call *) noexcept nogil
         void (*sigmoid)(size_t, const void *, void *) noexcept nogil
         void (*tanh)(size_t, const void *, void *) noexcept nogil
         double (*spend)(size_t) noexcept nogil

@@ -15,6 +15,16 @@ from libc.string cimport memcpy, memset
 
 compiler = FRNN_COMPILER.decode()
 
+cdef int cpus = 1
+
+
+def set_cpus(int n):
+    """How many CPUs this process may use at once, which bounds the threads that meet in every step."""
+    global cpus
+    if n < 1:
+        raise ValueError(f"cpus: expected at least 1, got {n}")
+    cpus = n
+
 
 def isas():
     """Names of the instruction sets that this build holds and this machine runs -> their indices, slowest first."""
@@ -115,6 +125,7 @@ cdef int describe(frnn_call *c, Pins pins, int cell, call) except -1:
     c.reverse = call.reverse
     c.training = call.training
     c.threads = call.threads
+    c.cpus = cpus
     c.checkpoint = call.checkpoint or 0
     c.follows = call.follows
     c.bf16 = call.bf16
@@ -181,16 +192,38 @@ cdef size_t describe_forward(frnn_call *c, Pins pins, const frnn_table *core, jo
     return core.forward_bytes(c)
 
 
+cdef size_t describe_backward(frnn_call *c, Pins pins, const frnn_table *core, job) except? 0:
+    """Fill a call from (cell, call, saved, dy, dfinal, dc, grads), the last a `fastrnn.call.Gradients`; likewise."""
+    cell, call, saved, dy, dfinal, dc, grads = job
+    cdef int states = describe(c, pins, cell, call)
+    cdef Py_ssize_t size = pins.itemsize, rows = len(call.U)
+    if not c.training:
+        raise ValueError("backward needs a training call")
+    c.saved = aligned(pins, saved, core.saved_bytes(c))
+    pins.sequence(&c.dy, dy, c.T, c.B, c.H, size)
+    pins.sequence(&c.dc, dc, c.T, c.B, c.H, size)
+    pins.sequence(&c.dx, grads.dx, c.T, c.B, c.I, size, True)
+    c.dW = pins.flat(grads.dW, rows * c.I, size, True)
+    c.dU = pins.flat(grads.dU, rows * c.H, size, True)
+    c.db = pins.flat(grads.db, rows, size, True)
+    c.db_rec = pins.flat(grads.db_rec, rows, size, True)
+    c.dp = pins.flat(grads.dp, 3 * c.H, size, True)
+    for k in range(states):
+        c.dfinal[k] = pins.flat(dfinal[k], c.B * c.H, size)
+        c.dinit[k] = pins.flat(grads.dinit[k], c.B * c.H, size, True)
+    return core.backward_bytes(c)
+
+
 cdef class Calls:
-    """Forward calls described one by one, with what keeps their memory in place."""
+    """Calls described one by one, with what keeps their memory in place."""
 
     cdef const frnn_table *core
     cdef frnn_call *calls
     cdef int n
     cdef list held
 
-    def __cinit__(self, int isa, jobs, scratch):
-        """jobs: (cell, call, y, final, c_all, saved), all of one dtype; `scratch(n)` gives n bytes or more."""
+    def __cinit__(self, int isa, jobs, scratch, bint backward=False):
+        """jobs as `describe_forward` or `describe_backward` takes them, all of one dtype; `scratch(n)` gives n bytes."""
         cdef Pins pins
         cdef size_t total = 0
         cdef char *start
@@ -205,7 +238,8 @@ cdef class Calls:
             pins = Pins()
             self.held.append(pins)
             offsets.append(total)
-            total += padded(describe_forward(&self.calls[i], pins, self.core, jobs[i]))
+            total += padded(describe_backward(&self.calls[i], pins, self.core, jobs[i]) if backward else
+                            describe_forward(&self.calls[i], pins, self.core, jobs[i]))
         pins = Pins()
         self.held.append(pins)
         start = <char *> aligned(pins, scratch(total + FRNN_ALIGN), total)
@@ -220,34 +254,14 @@ def forward(int isa, jobs, scratch):
     """Run jobs as `Calls` has them, each after those that it reads; saved is None unless training."""
     cdef Calls calls = Calls(isa, jobs, scratch)
     with nogil:
-        calls.core.forward_all(calls.calls, calls.n)
+        calls.core.forward(calls.calls, calls.n)
 
 
-def backward(int isa, int cell, call, scratch, saved, dy, dfinal, dc, grads):
-    """Run the backward of `call` into grads, a `fastrnn.call.Gradients`."""
-    cdef frnn_call c
-    cdef Pins pins = Pins()
-    cdef int states = describe(&c, pins, cell, call)
-    cdef const frnn_table *core = table(isa, pins.itemsize)
-    cdef Py_ssize_t size = pins.itemsize, rows = len(call.U)
-    if not c.training:
-        raise ValueError("backward needs a training call")
-    c.saved = aligned(pins, saved, core.saved_bytes(&c))
-    pins.sequence(&c.dy, dy, c.T, c.B, c.H, size)
-    pins.sequence(&c.dc, dc, c.T, c.B, c.H, size)
-    pins.sequence(&c.dx, grads.dx, c.T, c.B, c.I, size, True)
-    c.dW = pins.flat(grads.dW, rows * c.I, size, True)
-    c.dU = pins.flat(grads.dU, rows * c.H, size, True)
-    c.db = pins.flat(grads.db, rows, size, True)
-    c.db_rec = pins.flat(grads.db_rec, rows, size, True)
-    c.dp = pins.flat(grads.dp, 3 * c.H, size, True)
-    for k in range(states):
-        c.dfinal[k] = pins.flat(dfinal[k], c.B * c.H, size)
-        c.dinit[k] = pins.flat(grads.dinit[k], c.B * c.H, size, True)
-    cdef size_t bytes = core.backward_bytes(&c)
-    c.work = aligned(pins, scratch(bytes + FRNN_ALIGN), bytes)
+def backward(int isa, jobs, scratch):
+    """Run the backward of training forwards, as `describe_backward` has them."""
+    cdef Calls calls = Calls(isa, jobs, scratch, True)
     with nogil:
-        core.backward(&c)
+        calls.core.backward(calls.calls, calls.n)
 
 
 def activation(int isa, str name, x, y):

@@ -24,8 +24,8 @@ void X(write_sums)(const Plan *p);
 void X(forward_job)(void *arg, int id);
 void X(backward_job)(void *arg, int id);
 
-/* One forward call; and many, in an order in which each comes after what it reads. */
-void X(forward_alone)(const frnn_call *call);
-void X(forward_all)(const frnn_call *calls, int n);
+/* Calls in an order in which each comes after what it reads. */
+void X(forward)(const frnn_call *calls, int n);
+void X(backward)(const frnn_call *calls, int n);
 
 #endif

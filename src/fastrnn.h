@@ -24,6 +24,7 @@ typedef struct {
     int reverse;
     int training;
     int threads;          /* an upper bound, at least 1 */
+    int cpus;             /* that can run at once, at least 1: threads that meet in every step are no more than these */
     int bf16;             /* float only: W and U hold bfloat16 values, and packed keeps them as such */
     int follows;          /* in a batch of calls: x is the y of the call before, of the same steps and lengths */
     ptrdiff_t checkpoint; /* keep the state of every k-th step; 0 keeps every step's gates and states */
@@ -66,8 +67,10 @@ typedef struct {
     size_t (*saved_bytes)(const frnn_call *);
     size_t (*forward_bytes)(const frnn_call *);  /* work area of forward */
     size_t (*backward_bytes)(const frnn_call *); /* work area of backward */
-    void (*forward)(const frnn_call *);
-    void (*forward_all)(const frnn_call *, int n); /* each with a work area of its own; side by side if that is faster */
+
+    /* n calls, each with a work area of its own and after those that it reads; side by side if that is faster. */
+    void (*forward)(const frnn_call *, int n);
+    void (*backward)(const frnn_call *, int n);
 
     /* A forward laid out once and run many times. The call must outlive it; between runs its contents and the addresses
      * of x, y, c, init and final may change, nothing else. */
@@ -75,7 +78,6 @@ typedef struct {
     void (*prepare)(const frnn_call *, void *prepared);
     void (*forward_prepared)(void *prepared);
 
-    void (*backward)(const frnn_call *);
     void (*sigmoid)(size_t n, const void *x, void *y); /* y = f(x) elementwise, for tests */
     void (*tanh)(size_t n, const void *x, void *y);
     double (*spend)(size_t rounds); /* peak arithmetic and reading, for the benchmarks: yardstick.h */

@@ -12,7 +12,7 @@ set(KERNELS
   weights.c
   plan.c
   forward.c
-  forward_all.c
+  together.c
   backward.c
   gradients.c
   yardstick.c

@@ -52,7 +52,8 @@ static void take_saved(Plan *p, Arena *arena)
     }
 }
 
-/* Rows are dealt when every thread gets a few of them; else hidden groups, if a step's product outweighs a barrier. */
+/* Rows are dealt when every thread gets a few of them; else hidden groups, if a step's product outweighs a barrier. Threads
+ * that have to take turns on a CPU would make every barrier a change of process. */
 static void share_out(Plan *p, int threads)
 {
     const frnn_call *call = p->call;
@@ -63,7 +64,7 @@ static void share_out(Plan *p, int threads)
     if (p->flop < WORTH_THREADS) threads = 1;
     const ptrdiff_t weights = p->cell->gates * p->H * (p->H + p->I) * (ptrdiff_t)sizeof(real);
     const ptrdiff_t by_rows = least(threads, p->B / (weights > FAR_BYTES ? LEAST_FAR : LEAST_ROWS));
-    const ptrdiff_t by_groups = step < WORTH_BARRIER ? 1 : least(threads, p->weights.U[0].groups);
+    const ptrdiff_t by_groups = step < WORTH_BARRIER ? 1 : least(least(threads, call->cpus), p->weights.U[0].groups);
     const int deal_rows = by_rows >= by_groups;
     p->threads = (int)(deal_rows ? by_rows : by_groups);
     if (p->threads < 1) p->threads = 1;

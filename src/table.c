@@ -12,19 +12,8 @@ static size_t work_bytes(const frnn_call *call, int backward)
     return alone > together ? alone : together;
 }
 
-static void run(const frnn_call *call, int backward, frnn_job job)
-{
-    Plan plan;
-    X(plan)(&plan, call, call->threads, backward, 0);
-    const int granted = frnn_team_acquire(plan.threads);
-    X(plan)(&plan, call, granted, backward, call->work);
-    frnn_team_run(plan.threads, job, &plan);
-    frnn_team_release(granted);
-}
-
 static size_t forward_bytes(const frnn_call *call) { return work_bytes(call, 0); }
 static size_t backward_bytes(const frnn_call *call) { return work_bytes(call, 1); }
-void X(forward_alone)(const frnn_call *call) { run(call, 0, X(forward_job)); }
 
 static void prepare(const frnn_call *call, void *prepared)
 {
@@ -38,12 +27,11 @@ static void forward_prepared(void *prepared)
         X(fill_init)(plan);
         frnn_team_run(granted, X(forward_job), plan);
     } else { /* lay it out for one thread, this once */
-        X(forward_alone)(plan->call);
+        X(forward)(plan->call, 1);
         prepare(plan->call, plan);
     }
     frnn_team_release(granted);
 }
-static void backward(const frnn_call *call) { run(call, 1, X(backward_job)); }
 
 static frnn_cell_info cell_info(int cell)
 {
@@ -88,12 +76,11 @@ const frnn_table X(table) = {
     .saved_bytes = X(saved_size),
     .forward_bytes = forward_bytes,
     .backward_bytes = backward_bytes,
-    .forward = X(forward_alone),
-    .forward_all = X(forward_all),
+    .forward = X(forward),
     .prepared_bytes = sizeof(Plan),
     .prepare = prepare,
     .forward_prepared = forward_prepared,
-    .backward = backward,
+    .backward = X(backward),
     .sigmoid = each_sigmoid,
     .tanh = each_tanh,
     .spend = X(spend),

@@ -10,10 +10,11 @@
 #endif
 
 enum {
-    /* Before a thread sleeps it spins, about 10 us, some hundred times what a barrier between two idle cores takes, and
-     * then offers its core to whoever wants it, for longer than a sleeper takes to wake (50 us on a virtual machine): if
-     * one slept, the other would find it waking at the next barrier, sleep in its turn, and so on to the end. */
-    SPINS = 400,
+    /* Before a thread sleeps it spins, some 3 us, many times what a barrier between two idle cores takes, and no longer,
+     * since the one it waits for may want this very core. Then it offers its core to whoever wants it, for longer than a
+     * sleeper takes to wake (50 us on a virtual machine): if one slept, the other would find it waking at the next barrier,
+     * sleep in its turn, and so on to the end. */
+    SPINS = 100,
     YIELDS = 300,
 };
 

@@ -12,6 +12,12 @@ from typing import Any
 import numpy as np
 
 import fastrnn
+from fastrnn.backends import available_isas
+
+if available_isas():  # work is split among as many threads as on a large machine, whatever this one is
+    import _fastrnn
+
+    _fastrnn.set_cpus(16)
 
 #: cell of the registry -> (family: the prefix of its public functions, gates, keywords that choose the cell)
 PUBLIC: dict[str, tuple[str, int, dict[str, Any]]] = {

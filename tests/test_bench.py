@@ -25,7 +25,8 @@ from fastrnn.bench.jax_peer import JAX
 from fastrnn.bench.onnx_peers import GATES, PEEPHOLES, ONNXRuntime, OpenVINO, initializers, reordered
 from fastrnn.bench.peer import FAMILIES, Peer, relative_error, worst_error
 from fastrnn.bench.peers import PEERS, Fastrnn, Numba, NumPy, PyTorch
-from fastrnn.bench.problem import make
+from fastrnn.bench.problem import Problem, draw, make
+from fastrnn.bench.process import AVX2, environment
 from fastrnn.bench.rounds import Case, Measured, Timing, timing
 
 Python = Callable[..., CompletedProcess[str]]
@@ -82,12 +83,19 @@ def test_work() -> None:
     assert grid.flop(4, sizes, lengths=np.array([5, 1, 0])) == grid.flop(4, sizes) * 6 // 15
     assert grid.least_bytes(3, sizes) == 4 * (5 * 3 * 7 * 7 + 3 * 7 * 2)
     assert grid.least_bytes(3, sizes, train=True) == 2 * grid.least_bytes(3, sizes)
+    stack = grid.Sizes(T=5, B=3, I=2, H=7, layers=2, directions=2)
+    both = (grid.Sizes(5, 3, I, 7) for I in (2, 2, 14, 14))
+    assert grid.flop(4, stack) == sum(grid.flop(4, one) for one in both)
+    both = (grid.Sizes(5, 3, I, 7) for I in (2, 2, 14, 14))
+    assert grid.least_bytes(4, stack) == sum(grid.least_bytes(4, one) for one in both)
+    assert str(sizes) == "5, 3, 2, 7"
+    assert str(stack) == "5, 3, 2, 7, 2 layers, 2 directions"
 
 
 def test_lengths_are_drawn_once() -> None:
     lengths = grid.drawn_lengths("lengths")
     assert lengths is not None
-    T, B, _, _ = grid.POINTS["lengths"]
+    T, B = grid.POINTS["lengths"][:2]
     assert lengths.shape == (B,)
     assert (lengths >= 1).all()
     assert (lengths <= T).all()
@@ -99,12 +107,12 @@ def test_lengths_are_drawn_once() -> None:
 @pytest.mark.parametrize("cell", grid.CELLS)
 def test_problem(cell: str) -> None:
     problem = make(cell, SMALL)
-    T, B, I, H = grid.POINTS[SMALL]
+    T, B, I, H = grid.POINTS[SMALL][:4]
     G = grid.CELLS[cell]
     assert (problem.x.shape, problem.dy.shape) == ((T, B, I), (T, B, H))
     shapes = {"W": (G * H, I), "U": (G * H, H), "b": (G * H,), "b_rec": (G * H,), "p": (3 * H,)}
     assert {name: a.shape for name, a in problem.parameters.items()} == {
-        name: shape for name, shape in shapes.items() if name != "p" or cell == "lstm_peephole"
+        f"{name}_l0": shape for name, shape in shapes.items() if name != "p" or cell == "lstm_peephole"
     }
     for name, array in problem.parameters.items():
         assert array.dtype == np.float32
@@ -122,6 +130,16 @@ def test_errors() -> None:
     assert worst_error({"y": one, "dx": one}, {"y": one, "dx": two}) == 0.5
     assert worst_error({"y": one}, {"y": one, "dx": one}) == np.inf
     assert not worst_error({"y": one * np.nan, "dx": one}, {"y": one, "dx": one}) < 1
+
+
+@pytest.mark.parametrize(("isa", "limited"), [("v3", True), ("x86-64-v3", True), ("x86-64-v4", False), ("", False)])
+def test_peers_are_limited_like_fastrnn(isa: str, limited: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTRNN_ISA", isa)
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
+    chosen = environment(1)
+    assert (AVX2.items() <= chosen.items()) == limited
+    assert ("max_isa" in chosen["XLA_FLAGS"]) == limited
+    assert ("OPENBLAS_CORETYPE" in chosen) == limited
 
 
 def test_timing() -> None:
@@ -194,42 +212,46 @@ def test_chart(tmp_path: Path) -> None:
 
 def test_reordered_for_onnx() -> None:
     gates = np.repeat(["r", "z", "n"], 2)
-    assert "".join(reordered(gates, GATES["gru"])[0]) == "zzrrnn"  # z r h
-    assert "".join(reordered(np.repeat(["i", "f", "g", "o"], 2), GATES["lstm"])[0]) == "iiooffgg"  # i o f c
-    assert "".join(reordered(np.repeat(["i", "f", "o"], 2), PEEPHOLES)[0]) == "iiooff"
-    weights = initializers(make("lstm_peephole", "seed3"))
-    _, _, I, H = grid.POINTS["seed3"]
+    assert "".join(reordered(gates, GATES["gru"])) == "zzrrnn"  # z r h
+    assert "".join(reordered(np.repeat(["i", "f", "g", "o"], 2), GATES["lstm"])) == "iiooffgg"  # i o f c
+    assert "".join(reordered(np.repeat(["i", "f", "o"], 2), PEEPHOLES)) == "iiooff"
+    sizes = grid.Sizes(5, 2, 3, 4, layers=2, directions=2)
+    weights = initializers(draw("lstm_peephole", sizes), 1)
     assert {name: a.shape for name, a in weights.items()} == {
-        "W": (1, 4 * H, I),
-        "R": (1, 4 * H, H),
-        "B": (1, 8 * H),
-        "P": (1, 3 * H),
+        "W1": (2, 16, 8),
+        "R1": (2, 16, 4),
+        "B1": (2, 32),
+        "P1": (2, 12),
     }
 
 
-def outputs(peer: type[Peer], cell: str, point: str, mode: str) -> dict[str, np.ndarray]:
+def outputs(peer: type[Peer], problem: Problem, mode: str) -> dict[str, np.ndarray]:
     with fastrnn.use_backend(fastrnn.config()["backend"]):  # comes back: a peer may switch it
         threads = fastrnn.get_num_threads()
-        work = peer(1).prepare(make(cell, point), mode == "training")
+        work = peer(1).prepare(problem, mode == "training")
         fastrnn.set_num_threads(threads)
         return work.collect(work.call())
 
 
 #: Not Numba, which is NumPy's twin and takes half a minute to compile.
-AGREE = [(peer, "seed3") for peer in (NumPy, PyTorch, ONNXRuntime, OpenVINO, JAX)]
-AGREE += [(peer, "lengths") for peer in (PyTorch, ONNXRuntime, OpenVINO)]
+EVERY = (NumPy, PyTorch, ONNXRuntime, OpenVINO, JAX)
+AGREE = [(peer, grid.POINTS["seed3"], None) for peer in EVERY]
+AGREE += [(peer, grid.Sizes(9, 5, 3, 17, layers=2, directions=2), None) for peer in EVERY]
+AGREE += [(peer, grid.Sizes(1, 2, 3, 17, layers=2), None) for peer in EVERY]
+AGREE += [(peer, grid.Sizes(9, 5, 3, 17), np.array([9, 1, 4, 8, 2])) for peer in EVERY if peer.lengths]
 
 
-@pytest.mark.parametrize(("peer", "point"), AGREE)
-def test_peers_agree(peer: type[Peer], point: str) -> None:
+@pytest.mark.parametrize(("peer", "sizes", "lengths"), AGREE)
+def test_peers_agree(peer: type[Peer], sizes: grid.Sizes, lengths: np.ndarray | None) -> None:
     """What each says it can do gives fastrnn's outputs and gradients: gate orders and peepholes among it."""
     if not peer.installed():
         pytest.skip(f"{peer.title} is not installed")
     for mode, cells in peer.cells.items():
         for cell in cells:
-            expected = outputs(Fastrnn, cell, point, mode)
-            assert len(expected) == (1 if mode == "forward" else 6 + (cell == "lstm_peephole"))
-            error = worst_error(outputs(peer, cell, point, mode), expected)
+            problem = draw(cell, sizes, lengths)
+            expected = outputs(Fastrnn, problem, mode)
+            assert len(expected) == (1 if mode == "forward" else 2 + len(problem.parameters))
+            error = worst_error(outputs(peer, problem, mode), expected)
             assert error < 1e-5, f"{cell}, {mode}"
 
 

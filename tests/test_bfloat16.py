@@ -16,7 +16,7 @@ from stacks import in_double, layer, named
 from tolerance import assert_float32, assert_same_bits, relative_error
 
 import fastrnn
-from fastrnn.recurrent import bfloat16
+from fastrnn.layers.options import bfloat16
 
 #: A product of rounded operands, 2**-9 each, in a net that does not amplify it.
 ROUNDED_OPERANDS = 2.0**-7

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import FunctionType
 
 import pytest
 
@@ -16,10 +17,11 @@ import fastrnn
 Python = Callable[..., CompletedProcess[str]]
 
 README = Path(__file__).resolve().parents[1] / "README.md"
+LAYERS = [f"layers.{name}" for name in ("rnn", "stream", "dense", "embedding", "dropout", "activation")]
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("module", ["functional", "steps", "backends"])
+@pytest.mark.parametrize("module", ["functional", "steps", "backends", "initializers", *LAYERS])
 def test_docstrings(module: str) -> None:
     threads = fastrnn.get_num_threads()
     failed, attempted = doctest.testmod(importlib.import_module(f"fastrnn.{module}"))
@@ -28,7 +30,7 @@ def test_docstrings(module: str) -> None:
 
 
 def test_every_public_function_has_an_example() -> None:
-    functions = [getattr(fastrnn, name) for name in fastrnn.__all__ if name[0].islower() and name[0] != "_"]
+    functions = [f for name in fastrnn.__all__ if isinstance(f := getattr(fastrnn, name), FunctionType)]
     assert not [f.__name__ for f in functions if ">>>" not in (f.__doc__ or "")]
 
 

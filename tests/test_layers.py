@@ -20,7 +20,7 @@ from tolerance import assert_close, assert_float32, assert_same_bits
 
 import fastrnn
 from fastrnn.backends import available_isas
-from fastrnn.recurrent import Recurrent
+from fastrnn.layers.recurrent import Recurrent
 
 DTYPES = (np.float32, np.float64)
 #: (num_layers, options): every depth with one direction and with two, in every way to merge them

@@ -78,6 +78,30 @@ def test_large_problems_are_shared(native: str, python: Python) -> None:
     assert len(done.stdout.splitlines()) == len(CELLS) * len(THREADED)
 
 
+QUEUE = """
+import time
+rng = np.random.default_rng(0)
+x, W, U = (rng.uniform(-0.1, 0.1, shape).astype(np.float32) for shape in ((300, 1, 192), (768, 192), (768, 192)))
+
+def seconds(threads):
+    start = time.perf_counter()
+    fastrnn.lstm_forward(x, W, U, threads=threads)
+    return time.perf_counter() - start
+
+cpus = fastrnn.get_num_threads()
+taken = [(seconds(cpus), seconds(8 * cpus)) for _ in range(40)]
+enough, crowd = (min(column) for column in zip(*taken))
+assert crowd < 1.3 * enough, (crowd, enough)
+"""
+
+
+def test_more_threads_than_cpus_do_not_wait_in_a_queue(native: str, python: Python) -> None:
+    """Where every step ends at a barrier, threads that take turns on a CPU would take several times as long."""
+    text = f"import os, fastrnn\nimport numpy as np\nfastrnn.use_isa({native.removeprefix('native-')!r})\n{QUEUE}"
+    done = python("-c", text)
+    assert done.returncode == 0, done.stderr
+
+
 CROWD = """
 problem = make("lstm", (1, 1028, 16, 16), dtype=np.float32)
 alone, crowd = run(problem, threads=1), run(problem, threads=257)

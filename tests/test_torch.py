@@ -11,6 +11,8 @@ from problems import Arrays, Problem, batch_first, forward, make, run
 from stacks import as_given, layer, named, states
 from tolerance import assert_close, assert_same_bits
 
+import fastrnn
+
 WEIGHTS = {"W": "weight_ih", "U": "weight_hh", "b": "bias_ih", "b_rec": "bias_hh"}
 MODULES = {
     "rnn_tanh": ("RNN", {"nonlinearity": "tanh"}),
@@ -156,3 +158,89 @@ def test_state_dict_goes_back(cell: str, torch: Any) -> None:
     module.load_state_dict({name: torch.tensor(a) for name, a in net.state_dict().items()})
     x = np.random.default_rng(3).standard_normal((9, 7, 5))
     assert_close(named(*net(x)), outputs(*module(torch.tensor(x))))
+
+
+def in_torch_forward(torch: Any, module: Any, x: Any, state: Any, lengths: Any) -> tuple[Any, Any]:
+    """A module's y and final states, of sequences of these lengths if there are any."""
+    if lengths is None:
+        return module(x, state)
+    rnn, first = torch.nn.utils.rnn, module.batch_first
+    packed = rnn.pack_padded_sequence(x, torch.tensor(lengths), batch_first=first, enforce_sorted=False)
+    y, final = module(packed, state)
+    return rnn.pad_packed_sequence(y, batch_first=first, total_length=x.shape[int(first)])[0], final
+
+
+@pytest.mark.parametrize("lengths", [None, [3, 9, 1, 5, 9, 2, 4]])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize(("num_layers", "bidirectional"), LAYERS)
+@pytest.mark.parametrize("cell", MODULES)
+def test_training_layers(
+    cell: str, num_layers: int, bidirectional: bool, batch_first: bool, lengths: Any, torch: Any, native: str
+) -> None:
+    """Every gradient of a stack by its name, through y and the final states."""
+    torch.manual_seed(0)
+    module, net = same_layers(torch, cell, num_layers, bidirectional=bidirectional, batch_first=batch_first)
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((7, 9, 5) if batch_first else (9, 7, 5))
+    state = random_state(cell, num_layers, bidirectional)
+    y, final, cache = net.forward(x, state=as_given(state), lengths=lengths, training=True)
+    dy = rng.standard_normal(y.shape)
+    dstate = tuple(rng.standard_normal(s.shape) for s in state)
+    back = net.backward(dy, cache, dstate=as_given(dstate))
+
+    leaves = [torch.tensor(a, requires_grad=True) for a in (x, *state)]
+    given, parameters = as_given(tuple(leaves[1:])), dict(module.named_parameters())
+    exact_y, exact_final = in_torch_forward(torch, module, leaves[0], given, lengths)
+    assert_close(named(y, final), outputs(exact_y, exact_final))
+    finals = exact_final if isinstance(exact_final, tuple) else (exact_final,)
+    loss = sum((a * torch.tensor(d)).sum() for a, d in zip((exact_y, *finals), (dy, *dstate), strict=True))
+    exact = torch.autograd.grad(loss, leaves + list(parameters.values()))
+    names = ["x", "h0", "c0"][: len(leaves)] + list(parameters)
+    dinit = back.dstate if isinstance(back.dstate, tuple) else (back.dstate,)
+    got = dict(zip(names, (back.dx, *dinit), strict=False)) | back.grads
+    assert_close(got, {name: g.numpy() for name, g in zip(names, exact, strict=True)})
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid", "tanh", "relu", "softmax"])
+def test_dense(activation: str | None, torch: Any) -> None:
+    torch.manual_seed(0)
+    linear, net = torch.nn.Linear(5, 7, dtype=torch.float64), fastrnn.Dense(5, 7, activation, dtype=np.float64)
+    net.load_state_dict(linear.state_dict())
+    rng = np.random.default_rng(6)
+    x, dy = rng.standard_normal((3, 4, 5)), rng.standard_normal((3, 4, 7))
+    y, _, cache = net.forward(x, training=True)
+    back = net.backward(dy, cache)
+    leaf = torch.tensor(x, requires_grad=True)
+    a = linear(leaf)
+    functions = {None: lambda a: a, "softmax": lambda a: torch.softmax(a, -1)}
+    exact = functions.get(activation, getattr(torch, activation or "", None))(a)
+    gradients = torch.autograd.grad(exact, [leaf, linear.weight, linear.bias], torch.tensor(dy))
+    expected = dict(zip(("x", "weight", "bias"), (g.numpy() for g in gradients), strict=True))
+    assert_close({"y": y, "x": back.dx} | back.grads, {"y": exact.detach().numpy()} | expected)
+
+
+@pytest.mark.parametrize("padding_idx", [None, 2])
+def test_embedding(padding_idx: int | None, torch: Any) -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Embedding(6, 3, padding_idx, dtype=torch.float64)
+    net = fastrnn.Embedding(6, 3, padding_idx, dtype=np.float64)
+    net.load_state_dict(module.state_dict())
+    x, dy = np.array([[0, 2, 5, 2], [1, 1, 0, 2]]), np.random.default_rng(7).standard_normal((2, 4, 3))
+    y, _, cache = net.forward(torch.tensor(x), training=True)
+    exact = module(torch.tensor(x))
+    exact.backward(torch.tensor(dy))
+    got = {"y": y} | net.backward(dy, cache).grads
+    assert_close(got, {"y": exact.detach().numpy(), "weight": module.weight.grad.numpy()})
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_dropout(bidirectional: bool, torch: Any, native: str) -> None:
+    """The masks differ; what they do has the same mean and spread."""
+    torch.manual_seed(0)
+    module, net = same_layers(torch, "lstm", 2, bidirectional=bidirectional, dropout=0.4)
+    x = np.random.default_rng(8).standard_normal((5, 600, 5))
+    exact, got = module(torch.tensor(x))[0].detach().numpy(), net.forward(x, training=True, rng=0).y
+    calm = net(x)[0]
+    np.testing.assert_allclose(calm, module.eval()(torch.tensor(x))[0].detach().numpy(), rtol=0, atol=1e-12)
+    assert np.std(got - calm) == pytest.approx(np.std(exact - calm), rel=0.05)
+    assert np.mean(got - calm) == pytest.approx(np.mean(exact - calm), abs=0.01)

@@ -28,7 +28,7 @@ class Cells:
             raise NotImplementedError(f"{point} takes {backend} too long")
         fastrnn.use_backend(backend)
         fastrnn.set_num_threads(1)
-        self.problem: Problem = make(cell, POINTS[point], dtype=np.float32)
+        self.problem: Problem = make(cell, POINTS[point][:4], dtype=np.float32)
         self.run = self.prepare()
         self.run()  # numba compiles on the first call
 

@@ -144,7 +144,7 @@ class use_isa(_Switch):
     Parameters
     ----------
     name : {"x86-64", "x86-64-v3", "x86-64-v4", "x86-64-v4-bf16", "neon"}
-        One that this machine has: see ``fastrnn.config()["available_isas"]``.
+        One that this machine has: see ``fastrnn.config()["available_isas"]``; "v3" is short for "x86-64-v3".
 
     Raises
     ------
@@ -160,7 +160,7 @@ class use_isa(_Switch):
     """
 
     def __init__(self, name: str) -> None:
-        available = available_isas()
+        available, name = available_isas(), full_name(name)
         if name not in available:
             raise ValueError(
                 f"instruction set {name!r} is not available; expected one of {', '.join(available)}"
@@ -169,6 +169,11 @@ class use_isa(_Switch):
             )
         native = load("native")
         super().__init__(native.set_isa, name, native.current_isa())
+
+
+def full_name(isa: str) -> str:
+    """Of an instruction set, whose psABI level alone will do."""
+    return f"x86-64-{isa}" if f"x86-64-{isa}" in ISAS else isa
 
 
 def available_isas() -> list[str]:
@@ -293,7 +298,7 @@ def _set_isa_from_environment() -> None:
     if not isa:
         return
     here = available_isas() or ISAS
-    if isa not in here:
+    if full_name(isa) not in here:
         raise ValueError(f"FASTRNN_ISA={isa!r}: expected one of {', '.join(here)}")
     if here is not ISAS:
         use_isa(isa)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 import _fastrnn
-from fastrnn.call import Call, Forward, Gradients, Stepper
+from fastrnn.backends import usable_cpus
+from fastrnn.call import Backward, Call, Forward, Gradients, Stepper
 from fastrnn.checks import stepped
 
 name = "native"
@@ -19,6 +20,7 @@ name = "native"
 _cells = _fastrnn.cells()
 _isas = _fastrnn.isas()
 _isa = next(reversed(_isas))
+_fastrnn.set_cpus(usable_cpus())
 
 
 def isa_names() -> tuple[str, ...]:
@@ -122,29 +124,29 @@ def stepper(calls: Sequence[Call]) -> Stepper:
     return _fastrnn.Stepper(_isas[_isa], jobs, lambda n: np.empty(n, np.uint8), stepped, np.empty)
 
 
-def backward(
-    call: Call,
-    saved: _Saved,
-    dy: np.ndarray | None,
-    dfinal: tuple[np.ndarray | None, ...],
-    dc: np.ndarray | None,
-) -> Gradients:
+def backward(calls: Sequence[Backward]) -> list[Gradients]:
+    results = [_empty_gradients(back.call) for back in calls]
+    jobs = [
+        (_cells[call.cell][0], call, saved.memory, dy, dfinal, dc, grads)
+        for (call, saved, dy, dfinal, dc), grads in zip(calls, results, strict=True)
+    ]
+    _fastrnn.backward(_isas[calls[0].saved.isa], jobs, _scratch)
+    return results
 
+
+def _empty_gradients(call: Call) -> Gradients:
     def like(array: np.ndarray | None) -> np.ndarray | None:
         return None if array is None else np.empty(array.shape, array.dtype)
 
-    grads = Gradients(
+    return Gradients(
         dx=call.empty(call.sizes[2]),
         dW=np.empty(call.W.shape, call.W.dtype),
         dU=np.empty(call.U.shape, call.U.dtype),
         db=like(call.b),
         db_rec=like(call.b_rec),
         dp=like(call.p),
-        dinit=tuple(like(state) for state in call.init),
+        dinit=tuple([like(state) for state in call.init]),
     )
-    cell = _cells[call.cell][0]
-    _fastrnn.backward(_isas[saved.isa], cell, call, _scratch, saved.memory, dy, dfinal, dc, grads)
-    return grads
 
 
 def activation(name: str, x: np.ndarray) -> np.ndarray:

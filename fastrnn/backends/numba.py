@@ -17,7 +17,7 @@ import numpy as np
 
 from fastrnn import cells
 from fastrnn.backends.numpy import Steps, layout, pack, scan, scan_backward
-from fastrnn.call import Call, Forward, Gradients, Stepper
+from fastrnn.call import Backward, Call, Forward, Gradients, Stepper
 from fastrnn.cells import CELLS, Array
 
 __all__ = ["backward", "forward", "layout", "name", "pack", "stepper"]
@@ -35,9 +35,9 @@ def stepper(calls: Sequence[Call]) -> Stepper:
     return Steps(forward, calls)
 
 
-def backward(call: Call, saved: Any, dy: Array | None, dfinal: tuple[Array | None, ...], dc: Array | None) -> Gradients:
-    key = call.cell, call.x.dtype
-    return scan_backward(call, step(*key), step_backward(*key), saved, dy, dfinal, dc)
+def backward(calls: Sequence[Backward]) -> list[Gradients]:
+    keys = ((back.call.cell, back.call.x.dtype) for back in calls)
+    return [scan_backward(back, step(*key), step_backward(*key)) for back, key in zip(calls, keys, strict=True)]
 
 
 # Sums may be taken in any order, so that they run in vector registers; NaN and infinity keep their meaning.

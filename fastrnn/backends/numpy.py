@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.call import Call, Forward, Gradients, Stepper
+from fastrnn.call import Backward, Call, Forward, Gradients, Stepper
 from fastrnn.cells import CELLS, Array, Arrays
 from fastrnn.checks import stepped
 
@@ -38,9 +38,9 @@ def forward(calls: Sequence[Call]) -> list[Forward]:
     return [scan(call, CELLS[call.cell].step) for call in calls]
 
 
-def backward(call: Call, saved: Any, dy: Array | None, dfinal: tuple[Array | None, ...], dc: Array | None) -> Gradients:
-    cell = CELLS[call.cell]
-    return scan_backward(call, cell.step, cell.step_backward, saved, dy, dfinal, dc)
+def backward(calls: Sequence[Backward]) -> list[Gradients]:
+    cells = (CELLS[back.call.cell] for back in calls)
+    return [scan_backward(back, cell.step, cell.step_backward) for back, cell in zip(calls, cells, strict=True)]
 
 
 def layout() -> str:
@@ -112,16 +112,9 @@ def scan(call: Call, step: Step) -> Forward:
 
 
 @quietly
-def scan_backward(
-    call: Call,
-    step: Step,
-    step_backward: Step,
-    tape: list[Any],
-    dy: Array | None,
-    dfinal: tuple[Array | None, ...],
-    dc: Array | None,
-) -> Gradients:
+def scan_backward(back: Backward, step: Step, step_backward: Step) -> Gradients:
     """Walk back over what `scan` kept, redoing a segment's steps first where only its start was kept."""
+    call, tape, dy, dfinal, dc = back
     _, B, I, H = call.sizes
     weights = CELLS[call.cell].weights(call.W, call.U, call.b, call.b_rec, call.p)
     dweights = tuple(np.zeros_like(w) for w in weights)

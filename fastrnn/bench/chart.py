@@ -51,7 +51,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     for axis, (n, mode) in zip(axes, panels, strict=True):
         panel(axis, [row for row in rows if (row["threads"], row["mode"]) == (n, mode)], points)
         axis.set_title(f"{MODES[mode]}, {threads(n)}", loc="left", fontsize=10.5, fontweight="bold")
-    labels = [f"{point}\n{', '.join(map(str, POINTS[point]))}" for point in points]
+    labels = [f"{point}\n{POINTS[point]}" for point in points]
     axes[-1].set_xticks(range(len(points)), labels, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
     for line, (text, style) in enumerate(titles(result)):
         figure.text(LEFT / width, 1 - (0.3 + 0.22 * line) / height, text, va="center", **style)

@@ -1,4 +1,4 @@
-"""The points that the project is measured at, by name: sizes (T, B, I, H) of one layer.
+"""The points that the project is measured at, by name: sizes of a layer or a stack of them.
 
 Plain data that imports nothing of fastrnn: asv's suite loads it by its path beside builds of older commits.
 """
@@ -15,6 +15,17 @@ class Sizes(NamedTuple):
     B: int  #: sequences
     I: int  #: inputs
     H: int  #: hidden units
+    layers: int = 1
+    directions: int = 1
+
+    @property
+    def inputs(self) -> list[int]:
+        """What each layer reads at a step."""
+        return [self.I] + [self.H * self.directions] * (self.layers - 1)
+
+    def __str__(self) -> str:
+        stack = (f"{self.layers} layers" if self.layers > 1 else "", "2 directions" if self.directions > 1 else "")
+        return ", ".join([*map(str, self[:4]), *filter(None, stack)])
 
 
 #: cell -> gates; every cell of the registry but the RNN's other activations, which cost the same
@@ -39,7 +50,7 @@ GRID = {
     "b64_1024": Sizes(25, 64, 1024, 1024),
 }
 
-#: Layers of real systems (one layer in one direction of each), sizes that fit no vector, and unequal lengths.
+#: Layers of real systems, sizes that fit no vector, and unequal lengths. One step is a step of a stream.
 REAL = {
     "silero_vad": Sizes(1, 1, 128, 128),
     "rnnoise_256": Sizes(1, 1, 256, 256),
@@ -49,10 +60,10 @@ REAL = {
     "deepbench_b4": Sizes(25, 4, 512, 512),
     "deepbench_b32": Sizes(25, 32, 512, 512),
     "deepbench_gru": Sizes(187, 1, 1024, 1024),
-    "word_lm_200": Sizes(35, 20, 200, 200),
-    "word_lm_650": Sizes(35, 20, 650, 650),
-    "word_lm_1500": Sizes(35, 20, 1500, 1500),
-    "gnmt": Sizes(50, 64, 512, 512),
+    "word_lm_200": Sizes(35, 20, 200, 200, layers=2),
+    "word_lm_650": Sizes(35, 20, 650, 650, layers=2),
+    "word_lm_1500": Sizes(35, 20, 1500, 1500, layers=2),
+    "gnmt": Sizes(50, 64, 512, 512, directions=2),
     "paddle": Sizes(629, 128, 128, 128),
     "odd_33": Sizes(50, 7, 33, 33),
     "odd_65": Sizes(50, 7, 65, 65),
@@ -94,15 +105,15 @@ def drawn_lengths(point: str) -> np.ndarray | None:
     """Steps of each sequence, (B,), drawn uniformly from 1..T; None where all sequences have T."""
     if point != "lengths":
         return None
-    T, B, _, _ = POINTS[point]
+    T, B = POINTS[point][:2]
     return np.random.default_rng(0).integers(1, T + 1, B)
 
 
 def flop(gates: int, sizes: Sizes, train: bool = False, lengths: np.ndarray | None = None) -> int:
     """Useful floating-point operations of the matrix products; training counts three times a forward pass."""
-    T, B, I, H = sizes
-    steps = T * B if lengths is None else int(lengths.sum())
-    return 2 * gates * H * (I + H) * steps * (3 if train else 1)
+    steps = sizes.T * sizes.B if lengths is None else int(lengths.sum())
+    weights = sum(gates * sizes.H * (I + sizes.H) for I in sizes.inputs) * sizes.directions
+    return 2 * weights * steps * (3 if train else 1)
 
 
 def least_bytes(gates: int, sizes: Sizes, train: bool = False) -> int:
@@ -110,5 +121,6 @@ def least_bytes(gates: int, sizes: Sizes, train: bool = False) -> int:
 
     The backward half of training reads both as often again.
     """
-    T, _, I, H = sizes
-    return 4 * gates * H * (H * T + I) * (2 if train else 1)
+    T, _, _, H = sizes[:4]
+    weights = sum(gates * H * (H * T + I) for I in sizes.inputs) * sizes.directions
+    return 4 * weights * (2 if train else 1)

@@ -85,26 +85,44 @@ class JAX(Peer):
 
     def compiled(self, problem: Problem, training: bool, transposed: bool) -> Work:
         jax = self.jax
-        forward = self.sequence(problem, transposed)
+        forward = self.stack(problem, transposed)
 
         def train(arguments: Any, dy: Any) -> Any:
             y, back = jax.vjp(forward, arguments)
             return y, back(dy)[0]
 
-        arguments = jax.device_put({"x": problem.x} | problem.parameters)
+        arguments = jax.device_put({"x": problem.x, "weights": problem.weights})
         given = (arguments, jax.device_put(problem.dy)) if training else (arguments,)
         run = jax.jit(train if training else forward)
 
         def collect(result: Any) -> dict[str, Array]:
-            y, gradients = result if training else (result, {})
-            return {"y": np.asarray(y)} | {f"d{name}": np.asarray(d) for name, d in gradients.items()}
+            if not training:
+                return {"y": np.asarray(result)}
+            y, gradients = result
+            given = {"x": gradients["x"]} | problem._replace(weights=gradients["weights"]).parameters
+            return {"y": np.asarray(y)} | {f"d{name}": np.asarray(d) for name, d in given.items()}
 
         return Work(lambda: jax.block_until_ready(run(*given)), collect)
 
-    def sequence(self, problem: Problem, transposed: bool) -> Callable[[dict[str, Any]], Any]:
-        """y (T, B, H) from x and the parameters; U is transposed before the loop or by the product in it."""
+    def stack(self, problem: Problem, transposed: bool) -> Callable[[dict[str, Any]], Any]:
+        """y (T, B, D*H) from x and the weights of every layer and direction."""
+        D = problem.sizes.directions
+        one = self.sequence(problem, transposed)
+
+        def forward(arguments: dict[str, Any]) -> Any:
+            y = arguments["x"]
+            for layer in range(problem.sizes.layers):
+                ways = arguments["weights"][layer * D : (layer + 1) * D]
+                sides = [one(y, ways[0])] + [one(y[::-1], w)[::-1] for w in ways[1:]]
+                y = self.jax.numpy.concatenate(sides, axis=2)
+            return y
+
+        return forward
+
+    def sequence(self, problem: Problem, transposed: bool) -> Callable[[Any, dict[str, Any]], Any]:
+        """y (T, B, H) of one layer and direction; U is transposed before the loop or by the product in it."""
         jax, step = self.jax, self.steps[problem.cell]
-        B, H = problem.dy.shape[1:]
+        B, H = problem.sizes.B, problem.sizes.H
         zeros = np.zeros((B, H), np.float32)
         start = (zeros, zeros) if problem.cell.startswith("lstm") else (zeros,)
 
@@ -112,7 +130,7 @@ class JAX(Peer):
             v = u.T
             return (lambda h: h @ v) if transposed else (lambda h: h @ u.T)
 
-        def forward(w: dict[str, Any]) -> Any:
+        def forward(x: Any, w: dict[str, Any]) -> Any:
             parts = jax.numpy.split(w["U"], [2 * H]) if problem.cell == "gru_before" else [w["U"]]
             by_U = [product(u) for u in parts]
 
@@ -120,6 +138,6 @@ class JAX(Peer):
                 state = step(a, state, w, by_U)
                 return state, state[0]
 
-            return jax.lax.scan(one, start, w["x"] @ w["W"].T + w["b"])[1]
+            return jax.lax.scan(one, start, x @ w["W"].T + w["b"])[1]
 
         return forward

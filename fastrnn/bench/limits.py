@@ -91,7 +91,7 @@ class Stream(Limit):
     title = "read stream"
 
     def prepare(self, problem: Problem, training: bool) -> Work:
-        floats = -(-problem.U.size // self.threads)
+        floats = -(-problem.weights[0]["U"].size // self.threads)
         parts = [aligned(floats) for _ in range(self.threads)]
         times = scaled(lambda times: self.core.read_all(self.isa, parts[0], times))
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime and OpenVINO, on one ONNX model of one node. Inference only."""
+"""ONNX Runtime and OpenVINO, on one ONNX model, a node for each layer. Inference only."""
 
 from __future__ import annotations
 
@@ -18,42 +18,58 @@ PEEPHOLES = (0, 2, 1)
 
 
 def reordered(array: Array, order: tuple[int, ...]) -> Array:
-    """With its gates, stacked along the first axis, in another order, and ONNX's axis of directions before them."""
-    return np.concatenate([np.split(array, len(order))[k] for k in order])[None]
+    """With its gates, stacked along the first axis, in another order."""
+    return np.concatenate([np.split(array, len(order))[k] for k in order])
 
 
-def initializers(problem: Problem) -> dict[str, Array]:
-    """The weights under ONNX's names and in its order."""
-    order = GATES[FAMILIES[problem.cell][0]]
-    weights = {
-        "W": reordered(problem.W, order),
-        "R": reordered(problem.U, order),
-        "B": np.hstack([reordered(bias, order) for bias in (problem.b, problem.b_rec)]),
+def initializers(problem: Problem, layer: int) -> dict[str, Array]:
+    """One layer's weights in ONNX's order, with its axis of directions before them, under its names and the layer's."""
+    order, D = GATES[FAMILIES[problem.cell][0]], problem.sizes.directions
+    ways = problem.weights[layer * D : (layer + 1) * D]
+    named = {
+        "W": [reordered(w["W"], order) for w in ways],
+        "R": [reordered(w["U"], order) for w in ways],
+        "B": [np.hstack([reordered(w[bias], order) for bias in ("b", "b_rec")]) for w in ways],
+        "P": [reordered(w["p"], PEEPHOLES) for w in ways if "p" in w],
     }
-    return weights if problem.p is None else weights | {"P": reordered(problem.p, PEEPHOLES)}
+    return {f"{name}{layer}": np.stack(arrays) for name, arrays in named.items() if arrays}
+
+
+def nodes(problem: Problem, helper: Any) -> list[Any]:
+    """Each layer's node, from X or what lies below, and what makes (T, B, D*H) of its (T, D, B, H)."""
+    family, options = FAMILIES[problem.cell]
+    attributes: dict[str, Any] = {"hidden_size": problem.sizes.H}
+    if "reset_after" in options:
+        attributes["linear_before_reset"] = int(options["reset_after"])
+    if problem.sizes.directions == 2:
+        attributes["direction"] = "bidirectional"
+    made, x = [], "X"
+    for layer in range(problem.sizes.layers):
+        # A node's inputs go by position: an absent one in the middle has an empty name.
+        names = [x, f"W{layer}", f"R{layer}", f"B{layer}", "sequence_lens" if problem.lengths is not None else ""]
+        names += ["", "", f"P{layer}"] if "p" in problem.weights[0] else []
+        made.append(helper.make_node(family.upper(), names, [f"by_direction{layer}"], **attributes))
+        made.append(helper.make_node("Transpose", [f"by_direction{layer}"], [f"by_row{layer}"], perm=(0, 2, 1, 3)))
+        x = "Y" if layer == problem.sizes.layers - 1 else f"y{layer}"
+        made.append(helper.make_node("Reshape", [f"by_row{layer}", "joined"], [x]))
+    return made
 
 
 def model(problem: Problem) -> bytes:
-    """A model from X (T, B, I), and where there are any `sequence_lens` (B,), to Y (T, 1, B, H)."""
+    """A model from X (T, B, I), and where there are any `sequence_lens` (B,), to Y (T, B, D*H)."""
     onnx: Any = importlib.import_module("onnx")
     helper, kinds = onnx.helper, onnx.TensorProto
-    family, options = FAMILIES[problem.cell]
-    attributes: dict[str, Any] = {"hidden_size": problem.U.shape[1]}
-    if "reset_after" in options:
-        attributes["linear_before_reset"] = int(options["reset_after"])
-    weights = initializers(problem)
+    weights = {"joined": np.array([0, 0, -1])}
+    for layer in range(problem.sizes.layers):
+        weights |= initializers(problem, layer)
     inputs = [helper.make_tensor_value_info("X", kinds.FLOAT, problem.x.shape)]
     if problem.lengths is not None:
         inputs.append(helper.make_tensor_value_info("sequence_lens", kinds.INT32, problem.lengths.shape))
-    # A node's inputs go by position: an absent one in the middle has an empty name.
-    names = ["X", "W", "R", "B", "sequence_lens" if problem.lengths is not None else "", "", "", "P"]
-    names = names if problem.p is not None else names[:5]
-    T, B, H = problem.dy.shape
     graph = helper.make_graph(
-        [helper.make_node(family.upper(), names, ["Y"], **attributes)],
+        nodes(problem, helper),
         problem.cell,
         inputs,
-        [helper.make_tensor_value_info("Y", kinds.FLOAT, (T, 1, B, H))],
+        [helper.make_tensor_value_info("Y", kinds.FLOAT, problem.dy.shape)],
         [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
     opset = [helper.make_opsetid("", 14)]
@@ -86,7 +102,7 @@ class ONNXRuntime(OnnxPeer):
         options.inter_op_num_threads = 1
         session = runtime.InferenceSession(model(problem), options, providers=["CPUExecutionProvider"])
         inputs = self.inputs(problem)
-        return Work(lambda: session.run(None, inputs)[0], lambda y: {"y": y[:, 0]})
+        return Work(lambda: session.run(None, inputs)[0], lambda y: {"y": y})
 
 
 class OpenVINO(OnnxPeer):
@@ -111,4 +127,4 @@ class OpenVINO(OnnxPeer):
             request.infer()
             return np.asarray(request.get_output_tensor().data)
 
-        return Work(call, lambda y: {"y": y[:, 0].copy()})
+        return Work(call, lambda y: {"y": y.copy()})

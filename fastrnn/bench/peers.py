@@ -6,38 +6,60 @@ import importlib
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
+
 import fastrnn
 from fastrnn.bench.jax_peer import JAX
 from fastrnn.bench.onnx_peers import ONNXRuntime, OpenVINO
 from fastrnn.bench.peer import ALL, FAMILIES, Peer, Work
 from fastrnn.bench.problem import Problem
 from fastrnn.cells import Array
-from fastrnn.recurrent import NAMES
+from fastrnn.layers.weights import NAMES
+
+
+def layers(problem: Problem) -> Any:
+    """fastrnn's own, with the problem's weights."""
+    family, options = FAMILIES[problem.cell]
+    options = options | {"num_layers": problem.sizes.layers, "bidirectional": problem.sizes.directions == 2}
+    layer = getattr(fastrnn, family.upper())(problem.sizes.I, problem.sizes.H, **options, **peephole(problem))
+    layer.load_state_dict(
+        {
+            NAMES[key] + suffix: value
+            for suffix, weights in zip(problem.suffixes, problem.weights, strict=True)
+            for key, value in weights.items()
+        }
+    )
+    return layer
+
+
+def peephole(problem: Problem) -> dict[str, bool]:
+    return {"peephole": True} if problem.cell == "lstm_peephole" else {}
 
 
 def infer(problem: Problem) -> Work:
     """fastrnn's inference: a layer, whose weights are packed once, as ONNX Runtime and OpenVINO pack theirs."""
-    family, options = FAMILIES[problem.cell]
-    layer = getattr(fastrnn, family.upper())(
-        problem.x.shape[2], problem.dy.shape[2], **options, **{"peephole": True} if "p" in problem.parameters else {}
-    )
-    layer.load_state_dict({f"{NAMES[key]}_l0": value for key, value in problem.parameters.items()})
+    layer = layers(problem)
     return Work(lambda: layer(problem.x, lengths=problem.lengths)[0], lambda y: {"y": y})
+
+
+def stream(problem: Problem) -> Work:
+    """Of one step, a stream's. Only the first call starts from zeros, as all of the peers' do."""
+    step, (x,), out = layers(problem).stream(problem.sizes.B).step, problem.x, np.empty_like(problem.dy[0])
+    return Work(lambda: step(x, out), lambda y: {"y": y[None].copy()})
 
 
 def train(problem: Problem) -> Work:
     """fastrnn's forward and backward."""
-    family, options = FAMILIES[problem.cell]
-    forward, backward = (getattr(fastrnn, f"{family}_{way}") for way in ("forward", "backward"))
-    arguments = {**problem.parameters, **options, "lengths": problem.lengths, "training": True}
+    layer = layers(problem)
+    named = {f"{NAMES[key]}{suffix}": f"d{key}{suffix}" for suffix in problem.suffixes for key in problem.weights[0]}
 
     def call() -> tuple[Array, Any]:
-        result = forward(problem.x, **arguments)
-        return result.y, backward(problem.dy, result.cache)
+        y, _, cache = layer.forward(problem.x, lengths=problem.lengths, training=True)
+        return y, layer.backward(problem.dy, cache)
 
     def collect(result: tuple[Array, Any]) -> dict[str, Array]:
         y, gradients = result
-        return {"y": y} | {f"d{name}": getattr(gradients, f"d{name}") for name in ("x", *problem.parameters)}
+        return {"y": y, "dx": gradients.dx} | {named[name]: d for name, d in gradients.grads.items()}
 
     return Work(call, collect)
 
@@ -50,7 +72,10 @@ class Fastrnn(Peer):
 
     def prepare(self, problem: Problem, training: bool) -> Work:
         fastrnn.set_num_threads(self.threads)
-        return train(problem) if training else infer(problem)
+        if training:
+            return train(problem)
+        one_step = problem.sizes.T == 1 and problem.sizes.directions == 1
+        return stream(problem) if one_step else infer(problem)
 
 
 class NumPy(Fastrnn):
@@ -82,8 +107,10 @@ class PyTorch(Peer):
 
     def prepare(self, problem: Problem, training: bool) -> Work:
         torch = self.torch
-        layer = getattr(torch.nn, FAMILIES[problem.cell][0].upper())(problem.x.shape[2], problem.dy.shape[2])
-        weights = layer.all_weights[0]  # weight_ih, weight_hh, bias_ih, bias_hh
+        sizes = problem.sizes
+        kind = getattr(torch.nn, FAMILIES[problem.cell][0].upper())
+        layer = kind(sizes.I, sizes.H, sizes.layers, bidirectional=sizes.directions == 2)
+        weights = [w for one in layer.all_weights for w in one]  # weight_ih, weight_hh, bias_ih, bias_hh of each
         with torch.no_grad():
             for own, given in zip(weights, problem.parameters.values(), strict=True):
                 own.copy_(torch.from_numpy(given))
@@ -99,7 +126,8 @@ class PyTorch(Peer):
             return [y.detach(), *torch.autograd.grad(y, [x, *weights], dy)]
 
         def collect(tensors: list[Any]) -> dict[str, Array]:
-            return dict(zip(("y", "dx", "dW", "dU", "db", "db_rec"), (t.numpy() for t in tensors), strict=False))
+            names = ["y", "dx", *(f"d{name}" for name in problem.parameters)]
+            return dict(zip(names, (t.numpy() for t in tensors), strict=False))  # inference has y alone
 
         return Work(train if training else infer, collect)
 

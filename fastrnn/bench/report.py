@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastrnn.bench.figures import RATIOS, Row, groups, least, mean
+from fastrnn.bench.grid import Sizes
 from fastrnn.bench.peers import PEERS
 from fastrnn.bench.rounds import LEAST_ERROR
 
@@ -42,7 +43,7 @@ def body(row: Row, peers: list[str]) -> str:
     """One line of a table: median and spread of fastrnn, medians of the peers, ratios."""
     times = row["times"]
     own = times["fastrnn"]
-    columns = [row["point"], ", ".join(map(str, row["sizes"]))]
+    columns = [row["point"], str(Sizes(*row["sizes"]))]
     columns.append(f"{human(own['median'])} ± {100 * own['spread'] / own['median']:.0f} %")
     for name in peers:
         # The reason stands under the tables; here its first word: differs, skipped, failed.

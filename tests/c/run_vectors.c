@@ -123,11 +123,11 @@ static unsigned long floating_point_mode(void)
 #endif
 }
 
-static void execute(const Run *run, void (*entry)(const frnn_call *), const frnn_call *call)
+static void execute(const Run *run, void (*entry)(const frnn_call *, int), const frnn_call *call)
 {
     const int held = run->way.denied ? frnn_team_acquire(2) : 1;
     const unsigned long mode = floating_point_mode();
-    entry(call);
+    entry(call, 1);
     if (floating_point_mode() != mode) complain(run, "left another floating-point mode");
     frnn_team_release(held);
 }
@@ -137,7 +137,7 @@ static frnn_call describe(const Run *run, const Array *in)
     const Problem *p = run->problem;
     frnn_call call = {.T = p->T, .B = p->B, .I = p->I, .H = p->H};
     call.reverse = (int)p->reverse;
-    call.threads = run->way.threads;
+    call.threads = call.cpus = run->way.threads;
     while (strcmp(run->table->cell_info(call.cell).name, p->cell)) call.cell++;
     call.x = in[N_x].at;
     call.W = in[N_W].at.data;
@@ -299,7 +299,7 @@ static void test_problem(Run run)
     Result first = compute(&run, in);
     compare(&run, &first);
     frnn_call alone = describe(&run, in), together = alone;
-    together.threads = 2;
+    together.threads = together.cpus = 2;
     if (run.problem->shared && run.table->forward_bytes(&together) <= run.table->forward_bytes(&alone))
         complain(&run, "asks for no more work area on two threads, so it is not shared; make_vectors.py thinks it is");
     for (int i = 1; i < WAYS; i++) {

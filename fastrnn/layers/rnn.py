@@ -1,15 +1,19 @@
-"""The layers that people use. They infer; what trains is the functional interface. Numbers are dimensionless."""
+"""The recurrent layers that people use. Numbers are dimensionless."""
 
 from __future__ import annotations
 
 from typing import Unpack
 
-from fastrnn.recurrent import Options, Recurrent
+from fastrnn.checks import boolean, number
+from fastrnn.layers.options import Options
+from fastrnn.layers.recurrent import Recurrent
 from fastrnn.run import gru_cell, rnn_cell
 
 
 class LSTM(Recurrent):
-    """Long short-term memory layers, with the weights packed once; `lstm_forward` has the equations and papers.
+    """Long short-term memory layers; `lstm_forward` has the equations and papers.
+
+    A call of the layer infers, with the weights packed once; `forward` with ``training=True`` and `backward` train.
 
     Parameters
     ----------
@@ -22,20 +26,29 @@ class LSTM(Recurrent):
     batch_first : bool
         Take and return (B, T, ...); states stay (L*D, B, H).
     dropout : float
-        Only 0.0: layers infer.
+        In training, the probability in [0, 1) with which a value between two layers of the stack is 0.
     bidirectional : bool
         A second direction from the end of each sequence to its start, with weights of its own.
     merge : {"concat", "sum", "mul", "average", None}
         What becomes of the two directions' outputs in every layer; None returns a pair.
+    return_sequences : bool
+        Whether y holds every step, (T, B, ...), or h after each sequence's last valid step alone, (B, ...): of the
+        second direction that after its own last, at the sequence's start.
     peephole : bool
         Let the gates see the cell state.
     dtype : float32 or float64
         Of the weights, inputs and outputs.
     weights : "bfloat16", optional
         Round W and U to bfloat16 (8 significant bits) and keep them so, half the bytes to read for each step; float32
-        only. Sums are float32; instruction set x86-64-v4-bf16 rounds x and h for the products as well.
+        only, for inference. Sums are float32; instruction set x86-64-v4-bf16 rounds x and h for the products as well.
+    forget_bias : float, optional
+        Where the forget gate's bias starts: bias_ih is filled with it there, and bias_hh with 0.
+    initializer : {"torch", "keras"} or dict
+        "torch": everything uniform within 1 / sqrt(H). "keras": W Glorot-uniform, U orthogonal, biases 0, and an
+        LSTM's `forget_bias` 1. A dict holds some of `fastrnn.initializers` for "W", "U", "b", "b_rec" and "p"; what
+        it leaves out, and "keras" for peepholes, is as with "torch".
     rng : int or numpy.random.Generator, optional
-        For the initial weights, uniform within 1 / sqrt(H) as PyTorch has them.
+        For the initial weights.
 
     Raises
     ------
@@ -50,6 +63,13 @@ class LSTM(Recurrent):
     >>> y.shape, c_n.shape
     ((5, 2, 8), (4, 2, 4))
     >>> lstm.load_state_dict(lstm.state_dict())  # or that of a torch.nn.LSTM
+
+    Training: the gradients of the sum of y.
+
+    >>> y, state, cache = lstm.forward(np.ones((5, 2, 3), np.float32), training=True)
+    >>> dx, dstate, grads = lstm.backward(np.ones_like(y), cache)
+    >>> lstm.parameters()["weight_ih_l0"][...] -= 0.1 * grads["weight_ih_l0"]
+    >>> lstm.changed()
     """
 
     def __init__(
@@ -59,9 +79,23 @@ class LSTM(Recurrent):
         num_layers: int = 1,
         *,
         peephole: bool = False,
+        forget_bias: float | None = None,
         **options: Unpack[Options],
     ) -> None:
+        boolean("peephole", peephole)
         super().__init__("lstm_peephole" if peephole else "lstm", input_size, hidden_size, num_layers, **options)
+        if forget_bias is not None:
+            self._set_forget_bias(number("forget_bias", forget_bias))
+        elif self.bias and options.get("initializer") == "keras":
+            self._set_forget_bias(1.0)
+
+    def _set_forget_bias(self, value: float) -> None:
+        if not self.bias:
+            raise ValueError(f"forget_bias: there is none with bias=False, so expected None, got {value}")
+        H = self.hidden_size
+        for name, bias in self.parameters().items():
+            if name.startswith("bias"):
+                bias[H : 2 * H] = value if name.startswith("bias_ih") else 0  # gates i, f, g, o
 
 
 class GRU(Recurrent):
@@ -71,7 +105,8 @@ class GRU(Recurrent):
     ----------
     reset_after : bool
         Which of the two GRUs; True is PyTorch's, cuDNN's and Keras 3's. There is no default.
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, weights, rng
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences, dtype,
+    weights, initializer, rng
         As for `LSTM`.
 
     Examples
@@ -100,7 +135,8 @@ class RNN(Recurrent):
     Parameters
     ----------
     activation : {"tanh", "relu", "sigmoid", "identity"}
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, weights, rng
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences, dtype,
+    weights, initializer, rng
         As for `LSTM`.
 
     Examples

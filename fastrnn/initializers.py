@@ -1,0 +1,233 @@
+"""Initial weights.
+
+An initializer is called as ``f(shape, rng, dtype)`` and returns a new array. The shape is that of the weight,
+(out, in), so that fan in is its second number and fan out its first; a vector's fans are both its length.
+All numbers are dimensionless.
+
+References
+----------
+.. [1] X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010.
+.. [2] K. He, X. Zhang, S. Ren, J. Sun, "Delving deep into rectifiers", ICCV 2015.
+.. [3] A. M. Saxe, J. L. McClelland, S. Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep linear
+   neural networks", ICLR 2014.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from fastrnn.cells import Array
+
+Shape = tuple[int, ...]
+
+
+class Initializer(Protocol):
+    """What gives initial weights."""
+
+    def __call__(self, shape: Shape, rng: Any = None, dtype: Any = np.float32) -> Array: ...
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One value throughout.
+
+    Examples
+    --------
+    >>> from fastrnn.initializers import Constant
+    >>> Constant(0.5)((2,))
+    array([0.5, 0.5], dtype=float32)
+    """
+
+    value: float
+
+    def __call__(self, shape: Shape, rng: Any = None, dtype: Any = np.float32) -> Array:
+        return np.full(shape, self.value, dtype)
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """0 throughout.
+
+    Examples
+    --------
+    >>> from fastrnn.initializers import Zeros
+    >>> Zeros()((2,))
+    array([0., 0.], dtype=float32)
+    """
+
+    def __call__(self, shape: Shape, rng: Any = None, dtype: Any = np.float32) -> Array:
+        return np.zeros(shape, dtype)
+
+
+@dataclass(frozen=True)
+class Ones:
+    """1 throughout.
+
+    Examples
+    --------
+    >>> from fastrnn.initializers import Ones
+    >>> Ones()((2,))
+    array([1., 1.], dtype=float32)
+    """
+
+    def __call__(self, shape: Shape, rng: Any = None, dtype: Any = np.float32) -> Array:
+        return np.ones(shape, dtype)
+
+
+@dataclass(frozen=True)
+class RandomUniform:
+    """Uniform within plus and minus `limit`.
+
+    Examples
+    --------
+    >>> from fastrnn.initializers import RandomUniform
+    >>> bool(abs(RandomUniform(0.1)((4, 3), rng=0)).max() <= 0.1)
+    True
+    """
+
+    limit: float
+
+    def __call__(self, shape: Shape, rng: Any = None, dtype: Any = np.float32) -> Array:
+        values: Array = self.limit * np.random.default_rng(rng).uniform(-1, 1, shape)
+        return values.astype(dtype)
+
+
+@dataclass(frozen=True)
+class RandomNormal:
+    """Normal with this mean and standard deviation.
+
+    Examples
+    --------
+    >>> from fastrnn.initializers import RandomNormal
+    >>> RandomNormal(stddev=10)((4, 3), rng=0).shape
+    (4, 3)
+    """
+
+    mean: float = 0.0
+    stddev: float = 0.05
+
+    def __call__(self, shape: Shape, rng: Any = None, dtype: Any = np.float32) -> Array:
+        values: Array = np.random.default_rng(rng).normal(self.mean, self.stddev, shape)
+        return values.astype(dtype)
+
+
+def fans(shape: Shape) -> tuple[int, int]:
+    """Fan in and fan out of a weight (out, in)."""
+    if len(shape) not in (1, 2):
+        raise ValueError(f"shape: expected (out, in) or (n,), got {shape}")
+    return shape[-1], shape[0]
+
+
+@dataclass(frozen=True)
+class GlorotUniform:
+    """Uniform within sqrt(6 / (fan in + fan out)): variance 2 / (fan in + fan out), [1]_ eq. 16; Keras' default.
+
+    Examples
+    --------
+    >>> from fastrnn.initializers import GlorotUniform
+    >>> bool(abs(GlorotUniform()((4, 2), rng=0)).max() <= 1)
+    True
+    """
+
+    def __call__(self, shape: Shape, rng: Any = None, dtype: Any = np.float32) -> Array:
+        return RandomUniform(float(np.sqrt(6 / sum(fans(shape)))))(shape, rng, dtype)
+
+
+@dataclass(frozen=True)
+class GlorotNormal:
+    """Normal of variance 2 / (fan in + fan out), [1]_ eq. 12; not truncated.
+
+    Examples
+    --------
+    >>> from fastrnn.initializers import GlorotNormal
+    >>> GlorotNormal()((4, 2), rng=0).shape
+    (4, 2)
+    """
+
+    def __call__(self, shape: Shape, rng: Any = None, dtype: Any = np.float32) -> Array:
+        return RandomNormal(0, float(np.sqrt(2 / sum(fans(shape)))))(shape, rng, dtype)
+
+
+@dataclass(frozen=True)
+class HeUniform:
+    """Uniform within sqrt(6 / fan in): variance 2 / fan in, [2]_ eq. 10.
+
+    Examples
+    --------
+    >>> from fastrnn.initializers import HeUniform
+    >>> bool(abs(HeUniform()((2, 6), rng=0)).max() <= 1)
+    True
+    """
+
+    def __call__(self, shape: Shape, rng: Any = None, dtype: Any = np.float32) -> Array:
+        return RandomUniform(float(np.sqrt(6 / fans(shape)[0])))(shape, rng, dtype)
+
+
+@dataclass(frozen=True)
+class HeNormal:
+    """Normal of variance 2 / fan in, [2]_ eq. 10; not truncated.
+
+    Examples
+    --------
+    >>> from fastrnn.initializers import HeNormal
+    >>> HeNormal()((2, 6), rng=0).shape
+    (2, 6)
+    """
+
+    def __call__(self, shape: Shape, rng: Any = None, dtype: Any = np.float32) -> Array:
+        return RandomNormal(0, float(np.sqrt(2 / fans(shape)[0])))(shape, rng, dtype)
+
+
+@dataclass(frozen=True)
+class Orthogonal:
+    """`gain` times a matrix of orthonormal columns, or rows if it is wider than high, uniform among all of them [3]_.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrnn.initializers import Orthogonal
+    >>> U = Orthogonal()((8, 2), rng=0)
+    >>> np.allclose(U.T @ U, np.eye(2), atol=1e-6)
+    True
+    """
+
+    gain: float = 1.0
+
+    def __call__(self, shape: Shape, rng: Any = None, dtype: Any = np.float32) -> Array:
+        if len(shape) != 2:
+            raise ValueError(f"shape: expected (out, in), got {shape}")
+        rows, columns = max(shape), min(shape)
+        q, r = np.linalg.qr(np.random.default_rng(rng).standard_normal((rows, columns)))
+        q *= np.where(np.diag(r) < 0, -1.0, 1.0)  # signs of the factorisation, which would not be uniform
+        values: Array = self.gain * (q if shape == q.shape else q.T)
+        return np.ascontiguousarray(values, dtype)
+
+
+def chosen(initializer: Any, schemes: Mapping[str, Mapping[str, Initializer]]) -> dict[str, Initializer]:
+    """An initializer for each parameter, from a scheme's name or a dict, whose missing keys are "torch"'s."""
+    default = schemes["torch"]
+    if isinstance(initializer, str):
+        if initializer not in schemes:
+            names = ", ".join(map(repr, schemes))
+            raise ValueError(f"initializer: expected one of {names}, or a dict, got {initializer!r}")
+        return {**default, **schemes[initializer]}
+    if not isinstance(initializer, Mapping):
+        raise TypeError(f"initializer: expected a string or a dict, got {type(initializer).__name__}")
+    for key, f in initializer.items():
+        if key not in default:
+            raise ValueError(f"initializer: expected keys among {', '.join(map(repr, default))}, got {key!r}")
+        if not callable(f):
+            raise TypeError(f"initializer: expected a function of (shape, rng, dtype) for {key!r}, got {f!r}")
+    return {**default, **initializer}
+
+
+def initial(f: Initializer, name: str, shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> Array:
+    """What f gives, which may be the user's own, as an array of this shape and dtype."""
+    value = np.array(f(shape, rng, dtype), dtype)
+    if value.shape != shape:
+        raise ValueError(f"initializer: expected shape {shape} for {name!r}, got {value.shape}")
+    return np.ascontiguousarray(value)

@@ -1,0 +1,11 @@
+"""Layers: what owns weights. Each has a forward and right under it its backward; numbers are dimensionless."""
+
+from fastrnn.layers.activation import Activation
+from fastrnn.layers.base import Back, Layer, Output
+from fastrnn.layers.dense import Dense
+from fastrnn.layers.dropout import Dropout
+from fastrnn.layers.embedding import Embedding
+from fastrnn.layers.rnn import GRU, LSTM, RNN
+from fastrnn.layers.stream import Stream
+
+__all__ = ["GRU", "LSTM", "RNN", "Activation", "Back", "Dense", "Dropout", "Embedding", "Layer", "Output", "Stream"]

@@ -1,0 +1,93 @@
+"""Elementwise functions, and softmax, as a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastrnn.cells import (
+    Array,
+    identity,
+    identity_backward,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    tanh,
+    tanh_backward,
+)
+from fastrnn.checks import floating_array
+from fastrnn.layers.base import Stateless
+
+
+def softmax(a: Array) -> Array:
+    """exp(a) over its sum along the last axis, by exponentials of at most 1: it cannot overflow."""
+    e: Array = np.exp(a - a.max(axis=-1, keepdims=True))
+    e /= e.sum(axis=-1, keepdims=True)
+    return e
+
+
+def softmax_backward(ds: Array, s: Array) -> Array:
+    """da of s = softmax(a), by s itself."""
+    da: Array = s * (ds - (ds * s).sum(axis=-1, keepdims=True))
+    return da
+
+
+class Function(NamedTuple):
+    """f(a), and f_backward(df, f(a)): both by the function's own result."""
+
+    f: Callable[[Array], Array]
+    backward: Callable[[Array, Array], Array]
+
+
+FUNCTIONS = {
+    "linear": Function(identity, identity_backward),
+    "sigmoid": Function(sigmoid, sigmoid_backward),
+    "tanh": Function(tanh, tanh_backward),
+    "relu": Function(relu, relu_backward),
+    "softmax": Function(softmax, softmax_backward),
+}
+
+
+def function(name: Any) -> Function:
+    if not isinstance(name, str) or name not in FUNCTIONS:
+        raise ValueError(f"activation: expected one of {', '.join(map(repr, FUNCTIONS))}, got {name!r}")
+    return FUNCTIONS[name]
+
+
+class Activation(Stateless):
+    """A function of every element, or softmax along the last axis.
+
+    Parameters
+    ----------
+    activation : {"linear", "sigmoid", "tanh", "relu", "softmax"}
+
+    Raises
+    ------
+    ValueError
+        For another name.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> relu = fastrnn.Activation("relu")
+    >>> y, _, cache = relu.forward(np.array([-1.0, 0.0, 2.0]), training=True)
+    >>> y, relu.backward(np.ones(3), cache).dx
+    (array([0., 0., 2.]), array([0., 0., 1.]))
+    """
+
+    def __init__(self, activation: str) -> None:
+        function(activation)
+        self.activation = activation
+
+    def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, Any]:
+        y = function(self.activation).f(floating_array("x", x))
+        return y, y
+
+    def _backward(self, dy: Array, y: Array) -> tuple[Array, dict[str, Array]]:
+        return function(self.activation).backward(dy, y), {}
+
+    def __repr__(self) -> str:
+        return f"Activation({self.activation!r})"

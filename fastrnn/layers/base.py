@@ -1,0 +1,215 @@
+"""What all layers have in common: a forward, its backward, and weights under names."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+from fastrnn.cells import Array
+from fastrnn.checks import as_array, boolean, expect_dtype, expect_shape, floats
+
+Shape = tuple[int | None, ...]
+
+
+class Output(NamedTuple):
+    """What a layer's forward returns."""
+
+    y: Any  #: what the next layer reads; a pair from two directions with ``merge=None``
+    state: Any  #: the final recurrent state, as the layer's call gives it; None for a layer without one
+    cache: Any  #: what backward needs; None unless training
+
+
+class Back(NamedTuple):
+    """What a layer's backward returns: gradients of a scalar, shaped and typed like what they belong to."""
+
+    dx: Array | None  #: None where the input has no gradient, as the integers of an `Embedding`
+    dstate: Any  #: of the initial state; None where none was given
+    grads: dict[str, Array]  #: of the parameters, under the names of `Layer.parameters`
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Cache:
+    """What a layer's training forward keeps for its backward: opaque, and of use to that layer alone.
+
+    It refers to x and to the parameters without a copy: leave them unchanged until the backward is done.
+    """
+
+    layer: Layer
+    kept: Any
+
+    def __repr__(self) -> str:
+        return f"<Cache of {self.layer!r}>"
+
+
+class Layer:
+    """A piece of a network: x in, y out, and the gradients back. Subclasses say what they compute.
+
+    Nothing is kept in the layer from a forward to its backward, so that one layer serves several threads.
+    """
+
+    #: whether the layer takes and returns (B, T, ...) in place of (T, B, ...)
+    batch_first: bool = False
+
+    def forward(
+        self,
+        x: Any,
+        *,
+        state: Any = None,
+        lengths: Any = None,
+        training: bool = False,
+        rng: Any = None,
+        threads: int | None = None,
+    ) -> Output:
+        """Compute y, and with ``training=True`` keep what `backward` needs; every layer takes the same keywords.
+
+        Parameters
+        ----------
+        x : array
+            The input.
+        state, lengths, threads
+            The initial state, each sequence's valid steps and the number of threads, for recurrent layers; what works
+            on every step alone has no state (ValueError), and no use for the other two.
+        training : bool
+            Keep a cache, and drop out what is to be dropped out.
+        rng : int or numpy.random.Generator, optional
+            For dropout.
+
+        Returns
+        -------
+        Output
+            ``y``, ``state`` and ``cache``.
+        """
+        raise NotImplementedError
+
+    def backward(self, dy: Any, cache: Any, *, dstate: Any = None) -> Back:
+        """Backpropagate what `forward` did with ``training=True``, as often as you like.
+
+        Parameters
+        ----------
+        dy : array shaped like y
+            Gradient of a scalar with respect to y.
+        cache : Cache
+            Of this layer's own forward.
+        dstate : shaped like the final state, optional
+            Gradient with respect to the final state, for recurrent layers.
+
+        Returns
+        -------
+        Back
+            ``dx``, ``dstate`` and ``grads``.
+        """
+        raise NotImplementedError
+
+    def __call__(self, x: Any) -> Any:
+        """y alone, for inference; a recurrent layer returns its final state too."""
+        return self.forward(x).y
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """The shape of y for an x of this shape, time-major both, None standing for any size.
+
+        Raises
+        ------
+        ValueError
+            If the layer cannot take such an x.
+        """
+        return shape
+
+    def parameters(self) -> dict[str, Array]:
+        """The parameters themselves by name, PyTorch's where it has any; after changing one in place call `changed`."""
+        return {}
+
+    def changed(self) -> None:
+        """Forget what was derived from the parameters: they were changed in place."""
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of all parameters by name."""
+        return {name: value.copy() for name, value in self.parameters().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take all parameters from a mapping like that of `state_dict`, PyTorch's own included.
+
+        Raises
+        ------
+        KeyError
+            For a name that is missing or that the layer does not have.
+        TypeError, ValueError
+            For a parameter of another dtype or shape. After an error the layer is as it was.
+        """
+        own = self.parameters()
+        for problem, names in (("missing", own.keys() - state.keys()), ("unexpected", state.keys() - own.keys())):
+            if names:
+                raise KeyError(f"state: {problem} {', '.join(sorted(names))}")
+        new = {
+            name: floats(name, state[name], "that of the layer", value.shape, value.dtype, "the layer's")
+            for name, value in own.items()
+        }
+        for name, value in own.items():
+            value[...] = new[name]
+        self.changed()
+
+    def get_weights(self) -> list[Array]:
+        """Copies of all parameters, in the order of `parameters`."""
+        return list(self.state_dict().values())
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Take all parameters in the order of `parameters`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For another number of them, or a parameter of another dtype or shape.
+        """
+        own = self.parameters()
+        if len(weights) != len(own):
+            raise ValueError(f"weights: expected {len(own)} arrays ({', '.join(own)}), got {len(weights)}")
+        self.load_state_dict(dict(zip(own, weights, strict=True)))
+
+    def __copy__(self) -> Self:
+        """With weights of its own, as a deep copy."""
+        return copy.deepcopy(self)
+
+    def _own(self, cache: Any) -> Any:
+        """What this layer's forward kept."""
+        if not isinstance(cache, Cache):
+            raise TypeError(f"cache: expected that of forward(..., training=True), got {cache!r}")
+        if cache.layer is not self:
+            raise ValueError(f"cache: expected that of this layer's own forward, got {cache!r}")
+        return cache.kept
+
+
+class Stateless(Layer):
+    """A layer without a recurrent state: subclasses compute y and what is to be kept, and the way back."""
+
+    def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, Any]:
+        raise NotImplementedError
+
+    def _backward(self, dy: Array, kept: Any) -> tuple[Array | None, dict[str, Array]]:
+        raise NotImplementedError
+
+    def forward(
+        self,
+        x: Any,
+        *,
+        state: Any = None,
+        lengths: Any = None,
+        training: bool = False,
+        rng: Any = None,
+        threads: int | None = None,
+    ) -> Output:
+        boolean("training", training)
+        if state is not None:
+            raise ValueError(f"state: {type(self).__name__} has no state, so expected None, got {type(state).__name__}")
+        y, kept = self._forward(x, training, rng)
+        return Output(y, None, Cache(self, (y.shape, y.dtype, kept)) if training else None)
+
+    def backward(self, dy: Any, cache: Any, *, dstate: Any = None) -> Back:
+        if dstate is not None:
+            raise ValueError(f"dstate: {type(self).__name__} has no state, so expected None")
+        shape, dtype, kept = self._own(cache)
+        dy = expect_dtype("dy", as_array("dy", dy), dtype, "that of y")
+        dx, grads = self._backward(expect_shape("dy", dy, "that of y", shape), kept)
+        return Back(dx, None, grads)
+
+    forward.__doc__, backward.__doc__ = Layer.forward.__doc__, Layer.backward.__doc__

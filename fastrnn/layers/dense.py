@@ -1,0 +1,106 @@
+"""A matrix, a bias and a function on the last axis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastrnn.cells import Array, linear, linear_backward
+from fastrnn.checks import as_array, boolean, expect_dtype, floating, positive
+from fastrnn.initializers import GlorotUniform, Initializer, RandomUniform, Zeros, chosen, initial
+from fastrnn.layers.activation import function
+from fastrnn.layers.base import Shape, Stateless
+
+
+class Dense(Stateless):
+    """``y = activation(x W' + b)`` on the last axis, so on every step of a sequence alike.
+
+    Parameters
+    ----------
+    input_size, output_size : int
+        Last axes of x and y.
+    activation : {None, "linear", "sigmoid", "tanh", "relu", "softmax"}
+        None and "linear" leave the values as they are.
+    bias : bool
+        Whether there is a bias.
+    dtype : float32 or float64
+        Of the weights, inputs and outputs.
+    initializer : {"torch", "keras"} or dict
+        "torch" is uniform within 1 / sqrt(input_size); "keras" has Glorot-uniform weights and a bias of 0; a dict
+        holds one of `fastrnn.initializers` for "weight", "bias" or both.
+    rng : int or numpy.random.Generator, optional
+        For the initial weights.
+
+    Attributes
+    ----------
+    weight : (output_size, input_size) array
+    bias : (output_size,) array or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that is not one of these; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> dense = fastrnn.Dense(3, 2, "softmax", rng=0)
+    >>> y, _, cache = dense.forward(np.ones((5, 4, 3), np.float32), training=True)  # (T, B, F), (B, T, F) or (B, F)
+    >>> dx, _, grads = dense.backward(np.ones_like(y), cache)
+    >>> y.shape, dx.shape, grads["weight"].shape
+    ((5, 4, 2), (5, 4, 3), (2, 3))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        activation: str | None = None,
+        *,
+        bias: bool = True,
+        dtype: Any = np.float32,
+        initializer: Any = "torch",
+        rng: Any = None,
+    ) -> None:
+        self.input_size, self.output_size = positive("input_size", input_size), positive("output_size", output_size)
+        self._function = function("linear" if activation is None else activation)
+        self.activation = activation
+        boolean("bias", bias)
+        self.dtype = floating(dtype)
+        shapes = {"weight": (self.output_size, self.input_size)} | ({"bias": (self.output_size,)} if bias else {})
+        torch: dict[str, Initializer] = dict.fromkeys(shapes, RandomUniform(1 / np.sqrt(self.input_size)))
+        start = chosen(initializer, {"torch": torch, "keras": {"weight": GlorotUniform(), "bias": Zeros()}})
+        rng = np.random.default_rng(rng)
+        new = {name: initial(start[name], name, shape, rng, self.dtype) for name, shape in shapes.items()}
+        self.weight, self.bias = new["weight"], new.get("bias")
+
+    def parameters(self) -> dict[str, Array]:
+        return {"weight": self.weight} | ({} if self.bias is None else {"bias": self.bias})
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if not shape or shape[-1] != self.input_size:
+            raise ValueError(f"x: expected shape (..., {self.input_size}), got {shape}")
+        return (*shape[:-1], self.output_size)
+
+    def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, Any]:
+        x = expect_dtype("x", as_array("x", x), self.dtype, "the layer's")
+        shape = self.output_shape(x.shape)
+        bias = self.dtype.type(0) if self.bias is None else self.bias
+        y = self._function.f(linear(flat(x), self.weight, bias))
+        return y.reshape(shape), (x, y)
+
+    def _backward(self, dy: Array, kept: Any) -> tuple[Array, dict[str, Array]]:
+        x, y = kept
+        dx, dW, db = linear_backward(self._function.backward(flat(dy), y), flat(x), self.weight)
+        return dx.reshape(x.shape), {"weight": dW} | ({} if self.bias is None else {"bias": db})
+
+    def __repr__(self) -> str:
+        activation = "" if self.activation is None else f", {self.activation!r}"
+        bias = "" if self.bias is not None else ", bias=False"
+        return f"Dense({self.input_size}, {self.output_size}{activation}{bias}, dtype={self.dtype})"
+
+
+def flat(a: Array) -> Array:
+    """(n, features): one product for all steps and sequences."""
+    return a.reshape(-1, a.shape[-1])

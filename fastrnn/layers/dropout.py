@@ -1,0 +1,63 @@
+"""Dropping values out in training, so that none relies on a few others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastrnn.cells import Array
+from fastrnn.checks import floating_array, fraction
+from fastrnn.layers.base import Stateless
+
+
+def mask(shape: tuple[int, ...], rate: float, rng: Any, dtype: np.dtype[Any]) -> Array:
+    """0 with probability `rate`, else 1 / (1 - rate), so that the expectation of a product with it stays."""
+    kept = np.random.default_rng(rng).random(shape, np.float32) >= rate
+    scaled: Array = kept * dtype.type(1 / (1 - rate))
+    return scaled
+
+
+class Dropout(Stateless):
+    """In training, values that are 0 with probability `rate` and else 1 / (1 - rate) times as large; after [1]_.
+
+    Parameters
+    ----------
+    rate : float
+        In [0, 1), dimensionless.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no such number.
+
+    References
+    ----------
+    .. [1] N. Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15, 2014.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> dropout = fastrnn.Dropout(0.5)
+    >>> dropout(np.ones(3))
+    array([1., 1., 1.])
+    >>> y, _, cache = dropout.forward(np.ones(1000), training=True, rng=0)
+    >>> np.unique(y), np.array_equal(dropout.backward(np.ones(1000), cache).dx, y)
+    (array([0., 2.]), True)
+    """
+
+    def __init__(self, rate: float) -> None:
+        self.rate = fraction("rate", rate)
+
+    def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, Any]:
+        x = floating_array("x", x)
+        if not training:
+            return x, None
+        kept = mask(x.shape, self.rate, rng, x.dtype)
+        return x * kept, kept
+
+    def _backward(self, dy: Array, kept: Array) -> tuple[Array, dict[str, Array]]:
+        return dy * kept, {}
+
+    def __repr__(self) -> str:
+        return f"Dropout({self.rate})"

@@ -1,0 +1,107 @@
+"""A vector for each of a finite number of things."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastrnn.cells import Array
+from fastrnn.checks import BOOLEANS, as_array, describe, floating, positive
+from fastrnn.initializers import Initializer, RandomNormal, RandomUniform, chosen, initial
+from fastrnn.layers.base import Shape, Stateless
+
+
+class Embedding(Stateless):
+    """Row x of a table, for integers x of any shape: a letter or a word becomes a vector that is learnt.
+
+    Parameters
+    ----------
+    num_embeddings, embedding_dim : int
+        Rows of the table, n, and the length of each, E.
+    padding_idx : int, optional
+        A row that starts as 0 and has no gradient; negative counts from the end.
+    dtype : float32 or float64
+        Of the table and the outputs.
+    initializer : {"torch", "keras"} or dict
+        "torch" is the standard normal distribution; "keras" is uniform within 0.05; a dict holds one of
+        `fastrnn.initializers` for "weight".
+    rng : int or numpy.random.Generator, optional
+        For the initial table.
+
+    Attributes
+    ----------
+    weight : (n, E) array
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that is not one of these, or an x that holds no integers or some outside 0..n-1.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> embedding = fastrnn.Embedding(5, 3, rng=0)
+    >>> y, _, cache = embedding.forward([[0, 4], [4, 2]], training=True)
+    >>> y.shape, embedding.backward(np.ones_like(y), cache).grads["weight"][:, 0]
+    ((2, 2, 3), array([1., 0., 1., 0., 2.], dtype=float32))
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        *,
+        dtype: Any = np.float32,
+        initializer: Any = "torch",
+        rng: Any = None,
+    ) -> None:
+        self.num_embeddings = n = positive("num_embeddings", num_embeddings)
+        self.embedding_dim = positive("embedding_dim", embedding_dim)
+        self.dtype = floating(dtype)
+        schemes: dict[str, dict[str, Initializer]] = {
+            "torch": {"weight": RandomNormal(0, 1)},
+            "keras": {"weight": RandomUniform(0.05)},
+        }
+        start = chosen(initializer, schemes)["weight"]
+        self.weight = initial(start, "weight", (n, self.embedding_dim), np.random.default_rng(rng), self.dtype)
+        self.padding_idx = None
+        if padding_idx is not None:
+            if isinstance(padding_idx, BOOLEANS) or not isinstance(padding_idx, int | np.integer):
+                raise TypeError(f"padding_idx: expected an integer or None, got {padding_idx!r}")
+            if not -n <= padding_idx < n:
+                raise ValueError(f"padding_idx: expected an integer in {-n}..{n - 1}, got {padding_idx}")
+            self.padding_idx = int(padding_idx) % n
+            self.weight[self.padding_idx] = 0
+
+    def parameters(self) -> dict[str, Array]:
+        return {"weight": self.weight}
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return (*shape, self.embedding_dim)
+
+    def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, Any]:
+        x = as_array("x", x, sequence=True)
+        if x.dtype.kind not in "iu" and x.size:
+            raise TypeError(f"x: expected integers, got {describe(x.dtype)}")
+        if x.size and not (0 <= x.min() and x.max() < self.num_embeddings):
+            wrong = x[(x < 0) | (x >= self.num_embeddings)][0]
+            raise ValueError(f"x: expected each in 0..{self.num_embeddings - 1}, got {wrong}")
+        x = x.astype(np.intp, copy=False)
+        return self.weight[x], x
+
+    def _backward(self, dy: Array, x: Array) -> tuple[None, dict[str, Array]]:
+        dy = dy.reshape(-1, self.embedding_dim)
+        dW = np.zeros_like(self.weight)
+        order = np.argsort(x, axis=None, kind="stable")
+        rows, starts = np.unique(x.ravel()[order], return_index=True)
+        if len(rows):
+            dW[rows] = np.add.reduceat(dy[order], starts, axis=0)
+        if self.padding_idx is not None:
+            dW[self.padding_idx] = 0
+        return None, {"weight": dW}
+
+    def __repr__(self) -> str:
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"Embedding({self.num_embeddings}, {self.embedding_dim}{padding}, dtype={self.dtype})"

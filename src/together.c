@@ -1,0 +1,83 @@
+/* Several layers at once: where one layer cannot fill the cores, two directions run side by side, and a stack's forward
+ * as a wavefront, each layer a few steps behind the one below it.
+ *
+ * Call i is run by thread i % threads, each thread taking its calls in order, so the first unfinished call can always
+ * go on: nobody waits for ever. The order of summation is fixed, so the bits are those of the calls made one by one.
+ */
+#include "drive.h"
+#include "team.h"
+
+enum {
+    AT_ONCE = 16,     /* calls laid out together */
+    STEPS_BEHIND = 8, /* a follower's chunk: enough rows for its input product, few enough to start soon */
+};
+
+typedef struct {
+    int n, threads;
+    frnn_job job;
+    Plan plans[AT_ONCE];
+    frnn_progress done[AT_ONCE];
+} Batch;
+
+static void batch_job(void *arg, int id)
+{
+    const Batch *batch = arg;
+    for (int i = id; i < batch->n; i += batch->threads) batch->job((void *)&batch->plans[i], 0);
+}
+
+/* Threads that n calls repay side by side: 1 unless that keeps more of them busy than each call does alone, or as many
+ * with no need to wait for one another. */
+static int threads_side_by_side(const frnn_call *calls, int n, int backward)
+{
+    int alone = 1, follows = 0;
+    double flop = 0;
+    for (int i = 0; i < n; i++) {
+        Plan plan;
+        X(plan)(&plan, &calls[i], calls[i].threads, backward, 0);
+        if (plan.threads > alone) alone = plan.threads;
+        follows |= i > 0 && calls[i].follows && !backward;
+        flop += plan.flop;
+    }
+    const int together = n < calls[0].threads ? n : calls[0].threads;
+    if (flop < WORTH_THREADS) return 1;
+    return together > alone || (together == alone && !follows) ? together : 1;
+}
+
+static void run_alone(const frnn_call *call, int backward, frnn_job job)
+{
+    Plan plan;
+    X(plan)(&plan, call, call->threads, backward, 0);
+    const int granted = frnn_team_acquire(plan.threads);
+    X(plan)(&plan, call, granted, backward, call->work);
+    frnn_team_run(plan.threads, job, &plan);
+    frnn_team_release(granted);
+}
+
+static void run_batch(const frnn_call *calls, int n, int backward, frnn_job job)
+{
+    const int threads = frnn_team_acquire(n > 1 ? threads_side_by_side(calls, n, backward) : 1);
+    if (threads == 1) {
+        for (int i = 0; i < n; i++) run_alone(&calls[i], backward, job);
+        return;
+    }
+    Batch batch = {.n = n, .threads = threads, .job = job};
+    for (int i = 0; i < n; i++) {
+        Plan *plan = &batch.plans[i];
+        X(plan)(plan, &calls[i], 1, backward, calls[i].work);
+        if (backward) continue;
+        plan->done = &batch.done[i];
+        if (i == 0 || !calls[i].follows) continue;
+        plan->below = &batch.done[i - 1];
+        if (plan->chunk > STEPS_BEHIND) plan->chunk = STEPS_BEHIND;
+    }
+    frnn_team_run(threads, batch_job, &batch);
+    frnn_team_release(threads);
+}
+
+static void run(const frnn_call *calls, int n, int backward, frnn_job job)
+{
+    for (int i = 0; i < n; i += AT_ONCE) run_batch(calls + i, n - i < AT_ONCE ? n - i : AT_ONCE, backward, job);
+}
+
+void X(forward)(const frnn_call *calls, int n) { run(calls, n, 0, X(forward_job)); }
+void X(backward)(const frnn_call *calls, int n) { run(calls, n, 1, X(backward_job)); }

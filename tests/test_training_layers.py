@@ -1,0 +1,479 @@
+"""Every gradient of every layer and option: central differences of the NumPy reference, then all backends alike."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from problems import CELLS, Arrays
+from stacks import MERGED, as_given, layer, named, states
+from tolerance import assert_close, assert_float32, assert_same_bits
+
+import fastrnn
+
+#: relative, of central differences of float64 with this step, on functions of order 1
+STEP, DIFFERENCES = 1e-5, 1e-7
+
+#: (num_layers, options)
+STACKS: list[tuple[int, dict[str, Any]]] = [(1, {}), (3, {}), (2, {"dropout": 0.4}), (2, {"bias": False})]
+STACKS += [(n, {"bidirectional": True, "merge": m}) for n in (1, 2) for m in MERGED if m or n == 1]
+STACKS += [(3, {"bidirectional": True, "dropout": 0.3, "merge": "mul"})]
+LAYOUTS = ("time", "batch", "alone")
+
+
+def inputs(cell: str, net: Any, layout: str, given: tuple[str, ...], T: int = 5, B: int = 3) -> Arrays:
+    rng = np.random.default_rng(7)
+    shape = {"time": (T, B), "batch": (B, T), "alone": (T,)}[layout]
+    batch = () if layout == "alone" else (B,)
+    ways = net.num_layers * (1 + net.bidirectional)
+    every = {
+        "state": states(cell, ways, *batch, net.hidden_size, dtype=net.dtype),
+        "lengths": np.array(4) if layout == "alone" else np.resize([T, 0, 2, 4], B),
+        "resets": rng.random(shape) < 0.2,
+    }
+    x = rng.standard_normal((*shape, net.input_size)).astype(net.dtype)
+    return {"x": x} | {name: every[name] for name in given}
+
+
+def forward(net: Any, x: Any, state: Any = None, **options: Any) -> Any:
+    given = None if state is None else as_given(state)
+    return net.forward(x, state=given, training=True, rng=3, **options)
+
+
+def flat(y: Any, state: Any) -> Arrays:
+    return named(y, state) if state is not None else {"y": y}
+
+
+def cotangents(net: Any, given: Arrays) -> Arrays:
+    """Random, for everything that comes out."""
+    out = forward(net, **given)
+    rng = np.random.default_rng(8)
+    return {name: rng.standard_normal(a.shape).astype(a.dtype) for name, a in flat(*out[:2]).items()}
+
+
+def split(d: Arrays) -> tuple[Any, Any]:
+    """dy and dstate as backward takes them."""
+    dy = d["y"] if "y" in d else (d["y0"], d["y1"]) if "y0" in d else None
+    dstate = tuple(d[name] for name in ("h_n", "c_n") if name in d)
+    return dy, as_given(dstate) if dstate else None
+
+
+def gradients(net: Any, given: Arrays, d: Arrays) -> Arrays:
+    dy, dstate = split(d)
+    back = net.backward(dy, forward(net, **given).cache, dstate=dstate)
+    initial = {} if back.dstate is None else {k[0] + "0": v for k, v in named(0, back.dstate).items() if k != "y"}
+    assert list(back.grads) == list(net.parameters())
+    return back.grads | initial | ({} if back.dx is None else {"x": back.dx})
+
+
+def differences(net: Any, given: Arrays, d: Arrays) -> Arrays:
+    """The gradient of the sum of output times cotangent, one element at a time."""
+
+    def scalar() -> float:
+        net.changed()
+        out = flat(*forward(net, **given)[:2])
+        return float(sum((a * out[name]).sum() for name, a in d.items()))
+
+    def of(array: np.ndarray) -> np.ndarray:
+        slope = np.empty_like(array)
+        for i in np.ndindex(array.shape):
+            before = array[i]
+            array[i] = before + STEP
+            up = scalar()
+            array[i] = before - STEP
+            slope[i] = (up - scalar()) / (2 * STEP)
+            array[i] = before
+        net.changed()
+        return slope
+
+    arrays = dict(net.parameters())
+    arrays |= {"x": given["x"]} if given["x"].dtype.kind == "f" else {}
+    arrays |= dict(zip(("h0", "c0"), given.get("state", ()), strict=False))
+    return {name: of(a) for name, a in arrays.items()}
+
+
+EVERYTHING = ("state", "lengths", "resets")
+
+
+def check(net: Any, given: Arrays) -> None:
+    with fastrnn.use_backend("numpy"):
+        d = cotangents(net, given)
+        assert_close(gradients(net, given, d), differences(net, given, d), DIFFERENCES)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("stack", STACKS)
+def test_stacks(stack: tuple[int, dict[str, Any]], last: bool) -> None:
+    num_layers, options = stack
+    cell = ("lstm", "gru_after", "rnn_tanh")[STACKS.index(stack) % 3]
+    layout = LAYOUTS[(STACKS.index(stack) + last) % 3]
+    options = options | {"return_sequences": not last, "batch_first": layout == "batch"}
+    net = layer(cell, 2, 2, num_layers, dtype=np.float64, **options)
+    check(net, inputs(cell, net, layout, EVERYTHING, T=4))
+
+
+@pytest.mark.parametrize("cell", [c for c in CELLS if c != "rnn_relu"])
+def test_cells(cell: str) -> None:
+    net = layer(cell, 2, 3, 2, dtype=np.float64)
+    check(net, inputs(cell, net, "time", ("state",)))
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(layout: str, last: bool) -> None:
+    options = {"bidirectional": True, "batch_first": layout == "batch", "return_sequences": not last}
+    net = layer("lstm_peephole", 1, 2, dtype=np.float64, **options)
+    check(net, inputs("lstm_peephole", net, layout, EVERYTHING, T=4))
+
+
+@pytest.mark.parametrize("activation", [None, "linear", "sigmoid", "tanh", "relu", "softmax"])
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 5, 3)])
+def test_dense(shape: tuple[int, ...], activation: str | None) -> None:
+    x = np.random.default_rng(1).standard_normal(shape)
+    check(fastrnn.Dense(3, 4, activation, dtype=np.float64, rng=0), {"x": x})
+    check(fastrnn.Dense(3, 4, activation, dtype=np.float64, rng=0, bias=False), {"x": x})
+    if activation:
+        check(fastrnn.Activation(activation), {"x": x})
+
+
+def test_dropout() -> None:
+    check(fastrnn.Dropout(0.3), {"x": np.random.default_rng(1).standard_normal((2, 5, 3))})
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (2, 5), (0, 3)])
+def test_embedding(shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(1).integers(0, 4, shape)
+    check(fastrnn.Embedding(4, 3, dtype=np.float64, rng=0), {"x": x})
+
+
+def test_embedding_of_padding() -> None:
+    net = fastrnn.Embedding(4, 3, padding_idx=-2, dtype=np.float64, rng=0)
+    x = np.array([[0, 2, 3], [2, 2, 3]])
+    assert net.padding_idx == 2
+    assert not net(x)[0, 1].any()
+    dW = gradients(net, {"x": x}, {"y": np.ones((2, 3, 3))})["weight"]
+    np.testing.assert_array_equal(dW[:, 0], [1, 0, 0, 2])
+
+
+# All backends, both precisions
+
+WIDE = (11, 6, 5, 17)  # T, B, I, H
+
+
+def wide(cell: str, num_layers: int, dtype: type, **options: Any) -> tuple[Any, Arrays]:
+    T, B, I, H = WIDE
+    net = layer(cell, I, H, num_layers, dtype=dtype, **options)
+    return net, inputs(cell, net, "batch" if net.batch_first else "time", EVERYTHING, T, B)
+
+
+def everything(net: Any, given: Arrays, d: Arrays, **options: Any) -> Arrays:
+    """What a forward gives and all gradients."""
+    out = {f"out {name}": a for name, a in named(*forward(net, **given, **options)[:2]).items()}
+    return out | gradients(net, given | options, d)
+
+
+CASES = [(cell, *stack) for k, cell in enumerate(CELLS) for stack in (STACKS[k % len(STACKS)], STACKS[-1 - k])]
+
+
+@pytest.mark.parametrize(("cell", "num_layers", "options"), CASES)
+def test_backends_agree(cell: str, num_layers: int, options: dict[str, Any], native: str) -> None:
+    last = num_layers % 2 == 1
+    options = options | {"return_sequences": not last, "batch_first": last}
+    net, given = wide(cell, num_layers, np.float64, **options)
+    d = cotangents(net, given)
+    with fastrnn.use_backend("numpy"):
+        exact = everything(net, given, d)
+    assert_close(everything(net, given, d), exact)
+
+
+def test_every_backend(fast: str) -> None:
+    """Numba's too, which compiles for seconds, so with one cell."""
+    net, given = wide("rnn_tanh", 3, np.float64, bidirectional=True, dropout=0.4, merge="average")
+    d = cotangents(net, given)
+    with fastrnn.use_backend("numpy"):
+        exact = everything(net, given, d)
+    assert_close(everything(net, given, d), exact)
+
+
+@pytest.mark.parametrize("stack", [(3, {}), (2, {"bidirectional": True, "dropout": 0.3})])
+def test_float32(stack: tuple[int, dict[str, Any]], native: str) -> None:
+    net, given = wide("lstm", stack[0], np.float32, **stack[1])
+    double, given64 = wide("lstm", stack[0], np.float64, **stack[1])
+    double.load_state_dict({name: a.astype(np.float64) for name, a in net.state_dict().items()})
+    given64["x"] = given["x"].astype(np.float64)
+    given64["state"] = tuple(s.astype(np.float64) for s in given["state"])
+    d = cotangents(net, given)
+    with fastrnn.use_backend("numpy"):
+        loop = everything(net, given, d)
+        exact = everything(double, given64, {name: a.astype(np.float64) for name, a in d.items()})
+    assert_float32(everything(net, given, d), exact, loop)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_training_has_the_bits_of_inference(stack: tuple[int, dict[str, Any]], native: str) -> None:
+    """And checkpoints and threads those of a forward without."""
+    net, given = wide("gru_after", stack[0], np.float32, **stack[1])
+    d = cotangents(net, given)
+    plain = everything(net, given, d)
+    for options in ({"checkpoint": 3}, {"checkpoint": "auto"}, {"threads": 2}):
+        assert_same_bits(everything(net, given, d, **options), plain)
+    if not net.dropout:
+        state = as_given(given["state"])
+        y = named(*net(given["x"], state, given["lengths"], resets=given["resets"]))
+        assert_same_bits({f"out {name}": a for name, a in y.items()}, {k: a for k, a in plain.items() if "out" in k})
+
+
+def test_threads_of_a_stack(native: str) -> None:
+    """Layers go up side by side, in training too."""
+    net = layer("lstm", 24, 64, 3)
+    given = inputs("lstm", net, "time", ("state",), 300, 2)
+    d = cotangents(net, given)
+    alone = everything(net, given, d, threads=1)
+    for threads in (2, 3):
+        assert_same_bits(everything(net, given, d, threads=threads), alone)
+
+
+# What comes and goes
+
+
+def test_backward_twice_and_in_parts(native: str) -> None:
+    """A cache serves again, and gradients are linear in dy and dstate."""
+    net, given = wide("lstm", 2, np.float64, bidirectional=True)
+    d = cotangents(net, given)
+    dy, dstate = split(d)
+    cache = forward(net, **given).cache
+    both, again = (net.backward(dy, cache, dstate=dstate) for _ in range(2))
+    assert_same_bits(again.grads, both.grads)
+    parts = net.backward(dy, cache), net.backward(None, cache, dstate=dstate)
+    assert_close({name: parts[0].grads[name] + parts[1].grads[name] for name in both.grads}, both.grads)
+
+
+def test_absent_gradients() -> None:
+    net = layer("lstm", 2, 3)
+    x = np.ones((4, 2, 2), np.float32)
+    y, state, cache = net.forward(x, training=True)
+    assert net.backward(y, cache).dstate is None
+    assert net.forward(x).cache is None
+    assert fastrnn.Embedding(3, 2).forward([1], training=True).cache is not None
+    embedding = fastrnn.Embedding(3, 2)
+    y, state, cache = embedding.forward([1], training=True)
+    assert (embedding.backward(y, cache).dx, state) == (None, None)
+
+
+def test_last_step_is_the_final_state(native: str) -> None:
+    lengths = [3, 0, 6]
+    x = np.random.default_rng(0).standard_normal((3, 6, 5)).astype(np.float32)
+    for merge, merged in MERGED.items():
+        options = {"bidirectional": True, "merge": merge, "batch_first": True}
+        net = layer("lstm", 5, 7, return_sequences=False, **options)
+        y, (h, _) = net(x, lengths=lengths)
+        _, (expected, _) = layer("lstm", 5, 7, **options)(x, lengths=lengths)
+        np.testing.assert_array_equal(h, expected)
+        np.testing.assert_array_equal(y, merged(expected[0], expected[1]))
+    one = layer("gru_after", 5, 7, 2, return_sequences=False)
+    y, h = one(x[0])
+    assert y.shape == (7,)
+    np.testing.assert_array_equal(y, h[1])
+    assert not np.shares_memory(y, h)
+
+
+def test_dropout_between_layers() -> None:
+    """From rng alone, by the rate, and in training only."""
+    net = layer("rnn_identity", 3, 50, 2, dropout=0.25, dtype=np.float64)
+    x = np.random.default_rng(0).standard_normal((9, 40, 3))
+    one, same, other = (net.forward(x, training=True, rng=rng).y for rng in (1, np.random.default_rng(1), 2))
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+    np.testing.assert_array_equal(net(x)[0], net.forward(x).y)
+    net._weights[1]["W"][...] = np.eye(50)
+    net._weights[1]["U"][...] = 0
+    net._weights[1]["b"][...] = net._weights[1]["b_rec"][...] = 0
+    below = layer("rnn_identity", 3, 50, dtype=np.float64)
+    below.load_state_dict({name: a for name, a in net.state_dict().items() if name.endswith("l0")})
+    ratio = net.forward(x, training=True, rng=3).y / below(x)[0]
+    assert set(np.round(ratio, 12).ravel()) == {0.0, np.round(4 / 3, 12)}
+    assert np.mean(ratio == 0) == pytest.approx(0.25, abs=0.02)
+
+
+def test_dropout_layer() -> None:
+    net, x = fastrnn.Dropout(0.2), np.ones((100, 100), np.float32)
+    assert net(x) is x
+    y = net.forward(x, training=True, rng=0).y
+    assert y.dtype == np.float32
+    assert y.mean() == pytest.approx(1, abs=0.02)
+    assert np.mean(y == 0) == pytest.approx(0.2, abs=0.02)
+    assert not np.array_equal(net.forward(x, training=True).y, net.forward(x, training=True).y)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_changed(bidirectional: bool, implementation: str) -> None:
+    """After a change in place, inference, streams and training run on the new parameters."""
+    net, other = (layer("rnn_tanh", 5, 17, 2, rng=seed, bidirectional=bidirectional) for seed in (0, 1))
+    x = np.random.default_rng(0).standard_normal((6, 1, 5)).astype(np.float32)
+    before = named(*net(x))
+    streams = [] if bidirectional else [net.stream(), net.stream()]
+    for name, a in net.parameters().items():
+        a[...] = other.state_dict()[name]
+    net.changed()
+    after = named(*net(x))
+    assert not np.array_equal(after["y"], before["y"])
+    assert_same_bits(after, named(*other(x)))
+    assert_same_bits(named(*net.forward(x, training=True)[:2]), after)
+    for stream in streams:
+        assert_same_bits({"y": np.stack([stream.step(x_t) for x_t in x])}, {"y": after["y"]})
+
+
+def test_changed_keeps_bfloat16() -> None:
+    net = fastrnn.LSTM(3, 4, weights="bfloat16", rng=0)
+    net.parameters()["weight_ih_l0"][...] = np.pi
+    net.changed()
+    assert (net.parameters()["weight_ih_l0"] == 3.140625).all()
+    with pytest.raises(ValueError, match=r"^weights\b.*bfloat16.*inference"):
+        net.forward(np.ones((2, 1, 3), np.float32), training=True)
+
+
+PLAIN = {
+    "dense": (lambda seed: fastrnn.Dense(3, 4, "tanh", rng=seed), np.ones((2, 3), np.float32)),
+    "embedding": (lambda seed: fastrnn.Embedding(5, 3, 1, rng=seed), np.array([[1, 4]])),
+    "lstm": (lambda seed: fastrnn.LSTM(3, 4, dropout=0.5, num_layers=2, rng=seed), np.ones((2, 1, 3), np.float32)),
+    "activation": (lambda seed: fastrnn.Activation("softmax"), np.ones((2, 3))),
+    "dropout": (lambda seed: fastrnn.Dropout(0.5), np.ones((2, 3))),
+}
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+@pytest.mark.parametrize("kind", PLAIN)
+def test_copies(kind: str, copied: Callable[[Any], Any]) -> None:
+    make, x = PLAIN[kind]
+    net = make(0)
+    before = net.forward(x).y
+    twin = copied(net)
+    assert repr(twin) == repr(net)
+    np.testing.assert_array_equal(twin.forward(x).y, before)
+    twin.set_weights(make(1).get_weights())
+    np.testing.assert_array_equal(net.forward(x).y, before)
+    np.testing.assert_array_equal(twin.forward(x).y, make(1).forward(x).y)
+    assert not any(np.shares_memory(a, b) for a, b in zip(net.get_weights(), net.parameters().values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "expected"),
+    [
+        (fastrnn.Dense(3, 4), (None, 7, 3), (None, 7, 4)),
+        (fastrnn.Dense(3, 4), (None, 3), (None, 4)),
+        (fastrnn.Dense(3, 4), (None, 4), None),
+        (fastrnn.Embedding(3, 4), (None, 7), (None, 7, 4)),
+        (fastrnn.Dropout(0.5), (None, 7), (None, 7)),
+        (fastrnn.Activation("tanh"), (None, 7), (None, 7)),
+        (fastrnn.LSTM(3, 4), (9, None, 3), (9, None, 4)),
+        (fastrnn.LSTM(3, 4, batch_first=True), (9, None, 3), (9, None, 4)),
+        (fastrnn.LSTM(3, 4, bidirectional=True), (9, None, 3), (9, None, 8)),
+        (fastrnn.LSTM(3, 4, bidirectional=True, merge="sum"), (9, None, 3), (9, None, 4)),
+        (fastrnn.LSTM(3, 4, bidirectional=True, return_sequences=False), (9, None, 3), (None, 8)),
+        (fastrnn.LSTM(3, 4, bidirectional=True, merge=None), (9, None, 3), None),
+        (fastrnn.LSTM(3, 4), (9, None, 4), None),
+        (fastrnn.LSTM(3, 4), (9, 3), None),
+    ],
+)
+def test_output_shape(net: Any, shape: tuple[int | None, ...], expected: tuple[int | None, ...] | None) -> None:
+    if expected is None:
+        with pytest.raises(ValueError, match=r"expected|pair"):
+            net.output_shape(shape)
+    else:
+        assert net.output_shape(shape) == expected
+
+
+# Wrong arguments
+
+X = np.ones((5, 3, 2), np.float32)
+Y = np.ones((5, 3, 4), np.float32)
+S = np.ones((1, 3, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "dy", "dstate"),
+    [
+        (ValueError, "dy", None, None),
+        (TypeError, "dy", Y.astype(np.float64), None),
+        (TypeError, "dy", Y.tolist(), None),
+        (ValueError, "dy", Y[:4], None),
+        (ValueError, "dy", Y[0], None),
+        (TypeError, "dstate", Y, S),
+        (TypeError, "dstate h", Y, (S.astype(np.float64), S)),
+        (ValueError, "dstate c", Y, (S, S[:, :2])),
+    ],
+)
+def test_wrong_gradients(error: type[Exception], said: str, dy: Any, dstate: Any) -> None:
+    net = fastrnn.LSTM(2, 4)
+    cache = net.forward(X, training=True).cache
+    with pytest.raises(error, match=rf"^{said}\b"):
+        net.backward(dy, cache, dstate=dstate)
+
+
+def test_wrong_pairs() -> None:
+    net = fastrnn.LSTM(2, 4, bidirectional=True, merge=None)
+    cache = net.forward(X, training=True).cache
+    with pytest.raises(TypeError, match=r"^dy\b.*pair"):
+        net.backward(Y, cache)
+    with pytest.raises(ValueError, match=r"^dy\b"):
+        net.backward((Y, Y[:1]), cache)
+
+
+@pytest.mark.parametrize("net", [fastrnn.LSTM(2, 4), fastrnn.Dense(2, 4), fastrnn.Dropout(0.5)])
+def test_wrong_caches(net: Any) -> None:
+    with pytest.raises(TypeError, match=r"^cache\b.*training=True.*None"):
+        net.backward(Y, net.forward(X).cache)
+    with pytest.raises(ValueError, match=r"^cache\b.*own"):
+        net.backward(Y, copy.deepcopy(net).forward(X, training=True).cache)
+
+
+@pytest.mark.parametrize("net", [fastrnn.Dense(2, 4), fastrnn.Embedding(2, 4), fastrnn.Dropout(0.5)])
+def test_no_state(net: Any) -> None:
+    x = np.ones((3, 2), np.int64 if isinstance(net, fastrnn.Embedding) else np.float32)
+    with pytest.raises(ValueError, match=r"^state\b"):
+        net.forward(x, state=S)
+    out = net.forward(x, training=True)
+    with pytest.raises(ValueError, match=r"^dstate\b"):
+        net.backward(out.y, out.cache, dstate=S)
+    with pytest.raises(ValueError, match=r"^dy\b"):
+        net.backward(out.y[:1], out.cache)
+    with pytest.raises(TypeError, match=r"^dy\b"):
+        net.backward(out.y.astype(np.float16), out.cache)
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "call"),
+    [
+        (ValueError, "x", lambda: fastrnn.Dense(2, 4)(X[..., :1])),
+        (TypeError, "x", lambda: fastrnn.Dense(2, 4)(X.astype(np.float64))),
+        (TypeError, "x", lambda: fastrnn.Activation("tanh")(np.arange(3))),
+        (TypeError, "x", lambda: fastrnn.Dropout(0.5)([1.0])),
+        (TypeError, "x", lambda: fastrnn.Embedding(3, 2)([0.5])),
+        (ValueError, "x", lambda: fastrnn.Embedding(3, 2)([0, 3])),
+        (ValueError, "x", lambda: fastrnn.Embedding(3, 2)([-1])),
+        (ValueError, "activation", lambda: fastrnn.Activation("swish")),
+        (ValueError, "activation", lambda: fastrnn.Dense(2, 4, ["tanh"])),
+        (ValueError, "rate", lambda: fastrnn.Dropout(1.0)),
+        (TypeError, "rate", lambda: fastrnn.Dropout("a lot")),
+        (TypeError, "rate", lambda: fastrnn.Dropout(False)),
+        (TypeError, "padding_idx", lambda: fastrnn.Embedding(3, 2, 1.0)),
+        (ValueError, "padding_idx", lambda: fastrnn.Embedding(3, 2, 3)),
+        (ValueError, "dropout", lambda: fastrnn.LSTM(3, 2, 2, dropout=-0.1)),
+        (ValueError, "dropout", lambda: fastrnn.LSTM(3, 2, dropout=0.1)),
+        (TypeError, "return_sequences", lambda: fastrnn.LSTM(3, 2, return_sequences=1)),
+        (TypeError, "training", lambda: fastrnn.LSTM(2, 2).forward(X, training="yes")),
+        (ValueError, "checkpoint", lambda: fastrnn.LSTM(2, 2).forward(X, checkpoint=2)),
+        (ValueError, "checkpoint", lambda: fastrnn.LSTM(2, 2).forward(X, training=True, checkpoint=0)),
+        (ValueError, "weights", lambda: fastrnn.Dense(2, 4).set_weights([np.ones((4, 2), np.float32)])),
+        (KeyError, "'state", lambda: fastrnn.Dense(2, 4).load_state_dict({"weight": np.ones((4, 2), np.float32)})),
+        (TypeError, "forget_bias", lambda: fastrnn.LSTM(3, 2, forget_bias="1")),
+        (ValueError, "forget_bias", lambda: fastrnn.LSTM(3, 2, bias=False, forget_bias=1)),
+    ],
+)
+def test_wrong_arguments(error: type[Exception], said: str, call: Callable[[], Any]) -> None:
+    with pytest.raises(error, match=rf"^{said}\b"):
+        call()
