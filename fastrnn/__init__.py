@@ -8,6 +8,7 @@ from fastrnn.functional import gru_backward, gru_forward, lstm_backward, lstm_fo
 from fastrnn.layers import GRU, LSTM, RNN, Activation, Dense, Dropout, Embedding, Stream
 from fastrnn.results import Cache, GRUGrads, GRUResult, LSTMGrads, LSTMResult, RNNGrads, RNNResult
 from fastrnn.steps import gru_step, lstm_step, rnn_step
+from fastrnn.training import Sequential
 
 try:
     __version__ = version("fastrnn")
@@ -29,6 +30,7 @@ __all__ = [
     "LSTMResult",
     "RNNGrads",
     "RNNResult",
+    "Sequential",
     "Stream",
     "__version__",
     "config",

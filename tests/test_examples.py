@@ -18,10 +18,13 @@ Python = Callable[..., CompletedProcess[str]]
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 LAYERS = [f"layers.{name}" for name in ("rnn", "stream", "dense", "embedding", "dropout", "activation")]
+MODULES = ["functional", "steps", "backends", "initializers", *LAYERS]
+MODULES += [f"training.{name}" for name in ("losses", "metrics", "optimizers", "schedules", "clipping")]
+MODULES += [f"training.{name}" for name in ("batches", "callbacks", "history", "sequential")]
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("module", ["functional", "steps", "backends", "initializers", *LAYERS])
+@pytest.mark.parametrize("module", MODULES)
 def test_docstrings(module: str) -> None:
     threads = fastrnn.get_num_threads()
     failed, attempted = doctest.testmod(importlib.import_module(f"fastrnn.{module}"))

@@ -1,0 +1,41 @@
+"""What trains a model: `Sequential`, losses, metrics, optimizers, schedules, callbacks. Numbers are dimensionless."""
+
+from fastrnn.training.batches import pad_sequences
+from fastrnn.training.callbacks import Callback, Checkpoint, EarlyStopping
+from fastrnn.training.clipping import clip_by_norm, clip_by_value
+from fastrnn.training.fitting import Training
+from fastrnn.training.history import History
+from fastrnn.training.losses import BinaryCrossentropy, CategoricalCrossentropy, Loss, MeanSquaredError
+from fastrnn.training.metrics import Accuracy, BinaryAccuracy, MeanAbsoluteError, Metric
+from fastrnn.training.optimizer import Optimizer
+from fastrnn.training.optimizers import SGD, Adam, AdamW, RMSprop
+from fastrnn.training.schedules import CosineDecay, ExponentialDecay, PiecewiseConstant
+from fastrnn.training.sequential import Sequential
+
+__all__ = [
+    "SGD",
+    "Accuracy",
+    "Adam",
+    "AdamW",
+    "BinaryAccuracy",
+    "BinaryCrossentropy",
+    "Callback",
+    "CategoricalCrossentropy",
+    "Checkpoint",
+    "CosineDecay",
+    "EarlyStopping",
+    "ExponentialDecay",
+    "History",
+    "Loss",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
+    "Metric",
+    "Optimizer",
+    "PiecewiseConstant",
+    "RMSprop",
+    "Sequential",
+    "Training",
+    "clip_by_norm",
+    "clip_by_value",
+    "pad_sequences",
+]

@@ -1,0 +1,191 @@
+"""Samples as the user gives them, and the time-major batches that a model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastrnn.cells import Array
+from fastrnn.checks import as_array, checked_lengths
+
+
+def pad_sequences(sequences: Sequence[Any]) -> tuple[Array, Array]:
+    """Stack sequences of unequal length, with zeros after the shorter ones.
+
+    Parameters
+    ----------
+    sequences : sequence of N arrays (T_n, ...)
+        Of one dtype and, but for their lengths, one shape; values are dimensionless.
+
+    Returns
+    -------
+    x : (N, T, ...) array
+        T is the longest length.
+    lengths : (N,) int64 array
+        T_n.
+
+    Raises
+    ------
+    TypeError
+        For sequences of more than one dtype, or for what are no arrays.
+    ValueError
+        For no sequences, or for shapes that differ after the first axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrnn.training import pad_sequences
+    >>> x, lengths = pad_sequences([np.array([1, 2, 3]), np.array([4])])
+    >>> x
+    array([[1, 2, 3],
+           [4, 0, 0]])
+    >>> lengths
+    array([3, 1])
+    """
+    arrays = [as_array(f"sequence {n}", s, sequence=True) for n, s in enumerate(sequences)]
+    if not arrays:
+        raise ValueError("sequences: expected at least one, got none")
+    first = arrays[0]
+    for n, a in enumerate(arrays):
+        if a.ndim == 0 or a.shape[1:] != first.shape[1:]:
+            expected = ("T", *first.shape[1:])
+            raise ValueError(f"sequence {n}: expected shape ({', '.join(map(str, expected))}), got {a.shape}")
+        if a.dtype != first.dtype:
+            raise TypeError(f"sequence {n}: expected dtype {first.dtype}, that of sequence 0, got {a.dtype}")
+    lengths = np.array([len(a) for a in arrays], np.int64)
+    x = np.zeros((len(arrays), lengths.max(), *first.shape[1:]), first.dtype)
+    for row, a in zip(x, arrays, strict=True):
+        row[: len(a)] = a
+    return x, lengths
+
+
+def has_steps(a: Any) -> bool:
+    """Whether x or y of a layer has an axis of time: (T, B, F), or (T, B) of integers, but not (B, F)."""
+    return a.ndim == 3 or (a.ndim == 2 and a.dtype.kind in "iu")
+
+
+def turned(a: Any) -> Any:
+    """(N, T, ...) from (T, N, ...) and back, a view; what has no axis of time as it is."""
+    return a.swapaxes(0, 1) if has_steps(a) else a
+
+
+class Batch(NamedTuple):
+    """Some samples, time-major: what one forward pass reads."""
+
+    x: Array  #: (T, B, I), (T, B) of integers, or (B, F)
+    y: Array | None  #: (T, B, ...) if `stepwise`, else (B, ...)
+    lengths: Array | None  #: (B,)
+    stepwise: bool  #: a prediction, and so a target, for every step
+
+    @property
+    def mask(self) -> Array | None:
+        """The lengths of y."""
+        return self.lengths if self.stepwise else None
+
+    @property
+    def weight(self) -> int:
+        """How many predictions a loss averages: valid steps, or sequences."""
+        if not self.stepwise:
+            return self.x.shape[1] if has_steps(self.x) else len(self.x)
+        return self.x.shape[0] * self.x.shape[1] if self.lengths is None else int(self.lengths.sum())
+
+    def windows(self, size: int | None) -> Iterator[Batch]:
+        """Cut along time into pieces of `size` steps; None leaves the batch whole."""
+        if size is None:
+            yield self
+            return
+        assert self.y is not None
+        for start in range(0, len(self.x), size):
+            x, y = self.x[start : start + size], self.y[start : start + size]
+            lengths = None if self.lengths is None else np.clip(self.lengths - start, 0, len(x))
+            yield Batch(x, y, lengths, self.stepwise)
+
+
+class Samples(NamedTuple):
+    """Checked samples first: x (N, T, I), (N, T) of integers, or (N, F); zeros after each length."""
+
+    x: Array
+    y: Array | None
+    lengths: Array | None  #: (N,)
+    stepwise: bool
+
+    @property
+    def size(self) -> int:
+        return len(self.x)
+
+    def take(self, which: slice | Array) -> Samples:
+        y, lengths = (None if a is None else a[which] for a in (self.y, self.lengths))
+        return Samples(self.x[which], y, lengths, self.stepwise)
+
+    def batch(self, which: slice | Array) -> Batch:
+        """Time-major, and no longer than its longest sequence; a view of consecutive samples."""
+        x, y, lengths, stepwise = self.take(which)
+        if lengths is not None:
+            longest = max(int(lengths.max()), 1)
+            x = x[:, :longest]
+            y = y[:, :longest] if y is not None and stepwise else y
+        return Batch(turned(x), y.swapaxes(0, 1) if y is not None and stepwise else y, lengths, stepwise)
+
+    def batches(self, size: int, order: Array | None = None) -> Iterator[Batch]:
+        """All samples, as they come or in this order."""
+        for start in range(0, self.size, size):
+            which = slice(start, start + size)
+            yield self.batch(which if order is None else order[which])
+
+    def split(self, fraction: float) -> tuple[Samples, Samples]:
+        """The first samples, and this fraction of all, which are the last."""
+        first = int(self.size * (1 - fraction))
+        if not 0 < first < self.size:
+            raise ValueError(f"validation_split: {fraction} of {self.size} samples leaves none on one side")
+        return self.take(slice(0, first)), self.take(slice(first, None))
+
+
+def as_inputs(name: str, x: Any, lengths: Any) -> tuple[Array, Array | None]:
+    """x (N, T, I), (N, T) of integers or (N, F), and the lengths of a list or those given."""
+    if isinstance(x, list | tuple):
+        if lengths is not None:
+            raise ValueError("lengths: a list of sequences has its own; expected None")
+        x, lengths = pad_sequences(x)
+        if not has_steps(x):
+            got = f"{x.ndim - 1} axes of {x.dtype}"
+            raise ValueError(f"{name}: a list holds sequences, (T_n, I) or (T_n,) of integers, got {got}")
+    x = as_array(name, x)
+    if x.ndim not in (2, 3):
+        raise ValueError(f"{name}: expected shape (N, T, I), (N, T) of integers, or (N, F), got {x.shape}")
+    if x.size == 0:
+        raise ValueError(f"{name}: expected at least one sample of one step and one feature, got shape {x.shape}")
+    if lengths is None:
+        return x, None
+    if not has_steps(x):
+        raise ValueError(f"lengths: {name} of shape {x.shape} has no axis of time")
+    lengths = checked_lengths(lengths, x.shape[1], len(x), False)
+    return zeros_after(x, lengths), lengths
+
+
+def as_targets(name: str, y: Any, x: Array, lengths: Array | None, stepwise: bool) -> Array:
+    """y (N, T, ...) if `stepwise`, else (N, ...)."""
+    if stepwise and isinstance(y, list | tuple):
+        y, steps = pad_sequences(y)
+        expected = np.full(len(x), x.shape[1]) if lengths is None else lengths
+        for n, (got, wanted) in enumerate(zip(steps, expected, strict=False)):
+            if got != wanted:
+                raise ValueError(f"{name}: expected {wanted} steps in sequence {n}, as x has, got {got}")
+    y = as_array(name, y, sequence=True)
+    leading = x.shape[:2] if stepwise else x.shape[:1]
+    if y.shape[: len(leading)] != leading:
+        meaning = "(N, T, ...)" if stepwise else "(N, ...)"
+        shape = ", ".join([*map(str, leading), "..."])
+        raise ValueError(f"{name}: expected shape {meaning} = ({shape}), got {y.shape}")
+    return y if lengths is None or not stepwise else zeros_after(y, lengths)
+
+
+def zeros_after(a: Array, lengths: Array) -> Array:
+    """(N, T, ...) with zeros after each length, so that nothing there, NaN least of all, reaches a product."""
+    padding = np.arange(a.shape[1]) >= lengths[:, None]
+    if not a[padding].any():
+        return a
+    a = a.copy()
+    a[padding] = 0
+    return a

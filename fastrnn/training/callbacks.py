@@ -1,0 +1,274 @@
+"""What happens beside the training: stop early, keep checkpoints, show progress."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastrnn.cells import Array
+from fastrnn.checks import boolean, positive
+from fastrnn.extras import needed
+from fastrnn.training import checkpoint
+from fastrnn.training.arguments import number
+
+if TYPE_CHECKING:
+    from fastrnn.training.fitting import Training
+
+
+class Callback:
+    """Does something at some moments of a `fit`; a subclass overrides the moments that it is for.
+
+    Each gets the `Training`: ``model``, ``epoch`` (epochs that are done), ``epochs``, ``logs`` (losses and metrics of
+    this epoch so far), ``history``, ``rng`` and ``stop()``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> class Shout(fastrnn.training.Callback):
+    ...     def on_epoch_end(self, training):
+    ...         print("epoch", training.epoch, "is done")
+    >>> model = fastrnn.Sequential([fastrnn.Dense(2, 1, rng=0)])
+    >>> model.compile("sgd", "mse")
+    >>> history = model.fit(np.ones((4, 2), np.float32), np.ones((4, 1), np.float32), callbacks=[Shout()])
+    epoch 1 is done
+    """
+
+    def on_train_begin(self, training: Training) -> None:
+        """Before the first epoch, or the first after a resumption: then ``training.epoch`` is above 0."""
+
+    def on_epoch_begin(self, training: Training) -> None:
+        """Before an epoch."""
+
+    def on_batch_end(self, training: Training) -> None:
+        """After a batch, all its windows included."""
+
+    def on_epoch_end(self, training: Training) -> None:
+        """After an epoch and its validation."""
+
+    def on_train_end(self, training: Training) -> None:
+        """After the last epoch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must keep of it: arrays, and what JSON can hold."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned, before `on_train_begin`."""
+
+
+class Best:
+    """The best value yet of one loss or metric."""
+
+    def __init__(self, monitor: str, mode: str | None, min_delta: float = 0.0) -> None:
+        if mode not in (None, "min", "max"):
+            raise ValueError(f'mode: expected "min", "max" or None, got {mode!r}')
+        self.monitor, self.min_delta = monitor, min_delta
+        self.sign = 1.0 if mode == "max" or (mode is None and monitor.endswith("accuracy")) else -1.0
+        self.forget()
+
+    def forget(self) -> None:
+        self.value = -self.sign * math.inf
+
+    def check(self, training: Training) -> None:
+        if self.monitor not in training.names:
+            raise ValueError(f"monitor: expected one of {', '.join(training.names)}, got {self.monitor!r}")
+
+    def improved(self, training: Training) -> bool:
+        """Whether this epoch is better by more than `min_delta`; NaN never is."""
+        value = training.logs[self.monitor]
+        if not self.sign * (value - self.value) > self.min_delta:
+            return False
+        self.value = value
+        return True
+
+
+class EarlyStopping(Callback):
+    """Stop when a loss or metric has not improved for a while.
+
+    Parameters
+    ----------
+    monitor : str
+        A name of the history.
+    patience : int
+        Stop after so many epochs in a row without improvement.
+    min_delta : float
+        Improvement is more than this.
+    restore_best : bool
+        At the end of the training, however it ends, go back to the weights of the best epoch.
+    mode : {"min", "max", None}
+        Whether less or more is better; by default more for a name that ends in "accuracy".
+
+    Attributes
+    ----------
+    best : float
+        The best value.
+    best_epoch : int
+        The epoch that gave it, counted from 1; 0 before there is any.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong argument, and by `fit` for a monitor that the history does not have.
+
+    Examples
+    --------
+    >>> from fastrnn.training import EarlyStopping
+    >>> stopping = EarlyStopping("val_accuracy", patience=3)
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        patience: int = 5,
+        min_delta: float = 0.0,
+        restore_best: bool = True,
+        *,
+        mode: str | None = None,
+    ) -> None:
+        boolean("restore_best", restore_best)
+        self.patience, self.restore_best = positive("patience", patience), bool(restore_best)
+        self._best = Best(monitor, mode, number("min_delta", min_delta))
+        self.best_epoch = self._wait = 0
+        self._weights: dict[str, Array] = {}
+
+    @property
+    def best(self) -> float:
+        return self._best.value
+
+    def on_train_begin(self, training: Training) -> None:
+        self._best.check(training)
+        if training.epoch == 0:
+            self._best.forget()
+            self.best_epoch, self._wait, self._weights = 0, 0, {}
+        elif self._wait >= self.patience:
+            training.stop()
+
+    def on_epoch_end(self, training: Training) -> None:
+        if self._best.improved(training):
+            self.best_epoch, self._wait = training.epoch, 0
+            if self.restore_best:
+                self._weights = training.model.state_dict()
+            return
+        self._wait += 1
+        if self._wait >= self.patience:
+            training.stop()
+
+    def on_train_end(self, training: Training) -> None:
+        if self._weights:
+            training.model.load_state_dict(self._weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_epoch": self.best_epoch, "wait": self._wait} | self._weights
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        weights = dict(state)
+        self._best.value, self.best_epoch, self._wait = (weights.pop(k) for k in ("best", "best_epoch", "wait"))
+        self._weights = weights
+
+
+class Checkpoint(Callback):
+    """Write a checkpoint after epochs, from which ``fit(..., resume=path)`` goes on as if nothing had happened.
+
+    It comes after all other callbacks, whatever their order, so that it keeps their states.
+
+    Parameters
+    ----------
+    path : str or path
+        A safetensors file; ``{epoch}`` in it stands for the number of epochs done, and without it a file is replaced
+        by the next.
+    every : int
+        Write after every so many epochs.
+    best_only : bool
+        Write only where `monitor` is better than it was at any earlier write.
+    monitor : str, optional
+        With `best_only`, a name of the history; "val_loss" by default.
+    mode : {"min", "max", None}
+        As for `EarlyStopping`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong argument, and by `fit` for a monitor that the history does not have.
+    ImportError
+        By `fit`, if safetensors is not installed.
+
+    Examples
+    --------
+    >>> from fastrnn.training import Checkpoint
+    >>> checkpoint = Checkpoint("model-{epoch}.safetensors", every=10)
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        every: int = 1,
+        best_only: bool = False,
+        *,
+        monitor: str | None = None,
+        mode: str | None = None,
+    ) -> None:
+        boolean("best_only", best_only)
+        if not best_only and (monitor or mode):
+            raise ValueError("monitor, mode: only with best_only=True")
+        self.path, self.every = os.fspath(path), positive("every", every)
+        self._best = Best(monitor or "val_loss", mode) if best_only else None
+
+    def on_train_begin(self, training: Training) -> None:
+        needed("safetensors.numpy", "train")
+        if self._best:
+            self._best.check(training)
+            if training.epoch == 0:
+                self._best.forget()
+
+    def on_epoch_end(self, training: Training) -> None:
+        if training.epoch % self.every == 0 and (self._best is None or self._best.improved(training)):
+            checkpoint.save_training(Path(self.path.replace("{epoch}", str(training.epoch))), training)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self._best.value} if self._best else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if self._best:
+            self._best.value = state["best"]
+
+
+class Progress(Callback):
+    """A bar of tqdm; ``fit(..., progress=True)`` adds it."""
+
+    def on_train_begin(self, training: Training) -> None:
+        batches = training.batches_per_epoch
+        total, initial = training.epochs * batches, training.epoch * batches
+        self._bar = needed("tqdm.auto", "train").tqdm(total=total, initial=initial, unit="batch")
+
+    def on_batch_end(self, training: Training) -> None:
+        self._bar.update()
+
+    def on_epoch_end(self, training: Training) -> None:
+        shown = {name: f"{value:.4g}" for name, value in training.logs.items()}
+        self._bar.set_postfix({"epoch": f"{training.epoch}/{training.epochs}"} | shown)
+
+    def on_train_end(self, training: Training) -> None:
+        self._bar.close()
+
+
+def named(callbacks: list[Callback]) -> dict[str, Callback]:
+    """Each under its class and number, "EarlyStopping.0", as checkpoints have them."""
+    names: dict[str, Callback] = {}
+    for callback in callbacks:
+        kind = type(callback).__name__
+        names[f"{kind}.{sum(name.startswith(f'{kind}.') for name in names)}"] = callback
+    return names
+
+
+def in_order(callbacks: Any, progress: Any) -> list[Callback]:
+    """Those of `fit`, checkpoints last."""
+    boolean("progress", progress)
+    found = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+    for callback in found:
+        if not isinstance(callback, Callback):
+            raise TypeError(f"callbacks: expected a list of Callback, got {callback!r}")
+    found += [Progress()] if progress else []
+    return sorted(found, key=lambda callback: isinstance(callback, Checkpoint))

@@ -1,0 +1,190 @@
+"""Layers one after another are a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from fastrnn.cells import Array
+from fastrnn.checks import as_array, checked_lengths
+from fastrnn.layers.base import Back, Cache, Layer, Output, Shape
+from fastrnn.training.batches import has_steps, turned, zeros_after
+
+
+class Chain(Layer):
+    """Layers, each reading what the one before gives; `Sequential` describes it.
+
+    `forward` and `backward` are samples first, `run_forward` and `run_backward` time-major, and the layers are given
+    what they like.
+    """
+
+    batch_first = True
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        if not isinstance(layers, list | tuple) or not all(isinstance(layer, Layer) for layer in layers):
+            raise TypeError(f"layers: expected a list of layers, got {layers!r}")
+        if not layers or len({id(layer) for layer in layers}) < len(layers):
+            raise ValueError(f"layers: expected at least one, and each once, got {layers!r}")
+        self.layers = tuple(layers)
+        self.names = tuple([f"layer {i} ({type(layer).__name__})" for i, layer in enumerate(layers)])
+        self.output_shape(self.input_shape)
+
+    def forward(
+        self,
+        x: Any,
+        *,
+        state: Any = None,
+        lengths: Any = None,
+        training: bool = False,
+        rng: Any = None,
+        threads: int | None = None,
+    ) -> Output:
+        """Run all layers.
+
+        Parameters
+        ----------
+        x : (N, T, I) array, (N, T) integers for an `Embedding`, or (N, F) for a model without an axis of time
+        state : sequence, optional
+            A state, or None, for each layer.
+        lengths : (N,) integers, optional
+            Valid steps of each sequence. What x holds past them does not matter; what y holds there is for nobody.
+        training, rng, threads
+            As for every layer.
+
+        Returns
+        -------
+        Output
+            ``y``; ``state``, a tuple with one for each layer; and ``cache``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As the layers, whose name the message begins with.
+        """
+        x = as_array("x", x)
+        if state is not None and len(state) != len(self.layers):
+            raise ValueError(f"state: expected one for each of {len(self.layers)} layers, got {len(state)}")
+        if lengths is not None and has_steps(x):
+            lengths = checked_lengths(lengths, x.shape[1], len(x), False)
+            x = zeros_after(x, lengths)
+        out = self.run_forward(turned(x), state, lengths, training, rng, threads)
+        return out._replace(y=turned(out.y), cache=Cache(self, (out.y, out.cache)) if training else None)
+
+    def backward(self, dy: Any, cache: Any, *, dstate: Any = None) -> Back:
+        """Backpropagate through all layers what `forward` did with ``training=True``.
+
+        Parameters
+        ----------
+        dy : array shaped like y, optional
+        cache : Cache
+        dstate : sequence, optional
+            A gradient, or None, for each layer's final state.
+
+        Returns
+        -------
+        Back
+            ``dx``, a tuple ``dstate``, and ``grads`` under the names of `parameters`.
+        """
+        y, caches = self._own(cache)
+        dy = np.zeros_like(y) if dy is None else turned(as_array("dy", dy))
+        dx, grads, dstates = self.run_backward(dy, caches, dstate)
+        return Back(None if dx is None else turned(dx), dstates, grads)
+
+    def run_forward(
+        self,
+        x: Array,
+        state: Sequence[Any] | None = None,
+        lengths: Any = None,
+        training: bool = False,
+        rng: Any = None,
+        threads: int | None = None,
+    ) -> Output:
+        """`forward`, time-major; its cache is a list of the layers'."""
+        rng = None if rng is None else np.random.default_rng(rng)
+        states, caches = [], []
+        for i, layer in enumerate(self.layers):
+            try:
+                y, final, cache = layer.forward(
+                    turned(x) if layer.batch_first else x,
+                    state=None if state is None else state[i],
+                    lengths=lengths if has_steps(x) else None,
+                    training=training,
+                    rng=rng,
+                    threads=threads,
+                )
+            except (TypeError, ValueError) as error:
+                self._blame(i, error)
+            x = turned(y) if layer.batch_first else y
+            states.append(final)
+            caches.append(cache)
+        return Output(x, tuple(states), caches if training else None)
+
+    def run_backward(
+        self, dy: Array | None, caches: list[Any], dstate: Sequence[Any] | None = None
+    ) -> tuple[Array | None, dict[str, Array], tuple[Any, ...]]:
+        """`backward` of `run_forward`: dx time-major, the gradients, and those of the initial states."""
+        grads: dict[str, Array] = {}
+        dstates = []
+        for i in reversed(range(len(self.layers))):
+            layer = self.layers[i]
+            assert dy is not None  # only integers have no gradient, and only the first layer reads integers
+            dfinal = None if dstate is None else dstate[i]
+            back = layer.backward(turned(dy) if layer.batch_first else dy, caches[i], dstate=dfinal)
+            for name, g in back.grads.items():
+                grads[f"{i}.{name}"] = g
+            dy = turned(back.dx) if layer.batch_first and back.dx is not None else back.dx
+            dstates.append(back.dstate)
+        return dy, grads, tuple(reversed(dstates))
+
+    def _blame(self, i: int, error: Exception) -> NoReturn:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{self.names[i]}: {error}") from error
+
+    def parameters(self) -> dict[str, Array]:
+        return {f"{i}.{name}": p for i, layer in enumerate(self.layers) for name, p in layer.parameters().items()}
+
+    def changed(self) -> None:
+        for layer in self.layers:
+            layer.changed()
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return self._shapes(shape)[-1]
+
+    def _shapes(self, shape: Shape) -> list[Shape]:
+        """What every layer gives, time-major."""
+        shapes = []
+        for i, layer in enumerate(self.layers):
+            try:
+                shape = layer.output_shape(shape)
+            except ValueError as error:
+                self._blame(i, error)
+            shapes.append(shape)
+        return shapes
+
+    @property
+    def input_shape(self) -> Shape:
+        """(T, B, I), or (T, B) of integers, as far as the layers say it."""
+        for layer in self.layers:
+            if isinstance(layer, Chain):
+                return layer.input_shape
+            if hasattr(layer, "num_embeddings"):
+                return None, None
+            if hasattr(layer, "input_size"):
+                return None, None, layer.input_size
+        return None, None, None
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether a layer must see the end of a sequence first."""
+        return any(getattr(layer, "bidirectional", False) for layer in self.layers)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __repr__(self) -> str:
+        return f"Sequential([{', '.join(map(repr, self.layers))}])"

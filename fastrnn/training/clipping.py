@@ -1,0 +1,105 @@
+"""Clipping of gradients, in place, so that one steep step does not undo the training.
+
+References
+----------
+.. [1] R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural networks", ICML 2013.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from fastrnn.cells import Array
+from fastrnn.training.arguments import floats, number
+
+
+def clip_by_norm(grads: Mapping[str, Array], limit: float) -> float:
+    """Scale all gradients by one factor, so that their L2 norm together is at most `limit`.
+
+    After Pascanu et al. [1]_, algorithm 1, with PyTorch's factor ``min(1, limit / (norm + 1e-6))``.
+
+    Parameters
+    ----------
+    grads : mapping of names to arrays
+        Gradients, changed in place.
+    limit : float
+        Above 0.
+
+    Returns
+    -------
+    float
+        The norm before; NaN or infinite gradients show here.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a limit that is not a positive number, or a gradient that is not a writable array.
+
+    References
+    ----------
+    .. [1] R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural networks", ICML 2013.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrnn.training import clip_by_norm
+    >>> grads = {"W": np.array([[3.0]]), "b": np.array([4.0])}
+    >>> clip_by_norm(grads, 1.0)
+    5.0
+    >>> grads["b"].round(4)
+    array([0.8])
+    """
+    limit, arrays = number("limit", limit, positive=True), writable(grads)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN go on into the gradients
+        norm = math.sqrt(sum(sum_of_squares(g) for g in arrays))
+        factor = limit / (norm + 1e-6)
+        if not factor >= 1:
+            for g in arrays:
+                g *= factor
+    return norm
+
+
+def writable(grads: Mapping[str, Array]) -> list[Array]:
+    arrays = [floats(f"grads {name!r}", g) for name, g in grads.items()]
+    for name, g in zip(grads, arrays, strict=True):
+        if not g.flags.writeable:
+            raise ValueError(f"grads {name!r}: expected a writable array, because clipping changes it in place")
+    return arrays
+
+
+def sum_of_squares(g: Array) -> float:
+    """In float64, where float32 would overflow at gradients of 1e19."""
+    flat = g.reshape(-1)
+    return float(np.einsum("i,i->", flat, flat, dtype=np.float64))
+
+
+def clip_by_value(grads: Mapping[str, Array], limit: float) -> None:
+    """Clip every element of every gradient to -limit..limit.
+
+    Parameters
+    ----------
+    grads : mapping of names to arrays
+        Gradients, changed in place.
+    limit : float
+        Above 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a limit that is not a positive number, or a gradient that is not a writable array.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrnn.training import clip_by_value
+    >>> grads = {"b": np.array([-3.0, 0.5])}
+    >>> clip_by_value(grads, 1.0)
+    >>> grads["b"]
+    array([-1. ,  0.5])
+    """
+    limit = number("limit", limit, positive=True)
+    for g in writable(grads):
+        np.clip(g, -limit, limit, out=g)

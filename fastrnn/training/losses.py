@@ -1,0 +1,238 @@
+"""Losses with their gradients, masked by the sequences' lengths.
+
+Shapes throughout: a prediction is (T, B, K), T steps of B sequences with K numbers each, or (B, K), one step of each;
+float32 or float64, dimensionless. The loss is the mean over what lies within the lengths; what lies past them is never
+read, may be NaN, and has gradient 0. Numbers are of the prediction's dtype, their sum is float64.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fastrnn.cells import Array, sigmoid
+from fastrnn.checks import boolean
+from fastrnn.training.arguments import by_name
+from fastrnn.training.targets import Rows, in_range, valid_rows
+
+
+class Loss(ABC):
+    """A mean over the valid steps of a batch; a new one needs `terms` alone."""
+
+    #: the target may be integer classes, (T, B) or (B,)
+    classes: ClassVar[bool] = False
+
+    @abstractmethod
+    def terms(self, prediction: Array, target: Array) -> tuple[Array, Array]:
+        """The losses whose mean this is, and the derivative of their sum.
+
+        Parameters
+        ----------
+        prediction : (N, K) array
+            The valid steps of all sequences.
+        target : (N, K) array of the same dtype, or (N,) integers if `classes`
+
+        Returns
+        -------
+        losses : (N, K) or (N,) array
+        derivative : (N, K) array
+            A new one.
+        """
+
+    def __call__(self, prediction: Any, target: Any, lengths: Any = None) -> float:
+        """The loss alone; `gradient` has the arguments and errors."""
+        return self._evaluate(prediction, target, lengths)[0]
+
+    def gradient(self, prediction: Any, target: Any, lengths: Any = None) -> tuple[float, Array]:
+        """The loss, and its gradient with respect to the prediction.
+
+        Parameters
+        ----------
+        prediction : (T, B, K) or (B, K) array
+            float32 or float64.
+        target : array of the same shape and dtype
+            For `CategoricalCrossentropy` also integer classes, (T, B) or (B,).
+        lengths : (B,) integers, optional
+            Valid steps of each sequence, 0..T in any order; only with (T, B, K).
+
+        Returns
+        -------
+        loss : float
+            0 where no step is valid.
+        gradient : array shaped and typed like the prediction
+            Exactly 0 past the lengths.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For what is not an array, or of another dtype or shape, a class or a probability out of range; the message
+            names the argument.
+        """
+        loss, derivative, rows = self._evaluate(prediction, target, lengths)
+        return loss, rows.spread(derivative)
+
+    def _evaluate(self, prediction: Any, target: Any, lengths: Any) -> tuple[float, Array, Rows]:
+        rows = valid_rows(prediction, target, lengths, classes=0 if self.classes else None)
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN are results, and propagate
+            losses, derivative = self.terms(rows.prediction, rows.target)
+            count = max(losses.size, 1)
+            derivative /= count
+            return float(losses.sum(dtype=np.float64)) / count, derivative, rows
+
+
+@dataclass(frozen=True)
+class MeanSquaredError(Loss):
+    """The mean of ``(prediction - target)^2`` over all valid elements.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrnn.training import MeanSquaredError
+    >>> loss, gradient = MeanSquaredError().gradient(np.array([[1.0, 4.0]]), np.array([[1.0, 2.0]]))
+    >>> loss, gradient
+    (2.0, array([[0., 2.]]))
+    """
+
+    def terms(self, prediction: Array, target: Array) -> tuple[Array, Array]:
+        error = prediction - target
+        return error * error, 2 * error
+
+
+@dataclass(frozen=True)
+class BinaryCrossentropy(Loss):
+    """The mean of ``-t log p - (1 - t) log(1 - p)`` over all valid elements, for targets t in 0..1.
+
+    Parameters
+    ----------
+    from_logits : bool
+        The prediction is a, and ``p = sigmoid(a)``: exact for every a, so the better choice for training. Otherwise
+        the prediction is p, clipped to eps..1-eps, eps being that of its dtype; where it is clipped, the gradient is 0.
+
+    Notes
+    -----
+    From logits the loss is ``log(1 + exp(-|a|)) + max(a, 0) - t a`` and its derivative ``sigmoid(a) - t``, see
+    Bishop [1]_, eq. 4.90 and 4.91.
+
+    References
+    ----------
+    .. [1] C. M. Bishop, "Pattern Recognition and Machine Learning", 2006.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrnn.training import BinaryCrossentropy
+    >>> loss, gradient = BinaryCrossentropy(from_logits=True).gradient(np.array([[0.0, 1e4]]), np.ones((1, 2)))
+    >>> round(loss, 4), gradient.ravel().tolist()
+    (0.3466, [-0.25, 0.0])
+    """
+
+    from_logits: bool = False
+
+    def __post_init__(self) -> None:
+        boolean("from_logits", self.from_logits)
+
+    def terms(self, prediction: Array, target: Array) -> tuple[Array, Array]:
+        in_range("target", target, 0, 1, "probabilities")
+        if self.from_logits:
+            losses = np.log1p(np.exp(-np.abs(prediction))) + np.maximum(prediction, 0) - target * prediction
+            return losses, sigmoid(prediction) - target
+        p = clipped(prediction)
+        losses = -target * np.log(p) - (1 - target) * np.log1p(-p)
+        return losses, unless_clipped(prediction, p, (p - target) / (p * (1 - p)))
+
+
+@dataclass(frozen=True)
+class CategoricalCrossentropy(Loss):
+    """The mean of ``-sum_k t_k log p_k`` over all valid steps.
+
+    A target is integer classes, (T, B) or (B,), or a distribution t over the K classes, shaped like the prediction.
+
+    Parameters
+    ----------
+    from_logits : bool
+        The prediction is a, and ``p = softmax(a)``: exact for every a, so the better choice for training. Otherwise
+        the prediction is p, clipped to eps..1-eps, eps being that of its dtype; where it is clipped, the gradient is 0.
+
+    Notes
+    -----
+    From logits the derivative is ``p_k sum(t) - t_k``, see Bishop [1]_, eq. 4.108 and 4.109.
+
+    References
+    ----------
+    .. [1] C. M. Bishop, "Pattern Recognition and Machine Learning", 2006.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrnn.training import CategoricalCrossentropy
+    >>> loss, gradient = CategoricalCrossentropy(from_logits=True).gradient(np.array([[3.0, 3.0]]), np.array([1]))
+    >>> round(loss, 4), gradient
+    (0.6931, array([[ 0.5, -0.5]]))
+    """
+
+    from_logits: bool = False
+
+    classes: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        boolean("from_logits", self.from_logits)
+
+    def terms(self, prediction: Array, target: Array) -> tuple[Array, Array]:
+        if target.ndim == 1:
+            t = one_hot(target, prediction)
+        else:
+            t = target
+            in_range("target", t, 0, 1, "probabilities")
+        if self.from_logits:
+            a = prediction - prediction.max(axis=1, keepdims=True)
+            log_p = a - np.log(np.exp(a).sum(axis=1, keepdims=True))
+            return -(t * log_p).sum(axis=1), np.exp(log_p) * t.sum(axis=1, keepdims=True) - t
+        p = clipped(prediction)
+        return -(t * np.log(p)).sum(axis=1), unless_clipped(prediction, p, -t / p)
+
+
+def clipped(probabilities: Array) -> Array:
+    """Within eps..1-eps, so that logarithms are finite."""
+    in_range("prediction", probabilities, 0, 1, "probabilities (from_logits=True takes any number)")
+    eps = np.finfo(probabilities.dtype).eps
+    return np.clip(probabilities, eps, 1 - eps)
+
+
+def unless_clipped(prediction: Array, p: Array, derivative: Array) -> Array:
+    """0 where p, the clipped prediction, is another number; NaN, which is neither less nor more, stays."""
+    return np.where((p < prediction) | (p > prediction), 0, derivative)
+
+
+def one_hot(classes: Array, like: Array) -> Array:
+    """(N, K) of the dtype of `like`: 1 at each step's class."""
+    t = np.zeros_like(like)
+    t[np.arange(len(t)), classes] = 1
+    return t
+
+
+LOSSES: dict[str, Callable[[], Loss]] = {
+    "mse": MeanSquaredError,
+    "binary_crossentropy": BinaryCrossentropy,
+    "categorical_crossentropy": CategoricalCrossentropy,
+}
+
+
+def loss(which: str | Loss) -> Loss:
+    """The loss of this name, "mse", "binary_crossentropy" or "categorical_crossentropy"; a `Loss` is itself.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything else.
+
+    Examples
+    --------
+    >>> from fastrnn.training import losses
+    >>> losses.loss("mse")
+    MeanSquaredError()
+    """
+    return by_name("loss", which, Loss, LOSSES)

@@ -1,0 +1,195 @@
+"""What all optimizers have in common: checks, clipping, the learning rate, the state, and its saving."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypedDict
+
+import numpy as np
+
+from fastrnn.cells import Array
+from fastrnn.checks import as_array, describe, expect_dtype, expect_shape
+from fastrnn.training.arguments import count, floats, number
+from fastrnn.training.clipping import clip_by_norm, clip_by_value
+
+Arrays = dict[str, Array]
+Schedule = Callable[[int], float]
+
+#: Elements that are updated at a time: with their state and all temporaries they stay in a core's own cache.
+BLOCK = 2**14
+
+
+class Clipping(TypedDict, total=False):
+    """The keywords that all optimizers have; `Optimizer` describes them."""
+
+    clip_norm: float | None
+    clip_value: float | None
+
+
+class Optimizer(ABC):
+    """What optimizers have in common; a new one needs `update`, and `slots` if it keeps anything.
+
+    Parameters
+    ----------
+    learning_rate : float or callable
+        Or a schedule, which is called with the number of steps made so far; it may be set anew at any time.
+    weight_decay : float
+        This times p is added to g.
+    clip_value : float, optional
+        Clip the gradients' elements to -clip_value..clip_value, in place, before anything else; see `clip_by_value`.
+    clip_norm : float, optional
+        Then scale the gradients, in place, to a norm of at most this, all together; see `clip_by_norm`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a negative rate and the like; the message names the argument.
+    """
+
+    #: What is kept for every parameter, under PyTorch's names.
+    slots: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        learning_rate: float | Schedule,
+        *,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> None:
+        self.learning_rate = learning_rate
+        self.weight_decay = number("weight_decay", weight_decay)
+        self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, positive=True)
+        self.clip_value = None if clip_value is None else number("clip_value", clip_value, positive=True)
+        self._steps = 0
+        self._state: dict[str, tuple[Array, ...]] = {}
+
+    @property
+    def learning_rate(self) -> float | Schedule:
+        """As it was given: a number or a schedule."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float | Schedule) -> None:
+        self._learning_rate = value if callable(value) else number("learning_rate", value)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        given = self._learning_rate
+        return number(f"learning_rate at step {self._steps}", given(self._steps)) if callable(given) else given
+
+    @property
+    def steps(self) -> int:
+        """How many steps have been made."""
+        return self._steps
+
+    @abstractmethod
+    def update(self, rate: float, p: Array, g: Array, *state: Array) -> None:
+        """Change p and the state, one array for each of `slots`, in place, and leave g as it is."""
+
+    def step(self, parameters: Mapping[str, Array], grads: Mapping[str, Array]) -> None:
+        """Change all parameters, in place, by one step against their gradients.
+
+        Parameters
+        ----------
+        parameters : mapping of names to arrays
+            float32 or float64, contiguous and writable; the same names, shapes and dtypes in every step.
+        grads : mapping of the same names to arrays of the same shapes and dtypes
+            Changed in place by clipping, and by nothing else.
+
+        Raises
+        ------
+        KeyError
+            For a name that is missing or unexpected.
+        TypeError, ValueError
+            For an array of another dtype or shape; nothing has changed then.
+        """
+        parameters, grads = self._checked(parameters, grads)
+        rate = self.rate
+        if self.clip_value is not None:
+            clip_by_value(grads, self.clip_value)
+        if self.clip_norm is not None:
+            clip_by_norm(grads, self.clip_norm)
+        if not self._state:
+            self._state = {name: tuple([np.zeros_like(p) for _ in self.slots]) for name, p in parameters.items()}
+        self._steps += 1
+        with np.errstate(all="ignore"):  # infinity and NaN propagate
+            for name, p in parameters.items():
+                for block in blocks(p, grads[name], *self._state[name]):
+                    self.update(rate, *block)
+
+    def state_dict(self) -> Arrays:
+        """Copies of all that `step` has changed in this optimizer: "steps", and "slot.name" for each parameter.
+
+        The options, the learning rate among them, are not in it: they are the constructor's.
+        """
+        arrays = {
+            f"{slot}.{name}": a.copy()
+            for name, state in self._state.items()
+            for slot, a in zip(self.slots, state, strict=True)
+        }
+        return {"steps": np.array(self._steps, np.int64)} | arrays
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`: the next steps are, bit by bit, those of the optimizer that it is from.
+
+        Raises
+        ------
+        KeyError
+            For a name that is missing or unexpected.
+        TypeError, ValueError
+            For what is not such an array. After an error the optimizer is as it was.
+        """
+        if "steps" not in state:
+            raise KeyError("state: missing 'steps'")
+        steps = as_array("state 'steps'", state["steps"], sequence=True)
+        if steps.dtype.kind not in "iu":
+            raise TypeError(f"state 'steps': expected an integer, got {describe(steps.dtype)}")
+        expect_shape("state 'steps'", steps, "()", ())
+        given = {key: floats(f"state {key!r}", value) for key, value in state.items() if key != "steps"}
+        names = list(dict.fromkeys([key.partition(".")[2] for key in given]))
+        expected = {f"{slot}.{name}" for name in names for slot in self.slots}
+        same_names("state", given, expected)
+        if self.slots and steps > 0 and not names:
+            raise KeyError(f"state: missing {', '.join(map(repr, self.slots))} of the parameters")
+        self._steps = count("state 'steps'", steps[()])
+        self._state = {name: tuple([given[f"{slot}.{name}"].copy() for slot in self.slots]) for name in names}
+
+    def _checked(self, parameters: Mapping[str, Any], grads: Mapping[str, Any]) -> tuple[Arrays, Arrays]:
+        same_names("grads", grads, parameters)
+        if self._state:
+            same_names("parameters", parameters, self._state)
+        ps = {name: floats(f"parameters {name!r}", p) for name, p in parameters.items()}
+        gs = {name: floats(f"grads {name!r}", grads[name]) for name in ps}
+        for name, p in ps.items():
+            if not (p.flags.c_contiguous and p.flags.writeable):
+                raise ValueError(f"parameters {name!r}: expected a contiguous, writable array")
+            alike(f"grads {name!r}", gs[name], p)
+            for a in self._state.get(name, ()):
+                alike(f"parameters {name!r}", p, a, "in the steps before")
+        return ps, gs
+
+    def __repr__(self) -> str:
+        options = {"learning_rate": self._learning_rate} | vars(self)
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in options.items() if k[0] != '_')})"
+
+
+def blocks(*arrays: Array) -> Iterator[list[Array]]:
+    """Views of the same elements of all arrays, some at a time; the first, and those that are written, contiguous."""
+    flat = [a.reshape(-1) for a in arrays]
+    for start in range(0, flat[0].size, BLOCK):
+        yield [a[start : start + BLOCK] for a in flat]
+
+
+def alike(name: str, a: Array, other: Array, whose: str = "the parameter's") -> None:
+    if (a.dtype, a.shape) != (other.dtype, other.shape):
+        expect_dtype(name, a, other.dtype, whose)
+        expect_shape(name, a, whose, other.shape)
+
+
+def same_names(argument: str, given: Mapping[str, Any], expected: Any) -> None:
+    for problem, names in (("missing", set(expected) - set(given)), ("unexpected", set(given) - set(expected))):
+        if names:
+            raise KeyError(f"{argument}: {problem} {', '.join(map(repr, sorted(names)))}")

@@ -1,0 +1,47 @@
+"""Random predictions beside their targets, for the tests of losses and metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastrnn.training.losses import BinaryCrossentropy, CategoricalCrossentropy, Loss, MeanSquaredError
+
+LOSSES: dict[str, Loss] = {
+    "mse": MeanSquaredError(),
+    "bce": BinaryCrossentropy(),
+    "bce_logits": BinaryCrossentropy(from_logits=True),
+    "cce": CategoricalCrossentropy(),
+    "cce_logits": CategoricalCrossentropy(from_logits=True),
+}
+
+#: (T, B, K), round the widths of vectors; and (B, K)
+SIZES = ((1, 1, 1), (7, 3, 1), (15, 17, 3), (33, 7, 31), (3, 97, 17), (5, 3), (33, 97))
+
+
+def softmax(a: np.ndarray) -> np.ndarray:
+    e = np.exp(a - a.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def batch(name: str, shape: tuple[int, ...], dtype: Any = np.float64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A prediction that the loss of this name takes, and a target of the same shape: soft, and not summing to 1."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.standard_normal((2, *shape))
+    prediction = {"bce": 1 / (1 + np.exp(-a)), "cce": softmax(a) * 0.9 + 0.05}.get(name, 3 * a)
+    target = {"m": b, "b": 1 / (1 + np.exp(-3 * b)), "c": 0.9 * softmax(b)}[name[0]]
+    return prediction.astype(dtype), target.astype(dtype)
+
+
+def ragged(T: int, B: int, seed: int = 0) -> np.ndarray:
+    """Lengths in any order, T and 0 among them where B allows."""
+    rng = np.random.default_rng(seed)
+    lengths: np.ndarray = rng.permutation(np.r_[T, 0, rng.integers(0, T + 1, B)][:B])
+    return lengths
+
+
+def padding(T: int, lengths: np.ndarray) -> np.ndarray:
+    """(T, B): what lies past the lengths."""
+    past: np.ndarray = np.arange(T)[:, None] >= lengths
+    return past

@@ -1,0 +1,67 @@
+"""Small models and data for the tests of training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import fastrnn
+from fastrnn import training
+from fastrnn.training import Sequential
+
+Arrays = dict[str, np.ndarray]
+
+N, T, I, K = 13, 7, 3, 4  #: samples, steps, features, outputs
+
+
+def last_step(dtype: Any = np.float64, dropout: float = 0.0) -> Sequential:
+    """Reads (N, T, I), predicts (N, K)."""
+    lstm = fastrnn.LSTM(I, 5, return_sequences=False, dtype=dtype, rng=1)
+    dense = fastrnn.Dense(5, K, "softmax", dtype=dtype, rng=2)
+    return Sequential([lstm, fastrnn.Dropout(dropout), dense] if dropout else [lstm, dense])
+
+
+def every_step(dtype: Any = np.float64) -> Sequential:
+    """Reads (N, T, I), predicts (N, T, K)."""
+    return Sequential(
+        [fastrnn.GRU(I, 5, reset_after=True, dtype=dtype, rng=1), fastrnn.Dense(5, K, dtype=dtype, rng=2)]
+    )
+
+
+def letters(dtype: Any = np.float64, **options: Any) -> Sequential:
+    """Reads (N, T) integers below 6, predicts classes (N, T, K) by all that a model can have."""
+    embedding = fastrnn.Embedding(6, I, dtype=dtype, rng=1)
+    lstm = fastrnn.LSTM(I, 5, bidirectional=True, dtype=dtype, rng=2, **options)
+    return Sequential([embedding, lstm, fastrnn.Dense(10, K, "softmax", dtype=dtype, rng=3)])
+
+
+def inputs(dtype: Any = np.float64, samples: int = N, steps: int = T) -> np.ndarray:
+    return np.random.default_rng(4).standard_normal((samples, steps, I)).astype(dtype)
+
+
+def classes(*shape: int) -> np.ndarray:
+    return np.random.default_rng(5).integers(0, K, shape)
+
+
+def targets(*shape: int) -> np.ndarray:
+    return np.random.default_rng(6).standard_normal((*shape, K))
+
+
+def steps() -> np.ndarray:
+    """Lengths 1..T, both among them."""
+    return np.random.default_rng(7).permutation(np.r_[1, T, np.random.default_rng(8).integers(1, T + 1, N - 2)])
+
+
+def classifier(**options: Any) -> Sequential:
+    """`last_step`, compiled for classes."""
+    model = last_step(**options)
+    model.compile(training.Adam(0.01), "categorical_crossentropy", ["accuracy"])
+    return model
+
+
+def regressor() -> Sequential:
+    """`every_step`, compiled for numbers."""
+    model = every_step()
+    model.compile(training.SGD(0.1, momentum=0.9), "mse")
+    return model

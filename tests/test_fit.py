@@ -1,0 +1,394 @@
+"""fit: batches, windows, states, lengths, validation, callbacks, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from models import (
+    K,
+    N,
+    T,
+    classes,
+    classifier,
+    every_step,
+    inputs,
+    last_step,
+    letters,
+    regressor,
+    steps,
+    targets,
+)
+from tolerance import assert_close, assert_same_bits
+
+import fastrnn
+from fastrnn import training
+from fastrnn.training import Callback, EarlyStopping, Sequential, Training
+
+Arrays = dict[str, np.ndarray]
+
+
+def by_hand(
+    x: np.ndarray, y: np.ndarray, epochs: int, size: int, window: int, lengths: Any = None
+) -> tuple[Arrays, list[float]]:
+    """What `regressor` comes to, by a loop over the layers themselves; its weights and losses."""
+    gru, dense = every_step().layers
+    parameters = {f"{i}.{n}": p for i, layer in enumerate((gru, dense)) for n, p in layer.parameters().items()}
+    optimizer, mse, losses = training.SGD(0.1, momentum=0.9), training.MeanSquaredError(), []
+    lengths = np.full(len(x), x.shape[1]) if lengths is None else lengths
+    for _ in range(epochs):
+        total = count = 0.0
+        for start in range(0, len(x), size):
+            which = slice(start, start + size)
+            state = None
+            for t in range(0, lengths[which].max(), window):
+                some = (which, slice(t, min(t + window, lengths[which].max())))
+                x_t, y_t = (np.ascontiguousarray(a[some].swapaxes(0, 1)) for a in (x, y))
+                valid = np.clip(lengths[which] - t, 0, len(x_t))
+                h, state, gru_cache = gru.forward(x_t, state=state, lengths=valid, training=True)
+                prediction, _, dense_cache = dense.forward(h, training=True)
+                loss, dy = mse.gradient(prediction, y_t, valid)
+                dh, _, dense_grads = dense.backward(dy, dense_cache)
+                _, _, gru_grads = gru.backward(dh, gru_cache)
+                grads = {f"0.{n}": g for n, g in gru_grads.items()} | {f"1.{n}": g for n, g in dense_grads.items()}
+                optimizer.step(parameters, grads)
+                gru.changed()
+                dense.changed()
+                total, count = total + loss * valid.sum(), count + valid.sum()
+        losses.append(total / count)
+    return parameters, losses
+
+
+@pytest.mark.parametrize("lengths", [None, "some"])
+@pytest.mark.parametrize("window", [1, 3, T, 100])
+def test_truncated_backpropagation_is_a_loop_over_windows(window: int, lengths: Any) -> None:
+    x, y, lengths = inputs(), targets(N, T), steps() if lengths else None
+    model = regressor()
+    history = model.fit(x, y, epochs=2, batch_size=5, lengths=lengths, shuffle=False, truncate=window)
+    expected, losses = by_hand(x, y, 2, 5, window, lengths)
+    assert_close(model.parameters(), expected)
+    np.testing.assert_allclose(history.history["loss"], losses, rtol=1e-12)
+
+
+def test_batches_are_a_loop() -> None:
+    model, (x, y) = regressor(), (inputs(), targets(N, T))
+    history = model.fit(x, y, epochs=3, batch_size=4, shuffle=False)
+    expected, losses = by_hand(x, y, 3, 4, T)
+    assert_close(model.parameters(), expected)
+    np.testing.assert_allclose(history.history["loss"], losses, rtol=1e-12)
+
+
+def test_stateful_is_one_long_sequence() -> None:
+    batch, chunks = 4, 3
+    x, y = inputs(samples=batch, steps=chunks * T), targets(batch, chunks * T)
+    long, cut = regressor(), regressor()
+    expected = long.fit(x, y, epochs=2, truncate=T, shuffle=False)
+    x, y = (np.concatenate(np.split(a, chunks, axis=1)) for a in (x, y))
+    got = cut.fit(x, y, epochs=2, batch_size=batch, stateful=True, shuffle=False)
+    assert_same_bits(cut.state_dict(), long.state_dict())
+    np.testing.assert_allclose(got.history["loss"], expected.history["loss"], rtol=1e-12)
+
+    fresh = regressor()
+    fresh.fit(x, y, epochs=2, batch_size=batch, shuffle=False)
+    assert all((a != b).all() for a, b in zip(fresh.get_weights(), cut.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_padding_does_not_matter(every: bool) -> None:
+    lengths = steps()
+    valid = np.arange(T) < lengths[:, None]
+    x, y = inputs(), targets(N, T) if every else classes(N)
+    results = []
+    for padding in (0.0, 7.0, np.nan):
+        model = regressor() if every else classifier()
+        given = [np.where(valid[..., None], a, padding) if a.ndim == 3 else a for a in (x, y)]
+        history = model.fit(*given, epochs=2, batch_size=4, lengths=lengths, rng=0)
+        results.append((model.state_dict(), history.history, model.evaluate(*given, lengths=lengths)))
+    for weights, history, scores in results[1:]:
+        assert_same_bits(weights, results[0][0])
+        assert (history, scores) == results[0][1:]
+    assert np.isfinite(results[0][2]["loss"])
+
+
+def test_padding_of_integers_does_not_matter() -> None:
+    lengths = steps()
+    valid = np.arange(T) < lengths[:, None]
+    results = []
+    for padding in (0, -1, 10**6):
+        model = letters()
+        model.compile("adam", "categorical_crossentropy", ["accuracy"])
+        model.fit(
+            np.where(valid, classes(N, T), padding), np.where(valid, classes(N, T), padding), lengths=lengths, rng=0
+        )
+        results.append(model.state_dict())
+    assert_same_bits(results[1], results[0])
+    assert_same_bits(results[2], results[0])
+
+
+def test_empty_sequences_alone_are_no_step() -> None:
+    model = regressor()
+    before = model.state_dict()
+    history = model.fit(inputs(), targets(N, T), lengths=np.zeros(N, int))
+    assert_same_bits(model.state_dict(), before)
+    assert history.history == {"loss": [0.0]}
+    classifier().fit(inputs(), classes(N), lengths=np.zeros(N, int))  # the initial state has a class
+
+
+def test_the_same_numbers_again() -> None:
+    def trained(rng: Any, shuffle: bool = True) -> Arrays:
+        model = classifier(dropout=0.3)
+        model.fit(inputs(), classes(N), epochs=2, batch_size=4, rng=rng, shuffle=shuffle)
+        return model.state_dict()
+
+    first = trained(0)
+    assert_same_bits(trained(0), first)
+    assert_same_bits(trained(np.random.default_rng(0)), first)
+    for other in (trained(1), trained(0, shuffle=False), trained(None)):
+        assert (other["2.weight"] != first["2.weight"]).any()
+
+
+def test_every_sample_once_in_an_epoch() -> None:
+    """A linear model at rate 0 whose loss is known for each sample."""
+    model = Sequential([fastrnn.Dense(1, 1, bias=False, dtype=np.float64)])
+    model.compile(training.SGD(0.0), "mse")
+    x = np.arange(10.0)[:, None]
+    y = x * model.get_weights()[0][0, 0] + x
+    seen: list[float] = []
+
+    class Note(Callback):
+        def on_batch_end(self, training: Training) -> None:
+            seen.append(training.logs["loss"])
+
+    history = model.fit(x, y, epochs=2, batch_size=4, rng=0, callbacks=[Note()])
+    np.testing.assert_allclose(history.history["loss"], [28.5, 28.5], rtol=1e-12)
+    assert len(seen) == 6
+    assert len(set(np.round(seen, 6))) > 4
+
+
+def test_it_learns() -> None:
+    model = classifier(dtype=np.float32)
+    x = inputs(np.float32, samples=200)
+    y = (x.sum(axis=(1, 2)) > 0).astype(int)
+    history = model.fit(x, y, epochs=15, batch_size=20, validation_split=0.25, rng=0)
+    assert history.history["val_accuracy"][-1] > 0.85
+    assert history.history["loss"][-1] < 0.5 * history.history["loss"][0]
+
+
+def test_validation() -> None:
+    x, y = inputs(), classes(N)
+    results = []
+    for options in (
+        {"validation_split": 0.3},
+        {"validation_data": (x[9:], y[9:])},
+        {"validation_data": [x[9:], y[9:], [T] * 4]},
+    ):
+        model = classifier()
+        first = slice(None) if "validation_split" in options else slice(9)
+        history = model.fit(x[first], y[first], epochs=2, rng=0, **options).history
+        assert list(history) == ["loss", "accuracy", "val_loss", "val_accuracy"]
+        scores = model.evaluate(x[9:], y[9:])
+        assert {name: history[f"val_{name}"][-1] for name in scores} == scores
+        results.append(history)
+    assert results[0] == results[1]
+    np.testing.assert_allclose(results[2]["val_loss"], results[0]["val_loss"], rtol=1e-12)
+
+
+def test_validation_of_lists() -> None:
+    model, x, y = classifier(), inputs(), classes(N)
+    sequences = [a[:n] for a, n in zip(x, steps(), strict=True)]
+    history = model.fit(x, y, rng=0, validation_data=(sequences, y)).history
+    assert history["val_loss"] == [model.evaluate(x, y, lengths=steps())["loss"]]
+
+
+def test_metrics_are_those_of_all_samples() -> None:
+    model = regressor()
+    model.compile("sgd", "mse", ["mae", training.MeanAbsoluteError()])
+    got = model.evaluate(inputs(), targets(N, T), lengths=steps(), batch_size=4)
+    error = np.abs(model.predict(inputs()) - targets(N, T))[np.arange(T) < steps()[:, None]]
+    assert list(got) == ["loss", "mae"]
+    np.testing.assert_allclose(got["mae"], error.mean(), rtol=1e-12)
+
+
+def test_moments_of_callbacks() -> None:
+    calls: list[Any] = []
+
+    class Note(Callback):
+        def on_train_begin(self, training: Training) -> None:
+            calls.append("begin")
+
+        def on_epoch_begin(self, training: Training) -> None:
+            calls.append(("epoch", training.epoch))
+
+        def on_batch_end(self, training: Training) -> None:
+            calls.append((training.batch, sorted(training.logs)))
+
+        def on_epoch_end(self, training: Training) -> None:
+            calls.append((training.epoch, sorted(training.logs), len(training.history)))
+            training.stop()
+
+        def on_train_end(self, training: Training) -> None:
+            calls.append("end")
+
+    model = classifier()
+    history = model.fit(
+        inputs(), classes(N), epochs=5, batch_size=10, validation_split=0.1, truncate=None, callbacks=[Note()]
+    )
+    batch = ["accuracy", "loss"]
+    assert calls == ["begin", ("epoch", 0), (1, batch), (2, batch), (1, [*batch, "val_accuracy", "val_loss"], 1), "end"]
+    assert len(history) == 1
+    assert repr(history).startswith("History of 1 epochs: loss ")
+
+
+class Give(Callback):
+    """Put these values for a name into the logs, and keep the weights of each epoch."""
+
+    def __init__(self, name: str, values: list[float]) -> None:
+        self.name, self.values, self.weights = name, values, list[Arrays]()
+
+    def on_epoch_end(self, training: Training) -> None:
+        training.logs[self.name] = self.values[training.epoch - 1]
+        self.weights.append(training.model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "options", "epochs", "best"),
+    [
+        ("loss", [3, 2, 2.5, 2.4, 2.1, 1], {"patience": 3}, 5, 2),
+        ("loss", [3, 2, 2.5, 2.4, 2.1, 1], {"patience": 4}, 6, 6),
+        ("loss", [3, 2.9, 2.8, 2, 2, 2], {"patience": 2, "min_delta": 0.5}, 3, 1),
+        ("loss", [3, 2.9, 2.8, 2, 1, 0], {"patience": 3, "min_delta": 0.5}, 6, 6),
+        ("accuracy", [0.5, 0.6, 0.6, 0.5, 0.9, 0], {"patience": 2}, 4, 2),
+        ("accuracy", [0.5, 0.6, 0.6, 0.5, 0.9, 0], {"patience": 2, "mode": "min"}, 3, 1),
+        ("loss", [math.nan, 1, math.nan, math.nan, 0, 0], {"patience": 2}, 4, 2),
+        ("loss", [1, 2, 3, 4, 5, 6], {"patience": 1, "mode": "max"}, 6, 6),
+    ],
+)
+@pytest.mark.parametrize("restore", [True, False])
+def test_early_stopping(
+    restore: bool, name: str, values: list[float], options: dict[str, Any], epochs: int, best: int
+) -> None:
+    model, give = classifier(), Give(name, values)
+    stopping = EarlyStopping(name, restore_best=restore, **options)
+    history = model.fit(inputs(), classes(N), epochs=6, rng=0, callbacks=[give, stopping])
+    assert (len(history), stopping.best_epoch, stopping.best) == (epochs, best, values[best - 1])
+    assert_same_bits(model.state_dict(), give.weights[(best if restore else epochs) - 1])
+    after = EarlyStopping(name, restore_best=restore, **options)
+    again = classifier().fit(inputs(), classes(N), epochs=6, rng=0, callbacks=[Give(name, values), after])
+    fresh = classifier().fit(inputs(), classes(N), epochs=6, rng=0, callbacks=[Give(name, values), stopping])
+    assert again.history == fresh.history == history.history  # what it saw before is forgotten
+
+
+def test_progress(capsys: pytest.CaptureFixture[str], oracle: Callable[[str], Any]) -> None:
+    oracle("tqdm")
+    classifier().fit(inputs(), classes(N), epochs=2, batch_size=5, progress=True)
+    shown = capsys.readouterr().err
+    assert "6/6" in shown
+    assert "accuracy=" in shown
+
+
+def spoilt(where: tuple[int, ...], a: np.ndarray, value: float) -> np.ndarray:
+    a = a.copy()
+    a[where] = value
+    return a
+
+
+def test_a_loss_that_is_not_finite() -> None:
+    x, y = inputs(), targets(N, T)
+    model = regressor()
+    with pytest.raises(FloatingPointError, match=r"^loss: nan in epoch 1, batch 2: x holds NaN or infinity"):
+        model.fit(spoilt((5, 2, 1), x, np.nan), y, batch_size=4, shuffle=False)
+    with pytest.raises(FloatingPointError, match=r"^loss: inf in epoch 1, batch 1: y holds NaN or infinity"):
+        model.fit(x, spoilt((5, 2, 1), y, np.inf), epochs=2)
+    before = model.state_dict()
+    with pytest.raises(
+        FloatingPointError, match=r"^loss: inf .*: x, y and the weights are finite, and the predictions too"
+    ):
+        model.fit(x, spoilt((5, 2, 1), y, 1e200))
+    assert_same_bits(model.state_dict(), before)
+    model.layers[0].parameters()["weight_hh_l0"][0, 0] = np.nan
+    with pytest.raises(
+        FloatingPointError, match=r"^loss: nan .*: weight_hh_l0 of layer 0 \(GRU\) is not finite since an ea"
+    ):
+        model.fit(x, y)
+
+
+def fit(model: Sequential, x: Any = None, y: Any = None, **options: Any) -> Any:
+    return model.fit(inputs() if x is None else x, classes(N) if y is None else y, **options)
+
+
+ERRORS: dict[str, Callable[[], Any]] = {
+    "epochs: expected a positive integer, got 0": lambda: fit(classifier(), epochs=0),
+    "epochs: expected a positive integer, got 1.5": lambda: fit(classifier(), epochs=1.5),
+    "batch_size: expected a positive integer, got -1": lambda: fit(classifier(), batch_size=-1),
+    "shuffle: expected True or False, got 1": lambda: fit(classifier(), shuffle=1),
+    "stateful: expected True or False, got None": lambda: fit(classifier(), stateful=None),
+    "progress: expected True or False, got 'bar'": lambda: fit(classifier(), progress="bar"),
+    "callbacks: expected a list of Callback, got 3": lambda: fit(classifier(), callbacks=[3]),
+    "truncate: expected a positive integer, got 0": lambda: fit(regressor(), y=targets(N, T), truncate=0),
+    "truncate: expected a model that predicts every step": lambda: fit(classifier(), truncate=2),
+    "stateful: the order of the samples matters, so expected shuffle=False": lambda: fit(classifier(), stateful=True),
+    "stateful: expected batches of equal size, got 13 samples in batches of 4": lambda: fit(
+        classifier(), stateful=True, shuffle=False, batch_size=4
+    ),
+    "truncate: layer 1 \\(LSTM\\) is bidirectional": lambda: fit(
+        compiled(letters()), classes(N, T), classes(N, T), truncate=2
+    ),
+    "truncate: x of shape \\(13, 3\\) has no axis of time": lambda: fit(
+        compiled(Sequential([fastrnn.Dense(3, K, dtype=np.float64)])), inputs()[:, 0], truncate=2
+    ),
+    "validation_split: expected a number at least 0 and below 1, got 1": lambda: fit(
+        classifier(), validation_split=1.0
+    ),
+    "validation_split: expected a number at least 0 and below 1, got -0.1": lambda: fit(
+        classifier(), validation_split=-0.1
+    ),
+    "validation_split: 0.99 of 13 samples leaves none on one side": lambda: fit(classifier(), validation_split=0.99),
+    "validation_split: expected 0 beside validation_data": lambda: fit(
+        classifier(), validation_split=0.5, validation_data=(inputs(), classes(N))
+    ),
+    "validation_data: expected \\(x, y\\) or \\(x, y, lengths\\), got 3": lambda: fit(classifier(), validation_data=3),
+    "validation_data y: expected shape \\(N, \\.\\.\\.\\) = \\(13, \\.\\.\\.\\), got \\(5,\\)": lambda: fit(
+        classifier(), validation_data=(inputs(), classes(5))
+    ),
+    "validation_data x: expected shape": lambda: fit(classifier(), validation_data=(classes(5), classes(5))),
+    "monitor: expected one of loss, accuracy, got 'val_loss'": lambda: fit(classifier(), callbacks=[EarlyStopping()]),
+    "monitor: expected one of loss, accuracy, got 'mae'": lambda: fit(
+        classifier(), callbacks=[training.Checkpoint("x", best_only=True, monitor="mae")]
+    ),
+    'mode: expected "min", "max" or None, got \'more\'': lambda: EarlyStopping(mode="more"),
+    "patience: expected a positive integer, got 0": lambda: EarlyStopping(patience=0),
+    "min_delta: expected a number at least 0, got -1": lambda: EarlyStopping(min_delta=-1.0),
+    "monitor, mode: only with best_only=True": lambda: training.Checkpoint("x", monitor="loss"),
+    "every: expected a positive integer, got 0": lambda: training.Checkpoint("x", every=0),
+    "threads: expected a positive integer, got 0": lambda: fit(classifier(), threads=0),
+}
+
+
+def compiled(model: Sequential) -> Sequential:
+    model.compile("sgd", "categorical_crossentropy")
+    return model
+
+
+@pytest.mark.parametrize("message", ERRORS)
+def test_errors(message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^(layer 0 .LSTM.: )?{message}"):
+        ERRORS[message]()
+
+
+def test_layers_of_bfloat16_do_not_train() -> None:
+    model = Sequential([fastrnn.LSTM(3, 5, weights="bfloat16"), fastrnn.Dense(5, K)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"^layer 0 \(LSTM\): .*weights"):
+        model.fit(inputs(np.float32), targets(N, T).astype(np.float32))
+
+
+def test_models_train_side_by_side() -> None:
+    """Nothing is shared: the training of one does not show in another of the same kind."""
+    assert last_step().layers[0] is not last_step().layers[0]
+    one, other = classifier(), classifier()
+    one.fit(inputs(), classes(N), rng=0)
+    other.fit(inputs(), classes(N), rng=0)
+    assert_same_bits(one.state_dict(), other.state_dict())

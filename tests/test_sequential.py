@@ -1,0 +1,381 @@
+"""Sequential as a layer, and what it does with a trained model: gradients, shapes, errors, files."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import numpy as np
+import pytest
+from models import I, K, N, T, classes, classifier, every_step, inputs, last_step, letters, regressor, steps, targets
+from tolerance import assert_close, assert_same_bits
+
+import fastrnn
+from fastrnn import training
+from fastrnn.training import Sequential, pad_sequences
+
+Arrays = dict[str, np.ndarray]
+
+
+def by_differences(model: Sequential, f: Callable[[], float], size: float = 1e-5) -> Arrays:
+    """Central differences of f with respect to every parameter."""
+    grads = {}
+    for name, p in model.parameters().items():
+        g = grads[name] = np.empty_like(p)
+        for i in np.ndindex(p.shape):
+            p_i = p[i]
+            values = []
+            for change in (size, -size):
+                p[i] = p_i + change
+                model.changed()
+                values.append(f())
+            p[i] = p_i
+            g[i] = (values[0] - values[1]) / (2 * size)
+    model.changed()
+    return grads
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("merge", ["concat", "sum"])
+def test_gradients_of_a_whole_model(merge: str, lengths: bool) -> None:
+    model = letters(merge=merge, num_layers=2) if merge == "concat" else summed()
+    x, y, valid = classes(N, T), classes(N, T), steps() if lengths else None
+    loss = training.CategoricalCrossentropy()
+
+    def f() -> float:
+        return loss(model.forward(x, lengths=valid).y.swapaxes(0, 1), y.T, valid)
+
+    out = model.forward(x, lengths=valid, training=True)
+    _, dy = loss.gradient(out.y.swapaxes(0, 1), y.T, valid)
+    back = model.backward(dy.swapaxes(0, 1), out.cache)
+    assert back.dx is None
+    assert_close(back.grads, by_differences(model, f), 1e-6)
+
+
+def summed() -> Sequential:
+    lstm = fastrnn.LSTM(I, 5, bidirectional=True, merge="sum", dtype=np.float64, batch_first=True, rng=2)
+    return Sequential(
+        [fastrnn.Embedding(6, I, dtype=np.float64, rng=1), lstm, fastrnn.Dense(5, K, "softmax", dtype=np.float64)]
+    )
+
+
+@pytest.mark.parametrize("make", [last_step, every_step])
+def test_gradients_of_inputs_and_states(make: Callable[[], Sequential]) -> None:
+    model, x = make(), inputs()
+    state = model.forward(x).state
+    out = model.forward(x, state=state, training=True)
+    dy = np.random.default_rng(0).standard_normal(out.y.shape)
+    dfinal = tuple([None if s is None else tree(np.ones_like, s) for s in out.state])
+    back = model.backward(dy, out.cache, dstate=dfinal)
+
+    def f(x: np.ndarray, state: Any) -> float:
+        y, final, _ = model.forward(x, state=state)
+        return float((y * dy).sum() + sum(s.sum() for s in flat(final)))
+
+    direction = np.random.default_rng(1).standard_normal(x.shape)
+    e = 1e-6
+    expected = (f(x + e * direction, state) - f(x - e * direction, state)) / (2 * e)
+    np.testing.assert_allclose((back.dx * direction).sum(), expected, rtol=1e-7)
+    up, down = (
+        tuple([s and tree(lambda a, e=e: a + e, s) if isinstance(s, tuple) else shifted(s, e) for s in state])
+        for e in (e, -e)
+    )
+    expected = (f(x, up) - f(x, down)) / (2 * e)
+    np.testing.assert_allclose(sum(d.sum() for d in flat(back.dstate)), expected, rtol=1e-7)
+    assert model.backward(None, out.cache, dstate=dfinal).dx.shape == x.shape
+
+
+def shifted(s: Any, e: float) -> Any:
+    return None if s is None else s + e
+
+
+def tree(f: Callable[[np.ndarray], np.ndarray], s: Any) -> Any:
+    return tuple([f(a) for a in s]) if isinstance(s, tuple) else f(s)
+
+
+def flat(state: Any) -> list[np.ndarray]:
+    """All arrays of the layers' states."""
+    return [a for s in state if s is not None for a in (s if isinstance(s, tuple) else (s,))]
+
+
+def test_layers_batch_first_or_not_are_the_same() -> None:
+    models = [
+        Sequential(
+            [
+                fastrnn.LSTM(I, 5, batch_first=first, dtype=np.float64, rng=1),
+                fastrnn.GRU(
+                    5, 4, reset_after=True, batch_first=second, return_sequences=False, dtype=np.float64, rng=2
+                ),
+                fastrnn.Dense(4, K, dtype=np.float64, rng=3),
+            ]
+        )
+        for first in (False, True)
+        for second in (False, True)
+    ]
+    results = []
+    for model in models:
+        out = model.forward(inputs(), lengths=steps(), training=True)
+        back = model.backward(np.ones_like(out.y), out.cache)
+        results.append({"y": out.y, "dx": back.dx} | back.grads)
+    for result in results[1:]:
+        assert_close(result, results[0])
+
+
+def test_padding_reaches_no_gradient() -> None:
+    """Not even through a layer that knows no lengths."""
+    lstm = fastrnn.LSTM(4, 5, return_sequences=False, dtype=np.float64, rng=2)
+    model = Sequential([fastrnn.Dense(I, 4, dtype=np.float64, rng=1), lstm])
+    results = []
+    for padding in (0.0, np.nan):
+        x = np.where((np.arange(T) < steps()[:, None])[..., None], inputs(), padding)
+        out = model.forward(x, lengths=steps(), training=True)
+        back = model.backward(np.ones_like(out.y), out.cache)
+        results.append({"y": out.y, "dx": back.dx} | back.grads)
+    assert_same_bits(results[1], results[0])
+
+
+def test_layers_drop_out_each_its_own() -> None:
+    model, x = Sequential([fastrnn.Dropout(0.5), fastrnn.Dropout(0.5)]), np.ones((50, 10, 4))
+    y = model.forward(x, training=True, rng=0).y
+    assert abs((y > 0).mean() - 0.25) < 0.05
+    assert_same_bits({"y": model.forward(x, training=True, rng=np.random.default_rng(0)).y}, {"y": y})
+
+
+def test_a_model_in_a_model() -> None:
+    inner, dense = every_step(), fastrnn.Dense(K, 2, dtype=np.float64, rng=3)
+    nested, plain = Sequential([inner, dense]), Sequential([*inner, dense])
+    x = inputs()
+    assert_same_bits({"y": nested(x)}, {"y": plain(x)})
+    assert next(iter(nested.parameters())) == "0.0.weight_ih_l0"
+    out, flat_out = nested.forward(x, training=True), plain.forward(x, training=True)
+    back, flat_back = nested.backward(out.y, out.cache), plain.backward(out.y, flat_out.cache)
+    assert_same_bits({"dx": back.dx}, {"dx": flat_back.dx})
+    assert_same_bits(dict(enumerate(back.grads.values())), dict(enumerate(flat_back.grads.values())))
+    assert nested.summary().count("\n") == 5
+
+
+def test_a_model_without_time() -> None:
+    model = Sequential([fastrnn.Dense(I, 5, "relu", rng=0), fastrnn.Dense(5, 2, rng=1)])
+    model.compile("sgd", "mse")
+    x = inputs(np.float32)[:, 0]
+    assert len(model.fit(x, np.zeros((N, 2), np.float32), epochs=2)) == 2
+    assert model.predict(x).shape == (N, 2)
+
+
+@pytest.mark.parametrize("size", [1, 4, N, 100])
+def test_prediction_and_evaluation_whatever_the_batch(size: int) -> None:
+    model, x, y = regressor(), inputs(), targets(N, T)
+    exact = model.predict(x, lengths=steps())
+    assert exact.shape == (N, T, K)
+    assert not exact[np.arange(T) >= steps()[:, None]].any()
+    assert_close({"y": model.predict(x, lengths=steps(), batch_size=size)}, {"y": exact})
+    for n in range(N):  # in the order given
+        assert_close({"y": model(x[n : n + 1, : steps()[n]])[0]}, {"y": exact[n, : steps()[n]]})
+    valid = np.arange(T) < steps()[:, None]
+    expected = ((exact - y) ** 2)[valid].mean()
+    got = model.evaluate(x, y, lengths=steps(), batch_size=size)
+    np.testing.assert_allclose(got["loss"], expected, rtol=1e-12)
+    assert list(got) == ["loss"]
+
+
+def test_prediction_leaves_x_alone() -> None:
+    model = Sequential([fastrnn.Dropout(0.5)])
+    x = inputs()
+    before = x.copy()
+    assert not model.predict(x, lengths=np.zeros(N, int)).any()
+    assert_same_bits({"x": x}, {"x": before})
+
+
+def test_lists_are_padded() -> None:
+    x, model = inputs(), classifier()
+    sequences = [a[:n] for a, n in zip(x, steps(), strict=True)]
+    assert_same_bits({"y": model.predict(sequences)}, {"y": model.predict(x, lengths=steps())})
+    padded, lengths = pad_sequences(sequences)
+    assert lengths.tolist() == steps().tolist()
+    assert (padded.dtype, padded.shape) == (x.dtype, x.shape)
+    every = regressor()
+    y = targets(N, T)
+    got = every.evaluate(sequences, [a[:n] for a, n in zip(y, steps(), strict=True)])
+    assert got == every.evaluate(x, y, lengths=steps())
+
+
+def test_summary() -> None:
+    model = letters()
+    assert model.summary() == (
+        "Layer        Output shape      Parameters\n"
+        "-----------------------------------------\n"
+        "0 Embedding  (None, None, 3)           18\n"
+        "1 LSTM       (None, None, 10)         400\n"
+        "2 Dense      (None, None, 4)           44\n"
+        "-----------------------------------------\n"
+        "Total                                 462"
+    )
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_are_equal_and_independent(again: Callable[[Sequential], Sequential]) -> None:
+    model = classifier()
+    other, before = again(model), model.state_dict()
+    assert_same_bits(other.state_dict(), before)
+    other.fit(inputs(), classes(N))
+    assert_same_bits(model.state_dict(), before)
+    assert (other.predict(inputs()) != model.predict(inputs())).all()
+
+
+def test_weights_in_files(tmp_path: Path, oracle: Callable[[str], Any]) -> None:
+    oracle("safetensors")
+    model, other = letters(), letters()
+    other.set_weights([w + 1 for w in other.get_weights()])
+    model.save(tmp_path / "weights")
+    other.load_weights(tmp_path / "weights")
+    assert_same_bits(other.state_dict(), model.state_dict())
+    x = classes(N, T)
+    assert_same_bits({"y": other.predict(x)}, {"y": model.predict(x)})
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+
+    before = other.state_dict()
+    with pytest.raises(
+        ValueError, match=r"^path: .*weights has layers \['Embedding', 'LSTM', 'Dense'\], expected \['LSTM'"
+    ):
+        last_step().load_weights(tmp_path / "weights")
+    with pytest.raises(TypeError, match=r"^0.weight: expected dtype float32, the layer's, got float64"):
+        letters(np.float32).load_weights(tmp_path / "weights")
+    with pytest.raises(
+        ValueError, match=r"^1.weight_ih_l0: expected shape that of the layer = \(20, 3\), got \(28, 3\)"
+    ):
+        other.load_weights(wider(tmp_path))
+    (tmp_path / "wider").unlink()
+    with pytest.raises(FileNotFoundError):
+        other.load_weights(tmp_path / "nothing")
+    (tmp_path / "text").write_text("no tensors")
+    with pytest.raises(ValueError, match=r"^path: .*text is no safetensors file"):
+        other.load_weights(tmp_path / "text")
+    oracle("safetensors.numpy").save_file(before, tmp_path / "others")
+    with pytest.raises(ValueError, match=r"^path: .*others was not written by fastrnn"):
+        other.load_weights(tmp_path / "others")
+    assert_same_bits(other.state_dict(), before)
+
+
+def wider(path: Path) -> Path:
+    """The file of a model of the same layers in another size."""
+    lstm = fastrnn.LSTM(I, 7, bidirectional=True, dtype=np.float64)
+    model = Sequential([fastrnn.Embedding(6, I, dtype=np.float64), lstm, fastrnn.Dense(14, K, dtype=np.float64)])
+    model.save(path / "wider")
+    return path / "wider"
+
+
+LAYERS = {
+    "layers: expected a list of layers, got 3": lambda: Sequential(3),  # type: ignore[arg-type]
+    "layers: expected a list of layers, got \\['dense'\\]": lambda: Sequential(["dense"]),  # type: ignore[list-item]
+    "layers: expected at least one, and each once, got \\[\\]": lambda: Sequential([]),
+    "layers: expected at least one, and each once, got \\[Dense": lambda: Sequential([fastrnn.Dense(2, 2)] * 2),
+    "layer 1 \\(Dense\\): x: expected": lambda: Sequential([fastrnn.LSTM(I, 5), fastrnn.Dense(6, 2)]),
+    "layer 1 \\(GRU\\): x: expected": lambda: Sequential(
+        [fastrnn.LSTM(I, 5, return_sequences=False), fastrnn.GRU(5, 5, reset_after=True)]
+    ),
+}
+
+
+@pytest.mark.parametrize("message", LAYERS)
+def test_layers_that_do_not_fit(message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        LAYERS[message]()
+
+
+X = {
+    "x: expected shape \\(N, T, I\\), \\(N, T\\) of integers, or \\(N, F\\), got \\(3,\\)": np.zeros(3),
+    "x: expected shape .* got \\(13, 7, 3, 1\\)": inputs()[..., None],
+    "x: expected at least one sample .* got shape \\(0, 7, 3\\)": inputs()[:0],
+    "x: expected an array, got str": "text",
+    "layer 0 \\(LSTM\\): x: expected .* got \\(7, 13, 2\\)": inputs()[..., :2],
+    "layer 0 \\(LSTM\\): x: expected .* got \\(13, 3\\)": inputs()[:, 0],
+    "layer 0 \\(LSTM\\): x: expected dtype float64, the layer's, got float32": inputs(np.float32),
+    "sequence 1: expected shape \\(T, 3\\), got \\(7, 2\\)": [inputs()[0], inputs()[0, :, :2]],
+    "sequence 1: expected dtype float64, that of sequence 0, got float32": [inputs()[0], inputs(np.float32)[0]],
+    "sequences: expected at least one, got none": [],
+    "x: a list holds sequences, \\(T_n, I\\) or \\(T_n,\\) of integers, got 1 axes of float64": list(inputs()[:, 0]),
+}
+
+
+@pytest.mark.parametrize("message", X)
+def test_wrong_x(message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        classifier().predict(X[message])
+
+
+CALLS: dict[str, Callable[[Sequential], Any]] = {
+    "lengths: a list of sequences has its own": lambda m: m.predict(list(inputs()), lengths=steps()),
+    "lengths: expected each in 0..T = 0..7, got 8 for sequence 2": lambda m: m.predict(
+        inputs(), lengths=[1, 2, 8] + [7] * 10
+    ),
+    "lengths: expected shape \\(B,\\) = \\(13,\\), got \\(2,\\)": lambda m: m.predict(inputs(), lengths=[1, 2]),
+    "lengths: expected integers, got float64": lambda m: m.predict(inputs(), lengths=np.ones(N)),
+    "batch_size: expected a positive integer, got 0": lambda m: m.predict(inputs(), batch_size=0),
+    "y: expected shape \\(N, \\.\\.\\.\\) = \\(13, \\.\\.\\.\\), got \\(12,\\)": lambda m: m.evaluate(
+        inputs(), classes(12)
+    ),
+    "target: expected": lambda m: m.evaluate(inputs(), classes(N, 2)),
+    "target: expected classes in 0..3, got 4": lambda m: m.evaluate(inputs(), classes(N) + 4 - classes(N)),
+    "state: expected one for each of 2 layers, got 1": lambda m: m.forward(inputs(), state=[None]),
+    "layer 1 \\(Dense\\): state: ": lambda m: m.forward(inputs(), state=[None, 1]),
+}
+
+
+@pytest.mark.parametrize("message", CALLS)
+def test_wrong_arguments(message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        CALLS[message](classifier())
+
+
+def test_wrong_targets_of_every_step() -> None:
+    model, x = regressor(), inputs()
+    with pytest.raises(ValueError, match=re.escape("y: expected shape (N, T, ...) = (13, 7, ...), got (13, 6, 4)")):
+        model.evaluate(x, targets(N, T - 1))
+    with pytest.raises(ValueError, match=r"^y: expected 7 steps in sequence 0, as x has, got 6"):
+        model.evaluate(list(x), list(targets(N, T - 1)))
+    with pytest.raises(ValueError, match=r"^lengths: x of shape .13, 3. has no axis of time"):
+        Sequential([fastrnn.Dense(I, 1, dtype=np.float64)]).predict(x[:, 0], lengths=steps())
+
+
+def test_two_outputs_are_no_input() -> None:
+    with pytest.raises(ValueError, match=r"^layer 0 \(LSTM\): merge: None gives a pair"):
+        Sequential([fastrnn.LSTM(I, 5, bidirectional=True, merge=None)])
+
+
+def test_before_compile() -> None:
+    for call in (lambda m: m.fit(inputs(), classes(N)), lambda m: m.evaluate(inputs(), classes(N))):
+        with pytest.raises(RuntimeError, match=r"call compile\(optimizer, loss\) first"):
+            call(last_step())
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("optimizer: expected a Optimizer or one of 'sgd'.* got 'best'", {"optimizer": "best"}),
+        ("loss: expected a Loss or one of 'mse'.* got 'least'", {"loss": "least"}),
+        ("metrics: expected a Metric or one of .* got 3", {"metrics": [3]}),
+        ("metrics: expected a list, got 'mae'", {"metrics": "mae"}),
+    ],
+)
+def test_wrong_ways_to_train(message: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        last_step().compile(**arguments)
+
+
+def test_imports_nothing_that_it_does_not_need(python: Callable[..., CompletedProcess[str]]) -> None:
+    code = "import fastrnn, sys; assert not {'safetensors', 'tqdm', 'matplotlib', 'sklearn'} & sys.modules.keys()"
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", ["safetensors", "tqdm"])
+def test_says_what_to_install(module: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in (module, "safetensors.numpy", "tqdm.auto"):
+        monkeypatch.setitem(__import__("sys").modules, name, None)
+    with pytest.raises(ImportError, match=rf"^{module} is not installed; pip install 'fastrnn\[train\]' brings it"):
+        classifier().fit(inputs(), classes(N), progress=True) if module == "tqdm" else last_step().save(tmp_path / "w")
