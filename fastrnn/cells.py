@@ -281,7 +281,7 @@ CELLS: dict[str, Cell] = {
         Cell(
             "lstm_peephole",
             IFGO,
-            (*IFGO, "tanh_c"),
+            (*IFGO, "tanh_c", "c"),
             ("h", "c"),
             lstm_peephole,
             lstm_peephole_backward,

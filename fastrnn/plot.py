@@ -158,7 +158,8 @@ def gradient_norms(layers: Any, x: Any, dy: Any = None, *, ax: Axes | None = Non
     """Draw the norm of dL/dh[t] by time step, on a logarithmic scale: vanishing and exploding gradients at a glance.
 
     A line is the median over the sequences that have the step; where there are several, a band goes from the smallest
-    to the largest. What is exactly 0, infinite or NaN has no place on the scale, and the line ends there.
+    to the largest. What is 0, infinite or NaN has no place on the scale, nor what is 250 decades from 1: the line ends
+    there.
 
     Parameters
     ----------
@@ -204,6 +205,7 @@ def gradient_norms(layers: Any, x: Any, dy: Any = None, *, ax: Axes | None = Non
     axes.set_yscale("log")
     axes.set(xlabel="time step t", ylabel="norm of dL/dh[t]", title="Gradient that reaches each step")
     plain(axes)
+    decades(axes.yaxis)
     if len(layers) > 1:
         axes.legend(frameon=False)
     return whole(axes)
@@ -236,6 +238,15 @@ def plain(axes: Axes) -> None:
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def decades(axis: Any) -> None:
+    """Round exponents, whatever the range: gradients may span hundreds of decades."""
+    ends = np.log10(axis.get_view_interval())
+    if np.ptp(ends) > 8:
+        exponents = needed("matplotlib.ticker", "plot").MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(*ends)
+        axis.set_ticks(10.0 ** exponents[(ends[0] <= exponents) & (exponents <= ends[1])])
+        axis.set_ticks([], minor=True)
 
 
 def heat_map(axes: Axes, name: str, values: Array) -> None:
@@ -277,7 +288,7 @@ def sequences(a: Array, layer: Any) -> Array:
 
 def spread(norms: Array) -> tuple[Array, Array, Array]:
     """(T,): the smallest, the median and the largest over the sequences that have the step; NaN where none has."""
-    shown = np.where(np.isfinite(norms) & (norms > 0), norms, np.nan)
+    shown = np.where((norms > 1e-250) & (norms < 1e250), norms, np.nan)  # matplotlib wants room for its margins
     some = np.isfinite(shown).any(axis=1)
     low, middle, high = np.full((3, len(norms)), np.nan)
     low[some], high[some] = np.nanmin(shown[some], axis=1), np.nanmax(shown[some], axis=1)
