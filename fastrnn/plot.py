@@ -85,7 +85,8 @@ def history(history: Any, ax: Axes | Sequence[Axes] | None = None) -> Figure:
         if f"val_{name}" in curves:
             curve(axes, curves[f"val_{name}"], "validation", COLOURS[1])
             axes.legend(frameon=False)
-        axes.set(xlabel="epoch", ylabel=name, title=name.replace("_", " ").capitalize())
+        quantity = name.replace("_", " ")
+        axes.set(xlabel="epoch", ylabel=quantity, title=quantity.capitalize())
         plain(axes)
     return whole(chosen[0])
 

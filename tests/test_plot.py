@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ matplotlib.use("agg")
 from matplotlib import pyplot  # noqa: E402
 
 from fastrnn import plot  # noqa: E402
+
+SEEING = Path(__file__).resolve().parents[1] / "docs" / "examples" / "seeing.py"
 
 T, B, I, H = 12, 3, 2, 6
 
@@ -168,6 +171,14 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"pip install 'fastrnn\[plot\]'"):
         plot.history({"loss": [1.0]})
+
+
+def test_the_example(python: Any, tmp_path: Path) -> None:
+    done = python("-W", "error", str(SEEING), "--quick", str(tmp_path / "new"), MPLBACKEND="agg")
+    assert done.returncode == 0, done.stderr
+    pictures = {path.name: pyplot.imread(path) for path in (tmp_path / "new").iterdir()}
+    assert set(pictures) == {"history.png", "gates.png", "gradients.png"}
+    assert all(np.ptp(picture) > 0.5 for picture in pictures.values())
 
 
 def test_nothing_is_imported_early(python: Any) -> None:
