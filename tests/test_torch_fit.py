@@ -11,7 +11,7 @@ import pytest
 import fastrnn
 from fastrnn import training
 
-STEPS, BOUND = 50, 1e-5  #: relative, of every loss
+STEPS, BOUND = 50, 1e-9  #: relative, of every loss
 
 N, T, I, H, K = 11, 9, 3, 6, 4
 

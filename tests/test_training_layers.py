@@ -122,6 +122,19 @@ def test_cells(cell: str) -> None:
     check(net, inputs(cell, net, "time", ("state",)))
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru_after", "rnn_tanh"])
+def test_one_bias(cell: str) -> None:
+    """bias="input" is the layer whose bias_hh are 0, without them."""
+    net = layer(cell, 2, 3, 2, dtype=np.float64, bias="input", bidirectional=True)
+    assert not [name for name in net.parameters() if name.startswith("bias_hh")]
+    given = inputs(cell, net, "time", ("state",))
+    check(net, given)
+    both = layer(cell, 2, 3, 2, dtype=np.float64, bidirectional=True)
+    zeros = {name: np.zeros_like(value) for name, value in both.parameters().items()}
+    both.load_state_dict(zeros | net.state_dict())
+    assert_close(flat(*forward(net, **given)[:2]), flat(*forward(both, **given)[:2]))
+
+
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(layout: str, last: bool) -> None:
@@ -470,6 +483,8 @@ def test_no_state(net: Any) -> None:
         (ValueError, "checkpoint", lambda: fastrnn.LSTM(2, 2).forward(X, training=True, checkpoint=0)),
         (ValueError, "weights", lambda: fastrnn.Dense(2, 4).set_weights([np.ones((4, 2), np.float32)])),
         (KeyError, "'state", lambda: fastrnn.Dense(2, 4).load_state_dict({"weight": np.ones((4, 2), np.float32)})),
+        (ValueError, "bias", lambda: fastrnn.LSTM(3, 2, bias="both")),
+        (TypeError, "bias", lambda: fastrnn.LSTM(3, 2, bias=1.0)),
         (TypeError, "forget_bias", lambda: fastrnn.LSTM(3, 2, forget_bias="1")),
         (ValueError, "forget_bias", lambda: fastrnn.LSTM(3, 2, bias=False, forget_bias=1)),
     ],

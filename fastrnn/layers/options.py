@@ -39,7 +39,7 @@ MERGES: dict[str | None, Merge] = {
 class Options(TypedDict, total=False):
     """The keywords that all recurrent layers have; `layers.LSTM` describes them."""
 
-    bias: bool
+    bias: bool | str
     batch_first: bool
     dropout: float
     bidirectional: bool
@@ -55,7 +55,7 @@ class Options(TypedDict, total=False):
 class Settings:
     """Those that last beyond the initial weights, with their defaults."""
 
-    bias: bool = True
+    bias: bool | str = True
     batch_first: bool = False
     dropout: float = 0.0
     bidirectional: bool = False
@@ -65,7 +65,13 @@ class Settings:
     dtype: Any = np.float32
 
     def __post_init__(self) -> None:
-        for name in ("bias", "batch_first", "bidirectional", "return_sequences"):
+        if isinstance(self.bias, str):
+            if self.bias != "input":
+                raise ValueError(f'bias: expected True, False or "input", got {self.bias!r}')
+        else:
+            boolean("bias", self.bias)
+            self.bias = bool(self.bias)
+        for name in ("batch_first", "bidirectional", "return_sequences"):
             boolean(name, getattr(self, name))
             setattr(self, name, bool(getattr(self, name)))
         self.dropout = fraction("dropout", self.dropout)

@@ -21,8 +21,8 @@ class LSTM(Recurrent):
         I and H.
     num_layers : int
         Layers stacked on one another.
-    bias : bool
-        Whether there are bias_ih and bias_hh.
+    bias : bool or "input"
+        Whether there are bias_ih and bias_hh, as in PyTorch; "input" is bias_ih alone, as in Keras.
     batch_first : bool
         Take and return (B, T, ...); states stay (L*D, B, H).
     dropout : float

@@ -1,0 +1,71 @@
+"""The seed programs of docs/examples: each runs, makes every claim of its own good, and prints what the seed printed.
+
+A program ends with an error where a claim of its own fails, so these tests only have to see it end well, and that it
+made the claims that it is there for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+Python = Callable[..., CompletedProcess[str]]
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
+
+PROGRAMS = {path.name[:8]: path for path in sorted(EXAMPLES.glob("seed_*.py"))}
+
+#: what each program prints, line for line; of seed 001 the states in all of the notebook's digits
+GOLDEN = {
+    "seed_000": [
+        "  ok: from its own h_init (3, 1) each state has shape (3, 3)",
+        "  ok: fastrnn's are right",
+        "  ok: the notebook's are all more than a tenth off",
+        "  ok: another first input moves the backward output beside step [0], as it should",
+        "  ok: the loss falls to that of the best guess, 0.083",
+    ],
+    "seed_001": [
+        "[0.19737532 0.60436778 0.83365461 0.93540907]",
+        "[0.78752106 0.98887785 0.99947397 0.99997525]",
+        "[0.88013356 0.99771501 0.99995896 0.99999926]",
+        "[0.90287178 0.99831338 0.99997209 0.99999954]",
+        "  ok: every digit that the notebook printed",
+    ],
+    "seed_002": [
+        "  ok: fastrnn's are right",
+        "  ok: the cost after 1000 epochs is under 0.01 (the notebook's: 0.12)",
+    ],
+    "seed_003": [
+        "  ok: SimpleRNNCell(128) has 20,608 parameters",
+        "  ok: it diverges, and fit says so",
+        "  ok: clipping cures it: the loss falls below a hundredth",
+        "  ok: the notebook's has 5,472 parameters",
+        "  ok: as in Keras: 49,664 + 129 parameters",
+        "  ok: GRU: (1, 10, 32) -> (1, 10, 128), 37,632 parameters",
+    ],
+    "seed_004": [
+        "  ok: the notebook's loop gives the same",
+        "  ok: fastrnn's are right",
+        "  ok: the loss is under 0.01 in the end",
+    ],
+}
+
+
+def test_there_is_one_for_each_seed() -> None:
+    assert list(PROGRAMS) == list(GOLDEN)
+
+
+def test_a_claim_that_fails_ends_the_program(python: Python) -> None:
+    """Which is what the tests below rely on."""
+    done = python("-c", "import checking; checking.claim('1 < 0', 1 < 0); print('went on')", PYTHONPATH=str(EXAMPLES))
+    assert (done.returncode, done.stdout) == (1, "  FAILED: 1 < 0\n")
+
+
+@pytest.mark.parametrize("seed", GOLDEN)
+def test_seed(seed: str, python: Python) -> None:
+    done = python("-W", "error", str(PROGRAMS[seed]), "--quick")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not [line for line in GOLDEN[seed] if line not in done.stdout.splitlines()]
