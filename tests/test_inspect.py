@@ -172,6 +172,14 @@ def test_layouts(batch_first: bool) -> None:
     assert_close({"f": gates(**alone)["f"]}, {"f": gates(**given)["f"][:, 2]})
 
 
+def test_on_every_backend(implementation: str) -> None:
+    given = problem("lstm_peephole", num_layers=2, bidirectional=True)
+    dy = np.random.default_rng(0).standard_normal((T, B, 2 * H))
+    with fastrnn.use_backend("numpy"):
+        exact = gradient_norms(**given, dy=dy, number=0, reverse=True)
+    assert_close({"n": gradient_norms(**given, dy=dy, number=0, reverse=True)}, {"n": exact})
+
+
 def test_the_last_step_alone() -> None:
     """With return_sequences=False dy belongs to the final h."""
     whole, last = (stacks.layer("gru_after", I, H, dtype=np.float64, return_sequences=r) for r in (True, False))

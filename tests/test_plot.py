@@ -139,7 +139,7 @@ def test_gates_mistakes() -> None:
 
 def test_gradient_norms() -> None:
     nets = {"RNN": fastrnn.RNN(I, H, rng=0), "LSTM": fastrnn.LSTM(I, H, rng=1, batch_first=False)}
-    lengths = np.array([9, 4, 0])
+    lengths = np.array([9, 4, 7])
     figure = drawn(plot.gradient_norms(nets, inputs(), lengths=lengths))
     [axes] = figure.axes
     for line, band, (label, net) in zip(axes.get_lines(), axes.collections, nets.items(), strict=True):
