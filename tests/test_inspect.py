@@ -173,7 +173,7 @@ def test_layouts(batch_first: bool) -> None:
 
 
 def test_on_every_backend(implementation: str) -> None:
-    given = problem("lstm_peephole", num_layers=2, bidirectional=True)
+    given = problem("rnn_tanh", num_layers=2, bidirectional=True)
     dy = np.random.default_rng(0).standard_normal((T, B, 2 * H))
     with fastrnn.use_backend("numpy"):
         exact = gradient_norms(**given, dy=dy, number=0, reverse=True)
