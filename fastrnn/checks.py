@@ -125,7 +125,7 @@ def checked_weights(cell: str, weights: dict[str, Any], I: int, dtype: np.dtype[
 
 
 def checked_checkpoint(k: Any, T: int) -> int | None:
-    """ "auto" balances the T/k states that are kept against the k steps that are recomputed at a time."""
+    """"auto" balances the T/k states that are kept against the k steps that are recomputed at a time."""
     if k is None:
         return None
     if isinstance(k, str) and k != "auto":
