@@ -105,13 +105,19 @@ class Cell:
     """What the rest of the package knows of a cell."""
 
     name: str
-    G: int  #: gates
+    gates: tuple[str, ...]  #: in the order in which the weights stack them
+    saved: tuple[str, ...]  #: what step saves, in its order
     states: tuple[str, ...]  #: ("h",) or ("h", "c")
     step: Callable[..., Any]
     step_backward: Callable[..., Any]
     equations: str
     paper: str
     peepholes: bool = False  #: takes p
+
+    @property
+    def G(self) -> int:
+        """How many gates there are."""
+        return len(self.gates)
 
     def weights(self, W: Array, U: Array, b: Array | None, b_rec: Array | None, p: Array | None) -> Arrays:
         """The weights as a step takes them: zeros for an absent bias."""
@@ -139,7 +145,8 @@ def rnn(name: str, f: Callable[[Array], Array], f_backward: Callable[[Array, Arr
         dh_prev, dU, db_rec = linear_backward(da, h_prev, U)
         return dx, (dh_prev,), (dW, dU, db, db_rec)
 
-    return Cell(f"rnn_{name}", 1, ("h",), step, step_backward, f"h' = {name}(W x + b + U h + b_rec)", "Elman 1990 [1]")
+    equations = f"h' = {name}(W x + b + U h + b_rec)"
+    return Cell(f"rnn_{name}", ("h",), ("h",), ("h",), step, step_backward, equations, "Elman 1990 [1]")
 
 
 def lstm(x: Array, state: Arrays, weights: Arrays) -> Any:
@@ -248,6 +255,8 @@ def gru_before_backward(dstate: Arrays, x: Array, state: Arrays, saved: Arrays, 
     return dx, (dh_prev + drh * r + dh * z,), (dW, dU, db, db_rec)
 
 
+IFGO, RZN = ("i", "f", "g", "o"), ("r", "z", "n")
+
 LSTM = "c' = f c + i g, h' = o tanh(c'); i, f, o = sigmoid, g = tanh of W x + b + U h + b_rec"
 GRU = "h' = (1-z) n + z h; r, z = sigmoid(W x + b + U h + b_rec)"
 
@@ -259,10 +268,20 @@ CELLS: dict[str, Cell] = {
         rnn("relu", relu, relu_backward),
         rnn("sigmoid", sigmoid, sigmoid_backward),
         rnn("identity", identity, identity_backward),
-        Cell("lstm", 4, ("h", "c"), lstm, lstm_backward, LSTM, "Gers, Schmidhuber, Cummins 2000 [2]"),
+        Cell(
+            "lstm",
+            IFGO,
+            (*IFGO, "tanh_c"),
+            ("h", "c"),
+            lstm,
+            lstm_backward,
+            LSTM,
+            "Gers, Schmidhuber, Cummins 2000 [2]",
+        ),
         Cell(
             "lstm_peephole",
-            4,
+            IFGO,
+            (*IFGO, "tanh_c", "c"),
             ("h", "c"),
             lstm_peephole,
             lstm_peephole_backward,
@@ -272,7 +291,8 @@ CELLS: dict[str, Cell] = {
         ),
         Cell(
             "gru_after",
-            3,
+            RZN,
+            (*RZN, "u_n"),
             ("h",),
             gru_after,
             gru_after_backward,
@@ -281,7 +301,8 @@ CELLS: dict[str, Cell] = {
         ),
         Cell(
             "gru_before",
-            3,
+            RZN,
+            RZN,
             ("h",),
             gru_before,
             gru_before_backward,

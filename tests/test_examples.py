@@ -18,7 +18,7 @@ Python = Callable[..., CompletedProcess[str]]
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 LAYERS = [f"layers.{name}" for name in ("rnn", "stream", "dense", "embedding", "dropout", "activation")]
-MODULES = ["functional", "steps", "backends", "initializers", *LAYERS]
+MODULES = ["functional", "steps", "backends", "initializers", *LAYERS, "inspect", "plot", "sklearn"]
 MODULES += [f"training.{name}" for name in ("losses", "metrics", "optimizers", "schedules", "clipping")]
 MODULES += [f"training.{name}" for name in ("batches", "callbacks", "history", "sequential")]
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)

@@ -1,0 +1,79 @@
+"""Three pictures: how a training goes, what an LSTM does with its gates, and gradients that vanish and explode.
+
+    pip install '.[plot]'
+    python docs/examples/seeing.py pictures        # writes history.png, gates.png and gradients.png there
+
+The task is to keep one number in mind: each sequence is noise, one of its first steps is marked, and after the last
+step the answer is whether the noise was above 0 at the mark. The gates of the trained LSTM show how it does that: input
+gates open at the mark and forget gates stay open (near 1) after it, so that the cell state holds the answer.
+
+In the third picture the exploding line ends where the gradient leaves the range of float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import fastrnn
+import fastrnn.plot
+
+STEPS, EARLY, HIDDEN = 40, 10, 12
+
+
+def marked_noise(rng: np.random.Generator, samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """x (N, T, 2): noise, and 1 at the mark; y (N, 1): 1 where the noise is above 0 there."""
+    x = np.zeros((samples, STEPS, 2), np.float32)
+    x[:, :, 0] = rng.standard_normal((samples, STEPS))
+    everyone, marks = np.arange(samples), rng.integers(EARLY, size=samples)
+    x[everyone, marks, 1] = 1
+    return x, (x[everyone, marks, :1] > 0).astype(np.float32)
+
+
+def trained(epochs: int, samples: int) -> tuple[fastrnn.LSTM, fastrnn.training.History]:
+    lstm = fastrnn.LSTM(2, HIDDEN, return_sequences=False, batch_first=True, forget_bias=1.0, rng=0)
+    model = fastrnn.Sequential([lstm, fastrnn.Dense(HIDDEN, 1, "sigmoid", rng=1)])
+    model.compile(fastrnn.training.Adam(0.01), "binary_crossentropy", ["binary_accuracy"])
+    x, y = marked_noise(np.random.default_rng(2), samples)
+    return lstm, model.fit(x, y, epochs, validation_split=0.25, rng=3)
+
+
+def vanishing() -> fastrnn.RNN:
+    """The sigmoid's slope is 1/4 at most, so every step takes three quarters of the gradient or more."""
+    return fastrnn.RNN(2, HIDDEN, activation="sigmoid", batch_first=True, rng=4)
+
+
+def exploding() -> fastrnn.RNN:
+    """Recurrent weights of standard deviation 10, and no squashing."""
+    wide = {"U": fastrnn.initializers.RandomNormal(stddev=10.0)}
+    return fastrnn.RNN(2, HIDDEN, activation="relu", batch_first=True, initializer=wide, rng=5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where to write the pictures")
+    parser.add_argument("--quick", action="store_true", help="train for a moment, to see that it runs")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+
+    lstm, history = trained(*((2, 64) if arguments.quick else (40, 2000)))
+    x, _ = marked_noise(np.random.default_rng(6), 16)
+    layers = {"RNN, sigmoid": vanishing(), "RNN, weights of std 10": exploding(), "LSTM, trained": lstm}
+    pictures = {
+        "history": fastrnn.plot.history(history),
+        "gates": fastrnn.plot.gates(lstm, x),
+        "gradients": fastrnn.plot.gradient_norms(layers, x),
+    }
+    for name, figure in pictures.items():
+        figure.savefig(arguments.folder / f"{name}.png", dpi=150)
+    accuracy = history.history["val_binary_accuracy"][-1]
+    print(f"accuracy {accuracy:.3f} on new sequences; marks at steps {', '.join(map(str, x[:3, :, 1].argmax(axis=1)))}")
+    if accuracy < 0.95 and not arguments.quick:
+        sys.exit("too low: expected 0.95 at least")
+
+
+if __name__ == "__main__":
+    main()

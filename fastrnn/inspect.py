@@ -1,0 +1,231 @@
+"""What goes on inside a recurrent layer: its gates over time, and the gradient that reaches each step.
+
+`fastrnn.plot` draws both. Numbers are dimensionless.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastrnn import backends
+from fastrnn.backends.numpy import scan
+from fastrnn.call import Backend, Backward, Call, Gradients
+from fastrnn.cells import CELLS, Array, Arrays
+from fastrnn.checks import boolean
+from fastrnn.layers.base import Cache
+from fastrnn.layers.options import MERGES
+from fastrnn.layers.recurrent import Recurrent
+from fastrnn.layers.tape import Tape
+from fastrnn.run import callers
+
+__all__ = ["gates", "gradient_norms"]
+
+
+def gates(
+    layer: Recurrent,
+    x: Any,
+    *,
+    number: int = -1,
+    reverse: bool = False,
+    state: Any = None,
+    lengths: Any = None,
+    resets: Any = None,
+) -> dict[str, Array]:
+    """Compute every gate and every state of one layer at every step.
+
+    The numbers are those of the textbook's step (`fastrnn.cells`), and equal the kernels' to rounding. Nothing is
+    dropped out.
+
+    Parameters
+    ----------
+    layer : LSTM, GRU or RNN
+    x, state, lengths, resets
+        As for a call of the layer.
+    number : int
+        Which of the layers stacked in it, from 0 at the bottom; -1 is the top.
+    reverse : bool
+        Look at the direction from each sequence's end to its start, of a bidirectional layer.
+
+    Returns
+    -------
+    dict of (T, B, H) arrays
+        i, f, g, o, c, h of an LSTM, r, z, n, h of a GRU, h of an RNN. Laid out as x is, (B, T, H) or (T, H) then; gates
+        after their sigmoid or tanh; 0 past a sequence's length.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a layer that is not recurrent, a number or direction that it does not have, and as a call of the layer.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn.inspect
+    >>> lstm = fastrnn.LSTM(3, 4, num_layers=2, rng=0)
+    >>> found = fastrnn.inspect.gates(lstm, np.ones((5, 2, 3), np.float32), number=0)
+    >>> list(found), found["f"].shape
+    (['i', 'f', 'g', 'o', 'c', 'h'], (5, 2, 4))
+    """
+    i = which(layer, number, reverse)
+    tape = taped(layer, x, state, lengths, resets, training=False)
+    return {name: callers(a, *tape.layout) for name, a in activations(tape.calls[i]).items()}
+
+
+def gradient_norms(
+    layer: Recurrent,
+    x: Any,
+    dy: Any = None,
+    *,
+    dstate: Any = None,
+    number: int = -1,
+    reverse: bool = False,
+    state: Any = None,
+    lengths: Any = None,
+    resets: Any = None,
+) -> Array:
+    """Compute the Euclidean norm of dL/dh[t]: how much of the gradient of a loss L still reaches step t.
+
+    It is the whole of it, by way of y[t] and of all later steps: dL/de for h[t] + e in place of h[t], whatever reads
+    it, while an LSTM's c[t] is left alone. Where it shrinks towards 0 on its way back the layer cannot learn from
+    those steps, where it grows its training is not stable [1]_. Nothing is dropped out.
+
+    Parameters
+    ----------
+    layer : LSTM, GRU or RNN
+    x, state, lengths, resets
+        As for a call of the layer.
+    dy, dstate
+        Gradients of L with respect to the layer's y and final state, as `backward` takes them. When both are absent L
+        is sum(h_n) / sqrt(H), of the final h that is looked at alone: its gradient there has norm 1, so that what
+        comes out is the factor by which a gradient shrinks or grows.
+    number, reverse
+        Whose h to look at, as for `gates`.
+
+    Returns
+    -------
+    (T, B) array, float64
+        Laid out as x is, (B, T) or (T,) then; 0 past a sequence's length.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `gates`, and as the layer's `backward`; also for bfloat16 weights, which do not train.
+
+    References
+    ----------
+    .. [1] Y. Bengio, P. Simard, P. Frasconi, "Learning long-term dependencies with gradient descent is difficult",
+       IEEE Transactions on Neural Networks 5, 1994.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn.inspect
+    >>> rnn = fastrnn.RNN(1, 1, activation="identity", dtype=np.float64)
+    >>> rnn.set_weights([np.full((1, 1), 1.0), np.full((1, 1), 0.5), np.zeros(1), np.zeros(1)])
+    >>> fastrnn.inspect.gradient_norms(rnn, np.ones((4, 1)))  # half of it is lost in every step
+    array([0.125, 0.25 , 0.5  , 1.   ])
+    """
+    i = which(layer, number, reverse)
+    if layer.weights is not None:
+        raise ValueError(f"layer: one of {layer.weights} weights is for inference and has no gradients")
+    tape = taped(layer, x, state, lengths, resets, training=True)
+    if dy is None and dstate is None:
+        dstate = unit(tape, i)
+    noting: Any = Noting(tape.backend)
+    tape.backend = noting
+    layer.backward(dy, Cache(layer, tape), dstate=dstate)
+    [asked] = [back for back in noting.asked if back.call is tape.calls[i]]
+    return callers(norms(asked), *tape.layout)
+
+
+class Noting:
+    """A backend's backward, and what it was asked: the gradients that come to each call from above."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend, self.asked = backend, list[Backward]()
+
+    def backward(self, calls: Sequence[Backward]) -> list[Gradients]:
+        self.asked += calls
+        return self._backend.backward(calls)
+
+
+def which(layer: Any, number: Any, reverse: Any) -> int:
+    """Its place in PyTorch's order of layers and directions."""
+    if not isinstance(layer, Recurrent):
+        raise TypeError(f"layer: expected an LSTM, a GRU or an RNN, got {type(layer).__name__}")
+    boolean("reverse", reverse)
+    if reverse and not layer.bidirectional:
+        raise ValueError("reverse: this layer has one direction, so expected False")
+    if isinstance(number, bool) or not hasattr(number, "__index__"):
+        raise TypeError(f"number: expected an integer, got {number!r}")
+    L = layer.num_layers
+    index = operator.index(number)
+    if not -L <= index < L:
+        raise ValueError(f"number: expected one of {-L}..{L - 1}, got {index}")
+    return index % L * (1 + layer.bidirectional) + int(reverse)
+
+
+def taped(layer: Recurrent, x: Any, state: Any, lengths: Any, resets: Any, training: bool) -> Tape:
+    """Every call of a forward that drops nothing out."""
+    x, init, options, layout = layer._checked(x, state, lengths, resets, None)
+    tape = Tape(backends.current(), MERGES[layer.merge] if layer.bidirectional else None, 0.0, None, layout)
+    layer._run(x, init, options | {"training": training}, layout, tape)
+    return tape
+
+
+def activations(call: Call) -> dict[str, Array]:
+    """Every gate and state, (T, B, H) each."""
+    cell = CELLS[call.cell]
+    run = scan(call._replace(y=None, training=True, return_cells="c" in cell.states), cell.step)
+    found = {name: np.zeros_like(run.y) for name in cell.gates}
+    for visit in (visit for segment in run.saved for visit in segment):
+        saved = dict(zip(cell.saved, visit.saved, strict=True))
+        for name, values in found.items():
+            values[visit.t, visit.rows] = saved[name]
+    return found | ({} if run.c is None else {"c": run.c}) | {"h": run.y}
+
+
+def unit(tape: Tape, i: int) -> Any:
+    """The gradient of the final states when L is the sum of call i's final h over sqrt(H)."""
+    final = [np.zeros((len(tape.calls), *s.shape), s.dtype) for s in tape.final[i]]
+    final[0][i] = 1 / np.sqrt(final[0].shape[-1])
+    if tape.layout[0]:
+        final = [s[:, 0] for s in final]
+    return final[0] if len(final) == 1 else tuple(final)
+
+
+@np.errstate(over="ignore", invalid="ignore")  # a gradient that explodes to infinity is worth seeing
+def norms(back: Backward) -> Array:
+    """(T, B): the norms of the gradients of every h on the way back, as calls of one step have them."""
+    call, dy = back.call, back.dy
+    T, B, _, H = call.sizes
+    valid = np.full((T, B), True) if call.lengths is None else np.arange(T)[:, None] < call.lengths
+    found = np.zeros((T, B))
+    zeros = np.zeros((B, H), call.x.dtype)
+    dstate: Arrays = tuple([zeros if d is None else d for d in back.dfinal])
+    for t, step, saved in reversed(steps(call, valid)):
+        dh = dstate[0] if dy is None else dstate[0] + dy[t]
+        rows = valid[t]
+        found[t, rows] = np.hypot.reduce(dh[rows], axis=-1, dtype=np.float64)  # squares would overflow sooner
+        dy_t = None if dy is None else dy[t : t + 1]
+        [gradients] = backends.current().backward([Backward(step, saved, dy_t, dstate)])
+        dstate = gradients.dinit  # type: ignore[assignment]  # every step was given its state
+    return found
+
+
+def steps(call: Call, valid: Array) -> list[tuple[int, Call, Any]]:
+    """The call as calls of one step each, in the direction of travel: its time, and what its forward saved."""
+    T, B, _, H = call.sizes
+    state = tuple([np.zeros((B, H), call.x.dtype) if s is None else s for s in call.init])
+    taken = []
+    for t in range(T - 1, -1, -1) if call.reverse else range(T):
+        one = slice(t, t + 1)
+        resets = None if call.resets is None else call.resets[one]
+        step = call._replace(x=call.x[one], y=None, init=state, resets=resets, follows=False)
+        step = step._replace(lengths=None if call.lengths is None else valid[t].astype(np.int64))
+        [result] = backends.current().forward([step])
+        taken.append((t, step, result.saved))
+        state = result.final
+    return taken

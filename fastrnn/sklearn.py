@@ -1,0 +1,300 @@
+"""Recurrent networks as scikit-learn estimators (``pip install 'fastrnn[sklearn]'``): `fit`, `predict`, `score`,
+cross-validation and grid searches, of sequences of any lengths.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+import numpy as np
+
+from fastrnn.cells import Array
+from fastrnn.extras import needed
+from fastrnn.layers import GRU, LSTM, RNN, Activation, Dense
+from fastrnn.training import CategoricalCrossentropy, History, MeanSquaredError, Optimizer, Sequential
+from fastrnn.training.losses import Loss
+from fastrnn.training.optimizers import optimizer as optimizer_of
+
+__all__ = ["SequenceClassifier", "SequenceRegressor"]
+
+base, multiclass, utils, validation = (
+    needed(f"sklearn.{name}", "sklearn") for name in ("base", "utils.multiclass", "utils", "utils.validation")
+)
+BaseEstimator: Any = base.BaseEstimator
+ClassifierMixin: Any = base.ClassifierMixin
+RegressorMixin: Any = base.RegressorMixin
+
+#: cell -> the layer, and what it is told
+CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "lstm": (LSTM, {}),
+    "gru": (GRU, {"reset_after": True}),
+    "rnn": (RNN, {}),
+    "lstm_peephole": (LSTM, {"peephole": True}),
+}
+
+PARAMETERS = """
+    What X may be, N sequences of finite numbers, computed with in float32 (dimensionless):
+
+    * a list, or a one-dimensional array of objects, of N arrays (T_n, I): T_n steps of I features each;
+    * a (N, T, I) array;
+    * a (N, F) array, which is read as N sequences of F steps of one feature.
+
+    Parameters
+    ----------
+    cell : {"lstm", "gru", "rnn", "lstm_peephole"}
+        "gru" is the reset-after form, "rnn" has tanh.
+    hidden_size : int
+        H, hidden units in each layer and direction.
+    num_layers : int
+        Recurrent layers on one another.
+    bidirectional : bool
+        Read from both ends.
+    dropout : float
+        Between the recurrent layers, in training, in [0, 1).
+    epochs, batch_size : int
+        Of the training.
+    optimizer : {"adam", "adamw", "rmsprop", "sgd"} or fastrnn.training.Optimizer
+        The latter is copied for every fit.
+    learning_rate : float or schedule, optional
+        In place of the optimizer's own.
+    random_state : int, numpy.random.RandomState or None
+        For the initial weights, the order of samples and dropout; a number gives the same model every time.
+    progress : bool
+        Show a bar (tqdm) in `fit`.
+
+    Attributes
+    ----------
+    model_ : fastrnn.Sequential
+        The network, a dense layer on the last state of the recurrent ones.
+    history_ : fastrnn.training.History
+        Its training.
+    n_features_in_ : int
+        I, or F.
+    feature_names_in_ : (F,) array of str
+        When X was a table with such names.
+"""
+
+
+class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
+    """What `SequenceClassifier` and `SequenceRegressor` have in common."""
+
+    def __init__(
+        self,
+        cell: str = "lstm",
+        hidden_size: int = 32,
+        num_layers: int = 1,
+        *,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        epochs: int = 50,
+        batch_size: int = 32,
+        optimizer: str | Optimizer = "adam",
+        learning_rate: Any = 0.01,
+        random_state: Any = None,
+        progress: bool = False,
+    ) -> None:
+        self.cell = cell
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bidirectional = bidirectional
+        self.dropout = dropout
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.random_state = random_state
+        self.progress = progress
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+    def _train(self, sequences: list[Array] | Array, y: Array, outputs: int, loss: Loss) -> None:
+        """A new model of so many outputs, trained."""
+        rng = np.random.default_rng(utils.check_random_state(self.random_state).randint(2**31, size=4))
+        layer = self._recurrent(sequences[0].shape[1], rng)
+        features = self.hidden_size * (1 + layer.bidirectional)
+        self.model_ = Sequential([layer, Dense(features, outputs, rng=rng)])
+        optimizer = copy.deepcopy(optimizer_of(self.optimizer))
+        if self.learning_rate is not None:
+            optimizer.learning_rate = self.learning_rate
+        self.model_.compile(optimizer, loss)
+        self.history_: History = self.model_.fit(
+            sequences, y, self.epochs, self.batch_size, rng=rng, progress=self.progress
+        )
+
+    def _recurrent(self, input_size: int, rng: np.random.Generator) -> Any:
+        if self.cell not in CELLS:
+            raise ValueError(f"cell: expected one of {', '.join(map(repr, CELLS))}, got {self.cell!r}")
+        kind, options = CELLS[self.cell]
+        options = options | {"bidirectional": self.bidirectional, "dropout": self.dropout, "return_sequences": False}
+        return kind(input_size, self.hidden_size, self.num_layers, rng=rng, **options)
+
+    def _outputs(self, X: Any) -> Array:
+        """(N, K), float64 as scikit-learn wants it: what the model makes of new sequences."""
+        validation.check_is_fitted(self)
+        y = self.model_.predict(self._sequences(X, reset=False), batch_size=self.batch_size)
+        return y.astype(np.float64)
+
+    _table: bool  # whether fit was given a (N, F) array
+
+    def _sequences(self, X: Any, reset: bool) -> list[Array] | Array:
+        """A list of (T_n, I), or (N, T, I), checked; with `reset` for the first time."""
+        ndim = depth(X)
+        table = ndim is not None and ndim < 3
+        if table:
+            if not reset and not self._table:
+                raise ValueError(
+                    f"X: expected sequences of {self.n_features_in_} features, as in fit; got shape (N, F)"
+                )
+            X = validation.validate_data(self, X, reset=reset, dtype=np.float32)[:, :, None]
+        elif ndim is None:
+            X = [validation.check_array(s, dtype=np.float32, input_name=f"X[{n}]") for n, s in enumerate(X)]
+            widths = sorted({s.shape[1] for s in X})
+            if len(widths) > 1:
+                raise ValueError(f"X: expected sequences of one number of features, got {', '.join(map(str, widths))}")
+        else:
+            X = validation.check_array(X, dtype=np.float32, allow_nd=True, input_name="X")
+            if X.ndim != 3:
+                raise ValueError(f"X: expected shape (N, T, I), (N, F), or a list of (T_n, I), got {X.shape}")
+        if reset:
+            self._table = table
+        if not table:
+            self._features(X[0].shape[1], reset)
+        return X  # type: ignore[no-any-return]
+
+    def _features(self, features: int, reset: bool) -> None:
+        if reset:
+            self.n_features_in_ = features
+            self.__dict__.pop("feature_names_in_", None)  # of an earlier fit
+        elif self._table or features != self.n_features_in_:
+            kind = f"a table of {self.n_features_in_} columns" if self._table else f"{self.n_features_in_} features"
+            raise ValueError(
+                f"X: {type(self).__name__} expects {kind}, as in fit; got sequences of {features} features"
+            )
+
+
+class SequenceClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
+    __doc__ = f"""Classify sequences by a recurrent network, trained to the least cross-entropy.
+{PARAMETERS}
+    classes_ : (K,) array
+        The labels, in the order of `predict_proba`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrnn.sklearn import SequenceClassifier
+    >>> rng = np.random.default_rng(0)
+    >>> X = [rng.standard_normal((T, 2)) for T in rng.integers(5, 15, 60)]
+    >>> y = np.array(["falls", "rises"])[[int(x.sum() > 0) for x in X]]
+    >>> model = SequenceClassifier("gru", 8, epochs=20, random_state=0).fit(X, y)
+    >>> float(model.score(X, y)) > 0.9
+    True
+    """
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train a new network.
+
+        Parameters
+        ----------
+        X : N sequences
+        y : (N,) array
+            Labels.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For what are no sequences or labels, or a wrong parameter; the message names it.
+        """
+        y = labels(self, y)
+        sequences = self._sequences(X, reset=True)
+        validation.check_consistent_length(sequences, y)
+        multiclass.check_classification_targets(y)
+        self.classes_, y = np.unique(y, return_inverse=True)
+        self._train(sequences, y, len(self.classes_), CategoricalCrossentropy(from_logits=True))
+        return self
+
+    def predict_proba(self, X: Any) -> Array:
+        """(N, K): the probability of each class."""
+        probabilities: Array = Activation("softmax")(self._outputs(X))
+        return probabilities
+
+    def predict(self, X: Any) -> Array:
+        """(N,): the label of the most probable class."""
+        best = self._outputs(X).argmax(axis=1)
+        found: Array = self.classes_[best]
+        return found
+
+
+class SequenceRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
+    __doc__ = f"""Predict one or more numbers for each sequence by a recurrent network, trained to the least mean
+    squared error. Targets far from 0 and 1 in size are learnt more easily when scaled, as
+    sklearn.compose.TransformedTargetRegressor does.
+{PARAMETERS}
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrnn.sklearn import SequenceRegressor
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((60, 10, 1))
+    >>> model = SequenceRegressor("gru", 8, epochs=20, random_state=0).fit(X, X.mean(axis=(1, 2)))
+    >>> model.predict(X).shape
+    (60,)
+    """
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train a new network.
+
+        Parameters
+        ----------
+        X : N sequences
+        y : (N,) or (N, K) array
+            Numbers, dimensionless.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For what are no sequences or numbers, or a wrong parameter; the message names it.
+        """
+        required(self, y)
+        y = validation.check_array(y, dtype=np.float32, ensure_2d=False, input_name="y")
+        sequences = self._sequences(X, reset=True)
+        validation.check_consistent_length(sequences, y)
+        self._single = y.ndim == 1
+        y = y.reshape(len(y), -1)
+        self._train(sequences, y, y.shape[1], MeanSquaredError())
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """(N,) or (N, K), as y was."""
+        found = self._outputs(X)
+        return found[:, 0] if self._single else found
+
+
+def depth(X: Any) -> int | None:
+    """How many axes X has; None for a list, or an array of objects, of sequences."""
+    listed = isinstance(X, list | tuple) or (isinstance(X, np.ndarray) and X.dtype.hasobject and X.ndim == 1)
+    if not listed:
+        return getattr(X, "ndim", 2)  # what is no array is for scikit-learn to refuse
+    if any(np.ndim(s) == 2 for s in X):
+        return None
+    return 1 + max([np.ndim(s) for s in X], default=0)
+
+
+def required(estimator: Any, y: Any) -> None:
+    if y is None:
+        raise ValueError(f"y: {type(estimator).__name__} requires y to be passed, but the target y is None")
+
+
+def labels(estimator: Any, y: Any) -> Array:
+    required(estimator, y)
+    found: Array = validation.column_or_1d(y, warn=True)
+    validation.assert_all_finite(found, input_name="y")
+    return found

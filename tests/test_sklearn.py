@@ -1,0 +1,165 @@
+"""The estimators under scikit-learn's own checks, and with sequences of unequal lengths."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from tolerance import assert_same_bits
+
+from fastrnn.training import Adam
+
+pytest.importorskip("sklearn")
+
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from fastrnn.sklearn import SequenceClassifier, SequenceRegressor
+
+ESTIMATORS = [SequenceClassifier, SequenceRegressor]
+
+
+@parametrize_with_checks([SequenceClassifier(hidden_size=4, epochs=5), SequenceRegressor(hidden_size=16, epochs=80)])
+def test_checks_of_scikit_learn(estimator: Any, check: Any) -> None:
+    """Every one; none is expected to fail."""
+    check(estimator)
+
+
+def task(N: int = 60, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
+    """Sequences of unequal lengths, and whether their sums are positive."""
+    rng = np.random.default_rng(seed)
+    X = [rng.standard_normal((T, 2)) + rng.choice([-1, 1]) for T in rng.integers(1, 12, N)]
+    return X, np.array(["down", "up"])[[int(x.sum() > 0) for x in X]]
+
+
+def small(**options: Any) -> SequenceClassifier:
+    return SequenceClassifier(**{"cell": "gru", "hidden_size": 4, "epochs": 8, "random_state": 0} | options)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn", "lstm_peephole"])
+def test_sequences_are_classified(cell: str) -> None:
+    X, y = task()
+    model = small(cell=cell, bidirectional=True, num_layers=2, dropout=0.1).fit(X, y)
+    assert list(model.classes_) == ["down", "up"]
+    assert model.n_features_in_ == 2
+    assert len(model.history_) == 8
+    new, truth = task(40, seed=1)
+    assert model.score(new, truth) > 0.85
+    probabilities = model.predict_proba(new)
+    assert np.allclose(probabilities.sum(axis=1), 1)
+    assert np.array_equal(model.classes_[probabilities.argmax(axis=1)], model.predict(new))
+
+
+def test_regression() -> None:
+    X, _ = task()
+    y = np.array([[x.mean(), -x[-1, 0]] for x in X])
+    model = SequenceRegressor("gru", 16, epochs=60, random_state=0).fit(X, y)
+    assert model.predict(X).shape == (60, 2)
+    assert model.score(X, y) > 0.8
+    assert model.fit(X, y[:, 0]).predict(X).shape == (60,)
+
+
+def test_cross_validation_and_grid_search() -> None:
+    X, y = task()
+    assert cross_val_score(small(), X, y, cv=3).mean() > 0.8
+    search = GridSearchCV(small(), {"hidden_size": [1, 4], "cell": ["rnn", "gru"]}, cv=2).fit(X, y)
+    assert search.best_score_ > 0.8
+    assert search.predict(X[:3]).shape == (3,)
+    assert make_pipeline(small()).fit(X, y).score(X, y) > 0.8
+
+
+def test_one_meaning_in_every_form() -> None:
+    """Lists, arrays of objects, (N, T, I) and (N, F) of the same numbers give the same model."""
+    X, y = task()
+    objects = np.empty(len(X), object)
+    objects[:] = X
+    expected = small().fit(X, y).predict_proba(X)
+    assert np.array_equal(small().fit(objects, y).predict_proba(objects), expected)
+    assert np.array_equal(small().fit([x.tolist() for x in X], y).predict_proba(tuple(X)), expected)
+    cube = np.random.default_rng(0).standard_normal((60, 5, 1))
+    expected = small().fit(cube, y).predict_proba(cube)
+    assert np.array_equal(small().fit(list(cube), y).predict_proba(cube), expected)
+    table = small().fit(cube[:, :, 0], y)
+    assert np.array_equal(table.predict_proba(cube[:, :, 0]), expected)
+    assert (table.n_features_in_, small().fit(cube, y).n_features_in_) == (5, 1)
+
+
+def test_a_random_state_gives_the_same_model() -> None:
+    X, y = task()
+    settings = [(1, 0.2), (1, 0.2), (2, 0.2), (1, 0.0)]
+    one, same, *others = (
+        small(random_state=s, dropout=rate, num_layers=2).fit(X, y).predict_proba(X) for s, rate in settings
+    )
+    assert np.array_equal(one, same)
+    assert not any(np.array_equal(one, other) for other in others)
+
+
+def test_an_optimizer_is_copied() -> None:
+    X, y = task()
+    optimizer = Adam(0.02, clip_norm=1.0)
+    model = small(optimizer=optimizer, learning_rate=None)
+    first = model.fit(X, y).predict_proba(X)
+    assert np.array_equal(model.fit(X, y).predict_proba(X), first)
+    assert np.array_equal(clone(model).fit(X, y).predict_proba(X), first)
+    assert_same_bits(optimizer.state_dict(), Adam().state_dict())  # as new
+    faster = small(optimizer=optimizer, learning_rate=0.1).fit(X, y).predict_proba(X)
+    assert not np.array_equal(faster, first)
+    assert optimizer.learning_rate == 0.02
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_it_pickles(kind: Any) -> None:
+    X, y = task()
+    model = kind("rnn", 4, epochs=1, random_state=0).fit(X, (y == "up").astype(float))
+    assert np.array_equal(pickle.loads(pickle.dumps(model)).predict(X), model.predict(X))
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_mistakes(kind: Any) -> None:
+    X, y = task(6)
+    y = (y == "up").astype(float)
+    model = kind("rnn", 2, epochs=1)
+    for message, x, target in (
+        ("X: expected sequences of one number of features, got 2, 3", [*X[:5], np.ones((4, 3))], y),
+        (r"X: expected shape \(N, T, I\), \(N, F\), or a list", np.ones((6, 2, 2, 2)), y),
+        (r"X\[2\] contains NaN", [*X[:2], np.full((3, 2), np.nan), *X[3:]], y),
+        (r"0 sample", [*X[:5], np.ones((0, 2))], y),
+        (r"inconsistent numbers of samples: \[6, 5\]", X, y[:5]),
+        ("y contains NaN", X, np.where(np.arange(6) == 2, np.nan, y)),
+        ("requires y to be passed", X, None),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.fit(x, target)
+    with pytest.raises(ValueError, match="cell: expected one of 'lstm', 'gru'"):
+        kind("mlp").fit(X, y)
+    with pytest.raises(ValueError, match="epochs"):
+        kind(epochs=0).fit(X, y)
+    model.fit(X, y)
+    for wrong in (np.ones((2, 4, 3)), [np.ones((4, 3))]):
+        with pytest.raises(ValueError, match=f"X: {kind.__name__} expects 2 features, as in fit; got sequences of 3"):
+            model.predict(wrong)
+    with pytest.raises(ValueError, match="X: expected sequences of 2 features, as in fit"):
+        model.predict(np.ones((2, 2)))
+    model.fit(np.ones((6, 4)), y)
+    for features in (1, 4):
+        with pytest.raises(ValueError, match="expects a table of 4 columns"):
+            model.predict(np.ones((6, 4, features)))
+
+
+def test_a_new_fit_forgets_the_names_of_columns() -> None:
+    X, y = task()
+    model = small(epochs=1).fit(X, y)
+    model.feature_names_in_ = np.array(["a", "b"], object)
+    assert not hasattr(model.fit(X, y), "feature_names_in_")
+
+
+def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "fastrnn.sklearn")
+    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    with pytest.raises(ImportError, match=r"pip install 'fastrnn\[sklearn\]'"):
+        import fastrnn.sklearn  # noqa: F401
