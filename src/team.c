@@ -19,7 +19,7 @@ enum {
      * sleep in its turn, and so on to the end. */
     SPINS = 100,
     YIELDS = 300,
-    /* A job whose threads wait for CPUs takes many times as long as it would alone. After one, calls keep to a single thread
+    /* A job whose threads wait for CPUs takes many times as long as it would alone. After two, calls keep to a single thread
      * for RETREAT times as long as the threads waited, which bounds the share of time that is lost so. */
     RETREAT = 20,
     LEAST_LOSS = 100 * 1000, /* ns in a job that a thread was ready and did not run, and more than a quarter of it */
@@ -44,6 +44,7 @@ static struct {
     int cpu;                     /* that its caller runs on; -1 if nobody knows */
     int64_t start;               /* ns, of CLOCK_MONOTONIC */
     atomic_int_least64_t lost;   /* ns that its threads were kept from the CPUs, if it was much */
+    int lost_before;             /* the job before lost as much: it is no passing interruption */
     int64_t alone_until;         /* ns: calls keep to one thread; 0 if they do not */
     frnn_job job;
     void *arg;
@@ -178,7 +179,9 @@ static void run_part(int id)
 static void heed_loss(void)
 {
     const int64_t lost = atomic_exchange(&team.lost, 0);
-    if (lost && atomic_load(&retreats)) team.alone_until = nanoseconds(CLOCK_MONOTONIC) + RETREAT * lost;
+    if (lost && team.lost_before && atomic_load(&retreats))
+        team.alone_until = nanoseconds(CLOCK_MONOTONIC) + RETREAT * lost;
+    team.lost_before = lost > 0;
 }
 
 static void *worker(void *id_as_pointer)
@@ -206,6 +209,7 @@ static void forget_team(void)
     pthread_mutex_init(&team.busy, 0);
     pthread_mutex_init(&team.lock, 0);
     team.workers = 0;
+    team.lost_before = 0;
     team.alone_until = 0;
     atomic_store(&team.lost, 0);
     atomic_store(&team.arrived, 0);
