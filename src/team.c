@@ -2,6 +2,8 @@
 
 #include "team.h"
 
+#include "cpus.h"
+
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -39,9 +41,11 @@ static struct {
     pthread_mutex_t busy; /* held from acquire to release */
     pthread_mutex_t lock; /* guards every sleep */
     int workers;          /* threads started, the callers not counted */
-    Bell jobs[FRNN_MAX_THREADS]; /* rung for worker i when there is a job for it */
+    pthread_t thread[FRNN_MAX_THREADS];
+    Bell jobs[FRNN_MAX_THREADS];  /* rung for worker i when there is a job for it */
+    int kept_from[FRNN_MAX_THREADS]; /* the CPU that worker i must not wake on, if it was asleep; else -1 */
     int threads;                 /* of that job */
-    int cpu;                     /* that its caller runs on; -1 if nobody knows */
+    atomic_int place[FRNN_MAX_THREADS]; /* CPUs that its threads were last seen on */
     int64_t start;               /* ns, of CLOCK_MONOTONIC */
     atomic_int_least64_t lost;   /* ns that its threads were kept from the CPUs, if it was much */
     int lost_before;             /* the job before lost as much: it is no passing interruption */
@@ -52,6 +56,8 @@ static struct {
     atomic_int arrived; /* at the barrier */
     Bell barrier;
 } team = {.busy = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER};
+
+static _Thread_local int self; /* its number in a job: a worker's own, and 0 of who calls */
 
 /* The i-th look in vain. */
 static void pause_for(int i)
@@ -67,12 +73,35 @@ static void pause_for(int i)
 #endif
 }
 
+/* Written where it changes alone: the line is shared. */
+static int note_place(void)
+{
+    const int cpu = current_cpu();
+    if (atomic_load_explicit(&team.place[self], memory_order_relaxed) != cpu)
+        atomic_store_explicit(&team.place[self], cpu, memory_order_relaxed);
+    return cpu;
+}
+
+/* A worker that finds itself on the CPU of another thread of its job leaves; the affinity stays what it was. The scheduler
+ * wakes one on the CPU of whoever rang, and would let the two take turns for milliseconds before it moved one of them, which
+ * is as long as many calls last. */
+static void part_company(void)
+{
+    const int cpu = note_place();
+    for (int id = 0; id < self && cpu >= 0; id++)
+        if (atomic_load_explicit(&team.place[id], memory_order_relaxed) == cpu) {
+            if (allow_cpu(pthread_self(), cpu, 0)) allow_cpu(pthread_self(), cpu, 1);
+            return;
+        }
+}
+
 /* Return once the bell's count is no longer `seen`: spin, yield, then sleep. Sleepers count themselves before they look again
  * under the lock, and whoever rings looks for sleepers afterwards, so no wake-up is lost. */
 static void wait_past(Bell *bell, unsigned seen)
 {
     for (int i = 0; i < SPINS + YIELDS; i++) {
         if (atomic_load(&bell->count) != seen) return;
+        if (i == SPINS) part_company();
         pause_for(i);
     }
     pthread_mutex_lock(&team.lock);
@@ -80,6 +109,7 @@ static void wait_past(Bell *bell, unsigned seen)
     while (atomic_load(&bell->count) == seen) pthread_cond_wait(&bell->moved, &team.lock);
     atomic_fetch_sub(&bell->sleepers, 1);
     pthread_mutex_unlock(&team.lock);
+    part_company();
 }
 
 static void ring(Bell *bell)
@@ -94,6 +124,7 @@ static void ring(Bell *bell)
 void frnn_team_barrier(int granted)
 {
     if (granted == 1) return;
+    note_place();
     const unsigned seen = atomic_load(&team.barrier.count);
     if (atomic_fetch_add(&team.arrived, 1) + 1 == granted) {
         atomic_store(&team.arrived, 0);
@@ -109,7 +140,10 @@ void frnn_team_reach(frnn_progress *progress, ptrdiff_t steps)
 
 void frnn_team_await(const frnn_progress *progress, ptrdiff_t steps)
 {
-    for (int i = 0; atomic_load_explicit(progress, memory_order_acquire) < steps; i += i < SPINS) pause_for(i);
+    for (int i = 0; atomic_load_explicit(progress, memory_order_acquire) < steps; i += i < SPINS) {
+        if (i == SPINS - 1) part_company();
+        pause_for(i);
+    }
 }
 
 /* Run a job with denormals flushed to zero (18 to 27 times slower otherwise), round to nearest and no traps, whatever
@@ -131,31 +165,6 @@ static void run_flushing(frnn_job job, void *arg, int id)
     __asm__ volatile("msr fpcr, %0" : : "r"(mode));
 #else
     job(arg, id);
-#endif
-}
-
-static int current_cpu(void)
-{
-#if defined(__linux__)
-    return sched_getcpu();
-#else
-    return -1;
-#endif
-}
-
-/* Where a worker wakes on the caller's own CPU, it leaves: the scheduler would let the two take turns for milliseconds
- * before it moved one, which is as long as many calls last. The affinity stays what it was. */
-static void leave_cpu(int cpu)
-{
-#if defined(__linux__)
-    cpu_set_t every, others;
-    if (current_cpu() != cpu || sched_getaffinity(0, sizeof every, &every)) return;
-    others = every;
-    CPU_CLR(cpu, &others);
-    if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof others, &others))
-        sched_setaffinity(0, sizeof every, &every);
-#else
-    (void)cpu;
 #endif
 }
 
@@ -186,11 +195,12 @@ static void heed_loss(void)
 
 static void *worker(void *id_as_pointer)
 {
-    const int id = (int)(intptr_t)id_as_pointer;
+    const int id = self = (int)(intptr_t)id_as_pointer;
     for (unsigned seen = 0;; seen++) {
         wait_past(&team.jobs[id], seen);
         const int threads = team.threads;
-        leave_cpu(team.cpu);
+        if (team.kept_from[id] >= 0) allow_cpu(pthread_self(), team.kept_from[id], 1);
+        part_company();
         run_part(id);
         frnn_team_barrier(threads);
     }
@@ -227,13 +237,12 @@ static void start_team(void)
 static int start_worker(int id)
 {
     pthread_attr_t attr;
-    pthread_t thread;
     sigset_t every, before;
     if (pthread_attr_init(&attr)) return 0;
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     sigfillset(&every);
     pthread_sigmask(SIG_SETMASK, &every, &before);
-    int failed = pthread_create(&thread, &attr, worker, (void *)(intptr_t)id);
+    int failed = pthread_create(&team.thread[id], &attr, worker, (void *)(intptr_t)id);
     pthread_sigmask(SIG_SETMASK, &before, 0);
     pthread_attr_destroy(&attr);
     return !failed;
@@ -267,12 +276,16 @@ void frnn_team_run(int granted, frnn_job job, void *arg)
         run_flushing(job, arg, 0);
         return;
     }
+    const int cpu = note_place();
     team.threads = granted;
-    team.cpu = current_cpu();
     team.start = nanoseconds(CLOCK_MONOTONIC);
     team.job = job;
     team.arg = arg;
-    for (int i = 1; i < granted; i++) ring(&team.jobs[i]);
+    for (int i = 1; i < granted; i++) {
+        const int asleep = atomic_load(&team.jobs[i].sleepers) > 0;
+        team.kept_from[i] = asleep && allow_cpu(team.thread[i], cpu, 0) ? cpu : -1;
+        ring(&team.jobs[i]);
+    }
     run_part(0);
     frnn_team_barrier(granted);
     heed_loss();
