@@ -19,7 +19,7 @@ def travel() -> None:
     for axes, numbers, title in zip(
         panels, (forward, reverse, resets), ("lengths=", "lengths=, reverse=True", "lengths=, resets="), strict=True
     ):
-        axes.imshow(numbers, cmap="Blues", vmin=0, vmax=18, aspect="auto")
+        axes.imshow(np.ma.masked_equal(numbers, 0), cmap="Blues", vmin=0, vmax=18, aspect="auto")
         for (b, t), number in np.ndenumerate(numbers):
             axes.text(t, b, number or "", ha="center", va="center", fontsize=8)
         axes.set_title(title, family="monospace", fontsize=10)
