@@ -104,31 +104,32 @@ class Graph:
             name = one.input[0] if one.input else ""
         if one is None or name != one.output[0] or not self.recurrent(one):
             return None
-        layout = self.attributes(one).get("layout", 0)
         joining = [step for step in path[::-1] if step.op_type not in ("Dropout", "Identity")]
-        found = self._joined(joining, 2 if layout else 1)
+        found = self._joined(joining, one)
         return None if found is None else Link(one, found[0], rate)
 
     def _rate(self, node: Any) -> float:
         ratio = self.constant(node, 1)
         return float(self.attributes(node).get("ratio", 0.5)) if ratio is None else float(ratio.reshape(()))
 
-    def _joined(self, path: list[Any], axis: int) -> tuple[str | None] | None:
-        """How these nodes make three axes of Y's four, whose directions are `axis`; in a tuple, or None."""
+    def _joined(self, path: list[Any], below: Any) -> tuple[str | None] | None:
+        """How these nodes make three axes of the four of the Y below: its merge, in a tuple, or None if they do not."""
+        axis = 2 if self.attributes(below).get("layout", 0) else 1  # of directions
         kinds = [node.op_type for node in path]
         if kinds == ["Squeeze"] and self.integers(path[0], "axes") in ([axis], [axis - 4]):
             return (None,)
-        if kinds == ["Transpose", "Reshape"] and axis == 1:
-            swapped, flat = self.attributes(path[0]).get("perm"), self.integers(path[1], "shape")
-            return ("concat",) if swapped == [0, 2, 1, 3] and self._flattens(flat) else None
-        if kinds == ["Reshape"] and axis == 2:
-            return ("concat",) if self._flattens(self.integers(path[0], "shape")) else None
+        if kinds in (["Transpose", "Reshape"], ["Reshape"]):
+            turned = len(path) == 2 and self.attributes(path[0]).get("perm") == [0, 2, 1, 3]
+            return ("concat",) if turned == (axis == 1) and self._flattens(path[-1], below) else None
         merge = self.reduction(path[0], axis) if len(path) == 1 else None
         return (merge,) if merge else None
 
-    @staticmethod
-    def _flattens(shape: list[int] | None) -> bool:
-        return shape is not None and len(shape) == 3 and shape[0] == 0 and (shape[1] == 0 or shape[2] > 0)
+    def _flattens(self, reshape: Any, below: Any) -> bool:
+        """Whether what is reshaped to (., ., D*H) are the outputs of D directions."""
+        R, shape = self.constant(below, 2), self.integers(reshape, "shape")
+        if R is None or R.ndim != 3 or shape is None or len(shape) != 3:
+            return False
+        return shape[2] == R.shape[0] * R.shape[2] or shape == [0, 0, -1]
 
     def reduction(self, node: Any, axis: int) -> str | None:
         """The merge that a reduction over this axis is."""
