@@ -26,7 +26,8 @@ def from_torch(
     Parameters
     ----------
     module_or_state_dict : torch.nn.RNN, LSTM, GRU, RNNCell, LSTMCell or GRUCell, or the state_dict of one
-        Also those of `fastrnn.torch`. A state_dict may hold tensors or arrays. Sizes, layers, directions and biases are read off it.
+        Also those of `fastrnn.torch`. A state_dict may hold tensors or arrays; sizes, layers, directions
+        and biases are read off it.
     cell : {"lstm", "gru", "gru_before", "rnn_tanh", "rnn_relu", "rnn_sigmoid", "rnn_identity"}, optional
         For a state_dict, which does not say; "gru" (or "gru_after") is PyTorch's, and an LSTM has peepholes if the
         state_dict has.
