@@ -1,6 +1,6 @@
 """Recurrent networks on a CPU, at the speed the hardware allows, with nothing but NumPy installed."""
 
-from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from fastrnn import initializers
 from fastrnn.backends import config, get_num_threads, set_num_threads, show_config, use_backend, use_isa
@@ -21,10 +21,21 @@ from fastrnn.results import Cache, GRUGrads, GRUResult, LSTMGrads, LSTMResult, R
 from fastrnn.steps import gru_step, lstm_step, rnn_step
 from fastrnn.training import Sequential
 
-try:
-    __version__ = version("fastrnn")
-except PackageNotFoundError:  # run from a checkout
-    __version__ = "0+unknown"
+if TYPE_CHECKING:
+    __version__: str
+else:
+
+    def __getattr__(name: str) -> str:
+        """The version, when it is asked for: what finds it out takes as long to import as half of fastrnn."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("fastrnn")
+        except PackageNotFoundError:  # run from a checkout
+            return "0+unknown"
+
 
 __all__ = [
     "GRU",

@@ -115,7 +115,9 @@ def load(path: str | os.PathLike[str]) -> Layer:
         raise ValueError(f"{whose} holds weights alone; expected a file of fastrnn.save (see Sequential.load_weights)")
     try:
         layer = restored(whose, metadata["model"], tensors)
-    except (TypeError, RecursionError, OverflowError) as error:
+    except RecursionError as error:
+        raise ValueError(f"{whose}: layers within layers within layers ({error})") from error
+    except (TypeError, OverflowError) as error:
         raise ValueError(f"{whose}: {error}") from error
     expect_names(whose, tensors, layer.parameters())
     return layer

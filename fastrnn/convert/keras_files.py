@@ -11,8 +11,6 @@ import io
 import json
 import os
 import re
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -32,9 +30,9 @@ PLACES = {
 }
 
 #: what a file that is no model's may lead to
-BROKEN = (
-    *(KeyError, IndexError, TypeError, AttributeError, OSError, RuntimeError, EOFError, MemoryError, zlib.error),
-    *(zipfile.BadZipFile, json.JSONDecodeError, UnicodeDecodeError),
+BROKEN: tuple[type[Exception], ...] = (
+    *(KeyError, IndexError, TypeError, AttributeError, OSError, RuntimeError, EOFError, MemoryError),
+    *(json.JSONDecodeError, UnicodeDecodeError),
 )
 
 MODELS = ("Sequential", "Functional", "Model")
@@ -54,7 +52,11 @@ class Piece(NamedTuple):
 
 def read(path: str | os.PathLike[str]) -> list[Piece]:
     """The layers of a model's file."""
+    import zipfile  # here, for the sake of those who import fastrnn for something else
+    import zlib
+
     h5py = needed("h5py", "keras")
+    broken: tuple[type[Exception], ...] = (*BROKEN, zipfile.BadZipFile, zlib.error)
     whose = f"path: {os.fspath(path)}"
     try:
         if zipfile.is_zipfile(path):
@@ -69,7 +71,7 @@ def read(path: str | os.PathLike[str]) -> list[Piece]:
             return pieces(json.loads(file.attrs["model_config"]), by_name(file))
     except FileNotFoundError:
         raise
-    except BROKEN as error:
+    except broken as error:
         raise ValueError(f"{whose} is no model that Keras wrote ({type(error).__name__}: {error})") from error
 
 
@@ -77,7 +79,7 @@ def of_model(model: Any) -> list[Piece]:
     """The layers of a model that is there."""
     kind = "Sequential" if any(base.__name__ == "Sequential" for base in type(model).__mro__) else "Functional"
     try:
-        config = model.get_config()
+        config = plain(model)
     except NotImplementedError:
         config = {}
     if not isinstance(config, dict) or "layers" not in config:
@@ -87,7 +89,12 @@ def of_model(model: Any) -> list[Piece]:
 
 
 def of_layer(layer: Any) -> Piece:
-    return Piece(type(layer).__name__, layer.get_config(), arrays(layer))
+    return Piece(type(layer).__name__, plain(layer), arrays(layer))
+
+
+def plain(layer: Any) -> Any:
+    """Its configuration as a file would have it: tuples are lists."""
+    return json.loads(json.dumps(layer.get_config(), default=str))
 
 
 def arrays(layer: Any) -> list[Array]:
