@@ -184,6 +184,10 @@ def test_other_files(onnx: Any, tmp_path: Path) -> None:
         fastrnn.from_onnx(tmp_path / "nothing")
     with pytest.raises(TypeError, match=r"expected a path or onnx.ModelProto, got int"):
         fastrnn.from_onnx(3)
+    model = one_node(onnx)
+    del model.graph.node[0].input[2:], model.graph.node[0].output[:]
+    with pytest.raises(ValueError, match="expected inputs X, W and R"):
+        fastrnn.from_onnx(model)
     with pytest.raises(ValueError, match="got one without"):
         fastrnn.from_onnx(onnx.ModelProto())
 

@@ -59,6 +59,9 @@ def from_onnx(path_or_model: Any, node: str | None = None) -> Recurrent:
     nodes = [one for one in graph.nodes if graph.recurrent(one)]
     if not nodes:
         raise ValueError("path_or_model: expected a model with an RNN, GRU or LSTM node, got one without")
+    for one in nodes:
+        if len(one.input) < 3 or not all(one.input[:3]):
+            raise ValueError(f"{title(one)}: expected inputs X, W and R, got {list(one.input)}")
     if node is not None:
         nodes = [one for one in nodes if node in (one.name, *one.output)]
         if len(nodes) != 1:

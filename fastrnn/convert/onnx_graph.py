@@ -150,7 +150,7 @@ class Graph:
 
 
 def title(node: Any) -> str:
-    return f"{node.op_type} node {node.name or node.output[0] or node.output[1]!r}"
+    return f"{node.op_type} node {node.name or ', '.join(node.output)!r}"
 
 
 def options_of(graph: Graph, node: Any) -> tuple[str, bool, int]:
