@@ -179,7 +179,8 @@ def _run(settings: Settings, x: Any, weights: Sequence[Any], init: Given, length
 
 
 def _checked(settings: Settings, arrays: Given, fixed: Given, training: bool = False) -> tuple[Call, bool]:
-    weights, init = ({name: a for name, a in arrays.items() if name in names} for names in (WEIGHTS, ("h0", "c0")))
+    # By name: JAX sorts what it is given.
+    weights, init = ({name: arrays[name] for name in names if name in arrays} for names in (WEIGHTS, ("h0", "c0")))
     threads = backends.get_num_threads() if settings.threads is None else settings.threads
     options = Options(**fixed, reverse=settings.reverse, training=training, threads=threads)
     return checked_call(settings.cell, arrays["x"], weights, init, options)
