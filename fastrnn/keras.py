@@ -15,18 +15,21 @@ Examples
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.extras import needed
 from fastrnn.functional import gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward
 
-keras = needed("keras", "keras")
+try:
+    keras: Any = importlib.import_module("keras")
+    torch: Any = importlib.import_module("torch")
+except ModuleNotFoundError as error:  # Keras without its backend is one as well
+    raise ImportError("fastrnn.keras needs Keras 3 with KERAS_BACKEND=torch; pip install keras torch") from error
 if keras.backend.backend() != "torch":
     raise ImportError(f"fastrnn.keras needs KERAS_BACKEND=torch, got {keras.backend.backend()!r}")
-torch = needed("torch", "torch")
 
 #: Keras' activations that a SimpleRNN's cell of ours has.
 ACTIVATIONS = {"tanh": "tanh", "relu": "relu", "sigmoid": "sigmoid", "linear": "identity"}

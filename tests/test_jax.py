@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -253,3 +255,9 @@ def test_forward_mode_is_refused(jax: Any, ours: Any) -> None:
     x, W, U = np.ones((5, 2, 3)), np.ones((16, 3)), np.ones((16, 4))
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(lambda x: ours.lstm(x, W, U)[0], (x,), (x,))
+
+
+@pytest.mark.parametrize("module", ["jax"])
+def test_docstrings(module: str, ours: Any) -> None:
+    failed, attempted = doctest.testmod(importlib.import_module(f"fastrnn.{module}"))
+    assert (attempted > 0, failed) == (True, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -195,3 +197,9 @@ def test_other_backends(oracle: Callable[[str], Any], python: Callable[..., Comp
     oracle("keras")
     done = python("-c", "import fastrnn.keras", KERAS_BACKEND="jax")
     assert done.stderr.splitlines()[-1] == "ImportError: fastrnn.keras needs KERAS_BACKEND=torch, got 'jax'"
+
+
+@pytest.mark.parametrize("module", ["keras"])
+def test_docstrings(module: str, ours: Any) -> None:
+    failed, attempted = doctest.testmod(importlib.import_module(f"fastrnn.{module}"))
+    assert (attempted > 0, failed) == (True, 0)

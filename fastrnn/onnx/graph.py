@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -137,7 +138,10 @@ def engine(rest: str, model: Any, threads: int | None) -> Engine:
     if rest == "reference":
         evaluator = needed("onnx.reference", "onnx").ReferenceEvaluator(model)
         return lambda outputs, inputs: list(evaluator.run(outputs, inputs))
-    runtime = needed("onnxruntime", "onnx")
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ModuleNotFoundError as error:
+        raise ImportError('onnxruntime is not installed; pip install it, or give rest="reference"') from error
     options = runtime.SessionOptions()
     if threads is not None:
         options.intra_op_num_threads = threads
