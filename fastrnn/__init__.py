@@ -4,6 +4,17 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastrnn import initializers
 from fastrnn.backends import config, get_num_threads, set_num_threads, show_config, use_backend, use_isa
+from fastrnn.convert import (
+    from_gates,
+    from_keras,
+    from_onnx,
+    from_torch,
+    load,
+    save,
+    to_keras,
+    to_onnx,
+    to_torch,
+)
 from fastrnn.functional import gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward
 from fastrnn.layers import GRU, LSTM, RNN, Activation, Dense, Dropout, Embedding, Stream
 from fastrnn.results import Cache, GRUGrads, GRUResult, LSTMGrads, LSTMResult, RNNGrads, RNNResult
@@ -34,19 +45,28 @@ __all__ = [
     "Stream",
     "__version__",
     "config",
+    "from_gates",
+    "from_keras",
+    "from_onnx",
+    "from_torch",
     "get_num_threads",
     "gru_backward",
     "gru_forward",
     "gru_step",
     "initializers",
+    "load",
     "lstm_backward",
     "lstm_forward",
     "lstm_step",
     "rnn_backward",
     "rnn_forward",
     "rnn_step",
+    "save",
     "set_num_threads",
     "show_config",
+    "to_keras",
+    "to_onnx",
+    "to_torch",
     "use_backend",
     "use_isa",
 ]
