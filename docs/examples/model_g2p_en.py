@@ -62,12 +62,10 @@ def own_model() -> Any:
         return G2p()
 
 
-def gru(weights: Any, part: str) -> fastrnn.GRU:
-    """The encoder or the decoder; PyTorch, too, has the reset gate after the product."""
-    W, U, b_ih, b_hh = (weights[f"{part}_{name}"] for name in ("w_ih", "w_hh", "b_ih", "b_hh"))
-    layer = fastrnn.GRU(W.shape[1], U.shape[1], reset_after=True)
-    layer.load_state_dict({"weight_ih_l0": W, "weight_hh_l0": U, "bias_ih_l0": b_ih, "bias_hh_l0": b_hh})
-    return layer
+def gru(weights: Any, part: str) -> Any:
+    """The encoder or the decoder, whose weights have PyTorch's shapes, and the beginnings of its names."""
+    names = {"weight_ih": "w_ih", "weight_hh": "w_hh", "bias_ih": "b_ih", "bias_hh": "b_hh"}
+    return fastrnn.from_torch({name: weights[f"{part}_{its}"] for name, its in names.items()}, cell="gru")
 
 
 class Speller:

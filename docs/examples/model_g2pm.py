@@ -73,10 +73,7 @@ class Reader:
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
         self.table = weights["embedding.weight"]  # (5398, 64)
-        prefix = "lstm."
-        lstm = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
-        self.lstm = fastrnn.LSTM(64, 32, bidirectional=True, batch_first=True)
-        self.lstm.load_state_dict(lstm)
+        self.lstm = fastrnn.from_torch(weights, cell="lstm", prefix="lstm.", batch_first=True)
         self.hidden, self.scores = fastrnn.Dense(64, 32, "relu"), fastrnn.Dense(32, 876)
         for dense, part in ((self.hidden, "logit_layer.0."), (self.scores, "logit_layer.2.")):
             dense.load_state_dict({name: weights[part + name] for name in ("weight", "bias")})
