@@ -63,7 +63,8 @@ def built(
             if a.shape != wanted[key]:
                 raise ValueError(f"{whose}: {name}: expected shape {wanted[key]}, got {a.shape}")
     layer._weights = [
-        {key: layer._rounded(np.array(state[own[key]])) if key in own else None for key in NAMES} for own in names
+        {key: layer._rounded(np.array(state[own[key]], order="C")) if key in own else None for key in NAMES}
+        for own in names
     ]
     return layer
 
