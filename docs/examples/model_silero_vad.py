@@ -8,15 +8,17 @@ PyTorch's names (and a safetensors file, but with the weights of another trainin
     pip install --no-deps silero-vad==6.2.3 && pip install onnx onnxruntime
     python docs/examples/model_silero_vad.py
 
-Here NumPy has the convolutions, and fastrnn the LSTM: `stream().step` keeps the state from one chunk to the next. The
-sound is made up: a voice of a few vowels and hisses, which speaks for two seconds of every three. Exits with an error
-unless every probability is that of the ONNX model in onnxruntime, to 1e-5, and the voice is found where it is. All
-times are of one thread, medians of turns.
+Here NumPy has the convolutions, and fastrnn the LSTM: `stream().step` keeps the state from one chunk to the next.
+Without a line about the net, `fastrnn.onnx.Session` runs the ONNX model itself, the LSTM on fastrnn and the rest on
+onnxruntime. The sound is made up: a voice of a few vowels and hisses, which speaks for two seconds of every three.
+Exits with an error unless every probability is that of the ONNX model in onnxruntime, to 1e-5, and the voice is found
+where it is. All times are of one thread, medians of turns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,12 +26,15 @@ import onnxruntime
 from checking import claim, quick
 from published import file_of, in_turns, one_thread
 
-import fastrnn
+import fastrnn.onnx
 
 RATE, CHUNK, CONTEXT = 16_000, 512, 64  # samples per second; new ones in a chunk, and old ones before them
 WINDOW, HOP = 256, 128  # samples of a spectrum, and from one to the next
 H = 128
+DEFAULT, PLAIN, SEQUENCE = "silero_vad.onnx", "silero_vad_openvino_16k.onnx", "silero_vad_16k_sequence.onnx"
 VOWELS = np.array([[730, 1090, 2440], [270, 2290, 3010], [300, 870, 2240], [530, 1840, 2480], [570, 840, 2410]])
+
+Task = Callable[[], object]
 
 
 def resonance(f: np.ndarray, formants: np.ndarray) -> np.ndarray:
@@ -119,52 +124,56 @@ class Detector:
         return self.probability(self.lstm(self.features(chunks))[0])
 
 
-def session(model: str | bytes) -> onnxruntime.InferenceSession:
+def in_onnxruntime(name: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(file_of("silero-vad", name), options, providers=["CPUExecutionProvider"])
 
 
-def of_package(name: str) -> onnxruntime.InferenceSession:
-    return session(str(file_of("silero-vad", name)))
+def in_both(name: str) -> Any:
+    """The LSTM on fastrnn, the rest on onnxruntime."""
+    return fastrnn.onnx.Session(file_of("silero-vad", name), threads=1)
 
 
-def onnx_model(name: str, **more: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """(N, 576) -> (N,), a chunk after the other through the package's own net in onnxruntime."""
-    net = of_package(name)
-
-    def hear_each(chunks: np.ndarray) -> np.ndarray:
-        state, probabilities = np.zeros((2, 1, H), np.float32), []
-        for chunk in chunks[:, None]:
-            probability, state = net.run(None, {"input": chunk, "state": state, **more})
-            probabilities.append(probability[0, 0])
-        return np.array(probabilities)
-
-    return hear_each
+def hear_each(net: Any, chunks: np.ndarray, **more: np.ndarray) -> np.ndarray:
+    """(N, 576) -> (N,), one after the other through an ONNX model of the package."""
+    state, probabilities = np.zeros((2, 1, H), np.float32), []
+    for chunk in chunks[:, None]:
+        probability, state = net.run(None, {"input": chunk, "state": state, **more})
+        probabilities.append(probability[0, 0])
+    return np.array(probabilities)
 
 
-def print_times(detector: Detector, chunks: np.ndarray, seconds: float) -> None:
-    """Of a chunk, in groups that do the same."""
+def hear_sequence(net: Any, chunks: np.ndarray) -> np.ndarray:
+    """(N, 576) -> (N,), in one call of the package's ONNX model of a sequence."""
+    zeros = np.zeros((1, 1, H), np.float32)
+    return net.run(None, {"input": chunks, "h": zeros, "c": zeros})[0].ravel()
+
+
+def streaming(detector: Detector, chunks: np.ndarray) -> dict[str, Task]:
+    """What hears chunk by chunk, to be timed."""
     features, out = detector.features(chunks)[:, None], np.empty((1, H), np.float32)
-    state = {"h": np.zeros((1, 1, H), np.float32), "c": np.zeros((1, 1, H), np.float32)}
-    default = onnx_model("silero_vad.onnx", sr=np.array(RATE))
-    plain, sequence = onnx_model("silero_vad_openvino_16k.onnx"), of_package("silero_vad_16k_sequence.onnx")
-    streaming, whole, ours = "chunk by chunk", "the whole recording at once", "NumPy and fastrnn"
-    tasks = {
-        (streaming, "onnxruntime, silero_vad.onnx"): lambda: default(chunks),
-        (streaming, "onnxruntime, silero_vad_openvino_16k.onnx"): lambda: plain(chunks),
-        (streaming, ours): lambda: [detector.hear(chunk) for chunk in chunks[:, None]],
-        (streaming, "  of which fastrnn's LSTM"): lambda: [detector.stream.step(x, out=out) for x in features],
-        (whole, "onnxruntime, silero_vad_16k_sequence.onnx"): lambda: sequence.run(None, {"input": chunks, **state}),
-        (whole, ours): lambda: detector.hear_all(chunks),
+    default, plain, plain_both = in_onnxruntime(DEFAULT), in_onnxruntime(PLAIN), in_both(PLAIN)
+    return {
+        f"{DEFAULT} in onnxruntime": lambda: hear_each(default, chunks, sr=np.array(RATE)),
+        f"{PLAIN} in onnxruntime": lambda: hear_each(plain, chunks),
+        f"{PLAIN}, its LSTM in fastrnn": lambda: hear_each(plain_both, chunks),
+        "NumPy and fastrnn": lambda: [detector.hear(chunk) for chunk in chunks[:, None]],
+        "of which fastrnn's LSTM": lambda: [detector.stream.step(x, out=out) for x in features],
     }
-    times = in_turns(tasks, seconds)
-    for (what, who), time in times.items():
-        print(f"{what + ':':28} {who:41} {time / len(chunks) * 1e6:6.1f} us a chunk")
-    for what in (streaming, whole):
-        peer = min(time for (where, who), time in times.items() if where == what and who.startswith("onnxruntime"))
-        print(f"{what}, fastrnn is {peer / times[what, ours]:.1f} times as fast as onnxruntime at its fastest")
+
+
+def at_once(detector: Detector, chunks: np.ndarray) -> dict[str, Task]:
+    """What hears the whole recording in one call, to be timed."""
+    features = detector.features(chunks)
+    sequence, sequence_both = in_onnxruntime(SEQUENCE), in_both(SEQUENCE)
+    return {
+        f"{SEQUENCE} in onnxruntime": lambda: hear_sequence(sequence, chunks),
+        f"{SEQUENCE}, its LSTM in fastrnn": lambda: hear_sequence(sequence_both, chunks),
+        "NumPy and fastrnn": lambda: detector.hear_all(chunks),
+        "of which fastrnn's LSTM": lambda: detector.lstm(features),
+    }
 
 
 def main() -> None:
@@ -174,21 +183,27 @@ def main() -> None:
     chunks = chunks_of(sound)
     voiced = speaking[: len(chunks) * CHUNK].reshape(-1, CHUNK).all(axis=1)
     detector = Detector(read_weights())
-    its_own = onnx_model("silero_vad.onnx", sr=np.array(RATE))
-
-    expected = its_own(chunks)
-    streamed = np.concatenate([detector.hear(chunk) for chunk in chunks[:, None]])
-    error = np.abs(streamed - expected).max()
-    print(f"{len(chunks)} chunks; probabilities from {expected.min():.4f} to {expected.max():.4f}")
-    print("".join("_.-^"[int(4 * min(p, 0.99))] for p in streamed[:94]), "the first three seconds")
-    claim(f"onnxruntime's probabilities, the largest difference is {error:.1e}", error < 1e-5)
-    found = streamed > 0.5
+    heard = np.concatenate([detector.hear(chunk) for chunk in chunks[:, None]])
+    print(f"{len(chunks)} chunks; probabilities from {heard.min():.4f} to {heard.max():.4f}; the first three seconds:")
+    print("".join("_.-^"[int(4 * min(p, 0.99))] for p in heard[:94]))
+    found = heard > 0.5
     claim(f"the voice is found in {found[voiced].mean():.0%} of the chunks where it is", found[voiced].mean() > 0.9)
     claim(f"and in {found[~voiced].mean():.0%} where it is not", found[~voiced].mean() < 0.2)
-    whole = np.abs(detector.hear_all(chunks) - expected).max()
-    claim(f"a whole recording in one call, the largest difference is {whole:.1e}", whole < 1e-5)
 
-    print_times(detector, chunks, 1 if short else 20)
+    expected = hear_each(in_onnxruntime(DEFAULT), chunks, sr=np.array(RATE))
+    others = {
+        "chunk by chunk": heard,
+        "the whole recording at once": detector.hear_all(chunks),
+        f"{PLAIN} with its LSTM in fastrnn": hear_each(in_both(PLAIN), chunks),
+        f"{SEQUENCE} with its LSTM in fastrnn": hear_sequence(in_both(SEQUENCE), chunks),
+    }
+    for name, probabilities in others.items():
+        error = np.abs(probabilities - expected).max()
+        claim(f"onnxruntime's probabilities to {error:.1e}: {name}", error < 1e-5)
+    for what, tasks in {"chunk by chunk": streaming, "the whole recording at once": at_once}.items():
+        print(what)
+        for name, time in in_turns(tasks(detector, chunks), 0.5 if short else 20).items():
+            print(f"  {name:54} {time / len(chunks) * 1e6:6.1f} us a chunk")
 
 
 if __name__ == "__main__":
