@@ -114,9 +114,11 @@ def load(path: str | os.PathLike[str]) -> Layer:
     if "model" not in metadata:
         raise ValueError(f"{whose} holds weights alone; expected a file of fastrnn.save (see Sequential.load_weights)")
     try:
-        return restored(whose, metadata["model"], tensors)
+        layer = restored(whose, metadata["model"], tensors)
     except (TypeError, RecursionError, OverflowError) as error:
         raise ValueError(f"{whose}: {error}") from error
+    expect_names(whose, tensors, layer.parameters())
+    return layer
 
 
 def described(layer: Layer) -> Spec:
@@ -132,6 +134,8 @@ def restored(whose: str, spec: Any, tensors: Arrays) -> Layer:
         raise ValueError(f"{whose}: expected a class among {', '.join(KINDS)}, got {found!r:.80}")
     name = spec["class"]
     whose = f"{whose}: {name}"
+    if not isinstance(spec.get("dtype", ""), str):
+        raise ValueError(f"{whose}: dtype: expected a string, got {spec['dtype']!r:.80}")
     return KINDS[name].build(whose, {key: value for key, value in spec.items() if key != "class"}, tensors)
 
 
@@ -197,8 +201,6 @@ def build_sequential(whose: str, spec: Spec, tensors: Arrays) -> Layer:
     expect_names(whose, spec, ("layers",))
     if not isinstance(spec["layers"], list):
         raise ValueError(f"{whose}: layers: expected a list, got {spec['layers']!r:.80}")
-    numbers = {name.partition(".")[0] for name in tensors}
-    expect_names(whose, numbers | {str(i) for i in range(len(spec["layers"]))}, map(str, range(len(spec["layers"]))))
     return Sequential([restored(f"{whose}: {i}", one, under(f"{i}.", tensors)) for i, one in enumerate(spec["layers"])])
 
 

@@ -14,9 +14,8 @@ from fastrnn.extras import needed
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.run import family
 
-#: PyTorch's modes and what else a state_dict may be called, and the cells that they are
-MODES = {"LSTM": "lstm", "GRU": "gru_after", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
-STATE_DICT_CELLS = {name: name for name in CELLS if name != "lstm_peephole"} | {"gru": "gru_after"}
+#: what PyTorch calls a module's mode in lower case, or what a state_dict may be called, and the cell that it is
+NAMES = {name: name for name in CELLS if name != "lstm_peephole"} | {"gru": "gru_after"}
 
 
 def from_torch(
@@ -27,7 +26,8 @@ def from_torch(
     Parameters
     ----------
     module_or_state_dict : torch.nn.RNN, LSTM, GRU, RNNCell, LSTMCell or GRUCell, or the state_dict of one
-        A state_dict may hold tensors or arrays. Sizes, layers, directions and biases are read off it.
+        Also those of `fastrnn.torch`. A state_dict may hold tensors or arrays; sizes, layers, directions
+        and biases are read off it.
     cell : {"lstm", "gru", "gru_before", "rnn_tanh", "rnn_relu", "rnn_sigmoid", "rnn_identity"}, optional
         For a state_dict, which does not say; "gru" (or "gru_after") is PyTorch's, and an LSTM has peepholes if the
         state_dict has.
@@ -79,10 +79,10 @@ def from_torch(
 
 
 def state_dict_cell(cell: str | None) -> str:
-    if cell not in STATE_DICT_CELLS:
-        names = ", ".join(map(repr, STATE_DICT_CELLS))
+    if cell not in NAMES:
+        names = ", ".join(map(repr, NAMES))
         raise ValueError(f"cell: a state_dict does not say what it belongs to; expected one of {names}, got {cell!r}")
-    return STATE_DICT_CELLS[cell]
+    return NAMES[cell]
 
 
 def read(module: Any) -> tuple[str, Arrays, dict[str, Any]]:
@@ -91,18 +91,17 @@ def read(module: Any) -> tuple[str, Arrays, dict[str, Any]]:
     if isinstance(module, nn.RNNBase):
         if module.proj_size:
             raise ValueError(f"proj_size: fastrnn has no projections; expected 0, got {module.proj_size}")
-        if module.mode not in MODES:
+        if module.mode.lower() not in NAMES:
             raise TypeError(f"module: expected torch.nn.RNN, GRU or LSTM, got {type(module).__name__}")
         ways = ("", "_reverse") if module.bidirectional else ("",)
         ends = [f"_l{layer}{way}" for layer in range(module.num_layers) for way in ways]
         dropout = module.dropout if module.num_layers > 1 else 0.0  # PyTorch has it between layers too
         options = {"batch_first": module.batch_first, "dropout": dropout}
-        cell = MODES[module.mode]
+        cell = NAMES[module.mode.lower()] if getattr(module, "reset_after", True) else "gru_before"
     elif isinstance(module, nn.RNNCell | nn.LSTMCell | nn.GRUCell):
-        cell = {nn.LSTMCell: "lstm", nn.GRUCell: "gru_after"}.get(
-            next(kind for kind in (nn.LSTMCell, nn.GRUCell, nn.RNNCell) if isinstance(module, kind)),
-            f"rnn_{getattr(module, 'nonlinearity', '')}",
-        )
+        cell = "lstm" if isinstance(module, nn.LSTMCell) else "gru_after"
+        if isinstance(module, nn.RNNCell):
+            cell = f"rnn_{module.nonlinearity}"
         ends, options = [""], {}
     else:
         raise TypeError(
@@ -111,6 +110,7 @@ def read(module: Any) -> tuple[str, Arrays, dict[str, Any]]:
         )
     kinds = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if module.bias else ()))
     names = [kind + end for end in ends for kind in kinds]
+    names += [f"peephole{end}" for end in ends if hasattr(module, f"peephole{end}")]  # fastrnn.torch's
     return cell, {name: as_numpy(name, getattr(module, name)) for name in names}, options
 
 
