@@ -2,22 +2,23 @@
 
 Every 32 ms the net hears 512 samples of sound at 16 kHz, and 64 that it has heard before, and says how probable speech
 is. A spectrum and four convolutions over time make 128 features of them; an LSTM cell of 128 units remembers what was
-before (Silero Team, https://github.com/snakers4/silero-vad, MIT). The package has the net as ONNX, with weights under
-PyTorch's names (and a safetensors file, but with the weights of another training):
+before (Silero Team, https://github.com/snakers4/silero-vad, MIT). The package has the net as ONNX; its safetensors are
+the weights of another training.
 
     pip install --no-deps silero-vad==6.2.3 && pip install onnx onnxruntime
     python docs/examples/model_silero_vad.py
 
-Here NumPy has the convolutions, and fastrnn the LSTM: `stream().step` keeps the state from one chunk to the next.
-Without a line about the net, `fastrnn.onnx.Session` runs the ONNX model itself, the LSTM on fastrnn and the rest on
-onnxruntime. The sound is made up: a voice of a few vowels and hisses, which speaks for two seconds of every three.
-Exits with an error unless every probability is that of the ONNX model in onnxruntime, to 1e-5, and the voice is found
-where it is. All times are of one thread, medians of turns.
+Here NumPy has the convolutions, and fastrnn the LSTM, which `from_onnx` reads: `stream().step` keeps the state from one
+chunk to the next. Without a line about the net, `fastrnn.onnx.Session` runs the ONNX model itself, the LSTM on fastrnn
+and the rest on onnxruntime. The sound is made up: a voice of a few vowels and hisses, which speaks for two seconds of
+every three. Exits with an error unless every probability is that of the ONNX model in onnxruntime, to 1e-5, and the
+voice is found where it is. All times are of one thread, medians of turns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,10 @@ DEFAULT, PLAIN, SEQUENCE = "silero_vad.onnx", "silero_vad_openvino_16k.onnx", "s
 VOWELS = np.array([[730, 1090, 2440], [270, 2290, 3010], [300, 870, 2240], [530, 1840, 2480], [570, 840, 2410]])
 
 Task = Callable[[], object]
+
+
+def file(name: str) -> Path:
+    return file_of("silero-vad", name)
 
 
 def resonance(f: np.ndarray, formants: np.ndarray) -> np.ndarray:
@@ -82,26 +87,21 @@ class Convolution:
         return np.maximum(seen @ self.W + self.b, 0)
 
 
-def read_weights() -> dict[str, np.ndarray]:
-    """The 16 kHz net's, by PyTorch's names."""
-    graph = onnx.load(file_of("silero-vad", "silero_vad_op18_ifless.onnx")).graph
-    return {w.name.removeprefix("model."): onnx.numpy_helper.to_array(w) for w in graph.initializer}
-
-
 class Detector:
-    """Silero VAD on NumPy and fastrnn."""
+    """Silero VAD on NumPy and fastrnn, with the weights of an ONNX model."""
 
-    def __init__(self, weights: dict[str, np.ndarray]) -> None:
+    def __init__(self, model: onnx.ModelProto) -> None:
+        weights = {w.name: onnx.numpy_helper.to_array(w) for w in model.graph.initializer}
         sample = np.pad(np.arange(CONTEXT + CHUNK), (0, CONTEXT), "reflect")
         self.windows = np.lib.stride_tricks.sliding_window_view(sample, WINDOW)[::HOP]  # (4, 256) samples of a chunk
         self.spectrum = np.ascontiguousarray(weights["stft.forward_basis_buffer"][:, 0].T)  # (256, 2 * 129)
         self.convolutions = [
-            Convolution(*(weights[f"encoder.{n}.reparam_conv.{name}"] for name in ("weight", "bias")), T, stride)
+            Convolution(weights[f"encoder.{n}.weight"], weights[f"encoder.{n}.bias"], T, stride)
             for n, (T, stride) in enumerate([(4, 1), (4, 2), (2, 2), (1, 1)])
         ]
-        self.lstm = fastrnn.from_torch(weights, cell="lstm", prefix="decoder.rnn.")
+        self.lstm = fastrnn.from_onnx(model)
         self.stream = self.lstm.stream()
-        self.W, self.b = weights["decoder.decoder.2.weight"][0, :, 0], weights["decoder.decoder.2.bias"][0]
+        self.W, self.b = weights["output.weight"][0, :, 0], weights["output.bias"][0]
 
     def features(self, chunks: np.ndarray) -> np.ndarray:
         """(N, 576) -> (N, 128)."""
@@ -124,16 +124,16 @@ class Detector:
         return self.probability(self.lstm(self.features(chunks))[0])
 
 
-def in_onnxruntime(name: str) -> Any:
+def in_onnxruntime(model: Path | bytes) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(file_of("silero-vad", name), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def in_both(name: str) -> Any:
+def in_both(model: Path) -> Any:
     """The LSTM on fastrnn, the rest on onnxruntime."""
-    return fastrnn.onnx.Session(file_of("silero-vad", name), threads=1)
+    return fastrnn.onnx.Session(model, threads=1)
 
 
 def hear_each(net: Any, chunks: np.ndarray, **more: np.ndarray) -> np.ndarray:
@@ -151,28 +151,37 @@ def hear_sequence(net: Any, chunks: np.ndarray) -> np.ndarray:
     return net.run(None, {"input": chunks, "h": zeros, "c": zeros})[0].ravel()
 
 
+def remember_each(net: Any, features: np.ndarray) -> None:
+    """The LSTM alone, in onnxruntime, over features (N, 1, 128), one after the other."""
+    h = c = np.zeros((1, 1, H), np.float32)
+    for x in features[:, None]:
+        _, h, c = net.run(None, {"x": x, "h0": h, "c0": c})
+
+
 def streaming(detector: Detector, chunks: np.ndarray) -> dict[str, Task]:
     """What hears chunk by chunk, to be timed."""
     features, out = detector.features(chunks)[:, None], np.empty((1, H), np.float32)
-    default, plain, plain_both = in_onnxruntime(DEFAULT), in_onnxruntime(PLAIN), in_both(PLAIN)
+    default, plain, plain_both = in_onnxruntime(file(DEFAULT)), in_onnxruntime(file(PLAIN)), in_both(file(PLAIN))
+    lstm = in_onnxruntime(fastrnn.to_onnx(detector.lstm, state=True).SerializeToString())
     return {
         f"{DEFAULT} in onnxruntime": lambda: hear_each(default, chunks, sr=np.array(RATE)),
         f"{PLAIN} in onnxruntime": lambda: hear_each(plain, chunks),
         f"{PLAIN}, its LSTM in fastrnn": lambda: hear_each(plain_both, chunks),
         "NumPy and fastrnn": lambda: [detector.hear(chunk) for chunk in chunks[:, None]],
-        "of which fastrnn's LSTM": lambda: [detector.stream.step(x, out=out) for x in features],
+        "the LSTM alone in onnxruntime": lambda: remember_each(lstm, features),
+        "the LSTM alone in fastrnn": lambda: [detector.stream.step(x, out=out) for x in features],
     }
 
 
 def at_once(detector: Detector, chunks: np.ndarray) -> dict[str, Task]:
     """What hears the whole recording in one call, to be timed."""
     features = detector.features(chunks)
-    sequence, sequence_both = in_onnxruntime(SEQUENCE), in_both(SEQUENCE)
+    sequence, sequence_both = in_onnxruntime(file(SEQUENCE)), in_both(file(SEQUENCE))
     return {
         f"{SEQUENCE} in onnxruntime": lambda: hear_sequence(sequence, chunks),
         f"{SEQUENCE}, its LSTM in fastrnn": lambda: hear_sequence(sequence_both, chunks),
         "NumPy and fastrnn": lambda: detector.hear_all(chunks),
-        "of which fastrnn's LSTM": lambda: detector.lstm(features),
+        "the LSTM alone in fastrnn": lambda: detector.lstm(features),
     }
 
 
@@ -182,7 +191,7 @@ def main() -> None:
     sound, speaking = made_up_voice(6 if short else 30, np.random.default_rng(0))
     chunks = chunks_of(sound)
     voiced = speaking[: len(chunks) * CHUNK].reshape(-1, CHUNK).all(axis=1)
-    detector = Detector(read_weights())
+    detector = Detector(onnx.load(file(SEQUENCE)))
     heard = np.concatenate([detector.hear(chunk) for chunk in chunks[:, None]])
     print(f"{len(chunks)} chunks; probabilities from {heard.min():.4f} to {heard.max():.4f}; the first three seconds:")
     print("".join("_.-^"[int(4 * min(p, 0.99))] for p in heard[:94]))
@@ -190,12 +199,12 @@ def main() -> None:
     claim(f"the voice is found in {found[voiced].mean():.0%} of the chunks where it is", found[voiced].mean() > 0.9)
     claim(f"and in {found[~voiced].mean():.0%} where it is not", found[~voiced].mean() < 0.2)
 
-    expected = hear_each(in_onnxruntime(DEFAULT), chunks, sr=np.array(RATE))
+    expected = hear_each(in_onnxruntime(file(DEFAULT)), chunks, sr=np.array(RATE))
     others = {
         "chunk by chunk": heard,
         "the whole recording at once": detector.hear_all(chunks),
-        f"{PLAIN} with its LSTM in fastrnn": hear_each(in_both(PLAIN), chunks),
-        f"{SEQUENCE} with its LSTM in fastrnn": hear_sequence(in_both(SEQUENCE), chunks),
+        f"{PLAIN} with its LSTM in fastrnn": hear_each(in_both(file(PLAIN)), chunks),
+        f"{SEQUENCE} with its LSTM in fastrnn": hear_sequence(in_both(file(SEQUENCE)), chunks),
     }
     for name, probabilities in others.items():
         error = np.abs(probabilities - expected).max()
