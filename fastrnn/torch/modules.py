@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fastrnn.checks import boolean
 from fastrnn.run import gru_cell, rnn_cell
@@ -28,10 +30,23 @@ def refusal(what: str, tensor: Tensor) -> str:
         return f'{what}: expected a tensor on the CPU, got device {tensor.device}; move it with .to("cpu")'
     if tensor.dtype not in DTYPES:
         return (
-            f"{what}: expected torch.float32 or torch.float64, got {tensor.dtype}; convert it with .float(), "
-            "also under torch.autocast"
+            f"{what}: expected torch.float32 or torch.float64, got {tensor.dtype}; convert with .float(), "
+            "which torch.autocast needs as well"
         )
     return ""
+
+
+class Steps:
+    """How often any optimizer stepped: the fused ones change parameters, and do not count it as a change of them."""
+
+    count = 0
+
+    @classmethod
+    def one_more(cls, *_: Any) -> None:
+        cls.count += 1
+
+
+register_optimizer_step_post_hook(Steps.one_more)
 
 
 class Made(NamedTuple):
@@ -39,7 +54,7 @@ class Made(NamedTuple):
 
     stack: Stack
     setting: Setting
-    versions: list[int] | None  #: of the weights that the stack may have packed; None if it packed none
+    versions: list[int] | None  #: of the weights that the stack has packed, after the steps until then; or none
 
     def on(self, setting: Setting, weights: list[Tensor]) -> bool:
         """Whether it still is theirs."""
@@ -132,6 +147,8 @@ class Recurrent(nn.RNNBase):
         masks = self._masks(x, batch_first, batch_sizes) if self.training and self.dropout else []
         grad = torch.is_grad_enabled()
         if type(x) is not Tensor or not ops.plain():
+            if forward_ad._current_level >= 0:
+                raise NotImplementedError("forward-mode derivatives: fastrnn has none; use reverse mode, or torch.nn")
             outputs: Tensors = ops.recurrence(x, states, weights, lengths, masks, grad, *setting)
             return outputs[: 1 + self._states]
         if grad and any([a.requires_grad for a in (x, *weights, *states)]):
@@ -199,7 +216,7 @@ class Recurrent(nn.RNNBase):
         """The weights, packed anew if one of them changed since."""
         if any([w.is_inference() for w in weights]):  # whose changes nobody counts
             return self._make(setting, weights, None)
-        made, versions = self._made, [w._version for w in weights]
+        made, versions = self._made, [Steps.count, *[w._version for w in weights]]
         if made is None or made.versions != versions or not made.on(setting, weights):
             return self._make(setting, weights, versions)
         return made.stack

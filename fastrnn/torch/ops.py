@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastrnn import backends
 from fastrnn.cells import CELLS, Array
@@ -47,6 +48,7 @@ def plain() -> bool:
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._get_tracing_state()
+        or forward_ad._current_level >= 0
     )
 
 
