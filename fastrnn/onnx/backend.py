@@ -44,7 +44,11 @@ class Backend(_Backend):  # type: ignore[misc]
     def is_compatible(cls, model: Any, device: str = "CPU", **kwargs: Any) -> bool:
         """Whether `prepare` takes this model on this device."""
         refuse(kwargs)
-        return cls.supports_device(device) and not _refusal(loaded(model))
+        try:
+            cls.prepare(model, device)
+        except NotImplementedError:
+            return False
+        return True
 
     @classmethod
     def prepare(cls, model: Any, device: str = "CPU", **kwargs: Any) -> Prepared:
@@ -61,9 +65,14 @@ class Backend(_Backend):  # type: ignore[misc]
         model = loaded(model)
         _expect_device(device)
         super().prepare(model, device)
-        if refusal := _refusal(model):
-            raise NotImplementedError(refusal)
-        return Prepared(Session(model, rest="reference"))
+        others = [node.op_type for node in model.graph.node if not is_recurrent(node)]
+        if others:
+            raise NotImplementedError(f"{others[0]} is no recurrent node; fastrnn.onnx.Session runs larger models")
+        session = Session(model, rest="reference")
+        for node in session.nodes:
+            if node.where == "reference":
+                raise NotImplementedError(f"{node.op} {node.name}: {node.why}")
+        return Prepared(session)
 
     @classmethod
     def run_node(
@@ -118,15 +127,6 @@ def refuse(kwargs: dict[str, Any]) -> None:
 def _expect_device(device: str) -> None:
     if not Backend.supports_device(device):
         raise NotImplementedError(f"device: expected CPU, got {device}")
-
-
-def _refusal(model: Any) -> str:
-    """Why the backend does not run a model, or nothing."""
-    others = [node.op_type for node in model.graph.node if not is_recurrent(node)]
-    if others:
-        return f"{others[0]} is no recurrent node; fastrnn.onnx.Session runs larger models"
-    placed = Session(model, rest="reference").nodes
-    return next((f"{node.op} {node.name}: {node.why}" for node in placed if node.where == "reference"), "")
 
 
 is_compatible = Backend.is_compatible

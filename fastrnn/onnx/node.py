@@ -180,7 +180,7 @@ class Recurrent:
         elif self.op == "GRU":
             step = steps.gru(*gates, linear_before_reset=self._linear_before_reset)
         else:
-            step = steps.lstm(*gates, chosen[2].function, input_forget=self._input_forget)
+            step = steps.lstm(gates[0], gates[1], chosen[2].function, input_forget=self._input_forget)
         return Way(reverse, cell[self.op], step, " and ".join(why))
 
 
