@@ -75,7 +75,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastrnn")
     group.addoption("--require-native", action="store_true", help="fail if the compiled extension is missing")
-    group.addoption("--require-oracles", action="store_true", help="fail if torch, onnx, numba or a peer of theirs is missing")
+    group.addoption("--require-oracles", action="store_true", help="fail if torch, onnx, numba, ... is missing")
 
 
 def pytest_configure(config: pytest.Config) -> None:
