@@ -638,6 +638,13 @@ def test_nothing_leaks() -> None:
     assert alive() == before
 
 
+def test_fastrnn_alone_imports_no_torch(python: Callable[..., Any]) -> None:
+    done = python("-c", "import sys, fastrnn; assert 'torch' not in sys.modules")
+    assert done.returncode == 0, done.stderr
+    done = python("-c", "import sys; sys.modules['torch'] = None; import fastrnn.torch")
+    assert "torch is not installed; pip install 'fastrnn[torch]' brings it" in done.stderr
+
+
 @pytest.mark.parametrize("module", [modules, replacing])
 def test_docstrings(module: Any) -> None:
     failed, attempted = doctest.testmod(module)

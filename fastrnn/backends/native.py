@@ -70,11 +70,8 @@ class _Saved:
 
     __slots__ = ("_room", "isa", "memory")
 
-    def __init__(self, isa: str, n: int, clean: bool) -> None:
-        self.isa, self._room = isa, _memory(n)
-        self.memory = self._room[:n]
-        if clean:
-            self.memory[:] = 0
+    def __init__(self, isa: str, room: np.ndarray, n: int) -> None:
+        self.isa, self._room, self.memory = isa, room, room[:n]
 
     def __del__(self) -> None:
         with _spare_lock:
@@ -141,7 +138,10 @@ def forward(calls: Sequence[Call]) -> list[Forward]:
         _, B, _, H = call.sizes
         saved = None
         if call.training:
-            saved = _Saved(isa, _fastrnn.saved_bytes(_isas[isa], cell, call), call.clean)
+            n = _fastrnn.saved_bytes(_isas[isa], cell, call)
+            saved = _Saved(isa, _memory(n), n)
+            if call.clean:
+                saved.memory[:] = 0
         result = Forward(
             call.output(),
             tuple([np.empty((B, H), call.x.dtype) for _ in call.init]),

@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
-from fastrnn.torch.modules import GRU, LSTM, RNN
-from fastrnn.torch.replacing import Report, replace
+from fastrnn.extras import needed
+
+needed("torch", "torch")
+
+from fastrnn.torch.modules import GRU, LSTM, RNN  # noqa: E402
+from fastrnn.torch.replacing import Report, replace  # noqa: E402
 
 __all__ = ["GRU", "LSTM", "RNN", "Report", "replace"]

@@ -19,8 +19,6 @@ from fastrnn.torch.stack import Setting, Stack
 
 Tensors = Sequence[Tensor]
 
-recurrence: Any = ops.Recurrence.apply
-
 DTYPES = (torch.float32, torch.float64)
 
 
@@ -154,7 +152,8 @@ class Recurrent(nn.RNNBase):
         if grad and any([a.requires_grad for a in (x, *weights, *states)]):
             sizes = len(states), len(weights), len(masks)
             stack = self._stack(setting, weights)
-            return recurrence(setting, stack, sizes, x, *states, *weights, *masks, lengths)  # type: ignore[no-any-return]
+            found: Tensors = ops.differentiable(setting, stack, sizes, x, *states, *weights, *masks, lengths)
+            return found
         if masks:
             return ops.run(self._stack(setting, weights), x, states, lengths, masks)[0]
         return ops.infer(self._packed(setting, weights), x, states, lengths)

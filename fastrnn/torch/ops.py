@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 
 from fastrnn import backends
 from fastrnn.cells import CELLS, Array
-from fastrnn.torch.stack import Kept, Setting, Stack
+from fastrnn.torch.stack import CleanStack, Kept, Setting, Stack
 
 #: The arguments in common; a Setting comes as its four fields.
 _GIVEN = "Tensor x, Tensor[] init, Tensor[] weights, Tensor? lengths, Tensor[] masks"
@@ -82,7 +82,7 @@ def back(
     grads: Sequence[Tensor | None],
 ) -> Tensors:
     """dx, that of each initial state, and that of each weight."""
-    flat, inner = arrays(kept), stack.num_layers - 1
+    flat, inner = [a.numpy() for a in kept], stack.num_layers - 1
     dy, *dfinal = [None if d is None else array(d) for d in grads]
     steps = None if lengths is None else array(lengths)
     keep = Kept(flat[:inner], flat[inner:], key)
@@ -99,7 +99,7 @@ def back(
 def recurrence(
     x: Tensor, init: Tensors, weights: Tensors, lengths: Tensor | None, masks: Tensors, training: bool, *setting: Any
 ) -> Tensors:
-    stack = Stack(Setting(*setting), arrays(weights), clean=True)
+    stack = CleanStack(Setting(*setting), arrays(weights))
     if not training and not masks:
         return infer(stack, x, init, lengths)
     outputs, kept, key = run(stack, x, init, lengths, masks)
@@ -207,6 +207,10 @@ class Recurrence(torch.autograd.Function):
                 stack = Stack(setting, arrays(weights))
             dx, *found = back(stack, x, init, lengths, masks, kept, key, grads)
         return None, None, None, dx, *found, *[None] * (m + 1)
+
+
+#: `Recurrence.apply` less its look at function transforms, which plain tensors know nothing of.
+differentiable: Any = super(torch.autograd.Function, Recurrence).apply
 
 
 def addresses(weights: Sequence[Tensor]) -> list[int]:

@@ -64,13 +64,12 @@ class Stack(Recurrent):
     cell's; masks are what each layer's y but the last's is multiplied with, (T, B, D*H), or none.
     """
 
-    def __init__(self, setting: Setting, parameters: Sequence[Array], *, clean: bool = False) -> None:
+    def __init__(self, setting: Setting, parameters: Sequence[Array]) -> None:
         keys = setting.keys
         own = [np.ascontiguousarray(a) for a in parameters]
         #: whether the parameters are read where they are, so that their changes are seen
         self.in_place = all([a is b for a, b in zip(own, parameters, strict=True)])
         self.addresses = [a.__array_interface__["data"][0] for a in own]
-        self._clean = clean
         self._cell = CELLS[setting.cell]
         self._packed, self._streamed = {}, set()
         self._weights = [
@@ -138,10 +137,6 @@ class Stack(Recurrent):
             *[getattr(g, name) for g in grads for name in self._grads],
         ]
 
-    def _call(self, *arguments: Any, **options: Any) -> Call:
-        call = super()._call(*arguments, **options)
-        return call._replace(clean=True) if self._clean else call
-
     @property
     def _merge(self) -> Any:
         return MERGES["concat"] if self.bidirectional else None
@@ -150,6 +145,13 @@ class Stack(Recurrent):
         """x, time-major, and the states, as the kernels read them; and how the caller lays things out."""
         states = tuple([np.ascontiguousarray(s) for s in init]) if init else None
         return rows(x.swapaxes(0, 1) if self.batch_first else x), states, (False, self.batch_first)
+
+
+class CleanStack(Stack):
+    """One whose training leaves no byte of what it keeps undefined."""
+
+    def _call(self, *arguments: Any, **options: Any) -> Call:
+        return super()._call(*arguments, **options)._replace(clean=True)
 
 
 def key(backend: Backend) -> tuple[int, int]:
