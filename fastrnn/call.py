@@ -40,6 +40,7 @@ class Call(NamedTuple):
     y: np.ndarray | None = None  #: (T, B, H), last axis contiguous: where to write y; None is a new array
     bf16: bool = False  #: W and U hold bfloat16 values only, so that `packed` may keep them as such
     follows: bool = False  #: in a list of calls: x is the y of the call before, of the same steps and lengths
+    clean: bool = False  #: no byte of what is saved may be left undefined
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
@@ -127,4 +128,12 @@ class Backend(Protocol):
 
     def backward(self, calls: Sequence[Backward]) -> list[Gradients]:
         """Every gradient of calls of one dtype, none of which reads what another writes."""
+        ...
+
+    def to_bytes(self, saved: Any) -> np.ndarray:
+        """What a forward saved, as bytes that a framework may keep, and copy elsewhere in memory."""
+        ...
+
+    def from_bytes(self, memory: np.ndarray, layout: str) -> Any:
+        """What `to_bytes` had, for backward; `layout` is the one that the forward ran in."""
         ...

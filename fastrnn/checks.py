@@ -144,18 +144,18 @@ def checked_state(name: str, s: Any, B: int, H: int, dtype: np.dtype[Any], unbat
     return floats(name, s, "(H,)", (H,), dtype)[None] if unbatched else floats(name, s, "(B, H)", (B, H), dtype)
 
 
-def checked_lengths(lengths: Any, T: int, B: int, unbatched: bool) -> Array | None:
+def checked_lengths(lengths: Any, T: int, B: int, unbatched: bool, name: str = "lengths") -> Array | None:
     if lengths is None:
         return None
-    a = as_array("lengths", lengths, sequence=True)
+    a = as_array(name, lengths, sequence=True)
     if a.dtype.kind not in "iu" and a.size:
-        raise TypeError(f"lengths: expected integers, got {describe(a.dtype)}")
+        raise TypeError(f"{name}: expected integers, got {describe(a.dtype)}")
     if unbatched and a.ndim == 0:
         a = a[None]
-    expect_shape("lengths", a, "(B,)", (B,))
+    expect_shape(name, a, "(B,)", (B,))
     if B and not (0 <= a.min() and a.max() <= T):
         b = int(np.flatnonzero((a < 0) | (a > T))[0])
-        raise ValueError(f"lengths: expected each in 0..T = 0..{T}, got {a[b]} for sequence {b}")
+        raise ValueError(f"{name}: expected each in 0..T = 0..{T}, got {a[b]} for sequence {b}")
     return a.astype(np.int64)
 
 

@@ -27,7 +27,7 @@ import pytest
 import fastrnn
 from fastrnn.backends import available_backends, available_isas
 
-ORACLES = ("torch", "onnx", "onnxruntime")
+ORACLES = ("torch", "onnx", "onnxruntime", "jax", "keras", "h5py", "hypothesis", "joblib", "distributed")
 
 
 def implementations() -> list[str]:
@@ -75,7 +75,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastrnn")
     group.addoption("--require-native", action="store_true", help="fail if the compiled extension is missing")
-    group.addoption("--require-oracles", action="store_true", help="fail if torch, onnx or numba is missing")
+    group.addoption("--require-oracles", action="store_true", help="fail if one of the oracles or numba is missing")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -22,7 +22,7 @@ from problems import PUBLIC
 import fastrnn
 from fastrnn.bench import figures, grid, report
 from fastrnn.bench.jax_peer import JAX
-from fastrnn.bench.onnx_peers import GATES, PEEPHOLES, ONNXRuntime, OpenVINO, initializers, reordered
+from fastrnn.bench.onnx_peers import ONNXRuntime, OpenVINO, initializers
 from fastrnn.bench.peer import FAMILIES, Peer, relative_error, worst_error
 from fastrnn.bench.peers import PEERS, Fastrnn, Numba, NumPy, PyTorch
 from fastrnn.bench.problem import Problem, draw, make
@@ -210,11 +210,7 @@ def test_chart(tmp_path: Path) -> None:
     assert (tmp_path / "bench.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_reordered_for_onnx() -> None:
-    gates = np.repeat(["r", "z", "n"], 2)
-    assert "".join(reordered(gates, GATES["gru"])) == "zzrrnn"  # z r h
-    assert "".join(reordered(np.repeat(["i", "f", "g", "o"], 2), GATES["lstm"])) == "iiooffgg"  # i o f c
-    assert "".join(reordered(np.repeat(["i", "f", "o"], 2), PEEPHOLES)) == "iiooff"
+def test_initializers_for_onnx() -> None:
     sizes = grid.Sizes(5, 2, 3, 4, layers=2, directions=2)
     weights = initializers(draw("lstm_peephole", sizes), 1)
     assert {name: a.shape for name, a in weights.items()} == {

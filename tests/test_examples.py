@@ -21,6 +21,7 @@ LAYERS = [f"layers.{name}" for name in ("rnn", "stream", "dense", "embedding", "
 MODULES = ["functional", "steps", "backends", "initializers", *LAYERS, "inspect", "plot", "sklearn"]
 MODULES += [f"training.{name}" for name in ("losses", "metrics", "optimizers", "schedules", "clipping")]
 MODULES += [f"training.{name}" for name in ("batches", "callbacks", "history", "sequential")]
+MODULES += [f"convert.{name}" for name in ("by_gate", "files", "gates", "keras", "onnx", "torch")]
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
 
 

@@ -1,7 +1,7 @@
 """The models of seed 003 with Keras' weights give Keras' outputs; tests/data/make_keras_cases.py stored what Keras did.
 
-Keras' kernels are (I, G*H), ours (G*H, I). Its LSTM stacks the gates as we do, its GRU has z, r, h where we have r, z,
-n. Its reset-after GRU has a bias for each side, elsewhere it has that of the input alone.
+Keras' kernels are (I, G*H), ours (G*H, I). Its reset-after GRU has a bias for each side, elsewhere
+it has that of the input alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from tolerance import assert_close
 
 import fastrnn
 from fastrnn import GRU, LSTM, RNN, Dense, Sequential
+from fastrnn.convert.gates import reordered
 from fastrnn.layers import Layer
 
 Arrays = dict[str, np.ndarray]
@@ -52,18 +53,12 @@ def stored(name: str) -> tuple[Arrays, list[np.ndarray]]:
     return case, [case[f"w{i}"] for i in range(len(case)) if f"w{i}" in case]
 
 
-def gates(a: np.ndarray, cell: str) -> np.ndarray:
-    """From Keras' order of gates along the last axis to ours."""
-    if cell != "gru":
-        return a
-    z, r, h = np.split(a, 3, axis=-1)
-    return np.concatenate([r, z, h], axis=-1)
-
-
 def parameters(kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarray, cell: str) -> Arrays:
     """W, U, b and, where there is one, b_rec of one direction."""
-    biases = zip(("b", "b_rec"), gates(np.atleast_2d(bias), cell), strict=False)
-    return {"W": gates(kernel, cell).T, "U": gates(recurrent_kernel, cell).T, **dict(biases)}
+    kernel, recurrent_kernel, bias = (
+        reordered(a, cell, "keras", "fastrnn", axis=-1) for a in (kernel, recurrent_kernel, np.atleast_2d(bias))
+    )
+    return {"W": kernel.T, "U": recurrent_kernel.T, **dict(zip(("b", "b_rec"), bias, strict=False))}
 
 
 def load(layer: Layer, weights: list[np.ndarray]) -> None:

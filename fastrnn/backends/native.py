@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -67,14 +68,14 @@ _spare_lock = threading.RLock()  # a __del__ may come in the middle of anything
 class _Saved:
     """What a training forward leaves to backward, laid out for the instruction set that left it."""
 
-    __slots__ = ("isa", "memory")
+    __slots__ = ("_room", "isa", "memory")
 
-    def __init__(self, isa: str, memory: np.ndarray) -> None:
-        self.isa, self.memory = isa, memory
+    def __init__(self, isa: str, room: np.ndarray, n: int) -> None:
+        self.isa, self._room, self.memory = isa, room, room[:n]
 
     def __del__(self) -> None:
         with _spare_lock:
-            _spare.append(self.memory)
+            _spare.append(self._room)
             while sum(memory.size for memory in _spare) > _SPARE_LIMIT:
                 del _spare[0]
 
@@ -83,7 +84,50 @@ def _memory(n: int) -> np.ndarray:
     """n bytes or some more for a `_Saved`."""
     with _spare_lock:
         fits = [i for i, memory in enumerate(_spare) if n <= memory.size <= 2 * n]
-        return _spare.pop(fits[-1]) if fits else np.empty(n, np.uint8)
+        return _spare.pop(fits[-1]) if fits else _aligned(n)
+
+
+#: What the kernels align to; see FRNN_ALIGN in fastrnn.h.
+_ALIGN = 64
+
+
+def _astray(memory: np.ndarray) -> int:
+    """Bytes from an aligned address to where an array begins."""
+    address: int = memory.__array_interface__["data"][0]
+    return address % _ALIGN
+
+
+def _aligned(n: int) -> np.ndarray:
+    """n uninitialised bytes. The kernels begin at an aligned address, which then is the first in copies as well."""
+    room = np.empty(n + _ALIGN, np.uint8)
+    start = -_astray(room) % _ALIGN
+    return room[start : start + n]
+
+
+class _Lent(np.ndarray):
+    """The bytes of a `_Saved`, which lives as long as any view of them."""
+
+    saved: _Saved
+
+
+class _Borrowed(NamedTuple):
+    """What backward reads of a `_Saved`, where the bytes are another's."""
+
+    isa: str
+    memory: np.ndarray
+
+
+def to_bytes(saved: _Saved) -> np.ndarray:
+    lent = saved.memory.view(_Lent)
+    lent.saved = saved
+    return lent
+
+
+def from_bytes(memory: np.ndarray, layout: str) -> _Borrowed:
+    if _astray(memory):
+        given, memory = memory, _aligned(memory.size)
+        memory[:] = given
+    return _Borrowed(layout, memory)
 
 
 def forward(calls: Sequence[Call]) -> list[Forward]:
@@ -92,7 +136,12 @@ def forward(calls: Sequence[Call]) -> list[Forward]:
     for call in calls:
         cell = _cells[call.cell][0]
         _, B, _, H = call.sizes
-        saved = _Saved(isa, _memory(_fastrnn.saved_bytes(_isas[isa], cell, call))) if call.training else None
+        saved = None
+        if call.training:
+            n = _fastrnn.saved_bytes(_isas[isa], cell, call)
+            saved = _Saved(isa, _memory(n), n)
+            if call.clean:
+                saved.memory[:] = 0
         result = Forward(
             call.output(),
             tuple([np.empty((B, H), call.x.dtype) for _ in call.init]),

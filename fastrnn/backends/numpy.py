@@ -7,6 +7,7 @@ looked at. In reverse a sequence stands still until the walk reaches its last va
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -41,6 +42,14 @@ def forward(calls: Sequence[Call]) -> list[Forward]:
 def backward(calls: Sequence[Backward]) -> list[Gradients]:
     cells = (CELLS[back.call.cell] for back in calls)
     return [scan_backward(back, cell.step, cell.step_backward) for back, cell in zip(calls, cells, strict=True)]
+
+
+def to_bytes(saved: Any) -> Array:
+    return np.frombuffer(bytearray(pickle.dumps(saved)), np.uint8)
+
+
+def from_bytes(memory: Array, layout: str) -> Any:
+    return pickle.loads(memory.tobytes())
 
 
 def layout() -> str:

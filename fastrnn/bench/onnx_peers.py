@@ -11,28 +11,14 @@ import numpy as np
 from fastrnn.bench.peer import ALL, FAMILIES, NONE, Peer, Work
 from fastrnn.bench.problem import Problem
 from fastrnn.cells import Array
-
-#: Which of our gates (r z n; i f g o) and peepholes (i f o) ONNX has first, second, ... (z r h; i o f c; i o f).
-GATES = {"rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 3, 1, 2)}
-PEEPHOLES = (0, 2, 1)
-
-
-def reordered(array: Array, order: tuple[int, ...]) -> Array:
-    """With its gates, stacked along the first axis, in another order."""
-    return np.concatenate([np.split(array, len(order))[k] for k in order])
+from fastrnn.convert.onnx import node_weights
 
 
 def initializers(problem: Problem, layer: int) -> dict[str, Array]:
     """One layer's weights in ONNX's order, with its axis of directions before them, under its names and the layer's."""
-    order, D = GATES[FAMILIES[problem.cell][0]], problem.sizes.directions
-    ways = problem.weights[layer * D : (layer + 1) * D]
-    named = {
-        "W": [reordered(w["W"], order) for w in ways],
-        "R": [reordered(w["U"], order) for w in ways],
-        "B": [np.hstack([reordered(w[bias], order) for bias in ("b", "b_rec")]) for w in ways],
-        "P": [reordered(w["p"], PEEPHOLES) for w in ways if "p" in w],
-    }
-    return {f"{name}{layer}": np.stack(arrays) for name, arrays in named.items() if arrays}
+    D = problem.sizes.directions
+    named = node_weights(problem.weights[layer * D : (layer + 1) * D], FAMILIES[problem.cell][0])
+    return {f"{name}{layer}": array for name, array in named.items()}
 
 
 def nodes(problem: Problem, helper: Any) -> list[Any]:

@@ -105,10 +105,15 @@ class PyTorch(Peer):
         self.torch: Any = importlib.import_module("torch")
         self.torch.set_num_threads(threads)
 
+    @property
+    def modules(self) -> Any:
+        """What has LSTM, GRU and RNN."""
+        return self.torch.nn
+
     def prepare(self, problem: Problem, training: bool) -> Work:
         torch = self.torch
         sizes = problem.sizes
-        kind = getattr(torch.nn, FAMILIES[problem.cell][0].upper())
+        kind = getattr(self.modules, FAMILIES[problem.cell][0].upper())
         layer = kind(sizes.I, sizes.H, sizes.layers, bidirectional=sizes.directions == 2)
         weights = [w for one in layer.all_weights for w in one]  # weight_ih, weight_hh, bias_ih, bias_hh of each
         with torch.no_grad():

@@ -201,7 +201,7 @@ class Recurrent(Weighted):
         backend, packed = self._prepared() if tape is None else (tape.backend, [None] * len(self._weights))
         T, B, _ = x.shape
         D, H = 1 + self.bidirectional, self.hidden_size
-        drops = tape is not None and self.dropout > 0
+        drops = tape is not None and tape.rate > 0
         final: list[Arrays] = []
         stack: list[Call] = []
         for layer in range(self.num_layers):

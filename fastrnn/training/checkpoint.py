@@ -87,7 +87,7 @@ def load_training(path: str | os.PathLike[str], training: Training) -> None:
 def take_weights(
     argument: str, path: str | os.PathLike[str], model: Sequential, tensors: Tensors, metadata: dict[str, Any]
 ) -> None:
-    expect(path, "layers", metadata["layers"], kinds(model), argument)
+    expect(path, "layers", metadata.get("layers"), kinds(model), argument)
     model.load_state_dict({name: value for name, value in tensors.items() if name[0].isdigit()})
 
 
@@ -119,11 +119,16 @@ def read(argument: str, path: str | os.PathLike[str]) -> tuple[Tensors, dict[str
         with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it cannot be iterated
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{argument}: {os.fspath(path)} is no safetensors file ({error})") from error
+    except (safetensors.SafetensorError, TypeError, AttributeError) as error:  # the latter for dtypes that NumPy lacks
+        raise ValueError(f"{argument}: {os.fspath(path)} is no safetensors file for NumPy ({error})") from error
     if KEY not in metadata:
         raise ValueError(f"{argument}: {os.fspath(path)} was not written by fastrnn")
-    plain = json.loads(metadata[KEY])
+    try:
+        plain = json.loads(metadata[KEY])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{argument}: {os.fspath(path)} has metadata that are no JSON ({error})") from error
+    if not isinstance(plain, dict) or type(plain.get("version")) is not int:
+        raise ValueError(f"{argument}: {os.fspath(path)} has metadata without a version")
     if plain["version"] > VERSION:
         raise ValueError(f"{argument}: {os.fspath(path)} has format version {plain['version']}, expected {VERSION}")
     return tensors, plain

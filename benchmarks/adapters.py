@@ -1,0 +1,196 @@
+"""fastrnn inside other frameworks, against each framework's own layer, as Markdown tables:
+
+    python benchmarks/adapters.py                               every adapter that is installed, every point of the grid
+    python benchmarks/adapters.py --points tiny med --adapters torch --threads 2
+    python benchmarks/adapters.py --overhead                    what an adapter adds to the functional call, in us
+
+One process for all; what is compared takes turns, call by call in rounds, and a time is the median of its calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import fastrnn
+from fastrnn.bench.grid import GRID
+from fastrnn.bench.peer import Work, worst_error
+from fastrnn.bench.peers import FAMILIES, PyTorch
+from fastrnn.bench.problem import Problem, make
+from fastrnn.cells import Array
+
+CELLS = ("lstm", "gru_after", "rnn_tanh")
+ROUNDS = 7
+LEAST_ERROR = 1e-4  # norm-wise, from which on two implementations do not do the same
+
+Call = Callable[[], Any]
+
+
+class Adapter(NamedTuple):
+    """fastrnn in a framework, beside the framework's own."""
+
+    package: str  #: the framework
+    #: (threads, problem, training) -> the adapter's work and that of the framework's own layer
+    works: Callable[[int, Problem, bool], tuple[Work, Work]]
+    #: of an adapter whose overhead is asked for: a problem's calls by name, and what to subtract from each
+    overhead: Callable[[Problem], Iterator[tuple[str, Call, str]]] | None = None
+
+
+class OwnModules(PyTorch):
+    """PyTorch with fastrnn's modules."""
+
+    @property
+    def modules(self) -> Any:
+        return importlib.import_module("fastrnn.torch")
+
+
+def torch_works(threads: int, problem: Problem, training: bool) -> tuple[Work, Work]:
+    return OwnModules(threads).prepare(problem, training), PyTorch(threads).prepare(problem, training)
+
+
+def torch_overhead(problem: Problem) -> Iterator[tuple[str, Call, str]]:
+    """Also the least that autograd takes: a Function of the same tensors that computes nothing."""
+    torch = importlib.import_module("torch")
+    family, options = FAMILIES[problem.cell]
+    forward, backward = (getattr(fastrnn, f"{family}_{way}") for way in ("forward", "backward"))
+    weights = problem.weights[0]
+
+    def train() -> Any:
+        result = forward(problem.x, **weights, **options, training=True)
+        return backward(problem.dy, result.cache)
+
+    class Nothing(torch.autograd.Function):  # type: ignore[misc, name-defined]
+        @staticmethod
+        def forward(ctx: Any, x: Any, *weights: Any) -> Any:
+            ctx.save_for_backward(x, *weights)
+            return torch.from_numpy(problem.dy)
+
+        @staticmethod
+        def backward(ctx: Any, dy: Any) -> Any:
+            return ctx.saved_tensors
+
+    x, dy = torch.from_numpy(problem.x).requires_grad_(), torch.from_numpy(problem.dy)
+    leaves = [x, *(torch.tensor(w, requires_grad=True) for w in weights.values())]
+    yield "functional, inference", lambda: forward(problem.x, **weights, **options), ""
+    yield "functional, training step", train, ""
+    for name, peer in (("fastrnn.torch", OwnModules(1)), ("torch.nn", PyTorch(1))):
+        for mode in ("inference", "training step"):
+            work = peer.prepare(problem, mode == "training step").call
+            yield f"{name}, {mode}", work, f"functional, {mode}"
+    yield "autograd alone, training step", lambda: torch.autograd.grad(Nothing.apply(*leaves), leaves, dy), ""
+
+
+#: The name on the command line -> the adapter; a new one is a line here.
+ADAPTERS: dict[str, Adapter] = {
+    "torch": Adapter("torch", torch_works, torch_overhead),
+}
+
+
+def installed() -> list[str]:
+    return [name for name, adapter in ADAPTERS.items() if importlib.util.find_spec(adapter.package)]
+
+
+def taken(works: dict[str, Call], seconds: float) -> dict[str, float]:
+    """Median seconds of a call of each, in rounds that alternate until each has had about its seconds."""
+    calls = {}
+    for name, work in works.items():
+        work()
+        start = time.perf_counter()
+        work()
+        calls[name] = max(1, math.ceil(seconds / ROUNDS / (time.perf_counter() - start)))
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(ROUNDS):
+        for name, work in works.items():
+            work()  # what another displaced from the caches comes back
+            for _ in range(calls[name]):
+                start = time.perf_counter()
+                work()
+                times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(some)) for name, some in times.items()}
+
+
+def agreed(own: Work, framework: Work) -> tuple[Call, Call]:
+    """The two calls, once they are known to give the same."""
+    got, expected = ({k: np.array(a) for k, a in work.collect(work.call()).items()} for work in (own, framework))
+    error = worst_error(got, expected)
+    if not error < LEAST_ERROR:
+        raise SystemExit(f"the adapter and the framework's own layer differ by {error:.1e}")
+    return own.call, framework.call
+
+
+def row(*cells: Any) -> None:
+    print("|", " | ".join(map(str, cells)), "|", flush=True)
+
+
+def head(*cells: str) -> None:
+    row(*cells)
+    row(*["---"] * len(cells))
+
+
+def shown(seconds: float) -> str:
+    return f"{seconds * 1e6:.1f} us" if seconds < 1e-3 else f"{seconds * 1e3:.2f} ms"
+
+
+def table(names: list[str], points: list[str], cells: list[str], threads: int, seconds: float) -> None:
+    """The framework's time over fastrnn's: above 1, fastrnn is faster."""
+    modes = ("inference", "own layer", "ratio", "training step", "own layer", "ratio")
+    head("adapter", "point", "T, B, I, H", "cell", *modes)
+    ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for name in names:
+        for point in points:
+            for cell in cells:
+                found: list[float] = []
+                for training in (False, True):
+                    own, framework = agreed(*ADAPTERS[name].works(threads, make(cell, point), training))
+                    times = taken({"own": own, "framework": framework}, seconds)
+                    found += times.values()
+                a, b, c, d = found
+                ratios[name].append((b / a, d / c))
+                times_shown = (shown(a), shown(b), f"{b / a:.2f}", shown(c), shown(d), f"{d / c:.2f}")
+                row(name, point, GRID[point], cell, *times_shown)
+    for name, pairs in ratios.items():
+        means: Array = np.exp(np.log(np.array(pairs)).mean(axis=0))
+        row(name, "geometric mean", "", "", "", "", f"{means[0]:.2f}", "", "", f"{means[1]:.2f}")
+
+
+def overhead(names: list[str], seconds: float) -> None:
+    head("at tiny, LSTM", "us", "over the functional call, us")
+    for name in names:
+        of = ADAPTERS[name].overhead
+        if of is None:
+            continue
+        cases = list(of(make("lstm", "tiny")))
+        times = taken({case: call for case, call, _ in cases}, seconds)
+        for case, _, less in cases:
+            over = f"{(times[case] - times[less]) * 1e6:.1f}" if less else ""
+            row(case, f"{times[case] * 1e6:.1f}", over)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="fastrnn inside other frameworks, against their own layers")
+    parser.add_argument("--adapters", nargs="+", choices=ADAPTERS, default=installed())
+    parser.add_argument("--points", nargs="+", choices=GRID, default=list(GRID))
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=["lstm"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=0.5, help="for each entry")
+    parser.add_argument("--overhead", action="store_true", help="of a call, in place of the comparison")
+    given = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-given.threads :])
+    fastrnn.set_num_threads(given.threads)
+    if given.overhead:
+        overhead(given.adapters, given.seconds)
+    else:
+        table(given.adapters, given.points, given.cells, given.threads, given.seconds)
+
+
+if __name__ == "__main__":
+    main()

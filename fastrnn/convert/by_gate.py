@@ -1,0 +1,151 @@
+"""Weights that were kept gate by gate, as one writes a recurrent network by hand."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from fastrnn.cells import Array
+from fastrnn.checks import as_array, boolean
+from fastrnn.convert.gates import GATES, PEEPHOLES, flipped
+from fastrnn.convert.stack import Arrays, assembled
+from fastrnn.layers.recurrent import Recurrent
+from fastrnn.run import family, gru_cell, rnn_cell
+
+#: what a gate's name may be -> the letter of the gate
+LETTERS = {
+    "lstm": {"i": "i", "f": "f", "g": "g", "c": "g", "o": "o"},
+    "gru": {"r": "r", "z": "z", "n": "n", "h": "n", "": "n"},
+    "rnn": {"": "h"},
+}
+
+NAME = re.compile("(W|U|b_rec|b|p)(?:_?([ifgcorznh]))?")
+
+
+def from_gates(
+    *,
+    reset_after: bool | None = None,
+    update: str | None = None,
+    activation: str | None = None,
+    transposed: bool | None = None,
+    batch_first: bool = False,
+    **gates: Any,
+) -> Recurrent:
+    """A layer from an array for each gate: the names say which cell it is.
+
+    Parameters
+    ----------
+    Wi, Wf, Wc, Wo, Ui, ..., bi, ... : arrays
+        An LSTM: input weights W (H, I), recurrent weights U (H, H) and, if there are any, biases b (H,) of the input,
+        forget, candidate and output gate. The candidate is c or g. ``pi``, ``pf``, ``po`` (H,) are peepholes.
+    Wr, Wz, Wh, Ur, ..., br, ... : arrays
+        A GRU: reset gate, update gate, and the candidate, which is h, n, or no letter at all (``W``, ``U``, ``b``).
+    W, U, b : arrays
+        A vanilla RNN.
+    b_rec_i, ... : (H,) arrays
+        A second bias, of the recurrent side. Names are also read with an underscore before the letter: ``W_i``.
+    reset_after : bool
+        For a GRU, where there is no default: whether the reset gate acts after the recurrent product.
+    update : {"keep", "write"}, optional
+        For a GRU, what its z says: h' = z h + (1-z) n keeps, and is what fastrnn and PyTorch have and the default;
+        h' = (1-z) h + z n writes, and is turned into the other by negating that gate's weights.
+    activation : {"tanh", "relu", "sigmoid", "identity"}, optional
+        For a vanilla RNN; "tanh" when absent.
+    transposed : bool, optional
+        True if W is (I, H) and U as well is used as ``h @ U``. When absent the shape of W says; where I = H it cannot.
+    batch_first : bool
+        Of the layer.
+
+    Returns
+    -------
+    RNN, GRU or LSTM
+
+    Raises
+    ------
+    TypeError
+        For what is not an array of float32 or of float64.
+    ValueError
+        For a name that belongs to no cell, a gate that is missing, or a shape that does not fit; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> Wz, Wr, W = np.random.default_rng(0).standard_normal((3, 4, 2))
+    >>> Uz, Ur, U = np.random.default_rng(1).standard_normal((3, 4, 4))
+    >>> fastrnn.from_gates(Wz=Wz, Wr=Wr, W=W, Uz=Uz, Ur=Ur, U=U, reset_after=False, update="write")
+    GRU(2, 4, bias=False, dtype=float64) [gru_before]
+    """
+    boolean("batch_first", batch_first)
+    given = {name: NAME.fullmatch(name) for name in gates}
+    unknown = [name for name, match in given.items() if match is None]
+    if unknown or not gates:
+        raise ValueError(f"gates: expected names like Wi, U_f, bo, got {', '.join(unknown) or 'none'}")
+    matches = {name: (match[1], match[2] or "") for name, match in given.items() if match}
+    cell = cell_of_gates({letter for _, letter in matches.values()}, reset_after, update, activation)
+    kind = family(cell)
+    found: dict[str, Arrays] = {}
+    for name, (key, letter) in matches.items():
+        gate = LETTERS[kind][letter]
+        if gate in found.setdefault(key, {}):
+            raise ValueError(f"{name}: gate {gate} has been given under another name already")
+        found[key][gate] = as_array(name, gates[name])
+    for key, own in found.items():
+        expected = PEEPHOLES["fastrnn"] if key == "p" else GATES["fastrnn"][kind]
+        if missing := set(expected) ^ own.keys():
+            raise ValueError(f"{key}: expected one for each gate of {', '.join(expected)}; see {', '.join(missing)}")
+    if not {"W", "U"} <= found.keys() or ("b_rec" in found and "b" not in found):
+        raise ValueError(f"gates: expected W and U, and b where there is b_rec, got {', '.join(found)}")
+    turned = orientation(found["W"], found["U"], transposed)
+    order = GATES["fastrnn"][kind]
+    parts = {key: stacked_gates(key, own, order, turned) for key, own in found.items()}
+    if update == "write":
+        parts = {key: flipped(a) for key, a in parts.items()}
+    return assembled("gates", cell, [parts], False, batch_first=batch_first)
+
+
+def cell_of_gates(letters: set[str], reset_after: Any, update: Any, activation: Any) -> str:
+    kind = next((k for k in ("rnn", "gru", "lstm") if letters <= LETTERS[k].keys()), None)
+    if kind is None:
+        raise ValueError(f"gates: {', '.join(sorted(letters))} belong to no one cell; expected i f c o, r z h, or none")
+    for name, value, owner in (("reset_after", reset_after, "gru"), ("update", update, "gru")):
+        if value is not None and kind != owner:
+            raise ValueError(f"{name}: only a GRU has it, and these are the gates of an {kind.upper()}; got {value!r}")
+    if activation is not None and kind != "rnn":
+        raise ValueError(f"activation: only a vanilla RNN has it, and these are the gates of a {kind.upper()}")
+    if update not in (None, "keep", "write"):
+        raise ValueError(f'update: expected "keep" or "write", got {update!r}')
+    if kind == "gru":
+        if reset_after is None:
+            raise ValueError("reset_after: expected True or False for a GRU, which has no default, got None")
+        return gru_cell(reset_after)
+    return "lstm" if kind == "lstm" else rnn_cell("tanh" if activation is None else activation)
+
+
+def orientation(W: Arrays, U: Arrays, transposed: Any) -> bool:
+    """Whether W is (I, H), and U so that its rows are what it reads."""
+    if transposed is not None:
+        boolean("transposed", transposed)
+        return bool(transposed)
+    shape, H = next(iter(W.values())).shape, next(iter(U.values())).shape[-1:]
+    if shape == H * 2:
+        raise ValueError(f"transposed: W of shape {shape} may be either; expected True (x @ W) or False (W @ x)")
+    return bool(shape[-1:] == H)
+
+
+def stacked_gates(key: str, own: Arrays, order: str, transposed: bool) -> Array:
+    """One array of all gates in our order."""
+    arrays = [own[letter] for letter in (PEEPHOLES["fastrnn"] if key == "p" else order)]
+    if key not in ("W", "U"):  # by hand a bias may be a column, or a row
+        arrays = [a.reshape(-1) if max(a.shape, default=0) == a.size else a for a in arrays]
+    elif transposed:
+        arrays = [a.T for a in arrays]
+    if len({(a.shape, a.dtype) for a in arrays}) > 1:
+        raise ValueError(
+            f"{key}: expected one shape and dtype for all gates, got {[(a.shape, a.dtype) for a in arrays]}"
+        )
+    if arrays[0].ndim != (2 if key in ("W", "U") else 1):
+        raise ValueError(f"{key}: expected shape {'(H, I)' if key == 'W' else '(H, ...)'}, got {arrays[0].shape}")
+    stacked: Array = np.concatenate(arrays)
+    return stacked

@@ -1,0 +1,241 @@
+"""A layer, or a whole model, in one safetensors file: tensors under PyTorch's names, the rest as JSON beside them.
+
+Nothing in such a file is ever executed, and no array is made that the file does not hold. `Sequential.load_weights`
+reads the file of a model as well.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from fastrnn.cells import CELLS
+from fastrnn.checks import positive
+from fastrnn.convert.gates import GATES
+from fastrnn.convert.stack import Arrays, built, cell_of, expect_names
+from fastrnn.layers import GRU, LSTM, RNN, Activation, Dense, Dropout, Embedding, Layer
+from fastrnn.layers.recurrent import Recurrent
+from fastrnn.run import family
+from fastrnn.training import Sequential, checkpoint
+
+Spec = dict[str, Any]
+
+#: what a recurrent layer's file says of it beside its cell
+RECURRENT = (
+    "input_size",
+    "hidden_size",
+    "num_layers",
+    "bias",
+    "batch_first",
+    "dropout",
+    "bidirectional",
+    "merge",
+    "return_sequences",
+    "weights",
+    "dtype",
+)
+
+
+class Kind(NamedTuple):
+    """How one class of layers is written down, and made again."""
+
+    describe: Callable[[Any], Spec]
+    build: Callable[[str, Spec, Arrays], Layer]
+
+
+def save(path: str | os.PathLike[str], layer: Layer) -> None:
+    """Write a layer or a `Sequential`, weights and options, to a safetensors file, all or nothing.
+
+    The metadata hold the format's version, fastrnn's, and each layer's class, cell, order of gates and options, as
+    JSON. What `Sequential.compile` was given is not among them.
+
+    Parameters
+    ----------
+    path : path
+    layer : Layer
+        One of fastrnn's own.
+
+    Raises
+    ------
+    TypeError
+        For a layer of another class.
+    ImportError
+        If safetensors is not installed.
+
+    Examples
+    --------
+    >>> import os, tempfile, fastrnn
+    >>> path = os.path.join(tempfile.mkdtemp(), "gru.safetensors")
+    >>> fastrnn.save(path, fastrnn.GRU(3, 4, reset_after=True, batch_first=True))
+    >>> fastrnn.load(path)
+    GRU(3, 4, batch_first=True, dtype=float32) [gru_after]
+    """
+    from fastrnn import __version__
+
+    spec = described(layer)
+    layers = checkpoint.kinds(layer) if isinstance(layer, Sequential) else spec["class"]
+    checkpoint.write(path, layer.parameters(), {"layers": layers, "fastrnn": __version__, "model": spec})
+
+
+def load(path: str | os.PathLike[str]) -> Layer:
+    """The layer, or the `Sequential`, that `save` wrote, to the last bit.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    Layer
+        Of the class that was saved.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        For a file that `save` did not write, of a later version, or one in which something is missing, unexpected or
+        wrong; the message names it.
+    ImportError
+        If safetensors is not installed.
+
+    Examples
+    --------
+    >>> import os, tempfile, numpy as np, fastrnn
+    >>> path, layer = os.path.join(tempfile.mkdtemp(), "lstm.safetensors"), fastrnn.LSTM(3, 4, peephole=True)
+    >>> fastrnn.save(path, layer)
+    >>> x = np.ones((5, 2, 3), np.float32)
+    >>> np.array_equal(fastrnn.load(path)(x)[0], layer(x)[0])
+    True
+    """
+    whose = f"path: {os.fspath(path)}"
+    tensors, metadata = checkpoint.read("path", path)
+    if "model" not in metadata:
+        raise ValueError(f"{whose} holds weights alone; expected a file of fastrnn.save (see Sequential.load_weights)")
+    try:
+        layer = restored(whose, metadata["model"], tensors)
+    except RecursionError as error:
+        raise ValueError(f"{whose}: layers within layers within layers ({error})") from error
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"{whose}: {error}") from error
+    expect_names(whose, tensors, layer.parameters())
+    return layer
+
+
+def described(layer: Layer) -> Spec:
+    """What makes this layer again, but for its parameters."""
+    if type(layer).__name__ not in KINDS or type(layer) is not CLASSES[type(layer).__name__]:
+        raise TypeError(f"layer: expected one of fastrnn's {', '.join(KINDS)}, got {type(layer).__name__}")
+    return {"class": type(layer).__name__} | KINDS[type(layer).__name__].describe(layer)
+
+
+def restored(whose: str, spec: Any, tensors: Arrays) -> Layer:
+    if not isinstance(spec, dict) or not isinstance(spec.get("class"), str) or spec["class"] not in KINDS:
+        found = spec.get("class") if isinstance(spec, dict) else spec
+        raise ValueError(f"{whose}: expected a class among {', '.join(KINDS)}, got {found!r:.80}")
+    name = spec["class"]
+    whose = f"{whose}: {name}"
+    if not isinstance(spec.get("dtype", ""), str):
+        raise ValueError(f"{whose}: dtype: expected a string, got {spec['dtype']!r:.80}")
+    return KINDS[name].build(whose, {key: value for key, value in spec.items() if key != "class"}, tensors)
+
+
+def describe_recurrent(layer: Recurrent) -> Spec:
+    cell = cell_of(layer)
+    options = {key: getattr(layer, key) for key in RECURRENT}
+    return {"cell": cell, "gates": GATES["fastrnn"][family(cell)]} | options | {"dtype": str(layer.dtype)}
+
+
+def build_recurrent(name: str) -> Callable[[str, Spec, Arrays], Layer]:
+    def build(whose: str, spec: Spec, tensors: Arrays) -> Layer:
+        expect_names(whose, spec, ("cell", "gates", *RECURRENT))
+        cell, gates = spec.pop("cell"), spec.pop("gates")
+        if not isinstance(cell, str) or cell not in CELLS or family(cell) != name.lower():
+            raise ValueError(f"{whose}: cell: expected one of {name}, got {cell!r:.80}")
+        if gates != GATES["fastrnn"][name.lower()]:
+            raise ValueError(f"{whose}: gates: expected {GATES['fastrnn'][name.lower()]!r}, got {gates!r:.80}")
+        sizes = {key: positive(key, spec.pop(key)) for key in ("input_size", "hidden_size", "num_layers")}
+        return built(whose, cell, tensors, **sizes, **spec)
+
+    return build
+
+
+def build_dense(whose: str, spec: Spec, tensors: Arrays) -> Layer:
+    expect_names(whose, spec, ("input_size", "output_size", "activation", "bias", "dtype"))
+    bias = spec["bias"]
+    if not isinstance(bias, bool):
+        raise ValueError(f"{whose}: bias: expected True or False, got {bias!r:.80}")
+    expect_names(whose, tensors, ("weight", "bias") if bias else ("weight",))
+    shape = positive("output_size", spec.pop("output_size")), positive("input_size", spec.pop("input_size"))
+    expect_table(whose, tensors, shape)
+    return loaded(Dense(shape[1], shape[0], **spec), tensors)
+
+
+def build_embedding(whose: str, spec: Spec, tensors: Arrays) -> Layer:
+    expect_names(whose, spec, ("num_embeddings", "embedding_dim", "padding_idx", "dtype"))
+    expect_names(whose, tensors, ("weight",))
+    shape = positive("num_embeddings", spec["num_embeddings"]), positive("embedding_dim", spec["embedding_dim"])
+    expect_table(whose, tensors, shape)
+    return loaded(Embedding(**spec), tensors)
+
+
+def expect_table(whose: str, tensors: Arrays, shape: tuple[int, int]) -> None:
+    if tensors["weight"].shape != shape:
+        raise ValueError(f"{whose}: weight: expected shape {shape}, got {tensors['weight'].shape}")
+
+
+def loaded(layer: Layer, tensors: Arrays) -> Layer:
+    layer.load_state_dict(tensors)
+    return layer
+
+
+def build_plain(kind: type[Layer], option: str) -> Callable[[str, Spec, Arrays], Layer]:
+    def build(whose: str, spec: Spec, tensors: Arrays) -> Layer:
+        expect_names(whose, spec, (option,))
+        expect_names(whose, tensors, ())
+        return kind(**spec)
+
+    return build
+
+
+def build_sequential(whose: str, spec: Spec, tensors: Arrays) -> Layer:
+    expect_names(whose, spec, ("layers",))
+    if not isinstance(spec["layers"], list):
+        raise ValueError(f"{whose}: layers: expected a list, got {spec['layers']!r:.80}")
+    return Sequential([restored(f"{whose}: {i}", one, under(f"{i}.", tensors)) for i, one in enumerate(spec["layers"])])
+
+
+def under(prefix: str, tensors: Mapping[str, Any]) -> Arrays:
+    return checkpoint.under(prefix, dict(tensors))
+
+
+KINDS: dict[str, Kind] = {
+    **{name: Kind(describe_recurrent, build_recurrent(name)) for name in ("RNN", "GRU", "LSTM")},
+    "Dense": Kind(
+        lambda d: {
+            "input_size": d.input_size,
+            "output_size": d.output_size,
+            "activation": d.activation,
+            "bias": d.bias is not None,
+            "dtype": str(d.dtype),
+        },
+        build_dense,
+    ),
+    "Embedding": Kind(
+        lambda e: {
+            "num_embeddings": e.num_embeddings,
+            "embedding_dim": e.embedding_dim,
+            "padding_idx": e.padding_idx,
+            "dtype": str(e.dtype),
+        },
+        build_embedding,
+    ),
+    "Dropout": Kind(lambda d: {"rate": d.rate}, build_plain(Dropout, "rate")),
+    "Activation": Kind(lambda a: {"activation": a.activation}, build_plain(Activation, "activation")),
+    "Sequential": Kind(lambda s: {"layers": [described(layer) for layer in s.layers]}, build_sequential),
+}
+
+CLASSES: dict[str, type[Layer]] = {
+    kind.__name__: kind for kind in (RNN, GRU, LSTM, Dense, Embedding, Dropout, Activation, Sequential)
+}

@@ -1,0 +1,226 @@
+"""What a graph of ONNX says of its recurrent nodes: weights, attributes, and how they stand on one another."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastrnn.cells import CELLS, Array
+from fastrnn.convert.gates import reordered, reordered_peepholes
+from fastrnn.convert.stack import Arrays, Parts
+from fastrnn.run import family
+
+FAMILIES = {"RNN": "rnn", "GRU": "gru", "LSTM": "lstm"}
+
+#: the gates' and the candidate's functions, when the node does not say
+ACTIVATIONS = {"RNN": ["tanh"], "GRU": ["sigmoid", "tanh"], "LSTM": ["sigmoid", "tanh", "tanh"]}
+
+#: what an RNN's function is called in ONNX, with the numbers that go with it
+FUNCTIONS: dict[str, tuple[str, list[float], list[float]]] = {
+    "tanh": ("Tanh", [], []),
+    "relu": ("Relu", [], []),
+    "sigmoid": ("Sigmoid", [], []),
+    "identity": ("Affine", [1.0], [0.0]),  # alpha a + beta
+}
+
+#: reduction of two directions -> our merge
+REDUCTIONS = {"ReduceSum": "sum", "ReduceMean": "average", "ReduceProd": "mul"}
+
+#: more nodes than ever join one layer to the next
+MANY = 8
+
+HINT = "fastrnn.onnx runs the model as it is"
+
+
+@dataclass
+class Link:
+    """What stands between a node and the recurrent one whose Y it reads."""
+
+    below: Any
+    merge: str | None  #: of two directions
+    rate: float  #: of dropout
+
+
+class Graph:
+    """A model's nodes and constants, those of its subgraphs included."""
+
+    def __init__(self, onnx: Any, model: Any) -> None:
+        self._onnx = onnx
+        self.opset = max([s.version for s in model.opset_import if s.domain in ("", "ai.onnx")], default=1)
+        self.constants: Arrays = {}
+        self.outputs: set[str] = set()
+        self.producers: dict[str, Any] = {}
+        self.consumers: dict[str, list[Any]] = defaultdict(list)
+        self.nodes: list[Any] = []
+        for graph in self._graphs(model.graph):
+            self.outputs |= {value.name for value in graph.output}
+            self.constants |= {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+            for node in graph.node:
+                self._add(node)
+
+    def _graphs(self, graph: Any) -> Iterator[Any]:
+        yield graph
+        for node in graph.node:
+            for attribute in node.attribute:
+                for inner in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
+                    yield from self._graphs(inner)
+
+    def _add(self, node: Any) -> None:
+        self.nodes.append(node)
+        for name in node.output:
+            self.producers[name] = node
+        for name in set(node.input):
+            self.consumers[name].append(node)
+        if node.op_type == "Constant" and (value := self.attributes(node).get("value")) is not None:
+            self.constants[node.output[0]] = self._onnx.numpy_helper.to_array(value)
+
+    def recurrent(self, node: Any) -> bool:
+        return node.op_type in FAMILIES and node.domain in ("", "ai.onnx")
+
+    def attributes(self, node: Any) -> dict[str, Any]:
+        return {a.name: self._onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+    def constant(self, node: Any, i: int) -> Array | None:
+        """The node's i-th input, if it has it and it is a constant."""
+        return self.constants.get(node.input[i]) if i < len(node.input) else None
+
+    def integers(self, node: Any, attribute: str) -> list[int] | None:
+        """What newer operators have as their second input, and older ones as an attribute."""
+        value = self.constant(node, 1)
+        found = self.attributes(node).get(attribute) if value is None else value.reshape(-1).tolist()
+        return None if found is None else [int(i) for i in found]
+
+    def link(self, node: Any) -> Link | None:
+        """To the recurrent node right below, if there is one."""
+        path, name, rate = list[Any](), node.input[0], 0.0
+        while (one := self.producers.get(name)) is not None and not self.recurrent(one) and len(path) <= MANY:
+            if one.op_type == "Dropout":
+                rate = self._rate(one)
+            path.append(one)
+            name = one.input[0] if one.input else ""
+        if one is None or name != one.output[0] or not self.recurrent(one):
+            return None
+        joining = [step for step in path[::-1] if step.op_type not in ("Dropout", "Identity")]
+        found = self._joined(joining, one)
+        return None if found is None else Link(one, found[0], rate)
+
+    def _rate(self, node: Any) -> float:
+        ratio = self.constant(node, 1)
+        return float(self.attributes(node).get("ratio", 0.5)) if ratio is None else float(ratio.reshape(()))
+
+    def _joined(self, path: list[Any], below: Any) -> tuple[str | None] | None:
+        """How these nodes make three axes of the four of the Y below: its merge, in a tuple, or None if they do not."""
+        axis = 2 if self.attributes(below).get("layout", 0) else 1  # of directions
+        kinds = [node.op_type for node in path]
+        if kinds == ["Squeeze"] and self.integers(path[0], "axes") in ([axis], [axis - 4]):
+            return (None,)
+        if kinds in (["Transpose", "Reshape"], ["Reshape"]):
+            turned = len(path) == 2 and self.attributes(path[0]).get("perm") == [0, 2, 1, 3]
+            return ("concat",) if turned == (axis == 1) and self._flattens(path[-1], below) else None
+        merge = self.reduction(path[0], axis) if len(path) == 1 else None
+        return (merge,) if merge else None
+
+    def _flattens(self, reshape: Any, below: Any) -> bool:
+        """Whether what is reshaped to (., ., D*H) are the outputs of D directions."""
+        R, shape = self.constant(below, 2), self.integers(reshape, "shape")
+        if R is None or R.ndim != 3 or shape is None or len(shape) != 3:
+            return False
+        return shape[2] == R.shape[0] * R.shape[2] or shape == [0, 0, -1]
+
+    def reduction(self, node: Any, axis: int) -> str | None:
+        """The merge that a reduction over this axis is."""
+        if node.op_type not in REDUCTIONS or self.attributes(node).get("keepdims", 1):
+            return None
+        return REDUCTIONS[node.op_type] if self.integers(node, "axes") == [axis] else None
+
+    def index(self, node: Any, axis: int) -> int | None:
+        """What the node picks of this axis, if that is what it does."""
+        which = self.constant(node, 1)
+        picks = node.op_type == "Gather" and self.attributes(node).get("axis", 0) == axis
+        return int(which) if picks and which is not None and which.ndim == 0 else None
+
+    def turned(self, node: Any) -> bool:
+        """Whether X is the transpose of something with the batch first."""
+        before = self.producers.get(node.input[0])
+        return before is not None and before.op_type == "Transpose" and self.attributes(before).get("perm") == [1, 0, 2]
+
+
+def title(node: Any) -> str:
+    return f"{node.op_type} node {node.name or ', '.join(node.output)!r}"
+
+
+def options_of(graph: Graph, node: Any) -> tuple[str, bool, int]:
+    """The node's cell, whether it has two directions, and its layout; what is not among that is refused."""
+    given = graph.attributes(node)
+    direction, layout = given.pop("direction", b"forward").decode(), given.pop("layout", 0)
+    if direction not in ("forward", "bidirectional"):
+        raise ValueError(
+            f"{title(node)}: direction: expected 'forward' or 'bidirectional', got {direction!r}; {HINT}, and "
+            "lstm_forward(..., reverse=True) and its like have one direction backwards"
+        )
+    names = [name.decode().lower() for name in given.pop("activations", [])]
+    numbers = [[float(a) for a in given.pop(f"activation_{which}", [])] for which in ("alpha", "beta")]
+    cell = {"LSTM": "lstm", "GRU": "gru_after" if given.pop("linear_before_reset", 0) else "gru_before"}.get(
+        node.op_type, ""
+    )
+    D = 1 + (direction == "bidirectional")
+    names = names or ACTIVATIONS[node.op_type] * D
+    if node.op_type == "RNN":
+        known = {
+            (function.lower(), *map(tuple, (alpha * D, beta * D))): f"rnn_{ours}"
+            for ours, (function, alpha, beta) in FUNCTIONS.items()
+        }
+        cell = known.get((names[0], *map(tuple, numbers)), "") if names == names[:1] * D else ""
+    elif names != ACTIVATIONS[node.op_type] * D or any(numbers):
+        cell = ""
+    if not cell:
+        raise ValueError(
+            f"{title(node)}: activations: {names} with alpha {numbers[0]} and beta {numbers[1]} have no counterpart in "
+            f"fastrnn's layers; {HINT}"
+        )
+    for name, value in given.items():
+        if name not in ("hidden_size", "output_sequence") and not (name == "input_forget" and value == 0):
+            raise ValueError(f"{title(node)}: {name}: {value!r} has no counterpart in fastrnn's layers; {HINT}")
+    return cell, D == 2, layout
+
+
+def parts_of_node(graph: Graph, node: Any, cell: str, D: int) -> Parts:
+    """W, U, b, b_rec, p of each direction."""
+    kind, G = family(cell), CELLS[cell].G
+    arrays: dict[str, Array] = {}
+    for i, name in enumerate(("W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"), start=1):
+        if i >= len(node.input) or not node.input[i]:
+            continue
+        value = graph.constant(node, i)
+        if name in ("W", "R", "B", "P"):
+            if value is None:
+                raise ValueError(f"{title(node)}: {name}: expected a constant, got the result {node.input[i]!r}")
+            arrays[name] = value
+        elif value is not None and (name == "sequence_lens" or value.any()):
+            raise ValueError(f"{title(node)}: {name}: a constant has no counterpart in a layer; give it in the call")
+    H = arrays["R"].shape[-1] if "R" in arrays and arrays["R"].ndim else 0
+    shapes = {"W": (D, G * H, None), "R": (D, G * H, H), "B": (D, 2 * G * H), "P": (D, 3 * H)}
+    for name, a in arrays.items():
+        wanted = tuple([a.shape[-1:] and a.shape[-1] if n is None else n for n in shapes[name]])
+        if a.shape != wanted:
+            raise ValueError(f"{title(node)}: {name}: expected shape {wanted}, got {a.shape}")
+    return [
+        {
+            "W": reordered(arrays["W"][d], kind, "onnx", "fastrnn"),
+            "U": reordered(arrays["R"][d], kind, "onnx", "fastrnn"),
+        }
+        | biases(arrays, d, kind)
+        | ({"p": reordered_peepholes(arrays["P"][d], "onnx", "fastrnn")} if "P" in arrays else {})
+        for d in range(D)
+    ]
+
+
+def biases(arrays: Arrays, d: int, kind: str) -> Arrays:
+    if "B" not in arrays:
+        return {}
+    halves = np.split(arrays["B"][d], 2)
+    return {key: reordered(a, kind, "onnx", "fastrnn") for key, a in zip(("b", "b_rec"), halves, strict=True)}

@@ -1,0 +1,189 @@
+"""PyTorch's recurrent modules and their state_dicts. The gates, names and shapes are ours already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fastrnn.cells import CELLS, Array
+from fastrnn.checks import as_array, boolean
+from fastrnn.convert.stack import Arrays, cell_of, recurrent, refuse, stacked
+from fastrnn.extras import needed
+from fastrnn.layers.recurrent import Recurrent
+from fastrnn.run import family
+
+#: what PyTorch calls a module's mode in lower case, or what a state_dict may be called, and the cell that it is
+NAMES = {name: name for name in CELLS if name != "lstm_peephole"} | {"gru": "gru_after"}
+
+
+def from_torch(
+    module_or_state_dict: Any, *, cell: str | None = None, prefix: str = "", batch_first: bool | None = None
+) -> Recurrent:
+    """A layer with the weights, and the options, of a PyTorch module.
+
+    Parameters
+    ----------
+    module_or_state_dict : torch.nn.RNN, LSTM, GRU, RNNCell, LSTMCell or GRUCell, or the state_dict of one
+        Also those of `fastrnn.torch`. A state_dict may hold tensors or arrays; sizes, layers, directions
+        and biases are read off it.
+    cell : {"lstm", "gru", "gru_before", "rnn_tanh", "rnn_relu", "rnn_sigmoid", "rnn_identity"}, optional
+        For a state_dict, which does not say; "gru" (or "gru_after") is PyTorch's, and an LSTM has peepholes if the
+        state_dict has.
+    prefix : str
+        Of the names of a larger model's state_dict that are meant: "encoder.lstm.", say.
+    batch_first : bool, optional
+        Instead of the module's own; False for a state_dict and for a cell.
+
+    Returns
+    -------
+    RNN, GRU or LSTM
+
+    Raises
+    ------
+    TypeError
+        For another kind of module, or weights that are neither float32 nor float64.
+    ValueError
+        For ``proj_size``, which has no counterpart, and for names and shapes that do not fit; the message names them.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> rng = np.random.default_rng(0)
+    >>> state = {"weight_ih_l0": rng.random((16, 3)), "weight_hh_l0": rng.random((16, 4))}
+    >>> fastrnn.from_torch(state, cell="lstm")  # or fastrnn.from_torch(torch.nn.LSTM(3, 4))
+    LSTM(3, 4, bias=False, dtype=float64) [lstm]
+    """
+    if batch_first is not None:
+        boolean("batch_first", batch_first)
+    if isinstance(module_or_state_dict, Mapping):
+        state = {
+            name.removeprefix(prefix): as_numpy(name, value)
+            for name, value in module_or_state_dict.items()
+            if isinstance(name, str) and name.startswith(prefix)
+        }
+        cell = state_dict_cell(cell)
+        options: dict[str, Any] = {"batch_first": bool(batch_first)}
+    else:
+        if cell is not None or prefix:
+            raise ValueError("cell, prefix: a module says itself what it is; expected them with a state_dict alone")
+        cell, state, options = read(module_or_state_dict)
+        if batch_first is not None:
+            options["batch_first"] = batch_first
+    if any(name.startswith("weight_hr") for name in state):
+        raise ValueError("proj_size: fastrnn has no projections; expected 0")
+    if "weight_ih" in state:  # of a cell, which has one layer and does not number it
+        state = {f"{name}_l0": value for name, value in state.items()}
+    return stacked("state_dict", cell, state, **options)
+
+
+def state_dict_cell(cell: str | None) -> str:
+    if cell not in NAMES:
+        names = ", ".join(map(repr, NAMES))
+        raise ValueError(f"cell: a state_dict does not say what it belongs to; expected one of {names}, got {cell!r}")
+    return NAMES[cell]
+
+
+def read(module: Any) -> tuple[str, Arrays, dict[str, Any]]:
+    """A module's cell, its parameters as they are now, however parametrized, and its options."""
+    nn = needed("torch", "torch").nn
+    if isinstance(module, nn.RNNBase):
+        if module.proj_size:
+            raise ValueError(f"proj_size: fastrnn has no projections; expected 0, got {module.proj_size}")
+        if module.mode.lower() not in NAMES:
+            raise TypeError(f"module: expected torch.nn.RNN, GRU or LSTM, got {type(module).__name__}")
+        ways = ("", "_reverse") if module.bidirectional else ("",)
+        ends = [f"_l{layer}{way}" for layer in range(module.num_layers) for way in ways]
+        dropout = module.dropout if module.num_layers > 1 else 0.0  # PyTorch has it between layers too
+        options = {"batch_first": module.batch_first, "dropout": dropout}
+        cell = NAMES[module.mode.lower()] if getattr(module, "reset_after", True) else "gru_before"
+    elif isinstance(module, nn.RNNCell | nn.LSTMCell | nn.GRUCell):
+        cell = "lstm" if isinstance(module, nn.LSTMCell) else "gru_after"
+        if isinstance(module, nn.RNNCell):
+            cell = f"rnn_{module.nonlinearity}"
+        ends, options = [""], {}
+    else:
+        raise TypeError(
+            "module_or_state_dict: expected torch.nn.RNN, GRU, LSTM, one of their cells, or a state_dict, "
+            f"got {type(module).__name__}"
+        )
+    kinds = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if module.bias else ()))
+    names = [kind + end for end in ends for kind in kinds]
+    names += [f"peephole{end}" for end in ends if hasattr(module, f"peephole{end}")]  # fastrnn.torch's
+    return cell, {name: as_numpy(name, getattr(module, name)) for name in names}, options
+
+
+def as_numpy(name: str, value: Any) -> Array:
+    """A tensor's values, or an array's."""
+    if hasattr(value, "detach"):
+        if str(value.dtype) not in ("torch.float32", "torch.float64"):
+            raise TypeError(f"{name}: expected dtype float32 or float64, got {value.dtype}")
+        value = value.detach().cpu().numpy()
+    return as_array(name, value)
+
+
+def to_torch(layer: Any) -> Any:
+    """A PyTorch module with the weights and the options of a layer.
+
+    PyTorch has two biases or none, so the second of a layer with ``bias="input"`` is zeros.
+
+    Parameters
+    ----------
+    layer : RNN, GRU or LSTM
+
+    Returns
+    -------
+    torch.nn.RNN, GRU or LSTM
+
+    Raises
+    ------
+    TypeError
+        For another layer.
+    ValueError
+        For what PyTorch does not have: peepholes, ``reset_after=False``, activations other than tanh and relu, a
+        ``merge`` other than "concat", ``return_sequences=False``, bfloat16 weights. The message names it.
+    ImportError
+        If PyTorch is not installed.
+
+    Examples
+    --------
+    >>> import fastrnn
+    >>> module = fastrnn.to_torch(fastrnn.LSTM(3, 4))  # doctest: +SKIP
+    """
+    layer = recurrent(layer, "PyTorch")
+    cell = cell_of(layer)
+    name, extra = family(cell).upper(), {}
+    refuse(layer, "PyTorch", "return_sequences", layer.return_sequences, True)
+    if layer.bidirectional:
+        refuse(layer, "PyTorch", "merge", layer.merge, "concat")
+    if name == "LSTM":
+        refuse(layer, "PyTorch", "peephole", layer._cell.peepholes, False)
+    elif name == "GRU":
+        refuse(layer, "PyTorch", "reset_after", cell == "gru_after", True)
+    else:
+        refuse(layer, "PyTorch", "activation", cell.removeprefix("rnn_"), "tanh", "relu")
+        extra = {"nonlinearity": cell.removeprefix("rnn_")}
+    torch = needed("torch", "torch")
+    module = getattr(torch.nn, name)(
+        layer.input_size,
+        layer.hidden_size,
+        layer.num_layers,
+        bias=bool(layer.bias),
+        batch_first=layer.batch_first,
+        dropout=layer.dropout,
+        bidirectional=layer.bidirectional,
+        dtype=getattr(torch, str(layer.dtype)),
+        device="meta",  # draws no random numbers that would be thrown away
+        **extra,
+    ).to_empty(device="cpu")
+    module.load_state_dict({name: torch.from_numpy(value) for name, value in torch_state(layer).items()})
+    return module
+
+
+def torch_state(layer: Recurrent) -> Arrays:
+    """The layer's parameters, with PyTorch's second biases."""
+    state = layer.state_dict()
+    if layer.bias == "input":
+        state |= {n.replace("_ih_", "_hh_"): np.zeros_like(b) for n, b in state.items() if n.startswith("bias_ih")}
+    return state

@@ -1,0 +1,251 @@
+"""One RNN, GRU or LSTM node: what it says, what of it the kernels run, and its run."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastrnn import backends
+from fastrnn.backends import numpy as by_numpy
+from fastrnn.call import Backend, Call, Forward
+from fastrnn.cells import Array, Arrays
+from fastrnn.checks import checked_lengths, checked_threads, expect_dtype, expect_shape, floating_array, floats, rows
+from fastrnn.extras import needed
+from fastrnn.onnx import steps
+
+#: Where our gates (r z n; i f g o) and peepholes (i f o) lie among ONNX's (z r h; i o f c; i o f).
+GATES = {"RNN": (0,), "GRU": (1, 0, 2), "LSTM": (0, 2, 3, 1)}
+PEEPHOLES = (0, 2, 1)
+
+#: Whether each direction runs in reverse.
+DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
+
+#: Activations of one direction, as they are by default.
+DEFAULTS = {"RNN": ("Tanh",), "GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid", "Tanh", "Tanh")}
+
+#: The kernels' cells of an RNN, by what activates it.
+RNNS = {
+    steps.Chosen("tanh"): "rnn_tanh",
+    steps.Chosen("relu"): "rnn_relu",
+    steps.Chosen("sigmoid"): "rnn_sigmoid",
+    steps.Chosen("affine", (1.0, 0.0)): "rnn_identity",
+}
+
+INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+WEIGHTS = ("W", "R", "B", "P")
+DATA = ("X", "sequence_lens", "initial_h", "initial_c")
+
+COMMON = {"activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size", "layout"}
+ATTRIBUTES = {"RNN": COMMON, "GRU": COMMON | {"linear_before_reset"}, "LSTM": COMMON | {"input_forget"}}
+
+
+class Way(NamedTuple):
+    """One direction of a node."""
+
+    reverse: bool
+    cell: str  #: of the registry, but for peepholes, which come with the weights
+    step: steps.Step | None  #: what runs in its place; None is the kernels
+    why: str  #: there is a step, or ""
+
+
+class Recurrent:
+    """A node that was read: `onnx.NodeProto` with op_type RNN, GRU or LSTM.
+
+    Raises ValueError for attributes that the operator does not have, or values that they cannot have.
+    """
+
+    def __init__(self, node: Any) -> None:
+        helper = needed("onnx.helper", "onnx")
+        self.op = str(node.op_type)
+        if self.op not in GATES or node.domain not in ("", "ai.onnx"):
+            raise ValueError(f"node: expected one of {', '.join(GATES)}, got {node.domain or 'ai.onnx'}.{self.op}")
+        names = [name for name in INPUTS if self.op == "LSTM" or name not in ("initial_c", "P")]
+        #: names of values in the graph: of the inputs by their names in the operator, of the outputs in order, or ""
+        self.inputs = {name: str(value) for name, value in zip(names, node.input, strict=False) if value}
+        self.outputs = tuple(node.output)
+        given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if unknown := given.keys() - ATTRIBUTES[self.op]:
+            raise ValueError(f"{min(unknown)}: {self.op} has no such attribute here (ONNX 7 and later)")
+        direction = given.get("direction", b"forward").decode()
+        if direction not in DIRECTIONS:
+            raise ValueError(f"direction: expected one of {', '.join(DIRECTIONS)}, got {direction!r}")
+        self.batch_first = self._switch(given, "layout")
+        self._linear_before_reset = self._switch(given, "linear_before_reset")
+        self._input_forget = self._switch(given, "input_forget")
+        self._clip: float | None = given.get("clip")
+        if self._clip is not None and not self._clip > 0:
+            raise ValueError(f"clip: expected a positive number, got {self._clip}")
+        self.hidden_size: int | None = given.get("hidden_size")
+        self.ways = self._ways(DIRECTIONS[direction], given)
+
+    @property
+    def runs_in_kernels(self) -> bool:
+        return all(way.step is None for way in self.ways)
+
+    @property
+    def why(self) -> str:
+        """Of what the kernels do not run: which options are the reason."""
+        return next((way.why for way in self.ways if way.why), "")
+
+    def run(
+        self, X: Any, lengths: Any, h: Any, c: Any, *, weights: Weights, threads: int | None = None
+    ) -> tuple[Array, ...]:
+        """Y, Y_h and for an LSTM Y_c, in the node's layout."""
+        x = expect_dtype("X", floating_array("X", X), weights.dtype, "that of W")
+        D, H, I = len(self.ways), weights.H, weights.I
+        if x.ndim != 3 or x.shape[2] != I:
+            layout = "(B, T, I)" if self.batch_first else "(T, B, I)"
+            raise ValueError(f"X: expected shape {layout} with I = {I}, got {x.shape}")
+        x = rows(x.swapaxes(0, 1) if self.batch_first else x)
+        T, B, _ = x.shape
+        init = [self._state(name, s, (D, B, H), x.dtype) for name, s in (("initial_h", h), ("initial_c", c))]
+        y, by_direction = self._output(T, D, B, H, x.dtype)
+        states = init[: 2 if self.op == "LSTM" else 1]
+        steps_of = checked_lengths(lengths, T, B, False, "sequence_lens")
+        threads = checked_threads(backends.get_num_threads() if threads is None else threads)
+        calls = [
+            call._replace(
+                x=x,
+                init=tuple([None if s is None else s[d] for s in states]),
+                lengths=steps_of,
+                threads=threads,
+                y=by_direction[d],
+            )
+            for d, call in enumerate(weights.calls)
+        ]
+        final = [np.stack(s) for s in zip(*self._forward(calls, weights), strict=True)]
+        return y, *(s.swapaxes(0, 1) if self.batch_first else s for s in final)
+
+    def _forward(self, calls: list[Call], weights: Weights) -> list[Arrays]:
+        """The final states of every direction; two that run in the kernels run side by side."""
+        backend = backends.current()
+        in_kernels = [d for d, way in enumerate(self.ways) if way.step is None]
+        packed = weights.packed(backend) if in_kernels else []
+        results: dict[int, Forward] = {}
+        if in_kernels:
+            done = backend.forward([calls[d]._replace(packed=packed[d]) for d in in_kernels])
+            results |= dict(zip(in_kernels, done, strict=True))
+        for d, way in enumerate(self.ways):
+            if way.step is not None:
+                results[d] = by_numpy.scan(calls[d], way.step)
+        return [results[d].final for d in range(len(self.ways))]
+
+    def _output(self, T: int, D: int, B: int, H: int, dtype: Any) -> tuple[Array, list[Array]]:
+        """Y, and the (T, B, H) of it that each direction writes."""
+        if self.batch_first:
+            y = np.empty((B, T, D, H), dtype)
+            return y, [y[:, :, d].swapaxes(0, 1) for d in range(D)]
+        y = np.empty((T, D, B, H), dtype)
+        return y, [y[:, d] for d in range(D)]
+
+    def _state(self, name: str, s: Any, shape: tuple[int, int, int], dtype: Any) -> Array | None:
+        """(D, B, H)"""
+        if s is None:
+            return None
+        D, B, H = shape
+        if self.batch_first:
+            return np.ascontiguousarray(floats(name, s, "(B, D, H)", (B, D, H), dtype, "that of X").swapaxes(0, 1))
+        return floats(name, s, "(D, B, H)", shape, dtype, "that of X")
+
+    @staticmethod
+    def _switch(given: dict[str, Any], name: str) -> bool:
+        if given.get(name, 0) not in (0, 1):
+            raise ValueError(f"{name}: expected 0 or 1, got {given[name]}")
+        return bool(given.get(name, 0))
+
+    def _ways(self, directions: tuple[bool, ...], given: dict[str, Any]) -> list[Way]:
+        each = len(DEFAULTS[self.op])
+        names = [name.decode() for name in given.get("activations", [])]
+        names = names or [*DEFAULTS[self.op] * len(directions)]
+        if self.op == "RNN" and len(directions) == 1:
+            names = names[:1]  # ONNX's own default is a pair
+        if len(names) != each * len(directions):
+            raise ValueError(f"activations: expected {each * len(directions)} names, got {len(names)}: {names}")
+        chosen = steps.chosen(names, given.get("activation_alpha", []), given.get("activation_beta", []))
+        return [self._way(reverse, chosen[d * each : (d + 1) * each]) for d, reverse in enumerate(directions)]
+
+    def _way(self, reverse: bool, chosen: list[steps.Chosen]) -> Way:
+        default = [steps.Chosen(name.lower()) for name in DEFAULTS[self.op]]
+        odd = chosen[0] not in RNNS if self.op == "RNN" else chosen != default
+        why = [f"activations {', '.join(a.name for a in chosen)}"] if odd else []
+        why += [] if self._clip is None else ["clip"]
+        why += ["input_forget"] if self._input_forget else []
+        cell = {"RNN": "rnn_tanh", "GRU": "gru_after" if self._linear_before_reset else "gru_before", "LSTM": "lstm"}
+        if not why:
+            return Way(reverse, RNNS[chosen[0]] if self.op == "RNN" else cell[self.op], None, "")
+        gates = [steps.clipped(a.function, self._clip) for a in chosen[:2]]
+        if self.op == "RNN":
+            step = steps.rnn(*gates)
+        elif self.op == "GRU":
+            step = steps.gru(*gates, linear_before_reset=self._linear_before_reset)
+        else:
+            step = steps.lstm(gates[0], gates[1], chosen[2].function, input_forget=self._input_forget)
+        return Way(reverse, cell[self.op], step, " and ".join(why))
+
+
+class Weights:
+    """A node's parameters in our order of gates, for each direction.
+
+    With `keep` they are there to be used many times: they are packed for the kernels at the first.
+    """
+
+    def __init__(self, node: Recurrent, W: Any, R: Any, B: Any, P: Any, *, keep: bool = False) -> None:
+        order, D = GATES[node.op], len(node.ways)
+        G = len(order)
+        GH = "H" if G == 1 else f"{G}*H"
+        W, R = floating_array("W", W), floating_array("R", R)
+        H = R.shape[-1] if R.ndim == 3 else 0
+        if H < 1 or node.hidden_size not in (None, H):
+            wanted = f"hidden_size = {node.hidden_size}" if node.hidden_size else "H >= 1"
+            raise ValueError(f"R: expected shape (D, {GH}, H) with {wanted}, got {R.shape}")
+        self.dtype, self.H, self.I = W.dtype, H, W.shape[-1]
+        expect_shape("R", expect_dtype("R", R, W.dtype, "that of W"), f"(D, {GH}, H)", (D, G * H, H))
+        expect_shape("W", W, f"(D, {GH}, I)", (D, G * H, self.I))
+        if B is not None:
+            B = floats("B", B, f"(D, {2 * G}*H)", (D, 2 * G * H), W.dtype, "that of W")
+        if P is not None:
+            P = floats("P", P, "(D, 3*H)", (D, 3 * H), W.dtype, "that of W")
+        self.calls = []
+        for d, way in enumerate(node.ways):
+            b, b_rec = (None, None) if B is None else (reordered(half, order) for half in np.split(B[d], 2))
+            p = None if P is None else reordered(P[d], PEEPHOLES)
+            cell = "lstm_peephole" if p is not None else way.cell
+            x, init = np.empty((0, 1, self.I), W.dtype), (None,) * (2 if node.op == "LSTM" else 1)
+            self.calls.append(
+                Call(
+                    cell=cell,
+                    x=x,
+                    W=reordered(W[d], order),
+                    U=reordered(R[d], order),
+                    b=b,
+                    b_rec=b_rec,
+                    p=p,
+                    init=init,
+                    lengths=None,
+                    resets=None,
+                    reverse=way.reverse,
+                    batch_first=False,
+                    training=False,
+                    checkpoint=None,
+                    return_cells=False,
+                    threads=1,
+                )
+            )
+        self._keep = keep
+        self._packed: dict[tuple[str, str], list[Any]] = {}
+
+    def packed(self, backend: Backend) -> list[Any]:
+        """For each direction, for the backend in use."""
+        if not self._keep:
+            return [None] * len(self.calls)
+        key = (backend.name, backend.layout())
+        if key not in self._packed:
+            self._packed[key] = [backend.pack(call) for call in self.calls]
+        return self._packed[key]
+
+
+def reordered(a: Array, order: tuple[int, ...]) -> Array:
+    """With its gates, stacked along the first axis, in another order; contiguous, and not the caller's memory."""
+    parts = np.split(a, len(order))
+    return np.concatenate([parts[k] for k in order])

@@ -1,0 +1,15 @@
+"""`torch.nn`'s LSTM, GRU and RNN on fastrnn's kernels; ``pip install 'fastrnn[torch]'``. Dimensionless, float32 or 64.
+
+``fastrnn.torch.LSTM`` stands where ``torch.nn.LSTM`` stood, and `replace` puts it there in a model that exists.
+"""
+
+from __future__ import annotations
+
+from fastrnn.extras import needed
+
+needed("torch", "torch")
+
+from fastrnn.torch.modules import GRU, LSTM, RNN  # noqa: E402
+from fastrnn.torch.replacing import Report, replace  # noqa: E402
+
+__all__ = ["GRU", "LSTM", "RNN", "Report", "replace"]

@@ -1,0 +1,234 @@
+"""The recurrence as PyTorch sees it: two custom operators, and a shorter way to the same functions for plain tensors.
+
+`fastrnn::recurrence` returns y, the final states and, with `training`, everything that its backward needs beside its
+arguments, as tensors: what each layer but the first reads, the bytes that the kernels kept of each layer and direction,
+and which kernels those were. So autograd frees them, and checkpointing, hooks on saved tensors and the compiler treat
+them like any others. What the kernels keep depends on the lengths, and its size is known only when they ran.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from fastrnn import backends
+from fastrnn.cells import CELLS, Array
+from fastrnn.torch.stack import CleanStack, Kept, Setting, Stack
+
+#: The arguments in common; a Setting comes as its four fields.
+_GIVEN = "Tensor x, Tensor[] init, Tensor[] weights, Tensor? lengths, Tensor[] masks"
+_SETTING = "str cell, bool bias, bool bidirectional, bool batch_first"
+
+Tensors = list[Tensor]
+
+
+def array(tensor: Tensor) -> Array:
+    """A NumPy array on the memory of a tensor."""
+    found: Array = (tensor.detach() if tensor.requires_grad else tensor).numpy()
+    return found
+
+
+def arrays(tensors: Sequence[Tensor]) -> list[Array]:
+    return [array(tensor) for tensor in tensors]
+
+
+def threads() -> int:
+    """At most as many as either library is told to use: PyTorch's loaders tell their workers to use one."""
+    return min(backends.get_num_threads(), torch.get_num_threads())
+
+
+def plain() -> bool:
+    """Whether tensors are memory and nothing else: no compiler, tracer, function transform or mode looks on."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._get_tracing_state()
+        or forward_ad._current_level >= 0
+    )
+
+
+def run(
+    stack: Stack,
+    x: Tensor,
+    init: Sequence[Tensor],
+    lengths: Tensor | None,
+    masks: Sequence[Tensor],
+) -> tuple[Tensors, Tensors, tuple[int, int]]:
+    """y and each final state, with dropout; and what `back` needs."""
+    steps = None if lengths is None else array(lengths)
+    outputs, (inner, saved, key) = stack.train(array(x), arrays(init), steps, arrays(masks), threads())
+    return [torch.from_numpy(a) for a in outputs], [torch.from_numpy(a) for a in (*inner, *saved)], key
+
+
+def infer(stack: Stack, x: Tensor, init: Sequence[Tensor], lengths: Tensor | None) -> Tensors:
+    """y and each final state, by weights that the stack packs once."""
+    steps = None if lengths is None else array(lengths)
+    return [torch.from_numpy(a) for a in stack.infer(array(x), arrays(init), steps, threads())]
+
+
+def back(
+    stack: Stack,
+    x: Tensor,
+    init: Sequence[Tensor],
+    lengths: Tensor | None,
+    masks: Sequence[Tensor],
+    kept: Sequence[Tensor],
+    key: tuple[int, int],
+    grads: Sequence[Tensor | None],
+) -> Tensors:
+    """dx, that of each initial state, and that of each weight."""
+    flat, inner = [a.numpy() for a in kept], stack.num_layers - 1
+    dy, *dfinal = [None if d is None else array(d) for d in grads]
+    steps = None if lengths is None else array(lengths)
+    keep = Kept(flat[:inner], flat[inner:], key)
+    found = stack.back(array(x), arrays(init), steps, arrays(masks), keep, dy, dfinal, threads())
+    return [torch.from_numpy(grad) for grad in found]
+
+
+@torch.library.custom_op(
+    "fastrnn::recurrence",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"({_GIVEN}, bool training, {_SETTING}) -> Tensor[]",
+)
+def recurrence(
+    x: Tensor, init: Tensors, weights: Tensors, lengths: Tensor | None, masks: Tensors, training: bool, *setting: Any
+) -> Tensors:
+    stack = CleanStack(Setting(*setting), arrays(weights))
+    if not training and not masks:
+        return infer(stack, x, init, lengths)
+    outputs, kept, key = run(stack, x, init, lengths, masks)
+    return [*outputs, *kept, torch.tensor(key)] if training else outputs
+
+
+@torch.library.custom_op(
+    "fastrnn::recurrence_backward",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"({_GIVEN}, Tensor[] kept, Tensor dy, Tensor[] dfinal, {_SETTING}) -> Tensor[]",
+)
+def recurrence_backward(
+    x: Tensor, init: Tensors, weights: Tensors, lengths: Tensor | None, masks: Tensors, kept: Tensors, dy: Tensor,
+    dfinal: Tensors, *setting: Any,
+) -> Tensors:
+    stack = Stack(Setting(*setting), arrays(weights))
+    *rest, key = kept
+    return back(stack, x, init, lengths, masks, rest, tuple(key.tolist()), [dy, *dfinal])
+
+
+@recurrence.register_fake
+def _(
+    x: Tensor, init: Tensors, weights: Tensors, lengths: Tensor | None, masks: Tensors, training: bool, *setting: Any
+) -> Tensors:
+    found = Setting(*setting)
+    calls, H, D = len(weights) // len(found.keys), weights[1].shape[1], found.directions
+    T, B = (x.shape[1], x.shape[0]) if found.batch_first else (x.shape[0], x.shape[1])
+    y = x.new_empty((*x.shape[:2], D * H))
+    final = [x.new_empty((calls, B, H)) for _ in CELLS[found.cell].states]
+    if not training:
+        return [y, *final]
+    inner = [x.new_empty((T, B, D * H)) for _ in range(calls // D - 1)]
+    size = torch.library.get_ctx().new_dynamic_size
+    saved = [x.new_empty((size(),), dtype=torch.uint8) for _ in range(calls)]
+    return [y, *final, *inner, *saved, x.new_empty((2,), dtype=torch.int64)]
+
+
+@recurrence_backward.register_fake
+def _(
+    x: Tensor, init: Tensors, weights: Tensors, lengths: Tensor | None, masks: Tensors, kept: Tensors, dy: Tensor,
+    dfinal: Tensors, *setting: Any,
+) -> Tensors:
+    def time_major(a: Tensor) -> Tensor:
+        return a.new_empty((a.shape[1], a.shape[0], a.shape[2])).transpose(0, 1)
+
+    dx = time_major(x) if Setting(*setting).batch_first else x.new_empty(x.shape)
+    return [dx, *[a.new_empty(a.shape) for a in (*init, *weights)]]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+    x, init, weights, lengths, masks, training, *setting = inputs
+    states = len(CELLS[setting[0]].states)
+    ctx.sizes = len(init), len(weights), len(masks)
+    ctx.setting, ctx.training = Setting(*setting), training
+    ctx.save_for_backward(x, lengths, *init, *weights, *masks, *output[1 + states :])
+
+
+def _backward(ctx: Any, grads: Tensors) -> tuple[Any, ...]:
+    if not ctx.training:
+        raise RuntimeError("fastrnn::recurrence: it ran with training=False, which keeps nothing for a backward")
+    x, lengths, *rest = ctx.saved_tensors
+    i, w, m = ctx.sizes
+    init, weights, masks, kept = parts(rest, i, w, m)
+    dy, *dfinal = grads[: 1 + len(CELLS[ctx.setting.cell].states)]
+    dx, *found = recurrence_backward(x, init, weights, lengths, masks, kept, dy, dfinal, *ctx.setting)
+    return dx, found[:i], found[i:], None, [None] * m, None, None, None, None, None
+
+
+def _refuse(ctx: Any, *grads: Any) -> Any:
+    raise NotImplementedError(
+        "double backward: fastrnn has no gradient of a gradient; use torch.nn's layer where create_graph=True is needed"
+    )
+
+
+recurrence.register_autograd(_backward, setup_context=_keep)
+recurrence_backward.register_autograd(_refuse)
+
+
+class Recurrence(torch.autograd.Function):
+    """The same for plain tensors, without the dispatcher's way through Python, which takes longer than a small net."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, setting: Setting, stack: Stack, sizes: tuple[int, int, int], x: Tensor, *rest: Any
+    ) -> tuple[Tensor, ...]:
+        i, w, m = sizes
+        outputs, kept, key = run(stack, x, rest[:i], rest[i + w + m], rest[i + w : i + w + m])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, *rest, *kept)
+        ctx.known = setting, stack, sizes, key
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        setting, stack, (i, w, m), key = ctx.known
+        x, *rest = ctx.saved_tensors
+        init, weights, masks, (lengths, *kept) = parts(rest, i, w, m)
+        if torch.is_grad_enabled():  # create_graph: whoever differentiates once more is to hear of it
+            dy, *dfinal = whole(setting, x, weights, grads)
+            kept.append(torch.tensor(key))
+            dx, *found = recurrence_backward(x, init, weights, lengths, masks, kept, dy, dfinal, *setting)
+        else:
+            if addresses(weights) != stack.addresses:  # a hook on saved tensors has put them elsewhere
+                stack = Stack(setting, arrays(weights))
+            dx, *found = back(stack, x, init, lengths, masks, kept, key, grads)
+        return None, None, None, dx, *found, *[None] * (m + 1)
+
+
+#: `Recurrence.apply` less its look at function transforms, which plain tensors know nothing of.
+differentiable: Any = super(torch.autograd.Function, Recurrence).apply
+
+
+def addresses(weights: Sequence[Tensor]) -> list[int]:
+    return [weight.data_ptr() for weight in weights]
+
+
+def parts(flat: Sequence[Any], *sizes: int) -> list[Any]:
+    """Lists of these sizes, and one of what is left."""
+    found, start = [], 0
+    for size in sizes:
+        found.append(flat[start : start + size])
+        start += size
+    return [*found, flat[start:]]
+
+
+def whole(setting: Setting, x: Tensor, weights: Tensors, grads: Sequence[Tensor | None]) -> Tensors:
+    """Gradients of y and of each final state, zeros for those that autograd leaves out."""
+    B = x.shape[0] if setting.batch_first else x.shape[1]
+    H, calls = weights[1].shape[1], len(weights) // len(setting.keys)
+    shapes = [(*x.shape[:2], setting.directions * H)] + [(calls, B, H)] * (len(grads) - 1)
+    return [x.new_zeros(s) if d is None else d for d, s in zip(grads, shapes, strict=True)]

@@ -1,0 +1,543 @@
+"""Weights in and out without a framework: orders of gates, gates one by one, files of ours, files of Keras'."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import numpy as np
+import pytest
+from conversions import MANY, drawn, given, settings, small
+from stacks import named
+from tolerance import assert_close, assert_same_bits
+
+import fastrnn
+from fastrnn.convert.gates import GATES, flipped, reordered, reordered_peepholes
+from fastrnn.convert.stack import cell_of
+
+Python = Callable[..., CompletedProcess[str]]
+DATA = Path(__file__).with_name("data")
+
+
+def test_orders_of_gates() -> None:
+    ours = {"lstm": np.repeat(["i", "f", "g", "o"], 2), "gru": np.repeat(["r", "z", "n"], 2)}
+    assert "".join(reordered(ours["lstm"], "lstm", "fastrnn", "onnx")) == "iiooffgg"
+    assert "".join(reordered(ours["gru"], "gru", "fastrnn", "onnx")) == "zzrrnn"
+    assert "".join(reordered(ours["gru"], "gru", "fastrnn", "keras")) == "zzrrnn"
+    assert "".join(reordered_peepholes(np.repeat(["i", "f", "o"], 2), "fastrnn", "onnx")) == "iiooff"
+    for family, a in ours.items():
+        for framework in GATES:
+            back = reordered(reordered(a, family, "fastrnn", framework), family, framework, "fastrnn")
+            assert (back == a).all()
+
+
+def test_flipped() -> None:
+    a = np.arange(1.0, 7.0)
+    assert flipped(a).tolist() == [1, 2, -3, -4, 5, 6]
+    assert a[2] == 3
+
+
+# --- gates one by one
+
+
+def gate_by_gate(net: Any, letters: str, transposed: bool = False) -> dict[str, np.ndarray]:
+    """The arrays of a layer of one direction, as somebody wrote them down by hand."""
+    names = {"weight_ih_l0": "W", "weight_hh_l0": "U", "bias_ih_l0": "b", "bias_hh_l0": "b_rec_", "peephole_l0": "p"}
+    found = {}
+    for name, a in net.parameters().items():
+        own = letters.replace(letters[2], "", 1) if name.startswith("peephole") else letters
+        for letter, part in zip(own, np.split(a, len(own)), strict=True):
+            found[names[name] + letter.strip()] = part.T if transposed and part.ndim == 2 else part
+    return found
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("bias", [True, "input", False])
+@pytest.mark.parametrize(
+    ("net", "letters", "extra"),
+    [
+        (lambda **o: fastrnn.LSTM(3, 4, **o), "ifco", {}),
+        (lambda **o: fastrnn.LSTM(3, 4, peephole=True, **o), "ifgo", {}),
+        (lambda **o: fastrnn.GRU(3, 4, reset_after=True, **o), "rzn", {"reset_after": True}),
+        (lambda **o: fastrnn.GRU(3, 4, reset_after=False, **o), "rzh", {"reset_after": False}),
+        (lambda **o: fastrnn.GRU(3, 4, reset_after=False, **o), "rz ", {"reset_after": False, "update": "keep"}),
+        (lambda **o: fastrnn.RNN(3, 4, activation="relu", **o), " ", {"activation": "relu"}),
+    ],
+)
+def test_from_gates(net: Any, letters: str, extra: dict[str, Any], bias: Any, transposed: bool) -> None:
+    layer = net(bias=bias, rng=0)
+    gates = gate_by_gate(layer, letters, transposed)
+    gates = {("b_rec" if name == "b_rec_" else name): a for name, a in gates.items()}
+    made = fastrnn.from_gates(**gates, **extra)
+    assert settings(made) == settings(layer)
+    assert_same_bits(made.parameters(), layer.parameters())
+    told = fastrnn.from_gates(**gates, **extra, transposed=transposed, batch_first=True)
+    assert told.batch_first
+    assert_same_bits(told.parameters(), layer.parameters())
+
+
+def test_from_gates_with_a_flipped_update_gate() -> None:
+    """The seeds' GRU: z says how much is written, and biases are columns."""
+    rng = np.random.default_rng(0)
+    W, U, b = (dict(zip("zrh", rng.standard_normal((3, *shape)), strict=True)) for shape in ((4, 3), (4, 4), (4, 1)))
+    x, h = rng.standard_normal((6, 3)), np.zeros(4)
+    states = []
+    for x_t in x:
+        a = {gate: W[gate] @ x_t + b[gate][:, 0] for gate in "zrh"}
+        z, r = (1 / (1 + np.exp(-(a[gate] + U[gate] @ h))) for gate in "zr")
+        h = (1 - z) * h + z * np.tanh(a["h"] + U["h"] @ (r * h))
+        states.append(h)
+    gates = {f"{kind}_{gate}": a for kind, own in (("W", W), ("U", U), ("b", b)) for gate, a in own.items()}
+    gru = fastrnn.from_gates(**gates, reset_after=False, update="write")
+    assert_close({"y": gru(x)[0]}, {"y": np.array(states)})
+
+
+W, U = np.ones((4, 3)), np.ones((4, 4))
+GRU_GATES = {"Wr": W, "Wz": W, "Wh": W, "Ur": U, "Uz": U, "Uh": U}
+
+
+@pytest.mark.parametrize(
+    ("gates", "message"),
+    [
+        ({}, "expected names like Wi"),
+        ({"V": W, "W": W, "U": U}, "got V"),
+        ({"Wi": W, "Wz": W}, "belong to no one cell"),
+        ({"Wi": W, "Wf": W, "Wo": W, "Ui": U}, "W: expected one for each gate"),
+        (GRU_GATES, "reset_after: expected True or False"),
+        (GRU_GATES | {"Wn": W, "reset_after": True}, "Wn: gate n has been given"),
+        (GRU_GATES | {"reset_after": True, "update": "flip"}, "update: expected"),
+        (GRU_GATES | {"reset_after": True, "activation": "relu"}, "activation: only a vanilla RNN"),
+        (GRU_GATES | {"reset_after": True, "Wr": W[:3]}, "W: expected one shape and dtype"),
+        (GRU_GATES | {"reset_after": True, "Wr": W.astype(np.float32)}, "W: expected one shape and dtype"),
+        ({"W": W, "U": U, "reset_after": True}, "reset_after: only a GRU"),
+        ({"W": W, "U": U, "update": "write"}, "update: only a GRU"),
+        ({"W": W, "U": U, "p": W[0]}, "p: expected one for each gate"),
+        ({"W": W, "U": U, "b_rec": U[0]}, "b where there is b_rec"),
+        ({"W": W}, "expected W and U"),
+        ({"W": U, "U": U}, "transposed: W of shape"),
+        ({"W": W, "U": W, "transposed": False}, "weight_hh_l0: expected shape"),
+        ({"W": W, "U": U, "b": W[0]}, "bias_ih_l0: expected shape"),
+        ({"W": W[0], "U": U, "transposed": False}, "W: expected shape"),
+    ],
+)
+def test_from_gates_refuses(gates: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fastrnn.from_gates(**gates)
+
+
+# --- a state_dict needs no torch
+
+
+@pytest.mark.parametrize("seed", MANY)
+def test_from_a_state_dict_of_arrays(seed: int) -> None:
+    plain = {"merge": "concat", "return_sequences": True, "dropout": 0.0}
+    net = drawn(seed, **plain)
+    state = {f"encoder.{name}": a for name, a in net.state_dict().items()} | {"decoder.weight": np.ones(3)}
+    cell = cell_of(net).replace("_peephole", "")
+    made = fastrnn.from_torch(state, cell=cell, prefix="encoder.", batch_first=net.batch_first)
+    assert settings(made) == settings(net)
+    assert_same_bits(made.parameters(), net.parameters())
+    own = made.parameters()["weight_ih_l0"]
+    assert not np.shares_memory(own, state["encoder.weight_ih_l0"])
+
+
+@pytest.mark.parametrize(
+    ("change", "cell", "error", "message"),
+    [
+        ({}, None, ValueError, "cell: a state_dict does not say"),
+        ({}, "lstm_peephole", ValueError, "cell: a state_dict does not say"),
+        ({}, "gru", ValueError, r"weight_hh_l0: expected shape \(3\*H, H\)"),
+        ({"weight_hr_l0": W}, "lstm", ValueError, "proj_size"),
+        ({"weight_ih_l0": None}, "lstm", ValueError, "missing weight_ih_l0"),
+        ({"bias_hh_l1": None}, "lstm", ValueError, "missing bias_hh_l1"),
+        ({"bias_hh_l7": W[0]}, "lstm", ValueError, "unexpected bias_hh_l7"),
+        ({"weight_ih_l1": W.astype(np.float32)}, "lstm", ValueError, r"weight_ih_l1: expected shape \(16, 4\)"),
+        ({"bias_hh_l1": np.ones(16)}, "lstm", TypeError, "bias_hh_l1: expected dtype float32, got float64"),
+        ({"weight_ih_l0": np.ones((16, 3), np.float16)}, "lstm", TypeError, "float16"),
+        ({"weight_ih_l0": np.ones((16, 0), np.float32)}, "lstm", ValueError, "at least 1 input"),
+        ({"weight_ih_l0": "W"}, "lstm", TypeError, "weight_ih_l0: expected an array"),
+    ],
+)
+def test_a_state_dict_that_does_not_fit(
+    change: dict[str, Any], cell: Any, error: type[Exception], message: str
+) -> None:
+    state = fastrnn.LSTM(3, 4, 2, rng=0).state_dict() | change
+    with pytest.raises(error, match=message):
+        fastrnn.from_torch({name: a for name, a in state.items() if a is not None}, cell=cell)
+
+
+# --- files of ours
+
+
+@pytest.mark.parametrize("seed", MANY)
+def test_saved_and_loaded(seed: int, tmp_path: Path) -> None:
+    net = drawn(seed)
+    fastrnn.save(tmp_path / "layer", net)
+    back = fastrnn.load(tmp_path / "layer")
+    assert settings(back) == settings(net)
+    assert_same_bits(back.parameters(), net.parameters())
+    x = given(net)
+    assert_same_bits(named(*back(x)), named(*net(x)))
+
+
+def test_saved_and_loaded_bfloat16(tmp_path: Path) -> None:
+    net = fastrnn.LSTM(3, 4, weights="bfloat16", rng=0)
+    fastrnn.save(tmp_path / "layer", net)
+    back = fastrnn.load(tmp_path / "layer")
+    assert settings(back) == settings(net)
+    assert_same_bits(back.parameters(), net.parameters())
+
+
+def test_saved_and_loaded_model(tmp_path: Path) -> None:
+    path, model = str(tmp_path / "model.safetensors"), small()
+    fastrnn.save(path, model)
+    back = fastrnn.load(path)
+    assert repr(back) == repr(model)
+    assert_same_bits(back.parameters(), model.parameters())
+    other = small()
+    other.layers[2].weight[...] = 0
+    other.load_weights(path)  # the weights alone, into a model that is there
+    assert_same_bits(other.parameters(), model.parameters())
+
+
+def test_save_refuses_what_it_could_not_load(tmp_path: Path) -> None:
+    class Mine(fastrnn.LSTM):
+        pass
+
+    for layer in (Mine(3, 4), fastrnn.Sequential([Mine(3, 4)]), "LSTM"):
+        with pytest.raises(TypeError, match="layer: expected one of fastrnn's"):
+            fastrnn.save(tmp_path / "layer", layer)
+    assert not list(tmp_path.iterdir())
+
+
+Change = Callable[[dict[str, Any], dict[str, np.ndarray]], Any]
+
+
+def rewritten(path: Path, change: Change, layer: Any = None) -> Path:
+    """A saved layer with something of its metadata, or of its tensors, changed."""
+    safetensors = pytest.importorskip("safetensors.numpy")
+    fastrnn.save(path, layer or fastrnn.LSTM(3, 4, 2, rng=0))
+    tensors = safetensors.load_file(path)
+    raw = path.read_bytes()
+    header = json.loads(raw[8 : 8 + struct.unpack("<Q", raw[:8])[0]])
+    metadata = json.loads(header["__metadata__"]["fastrnn"])
+    text = change(metadata, tensors)
+    safetensors.save_file(tensors, path, {"fastrnn": text if isinstance(text, str) else json.dumps(metadata)})
+    return path
+
+
+def option(name: str, value: Any) -> Change:
+    return lambda metadata, tensors: metadata["model"].update({name: value})
+
+
+def without(name: str) -> Change:
+    return lambda metadata, tensors: [metadata["model"].pop(name)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m, t: m.update(version=2), "format version 2, expected 1"),
+        (lambda m, t: m.update(version="1"), "without a version"),
+        (lambda m, t: m.pop("version"), "without a version"),
+        (lambda m, t: m.pop("model"), "holds weights alone"),
+        (lambda m, t: m.update(model=[]), r"expected a class among .* got \[\]"),
+        (lambda m, t: "{", "no JSON"),
+        (lambda m, t: "[" * 100_000, "no JSON"),
+        (lambda m, t: "[]", "without a version"),
+        (lambda m, t: t.pop("bias_hh_l1"), "missing bias_hh_l1"),
+        (lambda m, t: t.update(weight_ih_l2=t["weight_ih_l1"].copy()), "unexpected weight_ih_l2"),
+        (lambda m, t: t.update(bias_hh_l1=t["bias_hh_l1"][:3]), r"bias_hh_l1: expected shape \(16,\)"),
+        (lambda m, t: t.update(bias_hh_l1=t["bias_hh_l1"].astype(np.float64)), "bias_hh_l1: expected dtype float32"),
+        (without("merge"), "missing merge"),
+        (option("proj_size", 3), "unexpected proj_size"),
+        (option("class", "os.system"), "expected a class among"),
+        (option("class", ["LSTM"]), "expected a class among"),
+        (option("class", "GRU"), "GRU: cell: expected one of GRU, got 'lstm'"),
+        (option("cell", []), "cell: expected one of LSTM"),
+        (option("gates", "iofg"), "gates: expected 'ifgo', got 'iofg'"),
+        (option("num_layers", 10**12), "num_layers is 1000000000000"),
+        (option("num_layers", 1), "unexpected"),
+        (option("num_layers", True), "num_layers: expected a positive integer"),
+        (option("hidden_size", 10**18), "expected shape"),
+        (option("hidden_size", -4), "hidden_size: expected a positive integer"),
+        (option("input_size", 3.0), "input_size: expected a positive integer"),
+        (option("bidirectional", True), "missing .*_reverse"),
+        (option("bidirectional", "no"), "bidirectional: expected True or False"),
+        (option("bias", "output"), "bias: expected"),
+        (option("dropout", float("nan")), "dropout: expected"),
+        (option("merge", ["concat"]), "merge: expected"),
+        (option("weights", {}), "weights: expected"),
+        (option("dtype", [["f", "<f4"]]), "dtype: expected a string"),
+        (option("dtype", "object"), "dtype: expected float32 or float64"),
+        (option("dtype", "float64"), "expected dtype float64"),
+    ],
+)
+def test_load_refuses(change: Change, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        fastrnn.load(rewritten(tmp_path / "layer", change))
+
+
+def spec_of(i: int, **changes: Any) -> Change:
+    return lambda metadata, tensors: metadata["model"]["layers"][i].update(changes)
+
+
+def nested(metadata: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
+    inside = '{"class": "Sequential", "layers": [' * 400
+    return f'{{"version": 1, "model": {inside}{"]}" * 400}}}'
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (nested, "layers within layers"),
+        (lambda m, t: m["model"].update(layers=3), "layers: expected a list, got 3"),
+        (lambda m, t: m["model"].update(layers=[]), "layers: expected at least one"),
+        (lambda m, t: m["model"]["layers"].pop(), "tensor"),
+        (lambda m, t: t.update(x=np.ones(1)), "unexpected x"),
+        (lambda m, t: t.update({"3.x": np.ones(1)}), "unexpected x"),
+        (lambda m, t: t.update({"9.x": np.ones(1)}), "unexpected 9.x"),
+        (lambda m, t: t.pop("2.weight"), "missing weight"),
+        (spec_of(0, num_embeddings=10**15), "weight: expected shape"),
+        (spec_of(0, padding_idx=5), "padding_idx: expected an integer in"),
+        (spec_of(1, layers=[None]), "expected a class among"),
+        (spec_of(2, output_size=10**15), "weight: expected shape"),
+        (spec_of(2, activation=[]), "activation: expected"),
+        (spec_of(2, bias=1), "bias: expected"),
+        (spec_of(2, bias=True), "missing bias"),
+        (spec_of(2, rate=1), "unexpected rate"),
+        (spec_of(3, activation="exec"), "activation: expected"),
+    ],
+)
+def test_load_refuses_a_model(change: Change, message: str, tmp_path: Path) -> None:
+    if message == "tensor":  # a layer without parameters is one that nothing tells of
+        assert len(fastrnn.load(rewritten(tmp_path / "model", change, small()))) == 3
+        return
+    with pytest.raises(ValueError, match=message):
+        fastrnn.load(rewritten(tmp_path / "model", change, small()))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_load_survives_anything(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Something in the metadata is replaced by something else: a model comes back, or it is a ValueError."""
+    rng = np.random.default_rng([29, seed])
+    junk = [None, True, -1, 0, 2, 1e308, 10**30, "", "LSTM", "float64", [], {}, [[]], {"class": "LSTM"}, float("inf")]
+
+    def change(metadata: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+        spec = metadata["model"]["layers"][rng.integers(4)]
+        spec[str(rng.choice(list(spec)))] = junk[rng.integers(len(junk))]
+
+    path = rewritten(tmp_path_factory.getbasetemp() / "fuzzed", change, small())
+    with contextlib.suppress(ValueError):
+        assert isinstance(fastrnn.load(path), fastrnn.Sequential)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", "F64"])
+def test_load_refuses_other_tensors(dtype: str, tmp_path: Path) -> None:
+    """bfloat16, and an array without elements that claims to be large."""
+    entry = {"dtype": dtype, "shape": [0, 10**18] if dtype == "F64" else [8], "data_offsets": [0, 0]}
+    entry |= {"data_offsets": [0, 16 if dtype == "BF16" else 8]} if dtype != "F64" else {}
+    spec = {"class": "Dense", "input_size": 10**18, "output_size": 1, "activation": None, "bias": False}
+    metadata = {"version": 1, "model": spec | {"dtype": "float64"}}
+    header = json.dumps({"__metadata__": {"fastrnn": json.dumps(metadata)}, "weight": entry}).encode()
+    path = tmp_path / "layer"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(entry["data_offsets"][1]))
+    with pytest.raises(ValueError, match=str(path)):
+        fastrnn.load(path)
+
+
+def test_load_refuses_other_files(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        fastrnn.load(tmp_path / "nothing")
+    (tmp_path / "text").write_text("weights")
+    with pytest.raises(ValueError, match="no safetensors file"):
+        fastrnn.load(tmp_path / "text")
+    small().save(tmp_path / "weights")
+    with pytest.raises(ValueError, match="holds weights alone"):
+        fastrnn.load(tmp_path / "weights")
+
+
+# --- files of Keras', without Keras
+
+
+@pytest.fixture
+def h5py() -> Any:
+    return pytest.importorskip("h5py")
+
+
+def unpacked(name: str, tmp_path: Path) -> Path:
+    path = tmp_path / f"{name}.h5"
+    path.write_bytes(gzip.decompress((DATA / f"keras_{name}.h5.gz").read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize("name", ["sequential", "functional"])
+def test_from_keras_files(name: str, h5py: Any, tmp_path: Path) -> None:
+    known = np.load(DATA / "keras_models.npz")
+    new, old = fastrnn.from_keras(DATA / f"keras_{name}.keras"), fastrnn.from_keras(str(unpacked(name, tmp_path)))
+    assert repr(new) == repr(old)
+    assert_same_bits(new.parameters(), old.parameters())
+    assert_close({"y": new.predict(known[f"{name}/x"])}, {"y": known[f"{name}/y"]}, 1e-6)
+
+
+def test_what_keras_files_become(h5py: Any) -> None:
+    model = fastrnn.from_keras(DATA / "keras_sequential.keras")
+    assert [type(layer).__name__ for layer in model] == (
+        ["Embedding", "LSTM", "GRU", "GRU", "RNN", "Dropout", "Dense", "Activation"]
+    )
+    lstm, after, before, rnn = model.layers[1:5]
+    assert (lstm.bias, lstm.merge, lstm.bidirectional, lstm.batch_first) == ("input", "average", True, True)
+    assert (after.bias, cell_of(after), before.bias, cell_of(before)) == (True, "gru_after", "input", "gru_before")
+    assert (rnn.bias, cell_of(rnn), model.layers[5].rate) == (False, "rnn_relu", 0.25)
+
+
+def test_from_keras_files_without_names(h5py: Any, tmp_path: Path) -> None:
+    """Older files say no layer's name, but number the layers of a class: here the first GRU is called gru_1."""
+    path = tmp_path / "older.keras"
+    with zipfile.ZipFile(DATA / "keras_sequential.keras") as old, zipfile.ZipFile(path, "w") as new:
+        (tmp_path / "weights").write_bytes(old.read("model.weights.h5"))
+        with h5py.File(tmp_path / "weights", "r+") as file:
+            for group in file["layers"].values():
+                del group["vars"].attrs["name"]
+        new.writestr("config.json", old.read("config.json"))
+        new.writestr("model.weights.h5", (tmp_path / "weights").read_bytes())
+    now = fastrnn.from_keras(DATA / "keras_sequential.keras")
+    assert_same_bits(fastrnn.from_keras(path).parameters(), now.parameters())
+
+
+def keras_2(h5py: Any, path: Path, functional: bool = False, **changes: Any) -> np.ndarray:
+    """A file as Keras 2 wrote it, of a GRU and a Dense; the GRU's kernel."""
+    rng = np.random.default_rng(0)
+    gru = {"name": "gru", "trainable": True, "dtype": "float32", "units": 2, "activation": "tanh", "time_major": False}
+    gru |= {"return_sequences": True, "use_bias": True, "reset_after": True, "recurrent_activation": "sigmoid"}
+    inputs = {"name": "input", "batch_input_shape": [None, None, 3], "dtype": "float32", "sparse": False}
+    layers = [
+        {"class_name": "InputLayer", "config": inputs, "name": "input", "inbound_nodes": []},
+        {"class_name": "GRU", "config": gru | changes, "name": "gru", "inbound_nodes": [[["input", 0, 0, {}]]]},
+        {
+            "class_name": "Dense",
+            "config": {"name": "dense", "units": 1, "activation": "linear", "use_bias": False},
+            "name": "dense",
+            "inbound_nodes": [[["gru", 0, 0, {}]]],
+        },
+    ]
+    config: dict[str, Any] = {"name": "model", "layers": layers}
+    if functional:
+        config |= {"input_layers": [["input", 0, 0]], "output_layers": [["dense", 0, 0]]}
+    weights = {
+        "gru/gru_cell/kernel:0": (3, 6),
+        "gru/gru_cell/recurrent_kernel:0": (2, 6),
+        "gru/gru_cell/bias:0": (2, 6),
+    }
+    with h5py.File(path, "w") as file:
+        file.attrs["model_config"] = json.dumps(
+            {"class_name": "Model" if functional else "Sequential", "config": config}
+        )
+        root = file.create_group("model_weights")
+        for name, shapes in {"gru": weights, "dense": {"dense/kernel:0": (2, 1)}, "input": {}}.items():
+            group = root.create_group(name)
+            group.attrs["weight_names"] = [key.encode() for key in shapes]
+            for key, shape in shapes.items():
+                group[key] = rng.standard_normal(shape).astype(np.float32)
+        return np.asarray(root["gru/gru/gru_cell/kernel:0"])
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_from_keras_2_files(functional: bool, h5py: Any, tmp_path: Path) -> None:
+    kernel = keras_2(h5py, tmp_path / "model.h5", functional)
+    gru, dense = fastrnn.from_keras(tmp_path / "model.h5")
+    z, r, h = np.split(kernel, 3, axis=1)
+    assert (gru.parameters()["weight_ih_l0"] == np.hstack([r, z, h]).T).all()
+    assert dense.bias is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"activation": "relu"}, r"layer 'gru' \(GRU\): activation: expected 'tanh', got 'relu'"),
+        ({"recurrent_activation": "hard_sigmoid"}, "recurrent_activation: expected 'sigmoid', got 'hard_sigmoid'"),
+        ({"go_backwards": True}, "go_backwards: expected False, got True"),
+        ({"stateful": True}, "stateful: True has no counterpart"),
+        ({"time_major": True}, "time_major: True has no counterpart"),
+        ({"recurrent_dropout": 0.5}, "recurrent_dropout: expected 0, got 0.5; inference=True"),
+        ({"kernel_regularizer": {"class_name": "L2"}}, "kernel_regularizer: expected None"),
+        ({"trainable": False}, "trainable: expected True"),
+        ({"dtype": "mixed_float16"}, "dtype: expected 'float32' or 'float64', got 'mixed_float16'"),
+        ({"dtype": {"config": {"name": "bfloat16"}}}, "dtype: expected 'float32' or 'float64', got 'bfloat16'"),
+        ({"reset_after": False}, r"bias: expected shape \(6,\), got \(2, 6\)"),
+        ({"reset_after": 1}, "reset_after: expected True or False, got 1"),
+        ({"units": 3}, "kernel: expected shape"),
+        ({"units": 10**18}, "kernel: expected shape"),
+        ({"units": "many"}, "units: expected a positive integer"),
+        ({"use_bias": False}, "expected kernel, recurrent_kernel, got 3 arrays"),
+        ({"something_new": "on"}, "something_new: 'on' has no counterpart"),
+    ],
+)
+def test_from_keras_refuses(changes: dict[str, Any], message: str, h5py: Any, tmp_path: Path) -> None:
+    keras_2(h5py, tmp_path / "model.h5", **changes)
+    with pytest.raises(ValueError, match=message):
+        fastrnn.from_keras(tmp_path / "model.h5")
+
+
+def test_from_keras_for_inference(h5py: Any, tmp_path: Path) -> None:
+    training = {"recurrent_dropout": 0.5, "kernel_regularizer": {"class_name": "L2"}, "trainable": False}
+    kernel = keras_2(h5py, tmp_path / "model.h5", **training)
+    gru, _ = fastrnn.from_keras(tmp_path / "model.h5", inference=True)
+    assert gru.parameters()["weight_ih_l0"].shape == kernel.T.shape
+
+
+def test_from_keras_reads_nothing_but_the_file(h5py: Any, tmp_path: Path) -> None:
+    """A link to another file, and an array that is declared and not stored."""
+    path, kernel = tmp_path / "model.h5", "model_weights/gru/gru/gru_cell/kernel:0"
+    keras_2(h5py, tmp_path / "other.h5")
+    for link in (h5py.ExternalLink(str(tmp_path / "other.h5"), kernel), h5py.SoftLink("/model_weights/dense")):
+        keras_2(h5py, path)
+        with h5py.File(path, "r+") as file:
+            del file[kernel]
+            file[kernel] = link
+        with pytest.raises(ValueError, match="is a link"):
+            fastrnn.from_keras(path)
+    keras_2(h5py, path)
+    with h5py.File(path, "r+") as file:
+        del file[kernel]
+        file.create_dataset(kernel, (10**9, 6), "f4", chunks=(1000, 6))
+    with pytest.raises(ValueError, match="not stored"):
+        fastrnn.from_keras(path)
+
+
+def test_from_keras_refuses_other_files(h5py: Any, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        fastrnn.from_keras(tmp_path / "nothing.keras")
+    (tmp_path / "text").write_text("a model")
+    with pytest.raises(ValueError, match="no model that Keras wrote"):
+        fastrnn.from_keras(tmp_path / "text")
+    for config in (b"{", b"[]", b"{}", b'{"class_name": "Sequential", "config": {"layers": [3]}}', b"[" * 100_000):
+        with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
+            archive.writestr("config.json", config)
+            archive.writestr(
+                "model.weights.h5", zipfile.ZipFile(DATA / "keras_sequential.keras").read("model.weights.h5")
+            )
+        with pytest.raises(ValueError, match="no model that Keras wrote"):
+            fastrnn.from_keras(tmp_path / "zip")
+    with h5py.File(tmp_path / "weights.h5", "w"):
+        pass
+    with pytest.raises(ValueError, match="holds no model"):
+        fastrnn.from_keras(tmp_path / "weights.h5")
+    with pytest.raises(TypeError, match="expected a path, or a Keras model"):
+        fastrnn.from_keras(3)
+
+
+def test_import_is_light(python: Python, tmp_path: Path) -> None:
+    """No framework comes with fastrnn, and it takes at most 60 ms more than NumPy (bytecode, best of five)."""
+    code = "import time, numpy; t = time.process_time(); import fastrnn; print(time.process_time() - t)"
+    cached = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    assert min(float(python("-c", code, **cached).stdout) for _ in range(6)) < 0.060
+    loaded = python("-c", "import sys, fastrnn; print(*sys.modules)").stdout.split()
+    assert not {"torch", "onnx", "onnxruntime", "jax", "keras", "h5py", "safetensors", "tensorflow"} & set(loaded)

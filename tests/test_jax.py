@@ -1,0 +1,263 @@
+"""`fastrnn.jax` under jit, grad and vmap, against `lax.scan` and JAX's own derivatives of it."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from problems import CELLS, PUBLIC, Arrays, Problem, forward, make, random_options
+from tolerance import assert_close, assert_same_bits
+
+import fastrnn
+
+OUTPUTS = ("y", "h_n", "c_n")
+SIZES = (6, 4, 3, 5)
+
+
+@pytest.fixture(scope="module")
+def jax(oracle: Callable[[str], Any]) -> Iterator[Any]:
+    jax = oracle("jax")
+    settings = ("jax_enable_x64", "jax_disable_most_optimizations")  # the latter to compile fast
+    for name in settings:
+        jax.config.update(name, True)
+    yield jax
+    for name in settings:
+        jax.config.update(name, False)
+
+
+@pytest.fixture(scope="module")
+def ours(jax: Any) -> Any:
+    import fastrnn.jax
+
+    return fastrnn.jax
+
+
+def problem(cell: str, seed: int = 0, sizes: tuple[int, int, int, int] = SIZES, **chosen: Any) -> Problem:
+    """Any options that JAX has, or those that are chosen."""
+    options = random_options(cell, sizes[0], np.random.default_rng(seed))
+    for name in ("batch_first", "checkpoint", "return_cells"):
+        options.pop(name, None)
+    return make(cell, sizes, seed=seed, **options | chosen)
+
+
+def by_fastrnn(ours: Any, given: Problem) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """From the arrays by name to the outputs by name."""
+    family, _, chosen = PUBLIC[given.cell]
+
+    def run(arrays: dict[str, Any]) -> dict[str, Any]:
+        return dict(zip(OUTPUTS, getattr(ours, family)(**arrays, **chosen, **given.options), strict=False))
+
+    return run
+
+
+def by_scan(jax: Any, given: Problem) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The same, as JAX's users write it."""
+    jnp, sigmoid = jax.numpy, jax.nn.sigmoid
+    family, _, chosen = PUBLIC[given.cell]
+    activations = {"tanh": jnp.tanh, "relu": jax.nn.relu, "sigmoid": sigmoid, "identity": lambda a: a}
+
+    def step(w: dict[str, Any], a: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
+        h, U, b = state[0], w["U"], w.get("b_rec", 0)
+        if family == "rnn":
+            return (activations[chosen["activation"]](a + h @ U.T + b),)
+        if family == "lstm":
+            c, (p_i, p_f, p_o) = state[1], jnp.split(w["p"], 3) if "p" in w else (0, 0, 0)
+            i, f, g, o = jnp.split(a + h @ U.T + b, 4, axis=1)
+            c = sigmoid(f + p_f * c) * c + sigmoid(i + p_i * c) * jnp.tanh(g)
+            return sigmoid(o + p_o * c) * jnp.tanh(c), c
+        a_r, a_z, a_n = jnp.split(a, 3, axis=1)
+        u_r, u_z, u_n = jnp.split(h @ U.T + b, 3, axis=1)
+        r, z = sigmoid(a_r + u_r), sigmoid(a_z + u_z)
+        H = h.shape[1]
+        before = (r * h) @ U[2 * H :].T + jnp.broadcast_to(b, 3 * H)[2 * H :]
+        n = jnp.tanh(a_n + (r * u_n if chosen["reset_after"] else before))
+        return ((1 - z) * n + z * h,)
+
+    def run(arrays: dict[str, Any]) -> dict[str, Any]:
+        x, (T, B, _), H = arrays["x"], arrays["x"].shape, arrays["U"].shape[1]
+        valid = jnp.arange(T)[:, None] < jnp.broadcast_to(arrays.get("lengths", T), B)
+        resets = arrays.get("resets", jnp.zeros((T, B), bool))
+        names = ("h0", "c0") if family == "lstm" else ("h0",)
+        start = tuple(arrays.get(name, jnp.zeros((B, H), x.dtype)) for name in names)
+
+        def one(state: tuple[Any, ...], now: tuple[Any, Any, Any]) -> tuple[tuple[Any, ...], Any]:
+            a, here, reset = now
+            fresh = tuple(jnp.where(reset[:, None], 0, s) for s in state)
+            after = step(arrays, a, fresh)
+            state = tuple(jnp.where(here[:, None], new, old) for new, old in zip(after, state, strict=True))
+            return state, jnp.where(here[:, None], state[0], 0)
+
+        inputs = x @ arrays["W"].T + arrays.get("b", 0)
+        reverse = given.options.get("reverse", False)
+        final, y = jax.lax.scan(one, start, (inputs, valid, resets), reverse=reverse)
+        return dict(zip(OUTPUTS, (y, *final), strict=False))
+
+    return run
+
+
+def split(given: Problem) -> tuple[Arrays, Arrays]:
+    """The arrays that have a gradient, and the others."""
+    real = {name: a for name, a in given.inputs.items() if a.dtype.kind == "f"}
+    return real, {name: a for name, a in given.inputs.items() if name not in real}
+
+
+def value_and_gradients(jax: Any, run: Callable[..., dict[str, Any]], given: Problem) -> Arrays:
+    """Every output, and the gradient of their product with the cotangents by every array, all of it compiled."""
+    real, fixed = split(given)
+
+    def loss(real: dict[str, Any]) -> Any:
+        outputs = run(real | fixed)
+        return sum((outputs[name] * given.cotangents[f"d{name}"]).sum() for name in outputs), outputs
+
+    (_, outputs), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(real)
+    return {name: np.asarray(a) for name, a in outputs.items()} | {f"d{n}": np.asarray(a) for n, a in gradients.items()}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("seed", range(2))
+def test_outputs_and_gradients(seed: int, cell: str, jax: Any, ours: Any) -> None:
+    given = problem(cell, seed)
+    expected = value_and_gradients(jax, by_scan(jax, given), given)
+    assert_close(value_and_gradients(jax, by_fastrnn(ours, given), given), expected)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_float32(cell: str, jax: Any, ours: Any) -> None:
+    """The bits of the functional interface."""
+    given = problem(cell).astype(np.float32)
+    expected = forward(given)
+    for run in (by_fastrnn(ours, given), jax.jit(by_fastrnn(ours, given))):
+        assert_same_bits({name: np.asarray(a) for name, a in run(given.inputs).items()}, expected)
+
+
+def test_one_sequence(jax: Any, ours: Any) -> None:
+    """x (T, I), and nothing else has a batch axis either."""
+    given = problem("lstm", sizes=(7, 1, 3, 5), lengths=True, resets=True, states=("h0", "c0")).changed(lengths=[5])
+    axes = {"x": 1, "resets": 1, "h0": 0, "c0": 0, "lengths": 0}
+    alone = {name: np.asarray(a).squeeze(axes[name]) if name in axes else a for name, a in given.inputs.items()}
+    y, h_n, c_n = ours.lstm(**alone, **given.options)
+    assert_same_bits(
+        {"y": np.asarray(y)[:, None], "h_n": np.asarray(h_n)[None], "c_n": np.asarray(c_n)[None]}, forward(given)
+    )
+
+
+#: Which arrays have an axis in front for each of three, and how often the kernels are then called.
+MAPPED = {
+    "x": (("x",), 1),
+    "sequences": (("x", "h0", "lengths", "resets"), 1),
+    "weights": (("W", "U"), 3),
+    "bias": (("b",), 3),
+    "all": (("x", "W", "U", "b", "b_rec", "h0", "lengths", "resets"), 3),
+}
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Calls of the backend's forward from now on."""
+    calls: list[Any] = []
+    backend = fastrnn.backends.current()
+    run = backend.forward
+    monkeypatch.setattr(backend, "forward", lambda given: calls.extend(given) or run(given))
+    return calls
+
+
+@pytest.mark.parametrize("names", MAPPED)
+@pytest.mark.parametrize("cell", ["gru_after", "gru_before"])
+def test_vmap(cell: str, names: str, jax: Any, ours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them as alone; sequences of shared weights in one call of the kernels."""
+    several = [problem(cell, lengths=True, resets=True, biases=("b", "b_rec"), states=("h0",), reverse=True)]
+    mapped, expected_calls = MAPPED[names]
+    for seed in (1, 2):
+        other = make(cell, SIZES, seed=seed, lengths=True, resets=True)
+        several.append(several[0].changed(**{name: other.inputs[name] for name in mapped}))
+    run = by_fastrnn(ours, several[0])
+    arrays = {n: np.stack([g.inputs[n] for g in several]) if n in mapped else a for n, a in several[0].inputs.items()}
+    calls = counted(monkeypatch)
+    got = jax.jit(jax.vmap(run, in_axes=({name: 0 if name in mapped else None for name in arrays},)))(arrays)
+    got = {name: np.asarray(a) for name, a in got.items()}
+    assert len(calls) == expected_calls
+    for k, one in enumerate(several):
+        assert_same_bits({name: a[k] for name, a in got.items()}, forward(one))
+
+
+def test_vmap_of_vmap(jax: Any, ours: Any) -> None:
+    """Over models, and over sequences (T, I) within each, the third axis of x."""
+    rng = np.random.default_rng(0)
+    x, W, U = rng.standard_normal((6, 4, 3)), rng.standard_normal((2, 20, 3)), rng.standard_normal((2, 20, 5))
+    one = jax.vmap(lambda x, W, U: ours.lstm(x, W, U)[0], in_axes=(1, None, None), out_axes=1)
+    y = jax.jit(jax.vmap(one, in_axes=(None, 0, 0)))(x, W, U)
+    for k in range(2):
+        assert_same_bits({"y": np.asarray(y[k])}, {"y": fastrnn.lstm_forward(x, W[k], U[k]).y})
+
+
+@pytest.mark.parametrize("names", [("x", "h0"), ("x", "U", "b")])
+def test_gradients_by_vmap(names: tuple[str, ...], jax: Any, ours: Any) -> None:
+    """Per-sample gradients, and a gradient through a vmap, as those of lax.scan."""
+    given = problem("lstm", lengths=True, resets=False, biases=("b",), states=("h0", "c0"), reverse=False)
+    real, fixed = split(given)
+    several = {name: np.stack([a, 0.5 * a, a + 0.1]) if name in names else a for name, a in real.items()}
+    axes = ({name: 0 if name in names else None for name in real},)
+
+    def both(run: Callable[..., dict[str, Any]]) -> Arrays:
+        def loss(real: dict[str, Any]) -> Any:
+            return sum((a**2).sum() for a in run(real | fixed).values())
+
+        each = jax.jit(jax.vmap(jax.grad(loss), in_axes=axes))(several)
+        whole = jax.jit(jax.grad(lambda real: jax.vmap(loss, in_axes=axes)(real).sum()))(several)
+        return {f"each {n}": np.asarray(a) for n, a in each.items()} | {n: np.asarray(a) for n, a in whole.items()}
+
+    assert_close(both(by_fastrnn(ours, given)), both(by_scan(jax, given)))
+
+
+def test_inside_a_scan(jax: Any, ours: Any) -> None:
+    """Training steps in a loop of JAX's own, as its users write them: the loss falls as with lax.scan."""
+    given = problem("gru_after", lengths=False, resets=False, biases=("b", "b_rec"), states=(), reverse=False)
+    real, _ = split(given)
+
+    def losses(run: Callable[..., dict[str, Any]]) -> np.ndarray:
+        def train(weights: dict[str, Any], _: Any) -> Any:
+            loss, grads = jax.value_and_grad(lambda w: ((run(w)["y"] - 0.3) ** 2).mean())(weights)
+            return jax.tree.map(lambda w, g: w - 0.5 * g, weights, grads), loss
+
+        return np.asarray(jax.jit(lambda w: jax.lax.scan(train, w, None, length=10))(real)[1])
+
+    got, expected = losses(by_fastrnn(ours, given)), losses(by_scan(jax, given))
+    assert_close({"loss": got}, {"loss": expected})
+    assert got[-1] < 0.8 * got[0]
+
+
+def test_mistakes_are_errors_while_tracing(jax: Any, ours: Any) -> None:
+    x, W, U = np.ones((5, 2, 3)), np.ones((16, 3)), np.ones((16, 4))
+    with pytest.raises(ValueError, match=r"W: expected shape \(4\*H, I\) = \(16, 3\), got \(16, 2\)"):
+        jax.jit(ours.lstm)(x, W[:, :2], U)
+    with pytest.raises(TypeError, match="W: expected dtype float32, the same as x, got float64"):
+        jax.jit(ours.lstm)(x.astype(np.float32), W, U)
+    with pytest.raises(TypeError, match="x: expected dtype float32 or float64"):
+        ours.lstm(jax.numpy.ones((5, 2, 3), jax.numpy.bfloat16), W, U)
+    with pytest.raises(ValueError, match="threads: expected a positive integer, got 0"):
+        ours.lstm(x, W, U, threads=0)
+    with pytest.raises(TypeError, match="reverse: expected True or False"):
+        ours.gru(x, W[:12], U[:12], reset_after=True, reverse=1)
+    with pytest.raises(ValueError, match="activation: expected one of"):
+        ours.rnn(x, W[:4], U[:4], activation="elu")
+
+
+def test_lengths_are_seen_when_it_runs(jax: Any, ours: Any, caplog: pytest.LogCaptureFixture) -> None:
+    x, W, U = np.ones((5, 2, 3)), np.ones((16, 3)), np.ones((16, 4))
+    with pytest.raises(Exception, match=r"lengths: expected each in 0\.\.T = 0\.\.5, got 6 for sequence 1"):
+        jax.block_until_ready(jax.jit(ours.lstm)(x, W, U, lengths=np.array([1, 6])))
+
+
+def test_forward_mode_is_refused(jax: Any, ours: Any) -> None:
+    x, W, U = np.ones((5, 2, 3)), np.ones((16, 3)), np.ones((16, 4))
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda x: ours.lstm(x, W, U)[0], (x,), (x,))
+
+
+@pytest.mark.parametrize("module", ["jax"])
+def test_docstrings(module: str, ours: Any) -> None:
+    failed, attempted = doctest.testmod(importlib.import_module(f"fastrnn.{module}"))
+    assert (attempted > 0, failed) == (True, 0)

@@ -1,0 +1,214 @@
+"""Weights from and to ONNX: its checker and its runtime, or in float64 its reference evaluator, on what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conversions import MANY, drawn, given, settings
+from stacks import named, states
+from tolerance import assert_close, assert_same_bits
+
+import fastrnn
+from fastrnn.convert.stack import cell_of
+
+
+@pytest.fixture(scope="module")
+def onnx(oracle: Callable[[str], Any]) -> Any:
+    return oracle("onnx")
+
+
+@pytest.fixture(scope="module")
+def runtime(oracle: Callable[[str], Any]) -> Any:
+    return oracle("onnxruntime")
+
+
+def computed(runtime: Any, model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_outputs()]
+    found = dict(zip(names, session.run(None, inputs), strict=True))
+    renamed = {"y_forward": "y0", "y_backward": "y1"}
+    return {renamed.get(name, name): a for name, a in found.items()}
+
+
+def weights(onnx: Any, model: Any) -> dict[str, np.ndarray]:
+    return {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+@pytest.mark.parametrize("given_states", [False, True])
+@pytest.mark.parametrize("seed", MANY)
+def test_there_and_back(seed: int, given_states: bool, onnx: Any, runtime: Any, tmp_path: Path) -> None:
+    layer = drawn(seed, dtype=np.float32)
+    options = {"lengths": given_states, "state": given_states}
+    model = fastrnn.to_onnx(layer, **options)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, tmp_path / "model.onnx")
+    back = fastrnn.from_onnx(tmp_path / "model.onnx")
+    two_biases = {"bias": True if layer.bias == "input" else layer.bias}
+    assert settings(back) == settings(layer) | two_biases
+    own, second = layer.parameters(), {n for n in back.parameters() if n.startswith("bias_hh")}
+    assert_same_bits({name: a for name, a in back.parameters().items() if name in own}, own)
+    assert layer.bias is True or not any(back.parameters()[name].any() for name in second)
+    assert fastrnn.to_onnx(back, **options).SerializeToString() == model.SerializeToString()
+
+    x, inputs = given(layer, seed), {}
+    state, lengths = None, None
+    if given_states:
+        D = 1 + layer.bidirectional
+        start = states(cell_of(layer), layer.num_layers * D, 3, layer.hidden_size)
+        inputs = dict(zip(("h0", "c0"), start, strict=False)) | {"sequence_lens": np.array([6, 1, 4], np.int32)}
+        state, lengths = start if len(start) == 2 else start[0], [6, 1, 4]
+    assert_close(named(*back(x, state, lengths)), computed(runtime, model, {"x": x} | inputs), 2e-6)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "lstm_peephole", "gru_after", "gru_before", "rnn_tanh"])
+def test_float64(cell: str, oracle: Callable[[str], Any], onnx: Any) -> None:
+    layer = drawn(3, (cell,), dtype=np.float64, num_layers=1, bidirectional=False)
+    model = fastrnn.to_onnx(layer)
+    onnx.checker.check_model(model, full_check=True)
+    x = given(layer)
+    names = [one.name for one in model.graph.output]
+    found = dict(zip(names, oracle("onnx.reference").ReferenceEvaluator(model).run(None, {"x": x}), strict=True))
+    assert_close(named(*layer(x)), found)
+    assert_same_bits(fastrnn.from_onnx(model).parameters(), fastrnn.from_onnx(fastrnn.to_onnx(layer)).parameters())
+
+
+def one_node(onnx: Any, kind: str = "LSTM", inputs: dict[str, Any] | None = None, **attributes: Any) -> Any:
+    """A model of one node, float32, I = 3 and H = 2, whose inputs are constants where they are arrays."""
+    rng = np.random.default_rng(0)
+    D, G = 1 + (attributes.get("direction") == "bidirectional"), {"RNN": 1, "GRU": 3, "LSTM": 4}[kind]
+    arrays: dict[str, Any] = {
+        "W": rng.standard_normal((D, G * 2, 3), np.float32),
+        "R": rng.standard_normal((D, G * 2, 2), np.float32),
+        "B": rng.standard_normal((D, G * 4), np.float32),
+    } | (inputs or {})
+    order = ("W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+    helper, kinds = onnx.helper, onnx.TensorProto
+    names = ["X", *[name if arrays.get(name) is not None else "" for name in order]]
+    node = helper.make_node(kind, names, ["Y", "Y_h"], name="the_node", hidden_size=2, **attributes)
+    free = [helper.make_tensor_value_info(n, kinds.FLOAT, None) for n, a in arrays.items() if isinstance(a, str)]
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [helper.make_tensor_value_info("X", kinds.FLOAT, ["T", "B", 3]), *free],
+        [helper.make_tensor_value_info(name, kinds.FLOAT, None) for name in ("Y", "Y_h")],
+        [onnx.numpy_helper.from_array(a, name) for name, a in arrays.items() if isinstance(a, np.ndarray)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_node_there_and_back(kind: str, direction: str, bias: bool, onnx: Any) -> None:
+    inputs = {} if bias else {"B": None}
+    if kind == "LSTM":
+        D = 1 + (direction == "bidirectional")
+        inputs["P"] = np.random.default_rng(1).standard_normal((D, 6), np.float32)
+    model = one_node(onnx, kind, inputs, direction=direction)
+    layer = fastrnn.from_onnx(model)
+    assert layer.bias is bias
+    wanted = {f"{name}0": a for name, a in weights(onnx, model).items()}
+    got = weights(onnx, fastrnn.to_onnx(layer))
+    assert_same_bits({name: a for name, a in got.items() if name in wanted}, wanted)
+
+
+def test_layout(onnx: Any) -> None:
+    assert fastrnn.from_onnx(one_node(onnx, layout=1)).batch_first
+    assert not fastrnn.from_onnx(one_node(onnx)).batch_first
+
+
+def test_activations_that_are_the_defaults(onnx: Any) -> None:
+    two_ways = {"direction": "bidirectional", "activations": ["Sigmoid", "Tanh", "tanh"] * 2}
+    assert fastrnn.from_onnx(one_node(onnx, input_forget=0, **two_ways)).bidirectional
+    assert "rnn_relu" in repr(fastrnn.from_onnx(one_node(onnx, "RNN", activations=["Relu"])))
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "attributes", "message"),
+    [
+        ("LSTM", {}, {"clip": 0.5}, "LSTM node 'the_node': clip: 0.5 has no counterpart .* fastrnn.onnx"),
+        ("LSTM", {}, {"input_forget": 1}, "input_forget: 1 has no counterpart"),
+        ("LSTM", {}, {"direction": "reverse"}, "direction: expected 'forward' or 'bidirectional', got 'reverse'"),
+        (
+            "LSTM",
+            {},
+            {"activations": ["HardSigmoid", "Tanh", "Tanh"]},
+            r"activations: \['hardsigmoid', 'tanh', 'tanh'\]",
+        ),
+        ("RNN", {}, {"activations": ["Affine"], "activation_alpha": [2.0], "activation_beta": [0.0]}, "activations"),
+        ("RNN", {}, {"direction": "bidirectional", "activations": ["Tanh", "Relu"]}, "activations"),
+        ("GRU", {"W": "W"}, {}, "W: expected a constant"),
+        ("GRU", {"W": np.ones((1, 5, 3), np.float32)}, {}, r"W: expected shape \(1, 6, 3\), got \(1, 5, 3\)"),
+        ("GRU", {"B": np.ones((1, 6), np.float32)}, {}, "B: expected shape"),
+        ("GRU", {"initial_h": np.ones((1, 2, 2), np.float32)}, {}, "initial_h: a constant has no counterpart"),
+        ("GRU", {"sequence_lens": np.ones(2, np.int32)}, {}, "sequence_lens: a constant has no counterpart"),
+    ],
+)
+def test_from_onnx_refuses(kind: str, inputs: Any, attributes: dict[str, Any], message: str, onnx: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        fastrnn.from_onnx(one_node(onnx, kind, inputs, **attributes))
+
+
+def test_initial_states_that_are_given_or_zero(onnx: Any) -> None:
+    for value in ("initial_h", np.zeros((1, 2, 2), np.float32)):
+        assert fastrnn.from_onnx(one_node(onnx, "GRU", {"initial_h": value})).hidden_size == 2
+
+
+def test_nodes_that_are_no_chain(onnx: Any) -> None:
+    helper, layer = onnx.helper, fastrnn.LSTM(3, 3, 2, rng=0)
+    model = fastrnn.to_onnx(layer)
+    between = next(node for node in model.graph.node if node.op_type == "Squeeze")
+    activation = helper.make_node("Relu", ["between"], list(between.output))
+    between.output[0] = "between"
+    model.graph.node.insert(list(model.graph.node).index(between) + 1, activation)
+    onnx.checker.check_model(model)
+    with pytest.raises(ValueError, match="which one is meant of LSTM node 'layer0', LSTM node 'layer1'"):
+        fastrnn.from_onnx(model)
+    upper = fastrnn.from_onnx(model, node="layer1")
+    own = {name.replace("l1", "l0"): a for name, a in layer.parameters().items() if name.endswith("l1")}
+    assert_same_bits(upper.parameters(), own)
+    assert_same_bits(fastrnn.from_onnx(model, node="Y1").parameters(), own)
+    with pytest.raises(ValueError, match="node: expected the name of one recurrent node, got 'layer2'"):
+        fastrnn.from_onnx(model, node="layer2")
+
+
+def test_other_files(onnx: Any, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("a model")
+    with pytest.raises(ValueError, match="is no ONNX model"):
+        fastrnn.from_onnx(tmp_path / "text")
+    with pytest.raises(FileNotFoundError):
+        fastrnn.from_onnx(tmp_path / "nothing")
+    with pytest.raises(TypeError, match=r"expected a path or onnx.ModelProto, got int"):
+        fastrnn.from_onnx(3)
+    model = one_node(onnx)
+    del model.graph.node[0].input[2:], model.graph.node[0].output[:]
+    with pytest.raises(ValueError, match="expected inputs X, W and R"):
+        fastrnn.from_onnx(model)
+    with pytest.raises(ValueError, match="got one without"):
+        fastrnn.from_onnx(onnx.ModelProto())
+
+
+def test_to_onnx_refuses(onnx: Any) -> None:
+    with pytest.raises(ValueError, match="weights: ONNX cannot express 'bfloat16'"):
+        fastrnn.to_onnx(fastrnn.LSTM(3, 4, weights="bfloat16"))
+    with pytest.raises(TypeError, match="layer: expected an RNN, GRU or LSTM"):
+        fastrnn.to_onnx(fastrnn.Dense(3, 4))
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter, many
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("options", [{"bidirectional": True}, {"batch_first": True}, {"bias": False}])
+def test_what_pytorch_exports(
+    kind: str, options: dict[str, Any], onnx: Any, oracle: Callable[[str], Any], tmp_path: Path
+) -> None:
+    torch = oracle("torch")
+    module = getattr(torch.nn, kind)(3, 4, 2, **options)
+    x = torch.randn((2, 5, 3) if options.get("batch_first") else (5, 2, 3))
+    torch.onnx.export(module, (x,), tmp_path / "model.onnx", dynamo=False)
+    layer = fastrnn.from_onnx(tmp_path / "model.onnx")
+    assert repr(layer) == repr(fastrnn.from_torch(module))
+    assert_same_bits(layer.parameters(), fastrnn.from_torch(module).parameters())

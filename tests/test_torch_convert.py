@@ -1,0 +1,137 @@
+"""Weights from and to PyTorch: its modules and ours, bit by bit, and what they compute."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conversions import MANY, bound, drawn, given, settings
+from stacks import named
+from tolerance import assert_close, assert_same_bits
+
+import fastrnn
+
+CELLS = ("lstm", "gru_after", "rnn_tanh", "rnn_relu")
+
+
+@pytest.fixture(scope="module")
+def torch(oracle: Callable[[str], Any]) -> Any:
+    return oracle("torch")
+
+
+def expressible(seed: int, **fixed: Any) -> Any:
+    return drawn(seed, CELLS, merge="concat", return_sequences=True, **fixed)
+
+
+def computed(torch: Any, module: Any, x: np.ndarray) -> dict[str, np.ndarray]:
+    with torch.no_grad():
+        y, state = module.eval()(torch.from_numpy(np.ascontiguousarray(x)))
+    states = state if isinstance(state, tuple) else (state,)
+    return named(y.numpy(), tuple(s.numpy() for s in states))
+
+
+def arrays(module: Any) -> dict[str, np.ndarray]:
+    return {name: t.detach().numpy() for name, t in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("seed", MANY)
+def test_there_and_back(seed: int, torch: Any) -> None:
+    layer = expressible(seed, bias=bool(seed % 3))
+    module = fastrnn.to_torch(layer)
+    assert_same_bits(arrays(module), layer.parameters())
+    assert all(p.requires_grad for p in module.parameters())
+    back = fastrnn.from_torch(module)
+    assert settings(back) == settings(layer)
+    assert_same_bits(back.parameters(), layer.parameters())
+    again = fastrnn.to_torch(back)
+    assert repr(again) == repr(module)
+    assert_same_bits(arrays(again), arrays(module))
+    x = given(layer, seed)
+    assert_close(named(*back(x)), computed(torch, module, x), bound(layer))
+
+
+def test_one_bias_becomes_two(torch: Any) -> None:
+    layer = fastrnn.GRU(3, 4, reset_after=True, bias="input", dtype=np.float64, rng=0)
+    module, x = fastrnn.to_torch(layer), given(layer)
+    assert not module.bias_hh_l0.any()
+    assert_close(named(*layer(x)), computed(torch, module, x))
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_cells(kind: str, torch: Any) -> None:
+    torch.manual_seed(0)
+    cell = getattr(torch.nn, f"{kind}Cell")(3, 4, dtype=torch.float64)
+    x = np.random.default_rng(0).standard_normal((2, 3))
+    with torch.no_grad():
+        state = cell(torch.from_numpy(x))
+    h = (state[0] if kind == "LSTM" else state).numpy()
+    name = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn_tanh"}[kind]
+    for layer in (fastrnn.from_torch(cell), fastrnn.from_torch(cell.state_dict(), cell=name)):
+        assert_close({"y": layer(x[None])[0][0]}, {"y": h})
+    relu = torch.nn.RNNCell(3, 4, nonlinearity="relu")
+    assert "rnn_relu" in repr(fastrnn.from_torch(relu))
+
+
+def test_a_whole_models_state_dict(torch: Any) -> None:
+    model = torch.nn.ModuleDict({"encoder": torch.nn.GRU(3, 4, 2, bidirectional=True), "out": torch.nn.Linear(8, 2)})
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    layer = fastrnn.from_torch(torch.load(file), cell="gru", prefix="encoder.", batch_first=True)
+    assert layer.batch_first
+    assert_same_bits(layer.parameters(), arrays(model["encoder"]))
+
+
+def test_parametrized_weights_are_taken_as_they_are(torch: Any) -> None:
+    module = torch.nn.utils.parametrizations.weight_norm(torch.nn.GRU(3, 4), "weight_hh_l0")
+    layer = fastrnn.from_torch(module)
+    assert_same_bits({"": layer.parameters()["weight_hh_l0"]}, {"": module.weight_hh_l0.detach().numpy()})
+
+
+def test_batch_first_is_the_modules_or_as_told(torch: Any) -> None:
+    module = torch.nn.LSTM(3, 4, batch_first=True)
+    assert fastrnn.from_torch(module).batch_first
+    assert not fastrnn.from_torch(module, batch_first=False).batch_first
+
+
+def test_modules_of_ours(torch: Any) -> None:
+    """A look-alike with peepholes, or with reset_after=False."""
+    lstm, gru = torch.nn.LSTM(3, 4), torch.nn.GRU(3, 4)
+    lstm.peephole_l0 = torch.nn.Parameter(torch.ones(12))
+    gru.reset_after = False
+    assert fastrnn.from_torch(lstm).parameters()["peephole_l0"].tolist() == [1.0] * 12
+    assert "gru_before" in repr(fastrnn.from_torch(gru))
+
+
+def test_from_torch_refuses(torch: Any) -> None:
+    with pytest.raises(ValueError, match="proj_size: fastrnn has no projections; expected 0, got 2"):
+        fastrnn.from_torch(torch.nn.LSTM(3, 4, proj_size=2))
+    with pytest.raises(ValueError, match="proj_size"):
+        fastrnn.from_torch(torch.nn.LSTM(3, 4, proj_size=2).state_dict(), cell="lstm")
+    with pytest.raises(TypeError, match=r"weight_ih_l0: expected dtype float32 or float64, got torch.float16"):
+        fastrnn.from_torch(torch.nn.LSTM(3, 4, dtype=torch.float16))
+    with pytest.raises(TypeError, match=r"expected torch.nn.RNN, GRU, LSTM, .* got Linear"):
+        fastrnn.from_torch(torch.nn.Linear(3, 4))
+    with pytest.raises(ValueError, match="cell, prefix: a module says itself"):
+        fastrnn.from_torch(torch.nn.LSTM(3, 4), cell="lstm")
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (lambda: fastrnn.LSTM(3, 4, peephole=True), "peephole: PyTorch cannot express True"),
+        (lambda: fastrnn.GRU(3, 4, reset_after=False), "reset_after: PyTorch cannot express False"),
+        (lambda: fastrnn.RNN(3, 4, activation="sigmoid"), "activation: PyTorch cannot express 'sigmoid'"),
+        (lambda: fastrnn.LSTM(3, 4, bidirectional=True, merge="sum"), "merge: PyTorch cannot express 'sum'"),
+        (lambda: fastrnn.LSTM(3, 4, return_sequences=False), "return_sequences: PyTorch cannot express False"),
+        (lambda: fastrnn.LSTM(3, 4, weights="bfloat16"), "weights: PyTorch cannot express 'bfloat16'"),
+    ],
+)
+def test_to_torch_refuses(layer: Callable[[], Any], message: str, torch: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        fastrnn.to_torch(layer())
+    with pytest.raises(TypeError, match="layer: expected an RNN, GRU or LSTM of fastrnn"):
+        fastrnn.to_torch(fastrnn.Dense(3, 4))
