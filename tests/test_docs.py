@@ -12,11 +12,14 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *DOCS.rglob("*.rst")])
 
 
-@pytest.mark.parametrize("module", ["", ".layers", ".initializers", ".training", ".inspect", ".plot", ".sklearn"])
+MODULES = ["", ".layers", ".initializers", ".training", ".convert", ".inspect", ".plot", ".sklearn", ".torch"]
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_reference(module: str) -> None:
     """Each public name has an entry, as a member of this module or of one that hands it on."""
-    if module == ".sklearn":
-        pytest.importorskip("sklearn")
+    if module in (".sklearn", ".torch"):
+        pytest.importorskip(module[1:])
     public = importlib.import_module(f"fastrnn{module}")
     names = getattr(public, "__all__", None) or [n for n, v in vars(public).items() if v.__class__ is type]
     pages = "\n".join(page.read_text() for page in (DOCS / "api").iterdir())
