@@ -103,7 +103,7 @@ def gru_forward(
     h0: Any = None,
     **common: Unpack[Common],
 ) -> GRUResult:
-    """Run a gated recurrent unit over time, ``h[t] = (1 - z) n + z h[t-1]``, after Cho et al. [1]_, eq. 5-8.
+    """Run a gated recurrent unit over time, ``h[t] = (1 - z) n + z h[t-1]``, after Cho et al. [1]_, equations 5-8.
 
     r and z are ``sigmoid(W x[t] + b + U h[t-1] + b_rec)``, each with its third of the weights. The candidate is
     ``n = tanh(W x[t] + b + r (U h[t-1] + b_rec))`` with `reset_after` (PyTorch, cuDNN, Keras 3; ONNX with

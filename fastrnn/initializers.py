@@ -6,10 +6,12 @@ All numbers are dimensionless.
 
 References
 ----------
-.. [1] X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010.
-.. [2] K. He, X. Zhang, S. Ren, J. Sun, "Delving deep into rectifiers", ICCV 2015.
-.. [3] A. M. Saxe, J. L. McClelland, S. Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep linear
-   neural networks", ICLR 2014.
+X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010.
+
+K. He, X. Zhang, S. Ren, J. Sun, "Delving deep into rectifiers", ICCV 2015.
+
+A. M. Saxe, J. L. McClelland, S. Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep linear
+neural networks", ICLR 2014.
 """
 
 from __future__ import annotations
@@ -124,7 +126,9 @@ def fans(shape: Shape) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class GlorotUniform:
-    """Uniform within sqrt(6 / (fan in + fan out)): variance 2 / (fan in + fan out), [1]_ eq. 16; Keras' default.
+    """Uniform within sqrt(6 / (fan in + fan out)): variance 2 / (fan in + fan out); Keras' default.
+
+    Glorot and Bengio 2010, eq. 16.
 
     Examples
     --------
@@ -139,7 +143,7 @@ class GlorotUniform:
 
 @dataclass(frozen=True)
 class GlorotNormal:
-    """Normal of variance 2 / (fan in + fan out), [1]_ eq. 12; not truncated.
+    """Normal of variance 2 / (fan in + fan out), not truncated; Glorot and Bengio 2010, eq. 12.
 
     Examples
     --------
@@ -154,7 +158,7 @@ class GlorotNormal:
 
 @dataclass(frozen=True)
 class HeUniform:
-    """Uniform within sqrt(6 / fan in): variance 2 / fan in, [2]_ eq. 10.
+    """Uniform within sqrt(6 / fan in): variance 2 / fan in, He et al. 2015, eq. 10.
 
     Examples
     --------
@@ -169,7 +173,7 @@ class HeUniform:
 
 @dataclass(frozen=True)
 class HeNormal:
-    """Normal of variance 2 / fan in, [2]_ eq. 10; not truncated.
+    """Normal of variance 2 / fan in, He et al. 2015, eq. 10; not truncated.
 
     Examples
     --------
@@ -184,7 +188,9 @@ class HeNormal:
 
 @dataclass(frozen=True)
 class Orthogonal:
-    """`gain` times a matrix of orthonormal columns, or rows if it is wider than high, uniform among all of them [3]_.
+    """`gain` times a matrix of orthonormal columns, or rows if it is wider than high, uniform among all of them.
+
+    Saxe et al. 2014.
 
     Examples
     --------

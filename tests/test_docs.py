@@ -1,0 +1,37 @@
+"""The documentation is whole: everything public is in the reference, and every example is one that is run."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGES = sorted([*DOCS.rglob("*.md"), *DOCS.rglob("*.rst")])
+
+
+MODULES = ["", ".layers", ".initializers", ".training", ".convert", ".inspect", ".plot", ".sklearn", ".torch"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_reference(module: str) -> None:
+    """Each public name has an entry, as a member of this module or of one that hands it on."""
+    if module in (".sklearn", ".torch"):
+        pytest.importorskip(module[1:])
+    public = importlib.import_module(f"fastrnn{module}")
+    names = getattr(public, "__all__", None) or [n for n, v in vars(public).items() if v.__class__ is type]
+    pages = "\n".join(page.read_text() for page in (DOCS / "api").iterdir())
+    entries = set(re.findall(r"^\.\. auto(?:function|class):: (\w+)", pages, re.MULTILINE))
+    assert not set(names) - entries - {"__version__", "initializers"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_examples_are_doctests(page: Path) -> None:
+    """Python that is shown is run: in blocks that Sphinx takes for doctests, an empty line before their end."""
+    text = page.read_text()
+    assert not re.findall(r"^```(?:python|py|pycon)$|code-block:: py", text, re.MULTILINE)
+    for block in re.findall(r"^```\{doctest\}\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        assert re.match(r"(:skipif: .*\n)?>>> ", block), block
+        assert block.endswith("\n\n"), block
