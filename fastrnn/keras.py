@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastrnn.convert.gates import GATES
 from fastrnn.functional import gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward
 
 try:
@@ -180,9 +181,9 @@ class GRU(_Kernels, _GRU):  # type: ignore[misc]
             return gru_forward(*arrays, reset_after=reset_after, **options)
 
         def reordered(a: Any) -> Any:
-            """Keras has z, r, h along the last axis."""
-            z, r, h = a.chunk(3, -1)
-            return torch.cat([r, z, h], -1)
+            """Along the last axis; by torch, for the gradient."""
+            parts = dict(zip(GATES["keras"]["gru"], a.chunk(3, -1), strict=True))
+            return torch.cat([parts[gate] for gate in GATES["fastrnn"]["gru"]], -1)
 
         kernel, recurrent_kernel, bias = variables(self.cell)
         biases = () if bias is None else reordered(bias).unbind() if reset_after else (reordered(bias),)

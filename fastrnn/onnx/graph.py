@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from fastrnn.extras import needed
-from fastrnn.onnx.node import GATES
+from fastrnn.onnx.node import DEFAULTS
 
 #: What runs the nodes that fastrnn does not: outputs by name, from inputs by name.
 Engine = Callable[[list[str], dict[str, Any]], list[Any]]
@@ -29,7 +29,7 @@ def loaded(model: Any) -> Any:
 
 
 def is_recurrent(node: Any) -> bool:
-    return node.op_type in GATES and node.domain in ("", "ai.onnx")
+    return node.op_type in DEFAULTS and node.domain in ("", "ai.onnx")
 
 
 def subgraphs(node: Any) -> list[Any]:

@@ -11,12 +11,9 @@ from fastrnn.backends import numpy as by_numpy
 from fastrnn.call import Backend, Call, Forward
 from fastrnn.cells import Array, Arrays
 from fastrnn.checks import checked_lengths, checked_threads, expect_dtype, expect_shape, floating_array, floats, rows
+from fastrnn.convert.gates import GATES, reordered, reordered_peepholes
 from fastrnn.extras import needed
 from fastrnn.onnx import steps
-
-#: Where our gates (r z n; i f g o) and peepholes (i f o) lie among ONNX's (z r h; i o f c; i o f).
-GATES = {"RNN": (0,), "GRU": (1, 0, 2), "LSTM": (0, 2, 3, 1)}
-PEEPHOLES = (0, 2, 1)
 
 #: Whether each direction runs in reverse.
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
@@ -31,6 +28,8 @@ RNNS = {
     steps.Chosen("sigmoid"): "rnn_sigmoid",
     steps.Chosen("affine", (1.0, 0.0)): "rnn_identity",
 }
+
+TO_OURS = ("onnx", "fastrnn")
 
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 WEIGHTS = ("W", "R", "B", "P")
@@ -58,8 +57,8 @@ class Recurrent:
     def __init__(self, node: Any) -> None:
         helper = needed("onnx.helper", "onnx")
         self.op = str(node.op_type)
-        if self.op not in GATES or node.domain not in ("", "ai.onnx"):
-            raise ValueError(f"node: expected one of {', '.join(GATES)}, got {node.domain or 'ai.onnx'}.{self.op}")
+        if self.op not in DEFAULTS or node.domain not in ("", "ai.onnx"):
+            raise ValueError(f"node: expected one of {', '.join(DEFAULTS)}, got {node.domain or 'ai.onnx'}.{self.op}")
         names = [name for name in INPUTS if self.op == "LSTM" or name not in ("initial_c", "P")]
         #: names of values in the graph: of the inputs by their names in the operator, of the outputs in order, or ""
         self.inputs = {name: str(value) for name, value in zip(names, node.input, strict=False) if value}
@@ -191,8 +190,8 @@ class Weights:
     """
 
     def __init__(self, node: Recurrent, W: Any, R: Any, B: Any, P: Any, *, keep: bool = False) -> None:
-        order, D = GATES[node.op], len(node.ways)
-        G = len(order)
+        family, D = node.op.lower(), len(node.ways)
+        G = len(GATES["onnx"][family])
         GH = "H" if G == 1 else f"{G}*H"
         W, R = floating_array("W", W), floating_array("R", R)
         H = R.shape[-1] if R.ndim == 3 else 0
@@ -208,16 +207,16 @@ class Weights:
             P = floats("P", P, "(D, 3*H)", (D, 3 * H), W.dtype, "that of W")
         self.calls = []
         for d, way in enumerate(node.ways):
-            b, b_rec = (None, None) if B is None else (reordered(half, order) for half in np.split(B[d], 2))
-            p = None if P is None else reordered(P[d], PEEPHOLES)
+            b, b_rec = (None, None) if B is None else (reordered(half, family, *TO_OURS) for half in np.split(B[d], 2))
+            p = None if P is None else reordered_peepholes(P[d], *TO_OURS)
             cell = "lstm_peephole" if p is not None else way.cell
             x, init = np.empty((0, 1, self.I), W.dtype), (None,) * (2 if node.op == "LSTM" else 1)
             self.calls.append(
                 Call(
                     cell=cell,
                     x=x,
-                    W=reordered(W[d], order),
-                    U=reordered(R[d], order),
+                    W=reordered(W[d], family, *TO_OURS),
+                    U=reordered(R[d], family, *TO_OURS),
                     b=b,
                     b_rec=b_rec,
                     p=p,
@@ -243,9 +242,3 @@ class Weights:
         if key not in self._packed:
             self._packed[key] = [backend.pack(call) for call in self.calls]
         return self._packed[key]
-
-
-def reordered(a: Array, order: tuple[int, ...]) -> Array:
-    """With its gates, stacked along the first axis, in another order; contiguous, and not the caller's memory."""
-    parts = np.split(a, len(order))
-    return np.concatenate([parts[k] for k in order])
