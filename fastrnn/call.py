@@ -41,6 +41,21 @@ class Call(NamedTuple):
     bf16: bool = False  #: W and U hold bfloat16 values only, so that `packed` may keep them as such
     follows: bool = False  #: in a list of calls: x is the y of the call before, of the same steps and lengths
 
+    def arguments(self) -> dict[str, np.ndarray | None]:
+        """What backward reads of the caller's arrays, by the caller's names for them."""
+        h0, c0 = (*self.init, None)[:2]
+        return {
+            "x": self.x,
+            "W": self.W,
+            "U": self.U,
+            "b": self.b,
+            "b_rec": self.b_rec,
+            "p": self.p,
+            "h0": h0,
+            "c0": c0,
+            "resets": self.resets,
+        }
+
     @property
     def sizes(self) -> tuple[int, int, int, int]:
         """T, B, I, H."""

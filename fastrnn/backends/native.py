@@ -13,7 +13,8 @@ import numpy as np
 import _fastrnn
 from fastrnn.backends import usable_cpus
 from fastrnn.call import Backward, Call, Forward, Gradients, Stepper
-from fastrnn.checks import stepped
+from fastrnn.checks import stepped, stepped_state
+from fastrnn.unchanged import changed
 
 name = "native"
 
@@ -67,10 +68,18 @@ _spare_lock = threading.RLock()  # a __del__ may come in the middle of anything
 class _Saved:
     """What a training forward leaves to backward, laid out for the instruction set that left it."""
 
-    __slots__ = ("isa", "memory")
+    __slots__ = ("isa", "memory", "seen")
+
+    seen: list[int | None]
 
     def __init__(self, isa: str, memory: np.ndarray) -> None:
         self.isa, self.memory = isa, memory
+
+    def expect_unchanged(self, call: Call) -> None:
+        arguments = call.arguments()
+        now = _fastrnn.glance(arguments)
+        if now != self.seen:
+            raise changed(next(name for name, a, b in zip(arguments, now, self.seen, strict=True) if a != b))
 
     def __del__(self) -> None:
         with _spare_lock:
@@ -102,6 +111,9 @@ def forward(calls: Sequence[Call]) -> list[Forward]:
         results.append(result)
         jobs.append((cell, call, result.y, result.final, result.c, saved and saved.memory))
     _fastrnn.forward(_isas[isa], jobs, _scratch)
+    for call, result in zip(calls, results, strict=True):
+        if result.saved:
+            result.saved.seen = _fastrnn.glance(call.arguments())  # not before: x may be the y of another call
     return results
 
 
@@ -121,10 +133,12 @@ def stepper(calls: Sequence[Call]) -> Stepper:
     jobs = [
         (_cells[call.cell][0], call, call.y, tuple(s for s in call.init if s is not None), None, None) for call in calls
     ]
-    return _fastrnn.Stepper(_isas[_isa], jobs, lambda n: np.empty(n, np.uint8), stepped, np.empty)
+    return _fastrnn.Stepper(_isas[_isa], jobs, lambda n: np.empty(n, np.uint8), stepped, stepped_state, np.empty)
 
 
 def backward(calls: Sequence[Backward]) -> list[Gradients]:
+    for back in calls:
+        back.saved.expect_unchanged(back.call)
     results = [_empty_gradients(back.call) for back in calls]
     jobs = [
         (_cells[call.cell][0], call, saved.memory, dy, dfinal, dc, grads)
