@@ -42,6 +42,21 @@ class Call(NamedTuple):
     follows: bool = False  #: in a list of calls: x is the y of the call before, of the same steps and lengths
     clean: bool = False  #: no byte of what is saved may be left undefined
 
+    def arguments(self) -> dict[str, np.ndarray | None]:
+        """What backward reads of the caller's arrays, by the caller's names for them."""
+        h0, c0 = (*self.init, None)[:2]
+        return {
+            "x": self.x,
+            "W": self.W,
+            "U": self.U,
+            "b": self.b,
+            "b_rec": self.b_rec,
+            "p": self.p,
+            "h0": h0,
+            "c0": c0,
+            "resets": self.resets,
+        }
+
     @property
     def sizes(self) -> tuple[int, int, int, int]:
         """T, B, I, H."""

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 import numpy as np
 
 from fastrnn.call import Call
-from fastrnn.cells import CELLS, Array
+from fastrnn.cells import CELLS, Array, Arrays
 
 BOOLEANS = (bool, np.bool_)
 
@@ -74,8 +74,7 @@ def checked_call(
 
     parameters = checked_weights(cell, weights, I, x.dtype)
     H = parameters["U"].shape[1]
-    if T * B * (I + 8 * H) * x.itemsize > sys.maxsize:
-        raise ValueError(f"x: T, B, I, H = {T}, {B}, {I}, {H} are more than memory can hold")
+    expect_room("x", "T, B, I, H", (T, B, I, H), T, B, I + 8 * H)
     call = Call(
         cell=cell,
         x=x,
@@ -128,9 +127,11 @@ def checked_checkpoint(k: Any, T: int) -> int | None:
     """"auto" balances the T/k states that are kept against the k steps that are recomputed at a time."""
     if k is None:
         return None
-    if isinstance(k, str) and k != "auto":
+    if not isinstance(k, str):
+        return min(positive("checkpoint", k), T) or 1
+    if k != "auto":
         raise ValueError(f'checkpoint: expected a positive integer or "auto", got {k!r}')
-    return min(math.isqrt(T) if k == "auto" else positive("checkpoint", k), T) or 1
+    return math.isqrt(T) or 1
 
 
 def checked_threads(threads: Any) -> int:
@@ -204,7 +205,7 @@ def as_array(name: str, value: Any, sequence: bool = False) -> Array:
         if sequence and (isinstance(value, Sequence) or np.isscalar(value)):
             return np.asarray(value)
         return np.asarray(memoryview(value))
-    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError, BufferError) as error:
         kinds = "an array or a sequence" if sequence else "an array"
         why = "" if isinstance(error, TypeError) else f" ({error})"
         raise TypeError(f"{name}: expected {kinds}, got {type(value).__name__}{why}") from error
@@ -234,7 +235,21 @@ def stepped(name: str, a: Any, shape: tuple[int, ...], dtype: Any, writable: boo
         return rows(a)
     if not (a.flags.writeable and a.flags.aligned and rows(a) is a) or (len(shape) == 3 and not a.flags.c_contiguous):
         raise ValueError(f"{name}: expected a writable, contiguous array")
+    if a.ndim == 2 and len(a) > 1 and abs(a.strides[0]) < a.shape[1] * a.itemsize:
+        raise ValueError(f"{name}: expected rows that share no memory, got strides {a.strides}")
     return a
+
+
+def stepped_state(state: Any, number: int, shape: tuple[int, ...], dtype: Any) -> Arrays:
+    """What a step of a stream reads and updates in place of the stream's own: an array (L, B, H) for each state."""
+    if not isinstance(state, tuple | list | np.ndarray):
+        raise TypeError(f"state: expected a tuple of {number} array(s), got {type(state).__name__}")
+    if len(state) != number:
+        raise ValueError(f"state: expected {number} array(s), got {len(state)}")
+    arrays = tuple([stepped("state", s, shape, dtype, True) for s in state])
+    if len(arrays) == 2 and np.may_share_memory(arrays[0], arrays[1]):
+        raise ValueError("state: h and c share memory; give each an array of its own")
+    return arrays
 
 
 def rows(a: Array) -> Array:
@@ -260,6 +275,12 @@ def expect_shape(name: str, a: Array, meaning: str, shape: tuple[int, ...]) -> A
     if a.shape != shape:
         raise ValueError(f"{name}: expected shape {meaning} = {shape}, got {a.shape}")
     return a
+
+
+def expect_room(name: str, meaning: str, sizes: tuple[int, ...], *factors: int) -> None:
+    """That so many numbers, a factor of 0 being 1, have addresses; whether there is memory for them, time will tell."""
+    if math.prod(max(n, 1) for n in factors) > sys.maxsize // 8:
+        raise ValueError(f"{name}: {meaning} = {', '.join(map(str, sizes))} are more than memory can hold")
 
 
 def floating(dtype: Any) -> np.dtype[Any]:
@@ -304,9 +325,33 @@ def fraction(name: str, value: Any) -> float:
 
 
 def positive(name: str, value: Any) -> int:
-    if isinstance(value, BOOLEANS) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected a positive integer, got {value!r}")
-    number = operator.index(value)
-    if number < 1:
-        raise ValueError(f"{name}: expected a positive integer, got {number}")
-    return number
+    found = integer(name, value, "a positive integer")
+    if found < 1:
+        raise ValueError(f"{name}: expected a positive integer, got {found}")
+    return found
+
+
+def integer(name: str, value: Any, expected: str) -> int:
+    """A Python int from any integer, an array of no axes included."""
+    if not isinstance(value, BOOLEANS):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{name}: expected {expected}, got {value!r}")
+
+
+def size(name: str, value: Any) -> int:
+    """A number of things that are to be held in memory."""
+    found = positive(name, value)
+    if found > sys.maxsize:
+        raise ValueError(f"{name}: {found} are more than memory can hold")
+    return found
+
+
+def generator(rng: Any) -> np.random.Generator:
+    """From what `numpy.random.default_rng` takes."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"rng: expected an integer of at least 0 or a Generator, got {rng!r} ({error})") from error

@@ -222,7 +222,8 @@ def lstm_forward(
     batch_first : bool
         Take and return (B, T, ...) for x, y, c, resets and their gradients; states stay (B, H).
     training : bool
-        Keep in ``cache`` what backward needs. The cache refers to the arguments: leave them as they are until then.
+        Keep in ``cache`` what backward needs. The cache refers to the arguments without a copy: leave them as they
+        are until then. Backward looks at some elements of each, and refuses if those were changed.
     checkpoint : int or "auto", optional
         Keep the state of every `checkpoint`-th step only, and recompute the rest: the same gradients, bit for bit,
         in less memory. "auto" is the square root of T, which needs the least of it, O(sqrt(T)), for a third more time.
@@ -263,6 +264,9 @@ def lstm_forward(
 def lstm_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None, dc_n: Any = None, dc: Any = None) -> LSTMGrads:
     """Backpropagate through time what `lstm_forward` did, as often as you like, on the backend that made the cache.
 
+    The arguments of the forward must be what they were. So much is looked at, up to 64 elements of each, that an
+    optimizer's step or a buffer with the next batch is noticed; a change of a few elements may not be.
+
     Parameters
     ----------
     dy : (T, B, H) array or None
@@ -284,7 +288,7 @@ def lstm_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None, dc_n: Any =
     TypeError
         Without a cache, with that of another cell, or for a gradient that is no array of the call's dtype.
     ValueError
-        For a gradient of another shape.
+        For a gradient of another shape, or if an argument of the forward was changed since.
 
     Examples
     --------

@@ -180,7 +180,7 @@ def activations(call: Call) -> dict[str, Array]:
     cell = CELLS[call.cell]
     run = scan(call._replace(y=None, training=True, return_cells="c" in cell.states), cell.step)
     found = {name: np.zeros_like(run.y) for name in cell.gates}
-    for visit in (visit for segment in run.saved for visit in segment):
+    for visit in (visit for segment in run.saved.segments for visit in segment):
         saved = dict(zip(cell.saved, visit.saved, strict=True))
         for name, values in found.items():
             values[visit.t, visit.rows] = saved[name]

@@ -14,7 +14,8 @@ from fastrnn.cells import Array
 class Cache:
     """What a training forward keeps for its backward: opaque, and bound to the backend that made it.
 
-    It refers to the arrays that the call was given, without a copy: leave them unchanged until the backward is done.
+    It refers to the arrays that the call was given, without a copy: leave them unchanged until the backward is done,
+    which looks at some elements of each and refuses (ValueError) if those are others.
     """
 
     __slots__ = ("_backend", "_call", "_saved", "_unbatched")

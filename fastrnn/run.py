@@ -23,7 +23,7 @@ KEYWORDS = frozenset(Options._fields)
 
 
 def rnn_cell(activation: str) -> str:
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     return f"rnn_{activation}"
 

@@ -5,10 +5,10 @@ The module is top-level, beside the package and not in it, so that `import fastr
 """
 
 from cpython.buffer cimport (
-    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer,
+    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release,
     PyObject_GetBuffer,
 )
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -103,6 +103,54 @@ cdef class Pins:
         to.step = view.strides[0] // itemsize
         to.row = view.strides[1] // itemsize
         return 0
+
+
+cdef enum:
+    SAMPLES = 64  # as in fastrnn/unchanged.py
+
+
+cdef uint64_t hash_of_some(const Py_buffer *view) noexcept:
+    cdef Py_ssize_t n = view.len // view.itemsize, i, place, axis
+    cdef Py_ssize_t step = (n + SAMPLES - 1) // SAMPLES
+    cdef bint whole = True  # no gaps: places need no division
+    for axis in range(view.ndim - 1):
+        whole &= view.strides[axis] == view.shape[axis + 1] * view.strides[axis + 1]
+    cdef uint64_t hashed = n, word
+    cdef const char *at
+    for i in range(SAMPLES):
+        place = i * step
+        if place >= n:
+            break
+        at = <const char *> view.buf
+        for axis in range(view.ndim - 1, 0, -1):
+            if whole:
+                break
+            at += place % view.shape[axis] * view.strides[axis]
+            place //= view.shape[axis]
+        at += place * view.strides[view.ndim - 1 if whole else 0]
+        word = 0
+        memcpy(&word, at, view.itemsize)
+        hashed = (hashed ^ word) * <uint64_t> 0x9e3779b97f4a7c15
+        hashed ^= hashed >> 32
+    return hashed
+
+
+def glance(dict arrays):
+    """For each array by name a hash of some elements, spread over it, of 8 bytes at most; None for None."""
+    cdef Py_buffer view
+    found = []
+    for array in arrays.values():
+        if array is None:
+            found.append(None)
+            continue
+        PyObject_GetBuffer(array, &view, PyBUF_STRIDES)
+        try:
+            if view.ndim < 1 or view.itemsize > 8:
+                raise ValueError("expected axes, and elements of 8 bytes at most")
+            found.append(hash_of_some(&view))
+        finally:
+            PyBuffer_Release(&view)
+    return found
 
 
 cdef size_t padded(size_t bytes) noexcept:

@@ -16,16 +16,17 @@ cdef class Stepper:
     cdef Py_ssize_t B, I, H, L, itemsize
     cdef int states
     cdef bint busy
-    cdef object check, empty, dtype
+    cdef object check, check_state, empty, dtype, ndarray
     cdef tuple shapes
     cdef char format
 
-    def __cinit__(self, int isa, jobs, scratch, check, empty):
+    def __cinit__(self, int isa, jobs, scratch, check, check_state, empty):
         """jobs: layer upon layer, one step each; x is the y below, the last y is None; init and final of layer l are
         part l of one array (L, B, H) for each state.
 
         `check(name, array, shape, dtype, writable)` makes an array fit or raises the error that says why it does
-        not; `empty(shape, dtype)` makes those that are handed out.
+        not, `check_state(state, number, shape, dtype)` does so for a state of the caller's; `empty(shape, dtype)`
+        makes those that are handed out.
         """
         call = jobs[0][1]
         self.stack = Calls(isa, jobs, scratch)
@@ -34,8 +35,9 @@ cdef class Stepper:
         cdef Py_ssize_t i
         self.L, self.B, self.I, self.H = self.stack.n, calls.B, calls.I, calls.H
         self.states = len(call.init)
-        self.check, self.empty, self.dtype = check, empty, call.x.dtype
+        self.check, self.check_state, self.empty, self.dtype = check, check_state, empty, call.x.dtype
         self.shapes = ((self.H,), (self.B, self.H))
+        self.ndarray = type(call.x)
         self.itemsize, self.format = self.dtype.itemsize, ord(self.dtype.char)
         self.x_copy = <char *> calloc(self.B * self.I + 1, self.itemsize)
         self.prepared = <char *> calloc(self.L, core.prepared_bytes)
@@ -75,7 +77,7 @@ cdef class Stepper:
     cdef int view(self, Py_buffer *view, str name, array, Py_ssize_t features, int flags) except -1:
         """The buffer of (B, features), or of (features,) if B is 1, in contiguous rows."""
         cdef bint got = False
-        if PyObject_CheckBuffer(array):
+        if type(array) is self.ndarray:  # of a subclass, a masked array say, `check` knows more
             try:
                 PyObject_GetBuffer(array, view, PyBUF_STRIDES | PyBUF_FORMAT)
                 got = True
@@ -87,6 +89,7 @@ cdef class Stepper:
                     and 1 <= view.ndim <= 2 and view.shape[view.ndim - 1] == features
                     and (view.shape[0] == self.B if view.ndim == 2 else self.B == 1)
                     and (view.strides[view.ndim - 1] == self.itemsize or features == 1)
+                    and (not flags or view.ndim == 1 or self.B == 1 or abs(view.strides[0]) >= features * self.itemsize)
                     and view.strides[0] % self.itemsize == 0 and <uintptr_t> view.buf % self.itemsize == 0):
                 return 0
             PyBuffer_Release(view)
@@ -105,12 +108,7 @@ cdef class Stepper:
             states[i] = self.own[i]
         if state is not None:
             pins = Pins()
-            if not hasattr(state, "__len__"):
-                raise TypeError(f"state: expected {self.states} array(s), got {type(state).__name__}")
-            if len(state) != self.states:
-                raise ValueError(f"state: expected {self.states} array(s), got {len(state)}")
-            for i in range(self.states):
-                array = self.check("state", state[i], (self.L, self.B, self.H), self.dtype, True)
+            for i, array in enumerate(self.check_state(state, self.states, (self.L, self.B, self.H), self.dtype)):
                 states[i] = pins.flat(array, self.L * self.B * self.H, self.itemsize, True)
         calls[0].x.data, calls[0].x.row = x.buf, x_row // self.itemsize
         calls[self.L - 1].y.data = y.buf

@@ -132,6 +132,8 @@ class use_backend(_Switch):
     """
 
     def __init__(self, name: str) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"backend: expected one of {', '.join(BACKENDS)}, got {name!r}")
         load(name)
         super().__init__(lambda backend: setattr(_settings, "backend", backend), name, _settings.backend)
 
@@ -160,6 +162,8 @@ class use_isa(_Switch):
     """
 
     def __init__(self, name: str) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"instruction set: expected a string, got {name!r}")
         available, name = available_isas(), full_name(name)
         if name not in available:
             raise ValueError(
@@ -224,12 +228,21 @@ def get_num_threads() -> int:
 def usable_cpus() -> int:
     """CPUs that the operating system lets this process use; a container's quota counts, rounded up."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.is_file():
-        limit, period = quota.read_text().split()
-        if limit != "max":
-            cpus = min(cpus, math.ceil(int(limit) / int(period)))
+    limit, period = cgroup_quota()
+    if limit > 0:
+        cpus = min(cpus, math.ceil(limit / period))
     return max(cpus, 1)
+
+
+def cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
+    """Microseconds of CPU time that this container may use in each period of so many; 0 if there is no limit."""
+    two, one = root / "cpu.max", root / "cpu" / "cpu.cfs_quota_us"
+    if two.is_file():
+        limit, period = two.read_text().split()
+        return (0 if limit == "max" else int(limit)), int(period)
+    if one.is_file():
+        return int(one.read_text()), int(one.with_name("cpu.cfs_period_us").read_text())
+    return 0, 1
 
 
 def config() -> dict[str, Any]:

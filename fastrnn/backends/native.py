@@ -14,7 +14,8 @@ import numpy as np
 import _fastrnn
 from fastrnn.backends import usable_cpus
 from fastrnn.call import Backward, Call, Forward, Gradients, Stepper
-from fastrnn.checks import stepped
+from fastrnn.checks import stepped, stepped_state
+from fastrnn.unchanged import changed
 
 name = "native"
 
@@ -68,10 +69,18 @@ _spare_lock = threading.RLock()  # a __del__ may come in the middle of anything
 class _Saved:
     """What a training forward leaves to backward, laid out for the instruction set that left it."""
 
-    __slots__ = ("_room", "isa", "memory")
+    __slots__ = ("_room", "isa", "memory", "seen")
+
+    seen: list[int | None]
 
     def __init__(self, isa: str, room: np.ndarray, n: int) -> None:
         self.isa, self._room, self.memory = isa, room, room[:n]
+
+    def expect_unchanged(self, call: Call) -> None:
+        arguments = call.arguments()
+        now = _fastrnn.glance(arguments)
+        if now != self.seen:
+            raise changed(next(name for name, a, b in zip(arguments, now, self.seen, strict=True) if a != b))
 
     def __del__(self) -> None:
         with _spare_lock:
@@ -116,6 +125,9 @@ class _Borrowed(NamedTuple):
     isa: str
     memory: np.ndarray
 
+    def expect_unchanged(self, call: Call) -> None:
+        """Who keeps the bytes keeps the arguments, and knows whether they were changed."""
+
 
 def to_bytes(saved: _Saved) -> np.ndarray:
     lent = saved.memory.view(_Lent)
@@ -151,6 +163,9 @@ def forward(calls: Sequence[Call]) -> list[Forward]:
         results.append(result)
         jobs.append((cell, call, result.y, result.final, result.c, saved and saved.memory))
     _fastrnn.forward(_isas[isa], jobs, _scratch)
+    for call, result in zip(calls, results, strict=True):
+        if result.saved:
+            result.saved.seen = _fastrnn.glance(call.arguments())  # not before: x may be the y of another call
     return results
 
 
@@ -170,10 +185,12 @@ def stepper(calls: Sequence[Call]) -> Stepper:
     jobs = [
         (_cells[call.cell][0], call, call.y, tuple(s for s in call.init if s is not None), None, None) for call in calls
     ]
-    return _fastrnn.Stepper(_isas[_isa], jobs, lambda n: np.empty(n, np.uint8), stepped, np.empty)
+    return _fastrnn.Stepper(_isas[_isa], jobs, lambda n: np.empty(n, np.uint8), stepped, stepped_state, np.empty)
 
 
 def backward(calls: Sequence[Backward]) -> list[Gradients]:
+    for back in calls:
+        back.saved.expect_unchanged(back.call)
     results = [_empty_gradients(back.call) for back in calls]
     jobs = [
         (_cells[call.cell][0], call, saved.memory, dy, dfinal, dc, grads)

@@ -15,7 +15,8 @@ import numpy as np
 
 from fastrnn.call import Backward, Call, Forward, Gradients, Stepper
 from fastrnn.cells import CELLS, Array, Arrays
-from fastrnn.checks import stepped
+from fastrnn.checks import stepped, stepped_state
+from fastrnn.unchanged import Glance, expect_unchanged, glance
 
 name = "numpy"
 
@@ -33,6 +34,13 @@ class Visit(NamedTuple):
     x: Array  # (rows, I)
     state: Arrays  # (rows, H) each: what the step started from, after a reset
     saved: Arrays
+
+
+class Saved(NamedTuple):
+    """What `scan` leaves to `scan_backward`."""
+
+    seen: Glance
+    segments: list[Any]  # the visits of each; with `checkpoint` the state that it began from
 
 
 def forward(calls: Sequence[Call]) -> list[Forward]:
@@ -77,11 +85,7 @@ class Steps:
         y = np.empty((B, H) if x.ndim == 2 else H, x.dtype) if out is None else out
         to = stepped("out", y, (B, H), x.dtype, True)
         if state is not None:
-            if not hasattr(state, "__len__"):
-                raise TypeError(f"state: expected {len(call.init)} array(s), got {type(state).__name__}")
-            state = tuple([stepped("state", s, (len(self._calls), B, H), x.dtype, True) for s in state])
-            if len(state) != len(call.init):
-                raise ValueError(f"state: expected {len(call.init)} array(s), got {len(state)}")
+            state = stepped_state(state, len(call.init), (len(self._calls), B, H), x.dtype)
             if any(np.may_share_memory(to, s) for s in state):
                 raise ValueError("out: shares memory with the state; give it an array of its own")
         for layer, call in enumerate(self._calls):
@@ -107,6 +111,7 @@ def scan(call: Call, step: Step) -> Forward:
     c = call.empty(H) if call.return_cells else None
     keep = call.training and not call.checkpoint
     tape: list[Any] = []
+    seen = glance(call.arguments()) if call.training else {}
     for times in segments(call):
         start, visits = state, []
         for visit, state in walk(call, step, times, start):
@@ -117,13 +122,14 @@ def scan(call: Call, step: Step) -> Forward:
                 visits.append(visit)
         tape.append(visits if keep else start)
     # Copies: the caller owns the result, while the tape and `init` may hold the same arrays.
-    return Forward(y, tuple(s.copy() for s in state), c, tape if call.training else None)
+    return Forward(y, tuple(s.copy() for s in state), c, Saved(seen, tape) if call.training else None)
 
 
 @quietly
 def scan_backward(back: Backward, step: Step, step_backward: Step) -> Gradients:
     """Walk back over what `scan` kept, redoing a segment's steps first where only its start was kept."""
-    call, tape, dy, dfinal, dc = back
+    call, (seen, tape), dy, dfinal, dc = back
+    expect_unchanged(seen, call.arguments())
     _, B, I, H = call.sizes
     weights = CELLS[call.cell].weights(call.W, call.U, call.b, call.b_rec, call.p)
     dweights = tuple(np.zeros_like(w) for w in weights)

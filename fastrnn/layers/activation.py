@@ -82,12 +82,12 @@ class Activation(Stateless):
         function(activation)
         self.activation = activation
 
-    def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, Any]:
+    def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, dict[str, Array]]:
         y = function(self.activation).f(floating_array("x", x))
-        return y, y
+        return y, {} if self.activation == "linear" else {"y": y}
 
-    def _backward(self, dy: Array, y: Array) -> tuple[Array, dict[str, Array]]:
-        return function(self.activation).backward(dy, y), {}
+    def _backward(self, dy: Array, kept: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+        return function(self.activation).backward(dy, kept.get("y", dy)), {}
 
     def __repr__(self) -> str:
         return f"Activation({self.activation!r})"

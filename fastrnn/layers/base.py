@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 
 from fastrnn.cells import Array
 from fastrnn.checks import as_array, boolean, expect_dtype, expect_shape, floats
+from fastrnn.unchanged import expect_unchanged, glance
 
 Shape = tuple[int | None, ...]
 
@@ -33,7 +34,8 @@ class Back(NamedTuple):
 class Cache:
     """What a layer's training forward keeps for its backward: opaque, and of use to that layer alone.
 
-    It refers to x and to the parameters without a copy: leave them unchanged until the backward is done.
+    It refers to x, to the parameters and, of a function, to y without a copy: leave them unchanged until the backward
+    is done. It looks at some of their elements, and refuses (ValueError) if those are others.
     """
 
     layer: Layer
@@ -91,7 +93,7 @@ class Layer:
         dy : array shaped like y
             Gradient of a scalar with respect to y.
         cache : Cache
-            Of this layer's own forward.
+            Of this layer's own forward. What it refers to, x and the parameters, must be as it was then.
         dstate : shaped like the final state, optional
             Gradient with respect to the final state, for recurrent layers.
 
@@ -138,9 +140,11 @@ class Layer:
             For a parameter of another dtype or shape. After an error the layer is as it was.
         """
         own = self.parameters()
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state: expected a mapping from names to arrays, got {type(state).__name__}")
         for problem, names in (("missing", own.keys() - state.keys()), ("unexpected", state.keys() - own.keys())):
             if names:
-                raise KeyError(f"state: {problem} {', '.join(sorted(names))}")
+                raise KeyError(f"state: {problem} {', '.join(sorted(map(str, names)))}")
         new = {
             name: floats(name, state[name], "that of the layer", value.shape, value.dtype, "the layer's")
             for name, value in own.items()
@@ -162,6 +166,8 @@ class Layer:
             For another number of them, or a parameter of another dtype or shape.
         """
         own = self.parameters()
+        if not isinstance(weights, list | tuple):
+            raise TypeError(f"weights: expected a list of arrays, got {type(weights).__name__}")
         if len(weights) != len(own):
             raise ValueError(f"weights: expected {len(own)} arrays ({', '.join(own)}), got {len(weights)}")
         self.load_state_dict(dict(zip(own, weights, strict=True)))
@@ -180,12 +186,15 @@ class Layer:
 
 
 class Stateless(Layer):
-    """A layer without a recurrent state: subclasses compute y and what is to be kept, and the way back."""
+    """A layer without a recurrent state: subclasses compute y and the way back.
 
-    def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, Any]:
+    What is kept for that goes from the one to the other by name, and must be the same when it gets there.
+    """
+
+    def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, dict[str, Array]]:
         raise NotImplementedError
 
-    def _backward(self, dy: Array, kept: Any) -> tuple[Array | None, dict[str, Array]]:
+    def _backward(self, dy: Array, kept: dict[str, Array]) -> tuple[Array | None, dict[str, Array]]:
         raise NotImplementedError
 
     def forward(
@@ -202,12 +211,13 @@ class Stateless(Layer):
         if state is not None:
             raise ValueError(f"state: {type(self).__name__} has no state, so expected None, got {type(state).__name__}")
         y, kept = self._forward(x, training, rng)
-        return Output(y, None, Cache(self, (y.shape, y.dtype, kept)) if training else None)
+        return Output(y, None, Cache(self, (y.shape, y.dtype, kept, glance(kept))) if training else None)
 
     def backward(self, dy: Any, cache: Any, *, dstate: Any = None) -> Back:
         if dstate is not None:
             raise ValueError(f"dstate: {type(self).__name__} has no state, so expected None")
-        shape, dtype, kept = self._own(cache)
+        shape, dtype, kept, seen = self._own(cache)
+        expect_unchanged(seen, kept)
         dy = expect_dtype("dy", as_array("dy", dy), dtype, "that of y")
         dx, grads = self._backward(expect_shape("dy", dy, "that of y", shape), kept)
         return Back(dx, None, grads)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.cells import Array, linear, linear_backward
-from fastrnn.checks import as_array, boolean, expect_dtype, floating, positive
+from fastrnn.checks import as_array, boolean, expect_dtype, expect_room, floating, generator, size
 from fastrnn.initializers import GlorotUniform, Initializer, RandomUniform, Zeros, chosen, initial
 from fastrnn.layers.activation import function
 from fastrnn.layers.base import Shape, Stateless
@@ -63,7 +63,9 @@ class Dense(Stateless):
         initializer: Any = "torch",
         rng: Any = None,
     ) -> None:
-        self.input_size, self.output_size = positive("input_size", input_size), positive("output_size", output_size)
+        self.input_size, self.output_size = size("input_size", input_size), size("output_size", output_size)
+        sizes = self.input_size, self.output_size
+        expect_room("output_size", "input_size, output_size", sizes, *sizes)
         self._function = function("linear" if activation is None else activation)
         self.activation = activation
         boolean("bias", bias)
@@ -71,7 +73,7 @@ class Dense(Stateless):
         shapes = {"weight": (self.output_size, self.input_size)} | ({"bias": (self.output_size,)} if bias else {})
         torch: dict[str, Initializer] = dict.fromkeys(shapes, RandomUniform(1 / np.sqrt(self.input_size)))
         start = chosen(initializer, {"torch": torch, "keras": {"weight": GlorotUniform(), "bias": Zeros()}})
-        rng = np.random.default_rng(rng)
+        rng = generator(rng)
         new = {name: initial(start[name], name, shape, rng, self.dtype) for name, shape in shapes.items()}
         self.weight, self.bias = new["weight"], new.get("bias")
 
@@ -83,16 +85,17 @@ class Dense(Stateless):
             raise ValueError(f"x: expected shape (..., {self.input_size}), got {shape}")
         return (*shape[:-1], self.output_size)
 
-    def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, Any]:
+    def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, dict[str, Array]]:
         x = expect_dtype("x", as_array("x", x), self.dtype, "the layer's")
-        shape = self.output_shape(x.shape)
+        self.output_shape(x.shape)
         bias = self.dtype.type(0) if self.bias is None else self.bias
-        y = self._function.f(linear(flat(x), self.weight, bias))
-        return y.reshape(shape), (x, y)
+        y = self._function.f(linear(flat(x), self.weight, bias)).reshape(*x.shape[:-1], self.output_size)
+        kept = {"x": x, "weight": self.weight}
+        return y, kept if self.activation in (None, "linear") else kept | {"y": y}
 
-    def _backward(self, dy: Array, kept: Any) -> tuple[Array, dict[str, Array]]:
-        x, y = kept
-        dx, dW, db = linear_backward(self._function.backward(flat(dy), y), flat(x), self.weight)
+    def _backward(self, dy: Array, kept: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+        x, y = kept["x"], kept.get("y", dy)
+        dx, dW, db = linear_backward(self._function.backward(flat(dy), flat(y)), flat(x), kept["weight"])
         return dx.reshape(x.shape), {"weight": dW} | ({} if self.bias is None else {"bias": db})
 
     def __repr__(self) -> str:

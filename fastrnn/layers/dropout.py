@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import floating_array, fraction
+from fastrnn.checks import floating_array, fraction, generator
 from fastrnn.layers.base import Stateless
 
 
 def mask(shape: tuple[int, ...], rate: float, rng: Any, dtype: np.dtype[Any]) -> Array:
     """0 with probability `rate`, else 1 / (1 - rate), so that the expectation of a product with it stays."""
-    kept = np.random.default_rng(rng).random(shape, np.float32) >= rate
+    kept = generator(rng).random(shape, np.float32) >= rate
     scaled: Array = kept * dtype.type(1 / (1 - rate))
     return scaled
 
@@ -49,15 +49,15 @@ class Dropout(Stateless):
     def __init__(self, rate: float) -> None:
         self.rate = fraction("rate", rate)
 
-    def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, Any]:
+    def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, dict[str, Array]]:
         x = floating_array("x", x)
         if not training:
-            return x, None
+            return x, {}
         kept = mask(x.shape, self.rate, rng, x.dtype)
-        return x * kept, kept
+        return x * kept, {"mask": kept}
 
-    def _backward(self, dy: Array, kept: Array) -> tuple[Array, dict[str, Array]]:
-        return dy * kept, {}
+    def _backward(self, dy: Array, kept: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+        return dy * kept["mask"], {}
 
     def __repr__(self) -> str:
         return f"Dropout({self.rate})"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import BOOLEANS, as_array, describe, floating, positive
+from fastrnn.checks import BOOLEANS, as_array, describe, expect_room, floating, generator, size
 from fastrnn.initializers import Initializer, RandomNormal, RandomUniform, chosen, initial
 from fastrnn.layers.base import Shape, Stateless
 
@@ -57,15 +57,16 @@ class Embedding(Stateless):
         initializer: Any = "torch",
         rng: Any = None,
     ) -> None:
-        self.num_embeddings = n = positive("num_embeddings", num_embeddings)
-        self.embedding_dim = positive("embedding_dim", embedding_dim)
+        self.num_embeddings = n = size("num_embeddings", num_embeddings)
+        self.embedding_dim = size("embedding_dim", embedding_dim)
+        expect_room("num_embeddings", "num_embeddings, embedding_dim", (n, self.embedding_dim), n, self.embedding_dim)
         self.dtype = floating(dtype)
         schemes: dict[str, dict[str, Initializer]] = {
             "torch": {"weight": RandomNormal(0, 1)},
             "keras": {"weight": RandomUniform(0.05)},
         }
         start = chosen(initializer, schemes)["weight"]
-        self.weight = initial(start, "weight", (n, self.embedding_dim), np.random.default_rng(rng), self.dtype)
+        self.weight = initial(start, "weight", (n, self.embedding_dim), generator(rng), self.dtype)
         self.padding_idx = None
         if padding_idx is not None:
             if isinstance(padding_idx, BOOLEANS) or not isinstance(padding_idx, int | np.integer):
@@ -81,7 +82,7 @@ class Embedding(Stateless):
     def output_shape(self, shape: Shape) -> Shape:
         return (*shape, self.embedding_dim)
 
-    def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, Any]:
+    def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, dict[str, Array]]:
         x = as_array("x", x, sequence=True)
         if x.dtype.kind not in "iu" and x.size:
             raise TypeError(f"x: expected integers, got {describe(x.dtype)}")
@@ -89,10 +90,10 @@ class Embedding(Stateless):
             wrong = x[(x < 0) | (x >= self.num_embeddings)][0]
             raise ValueError(f"x: expected each in 0..{self.num_embeddings - 1}, got {wrong}")
         x = x.astype(np.intp, copy=False)
-        return self.weight[x], x
+        return self.weight[x], {"x": x}
 
-    def _backward(self, dy: Array, x: Array) -> tuple[None, dict[str, Array]]:
-        dy = dy.reshape(-1, self.embedding_dim)
+    def _backward(self, dy: Array, kept: dict[str, Array]) -> tuple[None, dict[str, Array]]:
+        x, dy = kept["x"], dy.reshape(-1, self.embedding_dim)
         dW = np.zeros_like(self.weight)
         order = np.argsort(x, axis=None, kind="stable")
         rows, starts = np.unique(x.ravel()[order], return_index=True)

@@ -18,10 +18,12 @@ from fastrnn.checks import (
     checked_threads,
     every_step,
     expect_dtype,
+    expect_room,
     expect_shape,
     floats,
-    positive,
+    generator,
     rows,
+    size,
     time_major,
 )
 from fastrnn.layers.base import Back, Cache, Output, Shape
@@ -123,7 +125,7 @@ class Recurrent(Weighted):
         x, init, options, layout = self._checked(x, state, lengths, resets, threads)
         options |= {"training": True, "checkpoint": checked_checkpoint(checkpoint, len(x))}
         merge = MERGES[self.merge] if self.bidirectional else None
-        rng = np.random.default_rng(rng) if self.dropout else None
+        rng = generator(rng) if self.dropout else None
         tape = Tape(backends.current(), merge, self.dropout, rng, layout)
         return Output(*self._given(self._run(x, init, options, layout, tape), layout), Cache(self, tape))
 
@@ -136,7 +138,8 @@ class Recurrent(Weighted):
             Gradient of a scalar with respect to y, a pair of them with ``merge=None``; what it holds past a
             sequence's length does not matter.
         cache : Cache
-            Of this layer's own ``forward(..., training=True)``.
+            Of this layer's own ``forward(..., training=True)``. What it refers to, x, the state, resets and the
+            parameters, must be as it was then.
         dstate : shaped like the final state, optional
             Gradient with respect to the final state.
 
@@ -148,7 +151,8 @@ class Recurrent(Weighted):
         Raises
         ------
         TypeError, ValueError
-            For another cache, gradients of another dtype or shape, or none at all.
+            For another cache, or one whose x or parameters were changed since, as far as some elements of each tell;
+            for gradients of another dtype or shape, or none at all.
         """
         tape: Tape = self._own(cache)
         if dy is None and dstate is None:
@@ -186,7 +190,9 @@ class Recurrent(Weighted):
             raise ValueError(f"x: expected shape {expected} or (T, I) with I = {self.input_size}, got {x.shape}")
         layout = unbatched, self.batch_first and not unbatched
         x = rows(time_major(x, *layout))
-        T, B, _ = x.shape
+        T, B, I = x.shape
+        H = self._features
+        expect_room("x", "T, B, I, H", (T, B, I, H), T, B, I + 8 * H)
         options = {
             "lengths": checked_lengths(lengths, T, B, unbatched),
             "resets": checked_resets(resets, T, B, *layout),
@@ -289,7 +295,9 @@ class Recurrent(Weighted):
         threads = thread_count(threads)
         backend, packed = self._prepared()
         self._streamed.add((backend.name, backend.layout()))
-        B = positive("batch_size", batch_size)
+        B = size("batch_size", batch_size)
+        sizes = B, self.input_size, self.hidden_size
+        expect_room("batch_size", "batch_size, I, H", sizes, B, self.input_size + 8 * self.hidden_size)
         state = tuple([np.zeros((self.num_layers, B, self.hidden_size), self.dtype) for _ in self._cell.states])
         calls: list[Call] = []
         for layer, I in enumerate(self._input_sizes()):

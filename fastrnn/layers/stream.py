@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from fastrnn.call import Stepper
 from fastrnn.cells import Array, Arrays
 from fastrnn.checks import floats
@@ -60,6 +62,19 @@ class Stream:
             own[...] = s
 
     def reset(self, sequences: Any = slice(None)) -> None:
-        """Zero the state of all sequences, or of those that an index or a mask into the batch chooses."""
+        """Zero the state of all sequences, or of those that an index or a mask into the batch chooses.
+
+        Raises
+        ------
+        IndexError
+            If it is no index into the batch.
+        """
+        B = self._state[0].shape[1]
+        try:
+            chosen = np.arange(B)[list(sequences) if isinstance(sequences, tuple) else sequences]
+        except (IndexError, TypeError) as error:
+            raise IndexError(f"sequences: expected an index or a mask into {B} of them, got {sequences!r}") from error
+        if np.ndim(chosen) > 1:  # True, None, a mask of other axes: whatever was meant, it is not this
+            raise IndexError(f"sequences: expected an index or a mask into {B} of them, got {sequences!r}")
         for own in self._state:
-            own[:, sequences] = 0
+            own[:, chosen] = 0

@@ -9,7 +9,7 @@ import numpy as np
 from fastrnn import backends
 from fastrnn.call import Backend, Call
 from fastrnn.cells import CELLS, Array, Arrays
-from fastrnn.checks import positive
+from fastrnn.checks import expect_room, generator, size
 from fastrnn.initializers import GlorotUniform, Initializer, Orthogonal, RandomUniform, Zeros, chosen, initial
 from fastrnn.layers.base import Layer
 from fastrnn.layers.options import Settings, bfloat16
@@ -36,9 +36,11 @@ class Weighted(Settings, Layer):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        self.input_size = positive("input_size", input_size)
-        self.hidden_size = positive("hidden_size", hidden_size)
-        self.num_layers = positive("num_layers", num_layers)
+        self.input_size = size("input_size", input_size)
+        self.hidden_size = size("hidden_size", hidden_size)
+        self.num_layers = size("num_layers", num_layers)
+        sizes = self.input_size, self.hidden_size
+        expect_room("hidden_size", "input_size, hidden_size", sizes, 8 * self.hidden_size, sum(sizes))
         if self.num_layers > 1 and self.merge is None and self.bidirectional:
             raise ValueError("merge: None gives two outputs, of which the next layer cannot read; expected another")
         if self.num_layers == 1 and self.dropout:
@@ -46,7 +48,7 @@ class Weighted(Settings, Layer):
         self._cell = CELLS[cell]
         self._packed: dict[tuple[str, str], list[Any]] = {}
         self._streamed: set[tuple[str, str]] = set()
-        start, rng = self._initializers(initializer), np.random.default_rng(rng)
+        start, rng = self._initializers(initializer), generator(rng)
         self._weights = [self._initial(start, rng, I) for I in self._input_sizes() for _ in self._ways]
 
     @property

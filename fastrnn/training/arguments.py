@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import numbers
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from fastrnn.cells import Array
-from fastrnn.checks import BOOLEANS, DTYPES, as_array, describe
+from fastrnn.checks import BOOLEANS, DTYPES, as_array, describe, integer
 
 T = TypeVar("T")
 
@@ -33,9 +32,7 @@ def number(name: str, value: Any, below: float = math.inf, positive: bool = Fals
 
 def count(name: str, value: Any) -> int:
     """An integer, at least 0."""
-    if isinstance(value, BOOLEANS) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected an integer of at least 0, got {value!r}")
-    found = operator.index(value)
+    found = integer(name, value, "an integer of at least 0")
     if found < 0:
         raise ValueError(f"{name}: expected an integer of at least 0, got {found}")
     return found

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import as_array, checked_lengths
+from fastrnn.checks import as_array, checked_lengths, generator
 from fastrnn.layers.base import Back, Cache, Layer, Output, Shape
 from fastrnn.training.batches import has_steps, turned, zeros_after
 
@@ -102,7 +102,7 @@ class Chain(Layer):
         threads: int | None = None,
     ) -> Output:
         """`forward`, time-major; its cache is a list of the layers'."""
-        rng = None if rng is None else np.random.default_rng(rng)
+        rng = None if rng is None else generator(rng)
         states, caches = [], []
         for i, layer in enumerate(self.layers):
             try:

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from fastrnn.cells import Array
-from fastrnn.checks import boolean, positive
+from fastrnn.checks import boolean, generator, positive
 from fastrnn.layers.base import Layer
 from fastrnn.training import checkpoint
 from fastrnn.training.arguments import number
@@ -190,7 +188,7 @@ class Sequential(Chain):
         options = Options(positive("epochs", epochs), size, bool(shuffle), truncate, bool(stateful), threads)
         samples, validation = self._split(self._samples(x, y, lengths), validation_data, validation_split)
         check_carried(self, samples, options)
-        rng = np.random.default_rng(rng)
+        rng = generator(rng)
         training = Training(self, samples, validation, options, in_order(callbacks, progress), rng)
         if resume is not None:
             checkpoint.load_training(resume, training)
@@ -239,7 +237,7 @@ class Sequential(Chain):
             For a wrong argument.
         """
         size = positive("batch_size", batch_size)
-        return predict(self, self._samples(x, None, lengths), size, threads)
+        return predict(self, self._samples(x, None, lengths, targets=False), size, threads)
 
     def summary(self) -> str:
         """A table of the layers, the shapes that they give, samples first, and the numbers of their parameters.
@@ -287,11 +285,11 @@ class Sequential(Chain):
         """
         checkpoint.load_weights(path, self)
 
-    def _samples(self, x: Any, y: Any, lengths: Any, prefix: str = "") -> Samples:
-        """Checked, but for the sizes of targets, which the loss checks; y may be None."""
+    def _samples(self, x: Any, y: Any, lengths: Any, prefix: str = "", targets: bool = True) -> Samples:
+        """Checked, but for the sizes of targets, which the loss checks."""
         x, lengths = as_inputs(f"{prefix}x", x, lengths)
         stepwise = len(self.output_shape(turned(x).shape)) == 3
-        y = None if y is None else as_targets(f"{prefix}y", y, x, lengths, stepwise)
+        y = as_targets(f"{prefix}y", y, x, lengths, stepwise) if targets else None
         return Samples(x, y, lengths, stepwise)
 
     def _split(self, samples: Samples, validation_data: Any, validation_split: float) -> tuple[Samples, Samples | None]:
