@@ -106,7 +106,7 @@ cdef class Pins:
 
 
 cdef enum:
-    SAMPLES = 64  # as in fastrnn/unchanged.py
+    SAMPLES = 16  # as in fastrnn/unchanged.py
 
 
 cdef uint64_t hash_of_some(const Py_buffer *view) noexcept:
