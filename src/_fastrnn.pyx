@@ -276,7 +276,7 @@ cdef class Calls:
     cdef list held
 
     def __cinit__(self, int isa, jobs, scratch, bint backward=False):
-        """jobs as `describe_forward` or `describe_backward` takes them, all of one dtype; `scratch(n)` gives n bytes."""
+        """jobs as `describe_forward` or `describe_backward` has them, all of one dtype; `scratch(n)` gives n bytes."""
         cdef Pins pins
         cdef size_t total = 0
         cdef char *start

@@ -24,7 +24,7 @@ enum {
     /* A job whose threads wait for CPUs takes many times as long as it would alone. After two, calls keep to a single thread
      * for RETREAT times as long as the threads waited, which bounds the share of time that is lost so. */
     RETREAT = 20,
-    LEAST_LOSS = 100 * 1000, /* ns in a job that a thread was ready and did not run, and more than a quarter of it */
+    LEAST_LOSS = 100 * 1000, /* ns in a job that a thread was ready and did not run, and two fifths of it or more */
     WAKING = 300 * 1000,     /* ns that a sleeper may take to begin, which is no loss */
 };
 
@@ -43,7 +43,7 @@ static struct {
     int workers;          /* threads started, the callers not counted */
     pthread_t thread[FRNN_MAX_THREADS];
     Bell jobs[FRNN_MAX_THREADS];  /* rung for worker i when there is a job for it */
-    int kept_from[FRNN_MAX_THREADS]; /* the CPU that worker i must not wake on, if it was asleep; else -1 */
+    int kept_from[FRNN_MAX_THREADS]; /* the CPU that worker i must not wake on, if it was asleep or new; else -1 */
     int threads;                 /* of that job */
     atomic_int place[FRNN_MAX_THREADS]; /* CPUs that its threads were last seen on */
     int64_t start;               /* ns, of CLOCK_MONOTONIC */
@@ -182,15 +182,15 @@ static void run_part(int id)
     run_flushing(team.job, team.arg, id);
     const int64_t since = begun - team.start > WAKING ? team.start : begun, taken = nanoseconds(CLOCK_MONOTONIC) - since;
     const int64_t lost = taken - (nanoseconds(CLOCK_THREAD_CPUTIME_ID) - used);
-    if (lost > LEAST_LOSS && lost > taken / 4) atomic_fetch_add(&team.lost, lost);
+    if (lost > LEAST_LOSS && lost > taken / 5 * 2) atomic_fetch_add(&team.lost, lost);
 }
 
 static void heed_loss(void)
 {
     const int64_t lost = atomic_exchange(&team.lost, 0);
-    if (lost && team.lost_before && atomic_load(&retreats))
-        team.alone_until = nanoseconds(CLOCK_MONOTONIC) + RETREAT * lost;
-    team.lost_before = lost > 0;
+    const int retreat = lost && team.lost_before && atomic_load(&retreats);
+    if (retreat) team.alone_until = nanoseconds(CLOCK_MONOTONIC) + RETREAT * lost;
+    team.lost_before = lost && !retreat;
 }
 
 static void *worker(void *id_as_pointer)
@@ -200,6 +200,7 @@ static void *worker(void *id_as_pointer)
         wait_past(&team.jobs[id], seen);
         const int threads = team.threads;
         if (team.kept_from[id] >= 0) allow_cpu(pthread_self(), team.kept_from[id], 1);
+        team.kept_from[id] = -1;
         part_company();
         run_part(id);
         frnn_team_barrier(threads);
@@ -245,7 +246,10 @@ static int start_worker(int id)
     int failed = pthread_create(&team.thread[id], &attr, worker, (void *)(intptr_t)id);
     pthread_sigmask(SIG_SETMASK, &before, 0);
     pthread_attr_destroy(&attr);
-    return !failed;
+    if (failed) return 0;
+    const int cpu = current_cpu();
+    team.kept_from[id] = allow_cpu(team.thread[id], cpu, 0) ? cpu : -1;
+    return 1;
 }
 
 void frnn_team_set_retreat(int on) { atomic_store(&retreats, on); }
@@ -283,7 +287,7 @@ void frnn_team_run(int granted, frnn_job job, void *arg)
     team.arg = arg;
     for (int i = 1; i < granted; i++) {
         const int asleep = atomic_load(&team.jobs[i].sleepers) > 0;
-        team.kept_from[i] = asleep && allow_cpu(team.thread[i], cpu, 0) ? cpu : -1;
+        if (asleep && allow_cpu(team.thread[i], cpu, 0)) team.kept_from[i] = cpu;
         ring(&team.jobs[i]);
     }
     run_part(0);
