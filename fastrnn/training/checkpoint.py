@@ -3,11 +3,13 @@
 The weights stand under the names of `Sequential.parameters`, which begin with a digit; a checkpoint has the
 optimizer's state beside them under "optimizer.", and arrays of callbacks under "callbacks.<name>.". What is not an
 array is JSON in the file's metadata, under "fastrnn": the format's version and layers, and in a checkpoint epoch, rng,
-history, optimizer and callbacks. So a checkpoint is a file of weights too.
+history, optimizer and callbacks. So a checkpoint is a file of weights too. A checksum of all that stands beside it,
+under "sha256"; a file without one is read all the same.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from fastrnn.training.sequential import Sequential
 
 #: of the metadata
-KEY, VERSION = "fastrnn", 1
+KEY, SUM, VERSION = "fastrnn", "sha256", 1
 
 Tensors = dict[str, Array]
 
@@ -66,7 +68,22 @@ def save_training(path: str | os.PathLike[str], training: Training) -> None:
 
 
 def load_training(path: str | os.PathLike[str], training: Training) -> None:
-    """Go on from there."""
+    """Go on from there, or leave the model and the optimizer as they are."""
+    model, optimizer = training.model, training.optimizer
+    weights, steps = model.state_dict(), optimizer.state_dict()
+    try:
+        take_training(path, training)
+    except OSError:
+        raise
+    except Exception as error:
+        model.load_state_dict(weights)
+        optimizer.load_state_dict(steps)
+        if str(error).startswith("resume: "):
+            raise
+        raise ValueError(f"resume: {os.fspath(path)} does not fit, or is damaged: {error!r}") from error
+
+
+def take_training(path: str | os.PathLike[str], training: Training) -> None:
     tensors, metadata = read("resume", path)
     if "epoch" not in metadata:
         raise ValueError(f"resume: expected a file that Checkpoint wrote, got weights alone in {os.fspath(path)}")
@@ -80,15 +97,17 @@ def load_training(path: str | os.PathLike[str], training: Training) -> None:
     training.optimizer.load_state_dict(under("optimizer.", tensors))
     for name, plain in metadata["callbacks"].items():
         training.callbacks[name].load_state_dict(plain | under(f"callbacks.{name}.", tensors))
+    history = {name: [float(value) for value in values] for name, values in metadata["history"].items()}
+    expect(path, "epochs in its history", {len(values) for values in history.values()}, {metadata["epoch"]})
     generator.state = metadata["rng"]
-    training.epoch, training.history = metadata["epoch"], History(metadata["history"])
+    training.epoch, training.history = metadata["epoch"], History(history)
 
 
 def take_weights(
     argument: str, path: str | os.PathLike[str], model: Sequential, tensors: Tensors, metadata: dict[str, Any]
 ) -> None:
     expect(path, "layers", metadata.get("layers"), kinds(model), argument)
-    model.load_state_dict({name: value for name, value in tensors.items() if name[0].isdigit()})
+    model.load_state_dict({name: value for name, value in tensors.items() if name[:1].isdigit()})
 
 
 def expect(path: str | os.PathLike[str], what: str, found: Any, wanted: Any, argument: str = "resume") -> None:
@@ -108,9 +127,18 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], metadata: 
     """All or nothing: whoever stops in the middle still has the file of before."""
     numpy = needed("safetensors.numpy", "train")
     plain = json.dumps({"version": VERSION} | dict(metadata), default=np.ndarray.tolist)
+    tensors = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     partial = Path(path).with_name(Path(path).name + ".partial")
-    numpy.save_file({name: np.asarray(value, order="C") for name, value in tensors.items()}, partial, {KEY: plain})
+    numpy.save_file(tensors, partial, {KEY: plain, SUM: checksum(tensors, plain)})
     os.replace(partial, path)
+
+
+def checksum(tensors: Tensors, plain: str) -> str:
+    found = hashlib.sha256(plain.encode())
+    for name in sorted(tensors):
+        found.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
+        found.update(tensors[name].tobytes())
+    return found.hexdigest()
 
 
 def read(argument: str, path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, Any]]:
@@ -119,10 +147,12 @@ def read(argument: str, path: str | os.PathLike[str]) -> tuple[Tensors, dict[str
         with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it cannot be iterated
-    except (safetensors.SafetensorError, TypeError, AttributeError) as error:  # the latter for dtypes that NumPy lacks
+    except (safetensors.SafetensorError, LookupError, TypeError, AttributeError) as error:  # the latter: odd dtypes
         raise ValueError(f"{argument}: {os.fspath(path)} is no safetensors file for NumPy ({error})") from error
     if KEY not in metadata:
         raise ValueError(f"{argument}: {os.fspath(path)} was not written by fastrnn")
+    if SUM in metadata and metadata[SUM] != checksum(tensors, metadata[KEY]):
+        raise ValueError(f"{argument}: {os.fspath(path)} is damaged: it does not match its checksum")
     try:
         plain = json.loads(metadata[KEY])
     except (ValueError, RecursionError) as error:

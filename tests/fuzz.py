@@ -1,0 +1,659 @@
+"""A differential fuzzer: random small recurrences, layers, streams and damaged files, against the float64 reference.
+
+    python tests/fuzz.py [--seconds 60] [--seed N] [--only calls|layers|files]
+
+Every case is a few plain parameters. A call is computed natively and compared with NumPy's in float64, by norm where
+rounding decides and bit by bit where `docs/promises.md` says so; then in other ways that must give the same bits. What
+fails is shrunk, one parameter after another, and printed as a program. The exit code is that of a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+
+from problems import CELLS, PUBLIC, Arrays, Problem, arrays, batch_first, call, make, run
+from stacks import named
+
+import fastrnn
+from fastrnn import training
+from fastrnn.backends import available_isas
+
+ISAS = available_isas()
+UNITS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33)
+SPECIAL = ("x", "W", "U", "b", "h0", "dy", "dh_n")
+VALUES = {"normal": None, "zero": 0.0, "denormal": 1e-40, "huge": 1e30, "nan": np.nan, "inf": np.inf, "-inf": -np.inf}
+
+counts: Counter[str] = Counter()
+
+
+def same(got: Arrays, expected: Arrays, what: str, only: Any = None) -> None:
+    for name in only or expected:
+        a, b = got[name], expected[name]
+        assert (a.shape, a.dtype) == (b.shape, b.dtype), (
+            f"{what}: {name} is {a.dtype} {a.shape}, not {b.dtype} {b.shape}"
+        )
+        if a.tobytes() != b.tobytes():  # NaNs may differ in their sign and payload
+            a, b = (np.where(np.isnan(c), c.dtype.type(np.nan), c) for c in (a, b))
+            assert a.tobytes() == b.tobytes(), f"{what}: {name} has other bits in {np.sum(a != b)} elements"
+            counts["other NaN"] += 1
+    counts[what] += 1
+
+
+# ---- how arrays lie ----
+
+
+def lay(a: np.ndarray, how: int) -> np.ndarray:
+    """The same numbers in other memory."""
+    if how == 1:
+        return np.asfortranarray(a)
+    if how == 2:
+        return np.flip(np.flip(a).copy())
+    if how == 3:
+        return np.repeat(a, 2, axis=-1)[..., ::2]
+    if how == 4:
+        return np.frombuffer(b"?" + a.tobytes(), np.uint8)[1:].view(a.dtype).reshape(a.shape)
+    if how == 5 and a.ndim == 3:
+        return np.ascontiguousarray(a.swapaxes(0, 1)).swapaxes(0, 1)
+    if how == 6:
+        a = a.copy()
+        a.flags.writeable = False
+    return a
+
+
+# ---- calls ----
+
+
+@dataclass
+class Call:
+    """Small is simple: `shrunk` tries the first value of each of these, and smaller sizes."""
+
+    cell: str
+    T: int
+    B: int
+    I: int
+    H: int
+    seed: int
+    isa: str = ISAS[0] if ISAS else ""
+    wide: bool = False
+    biases: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
+    lengths: bool = False
+    resets: bool = False
+    reverse: bool = False
+    batch_first: bool = False
+    return_cells: bool = False
+    checkpoint: int = 1
+    threads: int = 1
+    layout: int = 0  #: of every argument, in `lay`
+    absent: tuple[str, ...] = ()  #: cotangents
+    value: str = "normal"  #: of one sequence's elements, or of a weight's
+    where: str = "x"
+    scale: float = 1.0  #: of the weights
+
+    def problem(self) -> Problem:
+        options: dict[str, Any] = {"lengths": self.lengths, "resets": self.resets, "reverse": self.reverse}
+        if PUBLIC[self.cell][0] == "lstm":
+            options["return_cells"] = self.return_cells
+        sizes = (self.T, self.B, self.I, self.H)
+        p = make(self.cell, sizes, dtype=np.float32, seed=self.seed, biases=self.biases, states=self.states, **options)
+        inputs = {n: a * np.float32(self.scale) if n in ("W", "U") else a for n, a in p.inputs.items()}
+        p = replace(p, inputs=inputs).changed(**dict.fromkeys(self.absent))
+        given = p.inputs | p.cotangents
+        if self.value != "normal" and self.where in given and given[self.where].size:
+            a = given[self.where].copy()
+            a[(0, *[0] * (a.ndim - 1)) if a.ndim != 3 else (slice(None), 0)] = VALUES[self.value]
+            p = p.changed(**{self.where: a})
+        return p.astype(np.float64) if self.wide else p
+
+    def laid(self, p: Problem) -> Problem:
+        p = batch_first(p) if self.batch_first else p
+        return p.changed(**{n: lay(a, self.layout) for n, a in (p.inputs | p.cotangents).items()})
+
+
+def random_call(rng: np.random.Generator) -> Call:
+    def maybe(odds: float = 0.5) -> bool:
+        return bool(rng.random() < odds)
+
+    cell = CELLS[rng.integers(len(CELLS))]
+    big = maybe(0.003)  # enough work for several threads
+    T, B = int(rng.integers(0 if maybe(0.1) else 1, 7)), int(rng.integers(0 if maybe(0.1) else 1, 7))
+    sizes = ((12, 70, 33, 130), (40, 1, 65, 400))[rng.integers(2)] if big else None
+    sizes = sizes or (T, B, int(rng.choice(UNITS[:9])), int(rng.choice(UNITS)))
+    return Call(
+        cell,
+        *sizes,
+        seed=int(rng.integers(2**31)),
+        isa=str(rng.choice(ISAS)),
+        wide=maybe(),
+        biases=[(), ("b",), ("b_rec",), ("b", "b_rec")][rng.integers(4)],
+        states=[(), ("h0",), ("c0",), ("h0", "c0")][rng.integers(4)],
+        lengths=maybe(0.4),
+        resets=maybe(0.3),
+        reverse=maybe(0.3),
+        batch_first=maybe(0.3),
+        return_cells=maybe(0.3),
+        checkpoint=int(rng.integers(1, 9)),
+        threads=3 if big else 1,
+        layout=int(rng.integers(7)),
+        absent=[(), (), ("dy",), ("dh_n", "dc_n")][rng.integers(4)],
+        value=str(rng.choice(list(VALUES))) if maybe(0.3) else "normal",
+        where=str(rng.choice(SPECIAL)),
+        scale=float(rng.choice([1.0, 1.0, 1e-3, 2.0])),
+    )
+
+
+def check_call(case: Call) -> None:
+    p = case.problem()
+    with fastrnn.use_isa(case.isa):
+        got = run(p, threads=1)
+        same(run(case.laid(p), threads=1) if not case.batch_first else turned_back(run(case.laid(p))), got, "layout")
+        same(run(p, checkpoint=case.checkpoint, threads=1), got, "checkpoint")
+        inferred = arrays(call(p, threads=1)[0])
+        same(inferred, got, "inference", inferred)
+        if case.threads > 1:
+            same(run(p, threads=case.threads), got, "threads")
+        if case.B > 1:
+            check_batch(case, p, got)
+        if case.T > 1 and not case.lengths:
+            check_split(case, p, inferred)
+        if not (case.lengths or case.resets or case.reverse) and case.B and case.value == "normal":
+            check_stream(case, p, inferred)
+    if case.value == "normal":
+        with fastrnn.use_backend("numpy"):
+            exact = run(p.astype(np.float64))
+        compare(case, p, got, exact)
+    else:
+        check_special(case, p, got)
+
+
+def turned_back(result: Arrays) -> Arrays:
+    turned = {n: a.swapaxes(0, 1) for n, a in result.items() if n in ("y", "c", "dx")}
+    return result | {n: np.ascontiguousarray(a) for n, a in turned.items()}
+
+
+BY_STEP, BY_SEQUENCE = (
+    ("x", "resets", "dy", "dc", "y", "c", "dx"),
+    ("h0", "c0", "lengths", "dh_n", "dc_n", "h_n", "c_n"),
+)
+
+
+def check_batch(case: Call, p: Problem, got: Arrays) -> None:
+    """One sequence alone, and all in another order."""
+    rng = np.random.default_rng(case.seed)
+    for order in (np.array([rng.integers(case.B)]), rng.permutation(case.B)):
+        given = p.inputs | p.cotangents
+        picked = {n: a[:, order] for n, a in given.items() if n in BY_STEP}
+        picked |= {n: a[order] for n, a in given.items() if n in BY_SEQUENCE}
+        result = run(p.changed(**picked), threads=1)
+        expected = {n: a[:, order] for n, a in got.items() if n in BY_STEP}
+        expected |= {n: a[order] for n, a in got.items() if n in (*BY_SEQUENCE, "dh0", "dc0")}
+        same(result, expected, "batch")
+
+
+def check_split(case: Call, p: Problem, whole: Arrays) -> None:
+    """In two pieces of time, the state carried over."""
+    cut = case.T // 2
+    pieces = [slice(cut, None), slice(None, cut)] if case.reverse else [slice(None, cut), slice(cut, None)]
+    found: dict[slice, Arrays] = {}
+    state: Arrays = {}
+    for piece in map(Slice, pieces):
+        steps = {n: p.inputs[n][piece.slice] for n in ("x", "resets") if n in p.inputs}
+        found[piece] = arrays(call(p.changed(**steps, **state), threads=1)[0])
+        state = {f"{s}0": found[piece][f"{s}_n"] for s in "hc" if f"{s}_n" in found[piece]}
+    first, second = (list(found.values()))[:: -1 if case.reverse else 1]
+    last = list(found.values())[-1]
+    joined = {n: np.concatenate([first[n], second[n]]) if n in ("y", "c") else last[n] for n in whole}
+    same(joined, whole, "split")
+
+
+class Slice:
+    def __init__(self, piece: slice) -> None:
+        self.slice = piece
+
+
+def layer_of(cell: str, p: Problem, **options: Any) -> Any:
+    """A layer with the problem's weights."""
+    family, _, chosen = PUBLIC[cell]
+    kind = {"rnn": fastrnn.RNN, "gru": fastrnn.GRU, "lstm": fastrnn.LSTM}[family]
+    if cell == "lstm_peephole":
+        chosen = {"peephole": True}
+    _, _, I = p.inputs["x"].shape
+    H = p.inputs["U"].shape[1]
+    net = kind(I, H, dtype=p.inputs["x"].dtype, rng=0, **chosen, **options)
+    zero = np.zeros(len(p.inputs["U"]), p.inputs["x"].dtype)
+    keys = {"weight_ih": "W", "weight_hh": "U", "bias_ih": "b", "bias_hh": "b_rec", "peephole": "p"}
+    net.load_state_dict({n: p.inputs.get(keys[n.rsplit("_", 1)[0]], zero) for n in net.parameters()})
+    return net
+
+
+def check_stream(case: Call, p: Problem, inferred: Arrays) -> None:
+    if len(case.biases) < 2:
+        return  # a layer has both; a bias of 0 is none, but for the sign of a 0
+    net = layer_of(case.cell, p)
+    stream = net.stream(case.B)
+    if case.states and set(case.states) >= ({"h0", "c0"} if case.cell.startswith("lstm") else {"h0"}):
+        states = [p.inputs[s][None] for s in ("h0", "c0") if s in p.inputs]
+        stream.state = states[0] if len(states) == 1 else tuple(states)
+    elif case.states:
+        return
+    out = np.empty((case.B, case.H), p.inputs["x"].dtype)
+    x, y = lay(p.inputs["x"], case.layout), inferred["y"]
+    for t in range(case.T):
+        assert stream.step(x[t], out=out) is out
+        assert out.tobytes() == y[t].tobytes(), f"stream: step {t} has other bits"
+    counts["stream"] += 1
+
+
+def compare(case: Any, p: Problem, got: Arrays, exact: Arrays) -> None:
+    """Within a bound by norm; where that is not kept, within what rounding of the inputs moves the result itself."""
+    eps = 2.3e-16 if case.wide else 1.2e-7
+    doubtful = [n for n in exact if not off(got[n], exact[n], eps) <= 64 * eps]
+    if doubtful:
+        counts["ill-conditioned"] += 1
+        moved = dict.fromkeys(doubtful, 0.0)
+        rng = np.random.default_rng(0)
+        with fastrnn.use_backend("numpy"):
+            for n, a in run(p).items():  # cancellation inside: a saturated gate's slope
+                moved |= {n: off(a, exact[n], eps)} if n in moved else {}
+            for _ in range(12):
+                wide = p.astype(np.float64)
+                noisy = {
+                    n: a * (1 + eps * rng.uniform(-1, 1, a.shape))
+                    for n, a in (wide.inputs | wide.cotangents).items()
+                    if a.dtype.kind == "f"
+                }
+                again = run(wide.changed(**noisy))
+                for n in doubtful:
+                    moved[n] = max(moved[n], off(again[n], exact[n], eps))
+        for n in doubtful:
+            error = off(got[n], exact[n], eps)
+            assert error <= 64 * eps + 40 * moved[n], f"reference: {n} is off by {error:.2g}; noise {moved[n]:.2g}"
+    counts["reference"] += 1
+
+
+def off(got: np.ndarray, exact: np.ndarray, eps: float) -> float:
+    """||got - exact|| / ||exact||, what is flushed to zero aside."""
+    assert got.shape == exact.shape
+    if not np.isfinite(exact).all():
+        return 0.0 if (np.isfinite(got) == np.isfinite(exact)).all() else np.inf
+    tiny = (1e-30 if eps > 1e-10 else 1e-300) * max(exact.size, 1)
+    distance = float(np.linalg.norm(got.astype(np.float64) - exact))
+    return distance / (float(np.linalg.norm(exact)) + tiny)
+
+
+def check_special(case: Call, p: Problem, got: Arrays) -> None:
+    """Other sequences keep their bits, what lies past a length is 0, and NaN is where the reference has it."""
+    if case.where in ("x", "h0", "dy", "dh_n") and case.B > 1:
+        clean = run(replace(case, value="normal").problem(), threads=1)
+        names = [n for n in got if n in ("y", "c", "dx", "h_n", "c_n", "dh0", "dc0")]
+        rest = slice(1, None)
+        cut = {n: (slice(None), rest) if n in BY_STEP else (rest,) for n in names}
+        with fastrnn.use_isa(case.isa):
+            clean = run(replace(case, value="normal").problem(), threads=1)
+        if case.where in ("h0", "dh_n"):  # element [0, 0] alone
+            same({n: got[n][cut[n]] for n in names}, {n: clean[n][cut[n]] for n in names}, "special")
+        else:
+            same({n: got[n][cut[n]] for n in names}, {n: clean[n][cut[n]] for n in names}, "special")
+    if case.lengths:
+        past = np.arange(case.T)[:, None] >= p.inputs["lengths"]
+        assert not got["y"][past].any(), "padding: y is not 0"
+        assert not got["dx"][past].any(), "padding: dx is not 0"
+    if case.value == "nan":
+        with fastrnn.use_backend("numpy"):
+            exact = run(p)
+        for n in ("y", "h_n", "dx"):
+            assert (np.isnan(got[n]) == np.isnan(exact[n])).all(), f"special: NaN elsewhere in {n}"
+        counts["NaN"] += 1
+
+
+# ---- layers ----
+
+
+@dataclass
+class Layer:
+    cell: str
+    T: int
+    B: int
+    I: int
+    H: int
+    seed: int
+    isa: str = ISAS[0] if ISAS else ""
+    wide: bool = False
+    num_layers: int = 1
+    bidirectional: bool = False
+    merge: str = "concat"
+    batch_first: bool = False
+    return_sequences: bool = True
+    bias: bool = True
+    state: bool = False
+    lengths: bool = False
+    resets: bool = False
+    checkpoint: int = 0
+    threads: int = 1
+    layout: int = 0
+    dropout: float = 0.0
+
+
+def random_layer(rng: np.random.Generator) -> Layer:
+    def maybe(odds: float = 0.5) -> bool:
+        return bool(rng.random() < odds)
+
+    big = maybe(0.004)
+    sizes = (30, 5, 9, 97) if big else (int(rng.integers(1, 6)), int(rng.integers(1, 5)), 3, int(rng.choice(UNITS)))
+    layers = int(rng.integers(1, 4))
+    return Layer(
+        CELLS[rng.integers(len(CELLS))],
+        *sizes,
+        seed=int(rng.integers(2**31)),
+        isa=str(rng.choice(ISAS)),
+        wide=maybe(),
+        num_layers=layers,
+        bidirectional=maybe(),
+        merge=str(rng.choice(["concat", "sum", "mul", "average"])),
+        batch_first=maybe(0.3),
+        return_sequences=maybe(0.7),
+        bias=maybe(0.7),
+        state=maybe(),
+        lengths=maybe(),
+        resets=maybe(0.3),
+        checkpoint=int(rng.integers(0, 4)),
+        threads=3 if big else 1,
+        layout=int(rng.integers(7)),
+        dropout=0.3 if layers > 1 and maybe(0.3) else 0.0,
+    )
+
+
+def check_layer(case: Layer) -> None:
+    dtype = np.float64 if case.wide else np.float32
+    family, _, chosen = PUBLIC[case.cell]
+    kind = {"rnn": fastrnn.RNN, "gru": fastrnn.GRU, "lstm": fastrnn.LSTM}[family]
+    chosen = {"peephole": True} if case.cell == "lstm_peephole" else chosen
+    names = ("num_layers", "bidirectional", "merge", "batch_first", "return_sequences", "bias", "dropout")
+    options = {n: getattr(case, n) for n in names}
+    net = kind(case.I, case.H, dtype=dtype, rng=case.seed, **chosen, **options)
+    rng = np.random.default_rng(case.seed)
+    shape = (case.B, case.T, case.I) if case.batch_first else (case.T, case.B, case.I)
+    x = rng.standard_normal(shape).astype(dtype)
+    steps = {"lengths": rng.integers(0, case.T + 1, case.B) if case.lengths else None}
+    steps |= {"resets": rng.random(shape[:2]) < 0.2 if case.resets else None}
+    D = 1 + case.bidirectional
+    state = [rng.standard_normal((case.num_layers * D, case.B, case.H)).astype(dtype) for _ in range(2)]
+    own = (tuple(state) if family == "lstm" else state[0]) if case.state else None
+
+    def both(x: np.ndarray, net: Any, own: Any, **more: Any) -> Arrays:
+        y, final, cache = net.forward(x, state=own, training=True, rng=1, **steps, **more)
+        back = net.backward(
+            np.cos(np.arange(y.size, dtype=y.dtype)).reshape(y.shape), cache, dstate=None if own is None else final
+        )
+        found = named(y, final) | back.grads | {"dx": back.dx}
+        if back.dstate is not None:
+            given = back.dstate if isinstance(back.dstate, tuple) else (back.dstate,)
+            found |= {f"dstate {i}": d for i, d in enumerate(given)}
+        return found
+
+    with fastrnn.use_isa(case.isa):
+        got = both(x, net, own, threads=1)
+        same(both(lay(x, case.layout), net, own, threads=case.threads), got, "layer's layout")
+        if case.checkpoint:
+            same(both(x, net, own, checkpoint=case.checkpoint, threads=case.threads), got, "layer's checkpoint")
+        if not case.dropout:
+            inferred = named(*net(x, own, threads=case.threads, **steps))
+            same(got, inferred, "layer's inference")
+        if not (case.bidirectional or case.lengths or case.resets or case.dropout):
+            stream = net.stream(case.B)
+            if own is not None:
+                stream.state = own
+            for t in range(case.T):
+                h = stream.step(x[:, t] if case.batch_first else x[t])
+            if not case.return_sequences:
+                same({"y": h}, got, "layer's stream", ["y"])
+    wide = kind(case.I, case.H, dtype=np.float64, rng=0, **chosen, **options)
+    wide.load_state_dict({n: a.astype(np.float64) for n, a in net.state_dict().items()})
+    more = own if own is None else tuple(s.astype("f8") for s in own) if family == "lstm" else own.astype("f8")
+    with fastrnn.use_backend("numpy"):
+        exact = both(x.astype(np.float64), wide, more)
+    eps = 2.3e-16 if case.wide else 1.2e-7
+    for n in exact:
+        error = off(got[n], exact[n], eps)
+        if not error <= 1e3 * eps:  # a sum that cancels, or a relu's kink: as far as noise moves it
+            with fastrnn.use_backend("numpy"):
+                moved = 0.0
+                for _ in range(8):
+                    noise = 1 + eps * np.random.default_rng(_).uniform(-1, 1, x.shape)
+                    moved = max(
+                        moved,
+                        off(both(x * noise if case.wide else x.astype("f8") * noise, wide, more)[n], exact[n], eps),
+                    )
+            counts["ill-conditioned"] += 1
+            assert error <= 1e3 * eps + 100 * moved, f"layer's reference: {n} is off by {error:.2g}; noise {moved:.2g}"
+    counts["layer's reference"] += 1
+
+
+# ---- damaged files ----
+
+
+@dataclass
+class File:
+    """A file of weights, or a checkpoint, with some bytes changed."""
+
+    seed: int
+    whole: bool = False  #: a checkpoint
+    changes: list[tuple[int, int]] = field(default_factory=list)  #: (place, byte)
+    cut: int = 0  #: bytes lost at the end
+    text: tuple[str, str] = ("", "")  #: replaced in the header
+
+
+WORDS = (
+    '"version":1',
+    '"epoch":1',
+    '"layers"',
+    '"rng"',
+    '"history"',
+    '"optimizer"',
+    '"callbacks"',
+    "PCG64",
+    "F32",
+    "U64",
+)
+WORSE = (
+    '""',
+    "null",
+    "[]",
+    "{}",
+    "-1",
+    "1e999",
+    '"x"',
+    "0",
+    "F64",
+    '"F16"',
+    "99999999999999999999",
+    "\\u0000",
+    "NaN",
+    "true",
+)
+
+
+def model() -> Any:
+    net = fastrnn.Sequential(
+        [fastrnn.GRU(2, 3, reset_after=True, return_sequences=False, rng=0), fastrnn.Dense(3, 1, rng=1)]
+    )
+    net.compile("adam", "mse")
+    return net
+
+
+X, Y = np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 2, 2), np.zeros((4, 1), np.float32)
+
+
+class Originals:
+    """What is damaged, written once."""
+
+    def __init__(self) -> None:
+        self.directory = tempfile.TemporaryDirectory()
+        self.path = Path(self.directory.name) / "file"
+        net = model()
+        callbacks = [training.Checkpoint(self.path), training.EarlyStopping("loss")]
+        net.fit(X, Y, epochs=1, callbacks=callbacks, rng=0)
+        self.checkpoint = self.path.read_bytes()
+        net.save(self.path)
+        self.weights = self.path.read_bytes()
+        self.model = model()
+        self.before = self.model.state_dict()
+
+
+originals: Originals
+
+
+def random_file(rng: np.random.Generator) -> File:
+    whole = bool(rng.integers(2))
+    size = len(originals.checkpoint if whole else originals.weights)
+    header = int.from_bytes((originals.checkpoint if whole else originals.weights)[:8], "little") + 8
+    kind = rng.integers(4)
+    most = header if kind < 2 else size
+    places = rng.integers(0, most, rng.integers(1, 5)) if kind != 3 else []
+    new = rng.choice([*b'0123456789{}[]",:-eE.\\', *range(256)], len(places))
+    text = (str(rng.choice(WORDS)), str(rng.choice(WORSE))) if kind == 3 else ("", "")
+    if text[0].startswith('"') and text[0].endswith(('"', "1")) and rng.integers(2):
+        text = (text[0], text[0].split(":")[0] + ":" + text[1] + ("," if ":" not in text[0] else ""))
+    cut = int(rng.integers(1, size)) if rng.random() < 0.05 else 0
+    return File(
+        int(rng.integers(2**31)), whole, [(int(a), int(b)) for a, b in zip(places, new, strict=True)], cut, text
+    )
+
+
+def check_file(case: File) -> None:
+    """It is refused, and the model is as it was, or it is read: then everything has its shape and dtype."""
+    data = bytearray(originals.checkpoint if case.whole else originals.weights)
+    for place, byte in case.changes:
+        data[place] = byte
+    if case.text[0]:
+        n = int.from_bytes(data[:8], "little")
+        escaped = case.text[0].replace('"', '\\"').encode(), case.text[1].replace('"', '\\"').encode()
+        head = bytes(data[8 : 8 + n])
+        head = (
+            head.replace(*escaped) if escaped[0] in head else head.replace(case.text[0].encode(), case.text[1].encode())
+        )
+        data = bytearray(len(head).to_bytes(8, "little") + head + data[8 + n :])
+    originals.path.write_bytes(bytes(data[: len(data) - case.cut]))
+    net = originals.model
+    for resume in (False, True):
+        net.load_state_dict(originals.before)
+        net.compile("adam", "mse")
+        refused = None
+        try:
+            if resume:
+                callbacks = [training.EarlyStopping("loss")]
+                net.fit(X, Y, epochs=2, callbacks=callbacks, rng=0, resume=originals.path)
+            else:
+                net.load_weights(originals.path)
+        except (ValueError, KeyError, TypeError, FloatingPointError) as error:
+            refused = error
+        counts["file refused" if refused else "file read"] += 1
+        now = net.state_dict()
+        for name, before in originals.before.items():
+            assert (now[name].shape, now[name].dtype) == (before.shape, before.dtype), name
+        if refused and (not resume or str(refused).startswith("resume")):
+            assert str(refused).strip("'\"").startswith(("resume", "path", "state", *originals.before)), repr(refused)
+            same(now, originals.before, "file")
+
+
+# ---- running ----
+
+Check = Callable[[Any], None]
+KINDS: dict[str, tuple[Callable[[np.random.Generator], Any], Check]] = {
+    "calls": (random_call, check_call),
+    "layers": (random_layer, check_layer),
+    "files": (random_file, check_file),
+}
+
+
+def failure(check: Check, case: Any) -> str | None:
+    try:
+        check(case)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def simpler(case: Any) -> Iterator[Any]:
+    """One parameter made smaller, or its default."""
+    for f in fields(case):
+        value = getattr(case, f.name)
+        if f.name in ("T", "B", "I", "H"):
+            yield from (replace(case, **{f.name: n}) for n in {1, value // 2, value - 1} if 1 <= n < value)
+        elif f.name == "changes":
+            yield from (replace(case, changes=value[:i] + value[i + 1 :]) for i in range(len(value)))
+        elif f.name not in ("seed", "cell", "whole") and value != f.default:
+            yield replace(case, **{f.name: f.default})
+
+
+def shrunk(check: Check, case: Any) -> Any:
+    """The simplest case that fails as this one does, by the first word of the message."""
+
+    def kind(case: Any) -> str:
+        return " ".join((failure(check, case) or "").split()[:2])
+
+    wanted, start = kind(case), time.monotonic()
+    while time.monotonic() - start < 20:
+        found = next((c for c in itertools.islice(simpler(case), 100) if kind(c) == wanted), None)
+        if found is None:
+            break
+        case = found
+    return case
+
+
+def snippet(kind: str, case: Any) -> str:
+    arguments = ", ".join(f"{k}={v!r}" for k, v in asdict(case).items())
+    start = "fuzz.originals = fuzz.Originals()\n" if kind == "files" else ""
+    made = f"fuzz.KINDS[{kind!r}][1](fuzz.{type(case).__name__}({arguments}))"
+    return f"import sys; sys.path[:0] = ['tests']\nimport fuzz\n{start}{made}"
+
+
+def main() -> int:
+    global originals
+    parser = argparse.ArgumentParser(description="Compare random cases with the reference.")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--only", choices=list(KINDS), action="append")
+    given = parser.parse_args()
+    seed = np.random.SeedSequence().entropy % 2**32 if given.seed is None else given.seed
+    print(f"seed {seed}, on {', '.join(ISAS)}", flush=True)
+    originals = Originals()
+    rng, failed, start = np.random.default_rng(seed), 0, time.monotonic()
+    kinds = given.only or list(KINDS)
+    odds = np.array([{"calls": 0.8, "layers": 0.1, "files": 0.1}[k] for k in kinds])
+    made: Counter[str] = Counter()
+    with contextlib.suppress(KeyboardInterrupt):
+        while time.monotonic() - start < given.seconds and failed < 10:
+            kind = kinds[rng.choice(len(kinds), p=odds / odds.sum())]
+            draw, check = KINDS[kind]
+            case = draw(rng)
+            made[kind] += 1
+            if failure(check, case) is None:
+                continue
+            failed += 1
+            case = shrunk(check, case)
+            print(f"\n# {failure(check, case)}\n{snippet(kind, case)}", flush=True)
+    seconds = time.monotonic() - start
+    compared = sum(n for name, n in counts.items() if name not in ("ill-conditioned", "file"))
+    print(f"\n{sum(made.values())} problems {dict(made)}, {compared} comparisons in {seconds:.0f} s, {failed} findings")
+    print(", ".join(f"{name} {n}" for name, n in sorted(counts.items())))
+    return failed > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
