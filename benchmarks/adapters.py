@@ -22,6 +22,7 @@ import numpy as np
 
 import fastrnn
 from fastrnn.bench.grid import GRID
+from fastrnn.bench.jax_peer import JAX
 from fastrnn.bench.peer import Work, worst_error
 from fastrnn.bench.peers import FAMILIES, PyTorch
 from fastrnn.bench.problem import Problem, make
@@ -88,9 +89,58 @@ def torch_overhead(problem: Problem) -> Iterator[tuple[str, Call, str]]:
     yield "autograd alone, training step", lambda: torch.autograd.grad(Nothing.apply(*leaves), leaves, dy), ""
 
 
+class OwnFunctions(JAX):
+    """JAX with fastrnn's functions in place of `lax.scan`."""
+
+    def stack(self, problem: Problem, transposed: bool) -> Callable[[dict[str, Any]], Any]:
+        family, options = FAMILIES[problem.cell]
+        function = getattr(importlib.import_module("fastrnn.jax"), family)
+        return lambda given: function(given["x"], **given["weights"][0], **options)[0]
+
+
+def jax_works(threads: int, problem: Problem, training: bool) -> tuple[Work, Work]:
+    """JAX has no layer: its own is a `lax.scan`."""
+    return OwnFunctions(threads).prepare(problem, training), JAX(threads).prepare(problem, training)
+
+
+def keras_works(threads: int, problem: Problem, training: bool) -> tuple[Work, Work]:
+    """Keras on PyTorch, whose arrays are batch-first."""
+    os.environ["KERAS_BACKEND"] = "torch"
+    torch, keras = importlib.import_module("torch"), importlib.import_module("keras")
+    torch.set_num_threads(threads)
+    family, options = FAMILIES[problem.cell]
+    kind = {"lstm": "LSTM", "gru": "GRU", "rnn": "SimpleRNN"}[family]
+    x, dy = (torch.from_numpy(a.swapaxes(0, 1).copy()) for a in (problem.x, problem.dy))
+    x.requires_grad_(training)
+    layers = [
+        getattr(module, kind)(problem.sizes.H, return_sequences=True, **options)
+        for module in (importlib.import_module("fastrnn.keras"), keras.layers)
+    ]
+    for layer in layers:
+        layer.build(x.shape)
+        layer.set_weights(layers[0].get_weights())
+
+    def work(layer: Any) -> Work:
+        leaves = [x, *(weight.value for weight in layer.trainable_weights)]
+
+        def infer() -> list[Any]:
+            with torch.no_grad():
+                return [layer(x)]
+
+        def train() -> list[Any]:
+            y = layer(x)
+            return [y.detach(), *torch.autograd.grad(y, leaves, dy)]
+
+        return Work(train if training else infer, lambda found: {str(i): a.numpy() for i, a in enumerate(found)})
+
+    return work(layers[0]), work(layers[1])
+
+
 #: The name on the command line -> the adapter; a new one is a line here.
 ADAPTERS: dict[str, Adapter] = {
     "torch": Adapter("torch", torch_works, torch_overhead),
+    "jax": Adapter("jax", jax_works),
+    "keras": Adapter("keras", keras_works),
 }
 
 
