@@ -5,6 +5,7 @@ Raises ImportError on import where the extension was not built.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -64,6 +65,16 @@ def _scratch(n: int) -> np.ndarray:
 _SPARE_LIMIT = 256 << 20
 _spare: list[np.ndarray] = []
 _spare_lock = threading.RLock()  # a __del__ may come in the middle of anything
+
+
+def _after_fork() -> None:
+    """Another thread may have held the lock at a fork, and there is none in the child to let go of it."""
+    global _spare_lock
+    _spare_lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Saved:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Test the C core without Python round it: tests/c/run.sh [native|neon|asan|tsan]
+# Test the C core without Python round it: tests/c/run.sh [native|neon|asan|tsan|valgrind]
 #
 #   native   every instruction set that this machine runs
 #   neon     cross-compiled for AArch64, under QEMU       (gcc-aarch64-linux-gnu, qemu-user)
@@ -13,7 +13,7 @@ build=${BUILD:-$(mktemp -d)}
 mkdir -p "$build"
 [[ -v BUILD ]] || trap 'rm -rf "$build"' EXIT
 
-options=() emulator=() selection=()
+options=() emulator=() selection=() # `valgrind` is memcheck of the baseline: it does not know all of AVX-512
 case ${1:-native} in
     native) ;;
     neon)
@@ -22,7 +22,11 @@ case ${1:-native} in
         selection=(--small) ;;
     asan) options=("-DCMAKE_C_FLAGS=-g -fsanitize=address,undefined -fno-sanitize-recover=all") selection=(--small) ;;
     tsan) options=("-DCMAKE_C_FLAGS=-g -fsanitize=thread") selection=(--small) ;;
-    *) echo "usage: $0 [native|neon|asan|tsan]" >&2; exit 2 ;;
+    valgrind)
+        options=("-DCMAKE_C_FLAGS=-g -DFRNN_TEST_BASELINE")
+        emulator=(valgrind --quiet --error-exitcode=9 --leak-check=full --max-stackframe=4000000)
+        selection=(--small) ;;
+    *) echo "usage: $0 [native|neon|asan|tsan|valgrind]" >&2; exit 2 ;;
 esac
 
 cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release "${options[@]}" >"$build/log"

@@ -5,7 +5,8 @@
  * The file says what to expect, so no formula stands here. Every result must be within its error, and have the same
  * bits for any number of threads, with and without checkpoints, and when the team is somebody else's. Outputs and work
  * areas have no more than they asked for and start out full of NaN; the bytes round them must survive. Arrays of the
- * caller are aligned to their elements only, work areas to FRNN_ALIGN only.
+ * caller are aligned to their elements only, work areas to FRNN_ALIGN only. Stacks of the large problems, forward and
+ * backward of all their layers in one call, have the bits of their layers one by one; and several callers want the team.
  */
 #include "check.h"
 #include "team.h"
@@ -315,6 +316,105 @@ static void test_problem(Run run)
     end_test(run.report);
 }
 
+/* ---- several calls at once ---- */
+
+enum { STACK = 4, STACK_OUTPUTS = 6 };
+
+/* A stack of layers upon a problem's, those above with U for their W: its calls, and what they write. */
+typedef struct {
+    frnn_call calls[STACK];
+    Array out[STACK][STACK_OUTPUTS], saved[STACK], work[STACK];
+} Stack;
+
+static Array room(const Run *run, const frnn_call *call, ptrdiff_t T, ptrdiff_t n)
+{
+    const size_t size = run->wide ? 8 : 4;
+    return new_array((Array){.T = T, .B = call->B, .n = n, .size = size, .alignment = size}, GUARD_BYTE, run->way.fill);
+}
+
+static void expect_same_bits(const Run *run, Array *a, Array *b, const char *name)
+{
+    const size_t bytes = (size_t)(a->T * a->B * a->n) * a->size;
+    char *got = collect(run, a, name), *expected = collect(run, b, name);
+    if (bytes && memcmp(got, expected, bytes)) complain(run, "%s of a stack has other bits than of its layers alone", name);
+    free(got);
+    free(expected);
+}
+
+/* Forward and backward of all the calls, one by one or together; every cotangent of y is that of the problem. */
+static void run_stack(const Run *run, Stack *s, const Array *in, int together)
+{
+    const frnn_table *table = run->table;
+    for (int i = 0; i < STACK; i++) {
+        frnn_call *call = &s->calls[i];
+        *call = describe(run, in);
+        const ptrdiff_t G = table->cell_info(call->cell).gates;
+        if (i) {
+            call->x = s->calls[i - 1].y;
+            call->W = call->U;
+            call->I = call->H;
+            call->follows = 1;
+        }
+        call->training = 1;
+        Array *out = s->out[i];
+        out[0] = room(run, call, call->T, call->H);
+        for (int k = 1; k < 3; k++) out[k] = room(run, call, 1, call->H);
+        out[3] = room(run, call, call->T, call->I);
+        out[4] = room(run, &(frnn_call){.B = G * call->H}, 1, call->I);
+        out[5] = room(run, &(frnn_call){.B = G * call->H}, 1, call->H);
+        call->y = out[0].at;
+        for (int k = 0; k < 2; k++) call->final[k] = out[1 + k].at.data;
+        s->saved[i] = work_area(run, table->saved_bytes(call));
+        call->saved = s->saved[i].at.data;
+        const size_t a = table->forward_bytes(call), b = table->backward_bytes(call);
+        s->work[i] = work_area(run, a > b ? a : b);
+        call->work = s->work[i].at.data;
+        call->dx = out[3].at;
+        call->dW = out[4].at.data;
+        call->dU = out[5].at.data;
+    }
+    for (int i = 0; i < STACK && !together; i++) table->forward(&s->calls[i], 1);
+    if (together) table->forward(s->calls, STACK);
+    for (int i = 0; i < STACK && !together; i++) table->backward(&s->calls[i], 1);
+    if (together) table->backward(s->calls, STACK);
+}
+
+/* The large problems as stacks: a wavefront forward, the layers' backward side by side. */
+static void test_stacks(Run run, const Vectors *vectors)
+{
+    static const char *const names[STACK_OUTPUTS] = {"y", "h_n", "c_n", "dx", "dW", "dU"};
+    for (int64_t i = 0; i < vectors->count; i++) {
+        run.problem = &vectors->problems[i];
+        if (!run.problem->shared || run.problem->layout != TIME_MAJOR) continue;
+        Array in[COUNT];
+        for (int k = 0; k < OUTPUTS; k++) in[k] = input_array(&run, k);
+        for (int threads = 2; threads <= 3; threads++) {
+            Stack alone, together;
+            run.way = (Way){1, 0, 0, 0xff};
+            run_stack(&run, &alone, in, 0);
+            run.way = (Way){threads, 0, 0, 0x00};
+            run_stack(&run, &together, in, 1);
+            for (int l = 0; l < STACK; l++) {
+                const int states = run.table->cell_info(alone.calls[l].cell).states;
+                for (int k = 0; k < STACK_OUTPUTS; k++) {
+                    if (k == 2 && states < 2) { /* no c */
+                        free(alone.out[l][k].block);
+                        free(together.out[l][k].block);
+                    } else
+                        expect_same_bits(&run, &together.out[l][k], &alone.out[l][k], names[k]);
+                }
+                Stack *both[2] = {&alone, &together};
+                for (int k = 0; k < 2; k++) {
+                    free(collect(&run, &both[k]->saved[l], "what a stack saves"));
+                    free(collect(&run, &both[k]->work[l], "the work area of a stack"));
+                }
+            }
+        }
+        for (int k = 0; k < OUTPUTS; k++) free(in[k].block);
+        end_test(run.report);
+    }
+}
+
 /* ---- several callers at once ---- */
 
 enum { CALLERS = 3 };
@@ -364,6 +464,7 @@ static void test_table(Run run, const Vectors *vectors, int callers)
            run.report->worst_name);
     run.problem = NULL;
     test_activations(&run);
+    if (callers) test_stacks(run, vectors);
     if (callers) test_callers(run, vectors);
     fflush(stdout);
 }
@@ -377,6 +478,9 @@ int main(int argc, char **argv)
     if (!vectors.problems) return fprintf(stderr, "usage: %s FILE, by this make_vectors.py\n", argv[0]), 2;
     for (int i = 0; i < frnn_isa_count; i++) {
         const frnn_isa *isa = &frnn_isas[i];
+#if defined(FRNN_TEST_BASELINE)
+        if (i) break;
+#endif
         if (!isa->supported()) {
             printf("%-10s does not run here\n", isa->name);
             continue;
