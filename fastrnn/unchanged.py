@@ -1,7 +1,7 @@
 """Whether arrays that a cache refers to, without a copy, are what they were when it was made.
 
-Looking at every element would cost a tenth of some trainings' time. A few dozen of each array, spread over it, are
-enough to notice an optimizer's step or a buffer that holds the next batch; a change of a few elements goes unnoticed.
+Looking at every element would cost, by estimate, a tenth of some trainings. A few dozen of each array, spread over
+it, are enough to notice an optimizer's step or a buffer with the next batch; a change of a few elements goes unnoticed.
 """
 
 from __future__ import annotations
