@@ -1,6 +1,6 @@
 """Whether arrays that a cache refers to, without a copy, are what they were when it was made.
 
-Looking at every element would cost a tenth of some trainings' time. Sixteen of each array, spread over it, are
+Looking at every element would cost, by estimate, a tenth of some trainings. Sixteen of each array, spread over it, are
 enough to notice an optimizer's step or a buffer that holds the next batch; a change of a few elements goes unnoticed.
 """
 
