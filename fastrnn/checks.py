@@ -311,9 +311,10 @@ def boolean(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected True or False, got {value!r}")
 
 
-def number(name: str, value: Any) -> float:
+def number(name: str, value: Any, expected: str = "a number") -> float:
+    """A Python float."""
     if isinstance(value, BOOLEANS) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
+        raise TypeError(f"{name}: expected {expected}, got {value!r}")
     return float(value)
 
 

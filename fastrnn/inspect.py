@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from fastrnn import backends
 from fastrnn.backends.numpy import scan
 from fastrnn.call import Backend, Backward, Call, Gradients
 from fastrnn.cells import CELLS, Array, Arrays
-from fastrnn.checks import boolean
+from fastrnn.checks import boolean, integer
 from fastrnn.layers.base import Cache
 from fastrnn.layers.options import MERGES
 from fastrnn.layers.recurrent import Recurrent
@@ -158,10 +157,7 @@ def which(layer: Any, number: Any, reverse: Any) -> int:
     boolean("reverse", reverse)
     if reverse and not layer.bidirectional:
         raise ValueError("reverse: this layer has one direction, so expected False")
-    if isinstance(number, bool) or not hasattr(number, "__index__"):
-        raise TypeError(f"number: expected an integer, got {number!r}")
-    L = layer.num_layers
-    index = operator.index(number)
+    L, index = layer.num_layers, integer("number", number, "an integer")
     if not -L <= index < L:
         raise ValueError(f"number: expected one of {-L}..{L - 1}, got {index}")
     return index % L * (1 + layer.bidirectional) + int(reverse)

@@ -22,7 +22,6 @@ cdef extern from "fastrnn.h" nogil:
         int reverse
         int training
         int threads
-        int cpus
         int bf16
         int follows
         ptrdiff_t checkpoint

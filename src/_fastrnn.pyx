@@ -177,8 +177,7 @@ cdef int describe(frnn_call *c, Pins pins, int cell, call) except -1:
     c.T, c.B, c.I, c.H = call.sizes
     c.reverse = call.reverse
     c.training = call.training
-    c.threads = call.threads
-    c.cpus = cpus
+    c.threads = min(<int> call.threads, cpus)  # more would take turns
     c.checkpoint = call.checkpoint or 0
     c.follows = call.follows
     c.bf16 = call.bf16

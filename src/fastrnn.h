@@ -24,7 +24,6 @@ typedef struct {
     int reverse;
     int training;
     int threads;          /* an upper bound, at least 1 */
-    int cpus;             /* that can run at once, at least 1; more threads would take turns */
     int bf16;             /* float only: W and U hold bfloat16 values, and packed keeps them as such */
     int follows;          /* in a batch of calls: x is the y of the call before, of the same steps and lengths */
     ptrdiff_t checkpoint; /* keep the state of every k-th step; 0 keeps every step's gates and states */

@@ -59,7 +59,6 @@ static void share_out(Plan *p, int threads)
     const double step = 2.0 * p->cell->gates * p->H * p->H * p->B;
     const double input = 2.0 * p->cell->gates * p->H * p->I * p->B;
     if (threads > FRNN_MAX_THREADS) threads = FRNN_MAX_THREADS;
-    if (threads > call->cpus) threads = call->cpus;
     p->flop = (step + input) * (double)p->steps;
     if (p->flop < WORTH_THREADS) threads = 1;
     const ptrdiff_t weights = p->cell->gates * p->H * (p->H + p->I) * (ptrdiff_t)sizeof(real);

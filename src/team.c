@@ -42,14 +42,14 @@ static struct {
     pthread_mutex_t lock; /* guards every sleep */
     int workers;          /* threads started, the callers not counted */
     pthread_t thread[FRNN_MAX_THREADS];
-    Bell jobs[FRNN_MAX_THREADS];  /* rung for worker i when there is a job for it */
-    int kept_from[FRNN_MAX_THREADS]; /* the CPU that worker i must not wake on, if it was asleep or new; else -1 */
-    int threads;                 /* of that job */
+    Bell jobs[FRNN_MAX_THREADS];        /* rung for worker i when there is a job for it */
+    int kept_from[FRNN_MAX_THREADS];    /* the CPU that worker i must not wake on, if it was asleep or new; else -1 */
+    int threads;                        /* of that job */
     atomic_int place[FRNN_MAX_THREADS]; /* CPUs that its threads were last seen on */
-    int64_t start;               /* ns, of CLOCK_MONOTONIC */
-    atomic_int_least64_t lost;   /* ns that its threads were kept from the CPUs, if it was much */
-    int lost_before;             /* the job before lost as much: it is no passing interruption */
-    int64_t alone_until;         /* ns: calls keep to one thread; 0 if they do not */
+    int64_t start;                      /* ns, of CLOCK_MONOTONIC */
+    atomic_int_least64_t lost;          /* ns that its threads were kept from the CPUs, if it was much */
+    int lost_before;                    /* the job before lost as much: it is no passing interruption */
+    int64_t alone_until;                /* ns: calls keep to one thread; 0 if they do not */
     frnn_job job;
     void *arg;
 
@@ -176,10 +176,10 @@ static int64_t nanoseconds(clockid_t clock)
 }
 
 /* One thread's part of a job of several, and whether it had a CPU all along, from the moment when it was called. */
-static void run_part(int id)
+static void run_part(void)
 {
     const int64_t used = nanoseconds(CLOCK_THREAD_CPUTIME_ID), begun = nanoseconds(CLOCK_MONOTONIC);
-    run_flushing(team.job, team.arg, id);
+    run_flushing(team.job, team.arg, self);
     const int64_t since = begun - team.start > WAKING ? team.start : begun, taken = nanoseconds(CLOCK_MONOTONIC) - since;
     const int64_t lost = taken - (nanoseconds(CLOCK_THREAD_CPUTIME_ID) - used);
     if (lost > LEAST_LOSS && lost > taken / 5 * 2) atomic_fetch_add(&team.lost, lost);
@@ -202,7 +202,7 @@ static void *worker(void *id_as_pointer)
         if (team.kept_from[id] >= 0) allow_cpu(pthread_self(), team.kept_from[id], 1);
         team.kept_from[id] = -1;
         part_company();
-        run_part(id);
+        run_part();
         frnn_team_barrier(threads);
     }
     return 0;
@@ -290,7 +290,7 @@ void frnn_team_run(int granted, frnn_job job, void *arg)
         if (asleep && allow_cpu(team.thread[i], cpu, 0)) team.kept_from[i] = cpu;
         ring(&team.jobs[i]);
     }
-    run_part(0);
+    run_part();
     frnn_team_barrier(granted);
     heed_loss();
 }

@@ -102,6 +102,20 @@ def test_more_threads_than_cpus_do_not_wait_in_a_queue(native: str, python: Pyth
     assert done.returncode == 0, done.stderr
 
 
+WAVE = """
+before, cpus = len(os.listdir("/proc/self/task")), fastrnn.get_num_threads()
+fastrnn.LSTM(256, 256, 2 * cpus + 2, rng=0)(np.ones((60, 1, 256), np.float32), threads=8 * cpus)
+os._exit(len(os.listdir("/proc/self/task")) - before >= cpus)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
+def test_layers_side_by_side_have_no_more_threads_than_cpus(native: str, python: Python) -> None:
+    text = f"import os, fastrnn\nimport numpy as np\nfastrnn.use_isa({native.removeprefix('native-')!r})\n{WAVE}"
+    done = python("-c", text)
+    assert done.returncode == 0, done.stderr
+
+
 CROWD = """
 problem = make("lstm", (1, 1028, 16, 16), dtype=np.float32)
 alone, crowd = run(problem, threads=1), run(problem, threads=257)

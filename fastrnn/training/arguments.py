@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from fastrnn.cells import Array
-from fastrnn.checks import BOOLEANS, DTYPES, as_array, describe, integer
+from fastrnn import checks
+from fastrnn.checks import integer
 
 T = TypeVar("T")
-
-
-def real(name: str, value: Any, expected: str = "a number") -> float:
-    """A Python float."""
-    if isinstance(value, BOOLEANS) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected {expected}, got {value!r}")
-    return float(value)
 
 
 def number(name: str, value: Any, below: float = math.inf, positive: bool = False) -> float:
     """A finite Python float, at least 0, or above it if `positive`, and below `below`."""
     least = "above 0" if positive else "at least 0"
     expected = f"a number {least}" + (f" and below {below:g}" if below < math.inf else "")
-    found = real(name, value, expected)
+    found = checks.number(name, value, expected)
     if not 0 <= found < below or (positive and found == 0):
         raise ValueError(f"{name}: expected {expected}, got {found}")
     return found
@@ -36,14 +28,6 @@ def count(name: str, value: Any) -> int:
     if found < 0:
         raise ValueError(f"{name}: expected an integer of at least 0, got {found}")
     return found
-
-
-def floats(name: str, value: Any) -> Array:
-    """An array of float32 or float64."""
-    a = as_array(name, value)
-    if a.dtype not in DTYPES:
-        raise TypeError(f"{name}: expected dtype float32 or float64, got {describe(a.dtype)}")
-    return a
 
 
 def by_name(argument: str, which: Any, kind: type[Any], table: Mapping[str, Callable[[], T]]) -> T:

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.training.arguments import floats, number
+from fastrnn.checks import floating_array
+from fastrnn.training.arguments import number
 
 
 def clip_by_norm(grads: Mapping[str, Array], limit: float) -> float:
@@ -63,7 +64,7 @@ def clip_by_norm(grads: Mapping[str, Array], limit: float) -> float:
 
 
 def writable(grads: Mapping[str, Array]) -> list[Array]:
-    arrays = [floats(f"grads {name!r}", g) for name, g in grads.items()]
+    arrays = [floating_array(f"grads {name!r}", g) for name, g in grads.items()]
     for name, g in zip(grads, arrays, strict=True):
         if not g.flags.writeable:
             raise ValueError(f"grads {name!r}: expected a writable array, because clipping changes it in place")

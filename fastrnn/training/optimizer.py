@@ -9,8 +9,8 @@ from typing import Any, TypedDict
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import as_array, describe, expect_dtype, expect_shape
-from fastrnn.training.arguments import count, floats, number
+from fastrnn.checks import as_array, describe, expect_dtype, expect_shape, floating_array
+from fastrnn.training.arguments import count, number
 from fastrnn.training.clipping import clip_by_norm, clip_by_value
 
 Arrays = dict[str, Array]
@@ -148,7 +148,7 @@ class Optimizer(ABC):
         if steps.dtype.kind not in "iu":
             raise TypeError(f"state 'steps': expected an integer, got {describe(steps.dtype)}")
         expect_shape("state 'steps'", steps, "()", ())
-        given = {key: floats(f"state {key!r}", value) for key, value in state.items() if key != "steps"}
+        given = {key: floating_array(f"state {key!r}", value) for key, value in state.items() if key != "steps"}
         names = list(dict.fromkeys([key.partition(".")[2] for key in given]))
         expected = {f"{slot}.{name}" for name in names for slot in self.slots}
         same_names("state", given, expected)
@@ -161,8 +161,8 @@ class Optimizer(ABC):
         same_names("grads", grads, parameters)
         if self._state:
             same_names("parameters", parameters, self._state)
-        ps = {name: floats(f"parameters {name!r}", p) for name, p in parameters.items()}
-        gs = {name: floats(f"grads {name!r}", grads[name]) for name in ps}
+        ps = {name: floating_array(f"parameters {name!r}", p) for name, p in parameters.items()}
+        gs = {name: floating_array(f"grads {name!r}", grads[name]) for name in ps}
         for name, p in ps.items():
             if not (p.flags.c_contiguous and p.flags.writeable):
                 raise ValueError(f"parameters {name!r}: expected a contiguous, writable array")

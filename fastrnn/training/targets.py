@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import DTYPES, as_array, checked_lengths, describe, expect_dtype, expect_shape
+from fastrnn.checks import as_array, checked_lengths, expect_dtype, expect_shape, floating_array
 
 
 class Rows(NamedTuple):
@@ -29,9 +29,7 @@ class Rows(NamedTuple):
 
 def valid_rows(prediction: Any, target: Any, lengths: Any, classes: int | None = None) -> Rows:
     """The valid steps; integer targets are classes, allowed with `classes`: at least so many of them, else K."""
-    prediction = as_array("prediction", prediction)
-    if prediction.dtype not in DTYPES:
-        raise TypeError(f"prediction: expected dtype float32 or float64, got {describe(prediction.dtype)}")
+    prediction = floating_array("prediction", prediction)
     if prediction.ndim not in (2, 3):
         raise ValueError(f"prediction: expected shape (T, B, K) or (B, K), got {prediction.shape}")
     meaning = "T, B" if prediction.ndim == 3 else "B"

@@ -138,7 +138,7 @@ static frnn_call describe(const Run *run, const Array *in)
     const Problem *p = run->problem;
     frnn_call call = {.T = p->T, .B = p->B, .I = p->I, .H = p->H};
     call.reverse = (int)p->reverse;
-    call.threads = call.cpus = run->way.threads;
+    call.threads = run->way.threads;
     while (strcmp(run->table->cell_info(call.cell).name, p->cell)) call.cell++;
     call.x = in[N_x].at;
     call.W = in[N_W].at.data;
@@ -300,7 +300,7 @@ static void test_problem(Run run)
     Result first = compute(&run, in);
     compare(&run, &first);
     frnn_call alone = describe(&run, in), together = alone;
-    together.threads = together.cpus = 2;
+    together.threads = 2;
     if (run.problem->shared && run.table->forward_bytes(&together) <= run.table->forward_bytes(&alone))
         complain(&run, "asks for no more work area on two threads, so it is not shared; make_vectors.py thinks it is");
     for (int i = 1; i < WAYS; i++) {
