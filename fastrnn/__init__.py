@@ -1,40 +1,51 @@
 """Recurrent networks on a CPU, at the speed the hardware allows, with nothing but NumPy installed."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastrnn import initializers
 from fastrnn.backends import config, get_num_threads, set_num_threads, show_config, use_backend, use_isa
-from fastrnn.convert import (
-    from_gates,
-    from_keras,
-    from_onnx,
-    from_torch,
-    load,
-    save,
-    to_keras,
-    to_onnx,
-    to_torch,
-)
 from fastrnn.functional import gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward
 from fastrnn.layers import GRU, LSTM, RNN, Activation, Dense, Dropout, Embedding, Stream
 from fastrnn.results import Cache, GRUGrads, GRUResult, LSTMGrads, LSTMResult, RNNGrads, RNNResult
 from fastrnn.steps import gru_step, lstm_step, rnn_step
-from fastrnn.training import Sequential
 
 if TYPE_CHECKING:
+    from fastrnn import convert, training
+    from fastrnn.convert import (
+        from_gates,
+        from_keras,
+        from_onnx,
+        from_torch,
+        load,
+        save,
+        to_keras,
+        to_onnx,
+        to_torch,
+    )
+    from fastrnn.training import Sequential
+
     __version__: str
 else:
 
-    def __getattr__(name: str) -> str:
-        """The version, when it is asked for: what finds it out takes as long to import as half of fastrnn."""
-        if name != "__version__":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib.metadata import PackageNotFoundError, version
+    def __getattr__(name: str) -> Any:
+        """What takes long to import and not everybody needs is imported when it is asked for."""
+        from importlib import import_module
 
-        try:
-            return version("fastrnn")
-        except PackageNotFoundError:  # run from a checkout
-            return "0+unknown"
+        if name == "__version__":
+            from importlib import metadata
+
+            try:
+                return metadata.version("fastrnn")
+            except metadata.PackageNotFoundError:  # run from a checkout
+                return "0+unknown"
+        if name in ("convert", "training"):
+            return import_module(f"fastrnn.{name}")
+        if name in __all__:
+            return getattr(import_module("fastrnn.training" if name == "Sequential" else "fastrnn.convert"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
 
 
 __all__ = [
