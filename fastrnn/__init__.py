@@ -10,7 +10,8 @@ from fastrnn.results import Cache, GRUGrads, GRUResult, LSTMGrads, LSTMResult, R
 from fastrnn.steps import gru_step, lstm_step, rnn_step
 
 if TYPE_CHECKING:
-    from fastrnn import convert, training
+    from fastrnn import convert as convert
+    from fastrnn import training as training
     from fastrnn.convert import (
         from_gates,
         from_keras,
