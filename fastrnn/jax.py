@@ -1,6 +1,6 @@
 """fastrnn in JAX: `rnn`, `gru` and `lstm` on JAX arrays, under ``jit``, ``grad`` and ``vmap``.
 
-The kernels run on the host, called from the compiled program (``jax.pure_callback``), float32 or, with
+XLA calls the compiled kernels itself (``jax.ffi``), without Python and without a copy; float32 or, with
 ``jax_enable_x64``, float64. Arguments are those of `fastrnn.lstm_forward` and its sisters, time-major.
 
 * Reverse mode is differentiable (``grad``, ``value_and_grad``, ``vjp``); forward mode and a gradient of a gradient are
@@ -8,7 +8,8 @@ The kernels run on the host, called from the compiled program (``jax.pure_callba
 * ``vmap`` over x, states, lengths or resets alone is one call with a larger batch. Over weights, and in training, it
   is a call for each. So sequences that JAX's users map over, ``vmap(lambda x: lstm(x, W, U))`` with x (T, I), infer as
   fast as a batch; to train them as fast, give the batch: x (T, B, I).
-* A training forward keeps nothing: backward runs it again, inside the same call of the kernels.
+* A training forward keeps every step's gates and states for its backward; ``jax.checkpoint`` recomputes them instead.
+* The instruction set and the number of threads are those of when the function was traced.
 """
 
 from __future__ import annotations
@@ -20,23 +21,33 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn import backends
-from fastrnn.call import Backward, Call
-from fastrnn.cells import CELLS, Array
+from fastrnn.call import Call
+from fastrnn.cells import CELLS
 from fastrnn.checks import Options, checked_call
 from fastrnn.extras import needed
 from fastrnn.run import gru_cell, lstm_cell, rnn_cell
 
 jax = needed("jax", "jax")
 
-#: Arrays by name, None where absent.
+__all__ = ["gru", "lstm", "rnn"]
+
+#: Arrays by name, of those that there are; JAX sorts them by it.
 Given = dict[str, Any]
 
 WEIGHTS = ("W", "U", "b", "b_rec", "p")
+
+INIT = ("h0", "c0")
+
+#: In the order of src/xla.c; of those after U some may be absent.
+ARGUMENTS = ("x", *WEIGHTS, *INIT, "lengths", "resets")
 
 OUTPUTS = ("y", "h_n", "c_n")
 
 #: Which axis is that of the batch.
 BATCH = {"x": 1, "h0": 0, "c0": 0, "lengths": 0, "resets": 1, "y": 1, "h_n": 0, "c_n": 0}
+
+for way, handler in backends.load("native").xla_handlers().items():
+    jax.ffi.register_ffi_target(f"fastrnn_{way}", handler, platform="cpu")
 
 
 class Settings(NamedTuple):
@@ -44,7 +55,12 @@ class Settings(NamedTuple):
 
     cell: str
     reverse: bool
-    threads: int | None
+    threads: int
+    isa: str
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return OUTPUTS[: 1 + len(CELLS[self.cell].states)]
 
 
 def rnn(
@@ -70,8 +86,7 @@ def rnn(
     >>> fastrnn.jax.rnn(x, W, U, activation="identity")[0].ravel().tolist()
     [1.0, 2.0, 3.0]
     """
-    settings = Settings(rnn_cell(activation), reverse, threads)
-    y, h_n = _run(settings, x, (W, U, b, b_rec, None), {"h0": h0}, lengths, resets)
+    y, h_n = _run(rnn_cell(activation), x, (W, U, b, b_rec, None), (h0,), lengths, resets, reverse, threads)
     return y, h_n
 
 
@@ -99,8 +114,7 @@ def gru(
     >>> y.shape, h_n.shape
     ((3, 2, 5), (2, 5))
     """
-    settings = Settings(gru_cell(reset_after), reverse, threads)
-    y, h_n = _run(settings, x, (W, U, b, b_rec, None), {"h0": h0}, lengths, resets)
+    y, h_n = _run(gru_cell(reset_after), x, (W, U, b, b_rec, None), (h0,), lengths, resets, reverse, threads)
     return y, h_n
 
 
@@ -143,6 +157,8 @@ def lstm(
     ------
     TypeError, ValueError
         As `fastrnn.lstm_forward`, when it is traced; for lengths beyond T, when it runs, as a JaxRuntimeError.
+    RuntimeError
+        If another backend than the native one is in use.
 
     Examples
     --------
@@ -157,130 +173,122 @@ def lstm(
     >>> dU.shape
     (20, 5)
     """
-    settings = Settings(lstm_cell(p), reverse, threads)
-    y, h_n, c_n = _run(settings, x, (W, U, b, b_rec, p), {"h0": h0, "c0": c0}, lengths, resets)
+    y, h_n, c_n = _run(lstm_cell(p), x, (W, U, b, b_rec, p), (h0, c0), lengths, resets, reverse, threads)
     return y, h_n, c_n
 
 
-def _run(settings: Settings, x: Any, weights: Sequence[Any], init: Given, lengths: Any, resets: Any) -> tuple[Any, ...]:
+def _run(
+    cell: str,
+    x: Any,
+    weights: Sequence[Any],
+    init: Sequence[Any],
+    lengths: Any,
+    resets: Any,
+    reverse: bool,
+    threads: int | None,
+) -> tuple[Any, ...]:
     """y and the final states. What is wrong with shapes and dtypes is said here, while tracing."""
-    arrays = {"x": x, **dict(zip(WEIGHTS, weights, strict=True)), **init}
-    fixed = {"lengths": lengths, "resets": resets}
-    arrays, fixed = (each(jax.numpy.asarray, given) for given in (arrays, fixed))
-    blank = [each(lambda a: np.zeros(a.shape, a.dtype), given) for given in (arrays, fixed)]
-    _, unbatched = _checked(settings, blank[0], blank[1])
+    values = (x, *weights, *init, *[None] * (len(INIT) - len(init)), lengths, resets)
+    given = {name: jax.numpy.asarray(a) for name, a in zip(ARGUMENTS, values, strict=True) if a is not None}
+    threads = backends.get_num_threads() if threads is None else threads
+    options = Options(reverse=reverse, training=True, threads=threads)
+    call, unbatched = _checked(cell, given, len(init), options)
+    native = backends.current()
+    if native.name != "native":
+        raise RuntimeError(f'backend: fastrnn.jax needs the native one, got {native.name}; use_backend("native")')
+    settings = Settings(cell, reverse, min(call.threads, backends.usable_cpus()), native.layout())
     if unbatched:
-        for own in (arrays, fixed):
-            own |= each(jax.numpy.expand_dims, {name: own[name] for name in own.keys() & BATCH}, BATCH)
-    outputs = _call(settings, arrays, fixed)
+        given |= {name: jax.numpy.expand_dims(given[name], BATCH[name]) for name in given.keys() & BATCH}
+    y, *final = _call(settings, given)
     if unbatched:
-        outputs = each(jax.numpy.squeeze, outputs, BATCH)
-    return tuple([outputs[name] for name in OUTPUTS if name in outputs])
+        return y[:, 0], *[s[0] for s in final]
+    return y, *final
 
 
-def _checked(settings: Settings, arrays: Given, fixed: Given, training: bool = False) -> tuple[Call, bool]:
-    # By name: JAX sorts what it is given.
-    weights, init = ({name: arrays[name] for name in names if name in arrays} for names in (WEIGHTS, ("h0", "c0")))
-    threads = backends.get_num_threads() if settings.threads is None else settings.threads
-    options = Options(**fixed, reverse=settings.reverse, training=training, threads=threads)
-    return checked_call(settings.cell, arrays["x"], weights, init, options)
+def _checked(cell: str, given: Given, states: int, options: Options) -> tuple[Call, bool]:
+    """Of arrays of these shapes and dtypes, whose values are not known."""
+    blank: Given = {name: np.zeros(a.shape, a.dtype) for name, a in given.items()}
+    weights = {name: blank.get(name) for name in WEIGHTS}
+    init = {name: blank.get(name) for name in INIT[:states]}
+    options = options._replace(lengths=blank.get("lengths"), resets=blank.get("resets"))
+    return checked_call(cell, blank["x"], weights, init, options)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _call(settings: Settings, arrays: Given, fixed: Given) -> Given:
-    (T, B, _), H, dtype = arrays["x"].shape, arrays["U"].shape[1], arrays["x"].dtype
-    shapes = {"y": (T, B, H), **{f"{name}_n": (B, H) for name in CELLS[settings.cell].states}}
-    return _on_host(_forward, settings, each(lambda s: jax.ShapeDtypeStruct(s, dtype), shapes), arrays, fixed)
+def _call(settings: Settings, given: Given) -> list[Any]:
+    return _inference(settings)(given)
 
 
-def _call_forward(settings: Settings, arrays: Given, fixed: Given) -> tuple[Given, tuple[Given, Given]]:
-    return _call(settings, arrays, fixed), (arrays, fixed)
+def _call_forward(settings: Settings, given: Given) -> tuple[list[Any], tuple[Given, Any]]:
+    *outputs, saved = _forward(settings, given, training=True)
+    return outputs, (given, saved)
 
 
-def _call_backward(settings: Settings, kept: tuple[Given, Given], cotangents: Given) -> tuple[Given, None]:
-    arrays, fixed = kept
-    shapes = each(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arrays)
-    return _on_host(_backward, settings, shapes, arrays, fixed, cotangents), None
+def _call_backward(settings: Settings, kept: tuple[Given, Any], cotangents: list[Any]) -> tuple[Given]:
+    given, saved = kept
+    real = {name: a for name, a in given.items() if jax.numpy.issubdtype(a.dtype, jax.numpy.floating)}
+    names = [name for name in ARGUMENTS if name in real]
+    shapes = [jax.ShapeDtypeStruct(real[name].shape, real[name].dtype) for name in names]
+    found = _kernels("backward", settings, shapes, given, True, [saved, *cotangents])
+    return (dict.fromkeys(given) | dict(zip(names, found, strict=True)),)
 
 
 _call.defvjp(_call_forward, _call_backward)
 
 
-def _on_host(run: Callable[..., Given], settings: Settings, shapes: Given, *given: Given) -> Given:
-    """`run` in NumPy; each vmap puts an axis in front of all arrays, of length 1 where it does not map an array."""
-
-    def call(*given: Given) -> Given:
-        return run(settings, *(each(np.asarray, own) for own in given))
-
-    outputs: Given = jax.pure_callback(call, shapes, *given, vmap_method="expand_dims")
-    return outputs
-
-
-def _forward(settings: Settings, arrays: Given, fixed: Given) -> Given:
-    def one(arrays: Given, fixed: Given) -> Given:
-        call, _ = _checked(settings, arrays, fixed)
-        (result,) = backends.current().forward([call])
-        return dict(zip(OUTPUTS, (result.y, *result.final), strict=False))
-
-    k = arrays["U"].ndim - 2
-    if any(np.prod(arrays[name].shape[:k]) > 1 for name in WEIGHTS if arrays[name] is not None):
-        return mapped(one, k, arrays, fixed)
-    return as_one_batch(one, k, arrays, fixed)
+def _forward(settings: Settings, given: Given, training: bool = False) -> list[Any]:
+    """y, the final states and, with `training`, what backward needs of this call."""
+    (T, B, _), H, dtype = given["x"].shape, given["U"].shape[1], given["x"].dtype
+    shapes = [jax.ShapeDtypeStruct((T, B, H) if name == "y" else (B, H), dtype) for name in settings.outputs]
+    if training:
+        options = Options(reverse=settings.reverse, training=True, threads=settings.threads)
+        longest = {name: a for name, a in given.items() if name != "lengths"}
+        call, _ = _checked(settings.cell, longest, len(shapes) - 1, options)
+        size = backends.load("native").saved_bytes(call, settings.isa)
+        shapes.append(jax.ShapeDtypeStruct((size,), np.uint8))
+    return _kernels("forward", settings, shapes, given, training)
 
 
-def _backward(settings: Settings, arrays: Given, fixed: Given, cotangents: Given) -> Given:
-    backend = backends.current()
-
-    def one(arrays: Given, fixed: Given, cotangents: Given) -> Given:
-        call, _ = _checked(settings, arrays, fixed, training=True)
-        dy, *dfinal = (cotangents[name] for name in OUTPUTS if name in cotangents)
-        (result,) = backend.forward([call])
-        (g,) = backend.backward([Backward(call, result.saved, dy, tuple(dfinal))])
-        named = {"x": g.dx, "W": g.dW, "U": g.dU, "b": g.db, "b_rec": g.db_rec, "p": g.dp}
-        return named | dict(zip(("h0", "c0"), g.dinit, strict=False))
-
-    return mapped(one, arrays["U"].ndim - 2, arrays, fixed, cotangents)
-
-
-def each(function: Callable[..., Any], given: Given, *more: Given) -> Given:
-    """The function of each by its name, with what `more` has of this name; what is absent stays absent."""
-    return {n: None if a is None else function(a, *(other[n] for other in more)) for n, a in given.items()}
+def _kernels(
+    way: str, settings: Settings, shapes: Sequence[Any], given: Given, training: bool, more: Sequence[Any] = ()
+) -> list[Any]:
+    """A handler's results; a vmap calls it for each."""
+    native = backends.load("native")
+    cell, isa = native.numbers(settings.cell, settings.isa)
+    present = [name for name in ARGUMENTS if name in given]
+    bits = sum(1 << i for i, name in enumerate(ARGUMENTS[3:]) if name in given)
+    setting = np.array([cell, isa, settings.reverse, training, settings.threads, bits], np.int64)
+    run = jax.ffi.ffi_call(f"fastrnn_{way}", shapes, vmap_method="sequential")
+    found: list[Any] = run(*[given[name] for name in present], *more, setting=setting)
+    return found
 
 
-def lead(k: int, *given: Given) -> tuple[int, ...]:
-    """The lengths of the k axes in front."""
-    return np.broadcast_shapes(*(a.shape[:k] for own in given for a in own.values() if a is not None))
+@functools.cache
+def _inference(settings: Settings) -> Callable[[Given], list[Any]]:
+    """`_forward` whose vmap over all but weights is one call."""
+    run: Any = jax.custom_batching.custom_vmap(functools.partial(_forward, settings))
+
+    def mapped(n: int, axes: tuple[dict[str, bool]], given: Given) -> tuple[list[Any], list[bool]]:
+        (of,) = axes
+        if any(of[name] for name in of if name in WEIGHTS):
+            front = ({name: 0 if of[name] else None for name in given},)
+            outputs = jax.vmap(functools.partial(_forward, settings), in_axes=front)(given)
+        else:
+            joined = {name: _joined(a, BATCH[name], n, of[name]) if name in BATCH else a for name, a in given.items()}
+            outputs = [_parted(a, BATCH[name], n) for name, a in zip(settings.outputs, run(joined), strict=True)]
+        return outputs, [True] * len(outputs)
+
+    run.def_vmap(mapped)
+    found: Callable[[Given], list[Any]] = run
+    return found
 
 
-def mapped(run: Callable[..., Given], k: int, *given: Given) -> Given:
-    """`run` for each element along the k axes in front."""
-    if not k:
-        return run(*given)
-
-    def at(a: Array, index: tuple[int, ...]) -> Array:
-        mine: Array = a[tuple([min(i, n - 1) for i, n in zip(index, a.shape, strict=False)])]
-        return mine
-
-    front = lead(k, *given)
-    results = [run(*(each(functools.partial(at, index=i), own) for own in given)) for i in np.ndindex(front)]
-    stacks = {name: None if a is None else [result[name] for result in results] for name, a in results[0].items()}
-    return each(lambda stack: np.stack(stack).reshape(front + stack[0].shape), stacks)
+def _joined(a: Any, axis: int, n: int, mapped: bool) -> Any:
+    """n batches as one; what is not mapped is the same in each."""
+    a = jax.numpy.moveaxis(a, 0, axis) if mapped else jax.numpy.repeat(jax.numpy.expand_dims(a, axis), n, axis)
+    return a.reshape(*a.shape[:axis], -1, *a.shape[axis + 2 :])
 
 
-def as_one_batch(run: Callable[..., Given], k: int, *given: Given) -> Given:
-    """The same with one call, of weights that all have in common."""
-    front = lead(k, *given)
-
-    def joined(name: str, a: Array) -> Array:
-        if name not in BATCH:
-            return a.reshape(a.shape[k:])
-        axis, shape = BATCH[name], a.shape[k:]
-        a = np.moveaxis(np.broadcast_to(a, front + shape), range(k), range(axis, axis + k))
-        return a.reshape(*shape[:axis], -1, *shape[axis + 1 :])
-
-    def parted(a: Array, axis: int) -> Array:
-        a = a.reshape(*a.shape[:axis], *front, -1, *a.shape[axis + 1 :])
-        return np.moveaxis(a, range(axis, axis + k), range(k))
-
-    whole = [{name: None if a is None else joined(name, a) for name, a in own.items()} for own in given]
-    return each(parted, run(*whole), BATCH)
+def _parted(a: Any, axis: int, n: int) -> Any:
+    """The way back, the axis of the n in front."""
+    return jax.numpy.moveaxis(a.reshape(*a.shape[:axis], n, -1, *a.shape[axis + 1 :]), axis, 0)

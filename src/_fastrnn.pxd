@@ -1,10 +1,17 @@
-"""What fastrnn.h declares, and what tests want of team.h."""
+"""What fastrnn.h and xla.h declare, and what tests want of team.h."""
 
 from libc.stdint cimport int64_t
 
 
 cdef extern from "team.h" nogil:
     void frnn_team_set_retreat(int)
+
+
+cdef extern from "xla.h" nogil:
+    ctypedef struct XlaFrame
+    ctypedef struct XlaError
+    XlaError *frnn_xla_forward(XlaFrame *)
+    XlaError *frnn_xla_backward(XlaFrame *)
 
 
 cdef extern from "fastrnn.h" nogil:

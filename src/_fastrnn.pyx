@@ -8,6 +8,7 @@ from cpython.buffer cimport (
     PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release,
     PyObject_GetBuffer,
 )
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -314,6 +315,12 @@ def backward(int isa, jobs, scratch):
     cdef Calls calls = Calls(isa, jobs, scratch, True)
     with nogil:
         calls.core.backward(calls.calls, calls.n)
+
+
+def xla_handlers():
+    """Capsules of what xla.h declares, by name."""
+    return {"forward": PyCapsule_New(<void *> frnn_xla_forward, NULL, NULL),
+            "backward": PyCapsule_New(<void *> frnn_xla_backward, NULL, NULL)}
 
 
 def activation(int isa, str name, x, y):

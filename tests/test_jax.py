@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -145,40 +146,31 @@ def test_one_sequence(jax: Any, ours: Any) -> None:
     )
 
 
-#: Which arrays have an axis in front for each of three, and how often the kernels are then called.
+#: Which arrays have an axis in front for each of three, and whether the kernels are then called for each.
 MAPPED = {
-    "x": (("x",), 1),
-    "sequences": (("x", "h0", "lengths", "resets"), 1),
-    "weights": (("W", "U"), 3),
-    "bias": (("b",), 3),
-    "all": (("x", "W", "U", "b", "b_rec", "h0", "lengths", "resets"), 3),
+    "x": (("x",), False),
+    "sequences": (("x", "h0", "lengths", "resets"), False),
+    "weights": (("W", "U"), True),
+    "bias": (("b",), True),
+    "all": (("x", "W", "U", "b", "b_rec", "h0", "lengths", "resets"), True),
 }
-
-
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Calls of the backend's forward from now on."""
-    calls: list[Any] = []
-    backend = fastrnn.backends.current()
-    run = backend.forward
-    monkeypatch.setattr(backend, "forward", lambda given: calls.extend(given) or run(given))
-    return calls
 
 
 @pytest.mark.parametrize("names", MAPPED)
 @pytest.mark.parametrize("cell", ["gru_after", "gru_before"])
-def test_vmap(cell: str, names: str, jax: Any, ours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vmap(cell: str, names: str, jax: Any, ours: Any) -> None:
     """Each of them as alone; sequences of shared weights in one call of the kernels."""
     several = [problem(cell, lengths=True, resets=True, biases=("b", "b_rec"), states=("h0",), reverse=True)]
-    mapped, expected_calls = MAPPED[names]
+    mapped, one_by_one = MAPPED[names]
     for seed in (1, 2):
         other = make(cell, SIZES, seed=seed, lengths=True, resets=True)
         several.append(several[0].changed(**{name: other.inputs[name] for name in mapped}))
     run = by_fastrnn(ours, several[0])
     arrays = {n: np.stack([g.inputs[n] for g in several]) if n in mapped else a for n, a in several[0].inputs.items()}
-    calls = counted(monkeypatch)
-    got = jax.jit(jax.vmap(run, in_axes=({name: 0 if name in mapped else None for name in arrays},)))(arrays)
-    got = {name: np.asarray(a) for name, a in got.items()}
-    assert len(calls) == expected_calls
+    several_at_once = jax.vmap(run, in_axes=({name: 0 if name in mapped else None for name in arrays},))
+    text = str(jax.make_jaxpr(several_at_once)(arrays))
+    assert (text.count("ffi_call["), "scan[" in text) == (1, one_by_one)
+    got = {name: np.asarray(a) for name, a in jax.jit(several_at_once)(arrays).items()}
     for k, one in enumerate(several):
         assert_same_bits({name: a[k] for name, a in got.items()}, forward(one))
 
@@ -249,6 +241,49 @@ def test_lengths_are_seen_when_it_runs(jax: Any, ours: Any, caplog: pytest.LogCa
     x, W, U = np.ones((5, 2, 3)), np.ones((16, 3)), np.ones((16, 4))
     with pytest.raises(Exception, match=r"lengths: expected each in 0\.\.T = 0\.\.5, got 6 for sequence 1"):
         jax.block_until_ready(jax.jit(ours.lstm)(x, W, U, lengths=np.array([1, 6])))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_lengths_of_either_width(dtype: Any, jax: Any, ours: Any) -> None:
+    """Without x64 JAX has 32 bits."""
+    given = problem("gru_before", lengths=True, resets=False, biases=("b",), states=(), reverse=True)
+    inputs = given.inputs | {"lengths": given.inputs["lengths"].astype(dtype)}
+    got = jax.jit(by_fastrnn(ours, given))(inputs)
+    assert_same_bits({name: np.asarray(a) for name, a in got.items()}, forward(given))
+
+
+def test_every_instruction_set(jax: Any, ours: Any) -> None:
+    """That of the trace, on whichever."""
+    given = problem("lstm_peephole").astype(np.float32)
+    for isa in fastrnn.config()["available_isas"]:
+        with fastrnn.use_isa(isa):
+            expected = forward(given)
+            traced = jax.jit(by_fastrnn(ours, given)).lower(given.inputs).compile()
+        assert_same_bits({name: np.asarray(a) for name, a in traced(given.inputs).items()}, expected)
+
+
+def test_recomputed(jax: Any, ours: Any) -> None:
+    """`jax.checkpoint` keeps nothing, and has the same bits."""
+    given = problem("lstm", lengths=True)
+    kept = value_and_gradients(jax, by_fastrnn(ours, given), given)
+    assert_same_bits(value_and_gradients(jax, jax.checkpoint(by_fastrnn(ours, given)), given), kept)
+
+
+def test_several_threads_at_once(jax: Any, ours: Any) -> None:
+    """Each has a work area of its own; the last one is handed on."""
+    rng = np.random.default_rng(0)
+    x, W, U = (rng.standard_normal(shape) for shape in ((40, 33, 17), (124, 17), (124, 31)))
+    gradients = jax.jit(jax.grad(lambda x: (ours.lstm(x, W, U, threads=2)[0] ** 2).sum()))
+    scales = np.linspace(0.1, 2, 24)
+    expected = [np.asarray(gradients(scale * x)) for scale in scales]
+    with ThreadPoolExecutor(8) as pool:
+        for k, got in enumerate(pool.map(lambda scale: np.asarray(gradients(scale * x)), scales)):
+            assert_same_bits({"dx": got}, {"dx": expected[k]})
+
+
+def test_other_backends_are_refused(ours: Any) -> None:
+    with fastrnn.use_backend("numpy"), pytest.raises(RuntimeError, match="needs the native one, got numpy"):
+        ours.lstm(np.ones((5, 2, 3)), np.ones((16, 3)), np.ones((16, 4)))
 
 
 def test_forward_mode_is_refused(jax: Any, ours: Any) -> None:

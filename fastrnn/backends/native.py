@@ -184,6 +184,21 @@ def layout() -> str:
     return _isa
 
 
+def xla_handlers() -> dict[str, object]:
+    """What XLA calls, in capsules: "forward" and "backward"; src/xla.h has their arguments."""
+    return _fastrnn.xla_handlers()
+
+
+def saved_bytes(call: Call, isa: str) -> int:
+    """Room for what a training forward leaves, whatever the lengths."""
+    return _fastrnn.saved_bytes(_isas[isa], _cells[call.cell][0], call)
+
+
+def numbers(cell: str, isa: str) -> tuple[int, int]:
+    """By which the C core knows them."""
+    return _cells[cell][0], _isas[isa]
+
+
 def pack(call: Call, packed: np.ndarray | None = None) -> np.ndarray:
     cell = _cells[call.cell][0]
     if packed is None:

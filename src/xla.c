@@ -1,0 +1,149 @@
+#include "xla.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fastrnn.h"
+
+enum { CELL, ISA, REVERSE, TRAINING, THREADS, GIVEN }; /* the attribute's elements, as fastrnn/jax.py has them */
+
+static XlaError *failed(const XlaFrame *frame, int code, const char *message)
+{
+    XlaErrorArguments arguments = {sizeof arguments, 0, message, code};
+    return frame->api->create_error(&arguments);
+}
+
+/* Answers whatever is not a call. */
+static int asked(XlaFrame *frame)
+{
+    if (frame->extensions && frame->extensions->type == XLA_METADATA) {
+        XlaVersion *version = &((XlaMetadataExtension *)frame->extensions)->metadata->version;
+        version->major = 0;
+        version->minor = 1;
+        return 1;
+    }
+    return frame->stage != XLA_EXECUTE;
+}
+
+/* Buffers in their order; what is absent is null, and takes no place. */
+typedef struct {
+    const XlaBuffers *buffers;
+    int64_t next;
+} Reader;
+
+static XlaBuffer *take(Reader *reader, int64_t given) { return given ? reader->buffers->all[reader->next++] : 0; }
+
+static void *data(Reader *reader, int64_t given)
+{
+    const XlaBuffer *buffer = take(reader, given);
+    return buffer ? buffer->data : 0;
+}
+
+static frnn_array sequence(Reader *reader, int64_t given, ptrdiff_t B, ptrdiff_t n)
+{
+    return (frnn_array){data(reader, given), B * n, n};
+}
+
+/* Work areas go from call to call, for fresh pages cost as much as the work on them: the last one is kept. */
+typedef struct {
+    size_t bytes;
+} Room;
+
+static _Atomic(Room *) kept;
+
+static Room *take_room(size_t bytes)
+{
+    Room *room = atomic_exchange(&kept, 0);
+    if (room && room->bytes >= bytes) return room;
+    free(room);
+    room = malloc(sizeof *room + bytes);
+    if (room) room->bytes = bytes;
+    return room;
+}
+
+static void give_room(Room *room) { free(atomic_exchange(&kept, room)); }
+
+/* The call, but for lengths, which are returned as they came, and for the work area. */
+static const XlaBuffer *describe(frnn_call *call, const frnn_table **core, const XlaFrame *frame, int backward)
+{
+    const int64_t *set = frame->attributes.all[0]->data, given = set[GIVEN];
+    const int64_t b = given & 1, b_rec = given & 2, p = given & 4, init[] = {given & 8, given & 16};
+    Reader arguments = {&frame->arguments, 0}, results = {&frame->results, 0};
+    const XlaBuffer *x = take(&arguments, 1), *W = take(&arguments, 1), *U = take(&arguments, 1);
+    const ptrdiff_t T = x->shape[0], B = x->shape[1], I = x->shape[2], H = U->shape[1];
+    *core = x->type == XLA_F64 ? frnn_isas[set[ISA]].f64 : frnn_isas[set[ISA]].f32;
+    *call = (frnn_call){
+        .cell = (int)set[CELL], .reverse = (int)set[REVERSE], .training = (int)set[TRAINING],
+        .threads = (int)set[THREADS], .T = T, .B = B, .I = I, .H = H,
+        .x = {x->data, B * I, I}, .W = W->data, .U = U->data,
+    };
+    const int states = (*core)->cell_info(call->cell).states;
+    call->b = data(&arguments, b);
+    call->b_rec = data(&arguments, b_rec);
+    call->p = data(&arguments, p);
+    for (int k = 0; k < FRNN_MAX_STATES; k++) call->init[k] = data(&arguments, init[k]);
+    const XlaBuffer *lengths = take(&arguments, given & 32);
+    call->resets = sequence(&arguments, given & 64, B, 1);
+    if (backward) {
+        call->saved = data(&arguments, 1);
+        call->dy = sequence(&arguments, 1, B, H);
+        for (int k = 0; k < states; k++) call->dfinal[k] = data(&arguments, 1);
+        call->dx = sequence(&results, 1, B, I);
+        call->dW = data(&results, 1);
+        call->dU = data(&results, 1);
+        call->db = data(&results, b);
+        call->db_rec = data(&results, b_rec);
+        call->dp = data(&results, p);
+        for (int k = 0; k < FRNN_MAX_STATES; k++) call->dinit[k] = data(&results, init[k]);
+    } else {
+        call->y = sequence(&results, 1, B, H);
+        for (int k = 0; k < states; k++) call->final[k] = data(&results, 1);
+        call->saved = data(&results, call->training);
+    }
+    return lengths;
+}
+
+/* JAX has 32 bits for an integer unless told, the core 64. */
+static XlaError *read_lengths(const XlaFrame *frame, frnn_call *call, const XlaBuffer *lengths, int64_t *to)
+{
+    for (ptrdiff_t b = 0; b < call->B; b++) {
+        to[b] = lengths->type == XLA_S64 ? ((const int64_t *)lengths->data)[b] : ((const int32_t *)lengths->data)[b];
+        if (to[b] < 0 || to[b] > call->T) {
+            char message[128];
+            snprintf(message, sizeof message, "lengths: expected each in 0..T = 0..%lld, got %lld for sequence %lld",
+                     (long long)call->T, (long long)to[b], (long long)b);
+            return failed(frame, XLA_INVALID_ARGUMENT, message);
+        }
+    }
+    call->lengths = to;
+    return 0;
+}
+
+static XlaError *run(XlaFrame *frame, int backward)
+{
+    if (asked(frame)) return 0;
+    frnn_call call;
+    const frnn_table *core;
+    const XlaBuffer *lengths = describe(&call, &core, frame, backward);
+    if ((uintptr_t)call.saved % FRNN_ALIGN)
+        return failed(frame, XLA_INVALID_ARGUMENT, "fastrnn: expected what forward left at an address of 64 bytes");
+
+    int64_t *whole = lengths ? malloc((size_t)(call.B + 1) * sizeof *whole) : 0;
+    XlaError *error = whole ? read_lengths(frame, &call, lengths, whole) : 0;
+    Room *room = 0;
+    if (!error) room = take_room(FRNN_ALIGN + (backward ? core->backward_bytes(&call) : core->forward_bytes(&call)));
+    if (!error && (!room || (lengths && !whole)))
+        error = failed(frame, XLA_RESOURCE_EXHAUSTED, "fastrnn: no memory for a call's work area");
+    if (!error) {
+        call.work = (void *)(((uintptr_t)(room + 1) + FRNN_ALIGN - 1) / FRNN_ALIGN * FRNN_ALIGN);
+        (backward ? core->backward : core->forward)(&call, 1);
+    }
+    if (room) give_room(room);
+    free(whole);
+    return error;
+}
+
+XlaError *frnn_xla_forward(XlaFrame *frame) { return run(frame, 0); }
+XlaError *frnn_xla_backward(XlaFrame *frame) { return run(frame, 1); }

@@ -1,0 +1,106 @@
+/* The kernels as XLA calls them, and so JAX: no Python between its program and the C core, and no copy.
+ *
+ * XLA's foreign function interface is a C ABI: within its major version 0, fields are only added behind those that are
+ * there. Declared here is what is read or written.
+ */
+#ifndef FRNN_XLA_H
+#define FRNN_XLA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct XlaError XlaError;
+
+enum XlaExtensionType { XLA_METADATA = 1 };     /* asks what version of the interface a handler is for */
+enum XlaStage { XLA_EXECUTE = 3 };              /* the only stage with data */
+enum XlaType { XLA_S64 = 5, XLA_F64 = 12 };     /* of a buffer's elements */
+enum XlaCode { XLA_INVALID_ARGUMENT = 3, XLA_RESOURCE_EXHAUSTED = 8 };
+
+typedef struct {
+    size_t size;
+    int type;
+    void *next;
+} XlaExtension;
+
+typedef struct {
+    size_t size;
+    XlaExtension *extensions;
+    int major, minor;
+} XlaVersion;
+
+typedef struct {
+    size_t size;
+    XlaVersion version;
+} XlaMetadata;
+
+typedef struct {
+    XlaExtension base;
+    XlaMetadata *metadata;
+} XlaMetadataExtension;
+
+typedef struct {
+    size_t size;
+    XlaExtension *extensions;
+    const char *message;
+    int code;
+} XlaErrorArguments;
+
+typedef struct {
+    size_t size;
+    XlaExtension *extensions;
+    XlaVersion version;
+    void *internal;
+    XlaError *(*create_error)(XlaErrorArguments *);
+} XlaApi;
+
+typedef struct {
+    size_t size;
+    XlaExtension *extensions;
+    int type;
+    void *data;
+    int64_t rank, *shape;
+} XlaBuffer;
+
+typedef struct {
+    size_t size;
+    XlaExtension *extensions;
+    int64_t count;
+    int *types;
+    XlaBuffer **all;
+} XlaBuffers;
+
+typedef struct {
+    int type;
+    size_t count;
+    const int64_t *data;
+} XlaArray;
+
+typedef struct {
+    size_t size;
+    XlaExtension *extensions;
+    int64_t count;
+    int *types;
+    void **names;
+    XlaArray **all;
+} XlaAttributes;
+
+typedef struct {
+    size_t size;
+    XlaExtension *extensions;
+    const XlaApi *api;
+    void *context;
+    int stage;
+    XlaBuffers arguments, results;
+    XlaAttributes attributes;
+} XlaFrame;
+
+/* Handlers with one attribute, an array of int64: what `enum` in xla.c names. Arguments are x, W, U and, of b, b_rec,
+ * p, h0, c0, lengths and resets, those whose bits are set in `given`; results are y and the final states.
+ * With `training` the last result is what backward needs.
+ */
+XlaError *frnn_xla_forward(XlaFrame *frame);
+/* Further arguments are what forward left, dy, and the gradient of each final state; results are dx, dW, dU and the
+ * gradients of b, b_rec, p, h0, c0, where given. */
+XlaError *frnn_xla_backward(XlaFrame *frame);
+
+#endif
