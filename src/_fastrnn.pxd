@@ -24,6 +24,10 @@ cdef extern from "fastrnn.h" nogil:
         ptrdiff_t step
         ptrdiff_t row
 
+    ctypedef struct frnn_stop:
+        int (*asked)() noexcept nogil
+        int ended
+
     ctypedef struct frnn_call:
         int cell
         int reverse
@@ -61,6 +65,7 @@ cdef extern from "fastrnn.h" nogil:
         void *dinit[2]
         void *saved
         void *work
+        frnn_stop *stop
 
     ctypedef struct frnn_cell_info:
         const char *name

@@ -1,5 +1,5 @@
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,7 +18,11 @@ def cells() -> dict[str, tuple[int, int, int]]: ...
 Job = tuple[int, Call, Array | None, tuple[Array, ...], Array | None, Any]
 # (cell, call, saved, dy, dfinal, dc, grads)
 BackwardJob = tuple[int, Call, Array, Array | None, tuple[Array | None, ...], Array | None, Gradients]
-Scratch = Callable[[int], Array]
+
+class Scratch(Protocol):
+    def take(self, n: int) -> Array: ...
+    def give(self, memory: Array) -> None: ...
+
 
 def saved_bytes(isa: int, cell: int, call: Call) -> int: ...
 def packed_bytes(isa: int, cell: int, call: Call) -> int: ...

@@ -267,16 +267,30 @@ cdef size_t describe_backward(frnn_call *c, Pins pins, const frnn_table *core, j
     return core.backward_bytes(c)
 
 
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() noexcept  # its error is to outlive `signalled`
+
+
+cdef int signalled() noexcept with gil:
+    """Let Python handle what came for it meanwhile; whether a handler raised, which then is the thread's error."""
+    return PyErr_CheckSignals()
+
+
 cdef class Calls:
     """Calls described one by one, with what keeps their memory in place."""
 
     cdef const frnn_table *core
     cdef frnn_call *calls
+    cdef frnn_stop stop
     cdef int n
     cdef list held
+    cdef object room, scratch
 
     def __cinit__(self, int isa, jobs, scratch, bint backward=False):
-        """jobs as `describe_forward` or `describe_backward` has them, all of one dtype; `scratch(n)` gives n bytes."""
+        """jobs as `describe_forward` or `describe_backward` has them, all of one dtype.
+
+        `scratch.take(n)` gives n bytes, which `scratch.give` takes back.
+        """
         cdef Pins pins
         cdef size_t total = 0
         cdef char *start
@@ -295,9 +309,22 @@ cdef class Calls:
                             describe_forward(&self.calls[i], pins, self.core, jobs[i]))
         pins = Pins()
         self.held.append(pins)
-        start = <char *> aligned(pins, scratch(total + FRNN_ALIGN), total)
+        self.scratch, self.room = scratch, scratch.take(total + FRNN_ALIGN)
+        start = <char *> aligned(pins, self.room, total)
         for i in range(self.n):
             self.calls[i].work = start + <size_t> offsets[i]
+
+    cdef int run(self, void (*way)(const frnn_call *, int) noexcept nogil) except -1:
+        """All of them; a signal whose handler raises, as that of Ctrl-C, ends them early."""
+        self.stop.asked = signalled
+        for i in range(self.n):
+            self.calls[i].stop = &self.stop
+        with nogil:
+            way(self.calls, self.n)
+        if self.stop.ended:
+            return -1  # with the handler's error
+        self.scratch.give(self.room)
+        return 0
 
     def __dealloc__(self):
         free(self.calls)
@@ -306,15 +333,13 @@ cdef class Calls:
 def forward(int isa, jobs, scratch):
     """Run jobs as `Calls` has them, each after those that it reads; saved is None unless training."""
     cdef Calls calls = Calls(isa, jobs, scratch)
-    with nogil:
-        calls.core.forward(calls.calls, calls.n)
+    calls.run(calls.core.forward)
 
 
 def backward(int isa, jobs, scratch):
     """Run the backward of training forwards, as `describe_backward` has them."""
     cdef Calls calls = Calls(isa, jobs, scratch, True)
-    with nogil:
-        calls.core.backward(calls.calls, calls.n)
+    calls.run(calls.core.backward)
 
 
 def xla_handlers():

@@ -67,6 +67,7 @@ static void undo_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q)
     const ptrdiff_t n = last && after > active ? after : active, start = s < 0 ? 0 : segment_start(p, s);
     const ptrdiff_t at_row = s < 0 ? 0 : chunk_row(p, chunk, s);
     const Rows next = states_after(p, s < 0 ? 0 : s, start), kept = kept_of(p, s < 0 ? 0 : s, start);
+    if (ended(p)) return;
     real dout[ROWS_ONCE * MAX_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
     BackwardTile tile = {.Hp = p->Hp, .p = p->weights.p};
     find_left(p, id, chunk, s, q, n);

@@ -8,6 +8,7 @@
 #ifndef FASTRNN_H
 #define FASTRNN_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,6 +19,14 @@ typedef struct {
     void *data;
     ptrdiff_t step, row;
 } frnn_array;
+
+/* How a long call is ended early; what it would have written is then undefined. Zero but for `asked`. */
+typedef struct {
+    int (*asked)(void); /* ten times a second, on the caller's thread in its own floating-point mode: nonzero ends the call */
+    atomic_int ended;   /* for the caller to read afterwards */
+    double flop;        /* the core's: since it last looked at the clock */
+    int64_t next;       /* ns: when to ask */
+} frnn_stop;
 
 typedef struct {
     int cell; /* index into the table's cells */
@@ -49,6 +58,7 @@ typedef struct {
 
     void *saved; /* written by a training forward, read by backward; aligned to FRNN_ALIGN */
     void *work;  /* scratch of one call; aligned to FRNN_ALIGN */
+    frnn_stop *stop;
 } frnn_call;
 
 enum { FRNN_ALIGN = 64 };

@@ -162,6 +162,7 @@ static void run_phase(const Plan *p, int id, const Step *step, int q)
 {
     const Scratch *scratch = &p->scratch[id];
     const ptrdiff_t n = active_rows(p, step->s);
+    if (ended(p)) return;
     if (q) {
         const Rows mid = rows_at(kept_of(p, step->s, step->start), p->cell->mid * p->Hp);
         EACH_TILE(t, p, id, n, ROWS_ONCE)
@@ -188,7 +189,7 @@ void X(run_steps)(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, ptrdif
             const ptrdiff_t inputs = list_inputs(p, id, s, end);
             if (at_once)
                 step.inputs = inputs;
-            else if (inputs)
+            else if (inputs && !ended(p))
                 input_products(p, id, inputs);
         }
         EACH_TILE(t, p, id, active_rows(p, s), ROWS_ONCE)

@@ -26,6 +26,7 @@ static void add_columns(double *to, Rows rows, ptrdiff_t n, ptrdiff_t columns)
 static void add_gate_gradients(const Plan *p, int id, int gate, const Panels *x, const Panels *operand, ptrdiff_t from,
                                ptrdiff_t n)
 {
+    if (ended(p)) return;
     const frnn_call *call = p->call;
     const ptrdiff_t at = gate * p->H + from, rows = x->K;
     const Rows da = rows_at(p->da, gate * p->Hp + from), rec = rows_at(p->da_rec, gate * p->Hp + from);
@@ -62,7 +63,7 @@ static void write_dx(const Plan *p, int id, ptrdiff_t rows)
     const ptrdiff_t to = share(rows, id + 1, p->threads);
     const real *left[ROWS_ONCE];
     real out[ROWS_ONCE * MAX_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
-    for (ptrdiff_t group = 0; group < W->groups; group++) {
+    for (ptrdiff_t group = 0; group < W->groups && !ended(p); group++) {
         const ptrdiff_t start = group_start(W, group), lanes = group_lanes(W, group), valid = p->I - start;
         for (ptrdiff_t row = share(rows, id, p->threads); row < to; row += ROWS_ONCE) {
             const int m = (int)(to - row < ROWS_ONCE ? to - row : ROWS_ONCE);

@@ -7,6 +7,7 @@ enum {
     WIDE = 256,              /* columns of [dW dU] that repay packing the gate gradients, by measurement */
 };
 
+static const double WORTH_ASKING = 1e9;  /* flop of a call that someone may want to end early: some 10 ms */
 static const double WORTH_BARRIER = 2e5; /* flop of a step that repay a barrier, some 0.2 us */
 enum {
     LEAST_ROWS = 4, /* a thread: fewer stream the weights too often for their work; */
@@ -60,6 +61,7 @@ static void share_out(Plan *p, int threads)
     const double input = 2.0 * p->cell->gates * p->H * p->I * p->B;
     if (threads > FRNN_MAX_THREADS) threads = FRNN_MAX_THREADS;
     p->flop = (step + input) * (double)p->steps;
+    p->stop = p->flop < WORTH_ASKING ? 0 : call->stop;
     if (p->flop < WORTH_THREADS) threads = 1;
     const ptrdiff_t weights = p->cell->gates * p->H * (p->H + p->I) * (ptrdiff_t)sizeof(real);
     const ptrdiff_t by_rows = least(threads, p->B / (weights > FAR_BYTES ? LEAST_FAR : LEAST_ROWS));

@@ -25,6 +25,7 @@ typedef struct {
     const Cell *cell;
     ptrdiff_t steps, B, I, H, Hp;
     double flop;    /* of a forward pass */
+    frnn_stop *stop; /* of a call that is long enough; or null */
     int threads;
     int owners;     /* threads that rows are dealt to; 1 when hidden groups are dealt instead */
     ptrdiff_t unit; /* rows dealt at a time */
@@ -105,6 +106,12 @@ INLINE const real *states_before(const Plan *p, ptrdiff_t s, ptrdiff_t start, pt
     if (is_reset(p, s, row)) return p->zeros;
     if (s == first_step(p, row)) return row_of(p->init, row);
     return row_of(states_after(p, s - 1, start), row);
+}
+
+/* Whether no more is to be computed; asked in every phase of a step. */
+INLINE int ended(const Plan *p)
+{
+    return p->stop && frnn_team_ended(p->stop, p->flop / (double)(p->steps * p->cell->phases));
 }
 
 INLINE int splits_hidden(const Plan *p) { return p->owners < p->threads; }

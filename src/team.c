@@ -26,7 +26,10 @@ enum {
     RETREAT = 20,
     LEAST_LOSS = 100 * 1000, /* ns in a job that a thread was ready and did not run, and two fifths of it or more */
     WAKING = 300 * 1000,     /* ns that a sleeper may take to begin, which is no loss */
+    ASKING = 100 * 1000 * 1000, /* ns between two questions whether a job is to end: each takes the interpreter's lock */
 };
+
+static const double LOOK_FLOP = 1e9; /* between two looks at the clock, which takes a tenth of a tiny step */
 
 static atomic_int retreats = 1;
 
@@ -146,26 +149,36 @@ void frnn_team_await(const frnn_progress *progress, ptrdiff_t steps)
     }
 }
 
-/* Run a job with denormals flushed to zero (18 to 27 times slower otherwise), round to nearest and no traps, whatever
- * the caller has; and give the caller's mode back afterwards. */
-static void run_flushing(frnn_job job, void *arg, int id)
-{
+/* The floating-point mode of a job: denormals flushed to zero (18 to 27 times slower otherwise), round to nearest and no
+ * traps. */
 #if defined(__x86_64__)
-    enum { FLUSH = 0x8040, NO_TRAPS = 0x1f80 };
-    const unsigned mode = _mm_getcsr();
-    _mm_setcsr(FLUSH | NO_TRAPS);
-    job(arg, id);
-    _mm_setcsr(mode);
+enum { JOB_MODE = 0x8040 | 0x1f80 };
+static uint64_t get_mode(void) { return _mm_getcsr(); }
+static void set_mode(uint64_t mode) { _mm_setcsr((unsigned)mode); }
 #elif defined(__aarch64__)
-    enum { FLUSH = 1 << 24 };
+enum { JOB_MODE = 1 << 24 };
+static uint64_t get_mode(void)
+{
     uint64_t mode;
     __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
-    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)FLUSH));
-    job(arg, id);
-    __asm__ volatile("msr fpcr, %0" : : "r"(mode));
+    return mode;
+}
+static void set_mode(uint64_t mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode)); }
 #else
-    job(arg, id);
+enum { JOB_MODE = 0 };
+static uint64_t get_mode(void) { return 0; }
+static void set_mode(uint64_t mode) { (void)mode; }
 #endif
+
+static _Thread_local uint64_t callers_mode;
+
+/* Run a job in its mode, whatever the caller has, and give the caller's back afterwards. */
+static void run_flushing(frnn_job job, void *arg, int id)
+{
+    const uint64_t mode = callers_mode = get_mode();
+    set_mode(JOB_MODE);
+    job(arg, id);
+    set_mode(mode);
 }
 
 static int64_t nanoseconds(clockid_t clock)
@@ -173,6 +186,24 @@ static int64_t nanoseconds(clockid_t clock)
     struct timespec t;
     clock_gettime(clock, &t);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+int frnn_team_ended(frnn_stop *stop, double flop)
+{
+    if (atomic_load_explicit(&stop->ended, memory_order_relaxed)) return 1;
+    if (self == 0 && (stop->flop += flop) >= LOOK_FLOP) {
+        const int64_t now = nanoseconds(CLOCK_MONOTONIC);
+        stop->flop = 0;
+        if (stop->next && now >= stop->next) {
+            const uint64_t mode = callers_mode; /* what asks may run jobs of its own */
+            set_mode(mode);
+            if (stop->asked()) atomic_store(&stop->ended, 1);
+            set_mode(JOB_MODE);
+            callers_mode = mode;
+        }
+        if (!stop->next || now >= stop->next) stop->next = now + ASKING;
+    }
+    return atomic_load_explicit(&stop->ended, memory_order_relaxed);
 }
 
 /* One thread's part of a job of several, and whether it had a CPU all along, from the moment when it was called. */

@@ -7,6 +7,8 @@
 #ifndef FRNN_TEAM_H
 #define FRNN_TEAM_H
 
+#include "fastrnn.h"
+
 #include <stdatomic.h>
 #include <stddef.h>
 
@@ -30,6 +32,10 @@ void frnn_team_run(int granted, frnn_job job, void *arg);
 typedef atomic_ptrdiff_t frnn_progress;
 void frnn_team_reach(frnn_progress *progress, ptrdiff_t steps);
 void frnn_team_await(const frnn_progress *progress, ptrdiff_t steps);
+
+/* Inside a job: whether it is to end early, asked after so much more work. Who sees that it is does no more work, but
+ * keeps every appointment: so all come to the end, whenever each of them sees it. */
+int frnn_team_ended(frnn_stop *stop, double flop);
 
 /* Inside a job: wait until all of its threads are here. What they wrote before is visible after. */
 void frnn_team_barrier(int granted);

@@ -48,17 +48,24 @@ def build_info() -> dict[str, str]:
 
 #: Scratch up to this size is kept per thread from call to call: fresh pages cost as much as the work on them.
 _SCRATCH_LIMIT = 64 << 20
-_kept = threading.local()
 
 
-def _scratch(n: int) -> np.ndarray:
-    """At least n uninitialised bytes, this thread's until its next call."""
-    buffer = getattr(_kept, "scratch", None)
-    if buffer is None or buffer.size < n:
-        buffer = np.empty(n, np.uint8)
-        if n <= _SCRATCH_LIMIT:
-            _kept.scratch = buffer
-    return buffer
+class _Scratch(threading.local):
+    """Work areas, each in the hands of one call: a signal's handler may make another in the middle of it."""
+
+    kept: np.ndarray | None = None
+
+    def take(self, n: int) -> np.ndarray:
+        """At least n uninitialised bytes."""
+        memory, self.kept = self.kept, None
+        return np.empty(n, np.uint8) if memory is None or memory.size < n else memory
+
+    def give(self, memory: np.ndarray) -> None:
+        if memory.size <= _SCRATCH_LIMIT:
+            self.kept = memory
+
+
+_scratch = _Scratch()
 
 
 #: Of what training forwards left and backward is done with, this much is kept for the next ones, likewise.
@@ -211,7 +218,7 @@ def stepper(calls: Sequence[Call]) -> Stepper:
     jobs = [
         (_cells[call.cell][0], call, call.y, tuple(s for s in call.init if s is not None), None, None) for call in calls
     ]
-    return _fastrnn.Stepper(_isas[_isa], jobs, lambda n: np.empty(n, np.uint8), stepped, stepped_state, np.empty)
+    return _fastrnn.Stepper(_isas[_isa], jobs, _Scratch(), stepped, stepped_state, np.empty)
 
 
 def backward(calls: Sequence[Backward]) -> list[Gradients]:
