@@ -264,7 +264,7 @@ def lstm_forward(
 def lstm_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None, dc_n: Any = None, dc: Any = None) -> LSTMGrads:
     """Backpropagate through time what `lstm_forward` did, as often as you like, on the backend that made the cache.
 
-    The arguments of the forward must be what they were. So much is looked at, up to 64 elements of each, that an
+    The arguments of the forward must be what they were. So much is looked at, up to 16 elements of each, that an
     optimizer's step or a buffer with the next batch is noticed; a change of a few elements may not be.
 
     Parameters
