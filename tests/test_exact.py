@@ -131,6 +131,16 @@ def test_split_in_time(cell: str, reverse: bool, native: str) -> None:
     assert_same_bits(*split(problem, run(problem), 4))
 
 
+@pytest.mark.parametrize("cell", ["lstm", "lstm_peephole"])
+def test_gradients_that_vanish_are_carried_back_too(cell: str, native: str) -> None:
+    """A saturated gate lets nothing through; the zero that is left has a sign."""
+    problem = make(cell, (4, 7, 5, 17), dtype=np.float32)
+    problem = problem.changed(x=problem.inputs["x"] * np.float32(1e30))
+    whole = run(problem)
+    assert ((whole["dc0"] == 0) & np.signbit(whole["dc0"])).any()
+    assert_same_bits(*split(problem, whole, 2))
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_batch_first(cell: str, native: str) -> None:
     problem = everything(cell, (9, 7, 5, 33))
