@@ -37,7 +37,18 @@ from fastrnn.backends import available_isas
 ISAS = available_isas()
 UNITS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33)
 SPECIAL = ("x", "W", "U", "b", "h0", "dy", "dh_n")
-VALUES = {"normal": None, "zero": 0.0, "denormal": 1e-40, "huge": 1e30, "nan": np.nan, "inf": np.inf, "-inf": -np.inf}
+#: by float32 and float64
+VALUES: dict[str, tuple[float, float]] = {
+    "normal": (1.0, 1.0),
+    "zero": (0.0, 0.0),
+    "-zero": (-0.0, -0.0),
+    "denormal": (1e-40, 1e-310),
+    "tiny": (3e-38, 4e-308),
+    "huge": (1e30, 1e300),
+    "nan": (np.nan, np.nan),
+    "inf": (np.inf, np.inf),
+    "-inf": (-np.inf, -np.inf),
+}
 
 counts: Counter[str] = Counter()
 
@@ -114,12 +125,13 @@ class Call:
         p = make(self.cell, sizes, dtype=np.float32, seed=self.seed, biases=self.biases, states=self.states, **options)
         inputs = {n: a * np.float32(self.scale) if n in ("W", "U") else a for n, a in p.inputs.items()}
         p = replace(p, inputs=inputs).changed(**dict.fromkeys(self.absent))
+        p = p.astype(np.float64) if self.wide else p
         given = p.inputs | p.cotangents
         if self.value != "normal" and self.where in given and given[self.where].size:
             a = given[self.where].copy()
-            a[(0, *[0] * (a.ndim - 1)) if a.ndim != 3 else (slice(None), 0)] = VALUES[self.value]
+            a[(0, *[0] * (a.ndim - 1)) if a.ndim != 3 else (slice(None), 0)] = VALUES[self.value][self.wide]
             p = p.changed(**{self.where: a})
-        return p.astype(np.float64) if self.wide else p
+        return p
 
     def laid(self, p: Problem) -> Problem:
         p = batch_first(p) if self.batch_first else p

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fuzz import Call, counts, same
+from fuzz import SPECIAL, VALUES, Call, counts, same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from problems import AWKWARD, CELLS, PUBLIC, run
@@ -66,6 +66,8 @@ def small_calls() -> st.SearchStrategy[Call]:
         checkpoint=st.integers(1, 20),
         threads=st.sampled_from([2, 3, 4, 5, 8, 16]),
         absent=st.sampled_from([(), (), ("dy",), ("dh_n", "dc_n")]),
+        value=st.sampled_from(["normal", *VALUES]),
+        where=st.sampled_from(SPECIAL),
     )
 
 
