@@ -61,7 +61,7 @@ def numbers(dtype: Any) -> Iterator[np.ndarray]:
     """Every exponent and both signs in even steps over the bit patterns; random ones; all round the breakpoints.
 
     Breakpoints are where the kernels may change course: multiples of ln(2)/4 (range reduction of either function),
-    where a result saturates, overflows or becomes subnormal.
+    where a result saturates, overflows or becomes subnormal. And where float64's tanh rounds the most.
     """
     uint, rng = BITS[dtype], np.random.default_rng(0)
     top = np.iinfo(uint).max
@@ -70,7 +70,8 @@ def numbers(dtype: Any) -> Iterator[np.ndarray]:
     yield rng.uniform(-100, 100, 1_000_000).astype(dtype)
     saturates = [9.01, 9.2, 18.37, 20, 22, 36.7]
     underflows = [87.34, 88, 88.72, 103.97, 104, 708.4, 709, 709.78, 745.1]
-    at = np.concatenate([np.arange(1, 260) * np.log(2) / 4, saturates, underflows, [1, 1e-4]]).astype(dtype)
+    others = [1, 1e-4, 0.23329654901297767]
+    at = np.concatenate([np.arange(1, 260) * np.log(2) / 4, saturates, underflows, others]).astype(dtype)
     near = (at.view(uint)[:, None] + np.arange(-500, 501).astype(uint)).ravel().view(dtype)
     yield near
     yield -near
@@ -233,7 +234,7 @@ def count(name: str, dtype: Any, every: Iterable[np.ndarray]) -> dict[str, Tally
                 if name == "tanh" and isa in of_positive:
                     opposite, tally = of_positive[isa]
                     odd = got.view(uint) == opposite.view(uint) ^ sign
-                    assert (odd | (np.isnan(x) & np.isnan(got))).all()
+                    assert (odd | (np.isnan(x) & np.isnan(got)))[:, :-1].all()
                 else:  # instruction sets that have the same bits have the same counts
                     tally = next((t for g, t in judged if np.array_equal(g.view(uint), got.view(uint))), Tally())
                     if not tally.values:
