@@ -6,7 +6,8 @@
  *   tanh:    sign(x) e / (e + 2) with e = expm1(2|x|), accurate at 0 too
  *
  * Both are within 2 ulp over every finite input (tests/test_activations.py), keep the sign of 0, give 0, 1 and -1 at
- * +-infinity, and pass NaN on. A result below the smallest normal number is flushed to zero.
+ * +-infinity, and pass NaN on. A result below the smallest normal number is flushed to zero. tanh(-x) is -tanh(x) to
+ * the last bit. From a number to the next larger one either may fall, by an ulp.
  */
 #ifndef FRNN_ACTIVATION_H
 #define FRNN_ACTIVATION_H
@@ -85,7 +86,14 @@ INLINE vec vtanh(vec x)
     const ivec sign = (ivec)splat(-(real)0);
     vec z = VMIN(splat(TANH_LIMIT), (vec)((ivec)x & ~sign));
     const ExpParts exp = exp_parts(z + z);
-    vec head = FMA(exp.scale, exp.r, exp.scale - splat(1)), tail = exp.scale * (exp.square * exp.q), e = head + tail;
+    vec whole = exp.scale - splat(1), head = FMA(exp.scale, exp.r, whole);
+#if FRNN_BITS == 32
+    vec tail = exp.scale * (exp.square * exp.q);
+#else
+    vec lost = FMA(exp.scale, exp.r, whole - head); /* by head's rounding, which would be 0.6 ulp of y */
+    vec tail = FMA(exp.scale, exp.square * exp.q, lost);
+#endif
+    vec e = head + tail;
     vec inverse = rough_reciprocal(e + splat(2)), y = e * inverse, rest = splat(1) - y;
     vec error = FMA(rest, tail, FMA(rest, head, splat(-2) * y));
     return (vec)((ivec)FMA(error, inverse, y) | ((ivec)x & sign));

@@ -35,9 +35,10 @@ static void complete(const Plan *p, const BackwardTile *t, ptrdiff_t s, ptrdiff_
                 memcpy((real *)call->dinit[1] + at, carry + p->Hp, (size_t)n * sizeof(real));
             continue;
         }
-        if (s == last_step(p, r)) {
-            if (call->dfinal[0]) add_to(dh, (const real *)call->dfinal[0] + at, n);
-            if (states > 1 && call->dfinal[1]) add_to(carry + p->Hp, (const real *)call->dfinal[1] + at, n);
+        if (s == last_step(p, r)) { /* onto zeros: copied, for a sum would lose the sign of a zero carried back */
+            if (call->dfinal[0]) memcpy(dh, (const real *)call->dfinal[0] + at, (size_t)n * sizeof(real));
+            if (states > 1 && call->dfinal[1])
+                memcpy(carry + p->Hp, (const real *)call->dfinal[1] + at, (size_t)n * sizeof(real));
         }
         if (call->dy.data) add_to(dh, element(p, call->dy, s, r) + t->at, n);
         if (call->dc.data) add_to(carry + p->Hp, element(p, call->dc, s, r) + t->at, n);
@@ -170,8 +171,10 @@ static void prepare(const Plan *p, int id)
         for (int k = 0; k < cell->states && p->length[row] == 0; k++) {
             if (!call->dinit[k]) continue;
             real *to = (real *)call->dinit[k] + b * H;
-            zero_row(to, H);
-            if (call->dfinal[k]) add_to(to, (const real *)call->dfinal[k] + b * H, H);
+            if (call->dfinal[k])
+                memcpy(to, (const real *)call->dfinal[k] + b * H, (size_t)H * sizeof(real));
+            else
+                zero_row(to, H);
         }
     }
 }

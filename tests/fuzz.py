@@ -26,7 +26,8 @@ import numpy as np
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-from problems import CELLS, PUBLIC, Arrays, Problem, arrays, batch_first, call, make, run
+from problems import CELLS, PUBLIC, Arrays, Problem, batch_first, make, run
+from promises import BY_STEP, in_a_batch, inferred, padded, split, streamed
 from stacks import named
 
 import fastrnn
@@ -36,7 +37,18 @@ from fastrnn.backends import available_isas
 ISAS = available_isas()
 UNITS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33)
 SPECIAL = ("x", "W", "U", "b", "h0", "dy", "dh_n")
-VALUES = {"normal": None, "zero": 0.0, "denormal": 1e-40, "huge": 1e30, "nan": np.nan, "inf": np.inf, "-inf": -np.inf}
+#: by float32 and float64
+VALUES: dict[str, tuple[float, float]] = {
+    "normal": (1.0, 1.0),
+    "zero": (0.0, 0.0),
+    "-zero": (-0.0, -0.0),
+    "denormal": (1e-40, 1e-310),
+    "tiny": (3e-38, 4e-308),
+    "huge": (1e30, 1e300),
+    "nan": (np.nan, np.nan),
+    "inf": (np.inf, np.inf),
+    "-inf": (-np.inf, -np.inf),
+}
 
 counts: Counter[str] = Counter()
 
@@ -113,12 +125,13 @@ class Call:
         p = make(self.cell, sizes, dtype=np.float32, seed=self.seed, biases=self.biases, states=self.states, **options)
         inputs = {n: a * np.float32(self.scale) if n in ("W", "U") else a for n, a in p.inputs.items()}
         p = replace(p, inputs=inputs).changed(**dict.fromkeys(self.absent))
+        p = p.astype(np.float64) if self.wide else p
         given = p.inputs | p.cotangents
         if self.value != "normal" and self.where in given and given[self.where].size:
             a = given[self.where].copy()
-            a[(0, *[0] * (a.ndim - 1)) if a.ndim != 3 else (slice(None), 0)] = VALUES[self.value]
+            a[(0, *[0] * (a.ndim - 1)) if a.ndim != 3 else (slice(None), 0)] = VALUES[self.value][self.wide]
             p = p.changed(**{self.where: a})
-        return p.astype(np.float64) if self.wide else p
+        return p
 
     def laid(self, p: Problem) -> Problem:
         p = batch_first(p) if self.batch_first else p
@@ -158,21 +171,24 @@ def random_call(rng: np.random.Generator) -> Call:
 
 
 def check_call(case: Call) -> None:
-    p = case.problem()
+    p = case.problem().changed(threads=1)
+    rng = np.random.default_rng(case.seed)
     with fastrnn.use_isa(case.isa):
-        got = run(p, threads=1)
-        same(run(case.laid(p), threads=1) if not case.batch_first else turned_back(run(case.laid(p))), got, "layout")
-        same(run(p, checkpoint=case.checkpoint, threads=1), got, "checkpoint")
-        inferred = arrays(call(p, threads=1)[0])
-        same(inferred, got, "inference", inferred)
+        got = run(p)
+        same(turned_back(run(case.laid(p))) if case.batch_first else run(case.laid(p)), got, "layout")
+        same(run(p, checkpoint=case.checkpoint), got, "checkpoint")
+        same(*inferred(p, got), "inference")
         if case.threads > 1:
             same(run(p, threads=case.threads), got, "threads")
         if case.B > 1:
-            check_batch(case, p, got)
-        if case.T > 1 and not case.lengths:
-            check_split(case, p, inferred)
-        if not (case.lengths or case.resets or case.reverse) and case.B and case.value == "normal":
-            check_stream(case, p, inferred)
+            for order in (np.array([rng.integers(case.B)]), rng.permutation(case.B)):
+                same(*in_a_batch(p, got, order), "batch")
+        if case.T > 1:
+            same(*split(p, got, case.T // 2), "split")
+        if case.B:
+            same(*padded(p, got, int(rng.integers(3)), np.nan), "padding")
+        if not (case.lengths or case.reverse or case.biases == ("b_rec",)) and case.B and case.T:
+            same(*streamed(p, got, lay(p.inputs["x"], case.layout)), "stream")
     if case.value == "normal":
         with fastrnn.use_backend("numpy"):
             exact = run(p.astype(np.float64))
@@ -184,79 +200,6 @@ def check_call(case: Call) -> None:
 def turned_back(result: Arrays) -> Arrays:
     turned = {n: a.swapaxes(0, 1) for n, a in result.items() if n in ("y", "c", "dx")}
     return result | {n: np.ascontiguousarray(a) for n, a in turned.items()}
-
-
-BY_STEP, BY_SEQUENCE = (
-    ("x", "resets", "dy", "dc", "y", "c", "dx"),
-    ("h0", "c0", "lengths", "dh_n", "dc_n", "h_n", "c_n"),
-)
-
-
-def check_batch(case: Call, p: Problem, got: Arrays) -> None:
-    """One sequence alone, and all in another order."""
-    rng = np.random.default_rng(case.seed)
-    for order in (np.array([rng.integers(case.B)]), rng.permutation(case.B)):
-        given = p.inputs | p.cotangents
-        picked = {n: a[:, order] for n, a in given.items() if n in BY_STEP}
-        picked |= {n: a[order] for n, a in given.items() if n in BY_SEQUENCE}
-        result = run(p.changed(**picked), threads=1)
-        expected = {n: a[:, order] for n, a in got.items() if n in BY_STEP}
-        expected |= {n: a[order] for n, a in got.items() if n in (*BY_SEQUENCE, "dh0", "dc0")}
-        same(result, expected, "batch")
-
-
-def check_split(case: Call, p: Problem, whole: Arrays) -> None:
-    """In two pieces of time, the state carried over."""
-    cut = case.T // 2
-    pieces = [slice(cut, None), slice(None, cut)] if case.reverse else [slice(None, cut), slice(cut, None)]
-    found: dict[slice, Arrays] = {}
-    state: Arrays = {}
-    for piece in map(Slice, pieces):
-        steps = {n: p.inputs[n][piece.slice] for n in ("x", "resets") if n in p.inputs}
-        found[piece] = arrays(call(p.changed(**steps, **state), threads=1)[0])
-        state = {f"{s}0": found[piece][f"{s}_n"] for s in "hc" if f"{s}_n" in found[piece]}
-    first, second = (list(found.values()))[:: -1 if case.reverse else 1]
-    last = list(found.values())[-1]
-    joined = {n: np.concatenate([first[n], second[n]]) if n in ("y", "c") else last[n] for n in whole}
-    same(joined, whole, "split")
-
-
-class Slice:
-    def __init__(self, piece: slice) -> None:
-        self.slice = piece
-
-
-def layer_of(cell: str, p: Problem, **options: Any) -> Any:
-    """A layer with the problem's weights."""
-    family, _, chosen = PUBLIC[cell]
-    kind = {"rnn": fastrnn.RNN, "gru": fastrnn.GRU, "lstm": fastrnn.LSTM}[family]
-    if cell == "lstm_peephole":
-        chosen = {"peephole": True}
-    _, _, I = p.inputs["x"].shape
-    H = p.inputs["U"].shape[1]
-    net = kind(I, H, dtype=p.inputs["x"].dtype, rng=0, **chosen, **options)
-    zero = np.zeros(len(p.inputs["U"]), p.inputs["x"].dtype)
-    keys = {"weight_ih": "W", "weight_hh": "U", "bias_ih": "b", "bias_hh": "b_rec", "peephole": "p"}
-    net.load_state_dict({n: p.inputs.get(keys[n.rsplit("_", 1)[0]], zero) for n in net.parameters()})
-    return net
-
-
-def check_stream(case: Call, p: Problem, inferred: Arrays) -> None:
-    if len(case.biases) < 2:
-        return  # a layer has both; a bias of 0 is none, but for the sign of a 0
-    net = layer_of(case.cell, p)
-    stream = net.stream(case.B)
-    if case.states and set(case.states) >= ({"h0", "c0"} if case.cell.startswith("lstm") else {"h0"}):
-        states = [p.inputs[s][None] for s in ("h0", "c0") if s in p.inputs]
-        stream.state = states[0] if len(states) == 1 else tuple(states)
-    elif case.states:
-        return
-    out = np.empty((case.B, case.H), p.inputs["x"].dtype)
-    x, y = lay(p.inputs["x"], case.layout), inferred["y"]
-    for t in range(case.T):
-        assert stream.step(x[t], out=out) is out
-        assert out.tobytes() == y[t].tobytes(), f"stream: step {t} has other bits"
-    counts["stream"] += 1
 
 
 def compare(case: Any, p: Problem, got: Arrays, exact: Arrays) -> None:

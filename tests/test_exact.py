@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from problems import CELLS, PUBLIC, THREADED, Arrays, Problem, batch_first, forward, make, run
+from problems import CELLS, PUBLIC, THREADED, Arrays, Problem, make, run
+from promises import BY_STEP, cut, in_a_batch, inferred, laid_by_sequence, padded, padding, part, split
 from tolerance import assert_same_bits
-
-BY_STEP = ("x", "resets", "y", "c", "dx", "dy", "dc")  # (T, B, ...)
-BY_SEQUENCE = ("h0", "c0", "lengths", "h_n", "c_n", "dh0", "dc0", "dh_n", "dc_n")  # (B, ...)
 
 DTYPES = (np.float32, np.float64)
 EVERYTHING = {"lengths": True, "resets": True}
@@ -23,16 +21,6 @@ def everything(cell: str, sizes: tuple[int, int, int, int], **options: object) -
     """A float32 problem with lengths, resets and all outputs."""
     cells = {"return_cells": True} if PUBLIC[cell][0] == "lstm" else {}
     return make(cell, sizes, dtype=np.float32, **(EVERYTHING | cells | options))
-
-
-def part(arrays: Arrays, *, steps: slice = slice(None), sequences: object = slice(None)) -> Arrays:
-    """Some steps and sequences of every array that has them, and nothing of those that sum over them."""
-    by_step = {name: a[steps][:, sequences] for name, a in arrays.items() if name in BY_STEP}
-    return by_step | {name: a[sequences] for name, a in arrays.items() if name in BY_SEQUENCE}
-
-
-def subproblem(problem: Problem, **which: object) -> Problem:
-    return problem.changed(**part(problem.inputs, **which), **part(problem.cotangents, **which))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -99,8 +87,7 @@ def test_batch(cell: str, reverse: bool, native: str) -> None:
     problem = everything(cell, (6, 33, 17, 31), reverse=reverse)
     whole = run(problem)
     for sequences in (np.random.default_rng(0).permutation(33), slice(5, 12), slice(20, 21)):
-        got = run(subproblem(problem, sequences=sequences))
-        assert_same_bits(part(got), part(whole, sequences=sequences))
+        assert_same_bits(*in_a_batch(problem, whole, sequences))
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -109,29 +96,20 @@ def test_padding(cell: str, reverse: bool, native: str) -> None:
     """NaN in the padding, of upstream gradients too, is never seen; a sequence cut to its length gives the same."""
     problem = everything(cell, (9, 7, 5, 17), reverse=reverse)
     clean = run(problem)
-    lengths = problem.inputs["lengths"]
-    padding = np.arange(9)[:, None] >= lengths
-    assert 0 < padding.sum() < padding.size
-    dirty = dict(problem.inputs | problem.cotangents)
-    for name in ("x", "dy", "dc"):
-        if name in dirty:
-            dirty[name] = np.where(padding[:, :, None], np.float32(np.nan), dirty[name])
-    dirty["resets"] = dirty["resets"] ^ padding
-    assert_same_bits(run(problem.changed(**dirty)), clean)
-
+    past = padding(problem)
+    assert 0 < past.sum() < past.size
+    for steps in (0, 3):
+        assert_same_bits(*padded(problem, clean, steps, np.nan))
     for name in ("y", "c", "dx"):
-        assert name not in clean or not clean[name][padding].any(), name
-    for n, length in enumerate(lengths):
-        which = {"steps": slice(0, length), "sequences": slice(n, n + 1)}
-        got = run(subproblem(problem, **which).changed(lengths=None))
-        assert_same_bits(part(got), part(clean, **which))
+        assert name not in clean or not clean[name][past].any(), name
+    for n in range(7):
+        assert_same_bits(*cut(problem, clean, n))
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_training_or_not(cell: str, implementation: str) -> None:
     problem = everything(cell, (9, 7, 5, 33))
-    outputs = forward(problem)
-    assert_same_bits({name: a for name, a in run(problem).items() if name in outputs}, outputs)
+    assert_same_bits(*inferred(problem, run(problem)))
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -145,27 +123,28 @@ def test_checkpoint(cell: str, sizes: tuple[int, int, int, int], reverse: bool, 
         assert_same_bits(run(problem, checkpoint=k), kept)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
-def test_split_in_time(cell: str, native: str) -> None:
+def test_split_in_time(cell: str, reverse: bool, native: str) -> None:
     """A sequence in two calls, the states carried over and the gradients carried back."""
-    problem = make(cell, (11, 7, 5, 33), dtype=np.float32, resets=True)
+    problem = everything(cell, (11, 7, 5, 33), reverse=reverse)
+    assert_same_bits(*split(problem, run(problem), 4))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "lstm_peephole"])
+def test_gradients_that_vanish_are_carried_back_too(cell: str, native: str) -> None:
+    """A saturated gate lets nothing through; the zero that is left has a sign."""
+    problem = make(cell, (4, 7, 5, 17), dtype=np.float32)
+    problem = problem.changed(x=problem.inputs["x"] * np.float32(1e30))
     whole = run(problem)
-    states = [name for name in ("h", "c") if f"{name}_n" in whole]
-    first, second = (subproblem(problem, steps=steps) for steps in (slice(0, 4), slice(4, None)))
-    middle = forward(first)
-    after = run(second.changed(**{f"{s}0": middle[f"{s}_n"] for s in states}))
-    before = run(first.changed(**{f"d{s}_n": after[f"d{s}0"] for s in states}))
-    got = {name: np.concatenate([before[name], after[name]]) for name in ("y", "dx")}
-    got |= {f"{s}_n": after[f"{s}_n"] for s in states} | {f"d{s}0": before[f"d{s}0"] for s in states}
-    assert_same_bits(got, part(whole))
+    assert ((whole["dc0"] == 0) & np.signbit(whole["dc0"])).any()
+    assert_same_bits(*split(problem, whole, 2))
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_batch_first(cell: str, native: str) -> None:
     problem = everything(cell, (9, 7, 5, 33))
-    got = run(batch_first(problem))
-    turned = {name: np.swapaxes(a, 0, 1) if name in BY_STEP else a for name, a in got.items()}
-    assert_same_bits(turned, run(problem))
+    assert_same_bits(*laid_by_sequence(problem, run(problem)))
 
 
 @pytest.mark.parametrize("cell", CELLS)

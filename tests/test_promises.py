@@ -1,0 +1,243 @@
+"""The promises of `docs/promises.md` about bits, on problems that hypothesis draws.
+
+    python -m pytest -m long -s tests/test_promises.py      thousands of them, others every time; prints counts
+
+An ordinary run draws the same few every time. What fails is shrunk, and printed with its parameters.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from subprocess import CompletedProcess
+from typing import Any
+
+import numpy as np
+import pytest
+from fuzz import SPECIAL, VALUES, Call, counts, same
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from problems import AWKWARD, CELLS, PUBLIC, run
+from promises import at_once, cut, in_a_batch, inferred, laid_by_sequence, padded, split, streamed
+from stacks import layer, named
+
+import fastrnn
+from fastrnn.backends import available_isas
+
+ISAS = available_isas()
+pytestmark = pytest.mark.skipif(not ISAS, reason="no native implementation is installed")
+
+SETTINGS = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True)
+
+# A little more than what src/team.h and src/plan.c have under these names.
+WORTH_THREADS = 1.1e7  # flop of a forward pass
+WORTH_BARRIER = 2.1e5  # flop of a step
+
+Draw = Callable[[Any], Any]
+
+
+def worth_threads(case: Any) -> Any:
+    """With as many steps as that takes."""
+    step = 2 * PUBLIC[case.cell][1] * case.B * case.H * (case.H + case.I)
+    return replace(case, T=int(WORTH_THREADS / step) + 1)
+
+
+# Calls
+
+
+def small_calls() -> st.SearchStrategy[Call]:
+    return st.builds(
+        Call,
+        cell=st.sampled_from(CELLS),
+        T=st.integers(1, 9),
+        B=st.integers(1, 20),
+        I=st.sampled_from(AWKWARD),
+        H=st.sampled_from(AWKWARD),
+        seed=st.integers(0, 2**31 - 1),
+        isa=st.sampled_from(ISAS or [""]),
+        wide=st.booleans(),
+        biases=st.sampled_from([(), ("b",), ("b_rec",), ("b", "b_rec")]),
+        states=st.sampled_from([(), ("h0",), ("c0",), ("h0", "c0")]),
+        lengths=st.booleans(),
+        resets=st.booleans(),
+        reverse=st.booleans(),
+        return_cells=st.booleans(),
+        checkpoint=st.integers(1, 20),
+        threads=st.sampled_from([2, 3, 4, 5, 8, 16]),
+        absent=st.sampled_from([(), (), ("dy",), ("dh_n", "dc_n")]),
+        value=st.sampled_from(["normal", *VALUES]),
+        where=st.sampled_from(SPECIAL),
+    )
+
+
+@st.composite
+def large_calls(draw: st.DrawFn) -> Call:
+    """Enough work for several threads: rows to deal out, or a step that is worth a barrier."""
+    call, B, I = draw(small_calls()), draw(st.integers(1, 70)), draw(st.sampled_from([1, 3, 17, 33]))
+    least = 31 if B >= 32 else int(np.sqrt(WORTH_BARRIER / (2 * PUBLIC[call.cell][1] * B))) + 66
+    return worth_threads(replace(call, B=B, I=I, H=least + draw(st.integers(0, 60))))
+
+
+def check_call(call: Call, draw: Draw) -> None:
+    with fastrnn.use_isa(call.isa):
+        problem = call.problem()
+        whole = run(problem, threads=1)
+        problem = problem.changed(threads=call.threads)
+        same(run(problem), whole, "threads")
+        same(run(problem), whole, "run to run")
+        same(run(problem, checkpoint=call.checkpoint), whole, "checkpoint")
+        same(*inferred(problem, whole), "inference")
+        same(*laid_by_sequence(problem, whole), "batch first")
+        sequences = draw(st.lists(st.integers(0, call.B - 1), min_size=1, max_size=2 * call.B))
+        same(*in_a_batch(problem, whole, np.array(sequences)), "batch")
+        value = draw(st.sampled_from([0.0, np.nan, np.inf, -1e30, 1e-40]))
+        same(*padded(problem, whole, draw(st.integers(0, 9)), value), "padding")
+        if call.lengths:
+            same(*cut(problem, whole, sequences[0]), "no padding")
+        same(*split(problem, whole, draw(st.integers(0, call.T))), "split in time")
+        if not (call.lengths or call.reverse or call.biases == ("b_rec",)):
+            same(*streamed(problem, whole), "stream")
+        for pair in at_once(problem, whole):
+            same(*pair, "eight callers")
+
+
+# Layers, whose directions and levels run side by side
+
+
+@dataclass
+class Stack:
+    cell: str
+    T: int
+    B: int
+    I: int
+    H: int
+    seed: int
+    isa: str
+    threads: int
+    num_layers: int
+    bidirectional: bool
+    weights: str | None
+
+
+def small_stacks() -> st.SearchStrategy[Stack]:
+    return st.builds(
+        Stack,
+        cell=st.sampled_from(CELLS),
+        T=st.integers(1, 9),
+        B=st.integers(1, 9),
+        I=st.sampled_from(AWKWARD),
+        H=st.sampled_from(AWKWARD),
+        seed=st.integers(0, 2**31 - 1),
+        isa=st.sampled_from(ISAS or [""]),
+        threads=st.sampled_from([2, 3, 8]),
+        num_layers=st.integers(1, 3),
+        bidirectional=st.booleans(),
+        weights=st.sampled_from([None, None, "bfloat16"]),
+    )
+
+
+@st.composite
+def large_stacks(draw: st.DrawFn) -> Stack:
+    stack = replace(draw(small_stacks()), B=draw(st.integers(1, 3)), H=draw(st.integers(90, 130)))
+    return worth_threads(replace(stack, num_layers=max(stack.num_layers, 2 - stack.bidirectional)))
+
+
+def made(case: Stack) -> tuple[Any, np.ndarray]:
+    options = {n: getattr(case, n) for n in ("num_layers", "bidirectional", "weights")}
+    x = np.random.default_rng(case.seed).standard_normal((case.T, case.B, case.I), dtype=np.float32)
+    return layer(case.cell, case.I, case.H, rng=case.seed, **options), x
+
+
+def check_stack(case: Stack, draw: Draw) -> None:
+    net, x = made(case)
+    with fastrnn.use_isa(case.isa):
+        whole = named(*net(x, threads=1))
+        same(named(*net(x, threads=case.threads)), whole, "layer's threads")
+        sequences = draw(st.lists(st.integers(0, case.B - 1), min_size=1, max_size=2 * case.B))
+        expected = {n: a[:, sequences] for n, a in whole.items()}
+        same(named(*net(x[:, sequences], threads=case.threads)), expected, "layer's batch")
+        if case.weights is None:
+            trained = net.forward(x, training=True, threads=case.threads)
+            same(named(trained.y, trained.state), whole, "layer's training")
+        if not case.bidirectional:
+            stream = net.stream(case.B)
+            same(named(np.stack([stream.step(x_t) for x_t in x]), stream.state), whole, "layer's stream")
+
+
+Check = Callable[[Any, Draw], None]
+#: (what is drawn, what must hold, how many in an ordinary run and in a long one)
+KINDS: dict[str, tuple[st.SearchStrategy[Any], Check, int, int]] = {
+    "small calls": (small_calls(), check_call, 50, 10_000),
+    "large calls": (large_calls(), check_call, 8, 300),
+    "small layers": (small_stacks(), check_stack, 20, 3000),
+    "large layers": (large_stacks(), check_stack, 8, 300),
+}
+
+
+def every(drawn: st.SearchStrategy[Any], check: Check, how: settings) -> None:
+    @how
+    @given(drawn, st.data())
+    def holds(case: Any, data: st.DataObject) -> None:
+        check(case, data.draw)
+        counts["problems"] += 1
+
+    holds()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_bits(kind: str) -> None:
+    drawn, check, few, _ = KINDS[kind]
+    every(drawn, check, settings(SETTINGS, derandomize=True, max_examples=few))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_bits_at_length(kind: str) -> None:
+    drawn, check, _, many = KINDS[kind]
+    counts.clear()
+    every(drawn, check, settings(SETTINGS, max_examples=many))
+    print(f"\n{kind}:", ", ".join(f"{name} {n}" for name, n in counts.items()))
+    assert counts["problems"] >= many
+
+
+SHARED = """
+import os
+import fastrnn
+from hypothesis import given, settings
+from problems import run
+from test_promises import SETTINGS, large_calls, large_stacks, made
+
+def call(case):
+    run(case.problem(), threads=case.threads)
+
+def stack(case):
+    net, x = made(case)
+    net(x, threads=case.threads)
+
+def started(drawn, work):
+    @settings(SETTINGS, derandomize=True, max_examples=10)
+    @given(drawn)
+    def each(case):
+        child = os.fork()  # to start a team of its own
+        if child == 0:
+            before = len(os.listdir("/proc/self/task"))
+            with fastrnn.use_isa(case.isa):
+                work(case)
+            os._exit(len(os.listdir("/proc/self/task")) - before)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), case)
+    each()
+
+started(large_calls(), call)
+started(large_stacks(), stack)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
+def test_large_ones_are_shared(python: Callable[..., CompletedProcess[str]]) -> None:
+    """Each of them starts threads beside the caller's."""
+    done = python("-c", SHARED)
+    assert done.returncode == 0, done.stderr
+    started = [int(line.split()[0]) for line in done.stdout.splitlines()]
+    assert len(started) >= 20
+    assert min(started) >= 1, done.stdout
