@@ -167,7 +167,7 @@ def test_bytes_of_something_else(ours: Any, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("a model")
     with pytest.raises(ValueError, match="model: what is given is no ONNX model"):
         ours.Session(b"a model", rest="reference")
-    with pytest.raises(ValueError, match="model: .*text is no ONNX model"):
+    with pytest.raises(ValueError, match=r"model: .*text is no ONNX model"):
         ours.Session(tmp_path / "text", rest="reference")
 
 

@@ -64,8 +64,10 @@ def read(path: str | os.PathLike[str]) -> list[Piece]:
                 model = json.loads(archive.read("config.json"))
                 weights = io.BytesIO(archive.read("model.weights.h5"))
             with h5py.File(weights, "r") as file:
+                expect_groups(file)
                 return pieces(model, numbered(file))
         with h5py.File(path, "r") as file:
+            expect_groups(file)
             if "model_config" not in file.attrs:
                 raise ValueError(f"{whose} holds no model; expected a .keras file, or the .h5 file of a whole model")
             return pieces(json.loads(file.attrs["model_config"]), by_name(file))
@@ -201,6 +203,19 @@ def by_name(file: Any) -> Callable[[str, str], list[Array]]:
         return [values(item(group, one)) for one in names]
 
     return weights
+
+
+def expect_groups(file: Any) -> None:
+    """A ValueError, unless arrays are only where those of layers are, so that whoever looks for a group finds one."""
+    h5py = needed("h5py", "keras")
+
+    def look(path: str, found: Any) -> None:
+        *above, _ = path.split("/")
+        of_layer = above[-1:] == ["vars"] or (len(above) > 1 and above[0] == "model_weights")
+        if isinstance(found, h5py.Dataset) and not of_layer:
+            raise ValueError(f"path: {path} is an array of shape {found.shape}, expected a group")
+
+    file.visititems(look)
 
 
 def item(group: Any, path: str) -> Any:
