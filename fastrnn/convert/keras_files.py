@@ -206,13 +206,13 @@ def by_name(file: Any) -> Callable[[str, str], list[Array]]:
 
 
 def expect_groups(file: Any) -> None:
-    """A ValueError, unless arrays are only where those of layers are, so that whoever looks for a group finds one."""
+    """A ValueError, unless there are groups wherever groups are looked for: arrays have a place of their own."""
     h5py = needed("h5py", "keras")
 
     def look(path: str, found: Any) -> None:
-        *above, _ = path.split("/")
-        of_layer = above[-1:] == ["vars"] or (len(above) > 1 and above[0] == "model_weights")
-        if isinstance(found, h5py.Dataset) and not of_layer:
+        top, *below = path.split("/")
+        of_layers = top in ("layers", "_layer_checkpoint_dependencies") and below[-2:-1] != ["vars"]
+        if isinstance(found, h5py.Dataset) and (of_layers or (top == "model_weights" and len(below) < 2)):
             raise ValueError(f"path: {path} is an array of shape {found.shape}, expected a group")
 
     file.visititems(look)
