@@ -514,6 +514,17 @@ def test_from_keras_reads_nothing_but_the_file(h5py: Any, tmp_path: Path) -> Non
         fastrnn.from_keras(path)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.weights.h5"])
+def test_from_keras_does_not_blow_up(name: str, h5py: Any, tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    packed = zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(DATA / "keras_sequential.keras") as old, zipfile.ZipFile(path, "w", packed) as new:
+        for member in ("config.json", "model.weights.h5"):
+            new.writestr(member, old.read(member) + (b" " * 10**7 if member == name else b""))
+    with pytest.raises(ValueError, match=f"path: {name} would be 100[0-9]+ bytes"):
+        fastrnn.from_keras(path)
+
+
 @pytest.mark.parametrize("place", ["layers", "layers/lstm", "layers/dense/vars"])
 def test_from_keras_finds_groups_where_it_looks_for_them(place: str, h5py: Any, tmp_path: Path) -> None:
     """`in` an array looks through all of it, which may claim to be large."""

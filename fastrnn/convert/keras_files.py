@@ -61,8 +61,8 @@ def read(path: str | os.PathLike[str]) -> list[Piece]:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                model = json.loads(archive.read("config.json"))
-                weights = io.BytesIO(archive.read("model.weights.h5"))
+                model = json.loads(member(archive, "config.json"))
+                weights = io.BytesIO(member(archive, "model.weights.h5"))
             with h5py.File(weights, "r") as file:
                 expect_groups(file)
                 return pieces(model, numbered(file))
@@ -75,6 +75,14 @@ def read(path: str | os.PathLike[str]) -> list[Piece]:
         raise
     except broken as error:
         raise ValueError(f"{whose} is no model that Keras wrote ({type(error).__name__}: {error})") from error
+
+
+def member(archive: Any, name: str) -> bytes:
+    """A file of the archive, unless it would be large beyond proportion; Keras does not compress."""
+    info = archive.getinfo(name)
+    if info.file_size > 100 * info.compress_size:
+        raise ValueError(f"path: {name} would be {info.file_size} bytes, from {info.compress_size} in the file")
+    return bytes(archive.read(name))
 
 
 def of_model(model: Any) -> list[Piece]:
