@@ -47,7 +47,7 @@ typedef struct {
     const int64_t *lengths;     /* (B,) */
     frnn_array resets;          /* (T, B, 1) bytes */
 
-    frnn_array y, c;               /* (T, B, H) outputs of forward */
+    frnn_array y, c;               /* (T, B, H) outputs of forward; absent in backward */
     void *final[FRNN_MAX_STATES];  /* (B, H) */
 
     frnn_array dy, dc;                   /* (T, B, H) inputs of backward */

@@ -479,7 +479,6 @@ def random_file(rng: np.random.Generator) -> File:
 
 
 def check_file(case: File) -> None:
-    """It is refused, and the model is as it was, or it is read: then everything has its shape and dtype."""
     data = bytearray(originals.checkpoint if case.whole else originals.weights)
     for place, byte in case.changes:
         data[place] = byte
@@ -491,7 +490,12 @@ def check_file(case: File) -> None:
             head.replace(*escaped) if escaped[0] in head else head.replace(case.text[0].encode(), case.text[1].encode())
         )
         data = bytearray(len(head).to_bytes(8, "little") + head + data[8 + n :])
-    originals.path.write_bytes(bytes(data[: len(data) - case.cut]))
+    check_bytes(bytes(data[: len(data) - case.cut]))
+
+
+def check_bytes(data: bytes) -> None:
+    """The file is refused, and the model is as it was, or it is read: then everything has its shape and dtype."""
+    originals.path.write_bytes(data)
     net = originals.model
     for resume in (False, True):
         net.load_state_dict(originals.before)

@@ -452,6 +452,8 @@ def keras_2(h5py: Any, path: Path, functional: bool = False, **changes: Any) -> 
 @pytest.mark.parametrize("functional", [False, True])
 def test_from_keras_2_files(functional: bool, h5py: Any, tmp_path: Path) -> None:
     kernel = keras_2(h5py, tmp_path / "model.h5", functional)
+    with h5py.File(tmp_path / "model.h5", "r+") as file:
+        file["optimizer_weights/iteration:0"] = 7  # which nobody asks for
     gru, dense = fastrnn.from_keras(tmp_path / "model.h5")
     z, r, h = np.split(kernel, 3, axis=1)
     assert (gru.parameters()["weight_ih_l0"] == np.hstack([r, z, h]).T).all()
@@ -510,6 +512,43 @@ def test_from_keras_reads_nothing_but_the_file(h5py: Any, tmp_path: Path) -> Non
         file.create_dataset(kernel, (10**9, 6), "f4", chunks=(1000, 6))
     with pytest.raises(ValueError, match="not stored"):
         fastrnn.from_keras(path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.weights.h5"])
+def test_from_keras_does_not_blow_up(name: str, h5py: Any, tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    packed = zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(DATA / "keras_sequential.keras") as old, zipfile.ZipFile(path, "w", packed) as new:
+        for member in ("config.json", "model.weights.h5"):
+            new.writestr(member, old.read(member) + (b" " * 10**7 if member == name else b""))
+    with pytest.raises(ValueError, match=f"path: {name} would be 100[0-9]+ bytes"):
+        fastrnn.from_keras(path)
+
+
+@pytest.mark.parametrize("place", ["layers", "layers/lstm", "layers/dense/vars"])
+def test_from_keras_finds_groups_where_it_looks_for_them(place: str, h5py: Any, tmp_path: Path) -> None:
+    """`in` an array looks through all of it, which may claim to be large."""
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(DATA / "keras_functional.keras") as old, zipfile.ZipFile(path, "w") as new:
+        (tmp_path / "weights").write_bytes(old.read("model.weights.h5"))
+        with h5py.File(tmp_path / "weights", "r+") as file:
+            if place in file:
+                del file[place]
+            file.create_dataset(place, (10**9, 6), "f4", chunks=(1000, 6))
+        new.writestr("config.json", old.read("config.json"))
+        new.writestr("model.weights.h5", (tmp_path / "weights").read_bytes())
+    with pytest.raises(ValueError, match=f"path: {place} is an array of shape .*, expected a group"):
+        fastrnn.from_keras(path)
+
+
+@pytest.mark.parametrize("place", ["model_weights", "model_weights/gru"])
+def test_from_keras_2_finds_groups_where_it_looks_for_them(place: str, h5py: Any, tmp_path: Path) -> None:
+    keras_2(h5py, tmp_path / "model.h5")
+    with h5py.File(tmp_path / "model.h5", "r+") as file:
+        del file[place]
+        file.create_dataset(place, (10**9, 6), "f4", chunks=(1000, 6))
+    with pytest.raises(ValueError, match=f"path: {place} is an array of shape .*, expected a group"):
+        fastrnn.from_keras(tmp_path / "model.h5")
 
 
 def test_from_keras_refuses_other_files(h5py: Any, tmp_path: Path) -> None:

@@ -153,6 +153,73 @@ def test_from_onnx_refuses(kind: str, inputs: Any, attributes: dict[str, Any], m
         fastrnn.from_onnx(one_node(onnx, kind, inputs, **attributes))
 
 
+def hostile(onnx: Any, change: Callable[[Any], Any]) -> Any:
+    """A model of one node, of which something is not ONNX."""
+    model = one_node(onnx, "GRU")
+    change(model.graph)
+    return model
+
+
+def add_attribute(graph: Any, **fields: Any) -> None:
+    attribute = graph.node[0].attribute.add()
+    for name, value in fields.items():
+        setattr(attribute, name, value)
+
+
+def add_dropout(graph: Any, onnx: Any, ratio: np.ndarray) -> None:
+    """The node on itself, with what stands between layers."""
+    below, name = graph.node[0], "below"
+    below.output[0] = name
+    node = onnx.helper.make_node
+    above = node("GRU", ["dropped", "W", "R", "B"], ["Y"], name="above", hidden_size=2)
+    graph.node.extend(
+        [node("Squeeze", [name, "axis"], ["joined"]), node("Dropout", ["joined", "ratio"], ["dropped"]), above]
+    )
+    arrays = {"axis": np.array([1]), "ratio": ratio}
+    graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in arrays.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda g: setattr(g.initializer[0], "raw_data", b"123"), "model: constant 'W': "),
+        (lambda g: setattr(g.initializer[0], "data_type", 0), "model: constant 'W': .*UNDEFINED"),
+        (lambda g: setattr(g.initializer[0], "data_type", 99), "model: constant 'W': 99"),
+        (lambda g: g.initializer[0].dims.append(10**12), "model: constant 'W': "),
+        (lambda g: add_attribute(g, name="activations", type=1, f=1.0), "'the_node': activations: .* got FLOAT"),
+        (lambda g: add_attribute(g, name="activations"), "activations: expected STRINGS, got UNDEFINED"),
+        (lambda g: add_attribute(g, name="layout", type=2, ref_attr_name="a"), "layout: .* got a reference to 'a'"),
+        (lambda g: add_attribute(g, name="other", type=2, ref_attr_name="a"), "other: .* got a reference to 'a'"),
+        (lambda g: add_attribute(g, name="direction", type=3, s=b"\xff"), "direction: expected 'forward' or"),
+    ],
+)
+def test_what_is_not_what_it_says(change: Any, message: str, onnx: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        fastrnn.from_onnx(hostile(onnx, change))
+
+
+@pytest.mark.parametrize("ratio", [np.zeros(2, np.float32), np.array("half", object), np.array(1)])
+def test_a_ratio_that_is_no_number(ratio: np.ndarray, onnx: Any) -> None:
+    with pytest.raises(ValueError, match="Dropout node 'dropped': ratio: expected a number, got "):
+        fastrnn.from_onnx(hostile(onnx, lambda g: add_dropout(g, onnx, ratio)))
+
+
+def test_a_constant_without_a_name(onnx: Any) -> None:
+    """Nobody can read it."""
+    value = onnx.numpy_helper.from_array(np.zeros(1))
+    nameless = onnx.helper.make_node("Constant", [], [], value=value)
+    assert fastrnn.from_onnx(hostile(onnx, lambda g: g.node.append(nameless))).hidden_size == 2
+
+
+def test_axes_that_are_no_integers(onnx: Any) -> None:
+    def change(graph: Any) -> None:
+        add_dropout(graph, onnx, np.array(0.5, np.float32))
+        graph.initializer[3].CopyFrom(onnx.numpy_helper.from_array(np.array([np.nan]), "axis"))
+
+    with pytest.raises(ValueError, match="which are no one chain"):
+        fastrnn.from_onnx(hostile(onnx, change))
+
+
 def test_initial_states_that_are_given_or_zero(onnx: Any) -> None:
     for value in ("initial_h", np.zeros((1, 2, 2), np.float32)):
         assert fastrnn.from_onnx(one_node(onnx, "GRU", {"initial_h": value})).hidden_size == 2

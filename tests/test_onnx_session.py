@@ -163,6 +163,55 @@ def test_what_is_no_model(ours: Any) -> None:
         ours.Session(b"", rest="torch")
 
 
+def test_bytes_of_something_else(ours: Any, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("a model")
+    with pytest.raises(ValueError, match="model: what is given is no ONNX model"):
+        ours.Session(b"a model", rest="reference")
+    with pytest.raises(ValueError, match=r"model: .*text is no ONNX model"):
+        ours.Session(tmp_path / "text", rest="reference")
+
+
+def renamed(names: Any, i: int, name: str) -> None:
+    names[i] = name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda g: renamed(g.node[3].input, 1, "w"), "LSTM 'memory' reads 'w', which nothing before it makes"),
+        (lambda g: renamed(g.node[1].input, 0, "p"), "Relu 'positive' reads 'p', which nothing before it makes"),
+        (lambda g: setattr(g.output[0], "name", "q"), "model: nothing makes its output 'q'"),
+        (lambda g: setattr(g.output[0], "name", ""), "model: nothing makes its output ''"),
+        (lambda g: setattr(g.initializer[2], "raw_data", b"123"), "constant 'W': "),
+        (lambda g: setattr(g.initializer[2], "data_type", 99), "constant 'W': 99"),
+        (lambda g: setattr(g.node[0], "domain", "strange"), "model: onnx.shape_inference refuses it: "),
+        (lambda g: setattr(g.node[0], "domain", "own"), "model: onnx.shape_inference does not find the type of "),
+    ],
+)
+def test_what_is_not_onnx(change: Any, message: str, onnx: Any, ours: Any) -> None:
+    whole = convolution_lstm_dense(onnx)
+    change(whole.graph)
+    with pytest.raises(ValueError, match=message):
+        ours.Session(whole, rest="reference")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda n: renamed(n.input, 2, ""), "node: expected inputs X, W, R and of B, "),
+        (lambda n: n.input.extend(["", "", "", "", "x"]), "node: expected inputs X, W, R and of B, "),
+        (lambda n: n.output.extend(["c", "d"]), r"node: expected at most 3 outputs, got \['', 'h', 'c', 'd'\]"),
+        (lambda n: setattr(n.attribute.add(), "name", "layout"), "layout: expected INT, got UNDEFINED"),
+        (lambda n: setattr(n.attribute.add(), "name", "strange"), "strange: LSTM has no such attribute"),
+    ],
+)
+def test_nodes_that_are_not_onnx(change: Any, message: str, onnx: Any, ours: Any) -> None:
+    node = convolution_lstm_dense(onnx).graph.node[3]
+    change(node)
+    with pytest.raises(ValueError, match=message):
+        ours.runs_in_kernels(node)
+
+
 def test_default_inputs(onnx: Any, ours: Any) -> None:
     """An initializer that is an input too can be given; it is not taken for a constant."""
     whole = convolution_lstm_dense(onnx)

@@ -61,11 +61,13 @@ def read(path: str | os.PathLike[str]) -> list[Piece]:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                model = json.loads(archive.read("config.json"))
-                weights = io.BytesIO(archive.read("model.weights.h5"))
+                model = json.loads(member(archive, "config.json"))
+                weights = io.BytesIO(member(archive, "model.weights.h5"))
             with h5py.File(weights, "r") as file:
+                expect_groups(file)
                 return pieces(model, numbered(file))
         with h5py.File(path, "r") as file:
+            expect_groups(file)
             if "model_config" not in file.attrs:
                 raise ValueError(f"{whose} holds no model; expected a .keras file, or the .h5 file of a whole model")
             return pieces(json.loads(file.attrs["model_config"]), by_name(file))
@@ -73,6 +75,14 @@ def read(path: str | os.PathLike[str]) -> list[Piece]:
         raise
     except broken as error:
         raise ValueError(f"{whose} is no model that Keras wrote ({type(error).__name__}: {error})") from error
+
+
+def member(archive: Any, name: str) -> bytes:
+    """A file of the archive, unless it would be large beyond proportion; Keras does not compress."""
+    info = archive.getinfo(name)
+    if info.file_size > 100 * info.compress_size:
+        raise ValueError(f"path: {name} would be {info.file_size} bytes, from {info.compress_size} in the file")
+    return bytes(archive.read(name))
 
 
 def of_model(model: Any) -> list[Piece]:
@@ -201,6 +211,19 @@ def by_name(file: Any) -> Callable[[str, str], list[Array]]:
         return [values(item(group, one)) for one in names]
 
     return weights
+
+
+def expect_groups(file: Any) -> None:
+    """A ValueError, unless there are groups wherever groups are looked for: arrays have a place of their own."""
+    h5py = needed("h5py", "keras")
+
+    def look(path: str, found: Any) -> None:
+        top, *below = path.split("/")
+        of_layers = top in ("layers", "_layer_checkpoint_dependencies") and below[-2:-1] != ["vars"]
+        if isinstance(found, h5py.Dataset) and (of_layers or (top == "model_weights" and len(below) < 2)):
+            raise ValueError(f"path: {path} is an array of shape {found.shape}, expected a group")
+
+    file.visititems(look)
 
 
 def item(group: Any, path: str) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrnn.checks import boolean
 from fastrnn.convert.gates import reordered, reordered_peepholes
-from fastrnn.convert.onnx_graph import FUNCTIONS, REDUCTIONS, Graph, Link, options_of, parts_of_node, title
+from fastrnn.convert.onnx_graph import FUNCTIONS, REDUCTIONS, Graph, Link, options_of, parsed, parts_of_node, title
 from fastrnn.convert.stack import Arrays, Parts, assembled, cell_of, parts_of, recurrent
 from fastrnn.extras import needed
 from fastrnn.layers.recurrent import Recurrent
@@ -55,7 +55,7 @@ def from_onnx(path_or_model: Any, node: str | None = None) -> Recurrent:
     >>> layer = fastrnn.from_onnx("model.onnx")  # doctest: +SKIP
     """
     onnx = needed("onnx", "onnx")
-    graph = Graph(onnx, loaded(onnx, path_or_model))
+    graph = Graph(loaded(onnx, path_or_model))
     nodes = [one for one in graph.nodes if graph.recurrent(one)]
     if not nodes:
         raise ValueError("path_or_model: expected a model with an RNN, GRU or LSTM node, got one without")
@@ -84,10 +84,7 @@ def loaded(onnx: Any, path_or_model: Any) -> Any:
         return path_or_model
     if not isinstance(path_or_model, str | os.PathLike):
         raise TypeError(f"path_or_model: expected a path or onnx.ModelProto, got {type(path_or_model).__name__}")
-    try:
-        return onnx.load(os.fspath(path_or_model))
-    except needed("google.protobuf.message", "onnx").DecodeError as error:
-        raise ValueError(f"path_or_model: {os.fspath(path_or_model)} is no ONNX model ({error})") from error
+    return parsed(f"path_or_model: {os.fspath(path_or_model)}", onnx.load, os.fspath(path_or_model))
 
 
 def layer_of(graph: Graph, nodes: list[Any], links: list[Link]) -> Recurrent:

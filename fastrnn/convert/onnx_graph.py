@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from fastrnn.cells import CELLS, Array
 from fastrnn.convert.gates import reordered, reordered_peepholes
 from fastrnn.convert.stack import Arrays, Parts
+from fastrnn.extras import needed
 from fastrnn.run import family
 
 FAMILIES = {"RNN": "rnn", "GRU": "gru", "LSTM": "lstm"}
@@ -30,10 +31,53 @@ FUNCTIONS: dict[str, tuple[str, list[float], list[float]]] = {
 #: reduction of two directions -> our merge
 REDUCTIONS = {"ReduceSum": "sum", "ReduceMean": "average", "ReduceProd": "mul"}
 
+#: attribute -> its type
+KINDS = {
+    **dict.fromkeys(("axis", "keepdims", "layout", "hidden_size", "linear_before_reset", "input_forget"), "INT"),
+    **dict.fromkeys(("axes", "perm"), "INTS"),
+    **dict.fromkeys(("clip", "ratio"), "FLOAT"),
+    **dict.fromkeys(("activation_alpha", "activation_beta"), "FLOATS"),
+    **{"activations": "STRINGS", "direction": "STRING", "value": "TENSOR"},
+}
+
 #: more nodes than ever join one layer to the next
 MANY = 8
 
 HINT = "fastrnn.onnx runs the model as it is"
+
+
+def parsed(whose: str, read: Callable[[Any], Any], source: Any) -> Any:
+    """The model that onnx reads from there."""
+    try:
+        return read(source)
+    except needed("google.protobuf.message", "onnx").DecodeError as error:
+        raise ValueError(f"{whose} is no ONNX model ({error})") from error
+
+
+def array_of(tensor: Any) -> Array:
+    """A constant, if it holds what it says that it holds."""
+    onnx = needed("onnx", "onnx")
+    try:
+        return np.asarray(onnx.numpy_helper.to_array(tensor))
+    except (ValueError, TypeError, KeyError, onnx.checker.ValidationError) as error:
+        raise ValueError(f"model: constant {tensor.name!r}: {error}") from error
+
+
+def attributes_of(node: Any) -> dict[str, Any]:
+    """By name; those that are read here are of their kind."""
+    onnx = needed("onnx", "onnx")
+    found: dict[str, Any] = {}
+    for a in node.attribute:
+        kind = onnx.AttributeProto.AttributeType.Name(a.type)
+        if a.ref_attr_name or kind != KINDS.get(a.name, kind):
+            got = f"a reference to {a.ref_attr_name!r}" if a.ref_attr_name else kind
+            raise ValueError(f"{a.name}: expected {KINDS.get(a.name, 'a value')}, got {got}")
+        found[a.name] = onnx.helper.get_attribute_value(a)
+    return found
+
+
+def text(value: bytes) -> str:
+    return value.decode(errors="replace")
 
 
 @dataclass
@@ -48,8 +92,7 @@ class Link:
 class Graph:
     """A model's nodes and constants, those of its subgraphs included."""
 
-    def __init__(self, onnx: Any, model: Any) -> None:
-        self._onnx = onnx
+    def __init__(self, model: Any) -> None:
         self.opset = max([s.version for s in model.opset_import if s.domain in ("", "ai.onnx")], default=1)
         self.constants: Arrays = {}
         self.outputs: set[str] = set()
@@ -58,7 +101,7 @@ class Graph:
         self.nodes: list[Any] = []
         for graph in self._graphs(model.graph):
             self.outputs |= {value.name for value in graph.output}
-            self.constants |= {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+            self.constants |= {t.name: array_of(t) for t in graph.initializer}
             for node in graph.node:
                 self._add(node)
 
@@ -75,14 +118,17 @@ class Graph:
             self.producers[name] = node
         for name in set(node.input):
             self.consumers[name].append(node)
-        if node.op_type == "Constant" and (value := self.attributes(node).get("value")) is not None:
-            self.constants[node.output[0]] = self._onnx.numpy_helper.to_array(value)
+        if node.op_type == "Constant" and node.output and (value := self.attributes(node).get("value")) is not None:
+            self.constants[node.output[0]] = array_of(value)
 
     def recurrent(self, node: Any) -> bool:
         return node.op_type in FAMILIES and node.domain in ("", "ai.onnx")
 
     def attributes(self, node: Any) -> dict[str, Any]:
-        return {a.name: self._onnx.helper.get_attribute_value(a) for a in node.attribute}
+        try:
+            return attributes_of(node)
+        except ValueError as error:
+            raise ValueError(f"{title(node)}: {error}") from error
 
     def constant(self, node: Any, i: int) -> Array | None:
         """The node's i-th input, if it has it and it is a constant."""
@@ -91,8 +137,9 @@ class Graph:
     def integers(self, node: Any, attribute: str) -> list[int] | None:
         """What newer operators have as their second input, and older ones as an attribute."""
         value = self.constant(node, 1)
-        found = self.attributes(node).get(attribute) if value is None else value.reshape(-1).tolist()
-        return None if found is None else [int(i) for i in found]
+        if value is None:
+            return self.attributes(node).get(attribute)
+        return value.reshape(-1).tolist() if value.dtype.kind == "i" else None
 
     def link(self, node: Any) -> Link | None:
         """To the recurrent node right below, if there is one."""
@@ -110,7 +157,11 @@ class Graph:
 
     def _rate(self, node: Any) -> float:
         ratio = self.constant(node, 1)
-        return float(self.attributes(node).get("ratio", 0.5)) if ratio is None else float(ratio.reshape(()))
+        if ratio is None:
+            return float(self.attributes(node).get("ratio", 0.5))
+        if ratio.size != 1 or ratio.dtype.kind != "f":
+            raise ValueError(f"{title(node)}: ratio: expected a number, got {ratio.dtype} of shape {ratio.shape}")
+        return float(ratio.reshape(()))
 
     def _joined(self, path: list[Any], below: Any) -> tuple[str | None] | None:
         """How these nodes make three axes of the four of the Y below: its merge, in a tuple, or None if they do not."""
@@ -156,13 +207,13 @@ def title(node: Any) -> str:
 def options_of(graph: Graph, node: Any) -> tuple[str, bool, int]:
     """The node's cell, whether it has two directions, and its layout; what is not among that is refused."""
     given = graph.attributes(node)
-    direction, layout = given.pop("direction", b"forward").decode(), given.pop("layout", 0)
+    direction, layout = text(given.pop("direction", b"forward")), given.pop("layout", 0)
     if direction not in ("forward", "bidirectional"):
         raise ValueError(
             f"{title(node)}: direction: expected 'forward' or 'bidirectional', got {direction!r}; {HINT}, and "
             "lstm_forward(..., reverse=True) and its like have one direction backwards"
         )
-    names = [name.decode().lower() for name in given.pop("activations", [])]
+    names = [text(name).lower() for name in given.pop("activations", [])]
     numbers = [[float(a) for a in given.pop(f"activation_{which}", [])] for which in ("alpha", "beta")]
     cell = {"LSTM": "lstm", "GRU": "gru_after" if given.pop("linear_before_reset", 0) else "gru_before"}.get(
         node.op_type, ""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from fastrnn.convert.onnx_graph import parsed
 from fastrnn.extras import needed
 from fastrnn.onnx.node import DEFAULTS
 
@@ -22,9 +23,9 @@ def loaded(model: Any) -> Any:
     if isinstance(model, onnx.ModelProto):
         return model
     if isinstance(model, bytes):
-        return onnx.load_model_from_string(model)
+        return parsed("model: what is given", onnx.load_model_from_string, model)
     if isinstance(model, str | os.PathLike):
-        return onnx.load(model)
+        return parsed(f"model: {os.fspath(model)}", onnx.load, os.fspath(model))
     raise TypeError(f"model: expected a path, bytes or an onnx.ModelProto, got {type(model).__name__}")
 
 
@@ -79,6 +80,18 @@ def constant_nodes(nodes: Iterable[Any], constants: Iterable[str], wanted: Itera
     return kept[::-1]
 
 
+def expect_made(graph: Any) -> None:
+    """A ValueError, unless everything that is read is made before."""
+    made = {"", *(value.name for value in [*graph.input, *graph.initializer])}
+    for node in graph.node:
+        if strange := [name for name in node.input if name not in made]:
+            whose = f"model: {node.op_type} {title(node)!r}"
+            raise ValueError(f"{whose} reads {strange[0]!r}, which nothing before it makes")
+        made.update(node.output)
+    if strange := [value.name for value in graph.output if not value.name or value.name not in made]:
+        raise ValueError(f"model: nothing makes its output {strange[0]!r}")
+
+
 class Whole:
     """A model that is cut into parts; `constants` are its TensorProtos by name."""
 
@@ -88,7 +101,10 @@ class Whole:
         given = {value.name for value in [*graph.input, *graph.initializer]}
         self._known = given.union(*(node.output for node in graph.node)) - {""}
         self._types: dict[str, Any] = {}
-        inferred = onnx.shape_inference.infer_shapes(model).graph
+        try:
+            inferred = onnx.shape_inference.infer_shapes(model).graph
+        except (onnx.shape_inference.InferenceError, ValueError) as error:
+            raise ValueError(f"model: onnx.shape_inference refuses it: {error}") from error
         for value in [*inferred.value_info, *inferred.output]:
             self._types[value.name] = type_of_value = onnx.TypeProto()
             type_of_value.CopyFrom(value.type)
@@ -99,11 +115,11 @@ class Whole:
     def dtype(self, name: str) -> str | None:
         """Of a tensor, as NumPy calls it, as far as it is known."""
         helper, kind = needed("onnx.helper", "onnx"), self._types.get(name)
-        if name in self.constants:
-            return str(helper.tensor_dtype_to_np_dtype(self.constants[name].data_type))
-        if kind is None or not kind.tensor_type.elem_type:
-            return None
-        return str(helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type))
+        constant = self.constants.get(name)
+        number = constant.data_type if constant is not None else 0 if kind is None else kind.tensor_type.elem_type
+        if number not in helper.get_all_tensor_dtypes():
+            return None if number == 0 else f"type {number}"
+        return str(helper.tensor_dtype_to_np_dtype(number))
 
     def add_constants(self, arrays: dict[str, Any]) -> None:
         from_array = needed("onnx.numpy_helper", "onnx").from_array
@@ -112,19 +128,19 @@ class Whole:
     def part(self, nodes: list[Any], outputs: list[str]) -> tuple[Any, list[str]]:
         """A model of some of the nodes, with the constants that they read, and the names of its inputs.
 
-        Raises ValueError where the type of an input is not known.
+        Raises ValueError where the type of an input or an output is not known.
         """
         helper = needed("onnx.helper", "onnx")
         asked = set().union(*(reads(node) for node in nodes)) & self._known
         read = sorted(asked.difference(*(node.output for node in nodes)))
         inputs = [name for name in read if name not in self.constants]
-        if unknown := [name for name in inputs if name not in self._types]:
+        if unknown := [name for name in (*inputs, *outputs) if name not in self._types]:
             raise ValueError(f"model: onnx.shape_inference does not find the type of {unknown[0]!r}")
         graph = helper.make_graph(
             nodes,
             "part",
             [helper.make_value_info(name, self._types[name]) for name in inputs],
-            [helper.make_value_info(name, self._types.get(name)) for name in outputs],
+            [helper.make_value_info(name, self._types[name]) for name in outputs],
             [self.constants[name] for name in read if name in self.constants],
         )
         model, of_whole = helper.make_model(graph, opset_imports=self.model.opset_import), self.model

@@ -12,7 +12,7 @@ from fastrnn.call import Backend, Call, Forward
 from fastrnn.cells import Array, Arrays
 from fastrnn.checks import checked_lengths, checked_threads, expect_dtype, expect_shape, floating_array, floats, rows
 from fastrnn.convert.gates import GATES, reordered, reordered_peepholes
-from fastrnn.extras import needed
+from fastrnn.convert.onnx_graph import attributes_of, text
 from fastrnn.onnx import steps
 
 #: Whether each direction runs in reverse.
@@ -55,7 +55,6 @@ class Recurrent:
     """
 
     def __init__(self, node: Any) -> None:
-        helper = needed("onnx.helper", "onnx")
         self.op = str(node.op_type)
         if self.op not in DEFAULTS or node.domain not in ("", "ai.onnx"):
             raise ValueError(f"node: expected one of {', '.join(DEFAULTS)}, got {node.domain or 'ai.onnx'}.{self.op}")
@@ -63,10 +62,14 @@ class Recurrent:
         #: names of values in the graph: of the inputs by their names in the operator, of the outputs in order, or ""
         self.inputs = {name: str(value) for name, value in zip(names, node.input, strict=False) if value}
         self.outputs = tuple(node.output)
-        given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if not self.inputs.keys() >= {"X", "W", "R"} or len(node.input) > len(names):
+            raise ValueError(f"node: expected inputs X, W, R and of {', '.join(names[3:])}, got {list(node.input)}")
+        if len(self.outputs) > (most := 3 if self.op == "LSTM" else 2):
+            raise ValueError(f"node: expected at most {most} outputs, got {list(self.outputs)}")
+        given = attributes_of(node)
         if unknown := given.keys() - ATTRIBUTES[self.op]:
-            raise ValueError(f"{min(unknown)}: {self.op} has no such attribute here (ONNX 7 and later)")
-        direction = given.get("direction", b"forward").decode()
+            raise ValueError(f"{min(map(str, unknown))}: {self.op} has no such attribute here (ONNX 7 and later)")
+        direction = text(given.get("direction", b"forward"))
         if direction not in DIRECTIONS:
             raise ValueError(f"direction: expected one of {', '.join(DIRECTIONS)}, got {direction!r}")
         self.batch_first = self._switch(given, "layout")
@@ -155,7 +158,7 @@ class Recurrent:
 
     def _ways(self, directions: tuple[bool, ...], given: dict[str, Any]) -> list[Way]:
         each = len(DEFAULTS[self.op])
-        names = [name.decode() for name in given.get("activations", [])]
+        names = [text(name) for name in given.get("activations", [])]
         names = names or [*DEFAULTS[self.op] * len(directions)]
         if self.op == "RNN" and len(directions) == 1:
             names = names[:1]  # ONNX's own default is a pair

@@ -7,8 +7,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from fastrnn.checks import checked_threads
-from fastrnn.extras import needed
-from fastrnn.onnx.graph import Engine, Whole, constant_nodes, engine, hidden, is_recurrent, loaded, reads, title
+from fastrnn.convert.onnx_graph import array_of
+from fastrnn.onnx.graph import (
+    Engine,
+    Whole,
+    constant_nodes,
+    engine,
+    expect_made,
+    hidden,
+    is_recurrent,
+    loaded,
+    reads,
+    title,
+)
 from fastrnn.onnx.node import DATA, WEIGHTS, Recurrent, Weights
 
 RESTS = ("onnxruntime", "reference")
@@ -84,6 +95,7 @@ class Session:
             raise ValueError(f"rest: expected one of {', '.join(RESTS)}, got {rest!r}")
         self._rest, self._threads = rest, None if threads is None else checked_threads(threads)
         model = loaded(model)
+        expect_made(model.graph)
         nodes, tensors = list(model.graph.node), {tensor.name: tensor for tensor in model.graph.initializer}
         inputs = [value.name for value in model.graph.input]
         self.input_names = [name for name in inputs if name not in tensors]
@@ -94,8 +106,7 @@ class Session:
         own = self._placed(whole, nodes)
 
         kept = self._optional.union(self.output_names, *(node.inputs.values() for node in own.values()))
-        to_array = needed("onnx.numpy_helper", "onnx").to_array
-        self._values = {name: to_array(tensors[name]) for name in kept & tensors.keys()}
+        self._values = {name: array_of(tensors[name]) for name in kept & tensors.keys()}
         weights = {value for node in own.values() for name, value in node.inputs.items() if name in WEIGHTS}
         made = constant_nodes(nodes, whole.constants, weights)
         for part in self._parts(whole, made, {}, nodes):

@@ -21,7 +21,7 @@ typedef struct {
 typedef struct {
     int64_t number; /* in the file */
     char cell[16];
-    int64_t T, B, I, H, reverse, layout, checkpoint, shared;
+    int64_t T, B, I, H, reverse, layout, checkpoint, work;
     Tensor tensor[COUNT];
 } Problem;
 
@@ -32,6 +32,9 @@ typedef struct {
 } Vectors;
 
 enum { TIME_MAJOR, BATCH_FIRST, BACKWARDS };
+
+/* What its work is enough for: one thread; several, if there is a stack of it; or several by itself. */
+enum { ALONE, STACKED, SHARED };
 
 /* One way to compute a problem. */
 typedef struct {
@@ -85,6 +88,45 @@ char *collect(const Run *run, Array *a, const char *name);
 /* Element i of floats, or of doubles if `wide`. */
 double get(const void *data, size_t i, int wide);
 void put(void *data, size_t i, int wide, double value);
+
+/* ---- calls.c: a problem's arrays, and calls of it in run->way ---- */
+
+typedef struct {
+    char *dense[COUNT]; /* outputs, time-major without gaps; null when absent */
+} Result;
+
+typedef void (*Entry)(const frnn_call *, int);
+
+Array work_area(const Run *run, size_t bytes);
+
+/* Room for one tensor of a problem; no block when it is absent. */
+Array tensor_array(const Run *run, int k, int around, int fill);
+void make_inputs(const Run *run, Array *in);
+void free_inputs(Array *in);
+
+/* The call; outputs, `saved` and `work` are left to fill in. */
+frnn_call describe(const Run *run, const Array *in);
+void execute(const Run *run, Entry entry, const frnn_call *calls, int n);
+
+/* How many jobs of several threads the core has run for calls of this thread. */
+extern _Thread_local int team_jobs;
+
+/* Forward into `result`; a training one leaves `call->saved`, which backward reads. */
+void forward(const Run *run, frnn_call *call, Result *result);
+void backward(const Run *run, frnn_call *call, Array *saved, Result *result);
+void free_result(Result *result);
+
+/* ---- problem.c: one problem in every way; if `contended`, only in those that want three threads ---- */
+
+void test_problem(Run run, int contended);
+
+/* ---- stacks.c: problems as layers of one call ---- */
+
+void test_stacks(Run run, const Vectors *vectors);
+
+/* ---- callers.c: several callers at once ---- */
+
+void test_callers(Run run, const Vectors *vectors);
 
 /* ---- vectors.c: the problems in a file; none when it is not one of this version's make_vectors.py ---- */
 

@@ -5,7 +5,7 @@
 All numbers are native-endian and 8 bytes wide:
 
     file     the names in TENSORS in one line, padded with zero bytes; number of problems; the problems
-    problem  the cell's name in 16 bytes; T, B, I, H, reverse, layout, checkpoint, shared; the tensors in order
+    problem  the cell's name in 16 bytes; T, B, I, H, reverse, layout, checkpoint, work; the tensors in order
     tensor   number of elements, -1 for an absent one; the relative errors allowed in float32 and in float64; the
              elements, time-major, everything as float64
 
@@ -51,6 +51,10 @@ ALONE_FLOP = 2e6  #: of one that is not
 STEP_FLOP = 2.1e5  #: of a step's recurrent product, to be shared by hidden units
 BY_ROWS = ((13, 31, 33), (97, 3, 17))  #: (B, I, H): enough sequences to give each of 3 threads some
 BY_UNITS = ((1, 7), (3, 5), (9, 33))  #: (B, I): too few, so H must be large
+LAYERS = 4  #: of the stacks in stacks.c
+IN_STACKS = (3, 5, 17)  #: (B, I, H): one thread's, however many the steps
+
+ALONE, STACKED, SHARED = range(3)  #: what a problem's work is enough for, as check.h has it
 
 Sizes = tuple[int, int, int, int]  #: T, B, I, H
 
@@ -60,14 +64,20 @@ def sizes_alone(cell: str) -> Iterator[Sizes]:
     yield CHUNK // (PUBLIC[cell][1] * 23 * 7) + 1, 23, 1, 7  # more steps than a chunk
 
 
+def sizes_of_stacks(cell: str) -> Iterator[Sizes]:
+    """The least T at which so many layers are worth several threads, side by side."""
+    B, I, H = IN_STACKS
+    yield math.ceil(CALL_FLOP / (2 * PUBLIC[cell][1] * B * H * (H + I) * LAYERS)), B, I, H
+
+
 def sizes_to_share(cell: str, small: bool) -> Iterator[Sizes]:
-    """The least T, and by hidden units the least odd H, that are worth sharing."""
-    G = PUBLIC[cell][1]
-    if G == 4 or not small:
-        B = 3 * CHUNK // (2 * G * 7) + 1  # each of 3 threads has rows enough to take one step at a time
-        yield math.ceil(CALL_FLOP / (2 * G * B * 7 * 8)), B, 1, 7
-    by_units = ((B, I, math.ceil(math.sqrt(STEP_FLOP / (2 * G * B))) | 1) for B, I in BY_UNITS)
-    for B, I, H in (*BY_ROWS, *by_units):
+    """The least T, and by hidden units the least odd H, that are worth sharing; if `small`, one of each kind."""
+    G, turn = PUBLIC[cell][1], CELLS.index(cell)
+    many = 3 * CHUNK // (2 * G * 7) + 1  # each of 3 threads has rows enough to take one step at a time
+    by_rows = ((many, 1, 7), *BY_ROWS)
+    by_units = [(B, I, math.ceil(math.sqrt(STEP_FLOP / (2 * G * B))) | 1) for B, I in BY_UNITS]
+    chosen = (by_rows[turn % 3], by_units[turn % 3]) if small else (*by_rows, *by_units)
+    for B, I, H in chosen:
         yield math.ceil(CALL_FLOP / (2 * G * B * H * (H + I))), B, I, H
 
 
@@ -80,33 +90,34 @@ def random_sizes(rng: np.random.Generator, cell: str, count: int) -> Iterator[Si
             yield T, B, I, H
 
 
-def random_problem(rng: np.random.Generator, cell: str, sizes: Sizes, shared: bool) -> Problem:
+def random_problem(rng: np.random.Generator, cell: str, sizes: Sizes, work: int) -> Problem:
     """A problem with random options and, now and then, without a cotangent.
 
-    Of those with lengths, some have no valid step, but what is `shared` keeps a whole sequence. In `shared` problems
+    Of those with lengths, some have no valid step, but what is for several threads keeps a whole sequence. There
     some units are so faint that their states are subnormal, which every thread must treat alike (relu's slope is not
     the same there as at 0, which they may become).
     """
     options = random_options(cell, sizes[0], rng) | {"batch_first": False}
     problem = make(cell, sizes, dtype=np.float32, seed=rng.integers(2**32), **options)
     changes: dict[str, Any] = {name: None for name in ABSENT if rng.random() < 0.15}
-    if shared and cell != "rnn_relu":
+    if work != ALONE and cell != "rnn_relu":
         faint = np.where(np.arange(len(problem.inputs["U"])) % sizes[3] % 8 == 0, 1e-39, 1.0).astype(np.float32)
         changes |= {name: (a.T * faint).T for name, a in problem.inputs.items() if name in ("W", "U", "b", "b_rec")}
-    if options["lengths"] and shared:
+    if options["lengths"] and work != ALONE:
         changes["lengths"] = np.r_[sizes[0], problem.inputs["lengths"][1:]]
     elif options["lengths"] and rng.random() < 0.1:
         changes["lengths"] = np.zeros(sizes[1], np.int64)
     return problem.changed(**changes)
 
 
-def problems(small: bool) -> Iterator[tuple[Problem, int, bool]]:
-    """Each problem, its layout, and whether it is large enough to be shared among threads."""
+def problems(small: bool) -> Iterator[tuple[Problem, int, int]]:
+    """Each problem, its layout, and what its work is enough for."""
     rng = np.random.default_rng(20)
     for cell in CELLS:
         alone = [*sizes_alone(cell), *random_sizes(rng, cell, 5 if small else 15)]
-        for sizes, shared in [*((s, False) for s in alone), *((s, True) for s in sizes_to_share(cell, small))]:
-            yield random_problem(rng, cell, sizes, shared), int(rng.integers(LAYOUTS)), shared
+        for work, sizes in enumerate((alone, sizes_of_stacks(cell), sizes_to_share(cell, small))):
+            for each in sizes:
+                yield random_problem(rng, cell, each, work), int(rng.integers(LAYOUTS)), work
 
 
 def shuffled(rng: np.random.Generator, problem: Problem) -> Problem:
@@ -136,14 +147,14 @@ def encode_tensor(values: np.ndarray | None, float32_error: float = 0.0) -> byte
     return struct.pack("qdd", values.size, float32_error, FLOAT64) + values.astype(np.float64).tobytes()
 
 
-def encode_problem(problem: Problem, layout: int, shared: bool) -> bytes:
+def encode_problem(problem: Problem, layout: int, work: int) -> bytes:
     exact = run(problem.astype(np.float64))
     allowed = float32_errors(problem, exact)
     given = problem.inputs | problem.cotangents
     T, B, I = problem.inputs["x"].shape
     H = problem.inputs["U"].shape[1]
     reverse, checkpoint = problem.options["reverse"], problem.options.get("checkpoint") or 0
-    head = struct.pack("16s8q", problem.cell.encode(), T, B, I, H, reverse, layout, checkpoint, shared)
+    head = struct.pack("16s8q", problem.cell.encode(), T, B, I, H, reverse, layout, checkpoint, work)
     inputs = (encode_tensor(given.get(name)) for name in TENSORS if name not in OUTPUTS)
     outputs = (encode_tensor(exact.get(name), allowed.get(name, 0)) for name in OUTPUTS)
     return b"".join((head, *inputs, *outputs))
@@ -151,7 +162,7 @@ def encode_problem(problem: Problem, layout: int, shared: bool) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write test vectors for run_vectors.c.")
-    parser.add_argument("--small", action="store_true", help="fewer of them, for an emulator")
+    parser.add_argument("--small", action="store_true", help="fewer of them, for an emulator or a sanitizer")
     parser.add_argument("file", type=Path)
     arguments = parser.parse_args()
     with fastrnn.use_backend("numpy"):

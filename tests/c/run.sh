@@ -13,7 +13,7 @@ build=${BUILD:-$(mktemp -d)}
 mkdir -p "$build"
 [[ -v BUILD ]] || trap 'rm -rf "$build"' EXIT
 
-options=() emulator=() selection=() # `valgrind` is memcheck of the baseline: it does not know all of AVX-512
+options=() emulator=() selection=() part=() # `valgrind` is memcheck of the baseline: it does not know all of AVX-512
 case ${1:-native} in
     native) ;;
     neon)
@@ -21,7 +21,7 @@ case ${1:-native} in
         emulator=(qemu-aarch64 -L /usr/aarch64-linux-gnu)
         selection=(--small) ;;
     asan) options=("-DCMAKE_C_FLAGS=-g -fsanitize=address,undefined -fno-sanitize-recover=all") selection=(--small) ;;
-    tsan) options=("-DCMAKE_C_FLAGS=-g -fsanitize=thread") selection=(--small) ;;
+    tsan) options=("-DCMAKE_C_FLAGS=-g -fsanitize=thread") selection=(--small) part=(threads) ;;
     valgrind)
         options=("-DCMAKE_C_FLAGS=-g -DFRNN_TEST_BASELINE")
         emulator=(valgrind --quiet --error-exitcode=9 --leak-check=full --max-stackframe=4000000)
@@ -32,4 +32,4 @@ esac
 cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release "${options[@]}" >"$build/log"
 cmake --build "$build" --parallel 2 >>"$build/log"
 PYTHONPATH=$root:$root/tests "${PYTHON:-python3}" make_vectors.py "${selection[@]}" "$build/vectors"
-"${emulator[@]}" "$build/run_vectors" "$build/vectors"
+"${emulator[@]}" "$build/run_vectors" "$build/vectors" "${part[@]}"

@@ -1,0 +1,458 @@
+"""Hostile files: whatever reads one refuses it by an error that says what is wrong, or gives a model that works.
+
+    python tests/fuzz_files.py [--seconds 60] [--seed N] [--only safetensors|keras|h5|onnx] [--findings DIRECTORY]
+    python tests/fuzz_files.py FILE ...
+
+Files begin as small valid ones, and are changed where they have a structure (JSON, HDF5, protocol buffers, tensors),
+now and then in bare bytes. With atheris (pip install atheris) its libFuzzer keeps those that reach new code of fastrnn,
+and changes them again; without it, changes are blind. Each format has a process and the seconds to itself. Another
+exception than a refusal, a crash, many seconds or a large allocation is a finding: its file is kept, and read once more
+when it is given as FILE. The exit code is that of a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import faulthandler
+import gzip
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import random
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import tracemalloc
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import onnx
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+
+atheris: Any = importlib.import_module("atheris") if importlib.util.find_spec("atheris") else None
+
+with atheris.instrument_imports(include=["fastrnn"]) if atheris else contextlib.nullcontext():
+    import fastrnn
+    import fastrnn.onnx
+    from fastrnn.onnx import graph  # noqa: F401  # those that are loaded when they are asked for
+    from fastrnn.training import checkpoint  # noqa: F401
+
+import fuzz  # noqa: E402
+from conversions import drawn, small  # noqa: E402
+
+DATA = Path(__file__).with_name("data")
+SECONDS, BYTES = 20, 64 << 20  #: that one file may take
+ROOM = 4 << 30  #: of the process: a larger allocation is a MemoryError
+JUNK = (None, True, False, -1, 0, 1, 2, 7, 10**18, 10**400, 1e308, float("nan"), float("inf"), "", "x", [], {}, [[]])
+
+counts: Counter[str] = Counter()
+
+
+# ---- valid files ----
+
+
+def safetensors_files() -> Iterator[bytes]:
+    yield fuzz.originals.checkpoint
+    yield fuzz.originals.weights
+    for layer in (small(), *(drawn(seed) for seed in range(6))):
+        fastrnn.save(fuzz.originals.path, layer)
+        yield fuzz.originals.path.read_bytes()
+
+
+def keras_files() -> Iterator[bytes]:
+    for name in ("sequential", "functional"):
+        with zipfile.ZipFile(DATA / f"keras_{name}.keras") as archive:
+            yield zipped(*(archive.read(member) for member in MEMBERS))
+
+
+def h5_files() -> Iterator[bytes]:
+    for name in ("sequential", "functional"):
+        yield gzip.decompress((DATA / f"keras_{name}.h5.gz").read_bytes())
+
+
+def onnx_files() -> Iterator[bytes]:
+    for seed in range(12):
+        layer = drawn(seed, dtype=np.float32)
+        yield fastrnn.to_onnx(layer, lengths=seed % 2 == 0, state=seed % 3 == 0).SerializeToString()
+    for kind, attributes in (("LSTM", {"clip": 2.0}), ("GRU", {"layout": 1}), ("RNN", {"activations": ["Elu"]})):
+        yield one_node(kind, **attributes).SerializeToString()
+
+
+def one_node(kind: str, **attributes: Any) -> Any:
+    """A model of one node, which `fastrnn.onnx.prepare` takes too."""
+    helper, G = onnx.helper, {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
+    W, R = (np.linspace(-1, 1, G * 2 * n, dtype=np.float32).reshape(1, G * 2, n) for n in (3, 2))
+    node = helper.make_node(kind, ["X", "W", "R"], ["Y"], **attributes)
+    made = helper.make_graph(
+        [node],
+        "one",
+        [helper.make_tensor_value_info("X", onnx.TensorProto.FLOAT, ["T", "B", 3])],
+        [helper.make_tensor_value_info("Y", onnx.TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(a, name) for name, a in (("W", W), ("R", R))],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+
+
+MEMBERS = ("config.json", "model.weights.h5")
+
+
+def zipped(*contents: bytes, how: int = zipfile.ZIP_STORED) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", how) as archive:
+        for member, content in zip(MEMBERS, contents, strict=True):
+            archive.writestr(zipfile.ZipInfo(member), content, how)
+    return made.getvalue()
+
+
+# ---- changes ----
+
+
+def places(tree: Any) -> list[tuple[Any, Any]]:
+    """Every (container, key) in what JSON gave."""
+    inner = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    return [place for key, value in inner for place in ((tree, key), *places(value))]
+
+
+def changed_json(rng: random.Random, tree: Any) -> Any:
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        every = places(tree)
+        if not every:
+            return rng.choice(JUNK)
+        container, key = rng.choice(every)
+        value, (there, other) = container[key], rng.choice(every)
+        how = rng.randrange(5)
+        if how == 0:
+            container[key] = copy.deepcopy(rng.choice(JUNK))
+        elif how == 1:
+            del container[key]
+        elif how == 2:
+            container[key] = copy.deepcopy(there[other])
+        elif type(value) is int:
+            container[key] = value + rng.choice((-1, 1, value, 1 << 31))
+        elif isinstance(value, str):
+            container[key] = rng.choice([v for c, k in every if isinstance(v := c[k], str)])
+        elif isinstance(container, list):
+            container.append(copy.deepcopy(value))
+        else:
+            container["new"] = copy.deepcopy(value)
+    return tree
+
+
+def changed_text(rng: random.Random, text: str) -> str:
+    return json.dumps(changed_json(rng, json.loads(text)))
+
+
+def changed_bytes(rng: random.Random, data: bytes) -> bytes:
+    new = bytearray(data or b"?")
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        new[rng.randrange(len(new))] = rng.choice((0, 1, 127, 255, rng.randrange(256)))
+    return bytes(new[: rng.randrange(len(new))] if rng.random() < 0.1 else new)
+
+
+def changed_safetensors(rng: random.Random, data: bytes) -> bytes:
+    n = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + n])
+    about = header.get("__metadata__") or {}
+    if "sha256" in about and rng.random() < 0.9:
+        del about["sha256"]
+    if "fastrnn" in about and rng.random() < 0.7:
+        about["fastrnn"] = changed_text(rng, about["fastrnn"])
+    else:
+        header = changed_json(rng, header)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data[8 + n :]
+
+
+def changed_keras(rng: random.Random, data: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        config, weights = (archive.read(member) for member in MEMBERS)
+    if rng.random() < 0.8:
+        config = changed_text(rng, config.decode()).encode()
+    else:
+        weights = changed_arrays(rng, weights)
+    return zipped(config, weights, how=rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)))
+
+
+def changed_h5(rng: random.Random, data: bytes) -> bytes:
+    if rng.random() < 0.2:
+        return changed_arrays(rng, data)
+    made = io.BytesIO(data)
+    with h5py.File(made, "r+") as file:
+        file.attrs["model_config"] = changed_text(rng, file.attrs["model_config"])
+    return made.getvalue()
+
+
+def changed_arrays(rng: random.Random, data: bytes) -> bytes:
+    """Something else in the place of an array, a group or an attribute of an HDF5 file."""
+    made = io.BytesIO(data)
+    with h5py.File(made, "r+") as file:
+        members: list[str] = []
+        file.visit(members.append)
+        path = rng.choice(members)
+        how = rng.randrange(9)
+        if how == 0 and file[path].attrs:
+            file[path].attrs[rng.choice(list(file[path].attrs))] = rng.choice((0, "x", [b"kernel:0"], np.ones((2, 2))))
+            return made.getvalue()
+        old = file[path]
+        shape = tuple(min(n, 9) for n in old.shape) if isinstance(old, h5py.Dataset) else (2,)
+        kind = old.dtype if isinstance(old, h5py.Dataset) else np.float32
+        del file[path]
+        if how == 1:
+            file[path] = np.ones(tuple(rng.choice((0, 1, n, n + 1)) for n in shape), kind)
+        elif how == 2:
+            file[path] = np.ones(shape, rng.choice(("f2", "f8", "i4", "c8", "S3", ">f4", "?")))
+        elif how == 3:
+            file.create_dataset(path, shape, "f4", chunks=shape or None, compression="gzip" if shape else None)
+        elif how == 4:
+            file.create_dataset(path, (10**9, *shape), "f4", chunks=(1, *shape))
+        elif how == 5:
+            file[path] = rng.choice((h5py.SoftLink("/"), h5py.ExternalLink("nothing.h5", "/")))
+        elif how == 6:
+            file.create_group(path)
+        elif how == 7:
+            file[path] = rng.choice((3.0, "text"))
+    return made.getvalue()
+
+
+def messages(message: Any) -> list[Any]:
+    """A protocol buffer, and all that are in it."""
+    found = [message]
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            found += [m for one in (value if field.is_repeated else [value]) for m in messages(one)]
+    return found
+
+
+def changed_onnx(rng: random.Random, data: bytes) -> bytes:
+    model = onnx.ModelProto.FromString(data)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        every = messages(model)
+        message = rng.choice(every)
+        field = rng.choice(message.DESCRIPTOR.fields)
+        value = getattr(message, field.name)
+        if field.message_type is not None:
+            others = [copy.deepcopy(m) for m in every if m.DESCRIPTOR is field.message_type]  # none is inside itself
+            if field.is_repeated and len(value) and rng.random() < 0.4:
+                del value[rng.randrange(len(value))]
+            elif field.is_repeated and others:
+                value.add().CopyFrom(rng.choice(others))
+            elif others and rng.random() < 0.5:
+                value.CopyFrom(rng.choice(others))
+            else:
+                message.ClearField(field.name)
+        elif field.is_repeated and len(value) and rng.random() < 0.4:
+            del value[rng.randrange(len(value))]
+        else:
+            new = scalar(rng, field, [m.name for m in every if isinstance(getattr(m, "name", 0), str)])
+            if not field.is_repeated:
+                setattr(message, field.name, new)
+            elif len(value) and rng.random() < 0.7:
+                value[rng.randrange(len(value))] = new
+            else:
+                value.append(new)
+    return bytes(model.SerializeToString())
+
+
+def scalar(rng: random.Random, field: Any, names: list[str]) -> Any:
+    if field.cpp_type == field.CPPTYPE_STRING:
+        text = rng.choice(["", "x", "Identity", "Squeeze", "GRU", "reverse", "tanh", "Affine", *names])
+        return text.encode() if field.type == field.TYPE_BYTES else text
+    if field.cpp_type in (field.CPPTYPE_FLOAT, field.CPPTYPE_DOUBLE):
+        return rng.choice((0.0, -1.0, 1e30, float("nan"), float("inf")))
+    if field.cpp_type == field.CPPTYPE_ENUM:
+        return rng.choice(field.enum_type.values).number
+    wide = (-1, 1 << 40) if field.cpp_type == field.CPPTYPE_INT64 else ()
+    return rng.choice((0, 1, 2, 3, 6, 7, 10, 11, 16, 99, (1 << 31) - 1, *wide))
+
+
+# ---- what must hold ----
+
+
+def works(model: Any) -> None:
+    """It gives numbers for numbers."""
+    dtype = next((a.dtype for a in model.parameters().values()), np.dtype(np.float32))
+    if getattr(model, "merge", "") is None:  # a pair of outputs, which no model has
+        y = model(np.ones((2, 3, model.input_size), dtype))[0][0]
+    else:
+        model = model if isinstance(model, fastrnn.Sequential) else fastrnn.Sequential([model])
+        _, _, *I = model.input_shape
+        y = model.predict(np.ones((2, 3, I[0] or 4), dtype) if I else np.zeros((2, 3), int))
+    assert y.dtype == dtype, y.dtype
+
+
+KNOWN = onnx.helper.get_all_tensor_dtypes() - {0}
+
+
+def run_session(path: Path) -> None:
+    session = fastrnn.onnx.Session(path.read_bytes(), rest="reference")
+    kinds = {one.name: one.type.tensor_type for one in onnx.load_model(path).graph.input}
+    given: dict[str, Any] = {}
+    for name in session.input_names if all(k.elem_type in KNOWN for k in kinds.values()) else ():
+        shape = [max(0, min(d.dim_value, 8)) or 2 for d in kinds[name].shape.dim]
+        given[name] = np.ones(shape, onnx.helper.tensor_dtype_to_np_dtype(kinds[name].elem_type))
+    session.run(None, given)
+
+
+def prepare(path: Path) -> None:
+    fastrnn.onnx.prepare(path)
+
+
+def from_keras(path: Path) -> None:
+    works(fastrnn.from_keras(path, inference=path.stat().st_size % 2 == 0))
+
+
+#: format -> what makes valid ones, what changes one, and what reads them
+FORMATS: dict[str, tuple[Callable[[], Iterator[bytes]], Callable[[random.Random, bytes], bytes], list[Any]]] = {
+    "safetensors": (
+        safetensors_files,
+        changed_safetensors,
+        [lambda path: works(fastrnn.load(path)), lambda path: fuzz.check_bytes(path.read_bytes())],
+    ),
+    "keras": (keras_files, changed_keras, [from_keras]),
+    "h5": (h5_files, changed_h5, [from_keras]),
+    "onnx": (onnx_files, changed_onnx, [lambda path: works(fastrnn.from_onnx(path)), run_session, prepare]),
+}
+
+#: what a refusal begins with: an argument, an input or an attribute; a layer; a node
+NAMED = re.compile(r"(\w+|layer .* \(.*\)|\w+ node .*): ", re.S)
+
+
+def others(error: BaseException) -> bool:
+    """Whether it is of what is not fastrnn's: ONNX's checker, and the evaluator of the nodes that it leaves alone."""
+    frames = "\n".join(frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    return isinstance(error, onnx.checker.ValidationError) or bool(re.search("/onnx/(reference/|checker.py)", frames))
+
+
+def finding(path: Path, read: Callable[[Path], None], traced: bool = True) -> str | None:
+    """What is wrong with how a file is read; if `traced`, memory too, which takes three times as long."""
+    if traced:
+        tracemalloc.start()
+    faulthandler.dump_traceback_later(SECONDS, exit=True)
+    try:
+        read(path)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        counts["refused"] += 1
+        refusal = type(error) in (ValueError, TypeError) and NAMED.match(str(error))
+        if not (refusal or type(error) is NotImplementedError or others(error)):
+            return traceback.format_exc()
+    except Exception as error:
+        if not others(error):
+            return traceback.format_exc()
+        counts["refused"] += 1
+    else:
+        counts["read"] += 1
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        peak = tracemalloc.get_traced_memory()[1]  # 0 if not traced
+        tracemalloc.stop()
+    return f"{peak} bytes at once" if peak > BYTES else None
+
+
+class Hunt:
+    """One format, for some seconds."""
+
+    def __init__(self, kind: str, directory: Path, seconds: float) -> None:
+        self.kind, self.directory, self.seconds = kind, directory, seconds
+        self.last = directory / f"last.{kind}"  #: stays there if the process ends while it is read
+        self.known: set[str] = set()
+        self.start = time.monotonic()
+
+    def changed(self, rng: random.Random, data: bytes) -> bytes:
+        if rng.random() < 0.1:
+            return changed_bytes(rng, data)
+        with contextlib.suppress(Exception):  # bare bytes were changed before, and now nothing in it is found
+            return FORMATS[self.kind][1](rng, data)
+        return changed_bytes(rng, data)
+
+    def check(self, data: bytes) -> None:
+        self.last.write_bytes(data)
+        counts["files"] += 1
+        for read in FORMATS[self.kind][2]:
+            wrong = finding(self.last, read, traced=counts["files"] % 4 == 0)
+            if wrong is None:
+                continue
+            lines = wrong.splitlines()
+            place = "".join(line for line in lines if "fastrnn/" in line)[-200:] + lines[-1][:30]
+            if place not in self.known:
+                self.known.add(place)
+                kept = self.directory / f"{hashlib.sha256(data).hexdigest()[:12]}.{self.kind}"
+                kept.write_bytes(data)
+                print(f"\n# {kept}\n{wrong}", flush=True)
+        if time.monotonic() - self.start > self.seconds:
+            self.last.unlink()
+            found = ", ".join(f"{n} {what}" for what, n in sorted(counts.items()))
+            print(f"{self.kind}: {found} in {self.seconds:.0f} s, {len(self.known)} findings", flush=True)
+            sys.stdout.flush()
+            os._exit(len(self.known) > 0)  # libFuzzer does not come back by itself
+
+    def run(self, seed: int) -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (ROOM, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        files = list(FORMATS[self.kind][0]())
+        if atheris is None:
+            rng = random.Random(seed)
+            while True:
+                data = rng.choice(files)
+                for _ in range(rng.choice((1, 2, 4))):
+                    data = self.changed(rng, data)
+                self.check(data)
+        corpus = self.directory / f"corpus-{self.kind}"
+        corpus.mkdir(exist_ok=True)
+        for i, data in enumerate(files):
+            (corpus / str(i)).write_bytes(data)
+
+        def mutator(data: bytes, most: int, seed: int) -> bytes:
+            rng = random.Random(seed)
+            made = self.changed(rng, data if data and rng.random() < 0.5 else rng.choice(files))
+            return made if len(made) <= most else data
+
+        options = (f"-seed={seed % 2**32 or 1}", "-max_len=400000", "-rss_limit_mb=0", "-verbosity=0", "-len_control=0")
+        atheris.Setup([sys.argv[0], *options, str(corpus)], self.check, custom_mutator=mutator)
+        atheris.Fuzz()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Read hostile files.")
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="read this one")
+    parser.add_argument("--seconds", type=float, default=60, help="for each format")
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--only", choices=list(FORMATS), action="append")
+    parser.add_argument("--findings", type=Path, default=None, help="where findings are kept")
+    given = parser.parse_args()
+    fuzz.originals = fuzz.Originals()
+    if given.files:
+        found = [wrong for f in given.files for read in FORMATS[f.suffix[1:]][2] if (wrong := finding(f, read))]
+        print("\n".join(found) or "nothing is wrong")
+        return len(found) > 0
+    seed = random.randrange(2**32) if given.seed is None else given.seed
+    directory = Path(tempfile.mkdtemp()) if given.findings is None else given.findings
+    directory.mkdir(parents=True, exist_ok=True)
+    if given.only is not None and len(given.only) == 1:
+        Hunt(given.only[0], directory, given.seconds).run(seed)
+    print(f"seed {seed}, {'guided by coverage' if atheris else 'blind'}, findings in {directory}", flush=True)
+    failed = 0
+    for kind in given.only or FORMATS:
+        options = ("--only", kind, "--seed", str(seed), "--seconds", str(given.seconds), "--findings", str(directory))
+        code = subprocess.run([sys.executable, __file__, *options], check=False).returncode
+        if code not in (0, 1):
+            print(f"{kind}: the process ended with {code}; {directory}/last.{kind} was being read", flush=True)
+        failed += code != 0
+    return failed > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
