@@ -1,6 +1,16 @@
 # Part of _fastrnn.pyx: layers that take one step at a time.
 
 
+cdef extern from "<stdatomic.h>" nogil:
+    ctypedef struct atomic_flag:
+        pass
+    enum memory_order:
+        memory_order_acquire
+        memory_order_release
+    bint atomic_flag_test_and_set_explicit(atomic_flag *, memory_order)
+    void atomic_flag_clear_explicit(atomic_flag *, memory_order)
+
+
 cdef struct Span:
     char *low
     char *high
@@ -15,7 +25,7 @@ cdef class Stepper:
     cdef void *own[FRNN_MAX_STATES]
     cdef Py_ssize_t B, I, H, L, itemsize
     cdef int states
-    cdef bint busy
+    cdef atomic_flag busy  # clear as it is made: 0
     cdef object check, check_state, empty, dtype, ndarray
     cdef tuple shapes
     cdef char format
@@ -55,9 +65,8 @@ cdef class Stepper:
     def step(self, x, out=None, state=None):
         """See `fastrnn.layers.Stream`."""
         cdef Py_buffer x_view, y_view
-        if self.busy:
+        if atomic_flag_test_and_set_explicit(&self.busy, memory_order_acquire):
             raise RuntimeError("step: another thread is in this stream; give each thread its own")
-        self.busy = True
         try:
             self.view(&x_view, "x", x, self.I, 0)
             try:
@@ -71,7 +80,7 @@ cdef class Stepper:
             finally:
                 PyBuffer_Release(&x_view)
         finally:
-            self.busy = False
+            atomic_flag_clear_explicit(&self.busy, memory_order_release)
         return out
 
     cdef int view(self, Py_buffer *view, str name, array, Py_ssize_t features, int flags) except -1:

@@ -262,22 +262,33 @@ static void forget_team(void)
 static void start_team(void)
 {
     forget_team();
+#if !defined(_WIN32) /* which has no fork */
     pthread_atfork(0, 0, forget_team);
+#endif
 }
 
-/* Workers take no signals: those are the main program's. */
-static int start_worker(int id)
+static int create_worker(int id)
 {
     pthread_attr_t attr;
-    sigset_t every, before;
     if (pthread_attr_init(&attr)) return 0;
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    int failed = pthread_create(&team.thread[id], &attr, worker, (void *)(intptr_t)id);
+    pthread_attr_destroy(&attr);
+    return !failed;
+}
+
+static int start_worker(int id)
+{
+#if defined(_WIN32) /* has no signals to keep away */
+    if (!create_worker(id)) return 0;
+#else /* workers take no signals: those are the main program's */
+    sigset_t every, before;
     sigfillset(&every);
     pthread_sigmask(SIG_SETMASK, &every, &before);
-    int failed = pthread_create(&team.thread[id], &attr, worker, (void *)(intptr_t)id);
+    int created = create_worker(id);
     pthread_sigmask(SIG_SETMASK, &before, 0);
-    pthread_attr_destroy(&attr);
-    if (failed) return 0;
+    if (!created) return 0;
+#endif
     const int cpu = current_cpu();
     team.kept_from[id] = allow_cpu(team.thread[id], cpu, 0) ? cpu : -1;
     return 1;

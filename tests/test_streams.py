@@ -482,6 +482,20 @@ def test_two_threads_in_one_stream(native: str) -> None:
     assert_same_bits({"y": stream.step(X)}, {"y": expected[1]})
 
 
+def test_threads_that_want_one_stream(native: str) -> None:
+    """One is let in at a time, the others are refused: as many steps were made as came back."""
+    net = layer("lstm", 5, 17)
+    stream, alone = net.stream(3), net.stream(3)
+    with ThreadPoolExecutor(4) as pool:
+        errors = [asked.exception() for asked in [pool.submit(stream.step, X) for _ in range(3000)]]
+    refused = [error for error in errors if error is not None]
+    assert all("another thread is in this stream" in str(error) for error in refused)
+    made = len(errors) - len(refused)
+    assert made > 0
+    y = [alone.step(X) for _ in range(made)][-1]
+    assert_same_bits(named(y, stream.state), named(y, alone.state))
+
+
 @pytest.fixture
 def no_forced_switches() -> Iterator[None]:
     """Python threads give the GIL up only where they release it themselves."""

@@ -71,18 +71,19 @@ def _installed(name: str) -> bool:
 
 def current() -> Backend:
     """The backend in use. One that turns out to be absent is replaced by the next best, with a warning."""
+    name = _settings.backend
     try:
-        backend: Backend = load(_settings.backend)
+        backend: Backend = load(name)
     except ImportError as error:
-        _fall_back(error)
+        _fall_back(name, error)
         return current()
     return backend
 
 
-def _fall_back(error: ImportError) -> None:
-    worse = BACKENDS[BACKENDS.index(_settings.backend) + 1 :]
-    _settings.backend = next(name for name in worse if _installed(name))
-    message = f"fastrnn will be SLOW: {error}. Using the {_settings.backend} backend instead."
+def _fall_back(absent: str, error: ImportError) -> None:
+    worse = BACKENDS[BACKENDS.index(absent) + 1 :]
+    backend = _settings.backend = next(name for name in worse if _installed(name))
+    message = f"fastrnn will be SLOW: {error}. Using the {backend} backend instead."
     warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
@@ -322,5 +323,5 @@ if not _installed(_settings.backend):
     try:
         load(_settings.backend)
     except ImportError as absent:
-        _fall_back(absent)
+        _fall_back(_settings.backend, absent)
 _set_isa_from_environment()

@@ -207,10 +207,10 @@ def numbers(cell: str, isa: str) -> tuple[int, int]:
 
 
 def pack(call: Call, packed: np.ndarray | None = None) -> np.ndarray:
-    cell = _cells[call.cell][0]
+    isa, cell = _isas[_isa], _cells[call.cell][0]
     if packed is None:
-        packed = np.empty(_fastrnn.packed_bytes(_isas[_isa], cell, call), np.uint8)
-    _fastrnn.pack(_isas[_isa], cell, call, packed)
+        packed = np.empty(_fastrnn.packed_bytes(isa, cell, call), np.uint8)
+    _fastrnn.pack(isa, cell, call, packed)
     return packed
 
 

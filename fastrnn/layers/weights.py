@@ -111,7 +111,7 @@ class Weighted(Settings, Layer):
                 with backends.using(*key) as module:
                     self._pack(module, self._packed[key])
             else:
-                del self._packed[key]
+                self._packed.pop(key, None)
 
     def _pack(self, backend: Backend, packed: list[Any]) -> list[Any]:
         sizes = [I for I in self._input_sizes() for _ in self._ways]
@@ -124,10 +124,11 @@ class Weighted(Settings, Layer):
         """The backend in use, and the parameters of each layer and direction packed for it."""
         backend = backends.current()
         key = (backend.name, backend.layout())
-        if key not in self._packed:
+        packed = self._packed.get(key)
+        if packed is None:
             # A thread that packed at the same time may have come first: load_state_dict must find what is used.
-            self._packed.setdefault(key, self._pack(backend, [None] * len(self._weights)))
-        return backend, self._packed[key]
+            packed = self._packed.setdefault(key, self._pack(backend, [None] * len(self._weights)))
+        return backend, packed
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_packed": {}, "_streamed": set(), "_cell": self._cell.name}
