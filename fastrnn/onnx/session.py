@@ -8,7 +8,18 @@ from typing import Any, NamedTuple
 
 from fastrnn.checks import checked_threads
 from fastrnn.extras import needed
-from fastrnn.onnx.graph import Engine, Whole, constant_nodes, engine, hidden, is_recurrent, loaded, reads, title
+from fastrnn.onnx.graph import (
+    Engine,
+    Whole,
+    constant_nodes,
+    crossing,
+    engine,
+    hidden,
+    is_recurrent,
+    loaded,
+    reads,
+    title,
+)
 from fastrnn.onnx.node import DATA, WEIGHTS, Recurrent, Weights
 
 RESTS = ("onnxruntime", "reference")
@@ -87,6 +98,7 @@ class Session:
         nodes, tensors = list(model.graph.node), {tensor.name: tensor for tensor in model.graph.initializer}
         inputs = [value.name for value in model.graph.input]
         self.input_names = [name for name in inputs if name not in tensors]
+        self._needed = frozenset(self.input_names)
         self.output_names = [value.name for value in model.graph.output]
         # An initializer that is an input as well is a default; before IR 4 it was the way to write a constant.
         self._optional = {name for name in inputs if name in tensors and model.ir_version >= 4}
@@ -97,7 +109,7 @@ class Session:
         to_array = needed("onnx.numpy_helper", "onnx").to_array
         self._values = {name: to_array(tensors[name]) for name in kept & tensors.keys()}
         weights = {value for node in own.values() for name, value in node.inputs.items() if name in WEIGHTS}
-        made = constant_nodes(nodes, whole.constants, weights)
+        made = constant_nodes(nodes, whole.constants, weights | crossing(nodes, own))
         for part in self._parts(whole, made, {}, nodes):
             part.run(self._values)
             whole.add_constants({name: self._values[name] for name in part.outputs})
@@ -126,14 +138,18 @@ class Session:
         wanted = self.output_names if output_names is None else list(output_names)
         if strange := [name for name in wanted if name not in self.output_names]:
             raise ValueError(f"output_names: expected some of {self.output_names}, got {strange[0]!r}")
-        if strange := sorted(inputs.keys() - self._optional.union(self.input_names)):
-            raise ValueError(f"inputs: expected {', '.join(self.input_names)}, got {strange[0]!r}")
-        if missing := [name for name in self.input_names if name not in inputs]:
-            raise ValueError(f"inputs: expected {', '.join(self.input_names)}, without {missing[0]!r}")
+        if inputs.keys() != self._needed:
+            self._check_names(inputs)
         values = self._values | inputs
         for step in self._steps:
             step.run(values)
         return [values[name] for name in wanted]
+
+    def _check_names(self, inputs: Values) -> None:
+        if strange := sorted(inputs.keys() - self._optional - self._needed):
+            raise ValueError(f"inputs: expected {', '.join(self.input_names)}, got {strange[0]!r}")
+        if missing := [name for name in self.input_names if name not in inputs]:
+            raise ValueError(f"inputs: expected {', '.join(self.input_names)}, without {missing[0]!r}")
 
     def _placed(self, whole: Whole, nodes: list[Any]) -> dict[int, Recurrent]:
         """The nodes that fastrnn runs, by their id; `nodes` of the session says why not the others."""
