@@ -463,7 +463,7 @@ def test_from_keras_2_files(functional: bool, h5py: Any, tmp_path: Path) -> None
     [
         ({"activation": "relu"}, r"layer 'gru' \(GRU\): activation: expected 'tanh', got 'relu'"),
         ({"recurrent_activation": "hard_sigmoid"}, "recurrent_activation: expected 'sigmoid', got 'hard_sigmoid'"),
-        ({"go_backwards": True}, "go_backwards: expected False, got True"),
+        ({"go_backwards": True}, r"go_backwards: expected False, got True; lstm_forward\(..., reverse=True\)"),
         ({"stateful": True}, "stateful: True has no counterpart"),
         ({"time_major": True}, "time_major: True has no counterpart"),
         ({"recurrent_dropout": 0.5}, "recurrent_dropout: expected 0, got 0.5; inference=True"),
@@ -491,6 +491,70 @@ def test_from_keras_for_inference(h5py: Any, tmp_path: Path) -> None:
     kernel = keras_2(h5py, tmp_path / "model.h5", **training)
     gru, _ = fastrnn.from_keras(tmp_path / "model.h5", inference=True)
     assert gru.parameters()["weight_ih_l0"].shape == kernel.T.shape
+
+
+#: what Keras 2 wrote -> what has to be left out of it, and the lengths that stand for its mask
+KERAS_2: dict[str, tuple[dict[str, bool], list[int] | None]] = {
+    **dict.fromkeys(("version_1", "nested", "nested_functional", "of_cells", "cudnn_lstm", "cudnn_gru"), ({}, None)),
+    **dict.fromkeys(("plain", "nested_frozen"), ({"inference": True}, None)),
+    "masking": ({"lengths": True}, [4, 6]),
+    "mask_zero": ({"lengths": True}, [3, 6]),
+    "stateful": ({"state": True}, None),
+}
+
+
+@pytest.fixture
+def keras_2_files(h5py: Any, tmp_path: Path) -> Path:
+    with zipfile.ZipFile(DATA / "keras_2_models.zip") as archive:
+        archive.extractall(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+@pytest.mark.parametrize("name", KERAS_2)
+def test_what_keras_2_wrote(name: str, suffix: str, keras_2_files: Path) -> None:
+    known, (options, lengths) = np.load(keras_2_files / "known.npz"), KERAS_2[name]
+    model = fastrnn.from_keras(keras_2_files / f"{name}{suffix}", **options)
+    y = model.predict(known[f"{name}/x"], lengths=lengths)
+    assert_close({"y": y}, {"y": known[f"{name}/y"]}, 1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("plain", r"layer 'spatial_dropout1d' \(SpatialDropout1D\): has no counterpart; inference=True leaves out"),
+        ("nested_frozen", r"layer 'lstm' \(LSTM\): trainable: expected True, got False; inference=True"),
+        ("masking", r"layer 'masking' \(Masking\): has no counterpart; lengths=True leaves it out, and calls take"),
+        ("mask_zero", r"\(Embedding\): mask_zero: True has no counterpart; lengths=True leaves it out"),
+        ("stateful", r"\(LSTM\): stateful: True has no counterpart; state=True leaves it out, and calls take state="),
+    ],
+)
+def test_what_keras_2_wrote_is_refused(name: str, message: str, suffix: str, keras_2_files: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        fastrnn.from_keras(keras_2_files / f"{name}{suffix}")
+
+
+def test_nothing_of_keras_2_is_there_in_vain(keras_2_files: Path) -> None:
+    assert {path.stem for path in keras_2_files.iterdir()} == {"known", *KERAS_2}
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_one_layer_of_a_model(suffix: str, keras_2_files: Path) -> None:
+    """Wherever it stands, and whatever stands beside it."""
+    path = keras_2_files / f"nested{suffix}"
+    layers = {"lstm": fastrnn.LSTM, "dense": fastrnn.Dense, "gru": fastrnn.GRU, "dense_1": fastrnn.Dense}
+    for (name, kind), whole in zip(layers.items(), fastrnn.from_keras(path), strict=True):
+        one = fastrnn.from_keras(path, layer=name)
+        assert type(one) is kind
+        assert_same_bits(one.parameters(), whole.parameters())
+    assert isinstance(fastrnn.from_keras(keras_2_files / f"plain{suffix}", layer="bidirectional"), fastrnn.GRU)
+    assert len(fastrnn.from_keras(keras_2_files / f"of_cells{suffix}", layer="rnn_1")) == 3
+    for name in ("inner", "nothing"):
+        with pytest.raises(ValueError, match=f"layer: expected the name of one layer, got '{name}', which 0 have"):
+            fastrnn.from_keras(path, layer=name)
+    with pytest.raises(TypeError, match="layer: expected the name of a layer, got 3"):
+        fastrnn.from_keras(path, layer=3)
 
 
 def test_from_keras_reads_nothing_but_the_file(h5py: Any, tmp_path: Path) -> None:
