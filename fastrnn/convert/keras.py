@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from typing import Any
 
@@ -19,6 +18,7 @@ from fastrnn.convert.keras_cells import FAMILIES, MERGES
 from fastrnn.convert.keras_layers import check_masks, converted
 from fastrnn.convert.keras_options import Taken
 from fastrnn.convert.stack import Arrays, cell_of, parts_of, recurrent, refuse
+from fastrnn.extras import needed
 from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.run import family
@@ -136,7 +136,7 @@ def to_keras(layer: Any) -> Any:
     >>> import fastrnn
     >>> model = fastrnn.to_keras(fastrnn.LSTM(3, 4))  # doctest: +SKIP
     """
-    keras = importlib.import_module("keras")
+    keras = needed("keras", "keras")
     if not isinstance(layer, Sequential) and getattr(layer, "num_layers", 1) == 1:
         (made,) = made_layers(keras, layer)
         return made

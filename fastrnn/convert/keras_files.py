@@ -40,7 +40,7 @@ def read(path: str | os.PathLike[str], layer: str | None) -> list[Piece]:
     import zipfile  # here, for the sake of those who import fastrnn for something else
     import zlib
 
-    h5py = needed("h5py", "keras")
+    h5py = needed("h5py", "keras-files")
     broken: tuple[type[Exception], ...] = (*BROKEN, zipfile.BadZipFile, zlib.error)
     whose = f"path: {os.fspath(path)}"
     try:

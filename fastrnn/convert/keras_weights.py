@@ -199,7 +199,7 @@ def plain(layer: Any) -> Any:
 
 def item(group: Any, path: str) -> Any:
     """A member of the group, of this very file."""
-    h5py = needed("h5py", "keras")
+    h5py = needed("h5py", "keras-files")
     for part in path.split("/"):
         if not isinstance(group.get(part, getlink=True), h5py.HardLink):
             raise ValueError(f"path: {path} in {group.name} is a link, which is not followed")
