@@ -2,8 +2,11 @@
 
 They are Keras' own layers, weights, options, masks, states and all, whose loop over time is fastrnn's kernels. What the
 kernels do not have is refused by name when the layer is made: recurrent_dropout, other activations than the default
-ones (a SimpleRNN's may be tanh, relu, sigmoid or linear), and use_cudnn=True. Set ``KERAS_BACKEND=torch`` before Keras
-is imported; on its other backends these layers do not exist, and `fastrnn.from_keras` takes the weights instead.
+ones (a SimpleRNN's may be tanh, relu, sigmoid or linear), and use_cudnn=True. ``unroll`` and ``implementation`` change
+nothing. Under a policy of half precision the kernels compute in float32. There is no gradient of a gradient.
+
+Set ``KERAS_BACKEND=torch`` before Keras is imported; on its other backends these layers do not exist, and
+`fastrnn.from_keras` takes the weights instead. ``pip install 'fastrnn[keras]'`` brings both, Keras and PyTorch.
 
 Examples
 --------
@@ -28,9 +31,12 @@ try:
     keras: Any = importlib.import_module("keras")
     torch: Any = importlib.import_module("torch")
 except ModuleNotFoundError as error:  # Keras without its backend is one as well
-    raise ImportError("fastrnn.keras needs Keras 3 with KERAS_BACKEND=torch; pip install keras torch") from error
+    missing = f"fastrnn.keras needs Keras 3 on PyTorch: there is no {error.name}"
+    raise ImportError(f"{missing}; pip install 'fastrnn[keras]', and set KERAS_BACKEND=torch") from error
 if keras.backend.backend() != "torch":
     raise ImportError(f"fastrnn.keras needs KERAS_BACKEND=torch, got {keras.backend.backend()!r}")
+
+__all__ = ["GRU", "LSTM", "SimpleRNN"]
 
 #: Keras' activations that a SimpleRNN's cell of ours has.
 ACTIVATIONS = {"tanh": "tanh", "relu": "relu", "sigmoid": "sigmoid", "linear": "identity"}
@@ -68,19 +74,27 @@ class Recurrence(_Function):  # type: ignore[misc]  # Any: torch need not be ins
         return tuple(torch.from_numpy(a) for a in result[: 1 + len(init)])
 
     @staticmethod
-    def backward(ctx: Any, dy: Any, *dfinal: Any) -> tuple[Any, ...]:
-        assert ctx.saved_tensors
-        names = ("dh_n", "dc_n")
-        final = {name: np.ascontiguousarray(d.numpy()) for name, d in zip(names, dfinal, strict=False)}
-        g = ctx.back(dy.numpy(), ctx.cache, **final)
+    def backward(ctx: Any, *dresults: Any) -> tuple[Any, ...]:
+        return None, None, None, *Gradients.apply(ctx.back, ctx.cache, len(dresults), *dresults, *ctx.saved_tensors)
+
+
+class Gradients(_Function):  # type: ignore[misc]
+    """The backward, as a function that has none: autograd would else take its results for constants."""
+
+    @staticmethod
+    def forward(ctx: Any, back: Callable[..., Any], cache: Any, n: int, *tensors: Any) -> tuple[Any, ...]:
+        """Gradients of what `Recurrence` was given, from those of its n results; the rest of the tensors is that."""
+        dy, *dfinal = (d.detach().numpy() for d in tensors[:n])
+        final = {name: np.ascontiguousarray(d) for name, d in zip(("dh_n", "dc_n"), dfinal, strict=False)}
+        g = back(dy, cache, **final)
         init = [g.dh0, g.dc0] if len(dfinal) == 2 else [g.dh0]
-        gradients = (None, *(g.dW, g.dU, g.db, g.db_rec), *init)
-        return (
-            None,
-            None,
-            None,
-            torch.from_numpy(g.dx),
-            *(None if d is None else torch.from_numpy(d) for d in gradients),
+        gradients = (g.dx, None, g.dW, g.dU, g.db, g.db_rec, *init)
+        return tuple(None if d is None else torch.from_numpy(d) for d in gradients)
+
+    @staticmethod
+    def backward(ctx: Any, *ddresults: Any) -> Any:
+        raise NotImplementedError(
+            "double backward: fastrnn has no gradient of a gradient; use Keras' layer where create_graph=True is needed"
         )
 
 
@@ -94,6 +108,7 @@ class _Kernels:
             raise ValueError(f"recurrent_dropout: fastrnn has none; expected 0, got {layer.recurrent_dropout}")
         if getattr(layer, "use_cudnn", "auto") is True:
             raise ValueError('use_cudnn: fastrnn runs on the CPU; expected "auto" or False, got True')
+        layer.use_cudnn = False  # else a Bidirectional may run both directions on a graphics card itself
         for option, expected in self._activations().items():
             name = keras.activations.serialize(getattr(layer, option))
             if name not in expected:
@@ -110,11 +125,15 @@ class _Kernels:
         layer: Any = self
         if sequences.device.type == "meta":  # Keras only asks for shapes
             return super().inner_loop(sequences, initial_state, mask, training)  # type: ignore[misc]
+        if sequences.device.type != "cpu":
+            raise ValueError(f"sequences: fastrnn runs on the CPU, got a tensor on {sequences.device}")
         run, back, weights = self._recurrence()
         mask = mask[0] if isinstance(mask, list | tuple) else mask
         states = list(initial_state) if isinstance(initial_state, list | tuple) else [initial_state]
         states = [s.clone() for s in states] if layer.stateful else states  # Keras writes into its own
-        x = sequences.to(weights.W.dtype)
+        kind = weights.W.dtype if weights.W.dtype == torch.float64 else torch.float32
+        weights = Weights(*(None if w is None else w.to(kind) for w in weights))
+        x, states = sequences.to(kind), [s.to(kind) for s in states]
         if training and layer.dropout:
             x = x * layer.cell.get_dropout_mask(x[:, 0, :])[:, None]
         if layer.go_backwards:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import re
 import struct
 import sys
+import tomllib
 import zipfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -468,7 +471,7 @@ def test_from_keras_2_files(functional: bool, h5py: Any, tmp_path: Path) -> None
     [
         ({"activation": "relu"}, r"layer 'gru' \(GRU\): activation: expected 'tanh', got 'relu'"),
         ({"recurrent_activation": "hard_sigmoid"}, "recurrent_activation: expected 'sigmoid', got 'hard_sigmoid'"),
-        ({"go_backwards": True}, "go_backwards: expected False, got True"),
+        ({"go_backwards": True}, r"go_backwards: expected False, got True; lstm_forward\(..., reverse=True\)"),
         ({"stateful": True}, "stateful: True has no counterpart"),
         ({"time_major": True}, "time_major: True has no counterpart"),
         ({"recurrent_dropout": 0.5}, "recurrent_dropout: expected 0, got 0.5; inference=True"),
@@ -496,6 +499,70 @@ def test_from_keras_for_inference(h5py: Any, tmp_path: Path) -> None:
     kernel = keras_2(h5py, tmp_path / "model.h5", **training)
     gru, _ = fastrnn.from_keras(tmp_path / "model.h5", inference=True)
     assert gru.parameters()["weight_ih_l0"].shape == kernel.T.shape
+
+
+#: what Keras 2 wrote -> what has to be left out of it, and the lengths that stand for its mask
+KERAS_2: dict[str, tuple[dict[str, bool], list[int] | None]] = {
+    **dict.fromkeys(("version_1", "nested", "nested_functional", "of_cells", "cudnn_lstm", "cudnn_gru"), ({}, None)),
+    **dict.fromkeys(("plain", "nested_frozen"), ({"inference": True}, None)),
+    "masking": ({"lengths": True}, [4, 6]),
+    "mask_zero": ({"lengths": True}, [3, 6]),
+    "stateful": ({"state": True}, None),
+}
+
+
+@pytest.fixture
+def keras_2_files(h5py: Any, tmp_path: Path) -> Path:
+    with zipfile.ZipFile(DATA / "keras_2_models.zip") as archive:
+        archive.extractall(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+@pytest.mark.parametrize("name", KERAS_2)
+def test_what_keras_2_wrote(name: str, suffix: str, keras_2_files: Path) -> None:
+    known, (options, lengths) = np.load(keras_2_files / "known.npz"), KERAS_2[name]
+    model = fastrnn.from_keras(keras_2_files / f"{name}{suffix}", **options)
+    y = model.predict(known[f"{name}/x"], lengths=lengths)
+    assert_close({"y": y}, {"y": known[f"{name}/y"]}, 1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("plain", r"layer 'spatial_dropout1d' \(SpatialDropout1D\): has no counterpart; inference=True leaves out"),
+        ("nested_frozen", r"layer 'lstm' \(LSTM\): trainable: expected True, got False; inference=True"),
+        ("masking", r"layer 'masking' \(Masking\): has no counterpart; lengths=True leaves it out, and calls take"),
+        ("mask_zero", r"\(Embedding\): mask_zero: True has no counterpart; lengths=True leaves it out"),
+        ("stateful", r"\(LSTM\): stateful: True has no counterpart; state=True leaves it out, and calls take state="),
+    ],
+)
+def test_what_keras_2_wrote_is_refused(name: str, message: str, suffix: str, keras_2_files: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        fastrnn.from_keras(keras_2_files / f"{name}{suffix}")
+
+
+def test_nothing_of_keras_2_is_there_in_vain(keras_2_files: Path) -> None:
+    assert {path.stem for path in keras_2_files.iterdir()} == {"known", *KERAS_2}
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_one_layer_of_a_model(suffix: str, keras_2_files: Path) -> None:
+    """Wherever it stands, and whatever stands beside it."""
+    path = keras_2_files / f"nested{suffix}"
+    layers = {"lstm": fastrnn.LSTM, "dense": fastrnn.Dense, "gru": fastrnn.GRU, "dense_1": fastrnn.Dense}
+    for (name, kind), whole in zip(layers.items(), fastrnn.from_keras(path), strict=True):
+        one = fastrnn.from_keras(path, layer=name)
+        assert type(one) is kind
+        assert_same_bits(one.parameters(), whole.parameters())
+    assert isinstance(fastrnn.from_keras(keras_2_files / f"plain{suffix}", layer="bidirectional"), fastrnn.GRU)
+    assert len(fastrnn.from_keras(keras_2_files / f"of_cells{suffix}", layer="rnn_1")) == 3
+    for name in ("inner", "nothing"):
+        with pytest.raises(ValueError, match=f"layer: expected the name of one layer, got '{name}', which 0 have"):
+            fastrnn.from_keras(path, layer=name)
+    with pytest.raises(TypeError, match="layer: expected the name of a layer, got 3"):
+        fastrnn.from_keras(path, layer=3)
 
 
 def test_from_keras_reads_nothing_but_the_file(h5py: Any, tmp_path: Path) -> None:
@@ -574,6 +641,43 @@ def test_from_keras_refuses_other_files(h5py: Any, tmp_path: Path) -> None:
         fastrnn.from_keras(tmp_path / "weights.h5")
     with pytest.raises(TypeError, match="expected a path, or a Keras model"):
         fastrnn.from_keras(3)
+
+
+def test_an_extra_brings_what_it_is_said_to_bring() -> None:
+    """Every `needed(module, extra)`: the extra in pyproject.toml has the module's package."""
+    root = Path(__file__).parent.parent
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    packages = {"sklearn": "scikit-learn", "google": "onnx"}  # protobuf comes with onnx
+    said = set()
+    for file in (root / "fastrnn").rglob("*.py"):
+        for module, extra in re.findall(r'needed\(f?"([^"]+)", "([^"]+)"\)', file.read_text()):
+            package = module.partition(".")[0]
+            said.add((packages.get(package, package), extra))
+    assert {"h5py", "keras", "torch", "onnx", "jax", "safetensors"} <= {package for package, _ in said}
+    assert said <= {(re.match(r"[\w-]+", one)[0], extra) for extra, wanted in extras.items() for one in wanted}
+    assert {"keras", "torch"} <= {re.match(r"[\w-]+", one)[0] for one in extras["keras"]}  # as fastrnn.keras says
+
+
+NO_KERAS = pytest.mark.skipif(find_spec("keras") is None, reason="keras is not installed, and is what would be missing")
+
+
+@pytest.mark.parametrize("module", ["keras", pytest.param("torch", marks=NO_KERAS)])
+def test_what_is_not_installed(module: str, python: Python, tmp_path: Path) -> None:
+    """What the message says to install is the extra that has it; what is broken says so itself."""
+    code = f"import sys; sys.modules['{module}'] = None; import fastrnn; "
+    done = python("-c", code + "import fastrnn.keras", KERAS_BACKEND="torch")
+    assert done.stderr.splitlines()[-1] == (
+        f"ImportError: fastrnn.keras needs Keras 3 on PyTorch: there is no {module}; "
+        "pip install 'fastrnn[keras]', and set KERAS_BACKEND=torch"
+    )
+    done = python("-c", code + f"fastrnn.to_{module}(fastrnn.LSTM(3, 4))")
+    expected = f"ImportError: {module} is not installed; pip install 'fastrnn[{module}]' brings it"
+    assert done.stderr.splitlines()[-1] == expected
+    package = tmp_path / module
+    package.mkdir()
+    (package / "__init__.py").write_text("import something_else")
+    done = python("-c", f"import sys; sys.path.insert(0, '{tmp_path}'); import fastrnn; fastrnn.to_{module}(3)")
+    assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'something_else'"
 
 
 def test_import_is_light(python: Python, tmp_path: Path) -> None:

@@ -17,6 +17,10 @@ from tolerance import assert_close, assert_same_bits
 
 import fastrnn
 
+hypothesis = pytest.importorskip("hypothesis")
+
+from hypothesis import strategies as st  # noqa: E402
+
 pytestmark = pytest.mark.filterwarnings("ignore")  # Keras and its backends give some while they are imported
 
 CELLS = ("lstm", "gru_after", "gru_before", "rnn_tanh", "rnn_relu", "rnn_sigmoid", "rnn_identity")
@@ -136,6 +140,116 @@ def test_functional(keras: Any) -> None:
     assert_close({"y": fastrnn.from_keras(model).predict(data)}, {"y": y}, BOUND)
 
 
+def drawn_layers(draw: Any, keras: Any, depth: int, nests: int) -> list[Any]:
+    """Layers that read and give every step."""
+    k, made = keras.layers, []
+    for _ in range(depth):
+        kind = draw(st.sampled_from(["rnn", "cells", "dense", "nothing", "nested"][: 5 if nests else 4]))
+        units, bias = draw(st.integers(1, 4)), draw(st.booleans())
+        cells = {
+            "SimpleRNN": {"activation": draw(st.sampled_from(["tanh", "relu", "sigmoid", "linear"]))},
+            "GRU": {"reset_after": draw(st.booleans())},
+            "LSTM": {"unit_forget_bias": draw(st.booleans())},
+        }
+        name = draw(st.sampled_from(sorted(cells)))
+        options = {"use_bias": bias, **cells[name]}
+        if kind == "rnn":
+            layer = getattr(k, name)(units, return_sequences=True, **options)
+            if draw(st.booleans()):
+                layer = k.Bidirectional(layer, merge_mode=draw(st.sampled_from(["concat", "sum", "mul", "ave"])))
+            made.append(layer)
+        elif kind == "cells":
+            cell = getattr(k, f"{name}Cell")
+            inside = [cell(units, **options) for _ in range(draw(st.integers(1, 2)))]
+            made.append(k.RNN(inside if len(inside) > 1 else inside[0], return_sequences=True))
+        elif kind == "dense":
+            dense = k.Dense(units, use_bias=bias, activation="tanh", trainable=draw(st.booleans()))
+            made.append(k.TimeDistributed(dense) if draw(st.booleans()) else dense)
+        elif kind == "nothing":
+            made.append(draw(st.sampled_from([k.Dropout(0.5), k.Activation("sigmoid"), k.SpatialDropout1D(0.1)])))
+        else:
+            made.append(keras.Sequential(drawn_layers(draw, keras, draw(st.integers(1, 3)), nests - 1)))
+    return made
+
+
+@hypothesis.settings(max_examples=30, deadline=None, database=None)
+@hypothesis.given(data=st.data())
+def test_any_model(data: Any, keras: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Models in models, masked or not, live and from both kinds of files."""
+    draw, k = data.draw, keras.layers
+    lengths = draw(st.none() | st.lists(st.integers(1, 6), min_size=3, max_size=3))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    x = rng.standard_normal((3, 6, 2)).astype(np.float32)
+    layers = drawn_layers(draw, keras, draw(st.integers(1, 3)), 2)
+    if lengths is not None:
+        x[np.arange(6) >= np.array(lengths)[:, None]] = 0
+        layers = [k.Masking(), *layers]
+    last = k.GRU(3, return_sequences=draw(st.booleans()))
+    if draw(st.booleans()):
+        model = keras.Sequential([keras.Input((None, 2)), *layers, last])
+    else:
+        y = given_x = keras.Input((None, 2))
+        for layer in (*layers, last):
+            y = layer(y)
+        model = keras.Model(given_x, y)
+    randomized(model, 0)
+    expected = keras.ops.convert_to_numpy(model(x))
+    source = draw(st.sampled_from([model, "model.keras", "model.h5"]))
+    if source is not model:
+        source = tmp_path_factory.mktemp("models") / source
+        model.save(source)
+    ours = fastrnn.from_keras(source, inference=True, lengths=lengths is not None)
+    got = ours.predict(x, lengths=lengths)
+    if last.return_sequences and lengths is not None:  # past the lengths, each has its own
+        valid = np.arange(6) < np.array(lengths)[:, None]
+        assert_close({"y": got[valid]}, {"y": expected[valid]}, BOUND)
+        assert not got[~valid].any()
+    else:
+        assert_close({"y": got}, {"y": expected}, BOUND)
+
+
+def test_where_masks_stand(keras: Any) -> None:
+    k = keras.layers
+    lstm, dense = k.LSTM(3, return_sequences=True), k.Dense(3)
+    for layers, message in (
+        ([lstm, k.Masking()], r"layer 'masking\w*' \(Masking\): expected what masks before every recurrent layer, got"),
+        ([k.Masking(), lstm, k.Softmax()], r"\(Softmax\): reads the mask of steps as one of features"),
+    ):
+        model = keras.Sequential([keras.Input((None, 2)), *layers])
+        with pytest.raises(ValueError, match=message):
+            fastrnn.from_keras(model, lengths=True)
+    model = keras.Sequential([keras.Input((None, 2)), k.Masking(), k.LSTM(3), dense, k.Softmax()])
+    assert len(fastrnn.from_keras(model, lengths=True)) == 3
+
+
+def test_one_layer_of_a_model_that_is_no_chain(keras: Any, tmp_path: Path) -> None:
+    x = keras.Input((8, 3))
+    y = keras.layers.BatchNormalization()(keras.layers.Conv1D(4, 3, padding="same")(x))
+    y = keras.layers.Add()([y, keras.layers.Bidirectional(keras.layers.GRU(2, return_sequences=True), name="both")(y)])
+    model = randomized(keras.Model(x, y), 3)
+    theirs = model.get_layer("both")
+    expected = fastrnn.from_keras(theirs)
+    for source in (tmp_path / "model.keras", tmp_path / "model.h5", model):
+        if source is not model:
+            model.save(source)
+        assert_same_bits(fastrnn.from_keras(source, layer="both").parameters(), expected.parameters())
+        with pytest.raises(ValueError, match="expected a chain"):
+            fastrnn.from_keras(source)
+    with pytest.raises(ValueError, match="layer: expected None beside a layer, got 'both'"):
+        fastrnn.from_keras(theirs, layer="both")
+
+
+def test_other_peoples_layers_of_the_same_name(keras: Any, tmp_path: Path) -> None:
+    class LSTM(keras.layers.LSTM):
+        def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool = False) -> Any:
+            return 2 * super().call(sequences, initial_state, mask, training)
+
+    LSTM.__module__ = "somebody"
+    model = keras.Sequential([keras.Input((None, 2)), LSTM(3, name="twice")])
+    with pytest.raises(ValueError, match=r"layer 'twice' \(LSTM of somebody\): has no counterpart"):
+        fastrnn.from_keras(model)
+
+
 def branching(keras: Any, kind: str) -> Any:
     layers, x = keras.layers, keras.Input((None, 3))
     if kind == "two inputs":
@@ -161,8 +275,8 @@ def test_functional_models_that_are_no_chain(kind: str, keras: Any) -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda k: k.Masking(), r"layer 'masking\w*' \(Masking\): has no counterpart; .*lengths="),
-        (lambda k: k.Embedding(5, 3, mask_zero=True), "mask_zero: True has no counterpart; .*lengths="),
+        (lambda k: k.Masking(), r"layer 'masking\w*' \(Masking\): has no counterpart; lengths=True leaves it out"),
+        (lambda k: k.Embedding(5, 3, mask_zero=True), "mask_zero: True has no counterpart; lengths=True leaves it out"),
         (lambda k: k.LSTM(4, go_backwards=True), "go_backwards: expected False, got True"),
         (lambda k: k.LSTM(4, recurrent_dropout=0.5), r"\(LSTM\): recurrent_dropout: expected 0, got 0.5"),
         (lambda k: k.LSTM(4, dropout=0.5), "dropout: expected 0, got 0.5"),
@@ -177,8 +291,18 @@ def test_functional_models_that_are_no_chain(kind: str, keras: Any) -> None:
         ),
         (lambda k: k.Bidirectional(k.LSTM(4), backward_layer=k.GRU(4, go_backwards=True)), "expected the options of"),
         (lambda k: k.TimeDistributed(k.LSTM(4)), "LSTM.*has no counterpart in a TimeDistributed"),
-        (lambda k: k.RNN(k.LSTMCell(4)), r"\(RNN\): has no counterpart"),
-        (lambda k: k.Conv1D(4, 2), r"\(Conv1D\): has no counterpart; expected one of SimpleRNN"),
+        (lambda k: k.RNN(k.LSTMCell(4)), r"layer 'rnn\w*' \(LSTM\): expected kernel, .*, got 0 arrays"),
+        (lambda k: k.RNN(k.LSTMCell(4, activation="relu")), r"'rnn\w*' \(LSTM\): activation: expected 'tanh', got"),
+        (lambda k: k.Bidirectional(k.RNN([k.LSTMCell(4), k.LSTMCell(4)])), "expected one in a Bidirectional, got 2"),
+        (lambda k: k.ConvLSTM1D(4, 2), r"\(ConvLSTM1D\): has no counterpart"),
+        (lambda k: k.Conv1D(4, 2), r"\(Conv1D\): has no counterpart; expected one of SimpleRNN.*; layer= takes"),
+        (lambda k: k.BatchNormalization(), r"\(BatchNormalization\): has no counterpart; expected one of .*; layer="),
+        (lambda k: k.Flatten(), r"\(Flatten\): has no counterpart"),
+        (lambda k: k.RepeatVector(3), r"\(RepeatVector\): has no counterpart"),
+        (lambda k: k.GaussianNoise(0.1), r"\(GaussianNoise\): has no counterpart; inference=True leaves out"),
+        (lambda k: k.LSTM(4, stateful=True), r"\(LSTM\): stateful: True has no counterpart; state=True leaves it out"),
+        (lambda k: k.ReLU(max_value=6.0), r"\(ReLU\): max_value: 6.0 has no counterpart"),
+        (lambda k: k.Softmax(axis=1), r"\(Softmax\): axis: expected -1, got 1"),
         (lambda k: k.Dropout(0.5, noise_shape=(None, 1, 3)), "noise_shape: .* has no counterpart"),
         (lambda k: k.InputLayer((3,)), "has no counterpart of its own"),
         (lambda k: k.LSTM(4), "got 0 arrays; is the layer built"),

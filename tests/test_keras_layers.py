@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,16 @@ import pytest
 from problems import Arrays
 from tolerance import assert_close
 
+hypothesis = pytest.importorskip("hypothesis")
+
+from hypothesis import strategies as st  # noqa: E402
+
 # Keras' variables do not know NumPy 2's __array__(copy=).
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 #: Keras multiplies float64 matrices in float32, except where it has a shortcut for sequences without a mask.
 FLOAT32 = 5e-6
+LEAST = 0.1  # what rounding in the middle of a sum of numbers of about 1 is relative to
 
 LAYERS = ("SimpleRNN", "GRU", "LSTM")
 T, B, I, H = 9, 5, 3, 7
@@ -101,6 +107,109 @@ def test_outputs_and_gradients(seed: int, name: str, mask: str, keras: Any, ours
     theirs, mine = pair(keras, ours, name, **options)
     expected = outputs_and_gradients(theirs, x, masks()[mask], initial)
     assert_close(outputs_and_gradients(mine, x, masks()[mask], initial), expected, FLOAT32)
+
+
+@st.composite
+def cases(draw: Any) -> dict[str, Any]:
+    """Arguments of a constructor and of a call."""
+    name = draw(st.sampled_from(LAYERS))
+    flags = ("return_sequences", "return_state", "go_backwards", "stateful", "use_bias", "zero_output_for_mask")
+    options: dict[str, Any] = {flag: draw(st.booleans()) for flag in (*flags, "unroll")}
+    options["implementation"] = draw(st.sampled_from([1, 2]))
+    if name == "SimpleRNN":
+        del options["implementation"]
+        options["activation"] = draw(st.sampled_from(["tanh", "relu", "sigmoid", "linear"]))
+    if name == "GRU":
+        options["reset_after"] = draw(st.booleans())
+    merge = draw(st.sampled_from(["one way", "concat", "sum", "mul", "ave", None]))
+    mask = draw(st.sampled_from(["none", "right", "left", "holes"]))
+    # Keras' shortcut for what has no mask forgets to copy the states, which it then overwrites.
+    options["stateful"] &= mask != "none" or name == "SimpleRNN"
+    options["go_backwards"] &= merge == "one way"
+    options["return_state"] &= merge == "one way" or not options["stateful"]  # Keras' Bidirectional fails with both
+    sizes = [draw(st.integers(1, most)) for most in (6, 4, 4, 5)]
+    states = not options["stateful"] and draw(st.booleans())
+    return {"name": name, "options": options, "merge": merge, "mask": mask, "sizes": sizes, "states": states} | {
+        "seed": draw(st.integers(0, 2**32 - 1))
+    }
+
+
+@hypothesis.settings(max_examples=100, deadline=None, database=None)
+@hypothesis.given(case=cases())
+def test_any_arguments(case: dict[str, Any], keras: Any, ours: Any) -> None:
+    """Any constructor, sizes, mask and initial states: every output, and every gradient."""
+    (T, B, I, H), name, rng = case["sizes"], case["name"], np.random.default_rng(case["seed"])
+    both = []
+    for module in (keras.layers, ours):
+        own = {"unroll": False} if module is keras.layers else {}  # Keras on torch fails to unroll with a mask
+        layer = getattr(module, name)(H, dtype="float64", **case["options"] | own)
+        if case["merge"] != "one way":
+            layer = keras.layers.Bidirectional(layer, merge_mode=case["merge"], dtype="float64")
+        layer.build((B, T, I))
+        both.append(layer)
+    weights = [rng.uniform(-0.6, 0.6, w.shape) for w in both[0].get_weights()]
+    for layer in both:
+        layer.set_weights(weights)
+    lengths = rng.integers(0, T + 1, B)
+    right = np.arange(T) < lengths[:, None]
+    masks = {"none": None, "right": right, "left": right[:, ::-1].copy(), "holes": rng.random((B, T)) < 0.6}
+    count = (2 if name == "LSTM" else 1) * (1 if case["merge"] == "one way" else 2) * case["states"]
+    given = rng.standard_normal((B, T, I)), masks[case["mask"]], [rng.standard_normal((B, H)) for _ in range(count)]
+    expected, got = (outputs_and_gradients(layer, *given) for layer in both)
+    assert got.keys() == expected.keys()
+    for name, a in expected.items():  # of a tensor of few elements all may be small by luck, and Keras' rounding is not
+        assert got[name].shape == a.shape
+        assert np.linalg.norm(got[name] - a) <= FLOAT32 * max(np.linalg.norm(a), LEAST), name
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_half_precision(name: str, policy: str, keras: Any, ours: Any) -> None:
+    """The kernels compute in float32 what Keras rounds at every step; what comes out has Keras' type."""
+    import torch
+
+    x = np.random.default_rng(7).standard_normal((B, T, I)).astype(np.float32)
+    layers = [getattr(module, name)(H, return_sequences=True, dtype=policy) for module in (keras.layers, ours)]
+    gradients = []
+    for layer in layers:
+        layer.build((B, T, I))
+        layer.set_weights(layers[0].get_weights())
+        y = layer(x)
+        assert y.dtype == (torch.float16 if policy == "mixed_float16" else torch.bfloat16)
+        (dW,) = torch.autograd.grad(y.sum(), layer.trainable_variables[0].value)
+        gradients.append([a.detach().float().numpy() for a in (y, dW)])
+    for expected, got in zip(*gradients, strict=True):
+        assert_close({"": got}, {"": expected}, 0.02)
+
+
+def test_no_gradient_of_a_gradient(ours: Any) -> None:
+    import torch
+
+    x = torch.ones((2, 3, 4), requires_grad=True)
+    (dx,) = torch.autograd.grad(ours.GRU(5)(x).sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match=r"double backward: fastrnn has no gradient of a gradient"):
+        dx.sum().backward()
+
+
+def test_on_the_cpu_alone(ours: Any) -> None:
+    import torch
+
+    layer = ours.LSTM(4)
+    assert layer.use_cudnn is False  # which a Bidirectional hands on
+    elsewhere = SimpleNamespace(device=torch.device("cuda:0"))
+    with pytest.raises(ValueError, match="sequences: fastrnn runs on the CPU, got a tensor on cuda:0"):
+        layer.inner_loop(elsewhere, None, None)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_in_a_time_distributed(name: str, keras: Any, ours: Any) -> None:
+    x = np.random.default_rng(8).standard_normal((2, 4, T, I)).astype(np.float32)
+    layers = [keras.layers.TimeDistributed(getattr(module, name)(H)) for module in (keras.layers, ours)]
+    for layer in layers:
+        layer.build(x.shape)
+        layer.set_weights(layers[0].get_weights())
+    expected, got = (layer(x).detach().numpy() for layer in layers)
+    assert_close({"y": got}, {"y": expected}, FLOAT32)
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -116,6 +116,68 @@ def test_a_node_there_and_back(kind: str, direction: str, bias: bool, onnx: Any)
     assert_same_bits({name: a for name, a in got.items() if name in wanted}, wanted)
 
 
+def test_weights_put_together_from_constants(onnx: Any) -> None:
+    """As PyTorch's exporter did: gates in another order are cut out, joined, and given the axis of directions."""
+    node, whole = onnx.helper.make_node, fastrnn.LSTM(3, 2, rng=0)
+    expected = weights(onnx, fastrnn.to_onnx(whole))
+    model = one_node(onnx)
+    del model.graph.initializer[:]
+    constants = {"axis": np.array([0])}
+    nodes = []
+    for name in ("W", "R", "B"):
+        a = expected[f"{name}0"][0]
+        constants[f"{name}_turned"] = np.concatenate([a[2:8], a[:2], a[8:]])
+        pieces = [("a", 6, 8), ("b", 0, 6)] + ([("c", 8, 16)] if name == "B" else [])
+        for piece, *cuts in pieces:
+            constants |= {f"{name}_{piece}_{i}": np.array([cut]) for i, cut in enumerate(cuts)}
+            inputs = [f"{name}_turned", f"{name}_{piece}_0", f"{name}_{piece}_1", "axis"]
+            nodes.append(node("Slice", inputs, [f"{name}_{piece}"]))
+        nodes.append(node("Concat", [f"{name}_{piece}" for piece, *_ in pieces], [f"{name}_flat"], axis=0))
+        nodes.append(node("Unsqueeze", [f"{name}_flat", "axis"], [name]))
+    model.graph.initializer.extend([onnx.numpy_helper.from_array(a, name) for name, a in constants.items()])
+    for one in reversed(nodes):
+        model.graph.node.insert(0, one)
+    assert_same_bits(fastrnn.from_onnx(model).parameters(), whole.parameters())
+    model.graph.input.append(onnx.helper.make_tensor_value_info("free", onnx.TensorProto.FLOAT, [8, 3]))
+    model.graph.node[0].input[0] = "free"
+    with pytest.raises(ValueError, match="W: expected a constant, got the result 'W'"):
+        fastrnn.from_onnx(model)
+
+
+def in_two_branches(onnx: Any, other: dict[str, np.ndarray]) -> Any:
+    """An If that runs the node with or without a state, with the same weights, or other ones in the second branch."""
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    model = one_node(onnx)
+    (lstm,) = model.graph.node
+    lstm.output[:] = ["", "Y_h"]
+    constants = weights(onnx, model) | other
+    second = helper.make_node("LSTM", ["X", *(f"{n}2" if n in other else n for n in "WRB"), "", "h", "h"], ["", "Y_h2"])
+    second.name = "the_other"
+    branches = [
+        helper.make_graph([node], name, [], [helper.make_tensor_value_info(node.output[1], kind, None)])
+        for name, node in (("then", lstm), ("otherwise", second))
+    ]
+    chosen = helper.make_node("If", ["fresh"], ["last"], then_branch=branches[0], else_branch=branches[1])
+    inputs = [*model.graph.input, helper.make_tensor_value_info("fresh", onnx.TensorProto.BOOL, [])]
+    inputs.append(helper.make_tensor_value_info("h", kind, [1, "B", 2]))
+    named = [onnx.numpy_helper.from_array(a, name) for name, a in weights(onnx, model).items()]
+    named += [onnx.numpy_helper.from_array(constants[name], f"{name}2") for name in other]
+    outputs = [helper.make_tensor_value_info("last", kind, None)]
+    graph = helper.make_graph([chosen], "branches", inputs, outputs, named)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+
+
+def test_the_same_node_in_two_branches(onnx: Any) -> None:
+    model = in_two_branches(onnx, {})
+    layer = fastrnn.from_onnx(model)
+    assert not layer.return_sequences
+    assert_same_bits(layer.parameters(), fastrnn.from_onnx(model, node="the_other").parameters())
+    model = in_two_branches(onnx, {"R": np.ones((1, 8, 2), np.float32)})
+    with pytest.raises(ValueError, match="which one is meant of LSTM node 'the_other', LSTM node 'the_node'"):
+        fastrnn.from_onnx(model)
+    assert (fastrnn.from_onnx(model, node="the_other").parameters()["weight_hh_l0"] == 1).all()
+
+
 def test_layout(onnx: Any) -> None:
     assert fastrnn.from_onnx(one_node(onnx, layout=1)).batch_first
     assert not fastrnn.from_onnx(one_node(onnx)).batch_first

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from problems import Arrays
-from tolerance import assert_close
+from tolerance import assert_close, assert_same_bits
 
 RESTS = ("onnxruntime", "reference")
 
@@ -300,3 +301,78 @@ def test_a_node_that_is_refused(onnx: Any, ours: Any) -> None:
     node.attribute.append(onnx.helper.make_attribute("speed", 2))
     (placed,) = ours.Session(whole, rest="reference").nodes
     assert placed == ("memory", "LSTM", "reference", "speed: LSTM has no such attribute here (ONNX 7 and later)")
+
+
+def streamed(onnx: Any, op: str, layout: int, direction: str = "forward") -> Any:
+    """x and the state in, Y and the state out, with constant weights: a model that is run step by step."""
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    G, states = {"RNN": 1, "GRU": 3, "LSTM": 4}[op], ["h", "c"] if op == "LSTM" else ["h"]
+    outputs = {"Y": 4} | {f"{s}_n": 3 for s in states}
+    attributes = {"hidden_size": 5, "layout": layout, "direction": direction}
+    node = helper.make_node(op, ["x", "W", "R", "B", "", *states], list(outputs), **attributes)
+    constants = weights(W=(1, G * 5, 4), R=(1, G * 5, 5), B=(1, G * 10))
+    whole = model(onnx, [node], (None, None, 4), outputs, constants)
+    whole.graph.input.extend([helper.make_tensor_value_info(s, kind, (None, None, 5)) for s in states])
+    return whole
+
+
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize("op", ["RNN", "GRU", "LSTM"])
+def test_one_step_at_a_time(op: str, layout: int, onnx: Any, ours: Any, native: str) -> None:
+    """The bits of the whole sequence, for one batch after another; the states that are given stay as they are."""
+    session = ours.Session(streamed(onnx, op, layout), rest="reference")
+    names = session.input_names[1:]
+    for B in (3, 1, 3):
+        x = sequences(6, B, 4)
+        state = {name: sequences(1, B, 5) for name in names}
+        x, state = (x.swapaxes(0, 1), {n: s.swapaxes(0, 1) for n, s in state.items()}) if layout else (x, state)
+        Y, *final = session.run(None, {"x": x} | state)
+        steps = []
+        for t in range(6):
+            given = {name: s.copy() for name, s in state.items()}
+            y, *after = session.run(None, {"x": x[:, t : t + 1] if layout else x[t : t + 1]} | given)
+            assert_same_bits(given, {name: s.copy() for name, s in state.items()})
+            state = dict(zip(names, after, strict=True))
+            steps.append(y)
+        got = {"Y": np.concatenate(steps, axis=layout)} | state
+        assert_same_bits(got, {"Y": np.ascontiguousarray(Y)} | dict(zip(names, final, strict=True)))
+
+
+def test_one_step_of_a_reverse_node(onnx: Any, ours: Any) -> None:
+    """It is a step like another; without states, it starts from zeros."""
+    whole = streamed(onnx, "LSTM", 0, "reverse")
+    del whole.graph.input[1:], whole.graph.node[0].input[5:]
+    agree(whole, sequences(1, 2, 4), ours.Session(whole))
+
+
+def test_steps_in_several_threads(onnx: Any, ours: Any) -> None:
+    session = ours.Session(streamed(onnx, "GRU", 0), rest="reference", threads=1)
+    x, h = sequences(4, 2, 4), sequences(1, 2, 5)
+
+    def stepped(_: int) -> Arrays:
+        state = h
+        for t in range(len(x)):
+            _, state = session.run(None, {"x": x[t : t + 1], "h": state})
+        return {"h": state}
+
+    expected = stepped(0)
+    with ThreadPoolExecutor(8) as pool:
+        for got in pool.map(stepped, range(400)):
+            assert_same_bits(got, expected)
+
+
+def test_constants_do_not_travel(onnx: Any, ours: Any) -> None:
+    """A constant that is made before a recurrent node and read after it is part of what reads it."""
+    node = onnx.helper.make_node
+    nodes = [
+        node("Constant", [], ["five"], value=onnx.numpy_helper.from_array(np.float32(5))),
+        node("Constant", [], ["axis"], value=onnx.numpy_helper.from_array(np.array([1]))),
+        node("Neg", ["x"], ["negative"]),
+        node("GRU", ["negative", "W", "R"], ["raw"], hidden_size=5),
+        node("Squeeze", ["raw", "axis"], ["y"]),
+        node("Mul", ["y", "five"], ["z"]),
+    ]
+    whole = model(onnx, nodes, ("T", "B", 4), {"z": 3}, weights(W=(1, 15, 4), R=(1, 15, 5)))
+    session = ours.Session(whole)
+    assert [step.outputs for step in session._steps if hasattr(step, "outputs")] == [["negative"], ["z"]]
+    agree(whole, sequences(6, 2, 4), session)

@@ -1,8 +1,10 @@
-"""Keras' layers and models. `keras_files` finds configurations and weights, `keras_layers` says what they mean."""
+"""Keras' layers and models.
+
+`keras_files` finds configurations and `keras_weights` weights; `keras_layers` and `keras_cells` say what they mean.
+"""
 
 from __future__ import annotations
 
-import importlib
 import os
 from typing import Any
 
@@ -12,28 +14,48 @@ from fastrnn.cells import Array
 from fastrnn.checks import boolean
 from fastrnn.convert import keras_files
 from fastrnn.convert.gates import reordered
-from fastrnn.convert.keras_layers import FAMILIES, MERGES, converted
+from fastrnn.convert.keras_cells import FAMILIES, MERGES
+from fastrnn.convert.keras_layers import check_masks, converted
+from fastrnn.convert.keras_options import Taken
 from fastrnn.convert.stack import Arrays, cell_of, parts_of, recurrent, refuse
+from fastrnn.extras import needed
 from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.run import family
 from fastrnn.training import Sequential
 
 
-def from_keras(model_or_path: Any, *, inference: bool = False) -> Layer:
+def from_keras(
+    model_or_path: Any,
+    *,
+    layer: str | None = None,
+    inference: bool = False,
+    lengths: bool = False,
+    state: bool = False,
+) -> Layer:
     """A layer, or a `Sequential`, with the weights and options of Keras'.
 
     Files are read with h5py alone: neither Keras nor TensorFlow need be installed. Models are Sequential, or functional
-    and one chain of layers, of SimpleRNN, GRU, LSTM, Bidirectional, Dense, TimeDistributed, Embedding, Dropout,
-    Activation. Recurrent layers become ``batch_first``, and have one bias where Keras has one (``bias="input"``).
+    and one chain of layers, and may stand inside one another; what is in them is SimpleRNN, GRU, LSTM (also as an RNN
+    of cells, and as CuDNNGRU, CuDNNLSTM), Bidirectional, Dense, TimeDistributed, Embedding, Dropout, Activation, ReLU,
+    Softmax. Recurrent layers become ``batch_first``, and have one bias where Keras has one (``bias="input"``).
 
     Parameters
     ----------
     model_or_path : path, or a keras.Model or keras.Layer that is built
-        A file `.keras`, or an older `.h5` of a whole model.
+        A file `.keras`, or an older `.h5` of a whole model, by Keras 3 or 2.
+    layer : str, optional
+        The name of one layer of the model, which alone is meant, whatever else the model has.
     inference : bool
         Leave out what acts in training alone and has no counterpart: regularizers, constraints, ``trainable=False``,
-        and dropout inside recurrent layers. Else they are refused.
+        noise, dropout of whole features, and dropout inside recurrent layers. Else they are refused.
+    lengths : bool
+        Leave out Masking layers and ``mask_zero``: you give ``lengths=`` in calls. For sequences that are padded at
+        their end, and have no masked step before, it is the same up to there; past that a model's y is 0. Else they
+        are refused.
+    state : bool
+        Leave out ``stateful=True``: you give ``state=`` in calls of the layers, and keep what they return. Else it is
+        refused.
 
     Returns
     -------
@@ -54,26 +76,34 @@ def from_keras(model_or_path: Any, *, inference: bool = False) -> Layer:
     --------
     >>> import fastrnn
     >>> model = fastrnn.from_keras("model.keras")  # doctest: +SKIP
+    >>> lstm = fastrnn.from_keras("model.keras", layer="lstm_1")  # doctest: +SKIP
     """
-    boolean("inference", inference)
+    for name, value in (("inference", inference), ("lengths", lengths), ("state", state)):
+        boolean(name, value)
+    if not isinstance(layer, str | None):
+        raise TypeError(f"layer: expected the name of a layer, got {layer!r:.80}")
+    taken = Taken(inference, lengths, state)
+    whole = layer is None
     if isinstance(model_or_path, str | os.PathLike):
-        pieces = keras_files.read(model_or_path)
+        pieces = keras_files.read(model_or_path, layer)
     elif not hasattr(model_or_path, "get_config") or not hasattr(model_or_path, "get_weights"):
         raise TypeError(
             f"model_or_path: expected a path, or a Keras model or layer, got {type(model_or_path).__name__}"
         )
     elif hasattr(model_or_path, "layers"):
-        pieces = keras_files.of_model(model_or_path)
+        pieces = keras_files.of_model(model_or_path, layer)
+    elif layer is not None:
+        raise ValueError(f"layer: expected None beside a layer, got {layer!r:.80}")
     else:
-        piece = keras_files.of_layer(model_or_path)
-        layer = converted(piece, inference)
-        if layer is None:
-            raise ValueError(f"{piece.title}: has no counterpart of its own")
-        return layer
-    layers = [layer for piece in pieces if (layer := converted(piece, inference)) is not None]
+        pieces, whole = [keras_files.of_layer(model_or_path)], False
+    if lengths:
+        check_masks(pieces)
+    layers = [one for piece in pieces for one in converted(piece, taken)]
+    if not layers and not whole:
+        raise ValueError(f"{pieces[0].title}: has no counterpart of its own")
     if not layers:
         raise ValueError("model_or_path: expected at least one layer, got a model without")
-    return Sequential(layers)
+    return layers[0] if not whole and len(layers) == 1 else Sequential(layers)
 
 
 def to_keras(layer: Any) -> Any:
@@ -106,7 +136,7 @@ def to_keras(layer: Any) -> Any:
     >>> import fastrnn
     >>> model = fastrnn.to_keras(fastrnn.LSTM(3, 4))  # doctest: +SKIP
     """
-    keras = importlib.import_module("keras")
+    keras = needed("keras", "keras")
     if not isinstance(layer, Sequential) and getattr(layer, "num_layers", 1) == 1:
         (made,) = made_layers(keras, layer)
         return made

@@ -1,8 +1,7 @@
 """What a Keras model consists of: a class name, a configuration and weights for each layer.
 
-A `.keras` file is a zip of config.json and model.weights.h5, where each layer's variables are numbered; an older `.h5`
-holds the configuration as an attribute, and for each layer the names of its weights in order. Links out of a file are
-not followed, and nothing is read that the file does not hold.
+A `.keras` file is a zip of config.json and model.weights.h5; an older `.h5` holds the configuration as an attribute.
+Models inside a model are laid open.
 """
 
 from __future__ import annotations
@@ -10,32 +9,30 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fastrnn.cells import Array
+from fastrnn.convert.keras_weights import (
+    Config,
+    Live,
+    Named,
+    Numbered,
+    Store,
+    expect_groups,
+    is_model,
+    item,
+    layers_of,
+    name,
+    plain,
+)
 from fastrnn.extras import needed
-
-Config = dict[str, Any]
-
-#: where the variables of a layer are in its group of a `.keras` file, by its class
-PLACES = {
-    **dict.fromkeys(("SimpleRNN", "GRU", "LSTM"), ("cell",)),
-    "Bidirectional": ("forward_layer/cell", "backward_layer/cell"),
-    "TimeDistributed": ("layer",),
-}
 
 #: what a file that is no model's may lead to
 BROKEN: tuple[type[Exception], ...] = (
     *(KeyError, IndexError, TypeError, AttributeError, OSError, RuntimeError, EOFError, MemoryError),
     *(json.JSONDecodeError, UnicodeDecodeError),
 )
-
-MODELS = ("Sequential", "Functional", "Model")
 
 
 class Piece(NamedTuple):
@@ -50,12 +47,12 @@ class Piece(NamedTuple):
         return f"layer {self.config.get('name')!r} ({self.kind})"
 
 
-def read(path: str | os.PathLike[str]) -> list[Piece]:
-    """The layers of a model's file."""
+def read(path: str | os.PathLike[str], layer: str | None) -> list[Piece]:
+    """The layers of a model's file, or the one that is asked for."""
     import zipfile  # here, for the sake of those who import fastrnn for something else
     import zlib
 
-    h5py = needed("h5py", "keras")
+    h5py = needed("h5py", "keras-files")
     broken: tuple[type[Exception], ...] = (*BROKEN, zipfile.BadZipFile, zlib.error)
     whose = f"path: {os.fspath(path)}"
     try:
@@ -65,12 +62,12 @@ def read(path: str | os.PathLike[str]) -> list[Piece]:
                 weights = io.BytesIO(member(archive, "model.weights.h5"))
             with h5py.File(weights, "r") as file:
                 expect_groups(file)
-                return pieces(model, numbered(file))
+                return pieces(model, Numbered(file), layer)
         with h5py.File(path, "r") as file:
             expect_groups(file)
             if "model_config" not in file.attrs:
                 raise ValueError(f"{whose} holds no model; expected a .keras file, or the .h5 file of a whole model")
-            return pieces(json.loads(file.attrs["model_config"]), by_name(file))
+            return pieces(json.loads(file.attrs["model_config"]), Named(item(file, "model_weights")), layer)
     except FileNotFoundError:
         raise
     except broken as error:
@@ -85,8 +82,8 @@ def member(archive: Any, name: str) -> bytes:
     return bytes(archive.read(name))
 
 
-def of_model(model: Any) -> list[Piece]:
-    """The layers of a model that is there."""
+def of_model(model: Any, layer: str | None) -> list[Piece]:
+    """The layers of a model that is there, or the one that is asked for."""
     kind = "Sequential" if any(base.__name__ == "Sequential" for base in type(model).__mro__) else "Functional"
     try:
         config = plain(model)
@@ -94,58 +91,67 @@ def of_model(model: Any) -> list[Piece]:
         config = {}
     if not isinstance(config, dict) or "layers" not in config:
         raise TypeError(f"model_or_path: expected a Sequential or functional model, got {type(model).__name__}")
-    live = {layer.name: layer for layer in model.layers}
-    return pieces({"class_name": kind, "config": config}, lambda name, _: arrays(live[name]) if name in live else [])
+    return pieces({"class_name": kind, "config": config}, Live(model), layer)
 
 
 def of_layer(layer: Any) -> Piece:
-    return Piece(type(layer).__name__, plain(layer), arrays(layer))
-
-
-def plain(layer: Any) -> Any:
-    """Its configuration as a file would have it: tuples are lists."""
-    return json.loads(json.dumps(layer.get_config(), default=str))
-
-
-def arrays(layer: Any) -> list[Array]:
-    return [np.asarray(a) for a in layer.get_weights()]
+    return Piece(type(layer).__name__, plain(layer), Live(layer).arrays({}))
 
 
 def inner(piece: Piece, key: str, weights: list[Array]) -> Piece:
-    """The layer that a layer wraps."""
-    own = piece.config.get(key)
+    """The layer, or cell, that a layer wraps."""
+    return wrapped(piece, key, piece.config.get(key), weights)
+
+
+def wrapped(piece: Piece, key: str, own: Any, weights: list[Array]) -> Piece:
     if not isinstance(own, dict) or not isinstance(own.get("config"), dict):
         raise ValueError(f"{piece.title}: {key}: expected a layer, got {own!r:.80}")
     return Piece(str(own.get("class_name")), own["config"], weights)
 
 
-def pieces(model: Config, weights: Callable[[str, str], list[Array]]) -> list[Piece]:
-    """The layers in the order in which they are applied; `weights` gives those of a layer by its name and class."""
-    kind, config = model["class_name"], model["config"]
-    if kind not in MODELS:
-        raise ValueError(f"model: expected a Sequential or functional model, got {kind!r:.80}")
-    layers = config if isinstance(config, list) else config["layers"]  # a list in Keras before 2.2
-    ordered = layers if kind == "Sequential" else chain(config)
-    for one in ordered:
-        if not isinstance(one["class_name"], str) or not isinstance(one["config"], dict):
-            raise TypeError(f"expected a class and a configuration of each layer, got {one!r:.80}")
-    return [Piece(one["class_name"], one["config"], weights(name(one), one["class_name"])) for one in ordered]
+def pieces(model: Config, store: Store, wanted: str | None) -> list[Piece]:
+    """The layers in the order in which they are applied, or the one that is wanted, wherever it stands."""
+    found = list(in_order(model, store) if wanted is None else everywhere(model, store))
+    if wanted is not None:
+        found = [(one, own) for one, own in found if name(one) == wanted]
+        if len(found) != 1:
+            raise ValueError(f"layer: expected the name of one layer, got {wanted!r}, which {len(found)} have")
+    return [Piece(one["class_name"], one["config"], own.arrays(one)) for one, own in found]
 
 
-def name(layer: Config) -> str:
-    return str(layer["config"].get("name", layer.get("name")))
+def in_order(model: Config, store: Store) -> Iterator[tuple[Config, Store]]:
+    """One layer after another, and where its weights are."""
+    layers = layers_of(model)
+    parts = {id(one): part for one, part in zip(layers, store.parts(layers), strict=True)}
+    for one in layers if model["class_name"] == "Sequential" else chain(model["config"]):
+        if is_model(one):
+            yield from in_order(one, parts[id(one)])
+        else:
+            yield one, parts[id(one)]
+
+
+def everywhere(model: Config, store: Store) -> Iterator[tuple[Config, Store]]:
+    """Every layer, however they are connected, and where its weights are."""
+    layers = layers_of(model)
+    for one, part in zip(layers, store.parts(layers), strict=True):
+        if is_model(one):
+            yield from everywhere(one, part)
+        else:
+            yield one, part
 
 
 def chain(config: Config) -> list[Config]:
     """The layers of a functional model that are one chain, in order."""
     after: dict[str, Config] = {}
-    start = [one for one in config["layers"] if not one["inbound_nodes"]]
-    for one in config["layers"]:
+    implied = masks(config["layers"])
+    layers = [one for one in config["layers"] if name(one) not in implied]
+    start = [one for one in layers if not one["inbound_nodes"]]
+    for one in layers:
         if not one["inbound_nodes"]:
             continue
-        calls = list(histories(one["inbound_nodes"]))
+        calls = [call for call in histories(one["inbound_nodes"]) if call[0] not in implied]
         title = f"layer {name(one)!r} ({one['class_name']})"
-        if len(one["inbound_nodes"]) != 1 or len(calls) != 1 or calls[0][1:3] != [0, 0]:
+        if len(one["inbound_nodes"]) != 1 or len(calls) != 1 or calls[0][2] != 0:
             raise ValueError(f"{title}: expected a chain, in which it is called once on one output, got {calls!r:.200}")
         if calls[0][0] in after:
             other = name(after[calls[0][0]])
@@ -163,6 +169,22 @@ def chain(config: Config) -> list[Config]:
     return ordered
 
 
+def masks(layers: list[Config]) -> set[str]:
+    """Operations that Masking and ``mask_zero`` imply: Keras 3 writes them down, and who reads their results."""
+    makers: list[Any] = []
+    for one in layers:
+        if one["class_name"] in ("Masking", "Embedding"):
+            value = one["config"].get("mask_value") if one["class_name"] == "Masking" else 0
+            makers += [([call[0]], [value]) for call in histories(one["inbound_nodes"])]
+    found: set[str] = set()
+    for one in layers:
+        calls = [call[0] for call in histories(one["inbound_nodes"])]
+        compares = one["class_name"] == "NotEqual" and (calls, one["inbound_nodes"][0]["args"][1:]) in makers
+        if compares or (one["class_name"] == "Any" and found.issuperset(calls)):
+            found.add(name(one))
+    return found
+
+
 def histories(node: Any) -> Iterator[list[Any]]:
     """Every [layer, call, output] that something in a node refers to, in Keras 3's writing or in Keras 2's."""
     if isinstance(node, dict) and "keras_history" in node:
@@ -176,68 +198,3 @@ def histories(node: Any) -> Iterator[list[Any]]:
             node = node[3:]
         for one in node:
             yield from histories(one)
-
-
-def numbered(file: Any) -> Callable[[str, str], list[Array]]:
-    """Of model.weights.h5: a group has its layer's name as an attribute, or is called by its class and a number."""
-    root = next((r for r in ("layers", "_layer_checkpoint_dependencies") if r in file), None)
-    groups = {} if root is None else {key: item(file, f"{root}/{key}") for key in file[root]}
-    named = {group["vars"].attrs.get("name"): group for group in groups.values() if "vars" in group}
-    seen: Counter[str] = Counter()
-
-    def weights(name: str, kind: str) -> list[Array]:
-        snake = re.sub(r"(?<=[a-z0-9])([A-Z])|(?<!^)([A-Z])(?=[a-z])", lambda m: f"_{m[0]}", kind).lower()
-        counted = f"{snake}_{seen[snake]}" if seen[snake] else snake
-        seen[snake] += 1
-        group = named.get(name, groups.get(counted))
-        if group is None:
-            return []
-        places = [f"{place}/vars".lstrip("/") for place in PLACES.get(kind, ("",))]
-        found = [item(group, place) for place in places if place in group]
-        return [values(item(one, str(i))) for one in found for i in range(len(one))]
-
-    return weights
-
-
-def by_name(file: Any) -> Callable[[str, str], list[Array]]:
-    """Of an `.h5` file."""
-    root = item(file, "model_weights")
-
-    def weights(name: str, kind: str) -> list[Array]:
-        if name not in root:
-            return []
-        group = item(root, name)
-        names = [n.decode() if isinstance(n, bytes) else str(n) for n in group.attrs["weight_names"]]
-        return [values(item(group, one)) for one in names]
-
-    return weights
-
-
-def expect_groups(file: Any) -> None:
-    """A ValueError, unless there are groups wherever groups are looked for: arrays have a place of their own."""
-    h5py = needed("h5py", "keras")
-
-    def look(path: str, found: Any) -> None:
-        top, *below = path.split("/")
-        of_layers = top in ("layers", "_layer_checkpoint_dependencies") and below[-2:-1] != ["vars"]
-        if isinstance(found, h5py.Dataset) and (of_layers or (top == "model_weights" and len(below) < 2)):
-            raise ValueError(f"path: {path} is an array of shape {found.shape}, expected a group")
-
-    file.visititems(look)
-
-
-def item(group: Any, path: str) -> Any:
-    """A member of the group, of this very file."""
-    h5py = needed("h5py", "keras")
-    for part in path.split("/"):
-        if not isinstance(group.get(part, getlink=True), h5py.HardLink):
-            raise ValueError(f"path: {path} in {group.name} is a link, which is not followed")
-        group = group[part]
-    return group
-
-
-def values(dataset: Any) -> Array:
-    """What is stored, if it is in the file; Keras neither compresses nor scatters."""
-    if dataset.id.get_storage_size() != dataset.nbytes or dataset.external or dataset.is_virtual:
-        raise ValueError(f"path: {dataset.name} of shape {dataset.shape} is not stored in the file")
-    return np.asarray(dataset[()])

@@ -25,12 +25,12 @@ def from_onnx(path_or_model: Any, node: str | None = None) -> Recurrent:
     Nodes that stand on one another, with nothing between them but what joins the directions (and dropout), are one
     layer of so many ``num_layers``. It is ``batch_first`` if the first node's X is the transpose of something, or its
     ``layout`` is 1; it has ``return_sequences=False`` if the last node's Y is not there. Initial states and lengths are
-    given in the call of the layer.
+    given in the call of the layer. Nodes of the same weights, as the branches of an If have them, count as one.
 
     Parameters
     ----------
     path_or_model : path or onnx.ModelProto
-        Weights must be constants.
+        Weights must be constants, or put together from constants.
     node : str, optional
         The name of one node, or of an output of it, that alone is meant; needed where there are several that do not
         stand on one another.
@@ -69,6 +69,8 @@ def from_onnx(path_or_model: Any, node: str | None = None) -> Recurrent:
         return layer_of(graph, nodes, [])
     links = {id(one): link for one in nodes if (link := graph.link(one)) is not None}
     tops = [one for one in nodes if all(link.below is not one for link in links.values())]
+    if not links and (layer := only_one(graph, nodes)) is not None:
+        return layer
     if len(tops) != 1:
         raise ValueError(f"node: expected which one is meant of {', '.join(map(title, nodes))}, which are no one chain")
     stack, between = tops, list[Link]()
@@ -77,6 +79,17 @@ def from_onnx(path_or_model: Any, node: str | None = None) -> Recurrent:
     if len(stack) != len(nodes):
         raise ValueError(f"node: expected which one is meant of {', '.join(map(title, nodes))}, which branch")
     return layer_of(graph, stack, between)
+
+
+def only_one(graph: Graph, nodes: list[Any]) -> Recurrent | None:
+    """The layer that every one of the nodes is, if they are one: the branches of an If have a copy each."""
+    first, *others = [layer_of(graph, [node], []) for node in nodes]
+    own = first.parameters()
+    for other in others:
+        same = other.parameters()
+        if repr(other) != repr(first) or any(a.tobytes() != same[name].tobytes() for name, a in own.items()):
+            return None
+    return first
 
 
 def loaded(onnx: Any, path_or_model: Any) -> Any:

@@ -40,6 +40,12 @@ KINDS = {
     **{"activations": "STRINGS", "direction": "STRING", "value": "TENSOR"},
 }
 
+#: what exporters put constants together with
+PUTS_TOGETHER = {
+    *("Cast", "Concat", "Constant", "DequantizeLinear", "Flatten", "Gather", "Identity"),
+    *("Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
+}
+
 #: more nodes than ever join one layer to the next
 MANY = 8
 
@@ -131,8 +137,35 @@ class Graph:
             raise ValueError(f"{title(node)}: {error}") from error
 
     def constant(self, node: Any, i: int) -> Array | None:
-        """The node's i-th input, if it has it and it is a constant."""
-        return self.constants.get(node.input[i]) if i < len(node.input) else None
+        """The node's i-th input, if it has it and it is a constant, or put together from constants."""
+        return self._value(node.input[i]) if i < len(node.input) else None
+
+    def _value(self, name: str) -> Array | None:
+        if name not in self.constants and (nodes := self._made_by(name)):
+            onnx, reference = needed("onnx", "onnx"), needed("onnx.reference", "onnx")
+            helper = onnx.helper
+            read = {one for node in nodes for one in node.input} & self.constants.keys()
+            constants = [onnx.numpy_helper.from_array(self.constants[one], one) for one in sorted(read)]
+            outputs = [helper.make_empty_tensor_value_info(name)]
+            graph = helper.make_graph(nodes, "constant", [], outputs, constants)
+            model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)])
+            (self.constants[name],) = reference.ReferenceEvaluator(model).run(None, {})
+        return self.constants.get(name)
+
+    def _made_by(self, name: str) -> list[Any]:
+        """The nodes that make it of constants, in order; none if it is made of anything else."""
+        made: list[Any] = []
+        names = [name]
+        while names:
+            one = names.pop()
+            if not one or one in self.constants:
+                continue
+            node = self.producers.get(one)
+            if node is None or node.op_type not in PUTS_TOGETHER or node.domain not in ("", "ai.onnx"):
+                return []
+            made.append(node)
+            names += node.input
+        return [node for node in self.nodes if any(node is one for one in made)]
 
     def integers(self, node: Any, attribute: str) -> list[int] | None:
         """What newer operators have as their second input, and older ones as an attribute."""

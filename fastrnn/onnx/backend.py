@@ -16,13 +16,29 @@ _Backend: Any = _base.Backend
 
 
 class Prepared(_BackendRep):  # type: ignore[misc]  # Any: onnx need not be installed where types are checked
-    """A model that is ready to run, as often as you like: its weights are packed."""
+    """A model that is ready to run, as often as you like: its weights are packed. Made by `prepare`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Every output of the model, from its inputs in their order, or by name."""
+        """Run the model.
+
+        Parameters
+        ----------
+        inputs : sequence of arrays, or dict of arrays
+            In the order of the model's inputs, or by name.
+
+        Returns
+        -------
+        tuple of arrays
+            Every output of the model, in its order.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For another number of inputs or another name, and for what a node refuses.
+        """
         refuse(kwargs)
         names = self._session.input_names
         if not isinstance(inputs, dict):
@@ -37,12 +53,38 @@ class Backend(_Backend):  # type: ignore[misc]
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
-        """Whether it is a CPU."""
+        """Whether `prepare` takes this device.
+
+        Parameters
+        ----------
+        device : str
+            As the onnx package writes it: "CPU", "CUDA:1", ...
+
+        Returns
+        -------
+        bool
+            True for a CPU.
+        """
         return device.partition(":")[0] == "CPU"
 
     @classmethod
     def is_compatible(cls, model: Any, device: str = "CPU", **kwargs: Any) -> bool:
-        """Whether `prepare` takes this model on this device."""
+        """Whether `prepare` takes this model on this device.
+
+        Parameters
+        ----------
+        model : path, bytes or onnx.ModelProto
+        device : str
+
+        Returns
+        -------
+        bool
+
+        Raises
+        ------
+        TypeError, onnx.checker.ValidationError
+            For what is no model at all, or not valid ONNX.
+        """
         refuse(kwargs)
         try:
             cls.prepare(model, device)
@@ -53,6 +95,18 @@ class Backend(_Backend):  # type: ignore[misc]
     @classmethod
     def prepare(cls, model: Any, device: str = "CPU", **kwargs: Any) -> Prepared:
         """Check a model and pack its weights.
+
+        Parameters
+        ----------
+        model : path, bytes or onnx.ModelProto
+            Of RNN, GRU and LSTM nodes alone.
+        device : str
+            "CPU".
+
+        Returns
+        -------
+        Prepared
+            Whose ``run`` takes inputs and gives outputs.
 
         Raises
         ------
@@ -75,12 +129,77 @@ class Backend(_Backend):  # type: ignore[misc]
         return Prepared(session)
 
     @classmethod
+    def run_model(cls, model: Any, inputs: Any, device: str = "CPU", **kwargs: Any) -> tuple[Any, ...]:
+        """Run a model once; `prepare` it to run it more often.
+
+        Parameters
+        ----------
+        model : path, bytes or onnx.ModelProto
+            Of RNN, GRU and LSTM nodes alone.
+        inputs : sequence of arrays, or dict of arrays
+            In the order of the model's inputs, or by name.
+        device : str
+            "CPU".
+
+        Returns
+        -------
+        tuple of arrays
+            Every output of the model, in its order.
+
+        Raises
+        ------
+        NotImplementedError, onnx.checker.ValidationError
+            As `prepare`.
+        TypeError, ValueError
+            For inputs that do not fit.
+
+        Examples
+        --------
+        >>> import numpy as np, fastrnn, fastrnn.onnx
+        >>> from onnx import TensorProto, helper
+        >>> node = helper.make_node("GRU", ["X", "W", "R"], ["", "Y_h"])
+        >>> inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 3) for name in "XWR"]
+        >>> output = helper.make_tensor_value_info("Y_h", TensorProto.FLOAT, [None] * 3)
+        >>> opset = [helper.make_opsetid("", 14)]
+        >>> model = helper.make_model(helper.make_graph([node], "one", inputs, [output]), opset_imports=opset)
+        >>> X, W, R = (np.ones(shape, np.float32) for shape in ((5, 2, 3), (1, 12, 3), (1, 12, 4)))
+        >>> (Y_h,) = fastrnn.onnx.run_model(model, [X, W, R])
+        >>> Y_h.shape
+        (1, 2, 4)
+        """
+        prepared: Prepared = cls.prepare(model, device, **kwargs)
+        return prepared.run(inputs)
+
+    @classmethod
     def run_node(
         cls, node: Any, inputs: Sequence[Any], device: str = "CPU", outputs_info: Any = None, **kwargs: Any
     ) -> tuple[Any, ...]:
-        """Run one node: every output that it has a name for, from its inputs in their order.
+        """Run one node.
 
-        Absent inputs are None, or left out. ``opset_version`` may be given, for onnx to check the node by.
+        Parameters
+        ----------
+        node : onnx.NodeProto
+            RNN, GRU or LSTM.
+        inputs : sequence of arrays
+            In the operator's order; what is absent is None, or left out.
+        device : str
+            "CPU".
+        outputs_info
+            Not used; it belongs to the interface.
+        **kwargs
+            ``opset_version``, for onnx to check the node by.
+
+        Returns
+        -------
+        tuple of arrays
+            Every output that the node has a name for.
+
+        Raises
+        ------
+        NotImplementedError
+            For another device.
+        TypeError, ValueError
+            For another node, attributes that mean nothing, and inputs that do not fit.
         """
         version = {"opset_version": kwargs.pop("opset_version")} if "opset_version" in kwargs else {}
         refuse(kwargs)
@@ -101,6 +220,14 @@ def runs_in_kernels(node: Any) -> bool:
 
     They do with the default activations (an RNN's may be Tanh, Relu, Sigmoid, or Affine with alpha 1 and beta 0) and
     without clip and input_forget, whatever else the node has.
+
+    Parameters
+    ----------
+    node : onnx.NodeProto
+
+    Returns
+    -------
+    bool
 
     Raises
     ------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
 from fastrnn.convert.onnx_graph import parsed
@@ -90,6 +90,20 @@ def expect_made(graph: Any) -> None:
         made.update(node.output)
     if strange := [value.name for value in graph.output if not value.name or value.name not in made]:
         raise ValueError(f"model: nothing makes its output {strange[0]!r}")
+
+
+def crossing(nodes: Iterable[Any], own: Container[int]) -> set[str]:
+    """What is made in one part and read in another, where the nodes of these ids are parts of their own."""
+    made: dict[str, int] = {}
+    crossed: set[str] = set()
+    part, after_own = 0, False
+    for node in nodes:
+        mine = id(node) in own
+        part += mine or after_own
+        after_own = mine
+        crossed |= {name for name in reads(node) if made.get(name, part) != part}
+        made |= dict.fromkeys(node.output, part)
+    return crossed
 
 
 class Whole:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,10 +104,12 @@ class Recurrent:
         x = rows(x.swapaxes(0, 1) if self.batch_first else x)
         T, B, _ = x.shape
         init = [self._state(name, s, (D, B, H), x.dtype) for name, s in (("initial_h", h), ("initial_c", c))]
-        y, by_direction = self._output(T, D, B, H, x.dtype)
         states = init[: 2 if self.op == "LSTM" else 1]
-        steps_of = checked_lengths(lengths, T, B, False, "sequence_lens")
         threads = checked_threads(backends.get_num_threads() if threads is None else threads)
+        if T == 1 and B and lengths is None and weights.steps:
+            return self._step(x, states, weights, threads)
+        y, by_direction = self._output(T, D, B, H, x.dtype)
+        steps_of = checked_lengths(lengths, T, B, False, "sequence_lens")
         calls = [
             call._replace(
                 x=x,
@@ -116,8 +120,21 @@ class Recurrent:
             )
             for d, call in enumerate(weights.calls)
         ]
-        final = [np.stack(s) for s in zip(*self._forward(calls, weights), strict=True)]
-        return y, *(s.swapaxes(0, 1) if self.batch_first else s for s in final)
+        results = self._forward(calls, weights)
+        final = [s[None] for s in results[0]] if D == 1 else [np.stack(s) for s in zip(*results, strict=True)]
+        return y, *self._laid_out(final)
+
+    def _step(self, x: Array, init: list[Array | None], weights: Weights, threads: int) -> tuple[Array, ...]:
+        """`run` of one step: what streams do, at a fraction of what laying out a call costs."""
+        step, states = weights.stepper(backends.current(), x.shape[1], threads)
+        for own, given in zip(states, init, strict=True):
+            own[...] = 0 if given is None else given
+        h = step(x[0])
+        return h[:, None, None] if self.batch_first else h[None, None], *self._laid_out([s.copy() for s in states])
+
+    def _laid_out(self, states: Iterable[Array]) -> list[Array]:
+        """From (D, B, H) to the node's layout."""
+        return [s.swapaxes(0, 1) if self.batch_first else s for s in states]
 
     def _forward(self, calls: list[Call], weights: Weights) -> list[Arrays]:
         """The final states of every direction; two that run in the kernels run side by side."""
@@ -190,6 +207,11 @@ class Weights:
     """A node's parameters in our order of gates, for each direction.
 
     With `keep` they are there to be used many times: they are packed for the kernels at the first.
+
+    Attributes
+    ----------
+    steps : bool
+        Whether there is a `stepper` for them.
     """
 
     def __init__(self, node: Recurrent, W: Any, R: Any, B: Any, P: Any, *, keep: bool = False) -> None:
@@ -236,6 +258,8 @@ class Weights:
             )
         self._keep = keep
         self._packed: dict[tuple[str, str], list[Any]] = {}
+        self.steps = keep and D == 1 and node.ways[0].step is None
+        self._own = threading.local()  # a stepper belongs to one thread at a time
 
     def packed(self, backend: Backend) -> list[Any]:
         """For each direction, for the backend in use."""
@@ -245,3 +269,16 @@ class Weights:
         if key not in self._packed:
             self._packed[key] = [backend.pack(call) for call in self.calls]
         return self._packed[key]
+
+    def stepper(self, backend: Backend, B: int, threads: int) -> tuple[Callable[[Array], Array], list[Array]]:
+        """For one step of B sequences: a function of x (B, I), and the states (1, B, H) that it reads and updates."""
+        key = (backend.name, backend.layout(), B, threads)
+        if getattr(self._own, "key", None) != key:
+            (call,), (packed,) = self.calls, self.packed(backend)
+            x, states = np.zeros((1, B, self.I), self.dtype), [np.zeros((1, B, self.H), self.dtype) for _ in call.init]
+            init = tuple([s[0] for s in states])
+            call = call._replace(x=x, init=init, reverse=False, threads=threads, packed=packed)
+            self._own.stepper = backend.stepper([call]).step, states
+            self._own.key = key
+        stepper: tuple[Callable[[Array], Array], list[Array]] = self._own.stepper
+        return stepper

@@ -12,6 +12,7 @@ from fastrnn.onnx.graph import (
     Engine,
     Whole,
     constant_nodes,
+    crossing,
     engine,
     expect_made,
     hidden,
@@ -99,6 +100,7 @@ class Session:
         nodes, tensors = list(model.graph.node), {tensor.name: tensor for tensor in model.graph.initializer}
         inputs = [value.name for value in model.graph.input]
         self.input_names = [name for name in inputs if name not in tensors]
+        self._needed = frozenset(self.input_names)
         self.output_names = [value.name for value in model.graph.output]
         # An initializer that is an input as well is a default; before IR 4 it was the way to write a constant.
         self._optional = {name for name in inputs if name in tensors and model.ir_version >= 4}
@@ -108,7 +110,7 @@ class Session:
         kept = self._optional.union(self.output_names, *(node.inputs.values() for node in own.values()))
         self._values = {name: array_of(tensors[name]) for name in kept & tensors.keys()}
         weights = {value for node in own.values() for name, value in node.inputs.items() if name in WEIGHTS}
-        made = constant_nodes(nodes, whole.constants, weights)
+        made = constant_nodes(nodes, whole.constants, weights | crossing(nodes, own))
         for part in self._parts(whole, made, {}, nodes):
             part.run(self._values)
             whole.add_constants({name: self._values[name] for name in part.outputs})
@@ -137,14 +139,18 @@ class Session:
         wanted = self.output_names if output_names is None else list(output_names)
         if strange := [name for name in wanted if name not in self.output_names]:
             raise ValueError(f"output_names: expected some of {self.output_names}, got {strange[0]!r}")
-        if strange := sorted(inputs.keys() - self._optional.union(self.input_names)):
-            raise ValueError(f"inputs: expected {', '.join(self.input_names)}, got {strange[0]!r}")
-        if missing := [name for name in self.input_names if name not in inputs]:
-            raise ValueError(f"inputs: expected {', '.join(self.input_names)}, without {missing[0]!r}")
+        if inputs.keys() != self._needed:
+            self._check_names(inputs)
         values = self._values | inputs
         for step in self._steps:
             step.run(values)
         return [values[name] for name in wanted]
+
+    def _check_names(self, inputs: Values) -> None:
+        if strange := sorted(inputs.keys() - self._optional - self._needed):
+            raise ValueError(f"inputs: expected {', '.join(self.input_names)}, got {strange[0]!r}")
+        if missing := [name for name in self.input_names if name not in inputs]:
+            raise ValueError(f"inputs: expected {', '.join(self.input_names)}, without {missing[0]!r}")
 
     def _placed(self, whole: Whole, nodes: list[Any]) -> dict[int, Recurrent]:
         """The nodes that fastrnn runs, by their id; `nodes` of the session says why not the others."""

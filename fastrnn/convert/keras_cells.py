@@ -1,0 +1,128 @@
+"""What Keras' recurrent layers mean here: x is (B, T, I), a kernel (I, G*H), and its GRU has z first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastrnn.cells import CELLS
+from fastrnn.convert import keras_files
+from fastrnn.convert.gates import reordered
+from fastrnn.convert.keras_files import Piece
+from fastrnn.convert.keras_options import ALONE, Taken, expect, flag, size, weights
+from fastrnn.convert.keras_weights import Config, count
+from fastrnn.convert.stack import Arrays, assembled
+from fastrnn.layers.recurrent import Recurrent
+from fastrnn.run import ACTIVATIONS, family
+
+FAMILIES = {"SimpleRNN": "rnn", "GRU": "gru", "LSTM": "lstm"}
+
+#: Keras 1 and 2 had layers for graphics cards alone, whose weights are laid out another way.
+CUDNN = {"CuDNNGRU": "GRU", "CuDNNLSTM": "LSTM"}
+
+MERGES = {"concat": "concat", "sum": "sum", "mul": "mul", "ave": "average", None: None}
+
+
+def one_direction(piece: Piece, taken: Taken) -> Recurrent:
+    piece = of_graphics_card(piece)
+    cell, options = checked_cell(piece, taken, backwards=False)
+    return assembled(piece.title, cell, [parts(piece, cell)], False, **options)
+
+
+def two_directions(piece: Piece, taken: Taken) -> Recurrent:
+    expect(piece, taken)
+    merge = piece.config.get("merge_mode", "concat")
+    if not isinstance(merge, str | None) or merge not in MERGES:
+        raise ValueError(f"{piece.title}: merge_mode: expected one of {', '.join(map(repr, MERGES))}, got {merge!r}")
+    half = len(piece.weights) // 2
+    forward = one_of(keras_files.inner(piece, "layer", piece.weights[:half]))
+    cell, options = checked_cell(forward, taken, backwards=False)
+    key = "layer" if piece.config.get("backward_layer") is None else "backward_layer"
+    backward = one_of(keras_files.inner(piece, key, piece.weights[half:]))
+    if key == "backward_layer" and (other := checked_cell(backward, taken, backwards=True)) != (cell, options):
+        raise ValueError(f"{backward.title}: expected the options of {forward.title}, {cell, options}, got {other}")
+    both = [parts(forward, cell), parts(backward, cell)]
+    return assembled(piece.title, cell, both, True, merge=MERGES[merge], **options)
+
+
+def one_of(piece: Piece) -> Piece:
+    """The layer of one cell that a Bidirectional wraps."""
+    if piece.kind != "RNN":
+        return of_graphics_card(piece)
+    found = cells(piece)
+    if len(found) != 1:
+        raise ValueError(f"{piece.title}: cell: expected one in a Bidirectional, got {len(found)}")
+    return found[0]
+
+
+def checked_cell(piece: Piece, taken: Taken, backwards: bool) -> tuple[str, dict[str, Any]]:
+    """The name of our cell, and the layer's options."""
+    if piece.kind not in FAMILIES:
+        raise ValueError(f"{piece.title}: expected one of {', '.join(FAMILIES)}")
+    plain: tuple[Any, ...] = ("tanh",)
+    if piece.kind == "SimpleRNN":
+        plain = tuple("linear" if name == "identity" else name for name in ACTIVATIONS)
+    config = expect(piece, taken, activation=plain, recurrent_activation=("sigmoid",), go_backwards=(backwards,))
+    chosen = config.get("activation", "tanh")
+    after = flag(piece, "reset_after", False)  # what it was before Keras had the option
+    cell = {
+        "lstm": "lstm",
+        "gru": "gru_after" if after else "gru_before",
+        "rnn": f"rnn_{'identity' if chosen == 'linear' else chosen}",
+    }[FAMILIES[piece.kind]]
+    return cell, {"batch_first": True, "return_sequences": flag(piece, "return_sequences", False)}
+
+
+def parts(piece: Piece, cell: str) -> Arrays:
+    """W, U, b, b_rec of one direction."""
+    H, kind = size(piece, "units"), family(cell)
+    GH = CELLS[cell].G * H
+    bias = [("bias", (2, GH) if cell == "gru_after" else (GH,))] if flag(piece, "use_bias", True) else []
+    arrays = weights(piece, ("kernel", (None, GH)), ("recurrent_kernel", (H, GH)), *bias)
+    W, U, *b = [reordered(a, kind, "keras", "fastrnn", axis=-1) for a in arrays]
+    biases = np.atleast_2d(*b) if b else []
+    return {"W": W.T, "U": U.T} | dict(zip(("b", "b_rec"), biases, strict=False))
+
+
+def of_graphics_card(piece: Piece) -> Piece:
+    """A CuDNN layer as the one that Keras would load its weights into; another layer as it is.
+
+    Of each gate the kernel (I, H) is stored as (H, I), and the recurrent kernel is transposed. There are two biases, of
+    which an LSTM has the sum.
+    """
+    if piece.kind not in CUDNN:
+        return piece
+    kind, H = CUDNN[piece.kind], size(piece, "units")
+    G = CELLS["lstm" if kind == "LSTM" else "gru_after"].G
+    shapes = ("kernel", (None, G * H)), ("recurrent_kernel", (H, G * H)), ("bias", (2 * G * H,))
+    kernel, recurrent_kernel, bias = weights(piece, *shapes)
+    arrays = [
+        np.hstack([gate.reshape(H, -1).T for gate in np.split(kernel, G, axis=1)]),
+        np.hstack([gate.T for gate in np.split(recurrent_kernel, G, axis=1)]),
+        bias.reshape(2, -1).sum(axis=0) if kind == "LSTM" else bias.reshape(2, -1),
+    ]
+    return Piece(kind, piece.config | ({"reset_after": True} if kind == "GRU" else {}), arrays)
+
+
+def cells(piece: Piece) -> list[Piece]:
+    """A layer for each cell of an RNN; all but the last one give every step to the one above."""
+    cell = keras_files.inner(piece, "cell", piece.weights)
+    inside = [cell]
+    if cell.kind == "StackedRNNCells":
+        inside, left = [], piece.weights
+        for own in cell.config.get("cells") or []:
+            n = count(own)
+            inside.append(keras_files.wrapped(cell, "cells", own, left[:n]))
+            left = left[n:]
+    options = {key: value for key, value in piece.config.items() if key != "cell"}
+    found = []
+    for i, one in enumerate(inside):
+        kind = one.kind.removesuffix("Cell")
+        if kind not in FAMILIES or kind == one.kind:
+            wanted = ", ".join(f"{known}Cell" for known in FAMILIES)
+            raise ValueError(f"{piece.title}: cell: expected one of {wanted}, got {one.kind}; {ALONE}")
+        changes: Config = {"return_sequences": True} if i < len(inside) - 1 else {}
+        changes |= {"trainable": False} if one.config.get("trainable") is False else {}
+        found.append(Piece(kind, one.config | options | changes, one.weights))
+    return found

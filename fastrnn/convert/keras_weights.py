@@ -1,0 +1,227 @@
+"""Where the weights of a Keras model are: in layers that are there, or in one of two kinds of HDF5 files.
+
+In model.weights.h5 of a `.keras` file each layer's variables are numbered; in an older `.h5` each layer has a list of
+names. Links out of a file are not followed, and nothing is read that the file does not hold.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from fastrnn.cells import Array
+from fastrnn.extras import needed
+
+Config = dict[str, Any]
+
+MODELS = ("Sequential", "Functional", "Model")
+
+#: whose classes are Keras' own, or have the options of Keras' own
+PACKAGES = ("keras", "tf_keras", "tensorflow", "fastrnn")
+
+#: How many weights a layer has beside its bias. Of those with others it is not known, and they have no counterpart.
+COUNTS = {
+    **dict.fromkeys(("SimpleRNN", "GRU", "LSTM", "SimpleRNNCell", "GRUCell", "LSTMCell", "CuDNNGRU", "CuDNNLSTM"), 2),
+    **{"Dense": 1, "Embedding": 1},
+}
+
+
+class Store(Protocol):
+    """Where the weights of a model are, or of a layer."""
+
+    def parts(self, layers: list[Config]) -> list[Store]:
+        """Of a model: those of its layers, which are given in the model's order."""
+        ...
+
+    def arrays(self, layer: Config) -> list[Array]:
+        """Of a layer: its weights in Keras' order."""
+        ...
+
+
+class Live:
+    """A `Store`: a model, or a layer, that is there."""
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+
+    def parts(self, layers: list[Config]) -> list[Store]:
+        own = {layer.name: layer for layer in self._layer.layers}
+        return [Live(own.get(name(one))) for one in layers]
+
+    def arrays(self, layer: Config) -> list[Array]:
+        return [] if self._layer is None else [np.asarray(a) for a in self._layer.get_weights()]
+
+
+class Numbered:
+    """A `Store`: model.weights.h5. A group has its layer's name as an attribute, or is called by class and number."""
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+
+    def parts(self, layers: list[Config]) -> list[Store]:
+        root = next((r for r in ("layers", "_layer_checkpoint_dependencies") if r in self._group), None)
+        return [Numbered(group) for group in self._groups(root, layers)]
+
+    def arrays(self, layer: Config) -> list[Array]:
+        return [] if self._group is None else list(self._below(layer))
+
+    def _below(self, layer: Config) -> Iterator[Array]:
+        """Its own variables, and those of the layers and cells in it."""
+        if "vars" in self._group:
+            own = item(self._group, "vars")
+            yield from (values(item(own, str(i))) for i in range(len(own)))
+        for part in ("cell", "forward_layer", "backward_layer", "layer"):
+            if part in self._group:
+                wrapped = layer["config"].get("cell" if part == "cell" else "layer", layer)
+                yield from Numbered(item(self._group, part))._below(wrapped)
+        if "cells" in self._group:
+            for group in self._groups("cells", layer["config"]["cells"]):
+                yield from Numbered(group).arrays(layer)
+
+    def _groups(self, root: str | None, layers: list[Config]) -> list[Any]:
+        """The group of each of these layers, or None where it has none."""
+        groups = {} if root is None else {key: item(self._group, f"{root}/{key}") for key in self._group[root]}
+        named = {group["vars"].attrs.get("name"): group for group in groups.values() if "vars" in group}
+        seen: Counter[str] = Counter()
+        found = []
+        for one in layers:
+            snake = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<!^)(?=[A-Z][a-z])", "_", one["class_name"]).lower()
+            counted = f"{snake}_{seen[snake]}" if seen[snake] else snake
+            seen[snake] += 1
+            found.append(named.get(name(one), groups.get(counted)))
+        return found
+
+
+class Named:
+    """A `Store`: an `.h5` file, where each layer has a list of the names of its weights."""
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+
+    def parts(self, layers: list[Config]) -> list[Store]:
+        return [Listed(one, self._arrays(name(one))) for one in layers]
+
+    def arrays(self, layer: Config) -> list[Array]:
+        return []
+
+    def _arrays(self, layer: str) -> list[Array]:
+        if layer not in self._group:
+            return []
+        group = item(self._group, layer)
+        names = [n.decode() if isinstance(n, bytes) else str(n) for n in group.attrs["weight_names"]]
+        return [values(item(group, one)) for one in names]
+
+
+class Listed:
+    """A `Store`: arrays of a layer, or of all layers inside a model, of which those that are not trained come last."""
+
+    def __init__(self, layer: Config, arrays: list[Array]) -> None:
+        self._layer, self._arrays = layer, arrays
+
+    def parts(self, layers: list[Config]) -> list[Store]:
+        owned: dict[int, list[Array]] = {}
+        left = self._arrays
+        for one in inside(self._layer):
+            owned[id(one)], left = left[: count(one)], left[count(one) :]
+        if left:
+            whose = f"layer {name(self._layer)!r} ({self._layer['class_name']})"
+            raise ValueError(f"{whose}: it is not known to which of its layers {len(left)} weights belong")
+        return [Listed(one, [a for leaf in inside(one) for a in owned[id(leaf)]]) for one in layers]
+
+    def arrays(self, layer: Config) -> list[Array]:
+        return self._arrays
+
+
+def inside(layer: Config) -> list[Config]:
+    """The layers of a model, as far down as there are models, those that are not trained last; or the layer itself."""
+    return sorted(leaves(layer), key=frozen)
+
+
+def leaves(layer: Config) -> Iterator[Config]:
+    if not is_model(layer):
+        yield layer
+        return
+    for one in layers_of(layer):
+        yield from leaves(one)
+
+
+def frozen(layer: Config) -> bool:
+    configs = [layer["config"], (layer["config"].get("layer") or {}).get("config") or {}]
+    return any(config.get("trainable") is False for config in configs)
+
+
+def count(layer: Config) -> int:
+    """How many weights a layer or a cell has."""
+    kind, config = layer["class_name"], layer["config"]
+    if kind in ("Bidirectional", "TimeDistributed"):
+        return (2 if kind == "Bidirectional" else 1) * count(config["layer"])
+    if kind == "RNN":
+        return count(config["cell"])
+    if kind == "StackedRNNCells":
+        return sum(count(cell) for cell in config["cells"])
+    biased = kind in COUNTS and kind != "Embedding" and config.get("use_bias", True) is not False
+    return COUNTS.get(kind, 0) + biased
+
+
+def layers_of(model: Config) -> list[Config]:
+    """In the model's order, which need not be that in which they are applied."""
+    kind, config = model["class_name"], model["config"]
+    if kind not in MODELS:
+        raise ValueError(f"model: expected a Sequential or functional model, got {kind!r:.80}")
+    layers: list[Config] = config if isinstance(config, list) else config["layers"]  # a list in Keras before 2.2
+    for one in layers:
+        if not isinstance(one["class_name"], str) or not isinstance(one["config"], dict | list):
+            raise TypeError(f"expected a class and a configuration of each layer, got {one!r:.80}")
+        package = str(one.get("module") or "keras").partition(".")[0]
+        if package not in PACKAGES:
+            raise ValueError(f"layer {name(one)!r} ({one['class_name']} of {package}): has no counterpart")
+    return layers
+
+
+def is_model(layer: Config) -> bool:
+    return layer["class_name"] in MODELS
+
+
+def name(layer: Config) -> str:
+    config = layer["config"]
+    return str((config if isinstance(config, dict) else {}).get("name", layer.get("name")))
+
+
+def plain(layer: Any) -> Any:
+    """Its configuration as a file would have it: tuples are lists."""
+    return json.loads(json.dumps(layer.get_config(), default=str))
+
+
+def expect_groups(file: Any) -> None:
+    """A ValueError, unless there are groups wherever groups are looked for: arrays have a place of their own."""
+    h5py = needed("h5py", "keras-files")
+
+    def look(path: str, found: Any) -> None:
+        top, *below = path.split("/")
+        of_layers = top in ("layers", "_layer_checkpoint_dependencies") and below[-2:-1] != ["vars"]
+        if isinstance(found, h5py.Dataset) and (of_layers or (top == "model_weights" and len(below) < 2)):
+            raise ValueError(f"path: {path} is an array of shape {found.shape}, expected a group")
+
+    file.visititems(look)
+
+
+def item(group: Any, path: str) -> Any:
+    """A member of the group, of this very file."""
+    h5py = needed("h5py", "keras-files")
+    for part in path.split("/"):
+        if not isinstance(group.get(part, getlink=True), h5py.HardLink):
+            raise ValueError(f"path: {path} in {group.name} is a link, which is not followed")
+        group = group[part]
+    return group
+
+
+def values(dataset: Any) -> Array:
+    """What is stored, if it is in the file; Keras neither compresses nor scatters."""
+    if dataset.id.get_storage_size() != dataset.nbytes or dataset.external or dataset.is_virtual:
+        raise ValueError(f"path: {dataset.name} of shape {dataset.shape} is not stored in the file")
+    return np.asarray(dataset[()])

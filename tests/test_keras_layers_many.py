@@ -1,0 +1,314 @@
+"""`fastrnn.keras` against Keras' own layers, on its torch backend."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from problems import Arrays
+from tolerance import assert_close
+
+hypothesis = pytest.importorskip("hypothesis")
+
+from hypothesis import strategies as st  # noqa: E402
+
+# Keras' variables do not know NumPy 2's __array__(copy=).
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+#: Keras multiplies float64 matrices in float32, except where it has a shortcut for sequences without a mask.
+FLOAT32 = 5e-6
+LEAST = 0.1  # what rounding in the middle of a sum of numbers of about 1 is relative to
+
+LAYERS = ("SimpleRNN", "GRU", "LSTM")
+T, B, I, H = 9, 5, 3, 7
+
+
+@pytest.fixture(scope="module")
+def keras(oracle: Callable[[str], Any]) -> Any:
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    oracle("torch")
+    return oracle("keras")
+
+
+@pytest.fixture(scope="module")
+def ours(keras: Any) -> Any:
+    import fastrnn.keras
+
+    return fastrnn.keras
+
+
+def pair(keras: Any, ours: Any, name: str, **options: Any) -> tuple[Any, Any]:
+    """Keras' layer and ours with its weights, none of them zero."""
+    both = [getattr(module, name)(H, dtype="float64", **options) for module in (keras.layers, ours)]
+    for layer in both:
+        layer.build((B, T, I))
+    rng = np.random.default_rng(0)
+    weights = [rng.uniform(-0.6, 0.6, w.shape) for w in both[0].get_weights()]
+    for layer in both:
+        layer.set_weights(weights)
+    return both[0], both[1]
+
+
+def outputs_and_gradients(layer: Any, x: np.ndarray, mask: Any, initial: list[np.ndarray]) -> Arrays:
+    """Every output of two calls in a row, and the gradient of a random sum of those of the second."""
+    import torch
+
+    leaves = [torch.tensor(a, requires_grad=True) for a in (x, *initial)]
+    given: dict[str, Any] = {} if mask is None else {"mask": torch.tensor(mask)}
+    given |= {"initial_state": leaves[1:]} if initial else {}
+    named, loss, rng = {}, 0, np.random.default_rng(1)
+    for call in range(2):
+        results = layer(leaves[0], **given)
+        for k, y in enumerate(results if isinstance(results, tuple | list) else [results]):
+            named[f"{call}.{k}"] = y.detach().numpy().copy()
+            if call:
+                loss = loss + (y * torch.tensor(rng.standard_normal(tuple(y.shape)))).sum()
+    leaves += [variable.value for variable in layer.trainable_variables]
+    gradients = torch.autograd.grad(loss, leaves)
+    return named | {f"d{k}": g.numpy() for k, g in enumerate(gradients)}
+
+
+def masks() -> dict[str, np.ndarray | None]:
+    lengths = np.array([9, 4, 1, 0, 6])
+    right = np.arange(T) < lengths[:, None]
+    return {
+        "none": None,
+        "right": right,
+        "left": right[:, ::-1].copy(),
+        "holes": np.random.default_rng(2).random((B, T)) < 0.6,
+    }
+
+
+@pytest.mark.parametrize("mask", masks())
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("seed", range(3))
+def test_outputs_and_gradients(seed: int, name: str, mask: str, keras: Any, ours: Any) -> None:
+    """Options at random."""
+    rng = np.random.default_rng([seed, len(mask)])
+    names = ("return_sequences", "return_state", "go_backwards", "stateful", "use_bias", "zero_output_for_mask")
+    options: dict[str, Any] = {option: bool(rng.integers(2)) for option in names}
+    if name == "SimpleRNN":
+        options["activation"] = ["tanh", "relu", "sigmoid", "linear"][rng.integers(4)]
+    if name == "GRU":
+        options["reset_after"] = bool(rng.integers(2))
+    # Keras' shortcut for what has no mask forgets to copy the states, which it then overwrites.
+    options["stateful"] &= mask != "none" or name == "SimpleRNN"
+    states = 0 if options["stateful"] or rng.integers(2) else 2 if name == "LSTM" else 1
+    initial = [rng.standard_normal((B, H)) for _ in range(states)]
+    x = rng.standard_normal((B, T, I))
+    theirs, mine = pair(keras, ours, name, **options)
+    expected = outputs_and_gradients(theirs, x, masks()[mask], initial)
+    assert_close(outputs_and_gradients(mine, x, masks()[mask], initial), expected, FLOAT32)
+
+
+@st.composite
+def cases(draw: Any) -> dict[str, Any]:
+    """Arguments of a constructor and of a call."""
+    name = draw(st.sampled_from(LAYERS))
+    flags = ("return_sequences", "return_state", "go_backwards", "stateful", "use_bias", "zero_output_for_mask")
+    options: dict[str, Any] = {flag: draw(st.booleans()) for flag in (*flags, "unroll")}
+    options["implementation"] = draw(st.sampled_from([1, 2]))
+    if name == "SimpleRNN":
+        del options["implementation"]
+        options["activation"] = draw(st.sampled_from(["tanh", "relu", "sigmoid", "linear"]))
+    if name == "GRU":
+        options["reset_after"] = draw(st.booleans())
+    merge = draw(st.sampled_from(["one way", "concat", "sum", "mul", "ave", None]))
+    mask = draw(st.sampled_from(["none", "right", "left", "holes"]))
+    # Keras' shortcut for what has no mask forgets to copy the states, which it then overwrites.
+    options["stateful"] &= mask != "none" or name == "SimpleRNN"
+    options["go_backwards"] &= merge == "one way"
+    options["return_state"] &= merge == "one way" or not options["stateful"]  # Keras' Bidirectional fails with both
+    sizes = [draw(st.integers(1, most)) for most in (6, 4, 4, 5)]
+    states = not options["stateful"] and draw(st.booleans())
+    return {"name": name, "options": options, "merge": merge, "mask": mask, "sizes": sizes, "states": states} | {
+        "seed": draw(st.integers(0, 2**32 - 1))
+    }
+
+
+@hypothesis.settings(max_examples=600, deadline=None, database=None)
+@hypothesis.given(case=cases())
+def test_any_arguments(case: dict[str, Any], keras: Any, ours: Any) -> None:
+    """Any constructor, sizes, mask and initial states: every output, and every gradient."""
+    (T, B, I, H), name, rng = case["sizes"], case["name"], np.random.default_rng(case["seed"])
+    both = []
+    for module in (keras.layers, ours):
+        own = {"unroll": False} if module is keras.layers else {}  # Keras on torch fails to unroll with a mask
+        layer = getattr(module, name)(H, dtype="float64", **case["options"] | own)
+        if case["merge"] != "one way":
+            layer = keras.layers.Bidirectional(layer, merge_mode=case["merge"], dtype="float64")
+        layer.build((B, T, I))
+        both.append(layer)
+    weights = [rng.uniform(-0.6, 0.6, w.shape) for w in both[0].get_weights()]
+    for layer in both:
+        layer.set_weights(weights)
+    lengths = rng.integers(0, T + 1, B)
+    right = np.arange(T) < lengths[:, None]
+    masks = {"none": None, "right": right, "left": right[:, ::-1].copy(), "holes": rng.random((B, T)) < 0.6}
+    count = (2 if name == "LSTM" else 1) * (1 if case["merge"] == "one way" else 2) * case["states"]
+    given = rng.standard_normal((B, T, I)), masks[case["mask"]], [rng.standard_normal((B, H)) for _ in range(count)]
+    expected, got = (outputs_and_gradients(layer, *given) for layer in both)
+    assert got.keys() == expected.keys()
+    for name, a in expected.items():  # of a tensor of few elements all may be small by luck, and Keras' rounding is not
+        assert got[name].shape == a.shape
+        assert np.linalg.norm(got[name] - a) <= FLOAT32 * max(np.linalg.norm(a), LEAST), name
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_half_precision(name: str, policy: str, keras: Any, ours: Any) -> None:
+    """The kernels compute in float32 what Keras rounds at every step; what comes out has Keras' type."""
+    import torch
+
+    x = np.random.default_rng(7).standard_normal((B, T, I)).astype(np.float32)
+    layers = [getattr(module, name)(H, return_sequences=True, dtype=policy) for module in (keras.layers, ours)]
+    gradients = []
+    for layer in layers:
+        layer.build((B, T, I))
+        layer.set_weights(layers[0].get_weights())
+        y = layer(x)
+        assert y.dtype == (torch.float16 if policy == "mixed_float16" else torch.bfloat16)
+        (dW,) = torch.autograd.grad(y.sum(), layer.trainable_variables[0].value)
+        gradients.append([a.detach().float().numpy() for a in (y, dW)])
+    for expected, got in zip(*gradients, strict=True):
+        assert_close({"": got}, {"": expected}, 0.02)
+
+
+def test_no_gradient_of_a_gradient(ours: Any) -> None:
+    import torch
+
+    x = torch.ones((2, 3, 4), requires_grad=True)
+    (dx,) = torch.autograd.grad(ours.GRU(5)(x).sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match=r"double backward: fastrnn has no gradient of a gradient"):
+        dx.sum().backward()
+
+
+def test_on_the_cpu_alone(ours: Any) -> None:
+    import torch
+
+    layer = ours.LSTM(4)
+    assert layer.use_cudnn is False  # which a Bidirectional hands on
+    elsewhere = SimpleNamespace(device=torch.device("cuda:0"))
+    with pytest.raises(ValueError, match="sequences: fastrnn runs on the CPU, got a tensor on cuda:0"):
+        layer.inner_loop(elsewhere, None, None)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_in_a_time_distributed(name: str, keras: Any, ours: Any) -> None:
+    x = np.random.default_rng(8).standard_normal((2, 4, T, I)).astype(np.float32)
+    layers = [keras.layers.TimeDistributed(getattr(module, name)(H)) for module in (keras.layers, ours)]
+    for layer in layers:
+        layer.build(x.shape)
+        layer.set_weights(layers[0].get_weights())
+    expected, got = (layer(x).detach().numpy() for layer in layers)
+    assert_close({"y": got}, {"y": expected}, FLOAT32)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_state_is_not_overwritten_before_backward(name: str, keras: Any, ours: Any) -> None:
+    """A stateful layer starts from its state, and its gradient is that of what it started from."""
+    import torch
+
+    x = np.random.default_rng(3).standard_normal((B, T, I))
+    _, free = pair(keras, ours, name, return_state=True)
+    _, stateful = pair(keras, ours, name, stateful=True)
+    _, *state = free(x)
+    stateful(x)
+    expected, got = free(x, initial_state=[s.detach() for s in state])[0], stateful(x)
+    kernels = [layer.trainable_variables[1].value for layer in (free, stateful)]
+    exact, dU = (torch.autograd.grad((y**2).sum(), U)[0].numpy() for y, U in zip((expected, got), kernels, strict=True))
+    assert_close({"dU": dU}, {"dU": exact})
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_training(name: str, keras: Any, ours: Any) -> None:
+    """A model with an embedding that masks and two directions learns in the same steps."""
+    rng = np.random.default_rng(4)
+    words, classes = rng.integers(0, 11, (20, T)), rng.integers(0, 2, 20)
+    losses, start = [], None
+    for layer in (getattr(keras.layers, name), getattr(ours, name)):
+        model = keras.Sequential(
+            [
+                keras.Input((T,)),
+                keras.layers.Embedding(11, 6, mask_zero=True),
+                keras.layers.Bidirectional(layer(H)),
+                keras.layers.Dense(1),
+            ]
+        )
+        start = model.get_weights() if start is None else start
+        model.set_weights(start)
+        model.compile(keras.optimizers.Adam(0.01), "mse")
+        losses.append(model.fit(words, classes, epochs=3, batch_size=8, shuffle=False, verbose=0).history["loss"])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    assert losses[1][-1] < losses[1][0]
+
+
+def test_dropout_of_inputs(keras: Any, ours: Any) -> None:
+    """In training the kept inputs are scaled up; a call without it is as ever."""
+    theirs, mine = pair(keras, ours, "LSTM", dropout=0.5, seed=1)
+    x = np.random.default_rng(5).standard_normal((B, T, I))
+    assert_close({"y": mine(x).detach().numpy()}, {"y": theirs(x).detach().numpy()})
+    assert_close({"y": mine(x, training=True).detach().numpy()}, {"y": theirs(x, training=True).detach().numpy()})
+    assert not np.allclose(mine(x, training=True).detach(), mine(x).detach())
+
+
+def test_a_model_goes_to_a_file_and_back(keras: Any, ours: Any, tmp_path: Path) -> None:
+    sequential = [keras.Input((T, I)), ours.GRU(H, return_sequences=True), keras.layers.Bidirectional(ours.LSTM(H))]
+    model = keras.Sequential(sequential)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    x = np.random.default_rng(6).standard_normal((B, T, I)).astype(np.float32)
+    assert type(again.layers[0]) is ours.GRU
+    assert np.array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("LSTM", {"recurrent_dropout": 0.1}, r"recurrent_dropout: fastrnn has none; expected 0, got 0\.1"),
+        ("GRU", {"activation": "relu"}, "activation: expected tanh, got 'relu'"),
+        (
+            "LSTM",
+            {"recurrent_activation": "hard_sigmoid"},
+            "recurrent_activation: expected sigmoid, got 'hard_sigmoid'",
+        ),
+        ("SimpleRNN", {"activation": "elu"}, "activation: expected tanh or relu or sigmoid or linear, got 'elu'"),
+        ("GRU", {"use_cudnn": True}, 'use_cudnn: fastrnn runs on the CPU; expected "auto" or False, got True'),
+    ],
+)
+def test_what_is_refused(name: str, options: dict[str, Any], message: str, ours: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        getattr(ours, name)(H, **options)
+
+
+def test_weights_changed_before_backward(keras: Any, ours: Any) -> None:
+    """Autograd's own error, as of any layer."""
+    import torch
+
+    _, mine = pair(keras, ours, "LSTM")
+    y = mine(np.ones((B, T, I)))
+    with torch.no_grad():
+        mine.trainable_variables[0].value.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_other_backends(oracle: Callable[[str], Any], python: Callable[..., CompletedProcess[str]]) -> None:
+    oracle("jax")
+    oracle("keras")
+    done = python("-c", "import fastrnn.keras", KERAS_BACKEND="jax")
+    assert done.stderr.splitlines()[-1] == "ImportError: fastrnn.keras needs KERAS_BACKEND=torch, got 'jax'"
+
+
+@pytest.mark.parametrize("module", ["keras"])
+def test_docstrings(module: str, ours: Any) -> None:
+    failed, attempted = doctest.testmod(importlib.import_module(f"fastrnn.{module}"))
+    assert (attempted > 0, failed) == (True, 0)
