@@ -3,7 +3,9 @@
 #
 #   native   every instruction set that this machine runs
 #   neon     cross-compiled for AArch64, under QEMU       (gcc-aarch64-linux-gnu, qemu-user)
-#   asan     native, with -fsanitize=address,undefined    tsan     native, with -fsanitize=thread
+#   asan     native, with -fsanitize=address,undefined; fewer problems, as neon and the following have them
+#   tsan     native, with -fsanitize=thread; what runs on several threads
+#   valgrind memcheck of the baseline: it does not know all of AVX-512                                    (valgrind)
 #
 # Needs CMake, and a Python with NumPy: $PYTHON, or python3. Builds in $BUILD, or in a directory that goes at the end.
 set -euo pipefail
@@ -13,7 +15,7 @@ build=${BUILD:-$(mktemp -d)}
 mkdir -p "$build"
 [[ -v BUILD ]] || trap 'rm -rf "$build"' EXIT
 
-options=() emulator=() selection=() part=() # `valgrind` is memcheck of the baseline: it does not know all of AVX-512
+options=() emulator=() selection=() part=()
 case ${1:-native} in
     native) ;;
     neon)
