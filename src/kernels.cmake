@@ -1,5 +1,8 @@
 # The C core as the library `fastrnn_core`; included by the extension's CMakeLists.txt and by tests/c's.
 
+if(MSVC)
+  message(FATAL_ERROR "The kernels are GNU C with POSIX threads: build them with MinGW-w64's GCC or Clang")
+endif()
 find_package(Threads REQUIRED)
 
 # What is compiled once per (dtype, instruction set). A new cell is one line here.
