@@ -1,11 +1,12 @@
 """Which implementations the tests run over, and what may be missing.
 
 An implementation is a backend and, for the native one, an instruction set: numpy, numba, native-x86-64-v3, ...
-A test asks for one of three fixtures and is repeated over its implementations, which are in use while it runs:
+A test asks for one of four fixtures and is repeated over its implementations, which are in use while it runs:
 
     implementation   every one
     fast             all but numpy, the reference that they are compared with
     native           the native backend's instruction sets
+    backend          native with its best instruction set, and numpy: what no kernel decides is tried once in each
 
 What a user has not installed skips the tests that need it. CI asks for everything: `--require-native` and
 `--require-oracles` fail instead of skipping.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -59,6 +61,13 @@ def native(implementation: str) -> str:
     return implementation
 
 
+@pytest.fixture(params=[name for name in ("native", "numpy") if name in available_backends()])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    with using(request.param) as name:
+        yield name
+
+
+@pytest.hookimpl(trylast=True)  # the innermost loop, so that a problem's solution serves all implementations
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     wanted = {
         "native": lambda name: name.startswith("native"),
@@ -76,6 +85,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastrnn")
     group.addoption("--require-native", action="store_true", help="fail if the compiled extension is missing")
     group.addoption("--require-oracles", action="store_true", help="fail if one of the oracles or numba is missing")
+    group.addoption("--sample", type=int, metavar="N", help="run at most N of each test's parametrisations, by lot")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -86,6 +96,19 @@ def pytest_configure(config: pytest.Config) -> None:
         missing += [name for name in (*ORACLES, "numba") if importlib.util.find_spec(name) is None]
     if missing:
         raise pytest.UsageError(f"required and not installed: {', '.join(missing)}")
+
+
+@pytest.hookimpl(trylast=True)  # of those that other options left
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --sample, the lot is drawn by each test's name: the same one in every run."""
+    if not (most := config.getoption("--sample")):
+        return
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept = {item for name, some in tests.items() for item in random.Random(name).sample(some, min(most, len(some)))}
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
 
 
 def pytest_report_header() -> list[str]:

@@ -13,7 +13,7 @@ import mmap
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -26,7 +26,7 @@ from problems import CELLS, COTANGENTS, Problem, arrays, call, make, run
 from tolerance import assert_same_bits
 
 import fastrnn
-from fastrnn.backends import available_backends, cgroup_quota
+from fastrnn.backends import cgroup_quota
 from fastrnn.results import Cache
 
 T, B, I, H = SIZES = (5, 3, 2, 4)
@@ -167,13 +167,6 @@ def mapped(a: np.ndarray) -> np.ndarray:
     memory = mmap.mmap(-1, a.nbytes)
     memory.write(a.tobytes())
     return np.frombuffer(memory, a.dtype).reshape(a.shape)
-
-
-@pytest.fixture(params=[name for name in ("native", "numpy") if name in available_backends()])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """What depends on the arguments more than on instruction sets is tried once in C and once in NumPy."""
-    with fastrnn.use_backend(request.param):
-        yield request.param
 
 
 class Case(NamedTuple):

@@ -122,7 +122,7 @@ def test_options(error: type[Exception], name: str, value: Any) -> None:
     refuses(ALL.changed(**{name: value}), error, name)
 
 
-def test_huge_option_values(implementation: str) -> None:
+def test_huge_option_values(backend: str) -> None:
     """As many threads and as long a checkpoint as one likes: no C integer wraps around."""
     assert_same_bits(run(ALL, checkpoint=2**62, threads=2**40), run(ALL))
 

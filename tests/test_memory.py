@@ -54,13 +54,13 @@ def from_bytes(a: np.ndarray) -> memoryview:
 
 @pytest.mark.parametrize("batch_major", [False, True])
 @pytest.mark.parametrize("lay", [read_only, fortran, strided, backwards, unaligned, from_bytes])
-def test_layouts(lay: Callable[[np.ndarray], np.ndarray], batch_major: bool, implementation: str) -> None:
+def test_layouts(lay: Callable[[np.ndarray], np.ndarray], batch_major: bool, backend: str) -> None:
     problem = batch_first(ALL) if batch_major else ALL
     laid = {name: lay(a) for name, a in (problem.inputs | problem.cotangents).items()}
     assert_same_bits(run(problem.changed(**laid)), run(problem))
 
 
-def test_memory_map(tmp_path: Path, implementation: str) -> None:
+def test_memory_map(tmp_path: Path, backend: str) -> None:
     mapped = {}
     for name, a in (ALL.inputs | ALL.cotangents).items():
         a.tofile(tmp_path / name)
@@ -70,7 +70,7 @@ def test_memory_map(tmp_path: Path, implementation: str) -> None:
     assert {type(a) for a in got.values()} == {np.ndarray}
 
 
-def test_overlapping_arguments(implementation: str) -> None:
+def test_overlapping_arguments(backend: str) -> None:
     """All of them views of one buffer, some of them of the same bytes, and a broadcast one of stride 0."""
     buffer = np.random.default_rng(0).standard_normal(2000) / 8
     views = {name: buffer[n : n + a.size].reshape(a.shape) for n, (name, a) in enumerate(floats(ALL).items())}
@@ -85,7 +85,7 @@ def floats(problem: Problem) -> Arrays:
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("T", [0, 1, 5])
-def test_outputs_are_fresh(cell: str, T: int, implementation: str) -> None:
+def test_outputs_are_fresh(cell: str, T: int, backend: str) -> None:
     """No output shares memory with an input or another output, and no input is written to."""
     problem = make(cell, (T, 3, 2, 17))
     given = problem.inputs | problem.cotangents
@@ -193,7 +193,7 @@ def test_no_inputs_or_units(name: str) -> None:
     "sizes",
     [(2**50, 1, 1, 1), (1, 2**50, 1, 1), (1, 1, 2**50, 1), (2**30, 2**29, 1, 1), (2**30, 2**29, 1, 16)],
 )
-def test_sizes_beyond_memory(sizes: tuple[int, int, int, int], training: bool, implementation: str) -> None:
+def test_sizes_beyond_memory(sizes: tuple[int, int, int, int], training: bool, backend: str) -> None:
     """An x that takes no memory (all strides 0) but whose outputs would take petabytes, or overflow a size."""
     T, B, I, H = sizes
     zero = np.zeros(1)

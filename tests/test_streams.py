@@ -81,7 +81,7 @@ def test_out(cell: str, B: int, num_layers: int, implementation: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_one_dimension(cell: str, implementation: str) -> None:
+def test_one_dimension(cell: str, backend: str) -> None:
     """A stream of one sequence takes vectors, and either kind of `out` with either kind of x."""
     net = layer(cell, 5, 17, 2)
     x = sequence(net, 6, 1)
@@ -136,7 +136,7 @@ def placed(flat: np.ndarray, start: int, B: int, features: int, row: int) -> np.
 )
 @pytest.mark.parametrize("cell", CELLS)
 def test_out_over_x(
-    cell: str, x_at: int, x_row: int, out_at: int, out_row: int, num_layers: int, implementation: str
+    cell: str, x_at: int, x_row: int, out_at: int, out_row: int, num_layers: int, backend: str
 ) -> None:
     """x is read before `out` is written, wherever the two meet."""
     net = layer(cell, 100, 100, num_layers)
@@ -152,7 +152,7 @@ def test_out_over_x(
 
 @pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("cell", CELLS)
-def test_x_is_the_state(cell: str, num_layers: int, implementation: str) -> None:
+def test_x_is_the_state(cell: str, num_layers: int, backend: str) -> None:
     """A layer's own state as its input, of any of its layers."""
     net = layer(cell, 100, 100, num_layers)
     stream = net.stream(3)
@@ -165,7 +165,7 @@ def test_x_is_the_state(cell: str, num_layers: int, implementation: str) -> None
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_out_over_the_state_is_refused(cell: str, implementation: str) -> None:
+def test_out_over_the_state_is_refused(cell: str, backend: str) -> None:
     net = layer(cell, 5, 17, 2)
     stream, state = net.stream(3), states(cell, 2, 3, 17)
     before = tuple(s.copy() for s in state)
@@ -222,7 +222,7 @@ class Tensor:
         lambda a: np.repeat(a, 3, axis=0)[::3],
     ],
 )
-def test_layouts_of_x(lay: Callable[[np.ndarray], Any], implementation: str) -> None:
+def test_layouts_of_x(lay: Callable[[np.ndarray], Any], backend: str) -> None:
     net = layer("lstm", 5, 17, 2)
     x = sequence(net, 4, 3)
     laid, plain = net.stream(3), net.stream(3)
@@ -230,13 +230,13 @@ def test_layouts_of_x(lay: Callable[[np.ndarray], Any], implementation: str) -> 
         assert_same_bits({"y": laid.step(lay(x_t))}, {"y": plain.step(x_t)})
 
 
-def test_broadcast_x(implementation: str) -> None:
+def test_broadcast_x(backend: str) -> None:
     net = layer("lstm", 5, 17)
     x = np.broadcast_to(sequence(net, 1, 1)[0], (3, 5))
     assert_same_bits({"y": net.stream(3).step(x)}, {"y": net.stream(3).step(x.copy())})
 
 
-def test_tensors(oracle: Callable[[str], Any], implementation: str) -> None:
+def test_tensors(oracle: Callable[[str], Any], backend: str) -> None:
     """Torch's own, as x, as out and as the state."""
     torch = oracle("torch")
     net = layer("lstm", 5, 17, 2)
@@ -292,7 +292,7 @@ S = np.ones((2, 3, 17), np.float32)
         (ValueError, "state", {"state": (strided(S), S)}),
     ],
 )
-def test_wrong_arguments(error: type[Exception], said: str, wrong: dict[str, Any], implementation: str) -> None:
+def test_wrong_arguments(error: type[Exception], said: str, wrong: dict[str, Any], backend: str) -> None:
     """The message names the argument, nothing is written, and the stream goes on as if nothing had happened."""
     net = layer("lstm", 5, 17, 2)
     stream, other = net.stream(3), net.stream(3)
@@ -323,7 +323,7 @@ def test_wrong_streams() -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_state(cell: str, implementation: str) -> None:
+def test_state(cell: str, backend: str) -> None:
     """Zero at first; what is read is a copy, what is assigned is copied, as a layer takes and returns it."""
     net = layer(cell, 5, 17, 2)
     x = sequence(net, 6, 3)
@@ -340,7 +340,7 @@ def test_state(cell: str, implementation: str) -> None:
 @pytest.mark.parametrize(
     "wrong", [5, (1, 2), (S,), (S, S, S), S, (S, S[:, :2]), (S, S[:1]), (S.astype(np.float64), S), (S, None)]
 )
-def test_wrong_state(wrong: Any, implementation: str) -> None:
+def test_wrong_state(wrong: Any, backend: str) -> None:
     stream = layer("lstm", 5, 17, 2).stream(3)
     before = stream.step(X), stream.state
     with pytest.raises((TypeError, ValueError), match=r"^state\b"):
@@ -350,7 +350,7 @@ def test_wrong_state(wrong: Any, implementation: str) -> None:
 
 @pytest.mark.parametrize("chosen", [1, [0, 2], np.array([True, False, True, False]), slice(1, 3), slice(None)])
 @pytest.mark.parametrize("cell", CELLS)
-def test_reset(cell: str, chosen: Any, implementation: str) -> None:
+def test_reset(cell: str, chosen: Any, backend: str) -> None:
     """The chosen sequences start afresh, as by `resets`; the others do not notice."""
     net = layer(cell, 5, 17, 2)
     x, resets = sequence(net, 6, 4), np.zeros((6, 4), bool)
@@ -362,7 +362,7 @@ def test_reset(cell: str, chosen: Any, implementation: str) -> None:
     assert_same_bits(got | {"y": np.concatenate([first, got["y"]])}, named(*net(x, resets=resets)))
 
 
-def test_reset_of_all(implementation: str) -> None:
+def test_reset_of_all(backend: str) -> None:
     net = layer("lstm", 5, 17, 2)
     x, stream = sequence(net, 4, 3), net.stream(3)
     first = streamed(stream, x)
@@ -385,7 +385,7 @@ def test_follows_its_layer(cell: str, implementation: str) -> None:
     assert_same_bits(streamed(stream, x[3:]), named(*other(x[3:], state)))
 
 
-def test_outlives_its_layer(implementation: str) -> None:
+def test_outlives_its_layer(backend: str) -> None:
     net = layer("lstm", 5, 17, 2)
     x, stream = sequence(net, 4, 3), net.stream(3)
     expected = named(*net(x))

@@ -80,7 +80,7 @@ def test_without_biases_and_states(cell: str, torch: Any, implementation: str) -
 
 
 @pytest.mark.parametrize("cell", MODULES)
-def test_takes_tensors(cell: str, torch: Any, implementation: str) -> None:
+def test_takes_tensors(cell: str, torch: Any, backend: str) -> None:
     """Tensors are arrays by DLPack: the same bits as their NumPy twins, also when they do not lie in order."""
     problem = batch_first(make(cell, (9, 5, 7, 15), dtype=np.float32, lengths=True))
     tensors = {name: torch.from_numpy(a) for name, a in problem.inputs.items()}
