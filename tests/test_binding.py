@@ -1,0 +1,156 @@
+"""The binding keeps memory safe by itself: what does not fit is refused before the C core sees any of it.
+
+`fastrnn.checks` stands in front, so users meet other words. Here a mistake between the two is made on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from problems import call as called
+from problems import make
+
+from fastrnn.call import Call, Gradients
+
+core = pytest.importorskip("_fastrnn")
+
+T, B, I, H = 5, 3, 2, 17
+ISA = max(core.isas().values())
+CELL = core.cells()["lstm_peephole"][0]
+
+
+class Job(NamedTuple):
+    """A training forward, as `_fastrnn.forward` takes it."""
+
+    cell: int
+    call: Call
+    y: Any
+    final: Any
+    c: Any
+    saved: Any
+
+
+def scratch(n: int) -> np.ndarray:
+    return np.empty(n, np.uint8)
+
+
+def right() -> Job:
+    """One that is right, its outputs NaN."""
+    result, _ = called(make("lstm_peephole", (T, B, I, H), lengths=True, resets=True, training=True))
+    call = result.cache._call
+    final = tuple(np.full((B, H), np.nan) for _ in "hc")
+    saved = np.zeros(core.saved_bytes(ISA, CELL, call), np.uint8)
+    return Job(CELL, call, np.full((T, B, H), np.nan), final, np.full((T, B, H), np.nan), saved)
+
+
+def unaligned(*shape: int) -> np.ndarray:
+    return np.zeros(8 * int(np.prod(shape)) + 1, np.uint8)[1:].view(np.float64).reshape(shape)
+
+
+def read_only(*shape: int) -> np.ndarray:
+    a = np.empty(shape)
+    a.flags.writeable = False
+    return a
+
+
+#: what is put in the place of a part of the job or of its call, and how it is refused
+WRONG: list[tuple[str, Callable[[Job], Any], str]] = [
+    ("y", lambda job: np.empty((T, B, H - 1)), r"expected shape \(5, 3, 17\)"),
+    ("y", lambda job: np.empty((T, B + 1, H)), r"expected shape \(5, 3, 17\)"),
+    ("y", lambda job: np.empty((T * B, H)), r"expected shape \(5, 3, 17\)"),
+    ("y", lambda job: np.empty((T, B, 2 * H))[..., ::2], "contiguous last axis of 8-byte elements"),
+    ("y", lambda job: np.empty((T, B, H), np.float32), "contiguous last axis of 8-byte elements"),
+    ("y", lambda job: unaligned(T, B, H), "expected aligned elements"),
+    ("y", lambda job: read_only(T, B, H), "read-only"),
+    ("c", lambda job: np.empty((T - 1, B, H)), r"expected shape \(5, 3, 17\)"),
+    ("final", lambda job: (job.final[0], np.empty((B, H - 1))), "expected 51 aligned elements of 8 bytes"),
+    ("final", lambda job: (unaligned(B, H), job.final[1]), "expected 51 aligned elements of 8 bytes"),
+    ("final", lambda job: (np.empty((H, B)).T, job.final[1]), "not C-contiguous"),
+    ("saved", lambda job: job.saved[:-64], "expected at least"),
+    ("cell", lambda job: -1, "no cell -1"),
+    ("cell", lambda job: len(core.cells()), "no cell"),
+    ("cell", lambda job: core.cells()["lstm"][0], "p goes with a peephole cell"),
+    ("p", lambda job: None, "p goes with a peephole cell"),
+    ("W", lambda job: job.call.W[:-1], "expected 136 aligned elements of 8 bytes"),
+    ("b", lambda job: job.call.b[1:], "expected 68 aligned elements of 8 bytes"),
+    ("lengths", lambda job: np.array([T + 1, 0, 0]), r"length 6 is not in 0\.\.5"),
+    ("lengths", lambda job: np.array([T, 0, -1]), r"length -1 is not in 0\.\.5"),
+    ("lengths", lambda job: np.array([T, 0, 1], np.int32), "expected 3 aligned elements of 8 bytes"),
+    ("resets", lambda job: np.zeros((T, B - 1), bool), r"expected shape \(5, 3, 1\)"),
+    ("packed", lambda job: np.empty(core.packed_bytes(ISA, CELL, job.call) - 1, np.uint8), "expected at least"),
+]
+
+
+def test_what_is_right() -> None:
+    """So that the refusals below are for what each of them changes."""
+    job = right()
+    core.forward(ISA, [job], scratch)
+    assert not any(np.isnan(a).any() for a in (job.y, job.c, *job.final))
+
+
+@pytest.mark.parametrize(("name", "wrong", "says"), WRONG)
+def test_refused(name: str, wrong: Callable[[Job], Any], says: str) -> None:
+    job = right()
+    value = {name: wrong(job)}
+    bad = job._replace(**value) if name in Job._fields else job._replace(call=job.call._replace(**value))
+    with pytest.raises((ValueError, BufferError), match=says):
+        core.forward(ISA, [bad], scratch)
+    assert all(np.isnan(a).all() for a in (job.y, job.c, *job.final))
+
+
+def test_a_small_work_area() -> None:
+    job = right()
+    with pytest.raises(ValueError, match="expected at least"):
+        core.forward(ISA, [job], lambda n: scratch(n - 1))
+    assert np.isnan(job.y).all()
+
+
+def test_one_wrong_job_stops_all() -> None:
+    first, second = right(), right()
+    with pytest.raises(ValueError, match="expected shape"):
+        core.forward(ISA, [first, second._replace(y=np.empty((T, B, 1)))], scratch)
+    assert np.isnan(first.y).all()
+
+
+def test_backward_of_an_inference() -> None:
+    job = right()
+    call = job.call
+    like = (np.empty_like(call.x), np.empty_like(call.W), np.empty_like(call.U), None, None, None, (None, None))
+    back = (CELL, call._replace(training=False), job.saved, job.y, (None, None), None, Gradients(*like))
+    with pytest.raises(ValueError, match="training"):
+        core.backward(ISA, [back], scratch)
+
+
+@pytest.mark.parametrize("isa", [-1, 99])
+def test_instruction_sets_that_are_not_there(isa: int) -> None:
+    with pytest.raises(ValueError, match=f"instruction set {isa} does not run here"):
+        core.forward(isa, [right()], scratch)
+
+
+def test_elements_of_another_size() -> None:
+    half = np.zeros(4, np.float16)
+    with pytest.raises(TypeError, match="itemsize 2"):
+        core.activation(ISA, "tanh", half, half.copy())
+
+
+def test_activations() -> None:
+    x, y = np.zeros(4), np.full(4, np.nan)
+    with pytest.raises(ValueError, match="no activation 'softmax'"):
+        core.activation(ISA, "softmax", x, y)
+    with pytest.raises(ValueError, match="expected 4 aligned elements"):
+        core.activation(ISA, "tanh", x, y[:3].copy())
+    assert np.isnan(y).all()
+
+
+@pytest.mark.parametrize("array", [np.float64(1), np.zeros(3, np.complex128)])
+def test_no_glance_at(array: Any) -> None:
+    with pytest.raises(ValueError, match="expected axes, and elements of 8 bytes at most"):
+        core.glance({"x": np.asarray(array)})
+
+
+def test_no_cpus() -> None:
+    with pytest.raises(ValueError, match="expected at least 1, got 0"):
+        core.set_cpus(0)
