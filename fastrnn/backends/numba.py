@@ -42,7 +42,7 @@ def backward(calls: Sequence[Backward]) -> list[Gradients]:
 
 # Sums may be taken in any order, so that they run in vector registers; NaN and infinity keep their meaning.
 @numba.njit(nogil=True, fastmath={"reassoc", "contract"})
-def dot(a: Array, b: Array) -> Array:
+def dot(a: Array, b: Array) -> Array:  # pragma: no cover - runs as machine code, which coverage.py cannot see
     """a @ b, with the innermost loop along the axis in which b is contiguous."""
     m, n, k = a.shape[0], b.shape[1], a.shape[1]
     out = np.zeros((m, n), a.dtype)
