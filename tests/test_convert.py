@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import re
 import struct
+import tomllib
 import zipfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -596,6 +599,43 @@ def test_from_keras_refuses_other_files(h5py: Any, tmp_path: Path) -> None:
         fastrnn.from_keras(tmp_path / "weights.h5")
     with pytest.raises(TypeError, match="expected a path, or a Keras model"):
         fastrnn.from_keras(3)
+
+
+def test_an_extra_brings_what_it_is_said_to_bring() -> None:
+    """Every `needed(module, extra)`: the extra in pyproject.toml has the module's package."""
+    root = Path(__file__).parent.parent
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    packages = {"sklearn": "scikit-learn", "google": "onnx"}  # protobuf comes with onnx
+    said = set()
+    for file in (root / "fastrnn").rglob("*.py"):
+        for module, extra in re.findall(r'needed\(f?"([^"]+)", "([^"]+)"\)', file.read_text()):
+            package = module.partition(".")[0]
+            said.add((packages.get(package, package), extra))
+    assert {"h5py", "keras", "torch", "onnx", "jax", "safetensors"} <= {package for package, _ in said}
+    assert said <= {(re.match(r"[\w-]+", one)[0], extra) for extra, wanted in extras.items() for one in wanted}
+    assert {"keras", "torch"} <= {re.match(r"[\w-]+", one)[0] for one in extras["keras"]}  # as fastrnn.keras says
+
+
+NO_KERAS = pytest.mark.skipif(find_spec("keras") is None, reason="keras is not installed, and is what would be missing")
+
+
+@pytest.mark.parametrize("module", ["keras", pytest.param("torch", marks=NO_KERAS)])
+def test_what_is_not_installed(module: str, python: Python, tmp_path: Path) -> None:
+    """What the message says to install is the extra that has it; what is broken says so itself."""
+    code = f"import sys; sys.modules['{module}'] = None; import fastrnn; "
+    done = python("-c", code + "import fastrnn.keras", KERAS_BACKEND="torch")
+    assert done.stderr.splitlines()[-1] == (
+        f"ImportError: fastrnn.keras needs Keras 3 on PyTorch: there is no {module}; "
+        "pip install 'fastrnn[keras]', and set KERAS_BACKEND=torch"
+    )
+    done = python("-c", code + f"fastrnn.to_{module}(fastrnn.LSTM(3, 4))")
+    expected = f"ImportError: {module} is not installed; pip install 'fastrnn[{module}]' brings it"
+    assert done.stderr.splitlines()[-1] == expected
+    package = tmp_path / module
+    package.mkdir()
+    (package / "__init__.py").write_text("import something_else")
+    done = python("-c", f"import sys; sys.path.insert(0, '{tmp_path}'); import fastrnn; fastrnn.to_{module}(3)")
+    assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'something_else'"
 
 
 def test_import_is_light(python: Python, tmp_path: Path) -> None:
