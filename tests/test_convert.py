@@ -634,7 +634,8 @@ def test_what_is_not_installed(module: str, python: Python, tmp_path: Path) -> N
     package = tmp_path / module
     package.mkdir()
     (package / "__init__.py").write_text("import something_else")
-    done = python("-c", f"import sys; sys.path.insert(0, '{tmp_path}'); import fastrnn; fastrnn.to_{module}(3)")
+    code = f"import sys; sys.path.insert(0, '{tmp_path}'); import fastrnn; "
+    done = python("-c", code + f"fastrnn.to_{module}(fastrnn.LSTM(3, 4))")
     assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'something_else'"
 
 
