@@ -31,7 +31,7 @@ try:
     keras: Any = importlib.import_module("keras")
     torch: Any = importlib.import_module("torch")
 except ModuleNotFoundError as error:  # Keras without its backend is one as well
-    missing = f"fastrnn.keras needs Keras 3 on PyTorch: there is no {error.name}"
+    missing = f"fastrnn.keras needs Keras 3 on PyTorch: there is no {str(error.name).partition('.')[0]}"
     raise ImportError(f"{missing}; pip install 'fastrnn[keras]', and set KERAS_BACKEND=torch") from error
 if keras.backend.backend() != "torch":
     raise ImportError(f"fastrnn.keras needs KERAS_BACKEND=torch, got {keras.backend.backend()!r}")

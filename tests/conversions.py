@@ -60,3 +60,19 @@ def small() -> fastrnn.Sequential:
             fastrnn.Activation("softmax"),
         ]
     )
+
+
+def written() -> tuple[fastrnn.GRU, np.ndarray, np.ndarray]:
+    """A GRU from gates whose z says how much is written, an x (T, B, I), and y by the textbook's loop."""
+    rng = np.random.default_rng(4)
+    W, U, b = (dict(zip("zrh", rng.uniform(-1, 1, (3, *shape)), strict=True)) for shape in ((4, 3), (4, 4), (4,)))
+    x, h, y = rng.standard_normal((6, 2, 3)), np.zeros((2, 4)), []
+    for x_t in x:
+        a = {gate: x_t @ W[gate].T + b[gate] for gate in "zrh"}
+        z, r = (1 / (1 + np.exp(-(a[gate] + h @ U[gate].T))) for gate in "zr")
+        h = (1 - z) * h + z * np.tanh(a["h"] + (r * h) @ U["h"].T)
+        y.append(h)
+    named = {f"{kind}{gate}": own[gate] for kind, own in (("W", W), ("U", U), ("b", b)) for gate in "zrh"}
+    gates = {name: a.astype(np.float32) for name, a in named.items()}
+    gru = fastrnn.from_gates(**gates, reset_after=False, update="write")
+    return gru, x.astype(np.float32), np.array(y)

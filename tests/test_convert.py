@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import json
+import operator
 import re
 import struct
 import sys
 import tomllib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -547,6 +549,30 @@ def test_nothing_of_keras_2_is_there_in_vain(keras_2_files: Path) -> None:
     assert {path.stem for path in keras_2_files.iterdir()} == {"known", *KERAS_2}
 
 
+def places(value: Any, *before: Any) -> Iterator[tuple[Any, ...]]:
+    """Where something stands in what JSON holds, all of it."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*before, key)
+        yield from places(inner, *before, key)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_from_keras_survives_anything(seed: int, keras_2_files: Path, h5py: Any) -> None:
+    """Something in the configuration is replaced by something else: a model comes back, or it is a ValueError."""
+    rng = np.random.default_rng([31, seed])
+    junk = [None, True, -1, 0, 2, 1e308, "", "LSTM", "Masking", [], {}, [[]], {"class_name": "LSTM"}, {"config": 1}]
+    path = keras_2_files / f"{sorted(KERAS_2)[seed % len(KERAS_2)]}.h5"
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        found = [place for place in places(config) if not str(place[-1]).endswith("initializer")]
+        *way, last = found[rng.integers(len(found))]
+        functools.reduce(operator.getitem, way, config)[last] = junk[rng.integers(len(junk))]
+        file.attrs["model_config"] = json.dumps(config)
+    with contextlib.suppress(ValueError):
+        assert isinstance(fastrnn.from_keras(path, inference=True, lengths=True, state=True), fastrnn.Sequential)
+
+
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_one_layer_of_a_model(suffix: str, keras_2_files: Path) -> None:
     """Wherever it stands, and whatever stands beside it."""
@@ -676,7 +702,8 @@ def test_what_is_not_installed(module: str, python: Python, tmp_path: Path) -> N
     package = tmp_path / module
     package.mkdir()
     (package / "__init__.py").write_text("import something_else")
-    done = python("-c", f"import sys; sys.path.insert(0, '{tmp_path}'); import fastrnn; fastrnn.to_{module}(3)")
+    code = f"import sys; sys.path.insert(0, '{tmp_path}'); import fastrnn; "
+    done = python("-c", code + f"fastrnn.to_{module}(fastrnn.LSTM(3, 4))")
     assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'something_else'"
 
 

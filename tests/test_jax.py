@@ -15,6 +15,10 @@ from tolerance import assert_close, assert_same_bits
 
 import fastrnn
 
+hypothesis = pytest.importorskip("hypothesis")
+
+from hypothesis import strategies as st  # noqa: E402
+
 OUTPUTS = ("y", "h_n", "c_n")
 SIZES = (6, 4, 3, 5)
 
@@ -122,6 +126,24 @@ def value_and_gradients(jax: Any, run: Callable[..., dict[str, Any]], given: Pro
 @pytest.mark.parametrize("seed", range(2))
 def test_outputs_and_gradients(seed: int, cell: str, jax: Any, ours: Any) -> None:
     given = problem(cell, seed)
+    expected = value_and_gradients(jax, by_scan(jax, given), given)
+    assert_close(value_and_gradients(jax, by_fastrnn(ours, given), given), expected)
+
+
+@hypothesis.settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@hypothesis.given(
+    cell=st.sampled_from(CELLS),
+    sizes=st.tuples(st.integers(1, 7), st.integers(1, 5), st.integers(1, 5), st.sampled_from([1, 3, 8, 17])),
+    lengths=st.booleans(),
+    states=st.booleans(),
+    seed=st.integers(0, 10_000),
+)
+def test_any_arguments(
+    cell: str, sizes: tuple[int, int, int, int], lengths: bool, states: bool, seed: int, jax: Any, ours: Any
+) -> None:
+    """The options that are not named are those of the seed."""
+    names = (("h0", "c0") if cell.startswith("lstm") else ("h0",)) if states else ()
+    given = problem(cell, seed, sizes, lengths=lengths, states=names)
     expected = value_and_gradients(jax, by_scan(jax, given), given)
     assert_close(value_and_gradients(jax, by_fastrnn(ours, given), given), expected)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conversions import MANY, drawn, given, settings, small
+from conversions import MANY, drawn, given, settings, small, written
 from tolerance import assert_close, assert_same_bits
 
 import fastrnn
@@ -109,6 +109,27 @@ def test_layer_there_and_back(seed: int, keras: Any) -> None:
         if layer.bias is not True or both:
             own = layer.parameters()
             assert_same_bits({name: a for name, a in back.parameters().items() if name in own}, own)
+
+
+def test_an_update_gate_that_writes(keras: Any) -> None:
+    gru, x, y = written()
+    made = fastrnn.to_keras(gru)
+    got = keras.ops.convert_to_numpy(made(np.ascontiguousarray(x.swapaxes(0, 1))))
+    assert_close({"y": got.swapaxes(0, 1)}, {"y": y}, BOUND)
+    own = gru.parameters()
+    assert_same_bits({name: fastrnn.from_keras(made).parameters()[name] for name in own}, own)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_files_of_layers_on_fastrnn(suffix: str, keras: Any, tmp_path: Path) -> None:
+    import fastrnn.keras
+
+    layers = [keras.layers.Bidirectional(fastrnn.keras.GRU(4)), keras.layers.Dense(2)]
+    model = randomized(keras.Sequential([keras.Input((None, 3)), *layers]), 8)
+    model.save(tmp_path / f"model{suffix}")
+    x = np.random.default_rng(8).standard_normal((2, 5, 3)).astype(np.float32)
+    y = keras.ops.convert_to_numpy(model(x))
+    assert_close({"y": fastrnn.from_keras(tmp_path / f"model{suffix}").predict(x)}, {"y": y}, BOUND)
 
 
 def test_a_model_of_every_kind(keras: Any) -> None:

@@ -21,6 +21,10 @@ from tolerance import assert_close, assert_same_bits
 
 from fastrnn import backends
 
+hypothesis = pytest.importorskip("hypothesis")
+
+from hypothesis import strategies as st  # noqa: E402
+
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 NAMES = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 OUTPUTS = ("Y", "Y_h", "Y_c")
@@ -169,6 +173,44 @@ def test_runtime(seed: int, op: str, onnx: Any, runtime: Any, ours: Any) -> None
     node = cast(random_node(op, rng, **random_attributes(op, rng)), np.float32)
     node.attributes["hidden_size"] = node.inputs["R"].shape[2]  # the runtime infers none
     assert_close(by_fastrnn(onnx, ours, node), by_runtime(onnx, runtime, node), 2e-6)
+
+
+@st.composite
+def nodes(draw: Any) -> SimpleNamespace:
+    """Any sizes, inputs and attributes that the runtime knows; float32."""
+    op, direction = draw(st.sampled_from(sorted(GATES))), draw(st.sampled_from(["forward", "reverse", "bidirectional"]))
+    T, B, I = draw(st.integers(1, 8)), draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    H = draw(st.sampled_from([1, 3, 8, 17]))
+    D, G = 1 + (direction == "bidirectional"), GATES[op]
+    attributes: dict[str, Any] = {"direction": direction, "hidden_size": H}
+    attributes |= {"linear_before_reset": draw(st.integers(0, 1))} if op == "GRU" else {}
+    attributes |= {"input_forget": draw(st.sampled_from([0, 0, 0, 1]))} if op == "LSTM" else {}
+    if op == "RNN":
+        attributes["activations"] = draw(st.lists(st.sampled_from(["Tanh", "Relu", "Sigmoid"]), min_size=D, max_size=D))
+    shapes = {"B": (D, 2 * G * H), "initial_h": (D, B, H)}
+    shapes |= {"initial_c": (D, B, H), "P": (D, 3 * H)} if op == "LSTM" else {}
+    present = {name: shape for name, shape in shapes.items() if draw(st.booleans())}
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    inputs = {"X": rng.standard_normal((T, B, I)), "W": rng.uniform(-1, 1, (D, G * H, I)) / np.sqrt(I)}
+    inputs |= {"R": rng.uniform(-1, 1, (D, G * H, H)) / np.sqrt(H)}
+    inputs |= {name: rng.uniform(-1, 1, shape) for name, shape in present.items()}
+    if draw(st.booleans()):
+        lengths = draw(st.lists(st.integers(1, T), min_size=B, max_size=B))
+        inputs["sequence_lens"] = np.array(lengths, np.int32)
+    inputs = {name: inputs[name] for name in NAMES if name in inputs}
+    return cast(SimpleNamespace(op=op, inputs=inputs, attributes=attributes), np.float32)
+
+
+@hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@hypothesis.given(node=nodes())
+def test_any_node(node: SimpleNamespace, onnx: Any, runtime: Any, ours: Any) -> None:
+    """What it computes, and the same bits with layout=1."""
+    got = by_fastrnn(onnx, ours, node)
+    assert_close(got, by_runtime(onnx, runtime, node), 4e-6)
+    turned = {"Y": (2, 0, 1, 3), "Y_h": (1, 0, 2), "Y_c": (1, 0, 2)}
+    expected = {name: np.ascontiguousarray(a.transpose(turned[name])) for name, a in got.items()}
+    again = by_fastrnn(onnx, ours, swapped(node))
+    assert_same_bits({name: np.ascontiguousarray(a) for name, a in again.items()}, expected)
 
 
 @pytest.mark.parametrize("op", GATES)

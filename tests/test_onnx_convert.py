@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conversions import MANY, drawn, given, settings
+from conversions import MANY, drawn, given, settings, written
 from stacks import named, states
 from tolerance import assert_close, assert_same_bits
 
@@ -62,6 +62,14 @@ def test_there_and_back(seed: int, given_states: bool, onnx: Any, runtime: Any, 
         inputs = dict(zip(("h0", "c0"), start, strict=False)) | {"sequence_lens": np.array([6, 1, 4], np.int32)}
         state, lengths = start if len(start) == 2 else start[0], [6, 1, 4]
     assert_close(named(*back(x, state, lengths)), computed(runtime, model, {"x": x} | inputs), 2e-6)
+
+
+def test_an_update_gate_that_writes(onnx: Any, runtime: Any) -> None:
+    gru, x, y = written()
+    model = fastrnn.to_onnx(gru)
+    assert_close({"y": computed(runtime, model, {"x": x})["y"]}, {"y": y}, 2e-6)
+    own = gru.parameters()
+    assert_same_bits({name: fastrnn.from_onnx(model).parameters()[name] for name in own}, own)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "lstm_peephole", "gru_after", "gru_before", "rnn_tanh"])

@@ -96,9 +96,9 @@ def from_keras(
         raise ValueError(f"layer: expected None beside a layer, got {layer!r:.80}")
     else:
         pieces, whole = [keras_files.of_layer(model_or_path)], False
+    layers = [one for piece in pieces for one in converted(piece, taken)]
     if lengths:
         check_masks(pieces)
-    layers = [one for piece in pieces for one in converted(piece, taken)]
     if not layers and not whole:
         raise ValueError(f"{pieces[0].title}: has no counterpart of its own")
     if not layers:

@@ -11,7 +11,7 @@ from fastrnn.convert import keras_files
 from fastrnn.convert.gates import reordered
 from fastrnn.convert.keras_files import Piece
 from fastrnn.convert.keras_options import ALONE, Taken, expect, flag, size, weights
-from fastrnn.convert.keras_weights import Config, count
+from fastrnn.convert.keras_weights import count
 from fastrnn.convert.stack import Arrays, assembled
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.run import ACTIVATIONS, family
@@ -108,21 +108,26 @@ def of_graphics_card(piece: Piece) -> Piece:
 def cells(piece: Piece) -> list[Piece]:
     """A layer for each cell of an RNN; all but the last one give every step to the one above."""
     cell = keras_files.inner(piece, "cell", piece.weights)
-    inside = [cell]
-    if cell.kind == "StackedRNNCells":
-        inside, left = [], piece.weights
-        for own in cell.config.get("cells") or []:
-            n = count(own)
-            inside.append(keras_files.wrapped(cell, "cells", own, left[:n]))
-            left = left[n:]
-    options = {key: value for key, value in piece.config.items() if key != "cell"}
-    found = []
-    for i, one in enumerate(inside):
-        kind = one.kind.removesuffix("Cell")
-        if kind not in FAMILIES or kind == one.kind:
-            wanted = ", ".join(f"{known}Cell" for known in FAMILIES)
-            raise ValueError(f"{piece.title}: cell: expected one of {wanted}, got {one.kind}; {ALONE}")
-        changes: Config = {"return_sequences": True} if i < len(inside) - 1 else {}
-        changes |= {"trainable": False} if one.config.get("trainable") is False else {}
-        found.append(Piece(kind, one.config | options | changes, one.weights))
+    if cell.kind != "StackedRNNCells":
+        return [of_cell(piece, cell, top=True)]
+    owned = cell.config.get("cells")
+    if not isinstance(owned, list) or not owned:
+        raise ValueError(f"{piece.title}: cells: expected a list of cells, got {owned!r:.80}")
+    found, left = [], piece.weights
+    for i, own in enumerate(owned):
+        one = of_cell(piece, keras_files.wrapped(cell, "cells", own, left), top=i == len(owned) - 1)
+        found.append(one._replace(weights=left[: count(own)]))
+        left = left[count(own) :]
     return found
+
+
+def of_cell(piece: Piece, cell: Piece, top: bool) -> Piece:
+    """The layer that an RNN of this cell is."""
+    kind = cell.kind.removesuffix("Cell")
+    if kind not in FAMILIES or kind == cell.kind:
+        wanted = ", ".join(f"{known}Cell" for known in FAMILIES)
+        raise ValueError(f"{piece.title}: cell: expected one of {wanted}, got {cell.kind}; {ALONE}")
+    options = {key: value for key, value in piece.config.items() if key != "cell"}
+    options |= {} if top else {"return_sequences": True}
+    options |= {"trainable": False} if cell.config.get("trainable") is False else {}
+    return Piece(kind, cell.config | options, cell.weights)

@@ -175,7 +175,8 @@ def layers_of(model: Config) -> list[Config]:
         raise ValueError(f"model: expected a Sequential or functional model, got {kind!r:.80}")
     layers: list[Config] = config if isinstance(config, list) else config["layers"]  # a list in Keras before 2.2
     for one in layers:
-        if not isinstance(one["class_name"], str) or not isinstance(one["config"], dict | list):
+        kinds = dict | list if is_model(one) else dict
+        if not isinstance(one["class_name"], str) or not isinstance(one["config"], kinds):
             raise TypeError(f"expected a class and a configuration of each layer, got {one!r:.80}")
         package = str(one.get("module") or "keras").partition(".")[0]
         if package not in PACKAGES:
