@@ -130,7 +130,7 @@ class Backend(Protocol):
         """What `pack` makes is for this layout alone: the name of an instruction set, say."""
         ...
 
-    def pack(self, call: Call, packed: Any = None) -> Any:
+    def pack(self, call: Call, layout: str, packed: Any = None) -> Any:
         """The weights of `call`, of whose x only the shape matters, as forward likes them best; None if as they are.
 
         `packed`, if given, is what an earlier `pack` of this layer returned: it is filled anew, and streams follow.

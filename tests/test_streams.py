@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import sys
 import threading
@@ -409,6 +410,20 @@ def test_stays_with_its_implementation(cell: str, implementation: str) -> None:
             assert_same_bits(streamed(stream, x), expected)
     differ = [name for name, a in elsewhere.items() if a["y"].tobytes() != expected["y"].tobytes()]
     assert differ
+
+
+def test_new_parameters_reach_streams_elsewhere(native: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are packed anew for the instruction set of a stream, and nobody's setting is touched for it."""
+    net = layer("lstm", 33, 97)
+    x, stream = sequence(net, 5, 3), net.stream(3)
+    for value in net.parameters().values():
+        value *= 0.5
+    expected = named(*copy.deepcopy(net)(x))
+    with fastrnn.use_backend("numpy"):
+        monkeypatch.setattr("fastrnn.backends.native.set_isa", None)
+        net.changed()
+        monkeypatch.undo()
+    assert_same_bits(streamed(stream, x), expected)
 
 
 # Threads

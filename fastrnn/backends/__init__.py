@@ -7,14 +7,13 @@ which takes a second to import, when it is first used.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import importlib.util
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -99,13 +98,6 @@ class _Switch:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._change(self._previous)
-
-
-@contextlib.contextmanager
-def using(name: str, layout: str) -> Iterator[Backend]:
-    """A backend in a layout of packed weights that it had before."""
-    with use_backend(name), use_isa(layout) if name == "native" else contextlib.nullcontext():
-        yield load(name)
 
 
 class use_backend(_Switch):

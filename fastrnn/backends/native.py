@@ -206,8 +206,8 @@ def numbers(cell: str, isa: str) -> tuple[int, int]:
     return _cells[cell][0], _isas[isa]
 
 
-def pack(call: Call, packed: np.ndarray | None = None) -> np.ndarray:
-    isa, cell = _isas[_isa], _cells[call.cell][0]
+def pack(call: Call, layout: str, packed: np.ndarray | None = None) -> np.ndarray:
+    isa, cell = _isas[layout], _cells[call.cell][0]
     if packed is None:
         packed = np.empty(_fastrnn.packed_bytes(isa, cell, call), np.uint8)
     _fastrnn.pack(isa, cell, call, packed)

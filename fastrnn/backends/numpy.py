@@ -64,7 +64,7 @@ def layout() -> str:
     return "as they are"
 
 
-def pack(call: Call, packed: None = None) -> None:
+def pack(call: Call, layout: str, packed: None = None) -> None:
     """Weights are read as they are."""
 
 

@@ -108,15 +108,15 @@ class Weighted(Settings, Layer):
             value[...] = self._rounded(value)
         for key in list(self._packed):
             if key in self._streamed:
-                with backends.using(*key) as module:
-                    self._pack(module, self._packed[key])
+                name, layout = key
+                self._pack(backends.load(name), layout, self._packed[key])
             else:
                 self._packed.pop(key, None)
 
-    def _pack(self, backend: Backend, packed: list[Any]) -> list[Any]:
+    def _pack(self, backend: Backend, layout: str, packed: list[Any]) -> list[Any]:
         sizes = [I for I in self._input_sizes() for _ in self._ways]
         return [
-            backend.pack(self._call(i, np.empty((0, 1, I), self.dtype)), old)
+            backend.pack(self._call(i, np.empty((0, 1, I), self.dtype)), layout, old)
             for i, (I, old) in enumerate(zip(sizes, packed, strict=True))
         ]
 
@@ -127,7 +127,7 @@ class Weighted(Settings, Layer):
         packed = self._packed.get(key)
         if packed is None:
             # A thread that packed at the same time may have come first: load_state_dict must find what is used.
-            packed = self._packed.setdefault(key, self._pack(backend, [None] * len(self._weights)))
+            packed = self._packed.setdefault(key, self._pack(backend, key[1], [None] * len(self._weights)))
         return backend, packed
 
     def __getstate__(self) -> dict[str, Any]:

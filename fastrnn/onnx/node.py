@@ -267,7 +267,7 @@ class Weights:
             return [None] * len(self.calls)
         key = (backend.name, backend.layout())
         if key not in self._packed:
-            self._packed[key] = [backend.pack(call) for call in self.calls]
+            self._packed[key] = [backend.pack(call, key[1]) for call in self.calls]
         return self._packed[key]
 
     def stepper(self, backend: Backend, B: int, threads: int) -> tuple[Callable[[Array], Array], list[Array]]:
