@@ -124,7 +124,9 @@ def oracle() -> Callable[[str], Any]:
 @pytest.fixture
 def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a fresh interpreter in an empty directory, on the same fastrnn and problems.py: python("-c", code)."""
-    path = os.pathsep.join(str(Path(file).parent) for file in (Path(fastrnn.__file__).parent, __file__))
+    extension = [sys.modules["_fastrnn"].__file__] if "_fastrnn" in sys.modules else []
+    files = (*extension, Path(fastrnn.__file__).parent, __file__)
+    path = os.pathsep.join(str(Path(file).parent) for file in files)
 
     def run(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
         env = os.environ | {"PYTHONPATH": path} | environment

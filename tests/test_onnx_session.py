@@ -278,6 +278,15 @@ def test_nodes_inside_a_branch(rest: str, onnx: Any, ours: Any) -> None:
     assert len(sums) == 2
 
 
+def test_names_inside_a_branch_that_are_made_outside(onnx: Any, ours: Any) -> None:
+    model = convolution_lstm_dense(onnx)
+    attribute = model.graph.node[1].attribute.add()
+    attribute.name, attribute.type = "branch", onnx.AttributeProto.GRAPH
+    attribute.g.CopyFrom(onnx.helper.make_graph(list(model.graph.node)[5:], "branch", [], list(model.graph.output)))
+    with pytest.raises(ValueError, match=r"Relu 'positive' reads '.*', which nothing before it makes"):
+        ours.Session(model, rest="reference")
+
+
 def test_nodes_inside_a_function(onnx: Any, ours: Any) -> None:
     helper, node = onnx.helper, onnx.helper.make_node
     inner = node("RNN", ["a", "V", "S"], ["", "b"], hidden_size=5, name="inner")

@@ -81,10 +81,11 @@ def constant_nodes(nodes: Iterable[Any], constants: Iterable[str], wanted: Itera
 
 
 def expect_made(graph: Any) -> None:
-    """A ValueError, unless everything that is read is made before."""
+    """A ValueError, unless everything that is read is made before; subgraphs have no names of the graph's own."""
     made = {"", *(value.name for value in [*graph.input, *graph.initializer])}
+    names = made.union(*(node.output for node in graph.node))
     for node in graph.node:
-        if strange := [name for name in node.input if name not in made]:
+        if strange := sorted((set(node.input) | reads(node) & names) - made, key=str):
             whose = f"model: {node.op_type} {title(node)!r}"
             raise ValueError(f"{whose} reads {strange[0]!r}, which nothing before it makes")
         made.update(node.output)

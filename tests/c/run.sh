@@ -5,7 +5,7 @@
 #   neon     cross-compiled for AArch64, under QEMU       (gcc-aarch64-linux-gnu, qemu-user)
 #   asan     native, with -fsanitize=address,undefined; fewer problems, as neon and the following have them
 #   tsan     native, with -fsanitize=thread; what runs on several threads
-#   valgrind memcheck of the baseline: it does not know all of AVX-512                                    (valgrind)
+#   valgrind memcheck of the baseline, for it does not know all of AVX-512                (valgrind)
 #
 # Needs CMake, and a Python with NumPy: $PYTHON, or python3. Builds in $BUILD, or in a directory that goes at the end.
 set -euo pipefail
@@ -25,9 +25,9 @@ case ${1:-native} in
     asan) options=("-DCMAKE_C_FLAGS=-g -fsanitize=address,undefined -fno-sanitize-recover=all") selection=(--small) ;;
     tsan) options=("-DCMAKE_C_FLAGS=-g -fsanitize=thread") selection=(--small) part=(threads) ;;
     valgrind)
-        options=("-DCMAKE_C_FLAGS=-g -DFRNN_TEST_BASELINE")
+        options=(-DCMAKE_C_FLAGS=-g)
         emulator=(valgrind --quiet --error-exitcode=9 --leak-check=full --max-stackframe=4000000)
-        selection=(--small) ;;
+        selection=(--small) part=(memory) ;;
     *) echo "usage: $0 [native|neon|asan|tsan|valgrind]" >&2; exit 2 ;;
 esac
 
