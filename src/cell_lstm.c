@@ -74,7 +74,7 @@ INLINE void backward(int peephole, const BackwardTile *t)
                 dc_prev = FMA(daf, load(p + PEEP_F * Hp + l), dc_prev);
                 store(dp + PEEP_I * Hp + l, dai * c_before);
                 store(dp + PEEP_F * Hp + l, daf * c_before);
-                store(dp + PEEP_O * Hp + l, dao * c_before);
+                store(dp + PEEP_O * Hp + l, dao * c);
             }
             store(dc_carry + l, dc_prev);
             store(da + GATE_I * Hp + l, dai);
