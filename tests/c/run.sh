@@ -26,7 +26,8 @@ case ${1:-native} in
     tsan) options=("-DCMAKE_C_FLAGS=-g -fsanitize=thread") selection=(--small) part=(threads) ;;
     valgrind)
         options=(-DCMAKE_C_FLAGS=-g)
-        emulator=(valgrind --quiet --error-exitcode=9 --leak-check=full --max-stackframe=4000000)
+        leaks=(--leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite) # workers never end
+        emulator=(valgrind --quiet --error-exitcode=9 "${leaks[@]}" --max-stackframe=4000000)
         selection=(--small) part=(memory) ;;
     *) echo "usage: $0 [native|neon|asan|tsan|valgrind]" >&2; exit 2 ;;
 esac
