@@ -33,8 +33,17 @@ class Job(NamedTuple):
     saved: Any
 
 
-def scratch(n: int) -> np.ndarray:
-    return np.empty(n, np.uint8)
+class Scratch:
+    """Work areas, some bytes too small."""
+
+    def __init__(self, less: int = 0) -> None:
+        self.less = less
+
+    def take(self, n: int) -> np.ndarray:
+        return np.empty(n - self.less, np.uint8)
+
+    def give(self, memory: np.ndarray) -> None:
+        pass
 
 
 def right() -> Job:
@@ -87,7 +96,7 @@ WRONG: list[tuple[str, Callable[[Job], Any], str]] = [
 def test_what_is_right() -> None:
     """So that the refusals below are for what each of them changes."""
     job = right()
-    core.forward(ISA, [job], scratch)
+    core.forward(ISA, [job], Scratch())
     assert not any(np.isnan(a).any() for a in (job.y, job.c, *job.final))
 
 
@@ -97,21 +106,21 @@ def test_refused(name: str, wrong: Callable[[Job], Any], says: str) -> None:
     value = {name: wrong(job)}
     bad = job._replace(**value) if name in Job._fields else job._replace(call=job.call._replace(**value))
     with pytest.raises((ValueError, BufferError), match=says):
-        core.forward(ISA, [bad], scratch)
+        core.forward(ISA, [bad], Scratch())
     assert all(np.isnan(a).all() for a in (job.y, job.c, *job.final))
 
 
 def test_a_small_work_area() -> None:
     job = right()
     with pytest.raises(ValueError, match="expected at least"):
-        core.forward(ISA, [job], lambda n: scratch(n - 1))
+        core.forward(ISA, [job], Scratch(1))
     assert np.isnan(job.y).all()
 
 
 def test_one_wrong_job_stops_all() -> None:
     first, second = right(), right()
     with pytest.raises(ValueError, match="expected shape"):
-        core.forward(ISA, [first, second._replace(y=np.empty((T, B, 1)))], scratch)
+        core.forward(ISA, [first, second._replace(y=np.empty((T, B, 1)))], Scratch())
     assert np.isnan(first.y).all()
 
 
@@ -121,13 +130,13 @@ def test_backward_of_an_inference() -> None:
     like = (np.empty_like(call.x), np.empty_like(call.W), np.empty_like(call.U), None, None, None, (None, None))
     back = (CELL, call._replace(training=False), job.saved, job.y, (None, None), None, Gradients(*like))
     with pytest.raises(ValueError, match="training"):
-        core.backward(ISA, [back], scratch)
+        core.backward(ISA, [back], Scratch())
 
 
 @pytest.mark.parametrize("isa", [-1, 99])
 def test_instruction_sets_that_are_not_there(isa: int) -> None:
     with pytest.raises(ValueError, match=f"instruction set {isa} does not run here"):
-        core.forward(isa, [right()], scratch)
+        core.forward(isa, [right()], Scratch())
 
 
 def test_elements_of_another_size() -> None:

@@ -284,7 +284,10 @@ def test_a_constant_without_a_name(onnx: Any) -> None:
 def test_axes_that_are_no_integers(onnx: Any) -> None:
     def change(graph: Any) -> None:
         add_dropout(graph, onnx, np.array(0.5, np.float32))
-        graph.initializer[3].CopyFrom(onnx.numpy_helper.from_array(np.array([np.nan]), "axis"))
+        axis, R = (next(one for one in graph.initializer if one.name == name) for name in ("axis", "R"))
+        axis.CopyFrom(onnx.numpy_helper.from_array(np.array([np.nan]), "axis"))
+        graph.node[-1].input[2] = "another R"  # nodes of the same weights would be one layer
+        graph.initializer.append(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(R), "another R"))
 
     with pytest.raises(ValueError, match="which are no one chain"):
         fastrnn.from_onnx(hostile(onnx, change))
