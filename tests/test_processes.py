@@ -97,6 +97,7 @@ import contextlib, os, signal, threading, time
 import numpy as np
 import fastrnn, _fastrnn
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts the tests may have it ignored
 _fastrnn.set_cpus(16)  # threads that share CPUs take part as well
 _fastrnn.set_retreat(False)
 rng = np.random.default_rng(0)
