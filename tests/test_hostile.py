@@ -26,7 +26,7 @@ from problems import CELLS, COTANGENTS, Problem, arrays, call, make, run
 from tolerance import assert_same_bits
 
 import fastrnn
-from fastrnn.backends import cgroup_quota
+from fastrnn.backends import cgroup_cpus
 from fastrnn.results import Cache
 
 T, B, I, H = SIZES = (5, 3, 2, 4)
@@ -946,22 +946,35 @@ def test_threads_that_cannot_be_had(native: str, python: Callable[..., Completed
     assert done.returncode == 0, done.stderr
 
 
+def version_1(quota: str, group: str = "") -> dict[str, str]:
+    return {f"cpu/{group}cpu.cfs_quota_us": f"{quota}\n", f"cpu/{group}cpu.cfs_period_us": "100000\n"}
+
+
 @pytest.mark.parametrize(
-    ("files", "quota"),
+    ("files", "own", "cpus"),
     [
-        ({}, (0, 1)),
-        ({"cpu.max": "max 100000\n"}, (0, 100000)),
-        ({"cpu.max": "150000 100000\n"}, (150000, 100000)),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, (-1, 100000)),
-        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, (50000, 100000)),
+        ({}, "0::/\n", np.inf),
+        ({"cpu.max": "150000 100000\n"}, "", np.inf),
+        ({"cpu.max": "max 100000\n"}, "0::/\n", np.inf),
+        ({"cpu.max": "150000 100000\n"}, "0::/\n", 1.5),
+        ({"cpu.max": "150000 100000\n"}, "0::/a/service/of/the/host\n", 1.5),
+        ({"a/cpu.max": "250000 100000\n", "a/b/cpu.max": "max 100000\n"}, "0::/a/b\n", 2.5),
+        ({"a/cpu.max": "250000 100000\n", "a/b/cpu.max": "50000 100000\n"}, "0::/a/b\n", 0.5),
+        ({"a/cpu.max": "250000 100000\n"}, "0::/b\n", np.inf),
+        (version_1("-1"), "1:cpu:/\n0::/\n", np.inf),
+        (version_1("50000"), "1:cpu:/\n0::/\n", 0.5),
+        (version_1("50000"), "4:memory:/a\n3:cpu,cpuacct:/docker/0123\n0::/\n", 0.5),
+        (version_1("-1") | version_1("300000", "a/"), "3:cpuset:/b\n1:cpuacct,cpu:/a\n", 3.0),
     ],
 )
-def test_quota_of_a_container(files: dict[str, str], quota: tuple[int, int], tmp_path: Path) -> None:
-    """Of either version of cgroups."""
+def test_quota_of_control_groups(files: dict[str, str], own: str, cpus: float, tmp_path: Path) -> None:
+    """Of either version, the tightest from one's own up; a container sees its own as the root."""
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert cgroup_quota(tmp_path) == quota
+    (tmp_path / "own").write_text(own)
+    assert cgroup_cpus(tmp_path, tmp_path / "own") == cpus
+    assert cgroup_cpus(tmp_path, tmp_path / "absent") == np.inf
 
 
 @pytest.mark.parametrize("value", [Fraction(1, 4), np.float32(0.25), np.float64(0.25)])

@@ -209,3 +209,43 @@ def test_a_cpu_that_is_taken(python: Python) -> None:
     """Two threads, one of whose CPUs another process holds, take at most 1.3 times as long as one thread does."""
     done = python("-W", "ignore", "-c", TAKEN)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+QUOTA = """
+import os, pathlib, sys, time
+import numpy as np
+import fastrnn
+
+group = pathlib.Path("/sys/fs/cgroup/cpu", f"fastrnn-{os.getpid()}")
+group.mkdir()
+(group / "cpu.cfs_period_us").write_text("100000")
+(group / "cpu.cfs_quota_us").write_text("100000")
+home = group.parent / "cgroup.procs"
+rng = np.random.default_rng(0)
+x, W, U = (rng.uniform(-0.1, 0.1, shape).astype(np.float32) for shape in ((300, 1, 192), (768, 192), (768, 192)))
+
+def seconds(threads):
+    start = time.perf_counter()
+    for _ in range(60):
+        fastrnn.lstm_forward(x, W, U, threads=threads)
+    return time.perf_counter() - start
+
+try:
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    told = fastrnn.backends.usable_cpus()  # not heeded below: the settings are of before
+    pairs = [(seconds(1), seconds(2)) for _ in range(9)]
+finally:
+    home.write_text(str(os.getpid()))
+    group.rmdir()
+ratios = sorted(two / one for one, two in pairs)
+print("CPUs", told, "median", ratios[len(ratios) // 2])
+assert told == 1 and ratios[len(ratios) // 2] < 1.3, ratios
+"""
+
+
+@pytest.mark.skipif(not os.access("/sys/fs/cgroup/cpu/cgroup.procs", os.W_OK), reason="no control group can be made")
+def test_a_quota(python: Python) -> None:
+    """Of one CPU, set after the import: it is seen, and two threads take at most 1.3 times as long as one."""
+    done = python("-W", "ignore", "-c", QUOTA)
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr

@@ -219,23 +219,30 @@ def get_num_threads() -> int:
 
 
 def usable_cpus() -> int:
-    """CPUs that the operating system lets this process use; a container's quota counts, rounded up."""
+    """CPUs that the operating system lets this process use; a container's or a service's quota counts, rounded up."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limit, period = cgroup_quota()
-    if limit > 0:
-        cpus = min(cpus, math.ceil(limit / period))
-    return max(cpus, 1)
+    return max(math.ceil(min(cpus, cgroup_cpus())), 1)
 
 
-def cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
-    """Microseconds of CPU time that this container may use in each period of so many; 0 if there is no limit."""
-    two, one = root / "cpu.max", root / "cpu" / "cpu.cfs_quota_us"
+def cgroup_cpus(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """How many CPUs' time this process's control groups, and those that they are in, leave it; of either version."""
+    limits = [math.inf]
+    for line in own.read_text().splitlines() if own.is_file() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):  # version 2 has no name here
+            top = root / "cpu" if controllers else root
+            place = top / path.lstrip("/")
+            limits += [_quota(group) for group in (place, *place.parents) if group.is_relative_to(top)]
+    return min(limits)
+
+
+def _quota(group: Path) -> float:
+    two, one = group / "cpu.max", group / "cpu.cfs_quota_us"
     if two.is_file():
         limit, period = two.read_text().split()
-        return (0 if limit == "max" else int(limit)), int(period)
-    if one.is_file():
-        return int(one.read_text()), int(one.with_name("cpu.cfs_period_us").read_text())
-    return 0, 1
+        return math.inf if limit == "max" else int(limit) / int(period)
+    limit = one.read_text() if one.is_file() else "-1"
+    return int(limit) / int((group / "cpu.cfs_period_us").read_text()) if int(limit) > 0 else math.inf
 
 
 def config() -> dict[str, Any]:
