@@ -27,7 +27,7 @@ build() {
 on() {
     local extension=$1 runtimes=$2
     shift 2
-    LD_PRELOAD=$(for each in $runtimes; do gcc -print-file-name="lib$each.so"; done) ASAN_OPTIONS=detect_leaks=0 \
+    LD_PRELOAD=$(for each in $runtimes; do gcc -print-file-name="lib$each.so"; done | paste -sd:) ASAN_OPTIONS=detect_leaks=0 \
         PYTHONPATH="$work/$extension:$PWD" "$PYTHON" -m pytest -q -p no:cacheprovider "$@"
 }
 
