@@ -127,7 +127,10 @@ def oracle() -> Callable[[str], Any]:
 @pytest.fixture
 def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a fresh interpreter in an empty directory, on the same fastrnn and problems.py: python("-c", code)."""
-    extension = [sys.modules["_fastrnn"].__file__] if "_fastrnn" in sys.modules else []
+    # The same extension as here, a sanitizer's too; but not a traced one, of which coverage.py finds the lines from the
+    # checkout alone.
+    same = "_fastrnn" in sys.modules and "COVERAGE_PROCESS_CONFIG" not in os.environ
+    extension = [sys.modules["_fastrnn"].__file__] if same else []
     files = (*extension, Path(fastrnn.__file__).parent, __file__)
     path = os.pathsep.join(str(Path(file).parent) for file in files)
 
