@@ -176,13 +176,23 @@ def test_interruption(python: Python) -> None:
     assert done.returncode == 0, done.stderr
 
 
-TAKEN = """
+#: Calls that end every step at a barrier, if they are shared, and how long some of them take.
+TURNS = """
 import os, time
 import numpy as np
 import fastrnn
 
 rng = np.random.default_rng(0)
 x, W, U = (rng.uniform(-0.1, 0.1, shape).astype(np.float32) for shape in ((300, 1, 192), (768, 192), (768, 192)))
+
+def seconds(threads, calls):
+    start = time.perf_counter()
+    for _ in range(calls):
+        fastrnn.lstm_forward(x, W, U, threads=threads)
+    return time.perf_counter() - start
+"""
+
+TAKEN = """
 cpus = sorted(os.sched_getaffinity(0))[:2]
 os.sched_setaffinity(0, cpus)
 holder = os.fork()
@@ -192,14 +202,8 @@ if holder == 0:
         pass
     os._exit(0)
 
-def seconds(threads):
-    start = time.perf_counter()
-    for _ in range(8):
-        fastrnn.lstm_forward(x, W, U, threads=threads)
-    return time.perf_counter() - start
-
 try:
-    pairs = [(seconds(1), seconds(len(cpus))) for _ in range(12)]
+    pairs = [(seconds(1, 8), seconds(len(cpus), 8)) for _ in range(12)]
 finally:
     os.kill(holder, 9)
 ratios = sorted(two / one for one, two in pairs)
@@ -211,33 +215,23 @@ assert ratios[len(ratios) // 2] < 1.3, ratios
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
 def test_a_cpu_that_is_taken(python: Python) -> None:
     """Two threads, one of whose CPUs another process holds, take at most 1.3 times as long as one thread does."""
-    done = python("-W", "ignore", "-c", TAKEN)
+    done = python("-W", "ignore", "-c", TURNS + TAKEN)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 QUOTA = """
-import os, pathlib, sys, time
-import numpy as np
-import fastrnn
+import pathlib
 
 group = pathlib.Path("/sys/fs/cgroup/cpu", f"fastrnn-{os.getpid()}")
 group.mkdir()
 (group / "cpu.cfs_period_us").write_text("100000")
 (group / "cpu.cfs_quota_us").write_text("100000")
 home = group.parent / "cgroup.procs"
-rng = np.random.default_rng(0)
-x, W, U = (rng.uniform(-0.1, 0.1, shape).astype(np.float32) for shape in ((300, 1, 192), (768, 192), (768, 192)))
-
-def seconds(threads):
-    start = time.perf_counter()
-    for _ in range(60):
-        fastrnn.lstm_forward(x, W, U, threads=threads)
-    return time.perf_counter() - start
 
 try:
     (group / "cgroup.procs").write_text(str(os.getpid()))
     told = fastrnn.backends.usable_cpus()  # not heeded below: the settings are of before
-    pairs = [(seconds(1), seconds(2)) for _ in range(9)]
+    pairs = [(seconds(1, 60), seconds(2, 60)) for _ in range(9)]
 finally:
     home.write_text(str(os.getpid()))
     group.rmdir()
@@ -250,6 +244,6 @@ assert told == 1 and ratios[len(ratios) // 2] < 1.3, ratios
 @pytest.mark.skipif(not os.access("/sys/fs/cgroup/cpu/cgroup.procs", os.W_OK), reason="no control group can be made")
 def test_a_quota(python: Python) -> None:
     """Of one CPU, set after the import: it is seen, and two threads take at most 1.3 times as long as one."""
-    done = python("-W", "ignore", "-c", QUOTA)
+    done = python("-W", "ignore", "-c", TURNS + QUOTA)
     print(done.stdout)
     assert done.returncode == 0, done.stderr
