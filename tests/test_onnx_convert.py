@@ -152,6 +152,29 @@ def test_weights_put_together_from_constants(onnx: Any) -> None:
         fastrnn.from_onnx(model)
 
 
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([("Concat", ["W40"], "W40")], r"Concat node 'W40': no constant can be made of \['W40'\]"),
+        ([("Concat", ["W1"], "W40"), ("Identity", ["W40"], "W1")], "Concat node 'W40': "),
+        ([("Concat", [f"W{i}", f"W{i}"], f"W{i + 1}") for i in range(40)], "Concat node 'W[0-9]+': .* numbers, where"),
+        ([("Gather", ["W0", "many"], "W40")], "Gather node 'W40': .*216000 numbers, where the model has 9057"),
+        ([("Gather", ["W0", "far"], "W40")], "Gather node 'W40': no constant .*IndexError"),
+        ([("Cast", [], "W40")], r"Cast node 'W40': no constant can be made of \[\]"),
+    ],
+)
+def test_constants_that_cannot_be_put_together(nodes: list[Any], message: str, onnx: Any) -> None:
+    """They go round, grow until no memory holds them, or are wrong."""
+    model = one_node(onnx)
+    model.graph.initializer[0].name, model.graph.node[0].input[1] = "W0", "W40"
+    constants = {"many": np.zeros(9000, np.int64), "far": np.array([9])}
+    model.graph.initializer.extend([onnx.numpy_helper.from_array(a, name) for name, a in constants.items()])
+    for kind, inputs, output in nodes[::-1]:
+        model.graph.node.insert(0, onnx.helper.make_node(kind, inputs, [output], axis=0))
+    with pytest.raises(ValueError, match=message):
+        fastrnn.from_onnx(model)
+
+
 def in_two_branches(onnx: Any, other: dict[str, np.ndarray]) -> Any:
     """An If that runs the node with or without a state, with the same weights, or other ones in the second branch."""
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT

@@ -46,6 +46,10 @@ PUTS_TOGETHER = {
     *("Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
 }
 
+#: how often a model's numbers may be repeated in a constant that is put together: nodes that double one another would
+#: fill any memory
+SHARED = 16
+
 #: more nodes than ever join one layer to the next
 MANY = 8
 
@@ -110,6 +114,7 @@ class Graph:
             self.constants |= {t.name: array_of(t) for t in graph.initializer}
             for node in graph.node:
                 self._add(node)
+        self.most = SHARED * sum(a.size for a in self.constants.values())
 
     def _graphs(self, graph: Any) -> Iterator[Any]:
         yield graph
@@ -141,20 +146,13 @@ class Graph:
         return self._value(node.input[i]) if i < len(node.input) else None
 
     def _value(self, name: str) -> Array | None:
-        if name not in self.constants and (nodes := self._made_by(name)):
-            onnx, reference = needed("onnx", "onnx"), needed("onnx.reference", "onnx")
-            helper = onnx.helper
-            read = {one for node in nodes for one in node.input} & self.constants.keys()
-            constants = [onnx.numpy_helper.from_array(self.constants[one], one) for one in sorted(read)]
-            outputs = [helper.make_empty_tensor_value_info(name)]
-            graph = helper.make_graph(nodes, "constant", [], outputs, constants)
-            model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)])
-            (self.constants[name],) = reference.ReferenceEvaluator(model).run(None, {})
+        for node in [] if name in self.constants else self._made_by(name):
+            self.constants |= self._results(node)
         return self.constants.get(name)
 
     def _made_by(self, name: str) -> list[Any]:
         """The nodes that make it of constants, in order; none if it is made of anything else."""
-        made: list[Any] = []
+        made: dict[int, Any] = {}
         names = [name]
         while names:
             one = names.pop()
@@ -163,9 +161,35 @@ class Graph:
             node = self.producers.get(one)
             if node is None or node.op_type not in PUTS_TOGETHER or node.domain not in ("", "ai.onnx"):
                 return []
-            made.append(node)
-            names += node.input
-        return [node for node in self.nodes if any(node is one for one in made)]
+            if id(node) not in made:  # in a graph that goes round, it is met again
+                made[id(node)] = node
+                names += node.input
+        return [node for node in self.nodes if id(node) in made]
+
+    def _results(self, node: Any) -> Arrays:
+        """What a node makes of constants, computed by onnx's reference."""
+        onnx, reference = needed("onnx", "onnx"), needed("onnx.reference", "onnx")
+        helper, given = onnx.helper, [name for name in dict.fromkeys(node.input) if name]
+        made = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
+        try:
+            constants = {name: self.constants[name] for name in given}  # KeyError: nodes that go round
+            if (size := self._numbers(node)) > self.most:
+                raise ValueError(f"{size} numbers, where the model has {self.most // SHARED}")
+            tensors = [onnx.numpy_helper.from_array(a, name) for name, a in constants.items()]
+            graph = helper.make_graph([node], "constant", [], made, tensors)
+            model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)])
+            results = reference.ReferenceEvaluator(model).run(None, {})
+        except Exception as error:  # a node can be wrong in any way, and onnx's reference does not say in which
+            raise ValueError(f"{title(node)}: no constant can be made of {given} ({error!r})") from error
+        return {value.name: np.asarray(a) for value, a in zip(made, results, strict=True)}
+
+    def _numbers(self, node: Any) -> int:
+        """At most so many are in what a node of `PUTS_TOGETHER` makes."""
+        inputs = [self.constants[name] for name in node.input if name]
+        if node.op_type == "Gather":
+            data, indices = inputs
+            return int(indices.size * (data.size // max(1, data.shape[self.attributes(node).get("axis", 0)])))
+        return sum(a.size for a in inputs)
 
     def integers(self, node: Any, attribute: str) -> list[int] | None:
         """What newer operators have as their second input, and older ones as an attribute."""
