@@ -3,7 +3,8 @@
 They are Keras' own layers, weights, options, masks, states and all, whose loop over time is fastrnn's kernels. What the
 kernels do not have is refused by name when the layer is made: recurrent_dropout, other activations than the default
 ones (a SimpleRNN's may be tanh, relu, sigmoid or linear), and use_cudnn=True. ``unroll`` and ``implementation`` change
-nothing. Under a policy of half precision the kernels compute in float32. There is no gradient of a gradient.
+nothing. Under a policy of half precision the kernels compute in float32. There is no gradient of a gradient. Inference packs
+the weights once, and anew after any change but one that PyTorch does not count: through NumPy, or ``.value.data``.
 
 Set ``KERAS_BACKEND=torch`` before Keras is imported; on its other backends these layers do not exist, and
 `fastrnn.from_keras` takes the weights instead. ``pip install 'fastrnn[keras]'`` brings both, Keras and PyTorch.
@@ -19,13 +20,10 @@ Examples
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fastrnn.convert.gates import GATES
-from fastrnn.functional import gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward
+from fastrnn.run import gru_cell, rnn_cell
 
 try:
     keras: Any = importlib.import_module("keras")
@@ -36,70 +34,32 @@ except ModuleNotFoundError as error:  # Keras without its backend is one as well
 if keras.backend.backend() != "torch":
     raise ImportError(f"fastrnn.keras needs KERAS_BACKEND=torch, got {keras.backend.backend()!r}")
 
+from fastrnn.torch import ops  # PyTorch is there
+from fastrnn.torch.stack import Setting, Stack
+
 __all__ = ["GRU", "LSTM", "SimpleRNN"]
 
 #: Keras' activations that a SimpleRNN's cell of ours has.
 ACTIVATIONS = {"tanh": "tanh", "relu": "relu", "sigmoid": "sigmoid", "linear": "identity"}
 
-_Function: Any = torch.autograd.Function
 _SimpleRNN: Any = keras.layers.SimpleRNN
 _GRU: Any = keras.layers.GRU
 _LSTM: Any = keras.layers.LSTM
 _registered: Any = keras.saving.register_keras_serializable(package="fastrnn")
 
 
-class Weights(NamedTuple):
-    """In fastrnn's layout and order of gates, as torch tensors."""
+class Made(NamedTuple):
+    """A stack that has packed its weights for inference, and what they were made of, to know when that changed."""
 
-    W: Any
-    U: Any
-    b: Any
-    b_rec: Any = None
-
-
-class Recurrence(_Function):  # type: ignore[misc]  # Any: torch need not be installed where types are checked
-    """A forward and its backward between torch tensors, without a copy."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, run: Callable[..., Any], back: Callable[..., Any], gradients: bool, *given: Any
-    ) -> tuple[Any, ...]:
-        """y (B, T, H) and the final states, from x (B, T, I), lengths, the weights and the initial states."""
-        ctx.save_for_backward(*given)  # what the cache refers to: autograd sees to it that it was not changed
-        x, lengths, W, U, b, b_rec, *init = (None if a is None else a.detach().numpy() for a in given)
-        states = dict(zip(("h0", "c0"), init, strict=False))
-        training = gradients and any(ctx.needs_input_grad)
-        result = run(x, W, U, b, b_rec, **states, lengths=lengths, batch_first=True, training=training)
-        ctx.back, ctx.cache = back, result.cache
-        return tuple(torch.from_numpy(a) for a in result[: 1 + len(init)])
-
-    @staticmethod
-    def backward(ctx: Any, *dresults: Any) -> tuple[Any, ...]:
-        return None, None, None, *Gradients.apply(ctx.back, ctx.cache, len(dresults), *dresults, *ctx.saved_tensors)
-
-
-class Gradients(_Function):  # type: ignore[misc]
-    """The backward, as a function that has none: autograd would else take its results for constants."""
-
-    @staticmethod
-    def forward(ctx: Any, back: Callable[..., Any], cache: Any, n: int, *tensors: Any) -> tuple[Any, ...]:
-        """Gradients of what `Recurrence` was given, from those of its n results; the rest of the tensors is that."""
-        dy, *dfinal = (d.detach().numpy() for d in tensors[:n])
-        final = {name: np.ascontiguousarray(d) for name, d in zip(("dh_n", "dc_n"), dfinal, strict=False)}
-        g = back(dy, cache, **final)
-        init = [g.dh0, g.dc0] if len(dfinal) == 2 else [g.dh0]
-        gradients = (g.dx, None, g.dW, g.dU, g.db, g.db_rec, *init)
-        return tuple(None if d is None else torch.from_numpy(d) for d in gradients)
-
-    @staticmethod
-    def backward(ctx: Any, *ddresults: Any) -> Any:
-        raise NotImplementedError(
-            "double backward: fastrnn has no gradient of a gradient; use Keras' layer where create_graph=True is needed"
-        )
+    stack: Stack
+    variables: list[Any]  #: held, so that nothing else can come to lie there
+    state: tuple[Any, ...]  #: of the variables then
 
 
 class _Kernels:
-    """What the three layers share: Keras' `inner_loop`, on fastrnn; they say what runs and with which weights."""
+    """What the three layers share: Keras' `inner_loop`, on fastrnn; they say which cell, and its order of gates."""
+
+    _made: Made | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -117,8 +77,14 @@ class _Kernels:
     def _activations(self) -> dict[str, tuple[str, ...]]:
         return {"activation": ("tanh",), "recurrent_activation": ("sigmoid",)}
 
-    def _recurrence(self) -> tuple[Callable[..., Any], Callable[..., Any], Weights]:
+    @property
+    def _cell(self) -> str:
+        """The cell's name in `fastrnn.cells.CELLS`."""
         raise NotImplementedError
+
+    def _reordered(self, a: Any) -> Any:
+        """From Keras' order of gates to ours, along the first axis; by torch, for the gradient."""
+        return a
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
         """The last output, every output (B, T, H), and the final states, from sequences (B, T, I)."""
@@ -127,34 +93,68 @@ class _Kernels:
             return super().inner_loop(sequences, initial_state, mask, training)  # type: ignore[misc]
         if sequences.device.type != "cpu":
             raise ValueError(f"sequences: fastrnn runs on the CPU, got a tensor on {sequences.device}")
-        run, back, weights = self._recurrence()
+        variables = [keras.ops.convert_to_tensor(v) for v in (layer.cell.kernel, layer.cell.recurrent_kernel)]
+        variables += [keras.ops.convert_to_tensor(layer.cell.bias)] if layer.use_bias else []
+        kind = torch.float64 if variables[0].dtype == torch.float64 else torch.float32
         mask = mask[0] if isinstance(mask, list | tuple) else mask
         states = list(initial_state) if isinstance(initial_state, list | tuple) else [initial_state]
-        states = [s.clone() for s in states] if layer.stateful else states  # Keras writes into its own
-        kind = weights.W.dtype if weights.W.dtype == torch.float64 else torch.float32
-        weights = Weights(*(None if w is None else w.to(kind) for w in weights))
         x, states = sequences.to(kind), [s.to(kind) for s in states]
+        if layer.stateful:
+            states = [s.clone() for s in states]  # Keras writes into its own
         if training and layer.dropout:
             x = x * layer.cell.get_dropout_mask(x[:, 0, :])[:, None]
         if layer.go_backwards:
             x, mask = x.flip(1), None if mask is None else mask.flip(1)
         if mask is None:
-            y, *states = Recurrence.apply(run, back, torch.is_grad_enabled(), x, None, *weights, *states)
+            y, *states = self._run(x, states, variables)
             last = states[0]
         else:
-            y, states = self._masked(run, back, x, mask.bool(), weights, states)
+            y, states = self._masked(x, mask.bool(), states, variables)
             last = y[:, -1]
         return last, y if layer.return_sequences else last[:, None], states
 
-    def _masked(self, run: Any, back: Any, x: Any, mask: Any, weights: Weights, states: list[Any]) -> tuple[Any, Any]:
+    def _masked(self, x: Any, mask: Any, states: list[Any], variables: list[Any]) -> tuple[Any, Any]:
         """Valid steps move to the front, and their outputs back; between them Keras repeats the last one, first 0."""
         layer: Any = self
         order = torch.argsort((~mask).int(), dim=1, stable=True)
         x = torch.take_along_dim(x, order[:, :, None], 1)
-        y, *states = Recurrence.apply(run, back, torch.is_grad_enabled(), x, mask.sum(1), *weights, *states)
+        y, *states = self._run(x, states, variables, mask.sum(1))
         so_far = mask.cumsum(1)[:, :, None]
         y = torch.take_along_dim(y, (so_far - 1).clamp(min=0), 1) * (so_far > 0)
         return y * mask[:, :, None] if layer.zero_output_for_mask else y, states
+
+    def _run(self, x: Any, states: list[Any], variables: list[Any], lengths: Any = None) -> list[Any]:
+        """y (B, T, H) and the final states (B, H)."""
+        setting = Setting(self._cell, len(variables) == 3, False, True)
+        states, grad = [s[None] for s in states], torch.is_grad_enabled()
+        if not ops.plain():
+            weights = self._weights(variables, x.dtype)
+            y, *final = ops.recurrence(x, states, weights, lengths, [], grad, *setting)[: 1 + len(states)]
+        elif grad and any(a.requires_grad for a in (x, *states, *variables)):
+            weights = self._weights(variables, x.dtype)
+            stack, sizes = Stack(setting, ops.arrays(weights)), (len(states), len(weights), 0)
+            y, *final = ops.differentiable(setting, stack, sizes, x, *states, *weights, lengths)
+        else:
+            y, *final = ops.infer(self._packed(setting, variables, x.dtype), x, states, lengths)
+        return [y, *(s[0] for s in final)]
+
+    def _weights(self, variables: list[Any], dtype: Any) -> list[Any]:
+        """W, U, and both biases if there are any, as fastrnn has them."""
+        kernel, recurrent_kernel, *bias = (v.to(dtype) for v in variables)
+        weights = [self._reordered(kernel.T), self._reordered(recurrent_kernel.T)]
+        for b in bias:
+            weights += map(self._reordered, b if b.dim() == 2 else (b, torch.zeros_like(b)))
+        return weights
+
+    def _packed(self, setting: Setting, variables: list[Any], dtype: Any) -> Stack:
+        """The weights, packed anew if a variable changed since, or is another."""
+        made, versions = self._made, ops.versions(variables)
+        state = setting, dtype, ops.addresses(variables), versions
+        if versions is not None and made is not None and made.state == state:
+            return made.stack
+        stack = Stack(setting, ops.arrays(self._weights(variables, dtype)))
+        self.__dict__["_made"] = Made(stack, variables, state)  # past Keras, which tracks attributes
+        return stack
 
 
 @_registered
@@ -171,14 +171,9 @@ class SimpleRNN(_Kernels, _SimpleRNN):  # type: ignore[misc]
     def _activations(self) -> dict[str, tuple[str, ...]]:
         return {"activation": tuple(ACTIVATIONS)}
 
-    def _recurrence(self) -> tuple[Callable[..., Any], Callable[..., Any], Weights]:
-        activation = ACTIVATIONS[keras.activations.serialize(self.activation)]
-
-        def run(*arrays: Any, **options: Any) -> Any:
-            return rnn_forward(*arrays, activation=activation, **options)
-
-        kernel, recurrent_kernel, bias = variables(self.cell)
-        return run, rnn_backward, Weights(kernel.T, recurrent_kernel.T, bias)
+    @property
+    def _cell(self) -> str:
+        return rnn_cell(ACTIVATIONS[keras.activations.serialize(self.activation)])
 
 
 @_registered
@@ -193,20 +188,13 @@ class GRU(_Kernels, _GRU):  # type: ignore[misc]
     (torch.Size([2, 4]), [(3, 12), (4, 12), (12,)])
     """
 
-    def _recurrence(self) -> tuple[Callable[..., Any], Callable[..., Any], Weights]:
-        reset_after = bool(self.reset_after)
+    @property
+    def _cell(self) -> str:
+        return gru_cell(bool(self.reset_after))
 
-        def run(*arrays: Any, **options: Any) -> Any:
-            return gru_forward(*arrays, reset_after=reset_after, **options)
-
-        def reordered(a: Any) -> Any:
-            """Along the last axis; by torch, for the gradient."""
-            parts = dict(zip(GATES["keras"]["gru"], a.chunk(3, -1), strict=True))
-            return torch.cat([parts[gate] for gate in GATES["fastrnn"]["gru"]], -1)
-
-        kernel, recurrent_kernel, bias = variables(self.cell)
-        biases = () if bias is None else reordered(bias).unbind() if reset_after else (reordered(bias),)
-        return run, gru_backward, Weights(reordered(kernel).T, reordered(recurrent_kernel).T, *(biases or (None,)))
+    def _reordered(self, a: Any) -> Any:
+        parts = dict(zip(GATES["keras"]["gru"], a.chunk(3), strict=True))
+        return torch.cat([parts[gate] for gate in GATES["fastrnn"]["gru"]])
 
 
 @_registered
@@ -223,13 +211,6 @@ class LSTM(_Kernels, _LSTM):  # type: ignore[misc]
     True
     """
 
-    def _recurrence(self) -> tuple[Callable[..., Any], Callable[..., Any], Weights]:
-        kernel, recurrent_kernel, bias = variables(self.cell)
-        return lstm_forward, lstm_backward, Weights(kernel.T, recurrent_kernel.T, bias)
-
-
-def variables(cell: Any) -> tuple[Any, Any, Any]:
-    """kernel (I, G*H), recurrent_kernel (H, G*H) and bias, or None, as torch tensors."""
-    tensor = keras.ops.convert_to_tensor
-    bias = None if cell.bias is None else tensor(cell.bias)
-    return tensor(cell.kernel), tensor(cell.recurrent_kernel), bias
+    @property
+    def _cell(self) -> str:
+        return "lstm"

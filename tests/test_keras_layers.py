@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from problems import Arrays
-from tolerance import assert_close
+from tolerance import assert_close, assert_same_bits
 
 hypothesis = pytest.importorskip("hypothesis")
 
@@ -289,16 +289,77 @@ def test_what_is_refused(name: str, options: dict[str, Any], message: str, ours:
         getattr(ours, name)(H, **options)
 
 
-def test_weights_changed_before_backward(keras: Any, ours: Any) -> None:
-    """Autograd's own error, as of any layer."""
+def test_weights_changed_before_backward(ours: Any) -> None:
+    """The gradient is that of the weights which the forward saw, or autograd's own error where it saw them in place."""
     import torch
 
-    _, mine = pair(keras, ours, "LSTM")
-    y = mine(np.ones((B, T, I)))
-    with torch.no_grad():
-        mine.trainable_variables[0].value.mul_(2)
+    def gradients(layer: Any, changed: list[Any]) -> Any:
+        y = layer(np.ones((B, T, I), np.float32))
+        with torch.no_grad():
+            for variable in changed:
+                variable.value.mul_(2)
+        return torch.autograd.grad(y.square().sum(), [v.value for v in layer.trainable_variables])
+
+    gru, lstm = ours.GRU(H), ours.LSTM(H)
+    gru.build((B, T, I))
+    lstm.build((B, T, I))
+    both = [gradients(gru, changed) for changed in ([], gru.trainable_variables)]
+    assert_same_bits(*({str(i): a.numpy() for i, a in enumerate(found)} for found in both))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        y.sum().backward()
+        gradients(lstm, [lstm.cell.bias])
+
+
+CHANGES: dict[str, Callable[[Any, Any], object]] = {
+    "set_weights": lambda layer, torch: layer.set_weights([2 * a for a in layer.get_weights()]),
+    "in place": lambda layer, torch: [v.value.detach().mul_(2) for v in layer.trainable_variables],
+    "another tensor": lambda layer, torch: setattr(
+        layer.cell.kernel, "_value", torch.nn.Parameter(layer.cell.kernel.value.detach() * 2)
+    ),
+    "a fused optimizer": lambda layer, torch: stepped(
+        torch.optim.Adam([v.value for v in layer.trainable_variables], fused=True)
+    ),
+}
+
+
+def stepped(optimizer: Any) -> None:
+    for weight in optimizer.param_groups[0]["params"]:
+        weight.grad = weight.detach().clone()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", LAYERS)
+def test_inference_sees_every_change_of_the_weights(name: str, change: str, ours: Any) -> None:
+    """Though it packs them once."""
+    import torch
+
+    layer, x = getattr(ours, name)(H), np.ones((B, T, I), np.float32)
+    with torch.no_grad():
+        before = layer(x)
+        packed = layer._made.stack
+        assert (layer(x) == before).all()
+        assert layer._made.stack is packed
+    CHANGES[change](layer, torch)
+    fresh = getattr(ours, name)(H)
+    fresh.build(x.shape)
+    fresh.set_weights(layer.get_weights())
+    with torch.no_grad():
+        after = layer(x)
+        assert (after == fresh(x)).all()
+    assert (after != before).any()
+    with torch.inference_mode():
+        assert (layer(x) == after).all()
+
+
+def test_weights_made_in_inference_mode(ours: Any) -> None:
+    """Nobody counts their changes."""
+    import torch
+
+    with torch.inference_mode():
+        layer, x = ours.LSTM(H), np.ones((B, T, I), np.float32)
+        before = layer(x)
+        layer.cell.kernel.value.mul_(2)
+        assert (layer(x) != before).any()
 
 
 def test_other_backends(oracle: Callable[[str], Any], python: Callable[..., CompletedProcess[str]]) -> None:

@@ -14,7 +14,7 @@ from tolerance import assert_same_bits
 
 import fastrnn
 from fastrnn import training
-from fastrnn.training import Callback, Checkpoint, EarlyStopping, History, Sequential, Training
+from fastrnn.training import Callback, Checkpoint, EarlyStopping, History, Sequential, Training, checkpoint
 
 OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "sgd": lambda: training.SGD(0.1, momentum=0.9, nesterov=True),
@@ -214,4 +214,22 @@ def test_what_cannot_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     resumed(".*c has format version 1, expected 0")
     with pytest.raises(FileNotFoundError):
         model.fit(*data, resume=tmp_path / "nothing")
+    assert_same_bits(model.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("best", 10**309), ("best", "x"), ("best", []), ("wait", "x"), ("wait", 1.5), ("best_epoch", None)],
+)
+def test_counters_that_are_no_numbers(name: str, value: Any, tmp_path: Path) -> None:
+    """A checkpoint whose text was changed, and its checksum with it."""
+    path = tmp_path / "c"
+    classifier().fit(inputs(), classes(N), callbacks=[Checkpoint(path), EarlyStopping("loss")])
+    tensors, plain = checkpoint.read("resume", path)
+    plain["callbacks"]["EarlyStopping.0"][name] = value
+    checkpoint.write(path, tensors, plain)
+    model = classifier()
+    before = model.state_dict()
+    with pytest.raises(ValueError, match=r"^resume: .*c does not fit, or is damaged: "):
+        model.fit(inputs(), classes(N), epochs=2, callbacks=[EarlyStopping("loss")], resume=path)
     assert_same_bits(model.state_dict(), before)

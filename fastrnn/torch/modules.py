@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fastrnn.checks import boolean
 from fastrnn.run import gru_cell, rnn_cell
@@ -32,19 +31,6 @@ def refusal(what: str, tensor: Tensor) -> str:
             "which torch.autocast needs as well"
         )
     return ""
-
-
-class Steps:
-    """How often any optimizer stepped: the fused ones change parameters, and do not count it as a change of them."""
-
-    count = 0
-
-    @classmethod
-    def one_more(cls, *_: Any) -> None:
-        cls.count += 1
-
-
-register_optimizer_step_post_hook(Steps.one_more)
 
 
 class Made(NamedTuple):
@@ -213,10 +199,8 @@ class Recurrent(nn.RNNBase):
 
     def _packed(self, setting: Setting, weights: list[Tensor]) -> Stack:
         """The weights, packed anew if one of them changed since."""
-        if any([w.is_inference() for w in weights]):  # whose changes nobody counts
-            return self._make(setting, weights, None)
-        made, versions = self._made, [Steps.count, *[w._version for w in weights]]
-        if made is None or made.versions != versions or not made.on(setting, weights):
+        made, versions = self._made, ops.versions(weights)
+        if versions is None or made is None or made.versions != versions or not made.on(setting, weights):
             return self._make(setting, weights, versions)
         return made.stack
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fastrnn import backends
 from fastrnn.cells import CELLS, Array
@@ -215,6 +216,26 @@ differentiable: Any = super(torch.autograd.Function, Recurrence).apply
 
 def addresses(weights: Sequence[Tensor]) -> list[int]:
     return [weight.data_ptr() for weight in weights]
+
+
+class Steps:
+    """How often any optimizer stepped: the fused ones change parameters, and do not count it as a change of them."""
+
+    count = 0
+
+    @classmethod
+    def one_more(cls, *_: Any) -> None:
+        cls.count += 1
+
+
+register_optimizer_step_post_hook(Steps.one_more)
+
+
+def versions(weights: Sequence[Tensor]) -> list[int] | None:
+    """Numbers that are others when one of the weights has changed; None if nobody counts that."""
+    if any([weight.is_inference() for weight in weights]):
+        return None
+    return [Steps.count, *[weight._version for weight in weights]]
 
 
 def parts(flat: Sequence[Any], *sizes: int) -> list[Any]:

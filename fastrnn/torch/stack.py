@@ -69,7 +69,7 @@ class Stack(Recurrent):
         own = [np.ascontiguousarray(a) for a in parameters]
         #: whether the parameters are read where they are, so that their changes are seen
         self.in_place = all([a is b for a, b in zip(own, parameters, strict=True)])
-        self.addresses = [a.__array_interface__["data"][0] for a in own]
+        self.addresses = [a.__array_interface__["data"][0] for a in parameters]
         self._cell = CELLS[setting.cell]
         self._packed, self._streamed = {}, set()
         self._weights = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,7 +166,8 @@ class EarlyStopping(Callback):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         weights = dict(state)
-        self._best.value, self.best_epoch, self._wait = (weights.pop(k) for k in ("best", "best_epoch", "wait"))
+        self._best.value = float(weights.pop("best"))
+        self.best_epoch, self._wait = index(weights.pop("best_epoch")), index(weights.pop("wait"))
         self._weights = weights
 
 
@@ -232,7 +234,7 @@ class Checkpoint(Callback):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self._best:
-            self._best.value = state["best"]
+            self._best.value = float(state["best"])
 
 
 class Progress(Callback):
