@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import CELLS, PUBLIC, Arrays, Problem, forward, make, random_options
+from problems import CELLS, PUBLIC, Arrays, Problem, forward, make, random_options, run
 from tolerance import assert_close, assert_same_bits
 
 import fastrnn
+from fastrnn.backends import available_isas
 
 hypothesis = pytest.importorskip("hypothesis")
 
@@ -110,16 +111,26 @@ def split(given: Problem) -> tuple[Arrays, Arrays]:
     return real, {name: a for name, a in given.inputs.items() if name not in real}
 
 
-def value_and_gradients(jax: Any, run: Callable[..., dict[str, Any]], given: Problem) -> Arrays:
-    """Every output, and the gradient of their product with the cotangents by every array, all of it compiled."""
+def compiled(jax: Any, run: Callable[..., dict[str, Any]], given: Problem) -> Callable[[], Arrays]:
+    """Every output, and the gradient of their product with the cotangents by every array, all of it one program."""
     real, fixed = split(given)
 
     def loss(real: dict[str, Any]) -> Any:
         outputs = run(real | fixed)
         return sum((outputs[name] * given.cotangents[f"d{name}"]).sum() for name in outputs), outputs
 
-    (_, outputs), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(real)
-    return {name: np.asarray(a) for name, a in outputs.items()} | {f"d{n}": np.asarray(a) for n, a in gradients.items()}
+    program = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(real).compile()
+
+    def call() -> Arrays:
+        (_, outputs), gradients = program(real)
+        found = outputs | {f"d{name}": a for name, a in gradients.items()}
+        return {name: np.asarray(a) for name, a in found.items()}
+
+    return call
+
+
+def value_and_gradients(jax: Any, run: Callable[..., dict[str, Any]], given: Problem) -> Arrays:
+    return compiled(jax, run, given)()
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -153,8 +164,8 @@ def test_float32(cell: str, jax: Any, ours: Any) -> None:
     """The bits of the functional interface."""
     given = problem(cell).astype(np.float32)
     expected = forward(given)
-    for run in (by_fastrnn(ours, given), jax.jit(by_fastrnn(ours, given))):
-        assert_same_bits({name: np.asarray(a) for name, a in run(given.inputs).items()}, expected)
+    for call in (by_fastrnn(ours, given), jax.jit(by_fastrnn(ours, given))):
+        assert_same_bits({name: np.asarray(a) for name, a in call(given.inputs).items()}, expected)
 
 
 def test_one_sequence(jax: Any, ours: Any) -> None:
@@ -274,14 +285,30 @@ def test_lengths_of_either_width(dtype: Any, jax: Any, ours: Any) -> None:
     assert_same_bits({name: np.asarray(a) for name, a in got.items()}, forward(given))
 
 
-def test_every_instruction_set(jax: Any, ours: Any) -> None:
-    """That of the trace, on whichever."""
-    given = problem("lstm_peephole").astype(np.float32)
-    for isa in fastrnn.config()["available_isas"]:
+EVERYTHING: dict[str, Any] = {"biases": ("b", "b_rec"), "states": ("h0", "c0")} | dict.fromkeys(
+    ("lengths", "resets", "reverse"), True
+)
+#: Each backward pass that differs from the others, with every kind of array, and with next to none.
+ON_EVERY_ISA: dict[str, tuple[Any, dict[str, Any]]] = {
+    "rnn_tanh": (np.float32, EVERYTHING | {"lengths": False}),
+    "lstm": (np.float64, dict.fromkeys(EVERYTHING, False) | {"biases": (), "states": ("c0",)}),
+    "lstm_peephole": (np.float32, EVERYTHING),
+    "gru_after": (np.float32, EVERYTHING | {"biases": ("b_rec",), "reverse": False}),
+    "gru_before": (np.float64, EVERYTHING),
+}
+
+
+@pytest.mark.parametrize("cell", ON_EVERY_ISA)
+def test_every_instruction_set(cell: str, jax: Any, ours: Any) -> None:
+    """A program keeps that of its trace: its outputs and gradients have the bits of the functional interface there."""
+    dtype, options = ON_EVERY_ISA[cell]
+    given = problem(cell, sizes=(5, 3, 7, 19), **options).astype(dtype)
+    expected, programs = {}, {}
+    for isa in available_isas():
         with fastrnn.use_isa(isa):
-            expected = forward(given)
-            traced = jax.jit(by_fastrnn(ours, given)).lower(given.inputs).compile()
-        assert_same_bits({name: np.asarray(a) for name, a in traced(given.inputs).items()}, expected)
+            expected[isa], programs[isa] = run(given), compiled(jax, by_fastrnn(ours, given), given)
+    for isa, program in programs.items():
+        assert_same_bits(program(), expected[isa])
 
 
 def test_recomputed(jax: Any, ours: Any) -> None:
