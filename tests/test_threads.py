@@ -80,18 +80,24 @@ def test_large_problems_are_shared(native: str, python: Python) -> None:
 
 QUEUE = """
 import time
+import _fastrnn
+
+_fastrnn.set_retreat(False)  # after a crowd's losses both would keep to one thread
 rng = np.random.default_rng(0)
-x, W, U = (rng.uniform(-0.1, 0.1, shape).astype(np.float32) for shape in ((300, 1, 192), (768, 192), (768, 192)))
+x, W, U = (rng.uniform(-0.1, 0.1, shape).astype(np.float32) for shape in ((60, 1, 192), (768, 192), (768, 192)))
 
 def seconds(threads):
     start = time.perf_counter()
     fastrnn.lstm_forward(x, W, U, threads=threads)
     return time.perf_counter() - start
 
-cpus = fastrnn.get_num_threads()
-taken = [(seconds(cpus), seconds(8 * cpus)) for _ in range(40)]
-enough, crowd = (min(column) for column in zip(*taken))
-assert crowd < 1.3 * enough, (crowd, enough)
+cpus, ratios, stop = fastrnn.get_num_threads(), [], time.perf_counter() + 10
+while len(ratios) < 5 or len(ratios) < 200 and time.perf_counter() < stop:  # on a busy machine a call takes a second
+    order = (cpus, 8 * cpus) if len(ratios) % 2 else (8 * cpus, cpus)
+    taken = {threads: seconds(threads) for threads in order}
+    ratios.append(taken[8 * cpus] / taken[cpus])
+ratios.sort()
+assert ratios[len(ratios) // 2] < 1.3, ratios
 """
 
 
