@@ -32,7 +32,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before the first import of
 import fastrnn
 from fastrnn.backends import available_backends, available_isas
 
-ORACLES = ("torch", "onnx", "onnxruntime", "jax", "keras", "h5py", "hypothesis", "joblib", "distributed")
+ORACLES = ("torch", "onnx", "onnxruntime", "jax", "keras", "h5py", "joblib", "distributed")
 
 
 def implementations() -> list[str]:

@@ -27,7 +27,7 @@ import numpy as np
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-from problems import CELLS, PUBLIC, Arrays, Problem, batch_first, make, run
+from problems import BIASES, CELLS, INITIAL, PUBLIC, Arrays, Problem, batch_first, make, run
 from promises import BY_STEP, in_a_batch, inferred, padded, split, streamed
 from stacks import named
 
@@ -38,6 +38,7 @@ from fastrnn.backends import available_isas, numpy
 ISAS = available_isas()
 UNITS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33)
 SPECIAL = ("x", "W", "U", "b", "h0", "dy", "dh_n")
+ABSENT: tuple[tuple[str, ...], ...] = ((), (), ("dy",), ("dh_n", "dc_n"))
 #: by float32 and float64
 VALUES: dict[str, tuple[float, float]] = {
     "normal": (1.0, 1.0),
@@ -154,8 +155,8 @@ def random_call(rng: np.random.Generator) -> Call:
         seed=int(rng.integers(2**31)),
         isa=str(rng.choice(ISAS)),
         wide=maybe(),
-        biases=[(), ("b",), ("b_rec",), ("b", "b_rec")][rng.integers(4)],
-        states=[(), ("h0",), ("c0",), ("h0", "c0")][rng.integers(4)],
+        biases=BIASES[rng.integers(len(BIASES))],
+        states=INITIAL[rng.integers(len(INITIAL))],
         lengths=maybe(0.4),
         resets=maybe(0.3),
         reverse=maybe(0.3),
@@ -164,7 +165,7 @@ def random_call(rng: np.random.Generator) -> Call:
         checkpoint=int(rng.integers(1, 9)),
         threads=3 if big else 1,
         layout=int(rng.integers(7)),
-        absent=[(), (), ("dy",), ("dh_n", "dc_n")][rng.integers(4)],
+        absent=ABSENT[rng.integers(len(ABSENT))],
         value=str(rng.choice(list(VALUES))) if maybe(0.3) else "normal",
         where=str(rng.choice(SPECIAL)),
         scale=float(rng.choice([1.0, 1.0, 1e-3, 2.0])),

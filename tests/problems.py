@@ -39,6 +39,10 @@ AWKWARD = (1, 3, 7, 15, 17, 31, 33, 97)
 #: sizes that are shared among threads: by batch rows, by hidden units at batch 1 and at a batch too small to deal out
 THREADED = ((12, 70, 33, 130), (40, 1, 65, 400), (20, 5, 17, 257))
 
+#: what a call may be given, and be without
+BIASES: tuple[tuple[str, ...], ...] = ((), ("b",), ("b_rec",), ("b", "b_rec"))
+INITIAL: tuple[tuple[str, ...], ...] = ((), ("h0",), ("c0",), ("h0", "c0"))
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -144,8 +148,8 @@ def batch_first(problem: Problem) -> Problem:
 def random_options(cell: str, T: int, rng: np.random.Generator) -> dict[str, Any]:
     """A random choice of everything that `make` can vary."""
     some = {
-        "biases": [(), ("b",), ("b_rec",), ("b", "b_rec")][rng.integers(4)],
-        "states": [(), ("h0",), ("c0",), ("h0", "c0")][rng.integers(4)],
+        "biases": BIASES[rng.integers(len(BIASES))],
+        "states": INITIAL[rng.integers(len(INITIAL))],
         "checkpoint": [None, None, 1, int(rng.integers(1, T + 2))][rng.integers(4)],
         **{name: bool(rng.integers(2)) for name in ("lengths", "resets", "reverse", "batch_first")},
     }

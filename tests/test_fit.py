@@ -130,6 +130,7 @@ def test_padding_of_integers_does_not_matter() -> None:
 
 def test_empty_sequences_alone_are_no_step() -> None:
     model = regressor()
+    model.fit(inputs(), targets(N, T))  # so that there is momentum, which a step would follow
     before = model.state_dict()
     history = model.fit(inputs(), targets(N, T), lengths=np.zeros(N, int))
     assert_same_bits(model.state_dict(), before)
@@ -148,6 +149,22 @@ def test_the_same_numbers_again() -> None:
     assert_same_bits(trained(np.random.default_rng(0)), first)
     for other in (trained(1), trained(0, shuffle=False), trained(None)):
         assert (other["2.weight"] != first["2.weight"]).any()
+
+
+def test_the_generator_shuffles_and_then_drops_out() -> None:
+    """It alone, in this order: a loop by hand with one like it has the same bits."""
+    x, y = inputs(), classes(N)
+    model, same = classifier(dropout=0.3), last_step(dropout=0.3)
+    model.fit(x, y, epochs=2, batch_size=4, rng=0)
+    rng, adam, loss = np.random.default_rng(0), training.Adam(0.01), training.CategoricalCrossentropy()
+    for _ in range(2):
+        order = rng.permutation(N)
+        for start in range(0, N, 4):
+            which = order[start : start + 4]
+            p, _, cache = same.forward(x[which], training=True, rng=rng)
+            adam.step(same.parameters(), same.backward(loss.gradient(p, y[which])[1], cache).grads)
+            same.changed()
+    assert_same_bits(model.state_dict(), same.state_dict())
 
 
 def test_every_sample_once_in_an_epoch() -> None:

@@ -946,8 +946,8 @@ def test_threads_that_cannot_be_had(native: str, python: Callable[..., Completed
     assert done.returncode == 0, done.stderr
 
 
-def version_1(quota: str, group: str = "") -> dict[str, str]:
-    return {f"cpu/{group}cpu.cfs_quota_us": f"{quota}\n", f"cpu/{group}cpu.cfs_period_us": "100000\n"}
+def version_1(quota: str, group: str = "", period: int = 100000) -> dict[str, str]:
+    return {f"cpu/{group}cpu.cfs_quota_us": f"{quota}\n", f"cpu/{group}cpu.cfs_period_us": f"{period}\n"}
 
 
 @pytest.mark.parametrize(
@@ -957,12 +957,14 @@ def version_1(quota: str, group: str = "") -> dict[str, str]:
         ({"cpu.max": "150000 100000\n"}, "", np.inf),
         ({"cpu.max": "max 100000\n"}, "0::/\n", np.inf),
         ({"cpu.max": "150000 100000\n"}, "0::/\n", 1.5),
+        ({"cpu.max": "150000 50000\n"}, "0::/\n", 3.0),
         ({"cpu.max": "150000 100000\n"}, "0::/a/service/of/the/host\n", 1.5),
         ({"a/cpu.max": "250000 100000\n", "a/b/cpu.max": "max 100000\n"}, "0::/a/b\n", 2.5),
         ({"a/cpu.max": "250000 100000\n", "a/b/cpu.max": "50000 100000\n"}, "0::/a/b\n", 0.5),
         ({"a/cpu.max": "250000 100000\n"}, "0::/b\n", np.inf),
         (version_1("-1"), "1:cpu:/\n0::/\n", np.inf),
         (version_1("50000"), "1:cpu:/\n0::/\n", 0.5),
+        (version_1("50000", period=20000), "1:cpu:/\n0::/\n", 2.5),
         (version_1("50000"), "4:memory:/a\n3:cpu,cpuacct:/docker/0123\n0::/\n", 0.5),
         (version_1("-1") | version_1("300000", "a/"), "3:cpuset:/b\n1:cpuacct,cpu:/a\n", 3.0),
     ],
@@ -975,6 +977,14 @@ def test_quota_of_control_groups(files: dict[str, str], own: str, cpus: float, t
     (tmp_path / "own").write_text(own)
     assert cgroup_cpus(tmp_path, tmp_path / "own") == cpus
     assert cgroup_cpus(tmp_path, tmp_path / "absent") == np.inf
+
+
+@pytest.mark.parametrize(("quota", "cpus"), [(0.2, 1), (1.0, 1), (1.5, 2), (3.5, 3), (np.inf, 3)])
+def test_quota_is_rounded_up(quota: float, cpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To one CPU at least, and to no more than the process may run on."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 5}, raising=False)
+    monkeypatch.setattr(fastrnn.backends, "cgroup_cpus", lambda: quota)
+    assert fastrnn.backends.usable_cpus() == cpus
 
 
 @pytest.mark.parametrize("value", [Fraction(1, 4), np.float32(0.25), np.float64(0.25)])

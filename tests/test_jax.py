@@ -6,19 +6,18 @@ import doctest
 import importlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from problems import CELLS, PUBLIC, Arrays, Problem, forward, make, random_options, run
 from tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn.backends import available_isas
-
-hypothesis = pytest.importorskip("hypothesis")
-
-from hypothesis import strategies as st  # noqa: E402
 
 OUTPUTS = ("y", "h_n", "c_n")
 SIZES = (6, 4, 3, 5)
@@ -309,6 +308,20 @@ def test_every_instruction_set(cell: str, jax: Any, ours: Any) -> None:
             expected[isa], programs[isa] = run(given), compiled(jax, by_fastrnn(ours, given), given)
     for isa, program in programs.items():
         assert_same_bits(program(), expected[isa])
+
+
+def test_a_backward_has_the_instruction_set_of_its_forward(jax: Any, ours: Any) -> None:
+    """Whose layout its residual has, whatever is in use by then."""
+    given = problem("gru_after", sizes=(5, 3, 7, 19), **EVERYTHING).astype(np.float32)
+    real, fixed = split(given)
+    for isa, later in pairwise([*available_isas(), available_isas()[0]]):
+        with fastrnn.use_isa(isa):
+            expected = run(given)
+            outputs, back = jax.vjp(lambda real: by_fastrnn(ours, given)(real | fixed), real)
+        with fastrnn.use_isa(later):
+            (gradients,) = back({name: given.cotangents[f"d{name}"] for name in outputs})
+        got = {f"d{name}": np.asarray(a) for name, a in gradients.items()}
+        assert_same_bits(got, {name: a for name, a in expected.items() if name in got})
 
 
 def test_recomputed(jax: Any, ours: Any) -> None:

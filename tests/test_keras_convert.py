@@ -10,16 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from conversions import MANY, drawn, given, settings, small, written
+from hypothesis import strategies as st
 from tolerance import assert_close, assert_same_bits
 
 import fastrnn
-
-hypothesis = pytest.importorskip("hypothesis")
-
-from hypothesis import strategies as st  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Keras and its backends give some while they are imported
 

@@ -11,14 +11,12 @@ from subprocess import CompletedProcess
 from types import SimpleNamespace
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from problems import Arrays
 from tolerance import assert_close, assert_same_bits
-
-hypothesis = pytest.importorskip("hypothesis")
-
-from hypothesis import strategies as st  # noqa: E402
 
 # Keras' variables do not know NumPy 2's __array__(copy=).
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

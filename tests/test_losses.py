@@ -189,6 +189,8 @@ def test_binary_metrics() -> None:
     assert BinaryAccuracy()(p.reshape(2, 2), t.reshape(2, 2)) == (3.0, 4)
     assert BinaryAccuracy(threshold=0.25)(p.reshape(2, 2), t.reshape(2, 2)) == (2.0, 4)
     assert BinaryAccuracy(threshold=0.1)(p, t) == (1.0, 4)
+    for one in (Accuracy(threshold=2), BinaryAccuracy(threshold=2)):  # of logits; a target's own is 0.5 throughout
+        assert one(10 * p - 6, t) == (2.0, 4)
 
 
 P, T3 = np.full((4, 2, 3), 0.25), np.full((4, 2, 3), 0.5)

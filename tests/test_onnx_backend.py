@@ -14,16 +14,14 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from problems import Arrays
 from tolerance import assert_close, assert_same_bits
 
 from fastrnn import backends
-
-hypothesis = pytest.importorskip("hypothesis")
-
-from hypothesis import strategies as st  # noqa: E402
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 NAMES = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import make_dataclass, replace
 from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
 import pytest
-from fuzz import SPECIAL, VALUES, Call, counts, same
+from fuzz import ABSENT, SPECIAL, VALUES, Call, counts, same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from problems import AWKWARD, CELLS, PUBLIC, run
+from problems import AWKWARD, BIASES, CELLS, INITIAL, PUBLIC, run
 from promises import at_once, cut, in_a_batch, inferred, laid_by_sequence, padded, split, streamed
 from stacks import layer, named
 
@@ -46,26 +46,32 @@ def worth_threads(case: Any) -> Any:
 # Calls
 
 
+#: of calls and of layers
+COMMON: dict[str, st.SearchStrategy[Any]] = {
+    "cell": st.sampled_from(CELLS),
+    "T": st.integers(1, 9),
+    "I": st.sampled_from(AWKWARD),
+    "H": st.sampled_from(AWKWARD),
+    "seed": st.integers(0, 2**31 - 1),
+    "isa": st.sampled_from(ISAS or [""]),
+}
+
+
 def small_calls() -> st.SearchStrategy[Call]:
     return st.builds(
         Call,
-        cell=st.sampled_from(CELLS),
-        T=st.integers(1, 9),
+        **COMMON,
         B=st.integers(1, 20),
-        I=st.sampled_from(AWKWARD),
-        H=st.sampled_from(AWKWARD),
-        seed=st.integers(0, 2**31 - 1),
-        isa=st.sampled_from(ISAS or [""]),
         wide=st.booleans(),
-        biases=st.sampled_from([(), ("b",), ("b_rec",), ("b", "b_rec")]),
-        states=st.sampled_from([(), ("h0",), ("c0",), ("h0", "c0")]),
+        biases=st.sampled_from(BIASES),
+        states=st.sampled_from(INITIAL),
         lengths=st.booleans(),
         resets=st.booleans(),
         reverse=st.booleans(),
         return_cells=st.booleans(),
         checkpoint=st.integers(1, 20),
         threads=st.sampled_from([2, 3, 4, 5, 8, 16]),
-        absent=st.sampled_from([(), (), ("dy",), ("dh_n", "dc_n")]),
+        absent=st.sampled_from(ABSENT),
         value=st.sampled_from(["normal", *VALUES]),
         where=st.sampled_from(SPECIAL),
     )
@@ -105,51 +111,32 @@ def check_call(call: Call, draw: Draw) -> None:
 # Layers, whose directions and levels run side by side
 
 
-@dataclass
-class Stack:
-    cell: str
-    T: int
-    B: int
-    I: int
-    H: int
-    seed: int
-    isa: str
-    threads: int
-    num_layers: int
-    bidirectional: bool
-    weights: str | None
+OPTIONS: dict[str, st.SearchStrategy[Any]] = {
+    "num_layers": st.integers(1, 3),
+    "bidirectional": st.booleans(),
+    "weights": st.sampled_from([None, None, "bfloat16"]),
+}
+FIELDS = COMMON | {"B": st.integers(1, 9), "threads": st.sampled_from([2, 3, 8])} | OPTIONS
+Stack: Any = make_dataclass("Stack", FIELDS)
 
 
-def small_stacks() -> st.SearchStrategy[Stack]:
-    return st.builds(
-        Stack,
-        cell=st.sampled_from(CELLS),
-        T=st.integers(1, 9),
-        B=st.integers(1, 9),
-        I=st.sampled_from(AWKWARD),
-        H=st.sampled_from(AWKWARD),
-        seed=st.integers(0, 2**31 - 1),
-        isa=st.sampled_from(ISAS or [""]),
-        threads=st.sampled_from([2, 3, 8]),
-        num_layers=st.integers(1, 3),
-        bidirectional=st.booleans(),
-        weights=st.sampled_from([None, None, "bfloat16"]),
-    )
+def small_stacks() -> st.SearchStrategy[Any]:
+    return st.builds(Stack, **FIELDS)
 
 
 @st.composite
-def large_stacks(draw: st.DrawFn) -> Stack:
+def large_stacks(draw: st.DrawFn) -> Any:
     stack = replace(draw(small_stacks()), B=draw(st.integers(1, 3)), H=draw(st.integers(90, 130)))
     return worth_threads(replace(stack, num_layers=max(stack.num_layers, 2 - stack.bidirectional)))
 
 
-def made(case: Stack) -> tuple[Any, np.ndarray]:
-    options = {n: getattr(case, n) for n in ("num_layers", "bidirectional", "weights")}
+def made(case: Any) -> tuple[Any, np.ndarray]:
+    options = {name: getattr(case, name) for name in OPTIONS}
     x = np.random.default_rng(case.seed).standard_normal((case.T, case.B, case.I), dtype=np.float32)
     return layer(case.cell, case.I, case.H, rng=case.seed, **options), x
 
 
-def check_stack(case: Stack, draw: Draw) -> None:
+def check_stack(case: Any, draw: Draw) -> None:
     net, x = made(case)
     with fastrnn.use_isa(case.isa):
         whole = named(*net(x, threads=1))
