@@ -193,6 +193,8 @@ def _run(
     threads = backends.get_num_threads() if threads is None else threads
     options = Options(reverse=reverse, training=True, threads=threads)
     call, unbatched = _checked(cell, given, len(init), options)
+    if lengths is not None:  # any integers for the caller, of 32 or 64 bits with a sign for the handler
+        given["lengths"] = given["lengths"].astype("int64" if given["lengths"].dtype.itemsize == 8 else "int32")
     native = backends.current()
     if native.name != "native":
         raise RuntimeError(f'backend: fastrnn.jax needs the native one, got {native.name}; use_backend("native")')

@@ -275,9 +275,9 @@ def test_lengths_are_seen_when_it_runs(jax: Any, ours: Any, caplog: pytest.LogCa
         jax.block_until_ready(jax.jit(ours.lstm)(x, W, U, lengths=np.array([1, 6])))
 
 
-@pytest.mark.parametrize("dtype", [np.int32, np.int64])
-def test_lengths_of_either_width(dtype: Any, jax: Any, ours: Any) -> None:
-    """Without x64 JAX has 32 bits."""
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])
+def test_lengths_of_any_width(dtype: str, jax: Any, ours: Any) -> None:
+    """Without x64 JAX has 32 bits; a loader of data may have as few as hold the numbers."""
     given = problem("gru_before", lengths=True, resets=False, biases=("b",), states=(), reverse=True)
     inputs = given.inputs | {"lengths": given.inputs["lengths"].astype(dtype)}
     got = jax.jit(by_fastrnn(ours, given))(inputs)
