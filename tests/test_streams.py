@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import pickle
 import sys
 import threading
 import tracemalloc
@@ -559,3 +560,13 @@ def test_steps_allocate_nothing(cell: str, B: int, native: str) -> None:
     for _ in itertools.repeat(None, 1000):
         often.step(x_small, out_small)
     assert sys.getallocatedblocks() - blocks < 100
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
+@pytest.mark.parametrize("backend", ["native", "numpy"])
+def test_a_stream_has_no_copies(way: Callable[[Any], Any], backend: str) -> None:
+    """A deep copy stepped the stream that it was of."""
+    with fastrnn.use_backend(backend):
+        stream = fastrnn.GRU(3, 4, reset_after=True, rng=0).stream()
+    with pytest.raises(TypeError, match="stream: cannot be copied or pickled; make another"):
+        way(stream)

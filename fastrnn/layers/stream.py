@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -17,7 +17,7 @@ class Stream:
 
     Its results have the bits of the layer's own on the whole sequence. With ``out`` a step allocates nothing, and it
     lets other Python threads run. A stream belongs to one thread at a time; it follows ``load_state_dict``, and stays
-    with the backend and instruction set that were in use when it was made.
+    with the backend and instruction set that were in use when it was made. It cannot be copied or pickled; `state` can.
 
     Attributes
     ----------
@@ -78,3 +78,7 @@ class Stream:
             raise IndexError(f"sequences: expected an index or a mask into {B} of them, got {sequences!r}")
         for own in self._state:
             own[:, chosen] = 0
+
+    def __reduce__(self) -> NoReturn:
+        """A copy would step this stream, on whose memory `step` is laid out, and show a state of its own."""
+        raise TypeError("stream: cannot be copied or pickled; make another of the layer, and assign it this state")
