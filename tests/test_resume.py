@@ -210,7 +210,7 @@ def test_what_cannot_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ValueError, match=r"^resume: .*c has layers \['LSTM', 'Dense'\], expected \['LSTM'\]"):
         model.fit(inputs(), np.zeros((N, 5)), callbacks=stopping, resume=path)
     model = classifier()
-    monkeypatch.setattr("fastrnn.training.checkpoint.VERSION", 0)
+    monkeypatch.setattr("fastrnn.training.weight_files.VERSION", 0)
     resumed(".*c has format version 1, expected 0")
     with pytest.raises(FileNotFoundError):
         model.fit(*data, resume=tmp_path / "nothing")

@@ -17,7 +17,7 @@ from fastrnn.convert.stack import Arrays, built, cell_of, expect_names
 from fastrnn.layers import GRU, LSTM, RNN, Activation, Dense, Dropout, Embedding, Layer
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.run import family
-from fastrnn.training import Sequential, checkpoint
+from fastrnn.training import Sequential, weight_files
 
 Spec = dict[str, Any]
 
@@ -74,8 +74,8 @@ def save(path: str | os.PathLike[str], layer: Layer) -> None:
     from fastrnn import __version__
 
     spec = described(layer)
-    layers = checkpoint.kinds(layer) if isinstance(layer, Sequential) else spec["class"]
-    checkpoint.write(path, layer.parameters(), {"layers": layers, "fastrnn": __version__, "model": spec})
+    layers = weight_files.kinds(layer) if isinstance(layer, Sequential) else spec["class"]
+    weight_files.write(path, layer.parameters(), {"layers": layers, "fastrnn": __version__, "model": spec})
 
 
 def load(path: str | os.PathLike[str]) -> Layer:
@@ -110,7 +110,7 @@ def load(path: str | os.PathLike[str]) -> Layer:
     True
     """
     whose = f"path: {os.fspath(path)}"
-    tensors, metadata = checkpoint.read("path", path)
+    tensors, metadata = weight_files.read("path", path)
     if "model" not in metadata:
         raise ValueError(f"{whose} holds weights alone; expected a file of fastrnn.save (see Sequential.load_weights)")
     try:
@@ -207,7 +207,7 @@ def build_sequential(whose: str, spec: Spec, tensors: Arrays) -> Layer:
 
 
 def under(prefix: str, tensors: Mapping[str, Any]) -> Arrays:
-    return checkpoint.under(prefix, dict(tensors))
+    return weight_files.under(prefix, dict(tensors))
 
 
 KINDS: dict[str, Kind] = {

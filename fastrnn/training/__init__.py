@@ -1,9 +1,9 @@
 """What trains a model: `Sequential`, losses, metrics, optimizers, schedules, callbacks. Numbers are dimensionless."""
 
 from fastrnn.training.batches import pad_sequences
-from fastrnn.training.callbacks import Callback, Checkpoint, EarlyStopping
+from fastrnn.training.callbacks import Checkpoint, EarlyStopping
 from fastrnn.training.clipping import clip_by_norm, clip_by_value
-from fastrnn.training.fitting import Training
+from fastrnn.training.fitting import Callback, Training
 from fastrnn.training.history import History
 from fastrnn.training.losses import BinaryCrossentropy, CategoricalCrossentropy, Loss, MeanSquaredError
 from fastrnn.training.metrics import Accuracy, BinaryAccuracy, MeanAbsoluteError, Metric

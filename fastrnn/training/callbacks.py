@@ -7,57 +7,14 @@ import os
 from collections.abc import Mapping
 from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastrnn.cells import Array
 from fastrnn.checks import boolean, positive
 from fastrnn.extras import needed
-from fastrnn.training import checkpoint
 from fastrnn.training.arguments import number
-
-if TYPE_CHECKING:
-    from fastrnn.training.fitting import Training
-
-
-class Callback:
-    """Does something at some moments of a `fit`; a subclass overrides the moments that it is for.
-
-    Each gets the `Training`: ``model``, ``epoch`` (epochs that are done), ``epochs``, ``logs`` (losses and metrics of
-    this epoch so far), ``history``, ``rng`` and ``stop()``.
-
-    Examples
-    --------
-    >>> import numpy as np, fastrnn
-    >>> class Shout(fastrnn.training.Callback):
-    ...     def on_epoch_end(self, training):
-    ...         print("epoch", training.epoch, "is done")
-    >>> model = fastrnn.Sequential([fastrnn.Dense(2, 1, rng=0)])
-    >>> model.compile("sgd", "mse")
-    >>> history = model.fit(np.ones((4, 2), np.float32), np.ones((4, 1), np.float32), callbacks=[Shout()])
-    epoch 1 is done
-    """
-
-    def on_train_begin(self, training: Training) -> None:
-        """Before the first epoch, or the first after a resumption: then ``training.epoch`` is above 0."""
-
-    def on_epoch_begin(self, training: Training) -> None:
-        """Before an epoch."""
-
-    def on_batch_end(self, training: Training) -> None:
-        """After a batch, all its windows included."""
-
-    def on_epoch_end(self, training: Training) -> None:
-        """After an epoch and its validation."""
-
-    def on_train_end(self, training: Training) -> None:
-        """After the last epoch."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must keep of it: arrays, and what JSON can hold."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned, before `on_train_begin`."""
+from fastrnn.training.checkpoint import save_training
+from fastrnn.training.fitting import Callback, Training
 
 
 class Best:
@@ -227,7 +184,7 @@ class Checkpoint(Callback):
 
     def on_epoch_end(self, training: Training) -> None:
         if training.epoch % self.every == 0 and (self._best is None or self._best.improved(training)):
-            checkpoint.save_training(Path(self.path.replace("{epoch}", str(training.epoch))), training)
+            save_training(Path(self.path.replace("{epoch}", str(training.epoch))), training)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self._best.value} if self._best else {}
@@ -254,15 +211,6 @@ class Progress(Callback):
 
     def on_train_end(self, training: Training) -> None:
         self._bar.close()
-
-
-def named(callbacks: list[Callback]) -> dict[str, Callback]:
-    """Each under its class and number, "EarlyStopping.0", as checkpoints have them."""
-    names: dict[str, Callback] = {}
-    for callback in callbacks:
-        kind = type(callback).__name__
-        names[f"{kind}.{sum(name.startswith(f'{kind}.') for name in names)}"] = callback
-    return names
 
 
 def in_order(callbacks: Any, progress: Any) -> list[Callback]:

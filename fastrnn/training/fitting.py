@@ -1,20 +1,18 @@
-"""A fit under way: epochs, batches, windows, steps."""
+"""A fit under way: epochs, batches, windows, steps; and the callbacks that hear of them."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.cells import Array
-from fastrnn.training.batches import Batch, Samples, has_steps, turned
-from fastrnn.training.callbacks import Callback, named
+from fastrnn.training.batches import Batch, Samples, has_steps
+from fastrnn.training.chain import Chain
+from fastrnn.training.evaluation import Totals, evaluate
 from fastrnn.training.history import History
-
-if TYPE_CHECKING:
-    from fastrnn.training.optimizer import Optimizer
-    from fastrnn.training.sequential import Compiled, Sequential
+from fastrnn.training.model import Model
 
 
 class Options(NamedTuple):
@@ -28,53 +26,7 @@ class Options(NamedTuple):
     threads: int | None
 
 
-class Totals:
-    """Losses and metrics, summed over batches so that their means are those of all samples."""
-
-    def __init__(self, compiled: Compiled) -> None:
-        self._compiled = compiled
-        self._sums = {name: (0.0, 0) for name in ("loss", *compiled.metrics)}
-
-    def add(self, loss: float, prediction: Array, batch: Batch) -> None:
-        self._add("loss", loss * batch.weight, batch.weight)
-        for name, metric in self._compiled.metrics.items():
-            self._add(name, *metric(prediction, batch.y, batch.mask))
-
-    def _add(self, name: str, total: float, count: int) -> None:
-        so_far, counted = self._sums[name]
-        self._sums[name] = so_far + total, counted + count
-
-    def means(self, prefix: str = "") -> dict[str, float]:
-        return {prefix + name: total / max(count, 1) for name, (total, count) in self._sums.items()}
-
-
-def evaluate(model: Sequential, samples: Samples, batch_size: int, threads: int | None) -> Totals:
-    totals = Totals(model.compiled)
-    for batch in samples.batches(batch_size):
-        y = model.run_forward(batch.x, lengths=batch.lengths, threads=threads).y
-        totals.add(model.compiled.loss(y, batch.y, batch.mask), y, batch)
-    return totals
-
-
-def predict(model: Sequential, samples: Samples, batch_size: int, threads: int | None) -> Array:
-    """Samples first, 0 past the lengths."""
-    out: Array | None = None
-    for i, batch in enumerate(samples.batches(batch_size)):
-        y = model.run_forward(batch.x, lengths=batch.lengths, threads=threads).y
-        if out is None:
-            leading = samples.x.shape[: 1 + samples.stepwise]
-            out = np.zeros((*leading, *y.shape[len(leading) :]), y.dtype)
-        rows = out[i * batch_size : (i + 1) * batch_size]
-        if samples.stepwise:
-            rows = rows[:, : len(y)]
-        rows[...] = turned(y)
-        if batch.mask is not None:
-            rows[np.arange(len(y)) >= batch.mask[:, None]] = 0
-    assert out is not None  # there is at least one sample
-    return out
-
-
-def check_carried(model: Sequential, samples: Samples, options: Options) -> None:
+def check_carried(model: Chain, samples: Samples, options: Options) -> None:
     """Whether a state can go on from one window or batch to the next."""
     for option, used in (("truncate", options.truncate), ("stateful", options.stateful)):
         if not used:
@@ -91,6 +43,47 @@ def check_carried(model: Sequential, samples: Samples, options: Options) -> None
     if options.stateful and samples.size % options.batch_size:
         got = f"{samples.size} samples in batches of {options.batch_size}"
         raise ValueError(f"stateful: expected batches of equal size, got {got}")
+
+
+class Callback:
+    """Does something at some moments of a `fit`; a subclass overrides the moments that it is for.
+
+    Each gets the `Training`: ``model``, ``epoch`` (epochs that are done), ``epochs``, ``logs`` (losses and metrics of
+    this epoch so far), ``history``, ``rng`` and ``stop()``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> class Shout(fastrnn.training.Callback):
+    ...     def on_epoch_end(self, training):
+    ...         print("epoch", training.epoch, "is done")
+    >>> model = fastrnn.Sequential([fastrnn.Dense(2, 1, rng=0)])
+    >>> model.compile("sgd", "mse")
+    >>> history = model.fit(np.ones((4, 2), np.float32), np.ones((4, 1), np.float32), callbacks=[Shout()])
+    epoch 1 is done
+    """
+
+    def on_train_begin(self, training: Training) -> None:
+        """Before the first epoch, or the first after a resumption: then ``training.epoch`` is above 0."""
+
+    def on_epoch_begin(self, training: Training) -> None:
+        """Before an epoch."""
+
+    def on_batch_end(self, training: Training) -> None:
+        """After a batch, all its windows included."""
+
+    def on_epoch_end(self, training: Training) -> None:
+        """After an epoch and its validation."""
+
+    def on_train_end(self, training: Training) -> None:
+        """After the last epoch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must keep of it: arrays, and what JSON can hold."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned, before `on_train_begin`."""
 
 
 class Training:
@@ -119,7 +112,7 @@ class Training:
 
     def __init__(
         self,
-        model: Sequential,
+        model: Model,
         samples: Samples,
         validation: Samples | None,
         options: Options,
@@ -127,7 +120,7 @@ class Training:
         rng: np.random.Generator,
     ) -> None:
         self.model, self.rng, self.epochs = model, rng, options.epochs
-        self.optimizer: Optimizer = model.compiled.optimizer
+        self.optimizer = model.compiled.optimizer
         self.callbacks = named(callbacks)
         self.history, self.logs = History(), dict[str, float]()
         self.epoch, self.batch, self.stopped = 0, 0, False
@@ -147,8 +140,8 @@ class Training:
             self._tell("on_epoch_begin")
             self.logs = self._one_epoch().means()
             if self._validation is not None:
-                options = self._options
-                totals = evaluate(self.model, self._validation, options.batch_size, options.threads)
+                size, threads = self._options.batch_size, self._options.threads
+                totals = evaluate(self.model, self.model.compiled, self._validation, size, threads)
                 self.logs |= totals.means("val_")
             self.epoch += 1
             self.history.append(self.logs)
@@ -190,7 +183,16 @@ class Training:
         return state
 
 
-def culprit(model: Sequential, batch: Batch) -> str:
+def named(callbacks: list[Callback]) -> dict[str, Callback]:
+    """Each under its class and number, "EarlyStopping.0", as checkpoints have them."""
+    names: dict[str, Callback] = {}
+    for callback in callbacks:
+        kind = type(callback).__name__
+        names[f"{kind}.{sum(name.startswith(f'{kind}.') for name in names)}"] = callback
+    return names
+
+
+def culprit(model: Chain, batch: Batch) -> str:
     """Where the first number is that is not finite."""
     if not np.isfinite(batch.x).all():
         return "x holds NaN or infinity"

@@ -142,3 +142,9 @@ def metric(which: str | Metric) -> Metric:
     MeanAbsoluteError()
     """
     return by_name("metrics", which, Metric, METRICS)
+
+
+def metric_name(metric: Any) -> str:
+    """As `compile` would take it, or the class's own."""
+    kinds = {kind: name for name, kind in METRICS.items()}
+    return kinds.get(type(metric), type(metric).__name__)

@@ -1,41 +1,22 @@
-"""Layers one after another: a layer itself, and a model that is trained."""
+"""The model that people use, and its training."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from fastrnn.cells import Array
 from fastrnn.checks import boolean, generator, positive
-from fastrnn.layers.base import Layer
 from fastrnn.training import checkpoint
 from fastrnn.training.arguments import number
-from fastrnn.training.batches import Samples, as_inputs, as_targets, turned
-from fastrnn.training.callbacks import Callback, in_order
-from fastrnn.training.chain import Chain
-from fastrnn.training.fitting import Options, Training, check_carried, evaluate, predict
+from fastrnn.training.batches import Samples
+from fastrnn.training.callbacks import in_order
+from fastrnn.training.fitting import Callback, Options, Training, check_carried
 from fastrnn.training.history import History
-from fastrnn.training.losses import Loss
-from fastrnn.training.losses import loss as loss_of
-from fastrnn.training.metrics import METRICS, Metric
-from fastrnn.training.metrics import metric as metric_of
-from fastrnn.training.optimizer import Optimizer
-from fastrnn.training.optimizers import optimizer as optimizer_of
-from fastrnn.training.summary import summary
+from fastrnn.training.model import Model
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """What `Sequential.compile` was given."""
-
-    optimizer: Optimizer
-    loss: Loss
-    metrics: dict[str, Metric]  #: by the names that a history has
-
-
-class Sequential(Chain):
+class Sequential(Model):
     """Layers, each reading what the one before gives; with `compile` and `fit`, a model to train.
 
     Arrays are samples first, (N, T, I): N sequences of T steps with I features, dimensionless; whether a layer has
@@ -69,40 +50,6 @@ class Sequential(Chain):
     >>> len(history.history["loss"]), model.predict(x).shape
     (3, (64, 1))
     """
-
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        super().__init__(layers)
-        self._compiled: Compiled | None = None
-
-    def compile(
-        self, optimizer: str | Optimizer = "adam", loss: str | Loss = "mse", metrics: Sequence[str | Metric] = ()
-    ) -> None:
-        """Say how to train.
-
-        Parameters
-        ----------
-        optimizer : {"adam", "adamw", "rmsprop", "sgd"} or Optimizer
-        loss : {"mse", "binary_crossentropy", "categorical_crossentropy"} or Loss
-        metrics : list of {"accuracy", "binary_accuracy", "mae"} or Metric
-            To watch, beside the loss.
-
-        Raises
-        ------
-        TypeError, ValueError
-            For something else.
-        """
-        if isinstance(metrics, str):
-            raise TypeError(f"metrics: expected a list, got {metrics!r}")
-        watched = [metric_of(which) for which in metrics]
-        named = {metric_name(metric): metric for metric in watched}
-        self._compiled = Compiled(optimizer_of(optimizer), loss_of(loss), named)
-
-    @property
-    def compiled(self) -> Compiled:
-        """What `compile` was given."""
-        if self._compiled is None:
-            raise RuntimeError("this model has no loss and no optimizer yet: call compile(optimizer, loss) first")
-        return self._compiled
 
     def fit(
         self,
@@ -194,104 +141,6 @@ class Sequential(Chain):
             checkpoint.load_training(resume, training)
         return training.run()
 
-    def evaluate(
-        self, x: Any, y: Any, *, batch_size: int = 32, lengths: Any = None, threads: int | None = None
-    ) -> dict[str, float]:
-        """The loss and the metrics over all samples; they depend on `batch_size` by rounding alone.
-
-        Parameters
-        ----------
-        x, y, batch_size, lengths, threads
-            As for `fit`.
-
-        Returns
-        -------
-        dict of float
-            "loss", and the metrics by name.
-
-        Raises
-        ------
-        RuntimeError
-            Before `compile`.
-        TypeError, ValueError
-            For a wrong argument.
-        """
-        size = positive("batch_size", batch_size)
-        return evaluate(self, self._samples(x, y, lengths), size, threads).means()
-
-    def predict(self, x: Any, *, batch_size: int = 32, lengths: Any = None, threads: int | None = None) -> Array:
-        """y of all samples, in their order; it does not depend on `batch_size` but by rounding.
-
-        Parameters
-        ----------
-        x, batch_size, lengths, threads
-            As for `fit`.
-
-        Returns
-        -------
-        (N, T, K) array, 0 past the lengths, or (N, K)
-
-        Raises
-        ------
-        TypeError, ValueError
-            For a wrong argument.
-        """
-        size = positive("batch_size", batch_size)
-        return predict(self, self._samples(x, None, lengths, targets=False), size, threads)
-
-    def summary(self) -> str:
-        """A table of the layers, the shapes that they give, samples first, and the numbers of their parameters.
-
-        Returns
-        -------
-        str
-            To be printed.
-
-        Examples
-        --------
-        >>> import fastrnn
-        >>> model = fastrnn.Sequential([fastrnn.LSTM(8, 16, return_sequences=False), fastrnn.Dense(16, 4, "softmax")])
-        >>> print(model.summary())
-        Layer    Output shape  Parameters
-        ---------------------------------
-        0 LSTM   (None, 16)         1,664
-        1 Dense  (None, 4)             68
-        ---------------------------------
-        Total                       1,732
-        """
-        return summary(self)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the weights to a safetensors file, all or nothing.
-
-        Raises
-        ------
-        ImportError
-            If safetensors is not installed.
-        """
-        checkpoint.save_weights(path, self)
-
-    def load_weights(self, path: str | os.PathLike[str]) -> None:
-        """Take the weights from a file of `save` or of a `Checkpoint`.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is none.
-        KeyError, TypeError, ValueError
-            For a file of something else, or of other layers, sizes or dtypes. After an error the model is as it was.
-        ImportError
-            If safetensors is not installed.
-        """
-        checkpoint.load_weights(path, self)
-
-    def _samples(self, x: Any, y: Any, lengths: Any, prefix: str = "", targets: bool = True) -> Samples:
-        """Checked, but for the sizes of targets, which the loss checks."""
-        x, lengths = as_inputs(f"{prefix}x", x, lengths)
-        stepwise = len(self.output_shape(turned(x).shape)) == 3
-        y = as_targets(f"{prefix}y", y, x, lengths, stepwise) if targets else None
-        return Samples(x, y, lengths, stepwise)
-
     def _split(self, samples: Samples, validation_data: Any, validation_split: float) -> tuple[Samples, Samples | None]:
         """What to train on, and what to validate with."""
         fraction = number("validation_split", validation_split, below=1)
@@ -303,9 +152,3 @@ class Sequential(Chain):
             raise TypeError(f"validation_data: expected (x, y) or (x, y, lengths), got {validation_data!r:.80}")
         x, y, *lengths = validation_data
         return samples, self._samples(x, y, lengths[0] if lengths else None, "validation_data ")
-
-
-def metric_name(metric: Any) -> str:
-    """As `compile` would take it, or the class's own."""
-    kinds = {kind: name for name, kind in METRICS.items()}
-    return kinds.get(type(metric), type(metric).__name__)
