@@ -9,7 +9,7 @@ import math
 import numbers
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
@@ -275,6 +275,21 @@ def expect_shape(name: str, a: Array, meaning: str, shape: tuple[int, ...]) -> A
     if a.shape != shape:
         raise ValueError(f"{name}: expected shape {meaning} = {shape}, got {a.shape}")
     return a
+
+
+def expect_mapping(name: str, given: Any) -> None:
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{name}: expected a mapping from names to arrays, got {type(given).__name__}")
+
+
+def expect_names(
+    name: str, given: Iterable[Any], expected: Iterable[str], error: type[KeyError | ValueError] = KeyError
+) -> None:
+    """That these are the names, in any order."""
+    has, wants = set(given), set(expected)
+    for problem, names in (("missing", wants - has), ("unexpected", has - wants)):
+        if names:
+            raise error(f"{name}: {problem} {', '.join(sorted(map(repr, names)))}")
 
 
 def expect_room(name: str, meaning: str, sizes: tuple[int, ...], *factors: int) -> None:

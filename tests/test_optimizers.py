@@ -377,6 +377,8 @@ def test_wrong_names() -> None:
             o.step({"a": one, "b": two}, {"a": one})
         with pytest.raises(KeyError, match="grads: unexpected 'b'"):
             o.step({"a": one}, {"a": one, "b": two})
+        with pytest.raises(KeyError, match="grads: unexpected 'b', 3"):
+            o.step({"a": one}, {"a": one, "b": two, 3: one})
         o.step({"a": np.ones(2)}, {"a": one})
         with pytest.raises(KeyError, match="parameters: missing 'a'"):
             o.step({"b": one}, {"b": one})
@@ -402,7 +404,9 @@ def test_wrong_state() -> None:
         (without("exp_avg.0.W"), KeyError, "state: missing 'exp_avg.0.W'"),
         (other.state_dict(), KeyError, "state: missing 'exp_avg.0.W'"),
         ({"steps": np.array(3)}, KeyError, "state: missing 'exp_avg'"),
-        (state | {"extra": np.ones(2)}, KeyError, "state: "),
+        (state | {"extra": np.ones(2)}, KeyError, "state: unexpected 'extra'"),
+        (state | {1: np.ones(2)}, KeyError, "state: unexpected 1"),
+        (None, TypeError, "^state: expected a mapping from names to arrays, got NoneType"),
         (state | {"steps": np.array(-1)}, ValueError, "^state 'steps': .*-1"),
         (state | {"steps": np.array(1.5)}, TypeError, "^state 'steps': .*float64"),
         (state | {"steps": np.array([1, 2])}, ValueError, "^state 'steps': .*\\(2,\\)"),

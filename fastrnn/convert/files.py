@@ -7,7 +7,7 @@ reads the file of a model as well.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fastrnn.cells import CELLS
@@ -203,11 +203,8 @@ def build_sequential(whose: str, spec: Spec, tensors: Arrays) -> Layer:
     expect_names(whose, spec, ("layers",))
     if not isinstance(spec["layers"], list):
         raise ValueError(f"{whose}: layers: expected a list, got {spec['layers']!r:.80}")
-    return Sequential([restored(f"{whose}: {i}", one, under(f"{i}.", tensors)) for i, one in enumerate(spec["layers"])])
-
-
-def under(prefix: str, tensors: Mapping[str, Any]) -> Arrays:
-    return weight_files.under(prefix, dict(tensors))
+    parts = [(f"{whose}: {i}", one, weight_files.under(f"{i}.", tensors)) for i, one in enumerate(spec["layers"])]
+    return Sequential([restored(*part) for part in parts])
 
 
 KINDS: dict[str, Kind] = {

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn import checks
 from fastrnn.cells import CELLS, Array
 from fastrnn.checks import DTYPES, describe
 from fastrnn.layers import GRU, LSTM, RNN
@@ -30,10 +31,8 @@ def empty(cell: str, num_layers: int, options: Mapping[str, Any]) -> Recurrent:
 
 
 def expect_names(whose: str, given: Iterable[str], wanted: Iterable[str]) -> None:
-    given, wanted = set(given), set(wanted)
-    for problem, names in (("missing", wanted - given), ("unexpected", given - wanted)):
-        if names:
-            raise ValueError(f"{whose}: {problem} {', '.join(sorted(map(str, names)))}")
+    """Of a file or another's model, where a wrong name is a wrong value."""
+    checks.expect_names(whose, given, wanted, ValueError)
 
 
 def built(
@@ -73,7 +72,7 @@ def stacked(whose: str, cell: str, state: Mapping[str, Array], **options: Any) -
     """A layer whose sizes, depth, directions, biases, peepholes and dtype are what names and shapes say."""
     for name in ("weight_ih_l0", "weight_hh_l0"):
         if name not in state:
-            raise ValueError(f"{whose}: missing {name}")
+            raise ValueError(f"{whose}: missing {name!r}")
         if state[name].ndim != 2:
             raise ValueError(f"{whose}: {name}: expected shape (G*H, ...), got {state[name].shape}")
     dtype = state["weight_ih_l0"].dtype

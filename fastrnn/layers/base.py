@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 from fastrnn.cells import Array
-from fastrnn.checks import as_array, boolean, expect_dtype, expect_shape, floats
+from fastrnn.checks import as_array, boolean, expect_dtype, expect_mapping, expect_names, expect_shape, floats
 from fastrnn.unchanged import expect_unchanged, glance
 
 Shape = tuple[int | None, ...]
@@ -140,11 +140,8 @@ class Layer:
             For a parameter of another dtype or shape. After an error the layer is as it was.
         """
         own = self.parameters()
-        if not isinstance(state, Mapping):
-            raise TypeError(f"state: expected a mapping from names to arrays, got {type(state).__name__}")
-        for problem, names in (("missing", own.keys() - state.keys()), ("unexpected", state.keys() - own.keys())):
-            if names:
-                raise KeyError(f"state: {problem} {', '.join(sorted(map(str, names)))}")
+        expect_mapping("state", state)
+        expect_names("state", state, own)
         new = {
             name: floats(name, state[name], "that of the layer", value.shape, value.dtype, "the layer's")
             for name, value in own.items()

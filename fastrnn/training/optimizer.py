@@ -9,7 +9,15 @@ from typing import Any, TypedDict
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import as_array, describe, expect_dtype, expect_shape, floating_array
+from fastrnn.checks import (
+    as_array,
+    describe,
+    expect_dtype,
+    expect_mapping,
+    expect_names,
+    expect_shape,
+    floating_array,
+)
 from fastrnn.training.arguments import count, number
 from fastrnn.training.clipping import clip_by_norm, clip_by_value
 
@@ -142,25 +150,24 @@ class Optimizer(ABC):
         TypeError, ValueError
             For what is not such an array. After an error the optimizer is as it was.
         """
-        if "steps" not in state:
-            raise KeyError("state: missing 'steps'")
+        expect_mapping("state", state)
+        keys = [str(key).partition(".") for key in state]
+        names = list(dict.fromkeys([name for _, dot, name in keys if dot]))
+        expect_names("state", state, ["steps", *[f"{slot}.{name}" for name in names for slot in self.slots]])
         steps = as_array("state 'steps'", state["steps"], sequence=True)
         if steps.dtype.kind not in "iu":
             raise TypeError(f"state 'steps': expected an integer, got {describe(steps.dtype)}")
         expect_shape("state 'steps'", steps, "()", ())
         given = {key: floating_array(f"state {key!r}", value) for key, value in state.items() if key != "steps"}
-        names = list(dict.fromkeys([key.partition(".")[2] for key in given]))
-        expected = {f"{slot}.{name}" for name in names for slot in self.slots}
-        same_names("state", given, expected)
         if self.slots and steps > 0 and not names:
             raise KeyError(f"state: missing {', '.join(map(repr, self.slots))} of the parameters")
         self._steps = count("state 'steps'", steps[()])
         self._state = {name: tuple([given[f"{slot}.{name}"].copy() for slot in self.slots]) for name in names}
 
     def _checked(self, parameters: Mapping[str, Any], grads: Mapping[str, Any]) -> tuple[Arrays, Arrays]:
-        same_names("grads", grads, parameters)
+        expect_names("grads", grads, parameters)
         if self._state:
-            same_names("parameters", parameters, self._state)
+            expect_names("parameters", parameters, self._state)
         ps = {name: floating_array(f"parameters {name!r}", p) for name, p in parameters.items()}
         gs = {name: floating_array(f"grads {name!r}", grads[name]) for name in ps}
         for name, p in ps.items():
@@ -187,9 +194,3 @@ def alike(name: str, a: Array, other: Array, whose: str = "the parameter's") -> 
     if (a.dtype, a.shape) != (other.dtype, other.shape):
         expect_dtype(name, a, other.dtype, whose)
         expect_shape(name, a, whose, other.shape)
-
-
-def same_names(argument: str, given: Mapping[str, Any], expected: Any) -> None:
-    for problem, names in (("missing", set(expected) - set(given)), ("unexpected", set(given) - set(expected))):
-        if names:
-            raise KeyError(f"{argument}: {problem} {', '.join(map(repr, sorted(names)))}")
