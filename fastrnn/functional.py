@@ -68,7 +68,12 @@ def rnn_forward(
 
 
 def rnn_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None) -> RNNGrads:
-    """Backpropagate through time what `rnn_forward` did; see `lstm_backward` for the arguments.
+    """Backpropagate through time what `rnn_forward` did, as often as you like, on the backend that made the cache.
+
+    Parameters
+    ----------
+    dy, cache, dh_n
+        As for `lstm_backward`; the cache is that of `rnn_forward`.
 
     Returns
     -------
@@ -153,7 +158,12 @@ def gru_forward(
 
 
 def gru_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None) -> GRUGrads:
-    """Backpropagate through time what `gru_forward` did; see `lstm_backward` for the arguments.
+    """Backpropagate through time what `gru_forward` did, as often as you like, on the backend that made the cache.
+
+    Parameters
+    ----------
+    dy, cache, dh_n
+        As for `lstm_backward`; the cache is that of `gru_forward`.
 
     Returns
     -------

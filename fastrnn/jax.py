@@ -77,7 +77,22 @@ def rnn(
     reverse: bool = False,
     threads: int | None = None,
 ) -> tuple[Any, Any]:
-    """`fastrnn.rnn_forward` in JAX: y (T, B, H) and h_n (B, H); see `lstm`.
+    """`fastrnn.rnn_forward` in JAX.
+
+    Parameters
+    ----------
+    x, W, U, b, b_rec, h0, activation, lengths, resets, reverse, threads
+        As `fastrnn.rnn_forward` has them; what is JAX's own is as for `lstm`.
+
+    Returns
+    -------
+    y : (T, B, H) array
+    h_n : (B, H) array
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As `lstm`.
 
     Examples
     --------
@@ -104,7 +119,22 @@ def gru(
     reverse: bool = False,
     threads: int | None = None,
 ) -> tuple[Any, Any]:
-    """`fastrnn.gru_forward` in JAX: y (T, B, H) and h_n (B, H); see `lstm`.
+    """`fastrnn.gru_forward` in JAX.
+
+    Parameters
+    ----------
+    x, W, U, b, b_rec, reset_after, h0, lengths, resets, reverse, threads
+        As `fastrnn.gru_forward` has them; what is JAX's own is as for `lstm`.
+
+    Returns
+    -------
+    y : (T, B, H) array
+    h_n : (B, H) array
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As `lstm`.
 
     Examples
     --------
@@ -137,14 +167,8 @@ def lstm(
 
     Parameters
     ----------
-    x : (T, B, I) array, or (T, I) for one sequence
-        Inputs, float32 or float64 (dimensionless). One sequence comes back without the batch axis, everywhere.
-    W, U, b, b_rec, p, h0, c0
-        As `fastrnn.lstm_forward` has them, of x's dtype.
-    lengths : (B,) integers, optional
-        Valid steps of each sequence.
-    resets : (T, B) booleans, optional
-        Start afresh before these steps.
+    x, W, U, b, b_rec, p, h0, c0, lengths, resets
+        Arrays of the shapes and dtypes that `fastrnn.lstm_forward` has; any of them may be traced.
     reverse, threads
         As `fastrnn.lstm_forward` has them; Python values, not traced.
 

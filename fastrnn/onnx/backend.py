@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from fastrnn.extras import needed
@@ -42,9 +42,7 @@ class Prepared(_BackendRep):  # type: ignore[misc]  # Any: onnx need not be inst
         refuse(kwargs)
         names = self._session.input_names
         if not isinstance(inputs, dict):
-            if len(inputs) != len(names):
-                raise ValueError(f"inputs: expected {len(names)}, {', '.join(names)}, got {len(inputs)}")
-            inputs = dict(zip(names, inputs, strict=True))
+            inputs = named(names, inputs)
         return tuple(self._session.run(None, inputs))
 
 
@@ -73,8 +71,8 @@ class Backend(_Backend):  # type: ignore[misc]
 
         Parameters
         ----------
-        model : path, bytes or onnx.ModelProto
-        device : str
+        model, device
+            As for `prepare`.
 
         Returns
         -------
@@ -82,8 +80,8 @@ class Backend(_Backend):  # type: ignore[misc]
 
         Raises
         ------
-        TypeError, onnx.checker.ValidationError
-            For what is no model at all, or not valid ONNX.
+        TypeError, ValueError, onnx.checker.ValidationError
+            As `prepare`.
         """
         refuse(kwargs)
         try:
@@ -112,6 +110,8 @@ class Backend(_Backend):  # type: ignore[misc]
         ------
         NotImplementedError
             For another device, or nodes that are not RNN, GRU or LSTM, or not of float32 or float64.
+        TypeError, ValueError
+            For what is no model at all.
         onnx.checker.ValidationError
             For what is not valid ONNX.
         """
@@ -134,24 +134,21 @@ class Backend(_Backend):  # type: ignore[misc]
 
         Parameters
         ----------
-        model : path, bytes or onnx.ModelProto
-            Of RNN, GRU and LSTM nodes alone.
-        inputs : sequence of arrays, or dict of arrays
-            In the order of the model's inputs, or by name.
-        device : str
-            "CPU".
+        model, device
+            As for `prepare`.
+        inputs
+            As for `Prepared.run`, and so are the outputs.
 
         Returns
         -------
         tuple of arrays
-            Every output of the model, in its order.
 
         Raises
         ------
         NotImplementedError, onnx.checker.ValidationError
             As `prepare`.
         TypeError, ValueError
-            For inputs that do not fit.
+            As `prepare` and `Prepared.run`.
 
         Examples
         --------
@@ -206,10 +203,7 @@ class Backend(_Backend):  # type: ignore[misc]
         _expect_device(device)
         super().run_node(node, inputs, device, outputs_info, **version)
         read = Recurrent(node)
-        given = [a for a in inputs if a is not None]
-        if len(given) != len(read.inputs):
-            raise ValueError(f"inputs: expected {len(read.inputs)}, {', '.join(read.inputs)}, got {len(given)}")
-        values = dict.fromkeys(INPUTS) | dict(zip(read.inputs, given, strict=True))
+        values = dict.fromkeys(INPUTS) | named(read.inputs, [a for a in inputs if a is not None])
         weights = Weights(read, *(values[name] for name in WEIGHTS))
         results = read.run(*(values[name] for name in DATA), weights=weights)
         return tuple(a for name, a in zip(read.outputs, results, strict=False) if name)
@@ -244,6 +238,12 @@ def runs_in_kernels(node: Any) -> bool:
     False
     """
     return Recurrent(node).runs_in_kernels
+
+
+def named(names: Collection[str], inputs: Sequence[Any]) -> dict[str, Any]:
+    if len(inputs) != len(names):
+        raise ValueError(f"inputs: expected {len(names)}, {', '.join(names)}, got {len(inputs)}")
+    return dict(zip(names, inputs, strict=True))
 
 
 def refuse(kwargs: dict[str, Any]) -> None:
