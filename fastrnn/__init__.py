@@ -33,12 +33,7 @@ else:
         from importlib import import_module
 
         if name == "__version__":
-            from importlib import metadata
-
-            try:
-                return metadata.version("fastrnn")
-            except metadata.PackageNotFoundError:  # run from a checkout
-                return "0+unknown"
+            return import_module("fastrnn.version").version()
         if name in ("convert", "training"):
             return import_module(f"fastrnn.{name}")
         if name in __all__:

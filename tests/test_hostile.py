@@ -346,20 +346,13 @@ def plain(function: Callable[..., Any], **options: Any) -> Callable[[], Any]:
             for v in (0, None, True, "1", [1], -(2**80))
         ],
         *[Case("backend", repr(v), plain(fastrnn.use_backend, name=v), TypeError) for v in (None, [], 1, b"numpy")],
-        *[Case("unknown backend 'NUMPY'; expected one of", "case", plain(fastrnn.use_backend, name="NUMPY"))],
+        Case("backend", "case", plain(fastrnn.use_backend, name="NUMPY")),
         *[Case("instruction set", repr(v), plain(fastrnn.use_isa, name=v)) for v in (None, [], 1, "", "avx2")],
     ]
 )
 def test_settings(case: Case) -> None:
     before = fastrnn.config()
-    if case.name == "unknown backend 'NUMPY'; expected one of":
-        with pytest.raises(ValueError, match=case.name):
-            case.hostile()
-    elif case.name == "instruction set":
-        with pytest.raises((TypeError, ValueError), match=case.name):
-            case.hostile()
-    else:
-        refused(case)
+    refused(case)
     assert fastrnn.config() == before
 
 

@@ -1,7 +1,7 @@
 """Which backend computes, with which instruction set, on how many threads.
 
 These are settings of the process, not of a thread: switch them at the start or in tests, not in concurrent code.
-A backend is a module here with the two functions of `call.Backend`. NumPy and the native one load at once; Numba,
+A backend is a module here with the functions of `call.Backend`. NumPy and the native one load at once; Numba,
 which takes a second to import, when it is first used.
 """
 
@@ -22,7 +22,8 @@ from typing import Any, Self, TextIO
 import numpy as np
 
 from fastrnn.call import Backend
-from fastrnn.checks import positive
+from fastrnn.checks import checked_threads, positive
+from fastrnn.version import version
 
 #: In the order of preference.
 BACKENDS = ("native", "numba", "numpy")
@@ -46,7 +47,7 @@ class _Settings:
 def load(name: str) -> Any:
     """Import a backend; a ValueError for an unknown name, an ImportError that says what to do for an absent one."""
     if name not in BACKENDS:
-        raise ValueError(f"unknown backend {name!r}; expected one of {', '.join(BACKENDS)}")
+        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {name!r}")
     try:
         return importlib.import_module(f"fastrnn.backends.{name}")
     except ImportError as error:
@@ -160,7 +161,7 @@ class use_isa(_Switch):
         available, name = available_isas(), full_name(name)
         if name not in available:
             raise ValueError(
-                f"instruction set {name!r} is not available; expected one of {', '.join(available)}"
+                f"instruction set: expected one of {', '.join(available)}, got {name!r}"
                 if available
                 else f"instruction set {name!r} is not available: the native backend is not installed"
             )
@@ -218,6 +219,11 @@ def get_num_threads() -> int:
     return _settings.threads
 
 
+def thread_count(threads: Any) -> int:
+    """How many a call is told to use, or may use when it is not told; checked."""
+    return checked_threads(_settings.threads if threads is None else threads)
+
+
 def usable_cpus() -> int:
     """CPUs that the operating system lets this process use; a container's or a service's quota counts, rounded up."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -260,12 +266,10 @@ def config() -> dict[str, Any]:
     >>> fastrnn.config()["backend"] in fastrnn.config()["available_backends"]
     True
     """
-    from fastrnn import __version__  # not above: fastrnn imports this module
-
     isas = available_isas()
     native = load("native") if isas else None
     return {
-        "version": __version__,
+        "version": version(),
         "backend": current().name,
         "available_backends": available_backends(),
         "isa": native.current_isa() if native else None,

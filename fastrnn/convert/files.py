@@ -18,6 +18,7 @@ from fastrnn.layers import GRU, LSTM, RNN, Activation, Dense, Dropout, Embedding
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.run import family
 from fastrnn.training import Sequential, weight_files
+from fastrnn.version import version
 
 Spec = dict[str, Any]
 
@@ -71,11 +72,9 @@ def save(path: str | os.PathLike[str], layer: Layer) -> None:
     >>> fastrnn.load(path)
     GRU(3, 4, batch_first=True, dtype=float32) [gru_after]
     """
-    from fastrnn import __version__
-
     spec = described(layer)
     layers = weight_files.kinds(layer) if isinstance(layer, Sequential) else spec["class"]
-    weight_files.write(path, layer.parameters(), {"layers": layers, "fastrnn": __version__, "model": spec})
+    weight_files.write(path, layer.parameters(), {"layers": layers, "fastrnn": version(), "model": spec})
 
 
 def load(path: str | os.PathLike[str]) -> Layer:

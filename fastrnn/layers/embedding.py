@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import BOOLEANS, as_array, describe, expect_room, floating, generator, size
+from fastrnn.checks import as_array, describe, expect_room, floating, generator, integer, size
 from fastrnn.initializers import Initializer, RandomNormal, RandomUniform, chosen, initial
 from fastrnn.layers.base import Shape, Stateless
 
@@ -69,11 +69,10 @@ class Embedding(Stateless):
         self.weight = initial(start, "weight", (n, self.embedding_dim), generator(rng), self.dtype)
         self.padding_idx = None
         if padding_idx is not None:
-            if isinstance(padding_idx, BOOLEANS) or not isinstance(padding_idx, int | np.integer):
-                raise TypeError(f"padding_idx: expected an integer or None, got {padding_idx!r}")
-            if not -n <= padding_idx < n:
-                raise ValueError(f"padding_idx: expected an integer in {-n}..{n - 1}, got {padding_idx}")
-            self.padding_idx = int(padding_idx) % n
+            row = integer("padding_idx", padding_idx, "an integer or None")
+            if not -n <= row < n:
+                raise ValueError(f"padding_idx: expected an integer in {-n}..{n - 1}, got {row}")
+            self.padding_idx = row % n
             self.weight[self.padding_idx] = 0
 
     def parameters(self) -> dict[str, Array]:

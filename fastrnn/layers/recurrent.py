@@ -15,7 +15,6 @@ from fastrnn.checks import (
     checked_checkpoint,
     checked_lengths,
     checked_resets,
-    checked_threads,
     every_step,
     expect_dtype,
     expect_room,
@@ -32,10 +31,6 @@ from fastrnn.layers.stream import Stream
 from fastrnn.layers.tape import Layout, States, Tape, added, total
 from fastrnn.layers.weights import Weighted
 from fastrnn.run import callers
-
-
-def thread_count(threads: Any) -> int:
-    return checked_threads(backends.get_num_threads() if threads is None else threads)
 
 
 def first_of_unbatched(a: Array, unbatched: bool, batch_first: bool) -> Array:
@@ -196,7 +191,7 @@ class Recurrent(Weighted):
         options = {
             "lengths": checked_lengths(lengths, T, B, unbatched),
             "resets": checked_resets(resets, T, B, *layout),
-            "threads": thread_count(threads),
+            "threads": backends.thread_count(threads),
         }
         return x, self._checked_state(state, B, layout), options, layout
 
@@ -292,7 +287,7 @@ class Recurrent(Weighted):
         """
         if self.bidirectional:
             raise ValueError("stream: a bidirectional layer needs the whole sequence; call the layer instead")
-        threads = thread_count(threads)
+        threads = backends.thread_count(threads)
         backend, packed = self._prepared()
         self._streamed.add((backend.name, backend.layout()))
         B = size("batch_size", batch_size)

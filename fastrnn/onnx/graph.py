@@ -7,9 +7,8 @@ import os
 from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
-from fastrnn.convert.onnx_graph import parsed
+from fastrnn.convert.onnx_graph import FAMILIES, parsed
 from fastrnn.extras import needed
-from fastrnn.onnx.node import DEFAULTS
 
 #: What runs the nodes that fastrnn does not: outputs by name, from inputs by name.
 Engine = Callable[[list[str], dict[str, Any]], list[Any]]
@@ -30,7 +29,7 @@ def loaded(model: Any) -> Any:
 
 
 def is_recurrent(node: Any) -> bool:
-    return node.op_type in DEFAULTS and node.domain in ("", "ai.onnx")
+    return node.op_type in FAMILIES and node.domain in ("", "ai.onnx")
 
 
 def subgraphs(node: Any) -> list[Any]:

@@ -12,10 +12,11 @@ from fastrnn import backends
 from fastrnn.backends import numpy as by_numpy
 from fastrnn.call import Backend, Call, Forward
 from fastrnn.cells import Array, Arrays
-from fastrnn.checks import checked_lengths, checked_threads, expect_dtype, expect_shape, floating_array, floats, rows
+from fastrnn.checks import checked_lengths, expect_dtype, expect_shape, floating_array, floats, rows
 from fastrnn.convert.gates import GATES, reordered, reordered_peepholes
 from fastrnn.convert.onnx_graph import attributes_of, text
 from fastrnn.onnx import steps
+from fastrnn.onnx.graph import is_recurrent
 
 #: Whether each direction runs in reverse.
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
@@ -58,7 +59,7 @@ class Recurrent:
 
     def __init__(self, node: Any) -> None:
         self.op = str(node.op_type)
-        if self.op not in DEFAULTS or node.domain not in ("", "ai.onnx"):
+        if not is_recurrent(node):
             raise ValueError(f"node: expected one of {', '.join(DEFAULTS)}, got {node.domain or 'ai.onnx'}.{self.op}")
         names = [name for name in INPUTS if self.op == "LSTM" or name not in ("initial_c", "P")]
         #: names of values in the graph: of the inputs by their names in the operator, of the outputs in order, or ""
@@ -105,7 +106,7 @@ class Recurrent:
         T, B, _ = x.shape
         init = [self._state(name, s, (D, B, H), x.dtype) for name, s in (("initial_h", h), ("initial_c", c))]
         states = init[: 2 if self.op == "LSTM" else 1]
-        threads = checked_threads(backends.get_num_threads() if threads is None else threads)
+        threads = backends.thread_count(threads)
         if T == 1 and B and lengths is None and weights.steps:
             return self._step(x, states, weights, threads)
         y, by_direction = self._output(T, D, B, H, x.dtype)
