@@ -214,8 +214,7 @@ def _run(
     """y and the final states. What is wrong with shapes and dtypes is said here, while tracing."""
     values = (x, *weights, *init, *[None] * (len(INIT) - len(init)), lengths, resets)
     given = {name: jax.numpy.asarray(a) for name, a in zip(ARGUMENTS, values, strict=True) if a is not None}
-    threads = backends.get_num_threads() if threads is None else threads
-    options = Options(reverse=reverse, training=True, threads=threads)
+    options = Options(reverse=reverse, training=True, threads=backends.thread_count(threads))
     call, unbatched = _checked(cell, given, len(init), options)
     if lengths is not None:  # any integers for the caller, of 32 or 64 bits with a sign for the handler
         given["lengths"] = given["lengths"].astype("int64" if given["lengths"].dtype.itemsize == 8 else "int32")
@@ -223,9 +222,10 @@ def _run(
     if native.name != "native":
         raise RuntimeError(f'backend: fastrnn.jax needs the native one, got {native.name}; use_backend("native")')
     settings = Settings(cell, reverse, min(call.threads, backends.usable_cpus()), native.layout())
+    room = backends.load("native").saved_bytes(call._replace(lengths=None), settings.isa)
     if unbatched:
         given |= {name: jax.numpy.expand_dims(given[name], BATCH[name]) for name in given.keys() & BATCH}
-    y, *final = _call(settings, given)
+    y, *final = _call(settings, room, given)
     if unbatched:
         return y[:, 0], *[s[0] for s in final]
     return y, *final
@@ -240,17 +240,18 @@ def _checked(cell: str, given: Given, states: int, options: Options) -> tuple[Ca
     return checked_call(cell, blank["x"], weights, init, options)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _call(settings: Settings, given: Given) -> list[Any]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _call(settings: Settings, room: int, given: Given) -> list[Any]:
+    """y and the final states; `room` is for the bytes that a forward leaves to its backward."""
     return _inference(settings)(given)
 
 
-def _call_forward(settings: Settings, given: Given) -> tuple[list[Any], tuple[Given, Any]]:
-    *outputs, saved = _forward(settings, given, training=True)
+def _call_forward(settings: Settings, room: int, given: Given) -> tuple[list[Any], tuple[Given, Any]]:
+    *outputs, saved = _forward(settings, given, room)
     return outputs, (given, saved)
 
 
-def _call_backward(settings: Settings, kept: tuple[Given, Any], cotangents: list[Any]) -> tuple[Given]:
+def _call_backward(settings: Settings, room: int, kept: tuple[Given, Any], cotangents: list[Any]) -> tuple[Given]:
     given, saved = kept
     real = {name: a for name, a in given.items() if jax.numpy.issubdtype(a.dtype, jax.numpy.floating)}
     names = [name for name in ARGUMENTS if name in real]
@@ -262,16 +263,13 @@ def _call_backward(settings: Settings, kept: tuple[Given, Any], cotangents: list
 _call.defvjp(_call_forward, _call_backward)
 
 
-def _forward(settings: Settings, given: Given, training: bool = False) -> list[Any]:
-    """y, the final states and, with `training`, what backward needs of this call."""
+def _forward(settings: Settings, given: Given, room: int | None = None) -> list[Any]:
+    """y, the final states and, with room for it, what backward needs of this call."""
     (T, B, _), H, dtype = given["x"].shape, given["U"].shape[1], given["x"].dtype
     shapes = [jax.ShapeDtypeStruct((T, B, H) if name == "y" else (B, H), dtype) for name in settings.outputs]
+    training = room is not None
     if training:
-        options = Options(reverse=settings.reverse, training=True, threads=settings.threads)
-        longest = {name: a for name, a in given.items() if name != "lengths"}
-        call, _ = _checked(settings.cell, longest, len(shapes) - 1, options)
-        size = backends.load("native").saved_bytes(call, settings.isa)
-        shapes.append(jax.ShapeDtypeStruct((size,), np.uint8))
+        shapes.append(jax.ShapeDtypeStruct((room,), np.uint8))
     return _kernels("forward", settings, shapes, given, training)
 
 
