@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array
+from fastrnn.cells import CELLS, Array
 from fastrnn.checks import boolean
 from fastrnn.convert import keras_files
 from fastrnn.convert.gates import reordered
@@ -175,7 +175,7 @@ def made_layers(keras: Any, layer: Layer) -> list[Any]:
 def made_stack(keras: Any, layer: Recurrent) -> list[Any]:
     """A layer of Keras' for each of the stack, and what is between them."""
     cell = cell_of(layer)
-    refuse(layer, "Keras", "peephole", layer._cell.peepholes, False)
+    refuse(layer, "Keras", "peephole", CELLS[cell].peepholes, False)
     kind = {name: ours for ours, name in FAMILIES.items()}[family(cell)]
     chosen = cell.removeprefix("rnn_")
     by_family: dict[str, dict[str, Any]] = {
@@ -184,17 +184,17 @@ def made_stack(keras: Any, layer: Recurrent) -> list[Any]:
         "rnn": {"activation": "linear" if chosen == "identity" else chosen},
     }
     options = by_family[family(cell)] | {"use_bias": bool(layer.bias), "dtype": str(layer.dtype)}
-    ways, made = len(layer._ways), []
-    for i, I in enumerate(layer._input_sizes()):
-        top = i == layer.num_layers - 1
+    parts, D, made = parts_of(layer), 1 + layer.bidirectional, []
+    for i in range(layer.num_layers):
+        own, top = parts[i * D : (i + 1) * D], i == layer.num_layers - 1
         one = getattr(keras.layers, kind)(
             layer.hidden_size, return_sequences=layer.return_sequences or not top, **options
         )
         if layer.bidirectional:
             mode = {ours: name for name, ours in MERGES.items()}[layer.merge]
             one = keras.layers.Bidirectional(one, merge_mode=mode, dtype=str(layer.dtype))
-        values = [a for own in parts_of(layer)[i * ways : (i + 1) * ways] for a in keras_weights(own, cell)]
-        made.append(filled(one, (None, None, I), values))
+        values = [a for way in own for a in keras_weights(way, cell)]
+        made.append(filled(one, (None, None, own[0]["W"].shape[1]), values))
         if layer.dropout and not top:
             made.append(keras.layers.Dropout(layer.dropout))
     return made

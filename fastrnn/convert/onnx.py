@@ -7,16 +7,20 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn.cells import CELLS
 from fastrnn.checks import boolean
 from fastrnn.convert.gates import reordered, reordered_peepholes
 from fastrnn.convert.onnx_graph import FUNCTIONS, REDUCTIONS, Graph, Link, options_of, parsed, parts_of_node, title
-from fastrnn.convert.stack import Arrays, Parts, assembled, cell_of, parts_of, recurrent
+from fastrnn.convert.stack import Arrays, Parts, assembled, cell_of, features_of, parts_of, recurrent
 from fastrnn.extras import needed
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.run import family
 
 #: of the models that are written: the opset in which reductions take their axes as an input, and its IR
 OPSET, IR = 18, 8
+
+#: a node's matrices, and what they are here
+WEIGHTS = (("W", "W"), ("R", "U"))
 
 
 def from_onnx(path_or_model: Any, node: str | None = None) -> Recurrent:
@@ -178,7 +182,7 @@ class Writer:
         self._nodes: list[Any] = []
         self._constants: Arrays = {}
         self._D = 1 + layer.bidirectional
-        self._states = layer._cell.states
+        self._states = CELLS[cell_of(layer)].states
 
     def model(self, lengths: bool, state: bool) -> Any:
         helper, layer = self._onnx.helper, self._layer
@@ -208,7 +212,7 @@ class Writer:
             inputs.append(helper.make_tensor_value_info("sequence_lens", self._onnx.TensorProto.INT32, ["B"]))
         inputs += [self._value(f"{s}0", states) for s in initial]
         steps = batch if layer.return_sequences else ["B"]
-        outputs = [self._value(f"y{end}", [*steps, layer._features]) for end in self._ends()]
+        outputs = [self._value(f"y{end}", [*steps, features_of(layer)]) for end in self._ends()]
         outputs += [self._value(f"{s}_n", states) for s in self._states]
         constants = [self._onnx.numpy_helper.from_array(a, name) for name, a in self._constants.items()]
         graph = helper.make_graph(self._nodes, cell_of(layer), inputs, outputs, constants)
@@ -288,7 +292,3 @@ def node_weights(parts: Parts, kind: str) -> Arrays:
     if "p" in parts[0]:
         made["P"] = np.stack([reordered_peepholes(own["p"], "fastrnn", "onnx") for own in parts])
     return made
-
-
-#: a node's matrices, and what they are here
-WEIGHTS = (("W", "W"), ("R", "U"))

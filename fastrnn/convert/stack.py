@@ -124,3 +124,8 @@ def refuse(layer: Any, target: str, option: str, value: Any, *expected: Any) -> 
 
 def cell_of(layer: Recurrent) -> str:
     return layer._cell.name
+
+
+def features_of(layer: Recurrent) -> int:
+    """The last axis of y, or of both where there is a pair of them."""
+    return layer._features
