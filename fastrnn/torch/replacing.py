@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from fastrnn.torch.modules import GRU, LSTM, RNN, Recurrent, refusal
+from fastrnn.torch.modules import GRU, LSTM, RNN
+from fastrnn.torch.recurrent import Recurrent, refusal
 
 COUNTERPARTS: dict[type[nn.Module], type[Recurrent]] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
 

@@ -1,0 +1,226 @@
+"""What fastrnn's modules for PyTorch have in common: checks, packing, and the way to the operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.functional import dropout
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from fastrnn.torch import ops
+from fastrnn.torch.stack import Setting, Stack
+
+Tensors = Sequence[Tensor]
+
+DTYPES = (torch.float32, torch.float64)
+
+
+def refusal(what: str, tensor: Tensor) -> str:
+    """Why a tensor is not for fastrnn, and what to do; empty if it is."""
+    if not tensor.is_cpu:
+        return f'{what}: expected a tensor on the CPU, got device {tensor.device}; move it with .to("cpu")'
+    if tensor.dtype not in DTYPES:
+        return (
+            f"{what}: expected torch.float32 or torch.float64, got {tensor.dtype}; convert with .float(), "
+            "which torch.autocast needs as well"
+        )
+    return ""
+
+
+class Made(NamedTuple):
+    """A stack on the weights' memory, which it holds, so that nothing else can come to lie there."""
+
+    stack: Stack
+    setting: Setting
+    versions: list[int] | None  #: of the weights that the stack has packed, after the steps until then; or none
+
+    def on(self, setting: Setting, weights: list[Tensor]) -> bool:
+        """Whether it still is theirs."""
+        return self.setting == setting and self.stack.addresses == ops.addresses(weights)
+
+
+class Recurrent(nn.RNNBase):
+    """What `RNN`, `GRU` and `LSTM` have in common; a `torch.nn` module that becomes one of these has all it needs."""
+
+    _made: Made | None = None
+    _states = 1  #: of the cell
+
+    def __init__(self, mode: str, input_size: int, hidden_size: int, num_layers: int, **options: Any) -> None:
+        if options.pop("proj_size", 0):
+            raise ValueError("proj_size: fastrnn has no projections; expected 0, or use torch.nn.LSTM")
+        super().__init__(mode, input_size, hidden_size, num_layers, **options)
+        why = refusal("device and dtype", self._parameters["weight_hh_l0"])  # type: ignore[arg-type]  # never None
+        if why:
+            raise TypeError(why)
+
+    @property
+    def _cell(self) -> str:
+        """The cell's name in `fastrnn.cells.CELLS`."""
+        raise NotImplementedError
+
+    def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
+        """Run over time, as the module of `torch.nn` does.
+
+        Parameters
+        ----------
+        input : (T, B, I) tensor, (B, T, I) with ``batch_first``, (T, I) for one sequence, or a PackedSequence
+            Inputs, of the weights' dtype.
+        hx : (L*D, B, H) tensor, or for an LSTM a pair of them, optional
+            Initial h, or (h, c), of L layers in D directions; (L*D, H) for one sequence; zeros when absent.
+
+        Returns
+        -------
+        output : (T, B, D*H) tensor, laid out like input, or a PackedSequence
+            The top layer's hidden states.
+        hx : (L*D, B, H) tensor, or for an LSTM a pair of them
+            The final states.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For another kind, dtype, device or shape; the message names the argument.
+        """
+        states = self._given_states(hx)
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, states)
+        if input.dim() not in (2, 3) or input.shape[-1] != self.input_size:
+            layout = "(B, T, I)" if self.batch_first else "(T, B, I)"
+            I = self.input_size
+            raise ValueError(f"input: expected shape {layout} or (T, I) with I = {I}, got {tuple(input.shape)}")
+        if input.dim() == 3:
+            y, *final = self._run(input, states, self.batch_first)
+        else:
+            y, *final = [a.squeeze(1) for a in self._run(input.unsqueeze(1), states, False, unbatched=True)]
+        return y, tuple(final) if len(final) > 1 else final[0]
+
+    def _forward_packed(self, input: PackedSequence, states: list[Tensor]) -> tuple[PackedSequence, Any]:
+        """The sequences stand in the order of falling lengths; the states in the caller's."""
+        data, batch_sizes, into, back = input
+        if data.shape[-1] != self.input_size:
+            raise ValueError(f"input: expected data of shape (N, {self.input_size}), got {tuple(data.shape)}")
+        if into is not None:
+            states = [s.index_select(1, into) for s in states]
+        x, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
+        y, *final = self._run(x, states, False, lengths, batch_sizes)
+        if back is not None:
+            final = [s.index_select(1, back) for s in final]
+        packed = PackedSequence(pack_padded_sequence(y, lengths).data, batch_sizes, into, back)
+        return packed, tuple(final) if len(final) > 1 else final[0]
+
+    def _run(
+        self,
+        x: Tensor,
+        states: list[Tensor],
+        batch_first: bool,
+        lengths: Tensor | None = None,
+        batch_sizes: Tensor | None = None,
+        unbatched: bool = False,
+    ) -> Tensors:
+        """y and each final state."""
+        setting = Setting(self._cell, self.bias, self.bidirectional, batch_first)
+        weights = self._weights()
+        self._check(x, states, weights, batch_first, unbatched)
+        if unbatched:
+            states = [s.unsqueeze(1) for s in states]
+        masks = self._masks(x, batch_first, batch_sizes) if self.training and self.dropout else []
+        grad = torch.is_grad_enabled()
+        if type(x) is not Tensor or not ops.plain():
+            if forward_ad._current_level >= 0:
+                raise NotImplementedError("forward-mode derivatives: fastrnn has none; use reverse mode, or torch.nn")
+            outputs: Tensors = ops.recurrence(x, states, weights, lengths, masks, grad, *setting)
+            return outputs[: 1 + self._states]
+        if grad and any([a.requires_grad for a in (x, *weights, *states)]):
+            sizes = len(states), len(weights), len(masks)
+            stack = self._stack(setting, weights)
+            found: Tensors = ops.differentiable(setting, stack, sizes, x, *states, *weights, *masks, lengths)
+            return found
+        if masks:
+            return ops.run(self._stack(setting, weights), x, states, lengths, masks)[0]
+        return ops.infer(self._packed(setting, weights), x, states, lengths)
+
+    def _weights(self) -> list[Any]:
+        """Every parameter in PyTorch's order, also where something else put a plain tensor in its place."""
+        own, names = self._parameters, self._flat_weights_names
+        if all([name in own for name in names]):
+            return [own[name] for name in names]
+        return [getattr(self, name) for name in names]
+
+    def _check(
+        self, x: Tensor, states: list[Tensor], weights: list[Tensor], batch_first: bool, unbatched: bool
+    ) -> None:
+        dtype = x.dtype
+        if not x.is_cpu or dtype not in DTYPES:
+            raise TypeError(refusal("input", x))
+        for weight in weights:
+            if weight.dtype != dtype or not weight.is_cpu:
+                why = f"input: expected dtype {weight.dtype}, the weights', got {dtype}; convert it with .to()"
+                raise TypeError(refusal("weights", weight) or why)
+        if not states:
+            return
+        B = () if unbatched else (x.shape[0 if batch_first else 1],)
+        shape = (self.num_layers * (1 + self.bidirectional), *B, self.hidden_size)
+        for s in states:
+            if s.dtype != dtype or not s.is_cpu:
+                raise TypeError(refusal("hx", s) or f"hx: expected dtype {dtype}, the input's, got {s.dtype}")
+            if s.shape != shape:
+                raise ValueError(f"hx: expected shape {shape}, got {tuple(s.shape)}")
+
+    def _given_states(self, hx: Any) -> list[Tensor]:
+        if hx is None:
+            return []
+        given = [hx] if self._states == 1 else list(hx) if isinstance(hx, tuple | list) else []
+        if len(given) != self._states or not all([isinstance(s, Tensor) for s in given]):
+            expected = "a tensor" if self._states == 1 else "a pair of tensors (h, c)"
+            raise TypeError(f"hx: expected {expected}, got {type(hx).__name__}")
+        return given
+
+    def _masks(self, x: Tensor, batch_first: bool, batch_sizes: Tensor | None) -> list[Tensor]:
+        """What each layer but the last is multiplied with, drawn as torch.nn draws it: of valid steps, time-major."""
+        T, B = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
+        rows = (T, B) if batch_sizes is None else (int(batch_sizes.sum()),)
+        ones = x.new_ones((*rows, self.hidden_size * (1 + self.bidirectional)))
+        masks = [dropout(ones, self.dropout) for _ in range(self.num_layers - 1)]
+        if batch_sizes is None:
+            return masks
+        return [pad_packed_sequence(PackedSequence(mask, batch_sizes))[0] for mask in masks]
+
+    def _stack(self, setting: Setting, weights: list[Tensor]) -> Stack:
+        """The weights where they are, nothing packed: what comes next may change them, and not tell."""
+        made = self._made
+        if made is None or made.versions is not None or not made.on(setting, weights):
+            return self._make(setting, weights, None)
+        return made.stack
+
+    def _packed(self, setting: Setting, weights: list[Tensor]) -> Stack:
+        """The weights, packed anew if one of them changed since."""
+        made, versions = self._made, ops.versions(weights)
+        if versions is None or made is None or made.versions != versions or not made.on(setting, weights):
+            return self._make(setting, weights, versions)
+        return made.stack
+
+    def _make(self, setting: Setting, weights: list[Tensor], versions: list[int] | None) -> Stack:
+        stack = Stack(setting, [w.detach().numpy() for w in weights])
+        self.__dict__["_made"] = Made(stack, setting, versions) if stack.in_place else None
+        return stack
+
+    def flatten_parameters(self) -> None:
+        """Kept for compatibility; forgets what was packed of the weights.
+
+        PyTorch counts the changes of a parameter, and a changed one is packed anew by itself. It does not count those
+        through ``parameter.data`` or NumPy: after one of them between two inferences call this, or ``train()``.
+        """
+        self.__dict__.pop("_made", None)
+
+    def train(self, mode: bool = True) -> Any:
+        """As `torch.nn.Module.train`; also forgets what was packed of the weights."""
+        self.flatten_parameters()
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = dict(super().__getstate__())  # type: ignore[no-untyped-call]
+        state.pop("_made", None)
+        return state
