@@ -110,8 +110,6 @@ class Cell:
     states: tuple[str, ...]  #: ("h",) or ("h", "c")
     step: Callable[..., Any]
     step_backward: Callable[..., Any]
-    equations: str
-    paper: str
     peepholes: bool = False  #: takes p
 
     @property
@@ -127,7 +125,10 @@ class Cell:
 
 
 def rnn(name: str, f: Callable[[Array], Array], f_backward: Callable[[Array, Array], Array]) -> Cell:
-    """The vanilla RNN with activation f; f_backward(dh, h) is f's backward, by f's own result."""
+    """The vanilla RNN [1] with activation f: h' = f(W x + b + U h + b_rec).
+
+    f_backward(dh, h) is f's backward, by f's own result.
+    """
 
     def step(x: Array, state: Arrays, weights: Arrays) -> Any:
         (h,) = state
@@ -145,11 +146,11 @@ def rnn(name: str, f: Callable[[Array], Array], f_backward: Callable[[Array, Arr
         dh_prev, dU, db_rec = linear_backward(da, h_prev, U)
         return dx, (dh_prev,), (dW, dU, db, db_rec)
 
-    equations = f"h' = {name}(W x + b + U h + b_rec)"
-    return Cell(f"rnn_{name}", ("h",), ("h",), ("h",), step, step_backward, equations, "Elman 1990 [1]")
+    return Cell(f"rnn_{name}", ("h",), ("h",), ("h",), step, step_backward)
 
 
 def lstm(x: Array, state: Arrays, weights: Arrays) -> Any:
+    """c' = f c + i g, h' = o tanh(c'); i, f, o = sigmoid, g = tanh of W x + b + U h + b_rec [2]."""
     h, c = state
     W, U, b, b_rec = weights
     i, f, g, o = quarters(linear(x, W, b) + linear(h, U, b_rec))
@@ -176,6 +177,7 @@ def lstm_backward(dstate: Arrays, x: Array, state: Arrays, saved: Arrays, weight
 
 
 def lstm_peephole(x: Array, state: Arrays, weights: Arrays) -> Any:
+    """The LSTM with + p_i c, + p_f c, + p_o c' inside the sigmoids of i, f, o [3]."""
     h, c = state
     W, U, b, b_rec, p = weights
     p_i, p_f, p_o = thirds(p)
@@ -206,6 +208,7 @@ def lstm_peephole_backward(dstate: Arrays, x: Array, state: Arrays, saved: Array
 
 
 def gru_after(x: Array, state: Arrays, weights: Arrays) -> Any:
+    """h' = (1-z) n + z h; r, z = sigmoid(W x + b + U h + b_rec), n = tanh(W x + b + r (U h + b_rec)) [5]."""
     (h,) = state
     W, U, b, b_rec = weights
     r, z, n = thirds(linear(x, W, b))
@@ -229,6 +232,7 @@ def gru_after_backward(dstate: Arrays, x: Array, state: Arrays, saved: Arrays, w
 
 
 def gru_before(x: Array, state: Arrays, weights: Arrays) -> Any:
+    """h' = (1-z) n + z h; r, z = sigmoid(W x + b + U h + b_rec), n = tanh(W x + b + U (r h) + b_rec) [4]."""
     (h,) = state
     W, U, b, b_rec = weights
     H = h.shape[1]
@@ -257,9 +261,6 @@ def gru_before_backward(dstate: Arrays, x: Array, state: Arrays, saved: Arrays, 
 
 IFGO, RZN = ("i", "f", "g", "o"), ("r", "z", "n")
 
-LSTM = "c' = f c + i g, h' = o tanh(c'); i, f, o = sigmoid, g = tanh of W x + b + U h + b_rec"
-GRU = "h' = (1-z) n + z h; r, z = sigmoid(W x + b + U h + b_rec)"
-
 #: Every cell by its name.
 CELLS: dict[str, Cell] = {
     cell.name: cell
@@ -268,46 +269,12 @@ CELLS: dict[str, Cell] = {
         rnn("relu", relu, relu_backward),
         rnn("sigmoid", sigmoid, sigmoid_backward),
         rnn("identity", identity, identity_backward),
+        Cell("lstm", IFGO, (*IFGO, "tanh_c"), ("h", "c"), lstm, lstm_backward),
         Cell(
-            "lstm",
-            IFGO,
-            (*IFGO, "tanh_c"),
-            ("h", "c"),
-            lstm,
-            lstm_backward,
-            LSTM,
-            "Gers, Schmidhuber, Cummins 2000 [2]",
-        ),
-        Cell(
-            "lstm_peephole",
-            IFGO,
-            (*IFGO, "tanh_c", "c"),
-            ("h", "c"),
-            lstm_peephole,
-            lstm_peephole_backward,
-            f"{LSTM}; + p_i c, p_f c, p_o c' inside i, f, o",
-            "Gers, Schraudolph, Schmidhuber 2002 [3]",
+            "lstm_peephole", IFGO, (*IFGO, "tanh_c", "c"), ("h", "c"), lstm_peephole, lstm_peephole_backward,
             peepholes=True,
         ),
-        Cell(
-            "gru_after",
-            RZN,
-            (*RZN, "u_n"),
-            ("h",),
-            gru_after,
-            gru_after_backward,
-            f"{GRU}, n = tanh(W x + b + r (U h + b_rec))",
-            "Chung et al. 2014 [5], cuDNN's form",
-        ),
-        Cell(
-            "gru_before",
-            RZN,
-            RZN,
-            ("h",),
-            gru_before,
-            gru_before_backward,
-            f"{GRU}, n = tanh(W x + b + U (r h) + b_rec)",
-            "Cho et al. 2014 [4], eq. 5-8",
-        ),
+        Cell("gru_after", RZN, (*RZN, "u_n"), ("h",), gru_after, gru_after_backward),
+        Cell("gru_before", RZN, RZN, ("h",), gru_before, gru_before_backward),
     )
 }
