@@ -37,6 +37,10 @@ class Initializer(Protocol):
 class Constant:
     """One value throughout.
 
+    Parameters
+    ----------
+    value : float
+
     Examples
     --------
     >>> from fastrnn.initializers import Constant
@@ -84,6 +88,10 @@ class Ones:
 class RandomUniform:
     """Uniform within plus and minus `limit`.
 
+    Parameters
+    ----------
+    limit : float
+
     Examples
     --------
     >>> from fastrnn.initializers import RandomUniform
@@ -101,6 +109,10 @@ class RandomUniform:
 @dataclass(frozen=True)
 class RandomNormal:
     """Normal with this mean and standard deviation.
+
+    Parameters
+    ----------
+    mean, stddev : float
 
     Examples
     --------
@@ -191,6 +203,10 @@ class Orthogonal:
     """`gain` times a matrix of orthonormal columns, or rows if it is wider than high, uniform among all of them.
 
     Saxe et al. 2014.
+
+    Parameters
+    ----------
+    gain : float
 
     Examples
     --------

@@ -217,12 +217,30 @@ class SequenceClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         return self
 
     def predict_proba(self, X: Any) -> Array:
-        """(N, K): the probability of each class."""
+        """Compute the probability of each class.
+
+        Parameters
+        ----------
+        X : N sequences
+
+        Returns
+        -------
+        (N, K) array
+        """
         probabilities: Array = Activation("softmax")(self._outputs(X))
         return probabilities
 
     def predict(self, X: Any) -> Array:
-        """(N,): the label of the most probable class."""
+        """Find the label of the most probable class.
+
+        Parameters
+        ----------
+        X : N sequences
+
+        Returns
+        -------
+        (N,) array
+        """
         best = self._outputs(X).argmax(axis=1)
         found: Array = self.classes_[best]
         return found
@@ -273,7 +291,16 @@ class SequenceRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> Array:
-        """(N,) or (N, K), as y was."""
+        """Predict the numbers of each sequence.
+
+        Parameters
+        ----------
+        X : N sequences
+
+        Returns
+        -------
+        (N,) or (N, K) array, as y was
+        """
         found = self._outputs(X)
         return found[:, 0] if self._single else found
 

@@ -111,6 +111,14 @@ class Layer:
     def output_shape(self, shape: Shape) -> Shape:
         """The shape of y for an x of this shape, time-major both, None standing for any size.
 
+        Parameters
+        ----------
+        shape : tuple of int or None
+
+        Returns
+        -------
+        tuple of int or None
+
         Raises
         ------
         ValueError
@@ -131,6 +139,11 @@ class Layer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take all parameters from a mapping like that of `state_dict`, PyTorch's own included.
+
+        Parameters
+        ----------
+        state : mapping of names to arrays
+            Of the parameters' shapes and dtypes.
 
         Raises
         ------
@@ -156,6 +169,11 @@ class Layer:
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Take all parameters in the order of `parameters`.
+
+        Parameters
+        ----------
+        weights : list of arrays
+            Of the parameters' shapes and dtypes.
 
         Raises
         ------

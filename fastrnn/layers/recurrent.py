@@ -280,10 +280,23 @@ class Recurrent(Weighted):
     def stream(self, batch_size: int = 1, *, threads: int | None = None) -> Stream:
         """One step at a time, the state kept inside; see `Stream`.
 
+        Parameters
+        ----------
+        batch_size : int
+            B, sequences side by side.
+        threads : int, optional
+            As for a call of the layer.
+
+        Returns
+        -------
+        Stream
+
         Raises
         ------
+        TypeError
+            For what is no integer.
         ValueError
-            For a bidirectional layer, which must see a sequence's end first.
+            For a bidirectional layer, which must see a sequence's end first, and for less than 1.
         """
         if self.bidirectional:
             raise ValueError("stream: a bidirectional layer needs the whole sequence; call the layer instead")

@@ -62,7 +62,12 @@ class Stream:
             own[...] = s
 
     def reset(self, sequences: Any = slice(None)) -> None:
-        """Zero the state of all sequences, or of those that an index or a mask into the batch chooses.
+        """Zero the state of all sequences, or of some.
+
+        Parameters
+        ----------
+        sequences : int, slice, sequence of ints or (B,) booleans, optional
+            An index or a mask into the batch; all of it when absent.
 
         Raises
         ------

@@ -28,7 +28,12 @@ class History:
     history: dict[str, list[float]] = field(default_factory=dict)
 
     def append(self, logs: Mapping[str, float]) -> None:
-        """One more epoch."""
+        """One more epoch.
+
+        Parameters
+        ----------
+        logs : mapping of names to floats
+        """
         for name, value in logs.items():
             self.history.setdefault(name, []).append(value)
 

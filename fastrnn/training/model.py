@@ -130,6 +130,10 @@ class Model(Chain):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the weights to a safetensors file, all or nothing.
 
+        Parameters
+        ----------
+        path : path
+
         Raises
         ------
         ImportError
@@ -139,6 +143,10 @@ class Model(Chain):
 
     def load_weights(self, path: str | os.PathLike[str]) -> None:
         """Take the weights from a file of `save` or of a `Checkpoint`.
+
+        Parameters
+        ----------
+        path : path
 
         Raises
         ------

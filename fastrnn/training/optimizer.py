@@ -95,7 +95,17 @@ class Optimizer(ABC):
 
     @abstractmethod
     def update(self, rate: float, p: Array, g: Array, *state: Array) -> None:
-        """Change p and the state, one array for each of `slots`, in place, and leave g as it is."""
+        """Change p and the state in place, and leave g as it is.
+
+        Parameters
+        ----------
+        rate : float
+            The learning rate of this step.
+        p, g : array
+            A parameter, or a part of one, and its gradient, alike in shape and dtype.
+        *state : array
+            For each of `slots` one like p.
+        """
 
     def step(self, parameters: Mapping[str, Array], grads: Mapping[str, Array]) -> None:
         """Change all parameters, in place, by one step against their gradients.
@@ -142,6 +152,10 @@ class Optimizer(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`: the next steps are, bit by bit, those of the optimizer that it is from.
+
+        Parameters
+        ----------
+        state : mapping of names to arrays
 
         Raises
         ------
