@@ -71,6 +71,7 @@ cdef extern from "fastrnn.h" nogil:
         const char *name
         int gates
         int states
+        int peepholes
 
     ctypedef struct frnn_table:
         int cells

@@ -79,13 +79,15 @@ cdef class Pins:
         return &self.views[self.count - 1]
 
     cdef void *flat(self, array, Py_ssize_t elements, Py_ssize_t itemsize, bint writable=False) except? NULL:
-        """A C-contiguous array of that many elements; None is NULL."""
-        if array is None:
-            return NULL
+        """A C-contiguous array of that many elements."""
         cdef Py_buffer *view = self.hold(array, PyBUF_C_CONTIGUOUS | (PyBUF_WRITABLE if writable else 0))
         if view.len != elements * itemsize or view.itemsize != itemsize or <uintptr_t> view.buf % itemsize:
             raise ValueError(f"expected {elements} aligned elements of {itemsize} bytes")
         return view.buf
+
+    cdef void *optional(self, array, Py_ssize_t elements, Py_ssize_t itemsize, bint writable=False) except? NULL:
+        """The same; None is NULL."""
+        return NULL if array is None else self.flat(array, elements, itemsize, writable)
 
     cdef int sequence(self, frnn_array *to, array, Py_ssize_t T, Py_ssize_t B, Py_ssize_t n, Py_ssize_t itemsize,
                       bint writable=False) except -1:
@@ -166,8 +168,8 @@ cdef void *aligned(Pins pins, array, size_t bytes) except? NULL:
     return <void *> padded(start)
 
 
-cdef int describe(frnn_call *c, Pins pins, int cell, call) except -1:
-    """Fill what forward and backward have in common from a `fastrnn.call.Call`."""
+cdef frnn_cell_info describe(frnn_call *c, Pins pins, int cell, call) except *:
+    """Fill what forward and backward have in common from a `fastrnn.call.Call`; what its cell is."""
     memset(c, 0, sizeof(frnn_call))
     cdef const frnn_table *core = frnn_isas[0].f32
     if not 0 <= cell < core.cells:
@@ -176,31 +178,37 @@ cdef int describe(frnn_call *c, Pins pins, int cell, call) except -1:
     cdef Py_ssize_t size = call.x.itemsize, G = info.gates
     c.cell = cell
     c.T, c.B, c.I, c.H = call.sizes
+    if c.H < 1 or max((c.T + 1.0) * c.B, c.H) * (c.I + c.H) > 2.0 ** 48:  # or sums of bytes may overflow
+        raise ValueError(f"sizes {call.sizes}: expected H of at least 1, and no more than memory holds")
     c.reverse = call.reverse
     c.training = call.training
     c.threads = min(<int> call.threads, cpus)  # more would take turns
     c.checkpoint = call.checkpoint or 0
+    if c.checkpoint < 0:
+        raise ValueError(f"no checkpoint every {c.checkpoint} steps")
     c.follows = call.follows
     c.bf16 = call.bf16
+    if c.bf16 and size != 4:
+        raise ValueError("bfloat16 goes with float32")
     pins.itemsize = size
     pins.sequence(&c.x, call.x, c.T, c.B, c.I, size)
     if call.packed is None or c.training:
         c.W = pins.flat(call.W, G * c.H * c.I, size)
         c.U = pins.flat(call.U, G * c.H * c.H, size)
-        c.b = pins.flat(call.b, G * c.H, size)
-        c.b_rec = pins.flat(call.b_rec, G * c.H, size)
-        c.p = pins.flat(call.p, 3 * c.H, size)
-        if (c.p == NULL) == (info.name == b"lstm_peephole"):
+        c.b = pins.optional(call.b, G * c.H, size)
+        c.b_rec = pins.optional(call.b_rec, G * c.H, size)
+        if (call.p is None) != (info.peepholes == 0):
             raise ValueError("p goes with a peephole cell, and with no other")
+        c.p = pins.optional(call.p, info.peepholes * c.H, size)
     for k in range(info.states):
-        c.init[k] = pins.flat(call.init[k], c.B * c.H, size)
-    c.lengths = <const int64_t *> pins.flat(call.lengths, c.B, 8)
+        c.init[k] = pins.optional(call.init[k], c.B * c.H, size)
+    c.lengths = <const int64_t *> pins.optional(call.lengths, c.B, 8)
     for b in range(c.B if c.lengths != NULL else 0):
         if not 0 <= c.lengths[b] <= c.T:
             raise ValueError(f"length {c.lengths[b]} is not in 0..{c.T}")
     if call.resets is not None:
         pins.sequence(&c.resets, call.resets[:, :, None], c.T, c.B, 1, 1)
-    return info.states
+    return info
 
 
 def saved_bytes(int isa, int cell, call):
@@ -233,13 +241,13 @@ def pack(int isa, int cell, call, packed):
 cdef size_t describe_forward(frnn_call *c, Pins pins, const frnn_table *core, job) except? 0:
     """Fill a call from (cell, call, y, final, c_all, saved); the bytes of its work area."""
     cell, call, y, final, c_all, saved = job
-    cdef int states = describe(c, pins, cell, call)
+    cdef frnn_cell_info info = describe(c, pins, cell, call)
     if call.packed is not None:
         c.packed = aligned(pins, call.packed, core.packed_bytes(c))
     pins.sequence(&c.y, y, c.T, c.B, c.H, pins.itemsize, True)
     pins.sequence(&c.c, c_all, c.T, c.B, c.H, pins.itemsize, True)
-    for k in range(states):
-        c.final[k] = pins.flat(final[k], c.B * c.H, pins.itemsize, True)
+    for k in range(info.states):
+        c.final[k] = pins.optional(final[k], c.B * c.H, pins.itemsize, True)
     if c.training:
         c.saved = aligned(pins, saved, core.saved_bytes(c))
     return core.forward_bytes(c)
@@ -248,22 +256,24 @@ cdef size_t describe_forward(frnn_call *c, Pins pins, const frnn_table *core, jo
 cdef size_t describe_backward(frnn_call *c, Pins pins, const frnn_table *core, job) except? 0:
     """Fill a call from (cell, call, saved, dy, dfinal, dc, grads), the last a `fastrnn.call.Gradients`; likewise."""
     cell, call, saved, dy, dfinal, dc, grads = job
-    cdef int states = describe(c, pins, cell, call)
-    cdef Py_ssize_t size = pins.itemsize, rows = len(call.U)
+    cdef frnn_cell_info info = describe(c, pins, cell, call)
+    cdef Py_ssize_t size = pins.itemsize, rows = info.gates * c.H
     if not c.training:
         raise ValueError("backward needs a training call")
+    if grads.dx is None:
+        raise TypeError("dx has to be there")
     c.saved = aligned(pins, saved, core.saved_bytes(c))
     pins.sequence(&c.dy, dy, c.T, c.B, c.H, size)
     pins.sequence(&c.dc, dc, c.T, c.B, c.H, size)
     pins.sequence(&c.dx, grads.dx, c.T, c.B, c.I, size, True)
     c.dW = pins.flat(grads.dW, rows * c.I, size, True)
     c.dU = pins.flat(grads.dU, rows * c.H, size, True)
-    c.db = pins.flat(grads.db, rows, size, True)
-    c.db_rec = pins.flat(grads.db_rec, rows, size, True)
-    c.dp = pins.flat(grads.dp, 3 * c.H, size, True)
-    for k in range(states):
-        c.dfinal[k] = pins.flat(dfinal[k], c.B * c.H, size)
-        c.dinit[k] = pins.flat(grads.dinit[k], c.B * c.H, size, True)
+    c.db = pins.optional(grads.db, rows, size, True)
+    c.db_rec = pins.optional(grads.db_rec, rows, size, True)
+    c.dp = pins.optional(grads.dp, info.peepholes * c.H, size, True)
+    for k in range(info.states):
+        c.dfinal[k] = pins.optional(dfinal[k], c.B * c.H, size)
+        c.dinit[k] = pins.optional(grads.dinit[k], c.B * c.H, size, True)
     return core.backward_bytes(c)
 
 
@@ -294,7 +304,8 @@ cdef class Calls:
         cdef Pins pins
         cdef size_t total = 0
         cdef char *start
-        self.core = table(isa, jobs[0][1].x.itemsize)
+        cdef Py_ssize_t itemsize = jobs[0][1].x.itemsize
+        self.core = table(isa, itemsize)
         self.n = len(jobs)
         self.held = []
         self.calls = <frnn_call *> calloc(self.n, sizeof(frnn_call))
@@ -302,6 +313,8 @@ cdef class Calls:
             raise MemoryError("no room to describe the calls")
         offsets = []
         for i in range(self.n):
+            if jobs[i][1].x.itemsize != itemsize:
+                raise TypeError("jobs of one dtype go together")
             pins = Pins()
             self.held.append(pins)
             offsets.append(total)

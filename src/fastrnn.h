@@ -66,6 +66,7 @@ enum { FRNN_ALIGN = 64 };
 typedef struct {
     const char *name;
     int gates, states;
+    int peepholes; /* p has so many times H elements; 0: there is no p */
 } frnn_cell_info;
 
 typedef struct {

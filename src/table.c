@@ -35,7 +35,8 @@ static void forward_prepared(void *prepared)
 
 static frnn_cell_info cell_info(int cell)
 {
-    return (frnn_cell_info){X(cells)[cell]->name, X(cells)[cell]->gates, X(cells)[cell]->states};
+    const Cell *of = X(cells)[cell];
+    return (frnn_cell_info){of->name, of->gates, of->states, of->peepholes};
 }
 
 typedef struct {

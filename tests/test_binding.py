@@ -46,13 +46,25 @@ class Scratch:
         pass
 
 
-def right() -> Job:
+def right(dtype: Any = np.float64) -> Job:
     """One that is right, its outputs NaN."""
-    result, _ = called(make("lstm_peephole", (T, B, I, H), lengths=True, resets=True, training=True))
+    result, _ = called(make("lstm_peephole", (T, B, I, H), dtype=dtype, lengths=True, resets=True, training=True))
     call = result.cache._call
-    final = tuple(np.full((B, H), np.nan) for _ in "hc")
+    final = tuple(np.full((B, H), np.nan, dtype) for _ in "hc")
     saved = np.zeros(core.saved_bytes(ISA, CELL, call), np.uint8)
-    return Job(CELL, call, np.full((T, B, H), np.nan), final, np.full((T, B, H), np.nan), saved)
+    return Job(CELL, call, np.full((T, B, H), np.nan, dtype), final, np.full((T, B, H), np.nan, dtype), saved)
+
+
+def nan_like(a: Any) -> Any:
+    return None if a is None else np.full_like(a, np.nan)
+
+
+def right_backward(job: Job) -> tuple[Any, ...]:
+    """The backward of a job that was run, as `_fastrnn.backward` takes it, gradients NaN."""
+    call = job.call
+    arrays = [nan_like(a) for a in (call.x, call.W, call.U, call.b, call.b_rec, call.p)]
+    grads = Gradients(*arrays, tuple(nan_like(a) for a in call.init))
+    return (CELL, call, job.saved, np.ones((T, B, H)), (None, None), None, grads)
 
 
 def unaligned(*shape: int) -> np.ndarray:
@@ -84,6 +96,13 @@ WRONG: list[tuple[str, Callable[[Job], Any], str]] = [
     ("cell", lambda job: core.cells()["lstm"][0], "p goes with a peephole cell"),
     ("p", lambda job: None, "p goes with a peephole cell"),
     ("W", lambda job: job.call.W[:-1], "expected 136 aligned elements of 8 bytes"),
+    ("W", lambda job: None, "NoneType"),
+    ("U", lambda job: np.asfortranarray(job.call.U), "not C-contiguous"),
+    ("U", lambda job: np.empty((4, 0)), "expected H of at least 1"),
+    ("x", lambda job: np.lib.stride_tricks.as_strided(job.call.x, (2**50, B, I), (0, 8, 8)), "than memory holds"),
+    ("x", lambda job: np.empty((0, 2**55, I)), "than memory holds"),
+    ("checkpoint", lambda job: -3, "no checkpoint every -3 steps"),
+    ("bf16", lambda job: True, "bfloat16 goes with float32"),
     ("b", lambda job: job.call.b[1:], "expected 68 aligned elements of 8 bytes"),
     ("lengths", lambda job: np.array([T + 1, 0, 0]), r"length 6 is not in 0\.\.5"),
     ("lengths", lambda job: np.array([T, 0, -1]), r"length -1 is not in 0\.\.5"),
@@ -105,7 +124,7 @@ def test_refused(name: str, wrong: Callable[[Job], Any], says: str) -> None:
     job = right()
     value = {name: wrong(job)}
     bad = job._replace(**value) if name in Job._fields else job._replace(call=job.call._replace(**value))
-    with pytest.raises((ValueError, BufferError), match=says):
+    with pytest.raises((TypeError, ValueError, BufferError), match=says):
         core.forward(ISA, [bad], Scratch())
     assert all(np.isnan(a).all() for a in (job.y, job.c, *job.final))
 
@@ -124,13 +143,59 @@ def test_one_wrong_job_stops_all() -> None:
     assert np.isnan(first.y).all()
 
 
+@pytest.mark.parametrize("dtypes", [(np.float64, np.float32), (np.float32, np.float64)])
+def test_jobs_of_two_dtypes(dtypes: tuple[Any, Any]) -> None:
+    jobs = [right(dtype) for dtype in dtypes]
+    with pytest.raises(TypeError, match="jobs of one dtype"):
+        core.forward(ISA, jobs, Scratch())
+    assert all(np.isnan(job.y).all() for job in jobs)
+
+
+def test_what_is_right_backward() -> None:
+    job = right()
+    core.forward(ISA, [job], Scratch())
+    back = right_backward(job)
+    core.backward(ISA, [back], Scratch())
+    assert not any(np.isnan(a).any() for a in (*back[-1][:6], *back[-1].dinit))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "says"),
+    [
+        ("dx", None, "dx has to be there"),
+        ("dx", np.empty((T, B, I + 1)), r"expected shape \(5, 3, 2\)"),
+        ("dW", None, "NoneType"),
+        ("dU", None, "NoneType"),
+        ("dU", read_only(4 * H, H), "read-only"),
+        ("dW", np.empty((4, I)), "expected 136 aligned elements"),
+        ("dp", np.empty(2 * H), "expected 51 aligned elements"),
+        ("dinit", (np.empty((B, 1)), None), "expected 51 aligned elements"),
+    ],
+)
+def test_gradients_refused(name: str, wrong: Any, says: str) -> None:
+    job = right()
+    core.forward(ISA, [job], Scratch())
+    *back, grads = right_backward(job)
+    with pytest.raises((TypeError, ValueError, BufferError), match=says):
+        core.backward(ISA, [(*back, grads._replace(**{name: wrong}))], Scratch())
+
+
+def test_gradients_are_as_large_as_the_weights_whatever_their_axes() -> None:
+    job = right()
+    core.forward(ISA, [job], Scratch())
+    cell, call, *rest, grads = right_backward(job)
+    small = {"dW": np.empty((2, I)), "dU": np.empty((2, H)), "db": np.empty(2), "db_rec": np.empty(2)}
+    back = (cell, call._replace(U=call.U.reshape(2, H, -1)), *rest, grads._replace(**small))
+    with pytest.raises(ValueError, match="expected 136 aligned elements"):
+        core.backward(ISA, [back], Scratch())
+
+
 def test_backward_of_an_inference() -> None:
     job = right()
-    call = job.call
-    like = (np.empty_like(call.x), np.empty_like(call.W), np.empty_like(call.U), None, None, None, (None, None))
-    back = (CELL, call._replace(training=False), job.saved, job.y, (None, None), None, Gradients(*like))
+    back = list(right_backward(job))
+    back[1] = job.call._replace(training=False)
     with pytest.raises(ValueError, match="training"):
-        core.backward(ISA, [back], Scratch())
+        core.backward(ISA, [tuple(back)], Scratch())
 
 
 @pytest.mark.parametrize("isa", [-1, 99])
