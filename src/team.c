@@ -329,7 +329,7 @@ void frnn_team_run(int granted, frnn_job job, void *arg)
     team.arg = arg;
     for (int i = 1; i < granted; i++) {
         const int asleep = atomic_load(&team.jobs[i].sleepers) > 0;
-        if (asleep && allow_cpu(team.thread[i], cpu, 0)) team.kept_from[i] = cpu;
+        if (asleep && team.kept_from[i] < 0 && allow_cpu(team.thread[i], cpu, 0)) team.kept_from[i] = cpu;
         ring(&team.jobs[i]);
     }
     run_part();

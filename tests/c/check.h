@@ -128,6 +128,10 @@ void test_stacks(Run run, const Vectors *vectors);
 
 void test_callers(Run run, const Vectors *vectors);
 
+/* ---- places.c: where the team's threads may run ---- */
+
+void test_places(Report *report);
+
 /* ---- vectors.c: the problems in a file; none when it is not one of this version's make_vectors.py ---- */
 
 Vectors read_vectors(const char *path);

@@ -6,9 +6,10 @@
  * bits for any number of threads, with and without checkpoints, and when the team is somebody else's. Outputs and work
  * areas have no more than they asked for and start out full of NaN; the bytes round them must survive. Arrays of the
  * caller are aligned to their elements only, work areas to FRNN_ALIGN only. Stacks of the large problems, forward and
- * backward of all their layers in one call, have the bits of their layers one by one; and several callers want the
- * team. With `threads`, all this where several threads share the work, and no more; with `memory`, on the baseline, and
- * without sigmoid and tanh, whose results below the normal numbers are not flushed to zero under valgrind.
+ * backward of all their layers in one call, have the bits of their layers one by one; several callers want the team;
+ * and no thread is kept off a CPU for good. With `threads`, all this where several threads share the work, and no more;
+ * with `memory`, on the baseline, and without sigmoid and tanh, whose results below the normal numbers are not flushed
+ * to zero under valgrind.
  */
 #include "check.h"
 #include "team.h"
@@ -60,8 +61,10 @@ static void test_table(Run run, const Vectors *vectors, int part)
            run.report->worst_name);
     run.problem = NULL;
     if (part == ALL) test_activations(&run);
-    if (!run.wide) test_stacks(run, vectors);
-    if (!run.wide) test_callers(run, vectors);
+    if (!run.wide) {
+        test_stacks(run, vectors);
+        test_callers(run, vectors);
+    }
     fflush(stdout);
 }
 
@@ -70,6 +73,7 @@ int main(int argc, char **argv)
     Report report = {0};
     Vectors vectors = {0};
     frnn_team_set_retreat(0);
+    test_places(&report);
     const char *wanted = argc == 3 ? argv[2] : "";
     const int part = strcmp(wanted, "threads") == 0 ? THREADS : strcmp(wanted, "memory") == 0 ? MEMORY : ALL;
     if (argc == 2 || part) vectors = read_vectors(argv[1]);
