@@ -74,14 +74,14 @@ static void deliver(const Plan *p, const ForwardTile *t, ptrdiff_t s, ptrdiff_t 
  * group by group, in a strip that stays in L2. */
 typedef struct {
     ptrdiff_t start, s;
-    const real *wx;
+    real *wx;
     ptrdiff_t inputs;
 } Step;
 
 INLINE Rows wx_of(const Plan *p, const Step *step, const ForwardTile *t, int q)
 {
     const int gates = p->cell->gates;
-    return (Rows){(real *)step->wx + t->at * gates + first_gate(p->cell, q) * t->lanes, gates * p->Hp};
+    return (Rows){step->wx + t->at * gates + first_gate(p->cell, q) * t->lanes, gates * p->Hp};
 }
 
 enum { TILE_ROOM = ROWS_ONCE * MAX_GROUP_VECTORS }; /* vectors of a product that wait for the cell */

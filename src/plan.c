@@ -166,14 +166,13 @@ void X(fill_init)(const Plan *p)
 
 static void take_common(Plan *p, Arena *arena)
 {
-    const ptrdiff_t H = p->H, widest = MAX_GATES * p->Hp;
     p->scratch = take(arena, (size_t)p->threads * sizeof *p->scratch);
     p->sequence = take(arena, (size_t)p->B * sizeof *p->sequence);
     p->length = take(arena, (size_t)p->B * sizeof *p->length);
     p->active = take(arena, (size_t)(p->steps + 1) * sizeof *p->active);
     p->later = take(arena, (size_t)(p->steps + 1) * sizeof *p->later);
     p->init = take_rows(arena, p->B, p->cell->states, p->Hp);
-    p->zeros = take_reals(arena, widest > H ? widest : H);
+    p->zeros = take_reals(arena, MAX_GATES * p->Hp);
 }
 
 size_t X(plan)(Plan *p, const frnn_call *call, int threads, int backward, void *work)

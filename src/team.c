@@ -58,7 +58,7 @@ static struct {
 
     atomic_int arrived; /* at the barrier */
     Bell barrier;
-} team = {.busy = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER};
+} team; /* made by start_team */
 
 static _Thread_local int self; /* its number in a job: a worker's own, and 0 of who calls */
 

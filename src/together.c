@@ -21,8 +21,8 @@ typedef struct {
 
 static void batch_job(void *arg, int id)
 {
-    const Batch *batch = arg;
-    for (int i = id; i < batch->n; i += batch->threads) batch->job((void *)&batch->plans[i], 0);
+    Batch *batch = arg;
+    for (int i = id; i < batch->n; i += batch->threads) batch->job(&batch->plans[i], 0);
 }
 
 /* Threads that n calls repay side by side: 1 unless that keeps more of them busy than each call does alone, or as many

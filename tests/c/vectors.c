@@ -15,7 +15,9 @@ static char *read_file(const char *path)
     rewind(file);
     const size_t got = fread(data, 1, bytes, file);
     fclose(file);
-    return got == bytes ? data : NULL;
+    if (got == bytes) return data;
+    free(data);
+    return NULL;
 }
 
 /* Copy `bytes` from *data to `to`, and step past them. */
