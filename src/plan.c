@@ -70,7 +70,8 @@ static void share_out(Plan *p, int threads)
     p->threads = (int)(deal_rows ? by_rows : by_groups);
     if (p->threads < 1) p->threads = 1;
     p->owners = deal_rows ? p->threads : 1;
-    p->unit = call->lengths && p->owners > 1 ? ROWS_DEALT : (p->B + p->owners - 1) / p->owners;
+    p->unit = (p->B + p->owners - 1) / p->owners;
+    if (call->lengths && p->owners > 1) p->unit = least(p->unit, ROWS_DEALT);
     if (p->unit < 1) p->unit = 1;
 }
 

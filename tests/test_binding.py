@@ -36,10 +36,13 @@ class Job(NamedTuple):
 class Scratch:
     """Work areas, some bytes too small."""
 
+    asked = 0
+
     def __init__(self, less: int = 0) -> None:
         self.less = less
 
     def take(self, n: int) -> np.ndarray:
+        self.asked = n
         return np.empty(n - self.less, np.uint8)
 
     def give(self, memory: np.ndarray) -> None:
@@ -134,6 +137,19 @@ def test_a_small_work_area() -> None:
     with pytest.raises(ValueError, match="expected at least"):
         core.forward(ISA, [job], Scratch(1))
     assert np.isnan(job.y).all()
+
+
+@pytest.mark.parametrize("sequences", [8, 12])
+def test_lengths_leave_no_thread_without_rows(sequences: int) -> None:
+    """A thread's rows are what its part of the work area is for: of two threads neither has more than half of them."""
+    asked = []
+    for lengths in (False, True):
+        problem = make("lstm", (20, sequences, 64, 64), dtype=np.float32, lengths=lengths, training=True)
+        call = called(problem)[0].cache._call._replace(training=False, threads=2)
+        scratch, y = Scratch(), np.empty((20, sequences, 64), np.float32)
+        core.forward(ISA, [Job(core.cells()["lstm"][0], call, y, (None, None), None, None)], scratch)
+        asked.append(scratch.asked)
+    assert asked[0] == asked[1]
 
 
 def test_one_wrong_job_stops_all() -> None:
