@@ -156,7 +156,8 @@ static void prepare(const Plan *p, int id)
         X(pack)(U, share(U->groups, id, p->threads), share(U->groups, id + 1, p->threads),
                 (const real *)call->U + first_gate(cell, q) * H * H, 0, 1, H);
     }
-    const ptrdiff_t from = share(cell->gates * H, id, p->threads), n = share(cell->gates * H, id + 1, p->threads) - from;
+    const ptrdiff_t from = share(cell->gates * H, id, p->threads);
+    const ptrdiff_t n = share(cell->gates * H, id + 1, p->threads) - from;
     zero_row((real *)call->dW + from * I, n * I);
     zero_row((real *)call->dU + from * H, n * H);
     if (id == 0) {

@@ -1,9 +1,9 @@
 /* A cell is pairs of pointwise functions; the drivers own time, batch, threads and the matrix products.
  *
- * A step runs in one or two phases. Phase q multiplies its operand (phase 0: h of the step before; phase 1: the
- * kept field `mid`, which phase 0 wrote) by the recurrent weights of its gates, and hands the cell a tile of a few rows by one block of
- * hidden units. Backward runs the phases in the opposite order and hands the cell the gradient of what the forward
- * phase made: h for the last phase, field `mid` for the one before.
+ * A step runs in one or two phases. Phase q multiplies its operand (phase 0: h of the step before; phase 1: the kept
+ * field `mid`, which phase 0 wrote) by the recurrent weights of its gates, and hands the cell a tile of a few rows by
+ * one block of hidden units. Backward runs the phases in the opposite order and hands the cell the gradient of what the
+ * forward phase made: h for the last phase, field `mid` for the one before.
  *
  * All rows are padded to Hp hidden units, so a cell works on whole vectors only: `at` is the block's first unit,
  * `lanes` its units (a multiple of LANES). In rows of states, gates and gradients, field f stands at f*Hp.
@@ -35,7 +35,7 @@ typedef struct {
     Rows next, gates;        /* states after it, and what forward kept */
     Rows carry;              /* per state: gradient that reaches the state before the step past the products. On entry
                                 the last phase finds dc of this step in field 1 */
-    Rows da, da_rec;         /* gradients of W x + b and of U h + b_rec, G fields; the same rows unless the cell splits */
+    Rows da, da_rec;         /* gradients of W x + b and of U h + b_rec, G fields; the same unless the cell splits */
     Rows dp;                 /* terms of the peepholes' gradient, 3 fields */
     const real *p;
 } BackwardTile;

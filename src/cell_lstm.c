@@ -94,4 +94,5 @@ static void backward_peephole(const BackwardTile *t) { backward(1, t); }
 
 const Cell X(lstm) = {.name = "lstm", LSTM_SHAPE, .forward = {forward_plain}, .backward = {backward_plain}};
 const Cell X(lstm_peephole) = {
-    .name = "lstm_peephole", LSTM_SHAPE, .peepholes = 3, .forward = {forward_peephole}, .backward = {backward_peephole}};
+    .name = "lstm_peephole", LSTM_SHAPE,
+    .peepholes = 3, .forward = {forward_peephole}, .backward = {backward_peephole}};

@@ -15,7 +15,7 @@ static inline int current_cpu(void)
 #endif
 }
 
-/* Take a CPU from those that a thread may run on, or give it back; whether that changed anything. It keeps at least one. */
+/* Take a CPU from those that a thread may run on, or give it back; whether that changed anything. One always stays. */
 static inline int allow_cpu(pthread_t thread, int cpu, int allowed)
 {
 #if defined(__linux__)

@@ -22,7 +22,7 @@ typedef struct {
 
 /* How a long call is ended early; what it would have written is then undefined. Zero but for `asked`. */
 typedef struct {
-    int (*asked)(void); /* ten times a second, on the caller's thread in its own floating-point mode: nonzero ends the call */
+    int (*asked)(void); /* ten times a second, on the caller's thread in its own floating-point mode: whether to end */
     atomic_int ended;   /* for the caller to read afterwards */
     double flop;        /* the core's: since it last looked at the clock */
     int64_t next;       /* ns: when to ask */

@@ -1,7 +1,7 @@
 #include "matmul.h"
 
 enum {
-    PANELS_ONCE = TILE_VECTORS == 4 ? 4 : 2, /* that a single row takes at a time: chains enough for the FMA's latency */
+    PANELS_ONCE = TILE_VECTORS == 4 ? 4 : 2, /* that a single row takes at a time: chains enough for FMA's latency */
 };
 
 /* One register tile's work: out = init + left * panel (or out += ...) over K terms. */
@@ -59,8 +59,9 @@ typedef void (*TileFn)(const Tile *);
 #define TILE(side, by_columns, m, n)                                                                                   \
     static void side##_##m##_##n(const Tile *t) { run_tile(m, n, by_columns, t); }
 #define TILES(side, by_columns, n)                                                                                     \
-    TILE(side, by_columns, 2, n) TILE(side, by_columns, 3, n) TILE(side, by_columns, 4, n) TILE(side, by_columns, 5, n) \
-    TILE(side, by_columns, 6, n) TILE(side, by_columns, 7, n) TILE(side, by_columns, 8, n)
+    TILE(side, by_columns, 2, n) TILE(side, by_columns, 3, n) TILE(side, by_columns, 4, n)                             \
+    TILE(side, by_columns, 5, n) TILE(side, by_columns, 6, n) TILE(side, by_columns, 7, n)                             \
+    TILE(side, by_columns, 8, n)
 /* No tile of one row: a single row takes several panels instead (run_row), and rows are never dealt to leave one. */
 #define BOTH_SIDES(n) TILES(rows, 0, n) TILE(columns, 1, 1, n) TILES(columns, 1, n)
 BOTH_SIDES(1)
@@ -74,8 +75,9 @@ BOTH_SIDES(4)
     }
 static const TileFn row_tiles[MAX_VECTORS][MAX_ROWS] = {TABLE(rows, 0, 1), TABLE(rows, 0, 2), TABLE(rows, 0, 3),
                                                         TABLE(rows, 0, 4)};
-static const TileFn column_tiles[MAX_VECTORS][MAX_ROWS] = {TABLE(columns, columns_1_1, 1), TABLE(columns, columns_1_2, 2),
-                                                           TABLE(columns, columns_1_3, 3), TABLE(columns, columns_1_4, 4)};
+static const TileFn column_tiles[MAX_VECTORS][MAX_ROWS] = {
+    TABLE(columns, columns_1_1, 1), TABLE(columns, columns_1_2, 2), TABLE(columns, columns_1_3, 3),
+    TABLE(columns, columns_1_4, 4)};
 
 /* One row by `count` neighbouring panels of n vectors, all constants once inlined: alone, a panel's few chains would
  * wait for the FMA's latency. The hardware fetches these streams ahead; asking for them too was a tenth slower. */

@@ -1,8 +1,8 @@
 /* The product with weights in bfloat16, for inference: half the bytes where reading the weights is what limits.
  *
- * A 32-bit lane of a panel holds the weights of two neighbouring k, the even one low: [k/2][vector][lane]. A bfloat16 is
- * the upper half of a float, so a shift and a mask turn a lane into two floats, exactly; products and sums are float's.
- * Where the CPU multiplies pairs of bfloat16 itself, the left operand is rounded to bfloat16 as well.
+ * A 32-bit lane of a panel holds the weights of two neighbouring k, the even one low: [k/2][vector][lane]. A bfloat16
+ * is the upper half of a float, so a shift and a mask turn a lane into two floats, exactly; products and sums are
+ * float's. Where the CPU multiplies pairs of bfloat16 itself, the left operand is rounded to bfloat16 as well.
  *
  * The order of summation is fixed here too: even and odd pairs are two chains, added up every BLOCK terms.
  */

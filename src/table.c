@@ -8,7 +8,8 @@
 static size_t work_bytes(const frnn_call *call, int backward)
 {
     Plan plan;
-    const size_t alone = X(plan)(&plan, call, 1, backward, 0), together = X(plan)(&plan, call, call->threads, backward, 0);
+    const size_t alone = X(plan)(&plan, call, 1, backward, 0);
+    const size_t together = X(plan)(&plan, call, call->threads, backward, 0);
     return alone > together ? alone : together;
 }
 

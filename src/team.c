@@ -15,18 +15,18 @@
 #endif
 
 enum {
-    /* Before a thread sleeps it spins, some 3 us, many times what a barrier between two idle cores takes, and no longer,
-     * since the one it waits for may want this very core. Then it offers its core to whoever wants it, for longer than a
-     * sleeper takes to wake (50 us on a virtual machine): if one slept, the other would find it waking at the next barrier,
-     * sleep in its turn, and so on to the end. */
+    /* Before a thread sleeps it spins, some 3 us, many times what a barrier between two idle cores takes, and no
+     * longer, since the one it waits for may want this very core. Then it offers its core to whoever wants it, for
+     * longer than a sleeper takes to wake (50 us on a virtual machine): if one slept, the other would find it waking
+     * at the next barrier, sleep in its turn, and so on to the end. */
     SPINS = 100,
     YIELDS = 300,
-    /* A job whose threads wait for CPUs takes many times as long as it would alone. After two, calls keep to a single thread
-     * for RETREAT times as long as the threads waited, which bounds the share of time that is lost so. */
+    /* A job whose threads wait for CPUs takes many times as long as it would alone. After two, calls keep to a single
+     * thread for RETREAT times as long as the threads waited, which bounds the share of time that is lost so. */
     RETREAT = 20,
     LEAST_LOSS = 100 * 1000, /* ns in a job that a thread was ready and did not run, and two fifths of it or more */
     WAKING = 300 * 1000,     /* ns that a sleeper may take to begin, which is no loss */
-    ASKING = 100 * 1000 * 1000, /* ns between two questions whether a job is to end: each takes the interpreter's lock */
+    ASKING = 100 * 1000 * 1000, /* ns between two questions whether a job is to end: each takes Python's lock */
 };
 
 static const double LOOK_FLOP = 1e9; /* between two looks at the clock, which takes a tenth of a tiny step */
@@ -85,9 +85,9 @@ static int note_place(void)
     return cpu;
 }
 
-/* A worker that finds itself on the CPU of another thread of its job leaves; the affinity stays what it was. The scheduler
- * wakes one on the CPU of whoever rang, and would let the two take turns for milliseconds before it moved one of them, which
- * is as long as many calls last. */
+/* A worker that finds itself on the CPU of another thread of its job leaves; the affinity stays what it was. The
+ * scheduler wakes one on the CPU of whoever rang, and would let the two take turns for milliseconds before it moved one
+ * of them, which is as long as many calls last. */
 static void part_company(void)
 {
     const int cpu = note_place();
@@ -98,8 +98,8 @@ static void part_company(void)
         }
 }
 
-/* Return once the bell's count is no longer `seen`: spin, yield, then sleep. Sleepers count themselves before they look again
- * under the lock, and whoever rings looks for sleepers afterwards, so no wake-up is lost. */
+/* Return once the bell's count is no longer `seen`: spin, yield, then sleep. Sleepers count themselves before they look
+ * again under the lock, and whoever rings looks for sleepers afterwards, so no wake-up is lost. */
 static void wait_past(Bell *bell, unsigned seen)
 {
     for (int i = 0; i < SPINS + YIELDS; i++) {
@@ -149,8 +149,8 @@ void frnn_team_await(const frnn_progress *progress, ptrdiff_t steps)
     }
 }
 
-/* The floating-point mode of a job: denormals flushed to zero (18 to 27 times slower otherwise), round to nearest and no
- * traps. */
+/* The floating-point mode of a job: denormals flushed to zero (18 to 27 times slower otherwise), round to nearest and
+ * no traps. */
 #if defined(__x86_64__)
 enum { JOB_MODE = 0x8040 | 0x1f80 };
 static uint64_t get_mode(void) { return _mm_getcsr(); }
@@ -211,7 +211,8 @@ static void run_part(void)
 {
     const int64_t used = nanoseconds(CLOCK_THREAD_CPUTIME_ID), begun = nanoseconds(CLOCK_MONOTONIC);
     run_flushing(team.job, team.arg, self);
-    const int64_t since = begun - team.start > WAKING ? team.start : begun, taken = nanoseconds(CLOCK_MONOTONIC) - since;
+    const int64_t since = begun - team.start > WAKING ? team.start : begun;
+    const int64_t taken = nanoseconds(CLOCK_MONOTONIC) - since;
     const int64_t lost = taken - (nanoseconds(CLOCK_THREAD_CPUTIME_ID) - used);
     if (lost > LEAST_LOSS && lost > taken / 5 * 2) atomic_fetch_add(&team.lost, lost);
 }

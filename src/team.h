@@ -1,8 +1,9 @@
 /* One persistent team of threads for the whole process.
  *
  * A call acquires the team, runs one job on it, and releases it. When another Python thread holds the team, the system
- * gives no more threads, or other work has just kept them from the CPUs, acquire says 1 and the call runs on its caller's
- * thread alone: by the fixed order of summation its result has the same bits. A child of fork starts with an empty team.
+ * gives no more threads, or other work has just kept them from the CPUs, acquire says 1 and the call runs on its
+ * caller's thread alone: by the fixed order of summation its result has the same bits. A child of fork starts with an
+ * empty team.
  */
 #ifndef FRNN_TEAM_H
 #define FRNN_TEAM_H

@@ -45,7 +45,7 @@ static void compare(const Run *run, const Result *got)
     }
 }
 
-/* Inference with weights packed once, which is all that it may read of them: `forward`, and twice by a prepared plan. */
+/* Inference with weights packed once, which is all that it may read of them: `forward`, and a prepared plan twice. */
 static void infer_packed(const Run *run, frnn_call call, const Result *expected)
 {
     const frnn_table *table = run->table;
