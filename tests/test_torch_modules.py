@@ -330,6 +330,29 @@ def test_weights_are_packed_once() -> None:
     assert next(iter(module._made.stack._packed.values())) is packed
 
 
+def test_tensors_marked_as_negative() -> None:
+    """The imaginary part of a conjugate is memory with a sign to come; gradients through spectra arrive so."""
+    theirs = nn.GRU(3, 4)
+    ours = fastrnn.torch.GRU(3, 4)
+    ours.load_state_dict(theirs.state_dict())
+
+    def negated(*shape: int) -> Any:
+        found = torch.complex(torch.zeros(shape), torch.randn(shape)).conj().imag
+        assert found.is_neg()
+        return found
+
+    x, h, dy = negated(5, 2, 3), negated(1, 2, 4), negated(5, 2, 4)
+    results = []
+    for module in (theirs, ours):
+        leaf = torch.zeros(5, 2, 3, requires_grad=True)
+        y, _ = module(leaf + x, h)
+        y.backward(dy)
+        with torch.no_grad():
+            results.append([y, leaf.grad, module.weight_hh_l0.grad, *module(x, h)])
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
 def test_weights_of_inference_mode() -> None:
     """Nobody counts their changes, so nothing is kept of them."""
     with torch.inference_mode():

@@ -28,8 +28,9 @@ Tensors = list[Tensor]
 
 
 def array(tensor: Tensor) -> Array:
-    """A NumPy array on the memory of a tensor."""
-    found: Array = (tensor.detach() if tensor.requires_grad else tensor).numpy()
+    """A NumPy array on the memory of a tensor; a copy of one that is only marked as negative, as imag of a conj is."""
+    plain = tensor.detach() if tensor.requires_grad else tensor
+    found: Array = (plain.resolve_neg() if plain.is_neg() else plain).numpy()
     return found
 
 
