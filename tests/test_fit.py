@@ -376,6 +376,7 @@ ERRORS: dict[str, Callable[[], Any]] = {
         classifier(), callbacks=[training.Checkpoint("x", best_only=True, monitor="mae")]
     ),
     'mode: expected "min", "max" or None, got \'more\'': lambda: EarlyStopping(mode="more"),
+    "monitor: expected the name of a loss or metric, got None": lambda: EarlyStopping(None),  # type: ignore[arg-type]
     "patience: expected a positive integer, got 0": lambda: EarlyStopping(patience=0),
     "min_delta: expected a number at least 0, got -1": lambda: EarlyStopping(min_delta=-1.0),
     "monitor, mode: only with best_only=True": lambda: training.Checkpoint("x", monitor="loss"),

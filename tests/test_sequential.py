@@ -360,6 +360,7 @@ def test_before_compile() -> None:
         ("loss: expected a Loss or one of 'mse'.* got 'least'", {"loss": "least"}),
         ("metrics: expected a Metric or one of .* got 3", {"metrics": [3]}),
         ("metrics: expected a list, got 'mae'", {"metrics": "mae"}),
+        ("metrics: expected a list, got None", {"metrics": None}),
     ],
 )
 def test_wrong_ways_to_train(message: str, arguments: dict[str, Any]) -> None:

@@ -21,6 +21,8 @@ class Best:
     """The best value yet of one loss or metric."""
 
     def __init__(self, monitor: str, mode: str | None, min_delta: float = 0.0) -> None:
+        if not isinstance(monitor, str):
+            raise TypeError(f"monitor: expected the name of a loss or metric, got {monitor!r}")
         if mode not in (None, "min", "max"):
             raise ValueError(f'mode: expected "min", "max" or None, got {mode!r}')
         self.monitor, self.min_delta = monitor, min_delta

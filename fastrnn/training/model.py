@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fastrnn.cells import Array
@@ -47,7 +47,7 @@ class Model(Chain):
         TypeError, ValueError
             For something else.
         """
-        if isinstance(metrics, str):
+        if isinstance(metrics, str) or not isinstance(metrics, Iterable):
             raise TypeError(f"metrics: expected a list, got {metrics!r}")
         watched = [metric_of(which) for which in metrics]
         named = {metric_name(metric): metric for metric in watched}
