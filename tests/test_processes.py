@@ -102,8 +102,13 @@ _fastrnn.set_cpus(16)  # threads that share CPUs take part as well
 _fastrnn.set_retreat(False)
 rng = np.random.default_rng(0)
 
+sent = []
+
 def after(seconds):
-    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+    def send():
+        sent.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+    threading.Timer(seconds, send).start()
 
 def seconds(work):
     start = time.perf_counter()
@@ -111,15 +116,19 @@ def seconds(work):
     return time.perf_counter() - start
 
 def late(work, x):
-    "How long after the signal a call is over that takes half a second or more, and how long it takes without one."
-    while (whole := min(seconds(lambda: work(x)) for _ in range(2))) < 0.5:
+    "Of three turns, how long a call goes on after the signal, to how long it takes without one; and that."
+    while seconds(lambda: work(x)) < 0.5:
         x = np.concatenate([x, x])
-    start = time.perf_counter()
-    after(whole / 8)
-    with contextlib.suppress(KeyboardInterrupt):
-        work(x)
-        raise SystemExit("no KeyboardInterrupt")
-    return time.perf_counter() - start - whole / 8, whole
+    turns = []
+    for _ in range(3):
+        whole = seconds(lambda: work(x))
+        after(whole / 8)
+        with contextlib.suppress(KeyboardInterrupt):
+            work(x)
+            time.sleep(60)  # on a machine that was busier just now, the signal is still to come
+            raise SystemExit("no KeyboardInterrupt")
+        turns.append(((time.perf_counter() - sent[-1]) / whole, whole))
+    return sorted(turns)
 
 def problem(B, H, layers=1, **options):
     lstm = fastrnn.LSTM(H, H, layers, rng=0, **options)
@@ -146,32 +155,43 @@ for name, ((lstm, x), threads, cases) in CASES.items():
         "recomputing": lambda x: gradients(x, 30),
     }
     for way in cases:
-        took, whole = late(ways[way], x)
-        print(f"{name}, {way}: of {whole:.2f} s, over {took:.3f} s after the signal")
-        assert took < whole / 2, (name, way, took, whole)
+        turns = late(ways[way], x)
+        ratio, whole = turns[1]
+        print(f"{name}, {way}: of {whole:.2f} s, over {ratio * whole:.3f} s after the signal")
+        assert ratio < 0.5, (name, way, turns)
         assert all(a.tobytes() == expected[n].tobytes() for n, a in gradients(x[:40]).items()), (name, way)
 
-# A handler that returns may call fastrnn itself, and the call goes on as if nothing had been.
+# A handler that returns may call fastrnn itself, and subnormal numbers are numbers to it; the call, to which they are
+# 0, goes on as if nothing had been.
 lstm, x = CASES["rows dealt"][0]
-small = lstm(x[:40], threads=2)[0].tobytes()
-while (taken := seconds(lambda: lstm(x, threads=2))) < 0.5:
-    x = np.concatenate([x, x])
-whole, seen = lstm(x, threads=2)[0].tobytes(), []
+small, seen = lstm(x[:40], threads=2)[0].tobytes(), []
+least = np.full_like(x, 1e-40)
 
 def hear(*_):
-    seen.append((lstm(x[:40], threads=2)[0].tobytes(), time.perf_counter()))
+    seen.append((lstm(x[:40], threads=2)[0].tobytes() == small, (least[0] / 2 > 0).all(), time.perf_counter()))
 
 signal.signal(signal.SIGINT, hear)
-after(taken / 8)
-assert lstm(x, threads=2)[0].tobytes() == whole
-end = time.perf_counter()
-assert [bits for bits, _ in seen] == [small] and end - seen[0][1] > taken / 4, (len(seen), taken)
+for net, given in ((lstm, x), (fastrnn.LSTM(192, 192, bias=False, rng=0), least)):
+    while (taken := seconds(lambda: net(given, threads=2))) < 0.5:
+        given = np.concatenate([given, given])
+    whole, went_on = net(given, threads=2)[0].tobytes(), []
+    for _ in range(3):
+        seen.clear()
+        after(taken / 8)
+        assert net(given, threads=2)[0].tobytes() == whole
+        end = time.perf_counter()
+        while not seen:
+            time.sleep(0.01)
+        [(same, normal, heard)] = seen
+        assert same and normal, (same, normal)
+        went_on.append((end - heard) / taken)
+    assert sorted(went_on)[1] > 1 / 4, went_on
 """
 
 
 def test_interruption(python: Python) -> None:
     """Ctrl-C ends a call within the tenth of a second in which it asks, and the next one is right."""
-    done = python("-c", SIGNAL)
+    done = python("-c", SIGNAL, timeout=600)
     print(done.stdout)
     assert done.returncode == 0, done.stderr
 
