@@ -1,7 +1,7 @@
 """Layers whose weights are kept in bfloat16: float32 layers on rounded weights, to float32's own error.
 
 Only the instruction set that multiplies pairs of bfloat16 rounds the left operand too. Its error is stated as a part of
-what the roundings of x and h, each within 2**-9 of their size, can do; the states of these problems do not explode, so
+what the roundings of x and h, each within 2**-8 of their size, can do; the states of these problems do not explode, so
 that the bound holds for a whole sequence.
 """
 
@@ -18,7 +18,7 @@ from tolerance import assert_float32, assert_same_bits, relative_error
 import fastrnn
 from fastrnn.layers.options import bfloat16
 
-#: A product of rounded operands, 2**-9 each, in a net that does not amplify it.
+#: A product of rounded operands, 2**-8 each, in a net that does not amplify it.
 ROUNDED_OPERANDS = 2.0**-7
 
 
