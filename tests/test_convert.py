@@ -610,6 +610,27 @@ def test_from_keras_reads_nothing_but_the_file(h5py: Any, tmp_path: Path) -> Non
         fastrnn.from_keras(path)
 
 
+def test_from_keras_names_what_hdf5_cannot_read(h5py: Any, tmp_path: Path) -> None:
+    """A type of numbers that NumPy does not have, and a name that is no text."""
+    path, kernel = tmp_path / "model.h5", "model_weights/gru/gru/gru_cell/kernel:0"
+    keras_2(h5py, path)
+    kind = h5py.h5t.IEEE_F32LE.copy()
+    kind.set_ebias(2**20)
+    with h5py.File(path, "r+") as file:
+        shape = file[kernel].shape
+        del file[kernel]
+        h5py.h5d.create(file.id, kernel.encode(), kind, h5py.h5s.create_simple(shape)).write(
+            h5py.h5s.ALL, h5py.h5s.ALL, np.ones(shape, np.float32), h5py.h5t.IEEE_F32LE
+        )
+    with pytest.raises(ValueError, match=f"^path: /{kernel}: "):
+        fastrnn.from_keras(path)
+    keras_2(h5py, path)
+    with h5py.File(path, "r+") as file:
+        file["model_weights/gru"].attrs["weight_names"] = [b"gru/\xff"]
+    with pytest.raises(ValueError, match=r"^path: .*model\.h5 is no model that Keras wrote \(Unicode"):
+        fastrnn.from_keras(path)
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.weights.h5"])
 def test_from_keras_does_not_blow_up(name: str, h5py: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.keras"

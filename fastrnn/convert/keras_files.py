@@ -31,7 +31,7 @@ from fastrnn.extras import needed
 #: what a file that is no model's may lead to
 BROKEN: tuple[type[Exception], ...] = (
     *(KeyError, IndexError, TypeError, AttributeError, OSError, RuntimeError, EOFError, MemoryError),
-    *(json.JSONDecodeError, UnicodeDecodeError),
+    *(json.JSONDecodeError, UnicodeError),
 )
 
 

@@ -223,6 +223,9 @@ def item(group: Any, path: str) -> Any:
 
 def values(dataset: Any) -> Array:
     """What is stored, if it is in the file; Keras neither compresses nor scatters."""
-    if dataset.id.get_storage_size() != dataset.nbytes or dataset.external or dataset.is_virtual:
-        raise ValueError(f"path: {dataset.name} of shape {dataset.shape} is not stored in the file")
-    return np.asarray(dataset[()])
+    try:
+        if dataset.id.get_storage_size() == dataset.nbytes and not dataset.external and not dataset.is_virtual:
+            return np.asarray(dataset[()])
+    except ValueError as error:  # of a type that NumPy does not have
+        raise ValueError(f"path: {dataset.name}: {error}") from error
+    raise ValueError(f"path: {dataset.name} of shape {dataset.shape} is not stored in the file")
