@@ -117,7 +117,7 @@ def seconds(work):
 
 def late(work, x):
     "Of three turns, how long a call goes on after the signal, to how long it takes without one; and that."
-    while seconds(lambda: work(x)) < 0.5:
+    while min(seconds(lambda: work(x)) for _ in range(2)) < 0.5:
         x = np.concatenate([x, x])
     turns = []
     for _ in range(3):
@@ -132,7 +132,7 @@ def late(work, x):
 
 def problem(B, H, layers=1, **options):
     lstm = fastrnn.LSTM(H, H, layers, rng=0, **options)
-    return lstm, rng.standard_normal((1600, B, H), dtype=np.float32)
+    return lstm, rng.standard_normal((25600 // B, B, H), dtype=np.float32)  # a busy machine makes few steps take long
 
 CASES = {
     "rows dealt": (problem(16, 192), 2, ("inference", "training", "recomputing")),
