@@ -457,6 +457,21 @@ def keras_2(h5py: Any, path: Path, functional: bool = False, **changes: Any) -> 
         return np.asarray(root["gru/gru/gru_cell/kernel:0"])
 
 
+def test_a_gru_from_before_reset_after(h5py: Any, tmp_path: Path) -> None:
+    """Keras 2.0 reset before, and had no word for it."""
+    path = tmp_path / "model.h5"
+    keras_2(h5py, path)
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        del config["config"]["layers"][1]["config"]["reset_after"]
+        file.attrs["model_config"] = json.dumps(config)
+        group = file["model_weights/gru"]
+        del group["gru/gru_cell/bias:0"]
+        group["gru/gru_cell/bias:0"] = np.ones(6, np.float32)
+    gru, _ = fastrnn.from_keras(path)
+    assert "gru_before" in repr(gru)
+
+
 @pytest.mark.parametrize("functional", [False, True])
 def test_from_keras_2_files(functional: bool, h5py: Any, tmp_path: Path) -> None:
     kernel = keras_2(h5py, tmp_path / "model.h5", functional)

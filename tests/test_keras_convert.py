@@ -159,6 +159,16 @@ def test_functional(keras: Any) -> None:
     assert_close({"y": fastrnn.from_keras(model).predict(data)}, {"y": y}, BOUND)
 
 
+def test_cells_on_cells_that_give_the_last_step(keras: Any) -> None:
+    """All but the top one give every step."""
+    k = keras.layers
+    model = keras.Sequential([keras.Input((None, 3)), k.RNN([k.LSTMCell(4), k.GRUCell(2), k.SimpleRNNCell(3)])])
+    data = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
+    flat = fastrnn.from_keras(model)
+    assert [one.return_sequences for one in flat] == [True, True, False]
+    assert_close({"y": flat.predict(data)}, {"y": keras.ops.convert_to_numpy(model(data))}, BOUND)
+
+
 def drawn_layers(draw: Any, keras: Any, depth: int, nests: int) -> list[Any]:
     """Layers that read and give every step."""
     k, made = keras.layers, []

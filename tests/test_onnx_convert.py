@@ -259,16 +259,17 @@ def add_attribute(graph: Any, **fields: Any) -> None:
         setattr(attribute, name, value)
 
 
-def add_dropout(graph: Any, onnx: Any, ratio: np.ndarray) -> None:
+def add_dropout(graph: Any, onnx: Any, ratio: np.ndarray | None, layout: int = 0) -> None:
     """The node on itself, with what stands between layers."""
     below, name = graph.node[0], "below"
     below.output[0] = name
     node = onnx.helper.make_node
-    above = node("GRU", ["dropped", "W", "R", "B"], ["Y"], name="above", hidden_size=2)
-    graph.node.extend(
-        [node("Squeeze", [name, "axis"], ["joined"]), node("Dropout", ["joined", "ratio"], ["dropped"]), above]
-    )
-    arrays = {"axis": np.array([1]), "ratio": ratio}
+    options = {"layout": 1} if layout else {}
+    below.attribute.extend([onnx.helper.make_attribute(key, value) for key, value in options.items()])
+    above = node("GRU", ["dropped", "W", "R", "B"], ["Y"], name="above", hidden_size=2, **options)
+    inputs = ["joined"] if ratio is None else ["joined", "ratio"]
+    graph.node.extend([node("Squeeze", [name, "axis"], ["joined"]), node("Dropout", inputs, ["dropped"]), above])
+    arrays = {"axis": np.array([1 + layout])} | ({} if ratio is None else {"ratio": ratio})
     graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in arrays.items())
 
 
@@ -289,6 +290,24 @@ def add_dropout(graph: Any, onnx: Any, ratio: np.ndarray) -> None:
 def test_what_is_not_what_it_says(change: Any, message: str, onnx: Any) -> None:
     with pytest.raises(ValueError, match=message):
         fastrnn.from_onnx(hostile(onnx, change))
+
+
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize("ratio", [None, 0.25])
+def test_what_stands_between_layers(ratio: float | None, layout: int, onnx: Any) -> None:
+    """The axis of directions is the second, or with layout=1 the third; a ratio that is not given is 0.5."""
+
+    def change(graph: Any) -> None:
+        for name in ("W", "R"):  # a layer reads what it gives
+            tensor = next(one for one in graph.initializer if one.name == name)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.ones((1, 6, 2), np.float32), name))
+        add_dropout(graph, onnx, None if ratio is None else np.array(ratio, np.float32), layout)
+        upper = onnx.numpy_helper.from_array(np.zeros((1, 6, 2), np.float32), "upper")
+        graph.initializer.append(upper)
+        graph.node[-1].input[1] = "upper"  # nodes of the same weights would be one layer
+
+    layer = fastrnn.from_onnx(hostile(onnx, change))
+    assert (layer.num_layers, layer.dropout, layer.batch_first) == (2, 0.5 if ratio is None else ratio, layout == 1)
 
 
 @pytest.mark.parametrize("ratio", [np.zeros(2, np.float32), np.array("half", object), np.array(1)])

@@ -53,6 +53,13 @@ def test_there_and_back(seed: int, torch: Any) -> None:
     assert_close(named(*back(x)), computed(torch, module, x), bound(layer))
 
 
+@pytest.mark.filterwarnings("ignore:dropout option adds dropout after all but last")
+def test_dropout_of_a_single_layer(torch: Any) -> None:
+    """PyTorch keeps the number, and drops out nothing."""
+    assert fastrnn.from_torch(torch.nn.GRU(3, 4, dropout=0.5)).dropout == 0
+    assert fastrnn.from_torch(torch.nn.GRU(3, 4, 2, dropout=0.5)).dropout == 0.5
+
+
 def test_one_bias_becomes_two(torch: Any) -> None:
     layer = fastrnn.GRU(3, 4, reset_after=True, bias="input", dtype=np.float64, rng=0)
     module, x = fastrnn.to_torch(layer), given(layer)
