@@ -351,7 +351,23 @@ def test_one_step_of_a_reverse_node(onnx: Any, ours: Any) -> None:
     """It is a step like another; without states, it starts from zeros."""
     whole = streamed(onnx, "LSTM", 0, "reverse")
     del whole.graph.input[1:], whole.graph.node[0].input[5:]
-    agree(whole, sequences(1, 2, 4), ours.Session(whole))
+    session, x = ours.Session(whole), sequences(1, 2, 4)
+    agree(whole, x, session)
+    first, again = ({str(i): a for i, a in enumerate(session.run(None, {"x": x}))} for _ in range(2))
+    assert_same_bits(again, first)
+
+
+@pytest.mark.parametrize("op", ["RNN", "GRU", "LSTM"])
+def test_one_step_that_some_sequences_do_not_have(op: str, onnx: Any, ours: Any) -> None:
+    """As of two steps, of which nobody has the second."""
+    whole = streamed(onnx, op, 0)
+    whole.graph.input.append(onnx.helper.make_tensor_value_info("n", onnx.TensorProto.INT32, (None,)))
+    whole.graph.node[0].input[4] = "n"
+    session = ours.Session(whole, rest="reference")
+    state = {name: sequences(1, 3, 5) for name in session.input_names[1:] if name != "n"}
+    x, n = sequences(2, 3, 4), np.array([1, 0, 1], np.int32)
+    two, one = (session.run(None, {"x": x[:T], "n": n} | state) for T in (2, 1))
+    assert_same_bits({str(i): a for i, a in enumerate(one)}, {str(i): a for i, a in enumerate([two[0][:1], *two[1:]])})
 
 
 def test_steps_in_several_threads(onnx: Any, ours: Any) -> None:
