@@ -55,7 +55,7 @@ PARAMETERS = """
     epochs, batch_size : int
         Of the training.
     optimizer : {"adam", "adamw", "rmsprop", "sgd"} or fastrnn.training.Optimizer
-        The latter is copied for every fit.
+        The latter is copied for every fit, which begins without its moments and steps.
     learning_rate : float or schedule, optional
         In place of the optimizer's own.
     random_state : int, numpy.random.RandomState or None
@@ -118,6 +118,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typ
         features = self.hidden_size * (1 + layer.bidirectional)
         self.model_ = Sequential([layer, Dense(features, outputs, rng=rng)])
         optimizer = copy.deepcopy(optimizer_of(self.optimizer))
+        optimizer.load_state_dict({"steps": 0})
         if self.learning_rate is not None:
             optimizer.learning_rate = self.learning_rate
         self.model_.compile(optimizer, loss)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -410,3 +413,66 @@ def test_models_train_side_by_side() -> None:
     one.fit(inputs(), classes(N), rng=0)
     other.fit(inputs(), classes(N), rng=0)
     assert_same_bits(one.state_dict(), other.state_dict())
+
+
+def short(model: Sequential, optimizer: Any, fit: bool = True) -> Arrays:
+    model.compile(optimizer, "categorical_crossentropy")
+    if fit:
+        model.fit(inputs(), classes(N), rng=0)
+    return model.state_dict()
+
+
+OTHERS = r"^optimizer: it trained another model, whose moments and steps it keeps; give each model its own"
+
+
+def test_an_optimizer_trains_one_model() -> None:
+    """Its moments have the names of the next model's parameters: refused, also when the first one is gone."""
+    optimizer = training.Adam(0.01)
+    one, other, twin = last_step(), last_step(), last_step()
+    for model in (one, other):
+        short(model, optimizer, fit=False)
+    before_any = copy.deepcopy(one)
+    one.fit(inputs(), classes(N), rng=0)
+    before, state = other.state_dict(), optimizer.state_dict()
+    del one
+    with pytest.raises(ValueError, match=OTHERS):
+        other.fit(inputs(), classes(N), epochs=2)
+    for model in (twin, before_any):
+        with pytest.raises(ValueError, match=OTHERS):
+            short(model, optimizer)
+    assert_same_bits(other.state_dict(), before)
+    assert_same_bits(optimizer.state_dict(), state)
+    optimizer.load_state_dict(training.Adam().state_dict())  # what it kept is gone
+    assert_same_bits(short(twin, optimizer), short(last_step(), training.Adam(0.01)))
+
+
+def test_an_optimizer_goes_on_with_its_model() -> None:
+    """Compiled again, copied or pickled, together or each alone."""
+    optimizer, model = training.Adam(0.01), last_step()
+    short(model, optimizer)
+    pairs = [
+        (copy.deepcopy(model), copy.deepcopy(optimizer)),
+        copy.deepcopy((model, optimizer)),
+        (pickle.loads(pickle.dumps(model)), pickle.loads(pickle.dumps(optimizer))),
+    ]
+    resumed = training.Adam(0.01)
+    resumed.load_state_dict(optimizer.state_dict())
+    own = copy.deepcopy(model)
+    expected = short(model, optimizer)
+    for pair in [*pairs, (own, resumed)]:
+        assert_same_bits(short(*pair), expected)
+    alone = copy.deepcopy(model)
+    alone.fit(inputs(), classes(N), rng=0)
+    model.fit(inputs(), classes(N), rng=0)
+    assert_same_bits(alone.state_dict(), model.state_dict())
+
+
+def test_a_failed_resumption_leaves_the_optimizer_its_model(tmp_path: Path, oracle: Callable[[str], Any]) -> None:
+    oracle("safetensors")
+    optimizer, model = training.Adam(0.01), last_step()
+    short(model, optimizer)
+    model.save(tmp_path / "weights")
+    with pytest.raises(ValueError, match="^resume: "):
+        model.fit(inputs(), classes(N), resume=tmp_path / "weights")
+    with pytest.raises(ValueError, match=OTHERS):
+        last_step().compile(optimizer)

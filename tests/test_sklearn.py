@@ -107,6 +107,8 @@ def test_an_optimizer_is_copied() -> None:
     assert np.array_equal(model.fit(X, y).predict_proba(X), first)
     assert np.array_equal(clone(model).fit(X, y).predict_proba(X), first)
     assert_same_bits(optimizer.state_dict(), Adam().state_dict())  # as new
+    optimizer.step({"w": np.zeros(1)}, {"w": np.ones(1)})
+    assert np.array_equal(model.fit(X, y).predict_proba(X), first)  # what it learnt elsewhere is of no use here
     faster = small(optimizer=optimizer, learning_rate=0.1).fit(X, y).predict_proba(X)
     assert not np.array_equal(faster, first)
     assert optimizer.learning_rate == 0.02

@@ -52,6 +52,8 @@ def load_training(path: str | os.PathLike[str], training: Training) -> None:
         if str(error).startswith("resume: "):
             raise
         raise ValueError(f"resume: {os.fspath(path)} does not fit, or is damaged: {error!r}") from error
+    finally:
+        model.take_optimizer()
 
 
 def take_training(path: str | os.PathLike[str], training: Training) -> None:

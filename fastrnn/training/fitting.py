@@ -121,6 +121,7 @@ class Training:
     ) -> None:
         self.model, self.rng, self.epochs = model, rng, options.epochs
         self.optimizer = model.compiled.optimizer
+        model.take_optimizer()
         self.callbacks = named(callbacks)
         self.history, self.logs = History(), dict[str, float]()
         self.epoch, self.batch, self.stopped = 0, 0, False

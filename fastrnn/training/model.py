@@ -28,6 +28,7 @@ class Model(Chain):
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         super().__init__(layers)
+        self._mark: bytes | None = None  # by which its optimizers know it, copies and pickles too; `fit` makes it
         self._compiled: Compiled | None = None
 
     def compile(
@@ -38,6 +39,7 @@ class Model(Chain):
         Parameters
         ----------
         optimizer : {"adam", "adamw", "rmsprop", "sgd"} or Optimizer
+            An Optimizer that no other model was trained with; with the one of before, `fit` goes on from its state.
         loss : {"mse", "binary_crossentropy", "categorical_crossentropy"} or Loss
         metrics : list of {"accuracy", "binary_accuracy", "mae"} or Metric
             To watch, beside the loss.
@@ -45,13 +47,20 @@ class Model(Chain):
         Raises
         ------
         TypeError, ValueError
-            For something else.
+            For something else, and for the optimizer of another model.
         """
         if isinstance(metrics, str) or not isinstance(metrics, Iterable):
             raise TypeError(f"metrics: expected a list, got {metrics!r}")
         watched = [metric_of(which) for which in metrics]
         named = {metric_name(metric): metric for metric in watched}
-        self._compiled = Compiled(optimizer_of(optimizer), loss_of(loss), named)
+        chosen = optimizer_of(optimizer)
+        chosen.expect_of(self._mark)
+        self._compiled = Compiled(chosen, loss_of(loss), named)
+
+    def take_optimizer(self) -> None:
+        """Train with the optimizer of `compile` from now on, which is then no other model's."""
+        self._mark = self._mark or os.urandom(16)
+        self.compiled.optimizer.belong(self._mark)
 
     @property
     def compiled(self) -> Compiled:

@@ -38,6 +38,9 @@ class Clipping(TypedDict, total=False):
 class Optimizer(ABC):
     """What optimizers have in common; a new one needs `update`, and `slots` if it keeps anything.
 
+    It keeps what it has learnt of one model's gradients, so each model that is trained by `fit` needs its own. To go
+    on with another model from there, make another and give it the `state_dict`.
+
     Parameters
     ----------
     learning_rate : float or callable
@@ -57,6 +60,9 @@ class Optimizer(ABC):
 
     #: What is kept for every parameter, under PyTorch's names.
     slots: tuple[str, ...] = ()
+
+    #: The mark of the model that `fit` trained with it; a copy of that model, and of this optimizer, has it too.
+    _model: bytes | None = None
 
     def __init__(
         self,
@@ -175,8 +181,21 @@ class Optimizer(ABC):
         given = {key: floating_array(f"state {key!r}", value) for key, value in state.items() if key != "steps"}
         if self.slots and steps > 0 and not names:
             raise KeyError(f"state: missing {', '.join(map(repr, self.slots))} of the parameters")
+        self._model = None
         self._steps = count("state 'steps'", steps[()])
         self._state = {name: tuple([given[f"{slot}.{name}"].copy() for slot in self.slots]) for name in names}
+
+    def expect_of(self, mark: bytes | None) -> None:
+        """That it has trained no model but, if any, the one of this mark."""
+        if self._model not in (None, mark):
+            raise ValueError(
+                "optimizer: it trained another model, whose moments and steps it keeps; give each model its own"
+            )
+
+    def belong(self, mark: bytes) -> None:
+        """Train the model of this mark from now on, and no other."""
+        self.expect_of(mark)
+        self._model = mark
 
     def _checked(self, parameters: Mapping[str, Any], grads: Mapping[str, Any]) -> tuple[Arrays, Arrays]:
         expect_names("grads", grads, parameters)
