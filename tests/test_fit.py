@@ -388,8 +388,8 @@ ERRORS: dict[str, Callable[[], Any]] = {
 }
 
 
-def compiled(model: Sequential) -> Sequential:
-    model.compile("sgd", "categorical_crossentropy")
+def compiled(model: Sequential, loss: str = "categorical_crossentropy") -> Sequential:
+    model.compile("sgd", loss)
     return model
 
 
@@ -472,7 +472,83 @@ def test_a_failed_resumption_leaves_the_optimizer_its_model(tmp_path: Path, orac
     optimizer, model = training.Adam(0.01), last_step()
     short(model, optimizer)
     model.save(tmp_path / "weights")
-    with pytest.raises(ValueError, match="^resume: "):
+    with pytest.raises(ValueError, match=r"^resume: "):
         model.fit(inputs(), classes(N), resume=tmp_path / "weights")
     with pytest.raises(ValueError, match=OTHERS):
         last_step().compile(optimizer)
+
+
+def one_output(**options: Any) -> Sequential:
+    """Reads (N, T, I), predicts (N, 1)."""
+    gru = fastrnn.GRU(3, 4, reset_after=True, return_sequences=False, rng=0)
+    return compiled(Sequential([gru, fastrnn.Dense(4, 1, "sigmoid", rng=1)]), **options)
+
+
+NUMBERS, BINARY = targets(N)[:, :1].astype(np.float32), classes(N)[:, None] % 2
+
+#: what the message says: a model, and targets that are not its own, if only in the last of the samples
+TARGETS: dict[str, tuple[Callable[[], Sequential], Any]] = {
+    r"expected classes in 0\.\.3, got 4": (classifier, np.r_[classes(N - 1), 4]),
+    r"expected classes in 0\.\.3, got -1": (classifier, np.r_[classes(N - 1), -1]),
+    r"expected probabilities in 0\.\.1, got 1\.5": (
+        lambda: one_output(loss="binary_crossentropy"),
+        np.r_[BINARY[1:], [[1.5]]].astype(np.float32),
+    ),
+    r"expected float32 of shape \(N, K\) = \(13, 1\), got float32 of shape \(13,\); y\[:, None\]$": (
+        lambda: one_output(loss="mse"),
+        NUMBERS[:, 0],
+    ),
+    r"expected float32 .*, got float64 of shape \(13,\); y\[:, None\]\.astype\(np\.float32\)$": (
+        lambda: one_output(loss="mse"),
+        NUMBERS[:, 0].astype(np.float64),
+    ),
+    r"expected float32 .*, got int64 of shape \(13, 1\); y\.astype\(np\.float32\)$": (
+        lambda: one_output(loss="binary_crossentropy"),
+        BINARY,
+    ),
+    r".*, or integer classes of shape \(N,\) = \(13,\), got int64 of shape \(13, 4\); y\.astype\(np\.float64\)$": (
+        classifier,
+        np.eye(K, dtype=np.int64)[classes(N)],
+    ),
+    r".* got int64 of shape \(13, 1\); classes have no axis of their own: y\[:, 0\]$": (
+        classifier,
+        classes(N)[:, None],
+    ),
+    r".* got float64 of shape \(13,\); classes are integers: y\.astype\(int\)$": (classifier, classes(N).astype(float)),
+    r".* got int64 of shape \(13, 7\); integer classes go with the loss .categorical_crossentropy.$": (
+        regressor,
+        classes(N, T),
+    ),
+    r".* = \(13, 7, 4\), got float64 of shape \(13, 7, 2\)$": (regressor, targets(N, T)[..., :2]),
+    r"expected shape \(N, T, \.\.\.\) .*, got \(13, 4\); a model for one y a sequence has return_sequences": (
+        regressor,
+        targets(N),
+    ),
+}
+
+
+@pytest.mark.parametrize("message", TARGETS)
+def test_targets_are_refused_before_the_first_step(message: str) -> None:
+    """Those of the validation too, and whatever the batches; the message names what the caller gave."""
+    make, wrong = TARGETS[message]
+    model = make()
+    x = inputs(np.float32) if "float32" in message or "probabilities" in message else inputs()
+    right = np.asarray(model.predict(x))
+    before = model.state_dict()
+    options: dict[str, Any] = {"batch_size": 2, "shuffle": False}
+    for y, more, name in ((wrong, {}, "y"), (right, {"validation_data": (x, wrong)}, "validation_data y")):
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: {message}"):
+            model.fit(x, y, **options, **more)
+    with pytest.raises((TypeError, ValueError), match=f"^y: {message}"):
+        model.fit(x, wrong, **options, validation_split=0.3)
+    with pytest.raises((TypeError, ValueError), match=f"^y: {message}"):
+        model.evaluate(x, wrong, batch_size=2)
+    assert_same_bits(model.state_dict(), before)
+    assert model.compiled.optimizer.steps == 0
+
+
+def test_padding_of_targets_may_be_anything() -> None:
+    model, y = compiled(letters()), classes(N, T)
+    y[np.arange(T) >= steps()[:, None]] = 99
+    model.fit(classes(N, T), y, lengths=steps())
+    assert model.evaluate(classes(N, T), y, lengths=steps())["loss"] > 0

@@ -319,8 +319,8 @@ CALLS: dict[str, Callable[[Sequential], Any]] = {
     "y: expected shape \\(N, \\.\\.\\.\\) = \\(13, \\.\\.\\.\\), got \\(12,\\)": lambda m: m.evaluate(
         inputs(), classes(12)
     ),
-    "target: expected": lambda m: m.evaluate(inputs(), classes(N, 2)),
-    "target: expected classes in 0..3, got 4": lambda m: m.evaluate(inputs(), classes(N) + 4 - classes(N)),
+    "y: expected float64 of shape": lambda m: m.evaluate(inputs(), classes(N, 2)),
+    "y: expected classes in 0..3, got 4": lambda m: m.evaluate(inputs(), classes(N) + 4 - classes(N)),
     "state: expected one for each of 2 layers, got 1": lambda m: m.forward(inputs(), state=[None]),
     "layer 1 \\(Dense\\): state: ": lambda m: m.forward(inputs(), state=[None, 1]),
 }
@@ -348,7 +348,12 @@ def test_two_outputs_are_no_input() -> None:
 
 
 def test_before_compile() -> None:
-    for call in (lambda m: m.fit(inputs(), classes(N)), lambda m: m.evaluate(inputs(), classes(N))):
+    for call in (
+        lambda m: m.fit(inputs(), classes(N)),
+        lambda m: m.fit(inputs(), None),
+        lambda m: m.evaluate(inputs(), classes(N)),
+        lambda m: m.evaluate(inputs(), "abc"),
+    ):
         with pytest.raises(RuntimeError, match=r"call compile\(optimizer, loss\) first"):
             call(last_step())
 

@@ -177,7 +177,8 @@ def as_targets(name: str, y: Any, x: Array, lengths: Array | None, stepwise: boo
     if y.shape[: len(leading)] != leading:
         meaning = "(N, T, ...)" if stepwise else "(N, ...)"
         shape = ", ".join([*map(str, leading), "..."])
-        raise ValueError(f"{name}: expected shape {meaning} = ({shape}), got {y.shape}")
+        hint = "; a model for one y a sequence has return_sequences=False" if stepwise and len(y) == len(x) else ""
+        raise ValueError(f"{name}: expected shape {meaning} = ({shape}), got {y.shape}{hint}")
     return y if lengths is None or not stepwise else zeros_after(y, lengths)
 
 

@@ -8,6 +8,7 @@ from fastrnn.cells import Array
 from fastrnn.training.batches import Batch, Samples, turned
 from fastrnn.training.chain import Chain
 from fastrnn.training.compiled import Compiled
+from fastrnn.training.losses import Loss
 
 
 class Totals:
@@ -30,10 +31,19 @@ class Totals:
         return {prefix + name: total / max(count, 1) for name, (total, count) in self._sums.items()}
 
 
+def expect_targets(name: str, samples: Samples, prediction: Array, loss: Loss) -> None:
+    """That all targets go with what the model predicts; `prediction` is that of some samples, time-major."""
+    assert samples.y is not None
+    shape = *samples.x.shape[: prediction.ndim - 1], prediction.shape[-1]
+    loss.expect_targets(name, samples.y, shape, prediction.dtype)
+
+
 def evaluate(model: Chain, compiled: Compiled, samples: Samples, batch_size: int, threads: int | None) -> Totals:
     totals = Totals(compiled)
-    for batch in samples.batches(batch_size):
+    for number, batch in enumerate(samples.batches(batch_size)):
         y = model.run_forward(batch.x, lengths=batch.lengths, threads=threads).y
+        if number == 0:
+            expect_targets("y", samples, y, compiled.loss)
         totals.add(compiled.loss(y, batch.y, batch.mask), y, batch)
     return totals
 

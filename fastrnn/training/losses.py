@@ -17,7 +17,7 @@ import numpy as np
 from fastrnn.cells import Array, sigmoid
 from fastrnn.checks import boolean
 from fastrnn.training.arguments import by_name
-from fastrnn.training.targets import Rows, in_range, valid_rows
+from fastrnn.training.targets import Rows, expect_targets, in_range, valid_rows
 
 
 class Loss(ABC):
@@ -25,6 +25,9 @@ class Loss(ABC):
 
     #: the target may be integer classes, (T, B) or (B,)
     classes: ClassVar[bool] = False
+
+    #: the target is probabilities, in 0..1
+    probabilities: ClassVar[bool] = False
 
     @abstractmethod
     def terms(self, prediction: Array, target: Array) -> tuple[Array, Array]:
@@ -74,6 +77,30 @@ class Loss(ABC):
         """
         loss, derivative, rows = self._evaluate(prediction, target, lengths)
         return loss, rows.spread(derivative)
+
+    def expect_targets(self, name: str, y: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        """Refuse, before any step, what `gradient` would refuse of the targets of all samples.
+
+        A loss whose `gradient` takes other targets overrides it.
+
+        Parameters
+        ----------
+        name : str
+            What the caller calls y.
+        y : array
+        shape : (N, T, K) or (N, K)
+            Of the predictions of all samples.
+        dtype : dtype
+            Of the predictions.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message says what the usual mistakes want in place of y.
+        """
+        expect_targets(name, y, shape, dtype, self.classes)
+        if self.probabilities:
+            in_range(name, y, 0, 1, "probabilities")
 
     def _evaluate(self, prediction: Any, target: Any, lengths: Any) -> tuple[float, Array, Rows]:
         rows = valid_rows(prediction, target, lengths, classes=0 if self.classes else None)
@@ -131,6 +158,8 @@ class BinaryCrossentropy(Loss):
     """
 
     from_logits: bool = False
+
+    probabilities: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         boolean("from_logits", self.from_logits)

@@ -91,8 +91,9 @@ class Model(Chain):
         TypeError, ValueError
             For a wrong argument.
         """
+        compiled = self.compiled
         size = positive("batch_size", batch_size)
-        return evaluate(self, self.compiled, self._samples(x, y, lengths), size, threads).means()
+        return evaluate(self, compiled, self._samples(x, y, lengths), size, threads).means()
 
     def predict(self, x: Any, *, batch_size: int = 32, lengths: Any = None, threads: int | None = None) -> Array:
         """y of all samples, in their order; it does not depend on `batch_size` but by rounding.

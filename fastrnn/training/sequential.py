@@ -11,6 +11,7 @@ from fastrnn.training import checkpoint
 from fastrnn.training.arguments import number
 from fastrnn.training.batches import Samples
 from fastrnn.training.callbacks import in_order
+from fastrnn.training.evaluation import expect_targets
 from fastrnn.training.fitting import Callback, Options, Training, check_carried
 from fastrnn.training.history import History
 from fastrnn.training.model import Model
@@ -117,7 +118,8 @@ class Sequential(Model):
         RuntimeError
             Before `compile`.
         TypeError, ValueError
-            For a wrong argument; the message names it, and the layer that does not take it.
+            For a wrong argument, a class or a probability out of range anywhere in y included: before the first step.
+            The message names it, and the layer that does not take it.
         FloatingPointError
             When the loss is NaN or infinite; the weights are those before that step.
         ImportError
@@ -133,8 +135,15 @@ class Sequential(Model):
         truncate = None if truncate is None else positive("truncate", truncate)
         size = positive("batch_size", batch_size)
         options = Options(positive("epochs", epochs), size, bool(shuffle), truncate, bool(stateful), threads)
-        samples, validation = self._split(self._samples(x, y, lengths), validation_data, validation_split)
+        loss = self.compiled.loss
+        given = self._samples(x, y, lengths)
+        samples, validation = self._split(given, validation_data, validation_split)
         check_carried(self, samples, options)
+        first = next(given.batch(slice(0, 1)).windows(truncate))
+        prediction = self.run_forward(first.x, lengths=first.lengths, threads=threads).y
+        expect_targets("y", given, prediction, loss)
+        if validation is not None and validation_data is not None:
+            expect_targets("validation_data y", validation, prediction, loss)
         rng = generator(rng)
         training = Training(self, samples, validation, options, in_order(callbacks, progress), rng)
         if resume is not None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import as_array, checked_lengths, expect_dtype, expect_shape, floating_array
+from fastrnn.checks import as_array, checked_lengths, describe, expect_dtype, expect_shape, floating_array
 
 
 class Rows(NamedTuple):
@@ -64,3 +64,36 @@ def in_range(name: str, a: Array, least: float, most: float, what: str) -> None:
     wrong = (a < least) | (a > most)
     if wrong.any():
         raise ValueError(f"{name}: expected {what} in {least}..{most}, got {a[wrong][0]}")
+
+
+def expect_targets(name: str, y: Array, shape: tuple[int, ...], dtype: np.dtype[Any], classes: bool) -> None:
+    """That y goes with predictions of this shape, (N, T, K) or (N, K), and dtype, or, with `classes`, is classes."""
+    steps, K = shape[:-1], shape[-1]
+    if classes and y.dtype.kind in "iu" and y.shape == steps:
+        in_range(name, y, 0, K - 1, "classes")
+    elif (y.shape, y.dtype) != (shape, dtype):
+        meaning = "N, T" if len(steps) == 2 else "N"
+        expected = f"{dtype} of shape ({meaning}, K) = {shape}"
+        if classes:
+            expected += f", or integer classes of shape ({meaning}{',' if meaning == 'N' else ''}) = {steps}"
+        kind = TypeError if y.shape == shape or (classes and y.shape == steps) else ValueError
+        hint = instead(y, shape, dtype, classes)
+        raise kind(f"{name}: expected {expected}, got {describe(y.dtype)} of shape {y.shape}{hint and '; ' + hint}")
+
+
+def instead(y: Array, shape: tuple[int, ...], dtype: np.dtype[Any], classes: bool) -> str:
+    """What the usual mistakes want in place of y."""
+    steps, K = shape[:-1], shape[-1]
+    colons = ", ".join(":" for _ in steps)
+    if classes and y.shape == steps:
+        return "classes are integers: y.astype(int)"
+    if classes and K > 1 and y.shape == (*steps, 1):
+        return f"classes have no axis of their own: y[{colons}, 0]" + (".astype(int)" if y.dtype.kind == "f" else "")
+    cast = "" if y.dtype == dtype else f".astype(np.{dtype})"
+    if y.shape == shape:
+        return f"y{cast}"
+    if y.shape == steps and K == 1:
+        return f"y[{colons}, None]{cast}"
+    if y.shape == steps and y.dtype.kind in "iu":
+        return 'integer classes go with the loss "categorical_crossentropy"'
+    return ""
