@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,59 @@ def test_an_older_file_survives_a_write_that_fails(
     with pytest.raises(OSError, match="no space"):
         model.save(tmp_path / "w")
     assert (tmp_path / "w").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]
+
+
+def test_places_where_no_file_can_be(tmp_path: Path, safetensors: Any) -> None:
+    """Said at the start of a fit, and nothing is left behind."""
+    (tmp_path / "directory").mkdir()
+    model = classifier()
+    before = model.state_dict()
+    nowhere, directory = tmp_path / "no" / "such", tmp_path / "directory"
+    places: list[tuple[Path, type[OSError], str]] = [
+        (nowhere / "w", FileNotFoundError, f"path: there is no directory {nowhere}"),
+        (directory, IsADirectoryError, f"path: expected a file, got the directory {directory}"),
+    ]
+    for place, kind, said in places:
+        writes: list[Callable[[], Any]] = [
+            lambda place=place: model.save(place),
+            lambda place=place: fastrnn.save(place, model),
+            lambda place=place: model.fit(inputs(), classes(N), callbacks=[Checkpoint(place)]),
+        ]
+        for write in writes:
+            with pytest.raises(kind, match=f"^{re.escape(said)}"):
+                write()
+    reads: list[tuple[str, Callable[[Path], Any]]] = [
+        ("path", model.load_weights),
+        ("path", fastrnn.load),
+        ("resume", lambda path: model.fit(inputs(), classes(N), resume=path)),
+    ]
+    for name, read in reads:
+        with pytest.raises(IsADirectoryError, match=f"^{name}: expected a file, got the directory"):
+            read(tmp_path / "directory")
+        with pytest.raises(FileNotFoundError, match="nothing"):
+            read(tmp_path / "nothing")
+    assert_same_bits(model.state_dict(), before)
+    assert [path.name for path in tmp_path.rglob("*")] == ["directory"]
+    model.fit(inputs(), classes(N), epochs=2, callbacks=[Made(tmp_path), Checkpoint(tmp_path / "{epoch}" / "w")])
+    assert (tmp_path / "2" / "w").exists()
+
+
+class Made(Callback):
+    """A directory for each epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_epoch_end(self, training: Any) -> None:
+        (self.path / str(training.epoch)).mkdir()
+
+
+def test_what_the_system_does_not_write(tmp_path: Path, safetensors: Any) -> None:
+    """Here a name that is too long: an OSError, whatever safetensors makes of it."""
+    with pytest.raises(OSError, match=r"^path: .* cannot be written"):
+        classifier().save(tmp_path / ("w" * 255))
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,9 @@ def save(path: str | os.PathLike[str], layer: Layer) -> None:
     Raises
     ------
     TypeError
-        For a layer of another class.
+        For a layer of another class, or what is no path.
+    OSError
+        If the file cannot be written there; FileNotFoundError if there is no such directory.
     ImportError
         If safetensors is not installed.
 
@@ -108,8 +110,8 @@ def load(path: str | os.PathLike[str]) -> Layer:
     >>> np.array_equal(fastrnn.load(path)(x)[0], layer(x)[0])
     True
     """
-    whose = f"path: {os.fspath(path)}"
     tensors, metadata = weight_files.read("path", path)
+    whose = f"path: {os.fspath(path)}"
     if "model" not in metadata:
         raise ValueError(f"{whose} holds weights alone; expected a file of fastrnn.save (see Sequential.load_weights)")
     try:

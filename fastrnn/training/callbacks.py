@@ -15,6 +15,7 @@ from fastrnn.extras import needed
 from fastrnn.training.arguments import number
 from fastrnn.training.checkpoint import save_training
 from fastrnn.training.fitting import Callback, Training
+from fastrnn.training.weight_files import expect_place, file_path
 
 
 class Best:
@@ -153,6 +154,8 @@ class Checkpoint(Callback):
     ------
     TypeError, ValueError
         For a wrong argument, and by `fit` for a monitor that the history does not have.
+    OSError
+        By `fit`, before the first epoch, if there is no such directory, or the path is one.
     ImportError
         By `fit`, if safetensors is not installed.
 
@@ -174,11 +177,13 @@ class Checkpoint(Callback):
         boolean("best_only", best_only)
         if not best_only and (monitor or mode):
             raise ValueError("monitor, mode: only with best_only=True")
-        self.path, self.every = os.fspath(path), positive("every", every)
+        self.path, self.every = str(file_path("path", path)), positive("every", every)
         self._best = Best(monitor or "val_loss", mode) if best_only else None
 
     def on_train_begin(self, training: Training) -> None:
         needed("safetensors.numpy", "train")
+        if "{epoch}" not in str(Path(self.path).parent):
+            expect_place(self._file(training.epoch + 1))
         if self._best:
             self._best.check(training)
             if training.epoch == 0:
@@ -186,7 +191,10 @@ class Checkpoint(Callback):
 
     def on_epoch_end(self, training: Training) -> None:
         if training.epoch % self.every == 0 and (self._best is None or self._best.improved(training)):
-            save_training(Path(self.path.replace("{epoch}", str(training.epoch))), training)
+            save_training(self._file(training.epoch), training)
+
+    def _file(self, epoch: int) -> Path:
+        return Path(self.path.replace("{epoch}", str(epoch)))
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self._best.value} if self._best else {}

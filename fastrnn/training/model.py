@@ -146,6 +146,8 @@ class Model(Chain):
 
         Raises
         ------
+        OSError
+            If the file cannot be written there; FileNotFoundError if there is no such directory.
         ImportError
             If safetensors is not installed.
         """

@@ -59,14 +59,44 @@ def under(prefix: str, tensors: Tensors) -> Tensors:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
+def file_path(argument: str, path: Any) -> Path:
+    """What the user calls a file."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise TypeError(f"{argument}: expected the path of a file, a str or os.PathLike, got {path!r:.80}")
+    if not os.fspath(path):
+        raise ValueError(f"{argument}: expected the path of a file, got ''")
+    return Path(path)
+
+
+def expect_file(argument: str, path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(f"{argument}: expected a file, got the directory {path}")
+
+
+def expect_place(path: Path) -> None:
+    """Where a file can be, or is already."""
+    expect_file("path", path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path: there is no directory {path.parent}; make it first")
+
+
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
     """All or nothing: whoever stops in the middle still has the file of before."""
-    numpy = needed("safetensors.numpy", "train")
+    safetensors, numpy = needed("safetensors", "train"), needed("safetensors.numpy", "train")
+    path = file_path("path", path)
+    expect_place(path)
     plain = json.dumps({"version": VERSION} | dict(metadata), default=np.ndarray.tolist)
     tensors = {name: np.asarray(value, order="C") for name, value in tensors.items()}
-    partial = Path(path).with_name(Path(path).name + ".partial")
-    numpy.save_file(tensors, partial, {KEY: plain, SUM: checksum(tensors, plain)})
-    os.replace(partial, path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        numpy.save_file(tensors, partial, {KEY: plain, SUM: checksum(tensors, plain)})
+        os.replace(partial, path)
+    except BaseException as error:
+        if os.path.exists(partial):  # Path's own raises for a name that is too long
+            partial.unlink()
+        if isinstance(error, safetensors.SafetensorError):  # of the system's, it has the words alone
+            raise OSError(f"path: {path} cannot be written ({error})") from error
+        raise
 
 
 def checksum(tensors: Tensors, plain: str) -> str:
@@ -79,6 +109,7 @@ def checksum(tensors: Tensors, plain: str) -> str:
 
 def read(argument: str, path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, Any]]:
     safetensors = needed("safetensors", "train")
+    expect_file(argument, file_path(argument, path))
     try:
         with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
             metadata = file.metadata() or {}
