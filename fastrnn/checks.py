@@ -299,7 +299,9 @@ def expect_room(name: str, meaning: str, sizes: tuple[int, ...], *factors: int) 
 
 
 def floating(dtype: Any) -> np.dtype[Any]:
-    """float32 or float64, from anything that NumPy takes for them."""
+    """float32 or float64, from anything that NumPy takes for them, but for None, by which it means float64."""
+    if dtype is None:
+        raise TypeError("dtype: expected float32 or float64, got None")
     try:
         found: np.dtype[Any] = np.dtype(dtype)
     except TypeError as error:
@@ -333,11 +335,25 @@ def number(name: str, value: Any, expected: str = "a number") -> float:
     return float(value)
 
 
+def finite(name: str, value: Any, least: float = -math.inf) -> float:
+    """A finite Python float, at least `least`."""
+    expected = "a finite number" + (f" of at least {least:g}" if least > -math.inf else "")
+    found = number(name, value, expected)
+    if not (math.isfinite(found) and found >= least):
+        raise ValueError(f"{name}: expected {expected}, got {found}")
+    return found
+
+
 def fraction(name: str, value: Any) -> float:
     found = number(name, value)
     if not 0 <= found < 1:
         raise ValueError(f"{name}: expected a number in [0, 1), got {found}")
     return found
+
+
+def among(value: Any, names: Iterable[str]) -> bool:
+    """Whether it is one of these names; an array, which compares by elements, is none."""
+    return isinstance(value, str) and value in names
 
 
 def positive(name: str, value: Any) -> int:

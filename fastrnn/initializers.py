@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastrnn.cells import Array
+from fastrnn.checks import finite
 
 Shape = tuple[int, ...]
 
@@ -49,6 +50,9 @@ class Constant:
     """
 
     value: float
+
+    def __post_init__(self) -> None:
+        finite("value", self.value)
 
     def __call__(self, shape: Shape, rng: Any = None, dtype: Any = np.float32) -> Array:
         return np.full(shape, self.value, dtype)
@@ -91,6 +95,7 @@ class RandomUniform:
     Parameters
     ----------
     limit : float
+        At least 0.
 
     Examples
     --------
@@ -100,6 +105,9 @@ class RandomUniform:
     """
 
     limit: float
+
+    def __post_init__(self) -> None:
+        finite("limit", self.limit, 0)
 
     def __call__(self, shape: Shape, rng: Any = None, dtype: Any = np.float32) -> Array:
         values: Array = self.limit * np.random.default_rng(rng).uniform(-1, 1, shape)
@@ -113,6 +121,7 @@ class RandomNormal:
     Parameters
     ----------
     mean, stddev : float
+        The latter at least 0.
 
     Examples
     --------
@@ -123,6 +132,10 @@ class RandomNormal:
 
     mean: float = 0.0
     stddev: float = 0.05
+
+    def __post_init__(self) -> None:
+        finite("mean", self.mean)
+        finite("stddev", self.stddev, 0)
 
     def __call__(self, shape: Shape, rng: Any = None, dtype: Any = np.float32) -> Array:
         values: Array = np.random.default_rng(rng).normal(self.mean, self.stddev, shape)
@@ -218,6 +231,9 @@ class Orthogonal:
     """
 
     gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        finite("gain", self.gain)
 
     def __call__(self, shape: Shape, rng: Any = None, dtype: Any = np.float32) -> Array:
         if len(shape) != 2:

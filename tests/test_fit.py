@@ -383,6 +383,16 @@ ERRORS: dict[str, Callable[[], Any]] = {
     "patience: expected a positive integer, got 0": lambda: EarlyStopping(patience=0),
     "min_delta: expected a number at least 0, got -1": lambda: EarlyStopping(min_delta=-1.0),
     "monitor, mode: only with best_only=True": lambda: training.Checkpoint("x", monitor="loss"),
+    "monitor, mode: only with best_only=True, or None": lambda: training.Checkpoint("x", monitor=False, mode=0),  # type: ignore[arg-type]
+    "monitor: expected the name of a loss or metric, got False": lambda: training.Checkpoint(
+        "x",
+        best_only=True,
+        monitor=False,  # type: ignore[arg-type]
+    ),
+    'mode: expected "min", "max" or None, got 0': lambda: EarlyStopping(mode=0),  # type: ignore[arg-type]
+    'mode: expected "min", "max" or None, got array': lambda: EarlyStopping(mode=np.array(["min", "max"])),  # type: ignore[arg-type]
+    "threshold: expected a finite number, got nan": lambda: training.Accuracy(np.nan),
+    "threshold: expected a finite number, got inf": lambda: training.metrics.BinaryAccuracy(np.inf),
     "every: expected a positive integer, got 0": lambda: training.Checkpoint("x", every=0),
     "threads: expected a positive integer, got 0": lambda: fit(classifier(), threads=0),
 }

@@ -710,7 +710,7 @@ def test_x_that_is_out(implementation: str) -> None:
                 "merge": ("add", 1, b"sum", []),
                 "return_sequences": (None, 1),
                 "peephole": (None, 1, "yes"),
-                "dtype": ("f2", int, None.__class__, "complex64", ">f4", "no", object),
+                "dtype": ("f2", int, None, None.__class__, "complex64", ">f4", "no", object),
                 "weights": ("float16", "bf16"),
                 "initializer": ("keras2", 1, None, {"V": np.zeros}, {"W": 1}),
                 "rng": (-1, "a", 1.5, object()),

@@ -177,3 +177,25 @@ def test_parameter_counts() -> None:
     assert count(fastrnn.Dense(64, 10)) == 650
     assert count(fastrnn.Dense(128, 1)) == 129
     assert count(fastrnn.Embedding(100, 8)) == 800
+
+
+WRONG: dict[str, Callable[[], Any]] = {
+    "value: expected a finite number, got None": lambda: Constant(None),  # type: ignore[arg-type]
+    "value: expected a finite number, got 'abc'": lambda: Constant("abc"),  # type: ignore[arg-type]
+    "value: expected a finite number, got inf": lambda: Constant(np.inf),
+    "limit: expected a finite number of at least 0, got nan": lambda: RandomUniform(np.nan),
+    "limit: expected a finite number of at least 0, got -0.1": lambda: RandomUniform(-0.1),
+    "mean: expected a finite number, got nan": lambda: RandomNormal(np.nan),
+    "stddev: expected a finite number of at least 0, got nan": lambda: RandomNormal(0, np.nan),
+    "stddev: expected a finite number of at least 0, got -1": lambda: RandomNormal(0, -1),
+    "gain: expected a finite number, got 'x'": lambda: Orthogonal("x"),  # type: ignore[arg-type]
+    "gain: expected a finite number, got nan": lambda: Orthogonal(np.float32("nan")),  # type: ignore[arg-type]
+    "forget_bias: expected a finite number, got nan": lambda: fastrnn.LSTM(2, 3, forget_bias=np.nan),
+    "dtype: expected float32 or float64, got None": lambda: fastrnn.Dense(2, 3, dtype=None),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_numbers(message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        WRONG[message]()

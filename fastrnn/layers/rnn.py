@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from fastrnn.checks import boolean, number
+from fastrnn.checks import boolean, finite
 from fastrnn.layers.options import Options
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.run import gru_cell, rnn_cell
@@ -85,7 +85,7 @@ class LSTM(Recurrent):
         boolean("peephole", peephole)
         super().__init__("lstm_peephole" if peephole else "lstm", input_size, hidden_size, num_layers, **options)
         if forget_bias is not None:
-            self._set_forget_bias(number("forget_bias", forget_bias))
+            self._set_forget_bias(finite("forget_bias", forget_bias))
         elif self.bias and options.get("initializer") == "keras":
             self._set_forget_bias(1.0)
 

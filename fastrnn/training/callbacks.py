@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrnn.cells import Array
-from fastrnn.checks import boolean, positive
+from fastrnn.checks import among, boolean, positive
 from fastrnn.extras import needed
 from fastrnn.training.arguments import number
 from fastrnn.training.checkpoint import save_training
@@ -24,7 +24,7 @@ class Best:
     def __init__(self, monitor: str, mode: str | None, min_delta: float = 0.0) -> None:
         if not isinstance(monitor, str):
             raise TypeError(f"monitor: expected the name of a loss or metric, got {monitor!r}")
-        if mode not in (None, "min", "max"):
+        if mode is not None and not among(mode, ("min", "max")):
             raise ValueError(f'mode: expected "min", "max" or None, got {mode!r}')
         self.monitor, self.min_delta = monitor, min_delta
         self.sign = 1.0 if mode == "max" or (mode is None and monitor.endswith("accuracy")) else -1.0
@@ -175,10 +175,10 @@ class Checkpoint(Callback):
         mode: str | None = None,
     ) -> None:
         boolean("best_only", best_only)
-        if not best_only and (monitor or mode):
-            raise ValueError("monitor, mode: only with best_only=True")
+        if not best_only and (monitor is not None or mode is not None):
+            raise ValueError("monitor, mode: only with best_only=True, or None")
         self.path, self.every = str(file_path("path", path)), positive("every", every)
-        self._best = Best(monitor or "val_loss", mode) if best_only else None
+        self._best = Best("val_loss" if monitor is None else monitor, mode) if best_only else None
 
     def on_train_begin(self, training: Training) -> None:
         needed("safetensors.numpy", "train")

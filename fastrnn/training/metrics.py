@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.checks import number
+from fastrnn.checks import finite
 from fastrnn.training.arguments import by_name
 from fastrnn.training.targets import valid_rows
 
@@ -62,7 +62,7 @@ class Accuracy(Metric):
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        number("threshold", self.threshold)
+        finite("threshold", self.threshold)
 
     def __call__(self, prediction: Any, target: Any, lengths: Any = None) -> tuple[float, int]:
         rows = valid_rows(prediction, target, lengths, classes=2)
@@ -94,7 +94,7 @@ class BinaryAccuracy(Metric):
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        number("threshold", self.threshold)
+        finite("threshold", self.threshold)
 
     def __call__(self, prediction: Any, target: Any, lengths: Any = None) -> tuple[float, int]:
         rows = valid_rows(prediction, target, lengths)
