@@ -242,7 +242,7 @@ def stepped(name: str, a: Any, shape: tuple[int, ...], dtype: Any, writable: boo
 
 def stepped_state(state: Any, number: int, shape: tuple[int, ...], dtype: Any) -> Arrays:
     """What a step of a stream reads and updates in place of the stream's own: an array (L, B, H) for each state."""
-    if not isinstance(state, tuple | list | np.ndarray):
+    if not isinstance(state, tuple | list) and not (isinstance(state, np.ndarray) and state.ndim):
         raise TypeError(f"state: expected a tuple of {number} array(s), got {type(state).__name__}")
     if len(state) != number:
         raise ValueError(f"state: expected {number} array(s), got {len(state)}")

@@ -213,7 +213,7 @@ def _run(
 ) -> tuple[Any, ...]:
     """y and the final states. What is wrong with shapes and dtypes is said here, while tracing."""
     values = (x, *weights, *init, *[None] * (len(INIT) - len(init)), lengths, resets)
-    given = {name: jax.numpy.asarray(a) for name, a in zip(ARGUMENTS, values, strict=True) if a is not None}
+    given = {name: _array(name, a) for name, a in zip(ARGUMENTS, values, strict=True) if a is not None}
     options = Options(reverse=reverse, training=True, threads=backends.thread_count(threads))
     call, unbatched = _checked(cell, given, len(init), options)
     if lengths is not None:  # any integers for the caller, of 32 or 64 bits with a sign for the handler
@@ -231,13 +231,20 @@ def _run(
     return y, *final
 
 
+def _array(name: str, a: Any) -> Any:
+    try:
+        return jax.numpy.asarray(a)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"{name}: expected an array, got {type(a).__name__}") from error
+
+
 def _checked(cell: str, given: Given, states: int, options: Options) -> tuple[Call, bool]:
     """Of arrays of these shapes and dtypes, whose values are not known."""
     blank: Given = {name: np.zeros(a.shape, a.dtype) for name, a in given.items()}
     weights = {name: blank.get(name) for name in WEIGHTS}
     init = {name: blank.get(name) for name in INIT[:states]}
     options = options._replace(lengths=blank.get("lengths"), resets=blank.get("resets"))
-    return checked_call(cell, blank["x"], weights, init, options)
+    return checked_call(cell, blank.get("x"), weights, init, options)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -59,7 +59,7 @@ def history(history: Any, ax: Axes | Sequence[Axes] | None = None) -> Figure:
     Raises
     ------
     TypeError
-        For what is no history.
+        For what is no history, and for what are no axes.
     ValueError
         For a history without an epoch, or another number of axes than of panels.
     ImportError
@@ -194,6 +194,8 @@ def gradient_norms(layers: Any, x: Any, dy: Any = None, *, ax: Axes | None = Non
     ['RNN', 'LSTM']
     """
     layers = layers if isinstance(layers, Mapping) else {type(layers).__name__: layers}
+    if not layers:
+        raise ValueError("layers: expected at least one, got none")
     [axes] = panels(ax, 1)
     for (label, layer), colour in zip(layers.items(), itertools.cycle(COLOURS)):
         norms = inspect.gradient_norms(layer, x, dy, **options)
@@ -225,6 +227,9 @@ def panels(ax: Any, count: int) -> list[Axes]:
     given = list(np.ravel(ax))
     if len(given) != count:
         raise ValueError(f"ax: expected {count} axes, got {len(given)}")
+    for axes in given:
+        if not hasattr(axes, "get_figure"):
+            raise TypeError(f"ax: expected Axes of matplotlib, got {axes!r:.80}")
     return given
 
 

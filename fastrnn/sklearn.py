@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from fastrnn.cells import Array
+from fastrnn.checks import among
 from fastrnn.extras import needed
 from fastrnn.layers import GRU, LSTM, RNN, Activation, Dense
 from fastrnn.training import CategoricalCrossentropy, History, MeanSquaredError, Optimizer, Sequential
@@ -127,7 +128,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typ
         )
 
     def _recurrent(self, input_size: int, rng: np.random.Generator) -> Any:
-        if self.cell not in CELLS:
+        if not among(self.cell, CELLS):
             raise ValueError(f"cell: expected one of {', '.join(map(repr, CELLS))}, got {self.cell!r}")
         kind, options = CELLS[self.cell]
         options = options | {"bidirectional": self.bidirectional, "dropout": self.dropout, "return_sequences": False}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import os
@@ -20,6 +21,7 @@ import pytest
 from problems import PUBLIC
 
 import fastrnn
+from fastrnn import bench
 from fastrnn.bench import figures, grid, report
 from fastrnn.bench.jax_peer import JAX
 from fastrnn.bench.onnx_peers import ONNXRuntime, OpenVINO, initializers
@@ -120,6 +122,16 @@ def test_problem(cell: str) -> None:
     for b, length in enumerate(problem.lengths if problem.lengths is not None else []):
         assert (problem.dy[:length, b] != 0).any()
         assert (problem.dy[length:, b] == 0).all()
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-1", "inf", "soon"])
+def test_seconds_that_are_none(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    bench.options(parser)
+    assert parser.parse_args(["--seconds", "0.25"]).seconds == 0.25
+    with pytest.raises(SystemExit):
+        parser.parse_args([f"--seconds={seconds}"])
+    assert "argument --seconds: " in capsys.readouterr().err
 
 
 def test_errors() -> None:

@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from problems import CELLS, COTANGENTS, Problem, arrays, call, make, run
 from tolerance import assert_same_bits
 
 import fastrnn
+from fastrnn import training
 from fastrnn.backends import cgroup_cpus
 from fastrnn.results import Cache
 
@@ -594,6 +596,7 @@ def assigned(value: Any) -> Callable[[], Any]:
         Case("state", "three", step(state=state(3)), ValueError),
         Case("state", "nothing", step(state=()), ValueError),
         Case("state", "text", step(state="hc"), TypeError),
+        Case("state", "an array of no axes", step(state=np.array(1.0)), TypeError),
         Case("state", "a dict", step(state=dict(zip("hc", state(), strict=True))), TypeError),
         Case("state", "a generator", step(state=(s for s in state())), TypeError),
         Case("state", "None in it", step(state=(None, ONE[:1])), TypeError),
@@ -636,6 +639,7 @@ def assigned(value: Any) -> Callable[[], Any]:
                 np.ones((B, H), bool),
                 [True, False],
                 [[0]],
+                [[1, 2], [3]],
                 [0.0],
             )
         ],
@@ -691,6 +695,12 @@ def test_x_that_is_out(implementation: str) -> None:
 
 # ---- layers ----
 
+GATES: dict[str, Any] = {f"{kind}{gate}": zeros(H, H) for kind in "WU" for gate in "rzn"} | {
+    "reset_after": True,
+    "transposed": False,
+}
+STATE = LSTM.state_dict()
+
 
 @table(
     [
@@ -711,7 +721,7 @@ def test_x_that_is_out(implementation: str) -> None:
                 "return_sequences": (None, 1),
                 "peephole": (None, 1, "yes"),
                 "dtype": ("f2", int, None, None.__class__, "complex64", ">f4", "no", object),
-                "weights": ("float16", "bf16"),
+                "weights": ("float16", "bf16", 1, np.array(["bfloat16"]), np.zeros(2)),
                 "initializer": ("keras2", 1, None, {"V": np.zeros}, {"W": 1}),
                 "rng": (-1, "a", 1.5, object()),
             }.items()
@@ -765,6 +775,21 @@ def test_x_that_is_out(implementation: str) -> None:
                 "None": None,
             }.items()
         ],
+        *[
+            Case("shape", f"{type(layer).__name__}: {v!r}", lambda layer=layer, v=v: layer.output_shape(v))
+            for layer in (LSTM, DENSE, fastrnn.Embedding(3, I), fastrnn.Dropout(0.5), fastrnn.Sequential([DENSE]))
+            for v in (None, 5, "TB", zeros(2))
+        ],
+        *[
+            Case("update", repr(v), lambda v=v: fastrnn.from_gates(**GATES, update=v))
+            for v in (1, "read", np.array(["keep", "write"]))
+        ],
+        *[
+            Case(name, repr(v), lambda n=name, v=v: fastrnn.from_torch(STATE, **{"cell": "lstm", n: v}))
+            for name, values in {"cell": ([1], None, 1, {}, np.array(["lstm"])), "prefix": (None, 1, b"")}.items()
+            for v in values
+        ],
+        *[Case("file", repr(v), lambda v=v: fastrnn.show_config(v)) for v in (1, "config.txt", True)],
         Case("x", "Embedding: huge", lambda: fastrnn.Embedding(3, I)([2**70])),
         Case("x", "Embedding: bool", lambda: fastrnn.Embedding(3, I)([True])),
     ]
@@ -794,6 +819,20 @@ def model() -> fastrnn.Sequential:
     return net
 
 
+def stepped_back(dstate: Any) -> Any:
+    net = model()
+    return net.backward(Y, net.forward(X, training=True).cache, dstate=dstate)
+
+
+PATHS: dict[str, Callable[[Any], Any]] = {
+    "Sequential.save": lambda path: model().save(path),
+    "load_weights": lambda path: model().load_weights(path),
+    "save": lambda path: fastrnn.save(path, LSTM),
+    "load": fastrnn.load,
+    "Checkpoint": training.Checkpoint,
+}
+
+
 def fit(**changes: Any) -> Callable[[], Any]:
     return lambda: model().fit(**{"x": X, "y": Y} | changes)
 
@@ -820,9 +859,37 @@ def fit(**changes: Any) -> Callable[[], Any]:
                 "lengths": ([T + 1] * 6, [-1] * 6, [1.0] * 6, [1] * 5, "abcdef"),
                 "y": (None, 1.0, "abc", Y[:-1], [[1], []]),
                 "threads": (0, 1.0, "1", True),
+                "x": ([], [1, 2], [[1.0], "abc"]),
+                "resume": (True, 1, "", b"c"),
             }.items()
             for v in values
         ],
+        *[
+            Case("path", f"{name} {v!r}", lambda f=f, v=v: f(v))
+            for name, f in PATHS.items()
+            for v in (5, None, "", b"model", True)
+        ],
+        *[
+            Case("mode", f"{name}: {v!r}", lambda make=make, v=v: make(mode=v))
+            for name, make in {
+                "EarlyStopping": training.EarlyStopping,
+                "Checkpoint": partial(training.Checkpoint, "c", best_only=True),
+            }.items()
+            for v in (0, "more", np.array(["min"] * 2))
+        ],
+        *[
+            Case(name, f"{clip.__name__} {v!r}", lambda clip=clip, v=v: clip(*v))
+            for clip in (training.clip_by_norm, training.clip_by_value)
+            for name, v in {"grads": (None, 1.0), "limit": ({}, None)}.items()
+        ],
+        Case("parameters", "None", lambda: training.SGD().step(None, {}), TypeError),  # type: ignore[arg-type]
+        Case("grads", "None", lambda: training.SGD().step({}, None), TypeError),  # type: ignore[arg-type]
+        Case("state", "an optimizer's: None", lambda: training.SGD().load_state_dict(None), TypeError),  # type: ignore[arg-type]
+        Case("x", "predict: []", lambda: model().predict([])),
+        Case("x", "predict: numbers", lambda: model().predict([1, 2])),
+        *[Case("state", repr(v), lambda v=v: model().forward(X, state=v), TypeError) for v in (True, 1.0, {0: None})],
+        Case("dstate", "True", lambda: stepped_back(True), TypeError),
+        Case("dstate", "too few", lambda: stepped_back((None,)), ValueError),
         Case("optimizer", "unknown", lambda: model().compile("adagrad", "mse")),
         Case("optimizer", "a number", lambda: model().compile(0.1, "mse")),
         Case("loss", "unknown", lambda: model().compile("sgd", "mae2")),

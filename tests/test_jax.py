@@ -261,6 +261,14 @@ def test_mistakes_are_errors_while_tracing(jax: Any, ours: Any) -> None:
         jax.jit(ours.lstm)(x.astype(np.float32), W, U)
     with pytest.raises(TypeError, match="x: expected dtype float32 or float64"):
         ours.lstm(jax.numpy.ones((5, 2, 3), jax.numpy.bfloat16), W, U)
+    given = {"x": x, "W": W, "U": U, "b": W[:, 0], "h0": U[:2]}
+    for name in ("x", "W", "U"):
+        with pytest.raises(TypeError, match=f"^{name}: expected an array, got NoneType"):
+            ours.lstm(**given | {name: None})
+    for name in given:
+        for wrong in ("abc", object(), np.array([None]), 10**400, 2**70):
+            with pytest.raises(TypeError, match=f"^{name}: expected"):
+                ours.lstm(**given | {name: wrong})
     with pytest.raises(ValueError, match="threads: expected a positive integer, got 0"):
         ours.lstm(x, W, U, threads=0)
     with pytest.raises(TypeError, match="reverse: expected True or False"):

@@ -312,6 +312,23 @@ def test_a_node_that_is_refused(onnx: Any, ours: Any) -> None:
     assert placed == ("memory", "LSTM", "reference", "speed: LSTM has no such attribute here (ONNX 7 and later)")
 
 
+def test_what_is_no_run(onnx: Any, ours: Any) -> None:
+    whole = convolution_lstm_dense(onnx)
+    session = ours.Session(whole, rest="reference")
+    for names in (True, 1, "y"):
+        with pytest.raises(TypeError, match=r"^output_names: expected a list of names, or None, got "):
+            session.run(names, {})
+    for inputs in (None, [1], np.ones(3)):
+        with pytest.raises(TypeError, match=r"^inputs: expected a dict of arrays by name, got "):
+            session.run(None, inputs)
+    for rest in (None, 1, np.array(["reference"] * 2)):
+        with pytest.raises(ValueError, match=r"^rest: expected one of onnxruntime, reference, got "):
+            ours.Session(whole, rest=rest)
+    for node in (None, "GRU", 1):
+        with pytest.raises(TypeError, match=r"^node: expected an onnx\.NodeProto, got "):
+            ours.runs_in_kernels(node)
+
+
 def streamed(onnx: Any, op: str, layout: int, direction: str = "forward") -> Any:
     """x and the state in, Y and the state out, with constant weights: a model that is run step by step."""
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT

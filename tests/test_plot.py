@@ -87,6 +87,14 @@ def test_history_mistakes() -> None:
     for nothing in (History(), {"loss": []}):
         with pytest.raises(ValueError, match="history: expected at least one epoch"):
             plot.history(nothing)
+    for wrong in (True, 1, "axes", [None]):
+        with pytest.raises(TypeError, match=r"^ax: expected Axes of matplotlib, got "):
+            plot.history({"loss": [1.0]}, ax=wrong)
+
+
+def test_gradient_norms_of_nothing() -> None:
+    with pytest.raises(ValueError, match=r"^layers: expected at least one, got none"):
+        plot.gradient_norms({}, inputs())
 
 
 @pytest.mark.parametrize("batch_first", [False, True])

@@ -295,9 +295,9 @@ X = {
     "layer 0 \\(LSTM\\): x: expected .* got \\(7, 13, 2\\)": inputs()[..., :2],
     "layer 0 \\(LSTM\\): x: expected .* got \\(13, 3\\)": inputs()[:, 0],
     "layer 0 \\(LSTM\\): x: expected dtype float64, the layer's, got float32": inputs(np.float32),
-    "sequence 1: expected shape \\(T, 3\\), got \\(7, 2\\)": [inputs()[0], inputs()[0, :, :2]],
-    "sequence 1: expected dtype float64, that of sequence 0, got float32": [inputs()[0], inputs(np.float32)[0]],
-    "sequences: expected at least one, got none": [],
+    "x: sequence 1: expected shape \\(T, 3\\), got \\(7, 2\\)": [inputs()[0], inputs()[0, :, :2]],
+    "x: sequence 1: expected dtype float64, that of sequence 0, got float32": [inputs()[0], inputs(np.float32)[0]],
+    "x: expected at least one sequence, got none": [],
     "x: a list holds sequences, \\(T_n, I\\) or \\(T_n,\\) of integers, got 1 axes of float64": list(inputs()[:, 0]),
 }
 

@@ -139,6 +139,8 @@ def test_mistakes(kind: Any) -> None:
             model.fit(x, target)
     with pytest.raises(ValueError, match="cell: expected one of 'lstm', 'gru'"):
         kind("mlp").fit(X, y)
+    with pytest.raises(ValueError, match=r"cell: expected one of .*, got \[1\]"):
+        kind([1]).fit(X, y)
     with pytest.raises(ValueError, match="epochs"):
         kind(epochs=0).fit(X, y)
     model.fit(X, y)

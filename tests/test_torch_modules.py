@@ -620,6 +620,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "inputs": (lambda: LSTM(4, 5)(X), ValueError, r"input: expected shape \(T, B, I\) .* I = 4, got \(4, 2, 3\)"),
     "axes": (lambda: LSTM(3, 5, batch_first=True)(X[0, 0]), ValueError, r"input: expected shape \(B, T, I\)"),
     "packed": (lambda: LSTM(4, 5)(pack_padded_sequence(X, [4, 2])), ValueError, r"data of shape \(N, 4\)"),
+    "an array": (lambda: LSTM(3, 5)(X.numpy()), TypeError, "^input: expected a tensor or a Packed.*, got ndarray"),
+    "nothing": (lambda: LSTM(3, 5)(None), TypeError, "^input: expected a tensor or a PackedSequence, got NoneType"),
     "one state": (lambda: LSTM(3, 5)(X, S), TypeError, "hx: expected a pair of tensors"),
     "two states": (lambda: fastrnn.torch.GRU(3, 5)(X, (S, S)), TypeError, "hx: expected a tensor, got tuple"),
     "shape": (lambda: LSTM(3, 5)(X, (S, S[:, :1])), ValueError, r"hx: expected shape \(1, 2, 5\), got \(1, 1, 5\)"),

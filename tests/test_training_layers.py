@@ -492,3 +492,10 @@ def test_no_state(net: Any) -> None:
 def test_wrong_arguments(error: type[Exception], said: str, call: Callable[[], Any]) -> None:
     with pytest.raises(error, match=rf"^{said}\b"):
         call()
+
+
+def test_softmax_of_nothing() -> None:
+    """Of no classes: an empty array, forth and back."""
+    softmax = fastrnn.Activation("softmax")
+    y, _, cache = softmax.forward(np.ones((2, 3, 0)), training=True)
+    assert y.shape == softmax.backward(y, cache).dx.shape == (2, 3, 0)

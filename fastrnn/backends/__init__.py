@@ -288,12 +288,19 @@ def show_config(file: TextIO | None = None) -> None:
     file : text file, optional
         Standard output when absent.
 
+    Raises
+    ------
+    TypeError
+        For what is no file.
+
     Examples
     --------
     >>> import fastrnn
     >>> fastrnn.show_config()  # doctest: +ELLIPSIS
     version ...
     """
+    if file is not None and not hasattr(file, "write"):
+        raise TypeError(f"file: expected a text file, got {file!r:.80}")
     for key, value in config().items():
         text = ", ".join(value) if isinstance(value, list) else value
         print(f"{key:<20}{'-' if text in (None, '') else text}", file=file)

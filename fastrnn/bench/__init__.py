@@ -12,6 +12,7 @@ import datetime
 import importlib.util
 import itertools
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -58,8 +59,15 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="PEER",
         help=f"of {', '.join(PEERS)}; those that are installed unless told",
     )
-    add("--seconds", type=float, default=0.5, help="of timing for each point and peer (default: 0.5)")
+    add("--seconds", type=seconds_of, default=0.5, help="of timing for each point and peer (default: 0.5)")
     add("--out", type=Path, default=Path("bench"), metavar="DIR", help="where the report goes (default: bench)")
+
+
+def seconds_of(text: str) -> float:
+    found = float(text)
+    if not 0 <= found < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text}")
+    return found
 
 
 def main(

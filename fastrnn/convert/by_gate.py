@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import as_array, boolean
+from fastrnn.checks import among, as_array, boolean
 from fastrnn.convert.gates import GATES, PEEPHOLES, flipped
 from fastrnn.convert.stack import Arrays, assembled
 from fastrnn.layers.recurrent import Recurrent
@@ -114,7 +114,7 @@ def cell_of_gates(letters: set[str], reset_after: Any, update: Any, activation: 
             raise ValueError(f"{name}: only a GRU has it, and these are the gates of an {kind.upper()}; got {value!r}")
     if activation is not None and kind != "rnn":
         raise ValueError(f"activation: only a vanilla RNN has it, and these are the gates of a {kind.upper()}")
-    if update not in (None, "keep", "write"):
+    if update is not None and not among(update, ("keep", "write")):
         raise ValueError(f'update: expected "keep" or "write", got {update!r}')
     if kind == "gru":
         if reset_after is None:

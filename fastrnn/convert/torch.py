@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.cells import CELLS, Array
-from fastrnn.checks import as_array, boolean
+from fastrnn.checks import among, as_array, boolean
 from fastrnn.convert.stack import Arrays, cell_of, recurrent, refuse, stacked
 from fastrnn.extras import needed
 from fastrnn.layers.recurrent import Recurrent
@@ -57,6 +57,8 @@ def from_torch(
     """
     if batch_first is not None:
         boolean("batch_first", batch_first)
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix: expected a string, got {prefix!r:.80}")
     if isinstance(module_or_state_dict, Mapping):
         state = {
             name.removeprefix(prefix): as_numpy(name, value)
@@ -78,8 +80,8 @@ def from_torch(
     return stacked("state_dict", cell, state, **options)
 
 
-def state_dict_cell(cell: str | None) -> str:
-    if cell not in NAMES:
+def state_dict_cell(cell: Any) -> str:
+    if not among(cell, NAMES):
         names = ", ".join(map(repr, NAMES))
         raise ValueError(f"cell: a state_dict does not say what it belongs to; expected one of {names}, got {cell!r}")
     return NAMES[cell]

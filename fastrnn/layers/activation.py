@@ -23,8 +23,8 @@ from fastrnn.layers.base import Stateless
 
 
 def softmax(a: Array) -> Array:
-    """exp(a) over its sum along the last axis, by exponentials of at most 1: it cannot overflow."""
-    e: Array = np.exp(a - a.max(axis=-1, keepdims=True))
+    """exp(a) over its sum along the last axis, by exponentials of at most 1: it cannot overflow; of none, none."""
+    e: Array = np.exp(a - a.max(axis=-1, keepdims=True, initial=-np.inf))
     e /= e.sum(axis=-1, keepdims=True)
     return e
 

@@ -14,6 +14,12 @@ from fastrnn.unchanged import expect_unchanged, glance
 Shape = tuple[int | None, ...]
 
 
+def checked_shape(shape: Any) -> Shape:
+    if not isinstance(shape, tuple | list):
+        raise TypeError(f"shape: expected a tuple of int or None, got {shape!r:.80}")
+    return tuple(shape)
+
+
 class Output(NamedTuple):
     """What a layer's forward returns."""
 
@@ -121,10 +127,10 @@ class Layer:
 
         Raises
         ------
-        ValueError
-            If the layer cannot take such an x.
+        TypeError, ValueError
+            For what is no shape, and if the layer cannot take such an x.
         """
-        return shape
+        return checked_shape(shape)
 
     def parameters(self) -> dict[str, Array]:
         """The parameters themselves by name, PyTorch's where it has any; after changing one in place call `changed`."""

@@ -10,7 +10,7 @@ from fastrnn.cells import Array, linear, linear_backward
 from fastrnn.checks import as_array, boolean, expect_dtype, expect_room, floating, generator, size
 from fastrnn.initializers import GlorotUniform, Initializer, RandomUniform, Zeros, chosen, initial
 from fastrnn.layers.activation import function
-from fastrnn.layers.base import Shape, Stateless
+from fastrnn.layers.base import Shape, Stateless, checked_shape
 
 
 class Dense(Stateless):
@@ -81,13 +81,17 @@ class Dense(Stateless):
         return {"weight": self.weight} | ({} if self.bias is None else {"bias": self.bias})
 
     def output_shape(self, shape: Shape) -> Shape:
+        shape = checked_shape(shape)
+        self._expect_features(shape)
+        return (*shape[:-1], self.output_size)
+
+    def _expect_features(self, shape: Shape) -> None:
         if not shape or shape[-1] != self.input_size:
             raise ValueError(f"x: expected shape (..., {self.input_size}), got {shape}")
-        return (*shape[:-1], self.output_size)
 
     def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, dict[str, Array]]:
         x = expect_dtype("x", as_array("x", x), self.dtype, "the layer's")
-        self.output_shape(x.shape)
+        self._expect_features(x.shape)
         bias = self.dtype.type(0) if self.bias is None else self.bias
         y = self._function.f(linear(flat(x), self.weight, bias)).reshape(*x.shape[:-1], self.output_size)
         kept = {"x": x, "weight": self.weight}

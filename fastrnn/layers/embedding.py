@@ -9,7 +9,7 @@ import numpy as np
 from fastrnn.cells import Array
 from fastrnn.checks import as_array, describe, expect_room, floating, generator, integer, size
 from fastrnn.initializers import Initializer, RandomNormal, RandomUniform, chosen, initial
-from fastrnn.layers.base import Shape, Stateless
+from fastrnn.layers.base import Shape, Stateless, checked_shape
 
 
 class Embedding(Stateless):
@@ -79,6 +79,7 @@ class Embedding(Stateless):
         return {"weight": self.weight}
 
     def output_shape(self, shape: Shape) -> Shape:
+        shape = checked_shape(shape)
         return (*shape, self.embedding_dim)
 
     def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, dict[str, Array]]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import boolean, floating, fraction
+from fastrnn.checks import among, boolean, floating, fraction
 
 
 class Merge(NamedTuple):
@@ -79,7 +79,7 @@ class Settings:
             raise TypeError(f"merge: expected a string or None, got {self.merge!r}")
         if self.merge not in MERGES:
             raise ValueError(f"merge: expected one of {', '.join(map(repr, MERGES))}, got {self.merge!r}")
-        if self.weights not in (None, "bfloat16"):
+        if self.weights is not None and not among(self.weights, ("bfloat16",)):
             raise ValueError(f'weights: expected None or "bfloat16", got {self.weights!r}')
         self.dtype = floating(self.dtype)
         if self.weights and self.dtype != np.float32:

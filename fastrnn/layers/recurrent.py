@@ -25,7 +25,7 @@ from fastrnn.checks import (
     size,
     time_major,
 )
-from fastrnn.layers.base import Back, Cache, Output, Shape
+from fastrnn.layers.base import Back, Cache, Output, Shape, checked_shape
 from fastrnn.layers.options import MERGES
 from fastrnn.layers.stream import Stream
 from fastrnn.layers.tape import Layout, States, Tape, added, total
@@ -168,6 +168,7 @@ class Recurrent(Weighted):
         return Back(dx, dinit, {name: getattr(g, f"d{key}") for names, g in parts for key, name in names.items()})
 
     def output_shape(self, shape: Shape) -> Shape:
+        shape = checked_shape(shape)
         if len(shape) != 3 or shape[-1] != self.input_size:
             raise ValueError(f"x: expected shape (T, B, {self.input_size}), got {shape}")
         if self.bidirectional and self.merge is None:

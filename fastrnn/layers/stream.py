@@ -77,7 +77,7 @@ class Stream:
         B = self._state[0].shape[1]
         try:
             chosen = np.arange(B)[list(sequences) if isinstance(sequences, tuple) else sequences]
-        except (IndexError, TypeError) as error:
+        except (IndexError, TypeError, ValueError) as error:
             raise IndexError(f"sequences: expected an index or a mask into {B} of them, got {sequences!r}") from error
         if np.ndim(chosen) > 1:  # True, None, a mask of other axes: whatever was meant, it is not this
             raise IndexError(f"sequences: expected an index or a mask into {B} of them, got {sequences!r}")

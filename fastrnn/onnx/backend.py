@@ -225,8 +225,8 @@ def runs_in_kernels(node: Any) -> bool:
 
     Raises
     ------
-    ValueError
-        For another node, and for attributes that the operator does not have.
+    TypeError, ValueError
+        For what is no node, for another node, and for attributes that the operator does not have.
 
     Examples
     --------
@@ -237,6 +237,8 @@ def runs_in_kernels(node: Any) -> bool:
     >>> fastrnn.onnx.runs_in_kernels(helper.make_node("GRU", ["X", "W", "R"], ["Y"], clip=3.0))
     False
     """
+    if not hasattr(node, "op_type"):
+        raise TypeError(f"node: expected an onnx.NodeProto, got {type(node).__name__}")
     return Recurrent(node).runs_in_kernels
 
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from fastrnn.checks import checked_threads
+from fastrnn.checks import among, checked_threads
 from fastrnn.convert.onnx_graph import array_of
 from fastrnn.onnx.graph import (
     Engine,
@@ -92,7 +92,7 @@ class Session:
     """
 
     def __init__(self, model: Any, rest: str = "onnxruntime", *, threads: int | None = None) -> None:
-        if rest not in RESTS:
+        if not among(rest, RESTS):
             raise ValueError(f"rest: expected one of {', '.join(RESTS)}, got {rest!r}")
         self._rest, self._threads = rest, None if threads is None else checked_threads(threads)
         model = loaded(model)
@@ -136,6 +136,10 @@ class Session:
         TypeError, ValueError
             For an output or an input that the model does not have, one that is missing, and for what a node refuses.
         """
+        if not isinstance(inputs, dict):
+            raise TypeError(f"inputs: expected a dict of arrays by name, got {type(inputs).__name__}")
+        if output_names is not None and not isinstance(output_names, list | tuple):
+            raise TypeError(f"output_names: expected a list of names, or None, got {output_names!r:.80}")
         wanted = self.output_names if output_names is None else list(output_names)
         if strange := [name for name in wanted if name not in self.output_names]:
             raise ValueError(f"output_names: expected some of {self.output_names}, got {strange[0]!r}")

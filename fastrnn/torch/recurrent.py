@@ -87,6 +87,8 @@ class Recurrent(nn.RNNBase):
         states = self._given_states(hx)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, states)
+        if not isinstance(input, Tensor):
+            raise TypeError(f"input: expected a tensor or a PackedSequence, got {type(input).__name__}")
         if input.dim() not in (2, 3) or input.shape[-1] != self.input_size:
             layout = "(B, T, I)" if self.batch_first else "(T, B, I)"
             I = self.input_size

@@ -44,16 +44,21 @@ def pad_sequences(sequences: Sequence[Any]) -> tuple[Array, Array]:
     >>> lengths
     array([3, 1])
     """
-    arrays = [as_array(f"sequence {n}", s, sequence=True) for n, s in enumerate(sequences)]
+    return padded("", sequences)
+
+
+def padded(argument: str, sequences: Sequence[Any]) -> tuple[Array, Array]:
+    """`pad_sequences` of an argument, "x: ", which messages begin with."""
+    arrays = [as_array(f"{argument}sequence {n}", s, sequence=True) for n, s in enumerate(sequences)]
     if not arrays:
-        raise ValueError("sequences: expected at least one, got none")
+        raise ValueError(f"{argument or 'sequences: '}expected at least one sequence, got none")
     first = arrays[0]
     for n, a in enumerate(arrays):
         if a.ndim == 0 or a.shape[1:] != first.shape[1:]:
             expected = ("T", *first.shape[1:])
-            raise ValueError(f"sequence {n}: expected shape ({', '.join(map(str, expected))}), got {a.shape}")
+            raise ValueError(f"{argument}sequence {n}: expected shape ({', '.join(map(str, expected))}), got {a.shape}")
         if a.dtype != first.dtype:
-            raise TypeError(f"sequence {n}: expected dtype {first.dtype}, that of sequence 0, got {a.dtype}")
+            raise TypeError(f"{argument}sequence {n}: expected dtype {first.dtype}, that of sequence 0, got {a.dtype}")
     lengths = np.array([len(a) for a in arrays], np.int64)
     x = np.zeros((len(arrays), lengths.max(), *first.shape[1:]), first.dtype)
     for row, a in zip(x, arrays, strict=True):
@@ -147,7 +152,7 @@ def as_inputs(name: str, x: Any, lengths: Any) -> tuple[Array, Array | None]:
     if isinstance(x, list | tuple):
         if lengths is not None:
             raise ValueError("lengths: a list of sequences has its own; expected None")
-        x, lengths = pad_sequences(x)
+        x, lengths = padded(f"{name}: ", x)
         if not has_steps(x):
             got = f"{x.ndim - 1} axes of {x.dtype}"
             raise ValueError(f"{name}: a list holds sequences, (T_n, I) or (T_n,) of integers, got {got}")
@@ -167,7 +172,7 @@ def as_inputs(name: str, x: Any, lengths: Any) -> tuple[Array, Array | None]:
 def as_targets(name: str, y: Any, x: Array, lengths: Array | None, stepwise: bool) -> Array:
     """y (N, T, ...) if `stepwise`, else (N, ...)."""
     if stepwise and isinstance(y, list | tuple):
-        y, steps = pad_sequences(y)
+        y, steps = padded(f"{name}: ", y)
         expected = np.full(len(x), x.shape[1]) if lengths is None else lengths
         for n, (got, wanted) in enumerate(zip(steps, expected, strict=False)):
             if got != wanted:

@@ -64,8 +64,7 @@ class Chain(Layer):
             As the layers, whose name the message begins with.
         """
         x = as_array("x", x)
-        if state is not None and len(state) != len(self.layers):
-            raise ValueError(f"state: expected one for each of {len(self.layers)} layers, got {len(state)}")
+        self._expect_one_each("state", state)
         if lengths is not None and has_steps(x):
             lengths = checked_lengths(lengths, x.shape[1], len(x), False)
             x = zeros_after(x, lengths)
@@ -88,6 +87,7 @@ class Chain(Layer):
             ``dx``, a tuple ``dstate``, and ``grads`` under the names of `parameters`.
         """
         y, caches = self._own(cache)
+        self._expect_one_each("dstate", dstate)
         dy = np.zeros_like(y) if dy is None else turned(as_array("dy", dy))
         dx, grads, dstates = self.run_backward(dy, caches, dstate)
         return Back(None if dx is None else turned(dx), dstates, grads)
@@ -137,6 +137,15 @@ class Chain(Layer):
             dy = turned(back.dx) if layer.batch_first and back.dx is not None else back.dx
             dstates.append(back.dstate)
         return dy, grads, tuple(reversed(dstates))
+
+    def _expect_one_each(self, name: str, given: Any) -> None:
+        """None, or one or None for each layer."""
+        if given is None:
+            return
+        if not isinstance(given, list | tuple):
+            raise TypeError(f"{name}: expected a tuple with one for each layer, got {type(given).__name__}")
+        if len(given) != len(self.layers):
+            raise ValueError(f"{name}: expected one for each of {len(self.layers)} layers, got {len(given)}")
 
     def _blame(self, i: int, error: Exception) -> NoReturn:
         kind = TypeError if isinstance(error, TypeError) else ValueError

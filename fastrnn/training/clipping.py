@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import floating_array
+from fastrnn.checks import expect_mapping, floating_array
 from fastrnn.training.arguments import number
 
 
@@ -64,6 +64,7 @@ def clip_by_norm(grads: Mapping[str, Array], limit: float) -> float:
 
 
 def writable(grads: Mapping[str, Array]) -> list[Array]:
+    expect_mapping("grads", grads)
     arrays = [floating_array(f"grads {name!r}", g) for name, g in grads.items()]
     for name, g in zip(grads, arrays, strict=True):
         if not g.flags.writeable:

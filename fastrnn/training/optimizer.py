@@ -198,6 +198,8 @@ class Optimizer(ABC):
         self._model = mark
 
     def _checked(self, parameters: Mapping[str, Any], grads: Mapping[str, Any]) -> tuple[Arrays, Arrays]:
+        expect_mapping("parameters", parameters)
+        expect_mapping("grads", grads)
         expect_names("grads", grads, parameters)
         if self._state:
             expect_names("parameters", parameters, self._state)
