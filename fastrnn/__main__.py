@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fastrnn import bench, demo, show_config
+from fastrnn.version import version
 
 
 def info() -> int:
@@ -28,6 +29,7 @@ COMMANDS = {"info": Command(info), "demo": Command(demo.main), "bench": Command(
 
 def main() -> int:
     parser = ArgumentParser(prog="python -m fastrnn", description="Recurrent networks, fast on a CPU.")
+    parser.add_argument("--version", action="version", version=f"fastrnn {version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, command in COMMANDS.items():
         about = (command.run.__doc__ or "").partition("\n")[0]

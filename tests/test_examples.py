@@ -49,6 +49,8 @@ def test_info(python: Python) -> None:
     done = python("-m", "fastrnn", "info")
     assert done.returncode == 0, done.stderr
     assert fastrnn.__version__ in done.stdout
+    done = python("-m", "fastrnn", "--version")
+    assert (done.returncode, done.stdout.split()) == (0, ["fastrnn", fastrnn.__version__]), done.stderr
 
 
 def test_demo(python: Python) -> None:

@@ -562,3 +562,16 @@ def test_padding_of_targets_may_be_anything() -> None:
     y[np.arange(T) >= steps()[:, None]] = 99
     model.fit(classes(N, T), y, lengths=steps())
     assert model.evaluate(classes(N, T), y, lengths=steps())["loss"] > 0
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "EarlyStopping('val_loss', patience=5, min_delta=0.0, restore_best=True, mode=None)",
+        "EarlyStopping('mae', patience=2, min_delta=0.5, restore_best=False, mode='max')",
+        "Checkpoint('model-{epoch}', every=3)",
+        "Checkpoint('model', every=1, best_only=True, monitor='loss', mode='min')",
+    ],
+)
+def test_callbacks_say_how_they_were_made(made: str) -> None:
+    assert repr(eval(made, vars(training))) == made

@@ -26,7 +26,7 @@ class Best:
             raise TypeError(f"monitor: expected the name of a loss or metric, got {monitor!r}")
         if mode is not None and not among(mode, ("min", "max")):
             raise ValueError(f'mode: expected "min", "max" or None, got {mode!r}')
-        self.monitor, self.min_delta = monitor, min_delta
+        self.monitor, self.mode, self.min_delta = monitor, mode, min_delta
         self.sign = 1.0 if mode == "max" or (mode is None and monitor.endswith("accuracy")) else -1.0
         self.forget()
 
@@ -130,6 +130,10 @@ class EarlyStopping(Callback):
         self.best_epoch, self._wait = index(weights.pop("best_epoch")), index(weights.pop("wait"))
         self._weights = weights
 
+    def __repr__(self) -> str:
+        options = f"{self._best.monitor!r}, patience={self.patience}, min_delta={self._best.min_delta}"
+        return f"EarlyStopping({options}, restore_best={self.restore_best}, mode={self._best.mode!r})"
+
 
 class Checkpoint(Callback):
     """Write a checkpoint after epochs, from which ``fit(..., resume=path)`` goes on as if nothing had happened.
@@ -202,6 +206,10 @@ class Checkpoint(Callback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self._best:
             self._best.value = float(state["best"])
+
+    def __repr__(self) -> str:
+        best = self._best and f", best_only=True, monitor={self._best.monitor!r}, mode={self._best.mode!r}"
+        return f"Checkpoint({self.path!r}, every={self.every}{best or ''})"
 
 
 class Progress(Callback):
