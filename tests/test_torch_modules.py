@@ -641,6 +641,41 @@ def test_autocast_is_told_what_to_do() -> None:
         LSTM(3, 5)(nn.Linear(3, 3)(X))
 
 
+def test_autocast_leaves_float32() -> None:
+    module = LSTM(3, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = module(X)[0]
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, module(X)[0])
+
+
+def test_functional_transforms_are_refused() -> None:
+    module = LSTM(3, 5)
+    for transform in (torch.func.grad, torch.func.jacrev, lambda f: lambda x: torch.func.vjp(f, x)):
+        with pytest.raises(RuntimeError, match="functorch transforms"):
+            transform(lambda x: module(x)[0].sum())(X)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_traced_and_scripted(tmp_path: Any) -> None:
+    """Traced without gradients, for any shape and from a file; with them, unchecked; scripted, not at all."""
+    module, longer = LSTM(3, 5), torch.randn(7, 1, 3)
+    with torch.no_grad():
+        torch.jit.save(torch.jit.trace(module, X), tmp_path / "traced")
+        for x in (X, longer):
+            assert torch.equal(torch.jit.load(tmp_path / "traced")(x)[0], module(x)[0])
+    grads = []
+    for call in (torch.jit.trace(module, X, check_trace=False), module):
+        x = longer.clone().requires_grad_()
+        call(x)[0].sum().backward()
+        grads.append(x.grad)
+    assert torch.equal(*grads)
+    with pytest.raises(torch.jit.TracingCheckError):
+        torch.jit.trace(module, X)
+    with pytest.raises(ValueError, match="annotation"):
+        torch.jit.script(module)
+
+
 def test_nothing_leaks() -> None:
     """A training step leaves no tensor behind, also where its graph is thrown away."""
     import gc
