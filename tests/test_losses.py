@@ -283,5 +283,5 @@ def test_options() -> None:
             kind(1)  # type: ignore[arg-type]
         assert pickle.loads(pickle.dumps(kind(from_logits=True))) == kind(True) != kind()
     for kind in (Accuracy, BinaryAccuracy):
-        with pytest.raises(TypeError, match=r"^threshold: expected a number, got 'half'"):
+        with pytest.raises(TypeError, match=r"^threshold: expected a finite number, got 'half'"):
             kind("half")  # type: ignore[arg-type]
