@@ -280,6 +280,7 @@ def test_lengths_of_zero(onnx: Any, ours: Any) -> None:
     [
         ("RNN", {}, True),
         ("RNN", {"activations": ["relu"]}, True),
+        ("RNN", {"activations": ["Relu", "Tanh"]}, True),  # a pair, as ONNX's default is; the first counts
         ("RNN", {"activations": ["Sigmoid", "Tanh"], "direction": "bidirectional"}, True),
         ("RNN", {"activations": ["Affine"]}, True),
         ("RNN", {"activations": ["Affine"], "activation_alpha": [0.5]}, False),
