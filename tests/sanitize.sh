@@ -9,7 +9,7 @@
 # Needs gcc with its sanitizers and $PYTHON, or python3, with numpy, pytest, hypothesis and what builds the extension.
 # Under TSan the interpreter and NumPy are as they always are: it sees what the core does, and that they lock. What fails
 # for want of memory or of time, what counts threads (TSan starts one of its own) and backends that are not in C are left
-out. docs/promises.md has the last result.
+# out. docs/promises.md has the last result.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PYTHON=${PYTHON:-python3}
