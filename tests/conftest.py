@@ -29,6 +29,8 @@ import pytest
 # The reference's products are small: threads of NumPy's own would double its time, and stand in the way of ours.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before the first import of NumPy
 
+import crowded  # noqa: F401
+
 import fastrnn
 from fastrnn.backends import available_backends, available_isas
 

@@ -27,6 +27,7 @@ import numpy as np
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
+import crowded  # noqa: F401
 from problems import BIASES, CELLS, INITIAL, PUBLIC, Arrays, Problem, batch_first, make, run
 from promises import BY_STEP, in_a_batch, inferred, padded, split, streamed
 from stacks import named

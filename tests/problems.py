@@ -2,6 +2,8 @@
 
 A `Problem` is a call of the public interface as plain data: a cell of the registry by name, named arrays, random
 upstream gradients and options. `forward` and `run` make the call and hand back a flat dict of what it returned.
+
+asv runs this with the builds of older commits: it wants nothing of fastrnn but the public functions.
 """
 
 from __future__ import annotations
@@ -12,13 +14,6 @@ from typing import Any
 import numpy as np
 
 import fastrnn
-from fastrnn.backends import available_isas
-
-if available_isas():  # work is split among as many threads as on a large and idle machine, whatever this one is
-    import _fastrnn
-
-    _fastrnn.set_cpus(16)
-    _fastrnn.set_retreat(False)
 
 #: cell of the registry -> (family: the prefix of its public functions, gates, keywords that choose the cell)
 PUBLIC: dict[str, tuple[str, int, dict[str, Any]]] = {

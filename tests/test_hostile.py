@@ -983,6 +983,7 @@ def test_memory_that_cannot_be_had(native: str, python: Callable[..., CompletedP
 
 NO_THREADS = """
 import resource
+import crowded
 import numpy as np
 from problems import THREADED, make, run
 

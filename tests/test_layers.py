@@ -158,7 +158,7 @@ def test_threads_where_a_layer_is_shared(bidirectional: bool, sizes: tuple[int, 
 
 
 COUNT = """
-import os, fastrnn
+import os, crowded, fastrnn
 from problems import CELLS
 from stacks import layer
 from test_layers import WAVE

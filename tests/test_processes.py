@@ -12,6 +12,7 @@ Python = Callable[..., CompletedProcess[str]]
 
 STORM = """
 import sys, threading, time
+import crowded
 import numpy as np
 from problems import CELLS, THREADED, call, make, run
 
@@ -95,11 +96,9 @@ def test_forks_for_a_minute(python: Python) -> None:
 SIGNAL = """
 import contextlib, os, signal, threading, time
 import numpy as np
-import fastrnn, _fastrnn
+import crowded, fastrnn
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts the tests may have it ignored
-_fastrnn.set_cpus(16)  # threads that share CPUs take part as well
-_fastrnn.set_retreat(False)
 rng = np.random.default_rng(0)
 
 sent = []

@@ -52,7 +52,7 @@ def script(text: str, name: str) -> tuple[str, str]:
     """Arguments for an interpreter that runs `text` with an implementation in use."""
     backend, _, isa = name.partition("-")
     setting = f"fastrnn.use_backend({backend!r})\n" + (f"fastrnn.use_isa({isa!r})\n" if isa else "")
-    return "-c", f"import os, fastrnn\nfrom problems import CELLS, THREADED, make, run\n{setting}{text}"
+    return "-c", f"import os, crowded, fastrnn\nfrom problems import CELLS, THREADED, make, run\n{setting}{text}"
 
 
 COUNT = """
@@ -131,7 +131,7 @@ assert all((alone[n] == crowd[n]).all() for n in alone)
 
 def test_more_threads_than_a_team_holds(native: str, python: Python) -> None:
     """A team has 256 threads at most, and the work area is laid out for as many."""
-    done = python("-c", f"import numpy as np\nfrom problems import make, run\n{CROWD}")
+    done = python("-c", f"import crowded, numpy as np\nfrom problems import make, run\n{CROWD}")
     assert done.returncode == 0, done.stderr
 
 
