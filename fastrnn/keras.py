@@ -129,7 +129,7 @@ class _Kernels:
         states, grad = [s[None] for s in states], torch.is_grad_enabled()
         if not ops.plain():
             weights = self._weights(variables, x.dtype)
-            y, *final = ops.recurrence(x, states, weights, lengths, [], grad, *setting)[: 1 + len(states)]
+            y, *final = ops.watched(setting, x, states, weights, lengths, [], grad)
         elif grad and any(a.requires_grad for a in (x, *states, *variables)):
             weights = self._weights(variables, x.dtype)
             stack, sizes = Stack(setting, ops.arrays(weights)), (len(states), len(weights), 0)

@@ -189,6 +189,16 @@ def test_no_gradient_of_a_gradient(ours: Any) -> None:
         dx.sum().backward()
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_no_forward_mode(ours: Any) -> None:
+    import torch
+
+    layer, x = ours.LSTM(5), torch.ones((2, 3, 4))
+    layer.build(x.shape)
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward-mode derivatives"):
+        layer(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+
+
 def test_on_the_cpu_alone(ours: Any) -> None:
     import torch
 

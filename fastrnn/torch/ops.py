@@ -181,6 +181,17 @@ recurrence.register_autograd(_backward, setup_context=_keep)
 recurrence_backward.register_autograd(_refuse)
 
 
+def watched(
+    setting: Setting, x: Tensor, init: Sequence[Tensor], weights: Sequence[Tensor], lengths: Tensor | None,
+    masks: Sequence[Tensor], training: bool,
+) -> Tensors:
+    """y and each final state, where something looks on: a compiler, a tracer, a transform."""
+    if forward_ad._current_level >= 0:
+        raise NotImplementedError("forward-mode derivatives: fastrnn has none; use reverse mode, or torch.nn")
+    outputs: Tensors = recurrence(x, init, weights, lengths, masks, training, *setting)
+    return outputs[: 1 + len(CELLS[setting.cell].states)]
+
+
 class Recurrence(torch.autograd.Function):
     """The same for plain tensors, without the dispatcher's way through Python, which takes longer than a small net."""
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
@@ -131,10 +130,7 @@ class Recurrent(nn.RNNBase):
         masks = self._masks(x, batch_first, batch_sizes) if self.training and self.dropout else []
         grad = torch.is_grad_enabled()
         if type(x) is not Tensor or not ops.plain():
-            if forward_ad._current_level >= 0:
-                raise NotImplementedError("forward-mode derivatives: fastrnn has none; use reverse mode, or torch.nn")
-            outputs: Tensors = ops.recurrence(x, states, weights, lengths, masks, grad, *setting)
-            return outputs[: 1 + self._states]
+            return ops.watched(setting, x, states, weights, lengths, masks, grad)
         if grad and any([a.requires_grad for a in (x, *weights, *states)]):
             sizes = len(states), len(weights), len(masks)
             stack = self._stack(setting, weights)
