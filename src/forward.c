@@ -6,8 +6,6 @@
 #include "drive.h"
 #include "team.h"
 
-enum { MAX_GROUP_VECTORS = 2 * MAX_VECTORS };
-
 /* List the inputs of steps [from, to): this thread's rows, step by step. Returns how many. */
 static ptrdiff_t list_inputs(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to)
 {
@@ -55,19 +53,29 @@ INLINE void copy_units(real *to, const real *from, ptrdiff_t n)
         memcpy(to, from, (size_t)n * sizeof(real));
 }
 
+/* Copy n units of a state of the tile's rows to one of the caller's arrays. */
+static void deliver_rows(const Plan *p, const ForwardTile *t, frnn_array to, const real *from, ptrdiff_t s,
+                         ptrdiff_t row, ptrdiff_t n)
+{
+    real *const base = (real *)to.data + time_of(p, s) * to.step + t->at;
+    const ptrdiff_t *const sequence = p->sequence + row, stride = t->next.stride;
+    for (int i = 0; i < t->rows; i++) copy_units(base + sequence[i] * to.row, from + i * stride, n);
+}
+
 /* Copy a finished tile's states to the caller's arrays. */
 static void deliver(const Plan *p, const ForwardTile *t, ptrdiff_t s, ptrdiff_t row)
 {
     const frnn_call *call = p->call;
     const ptrdiff_t left = p->H - t->at, n = left < t->lanes ? left : t->lanes;
-    for (int i = 0; i < t->rows; i++) {
-        const real *h = row_of(t->next, i) + t->at;
-        if (call->y.data) copy_units(element(p, call->y, s, row + i) + t->at, h, n);
-        if (call->c.data) copy_units(element(p, call->c, s, row + i) + t->at, h + p->Hp, n);
+    const real *const h = t->next.data + t->at;
+    if (call->y.data) deliver_rows(p, t, call->y, h, s, row, n);
+    if (call->c.data) deliver_rows(p, t, call->c, h + p->Hp, s, row, n);
+    if (s < last_step(p, row + t->rows - 1)) return; /* the shortest of the sequences goes on */
+    for (int i = 0; i < t->rows; i++)
         for (int k = 0; k < p->cell->states && s == last_step(p, row + i); k++)
             if (call->final[k])
-                copy_units((real *)call->final[k] + p->sequence[row + i] * p->H + t->at, h + k * p->Hp, n);
-    }
+                copy_units((real *)call->final[k] + p->sequence[row + i] * p->H + t->at,
+                           h + i * t->next.stride + k * p->Hp, n);
 }
 
 /* One step: where its segment begins, and W x + b of its rows. Where `inputs` are listed instead, that product is made

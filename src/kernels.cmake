@@ -26,7 +26,7 @@ list(TRANSFORM KERNELS PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
 if(CMAKE_C_COMPILER_ID STREQUAL "GNU")
   set(CELLS ${KERNELS})
   list(FILTER CELLS INCLUDE REGEX "/cell_")
-  set_source_files_properties(${CELLS} PROPERTIES COMPILE_OPTIONS -fschedule-insns)
+  set_source_files_properties(${CELLS} PROPERTIES COMPILE_OPTIONS "-fschedule-insns;-fsched-pressure")
 endif()
 
 # Products are fused only where the source says FMA: the bits must not hang on what the optimiser saw.

@@ -1,7 +1,7 @@
 #include "matmul.h"
 
 enum {
-    PANELS_ONCE = TILE_VECTORS == 4 ? 4 : 2, /* that a single row takes at a time: chains enough for FMA's latency */
+    PANELS_ONCE = TILE_VECTORS == 4 ? 4 : 3, /* that a single row takes at a time: chains enough for FMA's latency */
 };
 
 /* One register tile's work: out = init + left * panel (or out += ...) over K terms. */
@@ -19,38 +19,58 @@ typedef struct {
     int add; /* to what is there already */
 } Tile;
 
-/* m rows by n vectors, all constants once inlined, accumulated in registers. */
+/* m rows by n vectors, all constants once inlined, accumulated in registers. What the loops read of the tile is copied
+ * first: for all that the compiler knows, a store changes it. */
 INLINE void run_tile(const int m, const int n, const int by_columns, const Tile *t)
 {
+    enum { UNROLL = 4 };
     vec acc[MAX_ROWS][MAX_VECTORS];
-    const real *row[MAX_ROWS], *panel = t->panel, *column = t->columns;
+    const real *row[MAX_ROWS], *panel = t->panel, *column = t->columns, *ahead = t->ahead;
+    const ptrdiff_t K = t->K, column_stride = t->column_stride, out_stride = t->out_stride;
+    real *const out = t->out;
+    const int add = t->add;
 #pragma GCC unroll 8
     for (int i = 0; i < m; i++) {
         if (!by_columns) row[i] = t->rows[i] + t->offset;
 #pragma GCC unroll 4
         for (int j = 0; j < n; j++) acc[i][j] = t->init ? load(t->init + j * LANES) : splat(0);
     }
-    for (ptrdiff_t k = 0, K = t->K; k < K; k++) {
+    ptrdiff_t k = 0;
+    for (; !by_columns && k + UNROLL <= K; k += UNROLL) {
+#pragma GCC unroll 4
+        for (int u = 0; u < UNROLL; u++) {
+            if (u % (64 / VBYTES) == 0) __builtin_prefetch(ahead + u * LANES, 0, 2); /* once a cache line */
+            vec b[MAX_VECTORS];
+#pragma GCC unroll 4
+            for (int j = 0; j < n; j++) b[j] = load(panel + (u * n + j) * LANES);
+#pragma GCC unroll 8
+            for (int i = 0; i < m; i++) {
+                const vec a = splat(row[i][k + u]);
+#pragma GCC unroll 4
+                for (int j = 0; j < n; j++) ACCUMULATE(acc[i][j], a, b[j]);
+            }
+        }
+        panel += UNROLL * n * LANES;
+        ahead += UNROLL * LANES;
+    }
+    for (; k < K; k++) {
         vec b[MAX_VECTORS];
 #pragma GCC unroll 4
         for (int j = 0; j < n; j++) b[j] = load(panel + j * LANES);
         panel += n * LANES;
-        if (!by_columns) __builtin_prefetch(t->ahead + k * LANES, 0, 2);
 #pragma GCC unroll 8
         for (int i = 0; i < m; i++) {
-            vec a = splat(by_columns ? column[i] : row[i][k]);
+            const vec a = splat(by_columns ? column[i] : row[i][k]);
 #pragma GCC unroll 4
-            for (int j = 0; j < n; j++) acc[i][j] = FMA(a, b[j], acc[i][j]);
+            for (int j = 0; j < n; j++) ACCUMULATE(acc[i][j], a, b[j]);
         }
-        if (by_columns) column += t->column_stride;
+        column += column_stride;
     }
 #pragma GCC unroll 8
     for (int i = 0; i < m; i++) {
+        real *const to = out + i * out_stride;
 #pragma GCC unroll 4
-        for (int j = 0; j < n; j++) {
-            real *to = t->out + i * t->out_stride + j * LANES;
-            store(to, t->add ? load(to) + acc[i][j] : acc[i][j]);
-        }
+        for (int j = 0; j < n; j++) store(to + j * LANES, add ? load(to + j * LANES) + acc[i][j] : acc[i][j]);
     }
 }
 
@@ -205,14 +225,15 @@ void X(pack_rows)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *
 static void multiply_block(ptrdiff_t n, int width, Tile t)
 {
     const int most = TILE_ROWS(width);
-    real *const out = t.out;
-    const real *const *const rows = t.rows, *const next = t.panel + t.K * width * LANES;
-    for (ptrdiff_t i = 0, tile = 0, left = n, m; left > 0; i += m, left -= m, tile++) {
-        t.ahead = next + tile % width * t.K * LANES;
+    const ptrdiff_t part = t.K * LANES;
+    const real *const next = t.panel + width * part, *const end = next + width * part;
+    t.ahead = next;
+    for (ptrdiff_t left = n, m; left > 0; left -= m) {
         m = left <= most ? left : left < 2 * most ? (left + 1) / 2 : most; /* no thin tile at the end */
-        t.rows = rows + i;
-        t.out = out + i * t.out_stride;
         row_tiles[width - 1][m - 1](&t);
+        t.rows += m;
+        t.out += m * t.out_stride;
+        t.ahead = t.ahead + part == end ? next : t.ahead + part;
     }
 }
 

@@ -35,15 +35,19 @@ typedef int64_t integer;
 #define VBYTES 16
 #endif
 
-/* Widest register tile: `TILE_VECTORS` columns; the rows that go with each width leave room for the operands. */
+/* Widest register tile: `TILE_VECTORS` columns; the rows that go with each width leave room for the operands. A group of
+ * units takes GROUP_VECTORS vectors of each of its gates: with 32 registers the least that fills a tile; with 16 as many
+ * as make all its tiles whole, since 4 rows by 3 vectors need fewer loads than 6 by 2. */
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define TILE_VECTORS 4
 #define TILE_ROWS(vectors) ((vectors) == 4 ? 6 : 8)
+#define GROUP_VECTORS(gates) ((TILE_VECTORS + (gates)-1) / (gates))
 #else
 #define TILE_VECTORS 3
 #define TILE_ROWS(vectors) ((vectors) == 3 ? 4 : (vectors) == 2 ? 6 : 8)
+#define GROUP_VECTORS(gates) ((void)(gates), TILE_VECTORS)
 #endif
-enum { MAX_ROWS = 8, MAX_VECTORS = 4 }; /* over all instruction sets */
+enum { MAX_ROWS = 8, MAX_VECTORS = 4, MAX_GROUP_VECTORS = 12 }; /* over all instruction sets */
 
 #define LANES ((ptrdiff_t)(VBYTES / sizeof(real)))
 typedef real vec __attribute__((vector_size(VBYTES)));
@@ -144,6 +148,20 @@ INLINE vec rough_reciprocal(vec a) { return splat(1) / a; }
 #define FMA(a, b, c) ((a) * (b) + (c))
 #define VMIN(a, b) choose((a) < (b), (a), (b))
 #define VMAX(a, b) choose((a) > (b), (a), (b))
+#endif
+
+#if defined(__FMA__) || defined(__aarch64__)
+#define FUSED /* FMA rounds once */
+#endif
+
+/* acc = FMA(a, b, acc), in acc's own register: GCC 12 picks another of the three to overwrite where a loop is unrolled,
+ * then copies and spills. */
+#if defined(__AVX2__) && !defined(__AVX512F__) && FRNN_BITS == 32
+#define ACCUMULATE(acc, a, b) __asm__("vfmadd231ps %2, %1, %0" : "+x"(acc) : "x"(a), "x"(b))
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+#define ACCUMULATE(acc, a, b) __asm__("vfmadd231pd %2, %1, %0" : "+x"(acc) : "x"(a), "x"(b))
+#else
+#define ACCUMULATE(acc, a, b) ((acc) = FMA(a, b, acc))
 #endif
 
 #endif

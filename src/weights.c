@@ -11,7 +11,7 @@ Weights X(take_weights)(const frnn_call *call, Arena *arena, int peepholes_only)
     int most = 0;
     for (int q = 0; q < cell->phases; q++)
         if (cell->phase_gates[q] > most) most = cell->phase_gates[q];
-    const int group_vectors = (TILE_VECTORS + most - 1) / most; /* the least that fills a register tile */
+    const int group_vectors = GROUP_VECTORS(most);
     Weights w = {.p = take_reals(arena, cell->peepholes * Hp)};
     Arena nowhere = {0, 0};
     if (peepholes_only) arena = &nowhere;
