@@ -117,6 +117,14 @@ class Stepper(Protocol):
     def step(self, x: Any, out: Any = None, state: Any = None) -> np.ndarray: ...
 
 
+class Prepared(Protocol):
+    """A stack of layers for inputs of one shape, described to the kernels once."""
+
+    def __call__(self, x: Any, state: Any = None) -> tuple[np.ndarray, tuple[np.ndarray, ...]] | None:
+        """y, laid out like x, and (L, B, H) for each state; None for what the general way has to look at."""
+        ...
+
+
 class Backend(Protocol):
     """A module with these functions and `name` is a backend; see `backends`."""
 
@@ -139,6 +147,15 @@ class Backend(Protocol):
 
     def stepper(self, calls: Sequence[Call]) -> Stepper:
         """For a stack of calls of one step each, all packed: `init` holds the states, which every step updates."""
+        ...
+
+    def prepared(
+        self, calls: Sequence[Call], x_shape: tuple[int, ...], batch_first: bool, every_step: bool
+    ) -> Prepared | None:
+        """For a stack of calls, all packed, and x of this shape; None where that would save nothing.
+
+        x and y are laid out as the caller has them; unless `every_step`, y is the h of the last step alone.
+        """
         ...
 
     def backward(self, calls: Sequence[Backward]) -> list[Gradients]:

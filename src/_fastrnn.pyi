@@ -46,3 +46,16 @@ class Stepper:
         empty: Callable[..., Array],
     ) -> None: ...
     def step(self, x: Any, out: Any = None, state: Any = None) -> Array: ...
+
+class Prepared:
+    def __init__(
+        self,
+        isa: int,
+        jobs: Sequence[Job],
+        scratch: Scratch,
+        empty: Callable[..., Array],
+        x_shape: tuple[int, ...],
+        batch_first: bool,
+        every_step: bool,
+    ) -> None: ...
+    def __call__(self, x: Any, state: Any = None) -> tuple[Array, tuple[Array, ...]] | None: ...

@@ -293,6 +293,7 @@ cdef class Calls:
     cdef frnn_call *calls
     cdef frnn_stop stop
     cdef int n
+    cdef size_t total  # bytes of the work areas
     cdef list held
     cdef object room, scratch
 
@@ -302,7 +303,6 @@ cdef class Calls:
         `scratch.take(n)` gives n bytes, which `scratch.give` takes back.
         """
         cdef Pins pins
-        cdef size_t total = 0
         cdef char *start
         cdef Py_ssize_t itemsize = jobs[0][1].x.itemsize
         self.core = table(isa, itemsize)
@@ -317,13 +317,13 @@ cdef class Calls:
                 raise TypeError("jobs of one dtype go together")
             pins = Pins()
             self.held.append(pins)
-            offsets.append(total)
-            total += padded(describe_backward(&self.calls[i], pins, self.core, jobs[i]) if backward else
-                            describe_forward(&self.calls[i], pins, self.core, jobs[i]))
+            offsets.append(self.total)
+            self.total += padded(describe_backward(&self.calls[i], pins, self.core, jobs[i]) if backward else
+                                 describe_forward(&self.calls[i], pins, self.core, jobs[i]))
         pins = Pins()
         self.held.append(pins)
-        self.scratch, self.room = scratch, scratch.take(total + FRNN_ALIGN)
-        start = <char *> aligned(pins, self.room, total)
+        self.scratch, self.room = scratch, scratch.take(self.total + FRNN_ALIGN)
+        start = <char *> aligned(pins, self.room, self.total)
         for i in range(self.n):
             self.calls[i].work = start + <size_t> offsets[i]
 
@@ -397,3 +397,4 @@ def read_all(int isa, x, size_t times):
 
 
 include "stepper.pxi"
+include "prepared.pxi"

@@ -14,7 +14,7 @@ import numpy as np
 
 import _fastrnn
 from fastrnn.backends import usable_cpus
-from fastrnn.call import Backward, Call, Forward, Gradients, Stepper
+from fastrnn.call import Backward, Call, Forward, Gradients, Prepared, Stepper
 from fastrnn.checks import stepped, stepped_state
 from fastrnn.unchanged import changed
 
@@ -217,6 +217,14 @@ def stepper(calls: Sequence[Call]) -> Stepper:
         (_cells[call.cell][0], call, call.y, tuple(s for s in call.init if s is not None), None, None) for call in calls
     ]
     return _fastrnn.Stepper(_isas[_isa], jobs, _Scratch(), stepped, stepped_state, np.empty)
+
+
+def prepared(calls: Sequence[Call], x_shape: tuple[int, ...], batch_first: bool, every_step: bool) -> Prepared:
+    jobs: list[_fastrnn.Job] = []
+    for call in calls:
+        final = tuple([np.empty((call.sizes[1], call.sizes[3]), call.x.dtype) for _ in call.init])
+        jobs.append((_cells[call.cell][0], call, call.y, final, None, None))
+    return _fastrnn.Prepared(_isas[_isa], jobs, _scratch, np.empty, x_shape, batch_first, every_step)
 
 
 def backward(calls: Sequence[Backward]) -> list[Gradients]:

@@ -16,11 +16,11 @@ import numba
 import numpy as np
 
 from fastrnn import cells
-from fastrnn.backends.numpy import Steps, from_bytes, layout, pack, scan, scan_backward, to_bytes
+from fastrnn.backends.numpy import Steps, from_bytes, layout, pack, prepared, scan, scan_backward, to_bytes
 from fastrnn.call import Backward, Call, Forward, Gradients, Stepper
 from fastrnn.cells import CELLS, Array
 
-__all__ = ["backward", "forward", "from_bytes", "layout", "name", "pack", "stepper", "to_bytes"]
+__all__ = ["backward", "forward", "from_bytes", "layout", "name", "pack", "prepared", "stepper", "to_bytes"]
 
 name = "numba"
 

@@ -72,6 +72,10 @@ def stepper(calls: Sequence[Call]) -> Stepper:
     return Steps(forward, calls)
 
 
+def prepared(calls: Sequence[Call], x_shape: tuple[int, ...], batch_first: bool, every_step: bool) -> None:
+    """Nothing: its own loop takes far longer than describing a call."""
+
+
 class Steps:
     """`call.Stepper` by way of a whole forward for every step."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn import backends
-from fastrnn.call import Call, empty
+from fastrnn.call import Call, Prepared, empty
 from fastrnn.cells import Array, Arrays
 from fastrnn.checks import (
     as_array,
@@ -29,13 +29,18 @@ from fastrnn.layers.base import Back, Cache, Output, Shape, checked_shape
 from fastrnn.layers.options import MERGES
 from fastrnn.layers.stream import Stream
 from fastrnn.layers.tape import Layout, States, Tape, added, total
-from fastrnn.layers.weights import Weighted
+from fastrnn.layers.weights import Quick, Weighted
 from fastrnn.run import callers
 
 
 def first_of_unbatched(a: Array, unbatched: bool, batch_first: bool) -> Array:
     """What `callers` is for outputs of every step, for one of the last."""
     return a[0] if unbatched else a
+
+
+def shaped(T: int, B: int, features: int, dtype: Any) -> Array:
+    """A (T, B, features) array that takes the memory of one row."""
+    return np.lib.stride_tricks.as_strided(np.zeros(features, dtype), (T, B, features), (0, 0, dtype.itemsize))
 
 
 class Recurrent(Weighted):
@@ -72,8 +77,46 @@ class Recurrent(Weighted):
         TypeError, ValueError
             For what is not an array, or of another dtype or shape; the message names the argument.
         """
+        plain = lengths is None and resets is None and (threads is None or type(threads) is int)
+        quick = self._quick_for(x, threads) if plain and type(x) is np.ndarray and not self.bidirectional else None
+        if quick is not None and quick.run is not None:
+            outputs = self._quickly(quick.run, x, state)
+            if outputs is not None:
+                return outputs
+        given = x
         x, init, options, layout = self._checked(x, state, lengths, resets, threads)
-        return self._given(self._run(x, init, options, layout), layout)
+        y, states = self._given(self._run(x, init, options, layout), layout)
+        if quick is not None:  # it was a call that the next of its kind need not check again
+            self._quick = quick if self._quick is not quick else self._described(quick, given, options["threads"])
+        return y, states
+
+    def _quick_for(self, x: Array, threads: int | None) -> Quick:
+        """The one that is kept, or if that is for another kind of call a new one without `run`."""
+        backend, packed = self._prepared()
+        key = (x.shape, backends.get_num_threads() if threads is None else threads, backend.name, backend.layout())
+        quick = self._quick
+        return quick if quick and quick.key == key and quick.packed is packed else Quick(key, packed, None)
+
+    def _quickly(self, run: Prepared, x: Array, state: Any) -> tuple[Any, Any] | None:
+        """What a call gives; None where the general way has to look at x or the state."""
+        alone = len(self._cell.states) == 1
+        if state is not None:
+            state = (state,) if alone else state
+            if type(state) is not tuple or len(state) != len(self._cell.states):
+                return None
+        outputs = run(x, state)
+        return None if outputs is None else (outputs[0], outputs[1][0] if alone else outputs[1])
+
+    def _described(self, quick: Quick, x: Array, threads: int) -> Quick:
+        """With `run`, if the backend has one. Arrays of the right shapes stand in for x and for what is written."""
+        batch_first = self.batch_first and x.ndim == 3
+        T, B, _ = time_major(x, x.ndim == 2, batch_first).shape
+        y = shaped(T, B, self.hidden_size, self.dtype)
+        calls = [
+            self._call(i, shaped(T, B, I, self.dtype), None, quick.packed[i], y, threads=threads, follows=i > 0)
+            for i, I in enumerate(self._input_sizes())
+        ]
+        return quick._replace(run=backends.current().prepared(calls, x.shape, batch_first, self.return_sequences))
 
     def forward(
         self,

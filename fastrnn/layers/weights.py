@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastrnn import backends
-from fastrnn.call import Backend, Call
+from fastrnn.call import Backend, Call, Prepared
 from fastrnn.cells import CELLS, Array, Arrays
 from fastrnn.checks import expect_room, generator, size
 from fastrnn.initializers import GlorotUniform, Initializer, Orthogonal, RandomUniform, Zeros, chosen, initial
@@ -19,6 +19,14 @@ NAMES = {"W": "weight_ih", "U": "weight_hh", "b": "bias_ih", "b_rec": "bias_hh",
 
 #: Keras' initial weights; it has no peepholes
 KERAS: dict[str, Initializer] = {"W": GlorotUniform(), "U": Orthogonal(), "b": Zeros(), "b_rec": Zeros()}
+
+
+class Quick(NamedTuple):
+    """A call of inference that was described to the kernels once, for as long as nothing of it changes."""
+
+    key: tuple[Any, ...]  #: the shape of x, threads, backend and layout
+    packed: list[Any]  #: the parameters that it reads
+    run: Prepared | None  #: None until the same key comes again
 
 
 class Weighted(Settings, Layer):
@@ -48,6 +56,7 @@ class Weighted(Settings, Layer):
         self._cell = CELLS[cell]
         self._packed: dict[tuple[str, str], list[Any]] = {}
         self._streamed: set[tuple[str, str]] = set()
+        self._quick: Quick | None = None
         start, rng = self._initializers(initializer), generator(rng)
         self._weights = [self._initial(start, rng, I) for I in self._input_sizes() for _ in self._ways]
 
@@ -131,7 +140,7 @@ class Weighted(Settings, Layer):
         return backend, packed
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_packed": {}, "_streamed": set(), "_cell": self._cell.name}
+        return self.__dict__ | {"_packed": {}, "_streamed": set(), "_quick": None, "_cell": self._cell.name}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ = state | {"_cell": CELLS[state["_cell"]]}

@@ -1,0 +1,123 @@
+# Part of _fastrnn.pyx: a stack of layers for inputs of one shape.
+
+
+cdef class Prepared:
+    """A stack of layers for inputs of one shape, described once: the `call.Prepared` of this backend."""
+
+    cdef Calls stack
+    cdef Py_ssize_t T, B, I, H, L, itemsize, x_ndim
+    cdef size_t between
+    cdef int states
+    cdef bint batch_first, every_step
+    cdef object scratch, empty, dtype, ndarray
+    cdef tuple y_shape, state_shape
+    cdef char format
+
+    def __cinit__(self, int isa, jobs, scratch, empty, x_shape, bint batch_first, bint every_step):
+        """jobs: layer upon layer, their x, y, init and final of the right shapes and never used.
+
+        `scratch` is that of `Calls`, `empty(shape, dtype)` makes what is handed out, `x_shape` is that of the caller's
+        x: (T, I), or (B, T, I) if `batch_first`, or (T, B, I).
+        """
+        call = jobs[0][1]
+        self.stack = Calls(isa, jobs, scratch)
+        cdef const frnn_call *calls = self.stack.calls
+        self.L, self.T, self.B, self.I, self.H = self.stack.n, calls.T, calls.B, calls.I, calls.H
+        self.states, self.dtype, self.ndarray = len(call.init), call.x.dtype, type(call.x)
+        self.itemsize, self.format = self.dtype.itemsize, ord(self.dtype.char)
+        self.scratch, self.empty, self.every_step = scratch, empty, every_step
+        self.x_ndim, self.batch_first = len(x_shape), batch_first
+        self.y_shape = (*x_shape[:-1], self.H)
+        self.state_shape = (self.L, *((self.B,) if self.x_ndim == 3 else ()), self.H)
+        self.between = padded(self.T * self.B * self.H * self.itemsize)
+        scratch.give(self.stack.room)
+        self.stack.room = None
+
+    def __call__(self, x, state=None):
+        """y and a tuple of final states; None unless x and the tuple of initial states are as they have to be."""
+        cdef Py_buffer x_view
+        cdef Pins pins = Pins()
+        cdef void *init[FRNN_MAX_STATES]
+        cdef void *final[FRNN_MAX_STATES]
+        cdef Py_ssize_t part = self.L * self.B * self.H, k
+        if type(x) is not self.ndarray or not self.fits(x, &x_view):
+            return None
+        try:
+            for k in range(self.states):
+                init[k] = NULL
+                if state is not None:
+                    if type(state[k]) is not self.ndarray or not self.is_state(state[k]):
+                        return None
+                    init[k] = pins.flat(state[k], part, self.itemsize)
+            y = self.empty(self.y_shape, self.dtype) if self.every_step else None
+            last = tuple([self.empty(self.state_shape, self.dtype) for _ in range(self.states)])
+            for k in range(self.states):
+                final[k] = pins.flat(last[k], part, self.itemsize, True)
+            self.run(pins, &x_view, NULL if y is None else pins.flat(y, self.T * self.B * self.H, self.itemsize, True),
+                     init, final)
+        finally:
+            PyBuffer_Release(&x_view)
+        return (last[0][self.L - 1].copy() if y is None else y), last
+
+    cdef bint fits(self, x, Py_buffer *view) except *:
+        """Whether x is one that the kernels read as it is; only then is the view held."""
+        try:
+            PyObject_GetBuffer(x, view, PyBUF_STRIDES | PyBUF_FORMAT)
+        except (ValueError, BufferError):
+            return False  # of a dtype that has no buffer: the general way has the words
+        cdef Py_ssize_t steps = 1 if self.batch_first else 0, i
+        cdef bint good = view.ndim == self.x_ndim and view.format != NULL and view.format[0] == self.format
+        good = good and view.format[1] == 0 and view.shape[view.ndim - 1] == self.I and view.shape[steps] == self.T
+        good = good and (view.ndim == 2 or view.shape[1 - steps] == self.B)
+        good = good and (view.strides[view.ndim - 1] == self.itemsize or self.I == 1)
+        good = good and <uintptr_t> view.buf % self.itemsize == 0
+        for i in range(self.x_ndim - 1):
+            good = good and view.strides[i] % self.itemsize == 0
+        if not good:
+            PyBuffer_Release(view)
+        return good
+
+    cdef bint is_state(self, array) except *:
+        flags = array.flags
+        return array.shape == self.state_shape and array.dtype == self.dtype and flags.c_contiguous and flags.aligned
+
+    cdef int run(self, Pins pins, Py_buffer *x, void *y, void **init, void **final) except -1:
+        """With calls of its own, after the work areas and the outputs between layers: other threads may be in here."""
+        cdef size_t described = padded(self.L * sizeof(frnn_call)), bytes = described + (self.L - 1) * self.between
+        room = self.scratch.take(bytes + self.stack.total + FRNN_ALIGN)
+        cdef char *start = <char *> aligned(pins, room, bytes + self.stack.total)
+        cdef frnn_call *calls = <frnn_call *> start
+        cdef const frnn_table *core = self.stack.core
+        cdef const frnn_call *first = self.stack.calls
+        cdef Py_ssize_t size = self.B * self.H * self.itemsize
+        cdef frnn_stop stop
+        cdef int steps = 1 if self.batch_first else 0
+        cdef frnn_array out
+        cdef Py_ssize_t i, k
+        memset(&stop, 0, sizeof(frnn_stop))
+        stop.asked = signalled
+        memcpy(calls, first, self.L * sizeof(frnn_call))
+        for i in range(self.L):
+            calls[i].stop = &stop
+            calls[i].work = start + bytes + (<char *> first[i].work - <char *> first[0].work)
+            out.data = start + described + i * self.between
+            out.step, out.row = self.B * self.H, self.H
+            if i == self.L - 1:
+                out.data = y
+                if self.batch_first:
+                    out.step, out.row = self.H, self.T * self.H
+            calls[i].y = out
+            if i:
+                calls[i].x = calls[i - 1].y
+            for k in range(self.states):
+                if init[k] != NULL:
+                    calls[i].init[k] = <char *> init[k] + i * size
+                calls[i].final[k] = <char *> final[k] + i * size
+        calls[0].x.data, calls[0].x.step = x.buf, x.strides[steps] // self.itemsize
+        calls[0].x.row = x.strides[1 - steps] // self.itemsize if x.ndim == 3 else 0
+        with nogil:
+            core.forward(calls, self.L)
+        if stop.ended:
+            return -1  # with the handler's error
+        self.scratch.give(room)
+        return 0

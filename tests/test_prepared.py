@@ -1,0 +1,111 @@
+"""Calls of a layer that are described to the kernels once: the same bits and errors as by the general way."""
+
+from __future__ import annotations
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastrnn
+
+SHAPES = [(7, 3, 5), (7, 5), (1, 1, 5), (0, 3, 5), (4, 0, 5)]
+KINDS: dict[str, dict[str, Any]] = {"LSTM": {}, "GRU": {"reset_after": False}, "RNN": {"activation": "relu"}}
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"num_layers": 3},
+    {"batch_first": True, "num_layers": 2},
+    {"return_sequences": False},
+    {"dtype": np.float64},
+    {"weights": "bfloat16"},
+]
+
+
+def flat(result: Any) -> list[np.ndarray]:
+    y, state = result
+    return [y, *(state if isinstance(state, tuple) else (state,))]
+
+
+def same(a: Any, b: Any) -> bool:
+    return all((p.shape, p.dtype, p.tobytes()) == (q.shape, q.dtype, q.tobytes()) for p, q in zip(a, b, strict=True))
+
+
+def general(layer: Any, x: np.ndarray, state: Any = None) -> list[np.ndarray]:
+    """By the way that looks at everything: a list of resets is never prepared for."""
+    steps = x.shape[:-1]
+    return flat(layer(x, state, resets=np.zeros(steps, bool)))
+
+
+def prepare(layer: Any, x: np.ndarray) -> Any:
+    """The layer, ready for such x."""
+    layer(x)
+    layer(x)
+    assert layer._quick.run is not None
+    return layer
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_same_bits(shape: tuple[int, ...], kind: str, options: dict[str, Any], native: str) -> None:
+    """With and without a state, of whatever strides x has."""
+    layer = getattr(fastrnn, kind)(5, 9, **KINDS[kind], **options, rng=0)
+    rng = np.random.default_rng(1)
+    wide = rng.standard_normal((*shape[:-1], 8)).astype(layer.dtype)
+    B = (shape[0 if layer.batch_first else 1],) if len(shape) == 3 else ()
+    h, c = rng.standard_normal((2, layer.num_layers, *B, 9)).astype(layer.dtype)
+    prepare(layer, np.ascontiguousarray(wide[..., :5]))
+    for x in (np.ascontiguousarray(wide[..., :5]), wide[..., :5], wide[::-1, ..., 2:7], wide[..., 7:2:-1]):
+        for state in (None, (h, c) if kind == "LSTM" else h):
+            assert same(flat(layer(x, state)), general(layer, x, state))
+
+
+def test_follows_its_settings(native: str) -> None:
+    """New weights, threads, instruction sets and backends are not those of the call before."""
+    layer, x = fastrnn.LSTM(5, 40, rng=0), np.ones((6, 40, 5), np.float32)
+    prepare(layer, x)
+    layer.load_state_dict({name: 2 * value for name, value in layer.state_dict().items()})
+    assert same(flat(layer(x)), general(layer, x))
+    prepare(layer, x)
+    layer.parameters()["weight_hh_l0"][...] *= 3
+    layer.changed()
+    assert same(flat(layer(x)), general(layer, x))
+    prepare(layer, x)
+    for isa in fastrnn.config()["available_isas"]:
+        with fastrnn.use_isa(isa):
+            assert same(flat(layer(x)), general(layer, x))
+    with fastrnn.use_backend("numpy"):
+        assert same(flat(layer(x)), general(layer, x))
+    copy = pickle.loads(pickle.dumps(prepare(layer, x)))
+    assert same(flat(copy(x)), flat(layer(x)))
+
+
+def test_same_errors(native: str) -> None:
+    """What does not fit raises what it always does, as often as it comes."""
+    layer, x = fastrnn.LSTM(5, 9, rng=0), np.ones((6, 2, 5), np.float32)
+    prepare(layer, x)
+    bad: list[tuple[Any, Any, type[Exception], str]] = [
+        (x.astype(np.float64), None, TypeError, "x: expected dtype float32"),
+        (x.astype(">f4"), None, TypeError, "x: expected dtype float32"),
+        (x[:, 0, 0], None, ValueError, "x: expected shape"),
+        (x, np.ones((1, 2, 9), np.float32), TypeError, "state: expected a pair"),
+        (x, (np.ones((1, 2, 9)), np.ones((1, 2, 9))), TypeError, "state h"),
+        (x, (np.ones((1, 3, 9), np.float32),) * 2, ValueError, "state h"),
+    ]
+    for _ in range(3):
+        for given, state, error, message in bad:
+            with pytest.raises(error, match=message):
+                layer(given, state)
+    assert same(flat(layer(x)), general(layer, x))
+
+
+def test_many_threads_at_once(native: str) -> None:
+    layer = fastrnn.GRU(5, 33, 2, reset_after=True, rng=0)
+    xs = np.random.default_rng(2).standard_normal((8, 20, 4, 5)).astype(np.float32)
+    expected = [general(layer, x) for x in xs]
+    prepare(layer, xs[0])
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda i: flat(layer(xs[i % 8])), range(400)))
+    assert all(same(result, expected[i % 8]) for i, result in enumerate(got))
