@@ -15,7 +15,8 @@ from typing import Any, Self
 #: Would choose an older or differently tuned kernel for OpenBLAS, or another implementation for fastrnn.
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "FASTRNN_BACKEND")
 
-#: Where FASTRNN_ISA asks fastrnn for AVX2, those that can be told get no more either; ONNX Runtime cannot.
+#: Where FASTRNN_ISA asks fastrnn for AVX2, those that can be told get no more either; ONNX Runtime cannot, and needs
+#: benchmarks/hold_avx2.c.
 AVX2 = {
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "ATEN_CPU_CAPABILITY": "avx2",
