@@ -145,7 +145,7 @@ def measure(result: dict[str, Any], kinds: Kinds, points: list[str], bench: Benc
     for cell, mode in kinds:
         cases = [Case(point, cell, mode, threads) for point in points if runs(point, cell, mode)]
         if cases:
-            print(report.head(cell, mode, threads, peers), flush=True)
+            print(report.head(cell, mode, threads, result), flush=True)
         for case in cases:
             done: Row = row(bench.measure(case), peaks["sgemm"])
             result["rows"].append(done)

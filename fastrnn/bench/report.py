@@ -30,12 +30,13 @@ def threads(n: int) -> str:
     return f"{n} thread{'s' if n > 1 else ''}"
 
 
-def head(cell: str, mode: str, n: int, peers: list[str]) -> str:
-    """A table's title and its first two lines."""
+def head(cell: str, mode: str, n: int, result: dict[str, Any]) -> str:
+    """A table's title, which names the CPU, since tables of several come to stand together; and its first two lines."""
     first, *others = RATIOS
-    named = (PEERS[name].title for name in peers)
+    named = (PEERS[name].title for name in result["peers"])
+    where = f"{result['machine']['processor']}, {result['machine']['fastrnn']['isa'] or 'no kernels'}"
     titles = ["point", "T, B, I, H", "fastrnn", *named, first, "spread", "verdict", *others]
-    return f"\n### {cell}, {MODES[mode]}, {threads(n)}\n\n{line(titles)}\n{line(['---'] * len(titles))}"
+    return f"\n### {cell}, {MODES[mode]}, {threads(n)}; {where}\n\n{line(titles)}\n{line(['---'] * len(titles))}"
 
 
 def line(columns: list[str]) -> str:
@@ -145,5 +146,5 @@ def markdown(result: dict[str, Any]) -> str:
     rows, peers = result["rows"], result["peers"]
     parts = [preamble(result)]
     for (cell, mode, n), group in groups(rows):
-        parts += [head(cell, mode, n, peers), *(body(row, peers) for row in group)]
+        parts += [head(cell, mode, n, result), *(body(row, peers) for row in group)]
     return "\n".join([*parts, summary(rows), notes(rows)]).rstrip() + "\n"
