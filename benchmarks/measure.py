@@ -4,21 +4,25 @@
     python benchmarks/measure.py bfloat16    what weights="bfloat16" gains, step by step and over sequences
     python benchmarks/measure.py checkpoint  time and peak memory of training on a long sequence
     python benchmarks/measure.py linear      that the cost is linear in T and in B
+    python benchmarks/measure.py threads     what a second thread gains, beside idle CPUs and beside a busy process
     python benchmarks/measure.py profile     where the time of inference goes, by Linux' perf; after
                                              pip install -C install.strip=false .
 
-One process, one CPU, one thread; what is compared takes turns, and a time is a median.
+One process and, but for `threads`, one CPU and one thread; what is compared takes turns, and a time is a median.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from typing import Any
 
@@ -27,7 +31,7 @@ import numpy as np
 import fastrnn
 from fastrnn.bench.grid import GRID, Sizes
 from fastrnn.bench.onnx_peers import ONNXRuntime
-from fastrnn.bench.peers import Fastrnn, PyTorch
+from fastrnn.bench.peers import Fastrnn, PyTorch, layers
 from fastrnn.bench.problem import draw, make
 
 Work = Callable[[], Any]
@@ -142,6 +146,61 @@ def linear() -> None:
         row(f"over {what}", listed, f"{a:.3f}", f"{b:.4f}", f"{misfit:.1%}")
 
 
+#: Seconds between the end of a call and the next one's beginning.
+GAPS = {"back to back": 0.0, "after 1 ms": 1e-3, "after 30 ms": 30e-3}
+SPLIT = ("ts", "seed3", "med", "rlb", "big", "b1_512", "rl", "tiny")
+
+
+@contextlib.contextmanager
+def busy(processes: int) -> Iterator[None]:
+    """So many others, on whichever CPUs the system gives them, that never wait."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    time.sleep(0.5 * bool(processes))  # they have started
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def spaced(work: Work, calls: int, gap: float) -> list[float]:
+    """Seconds of each call."""
+    times = []
+    for _ in range(calls):
+        if gap:
+            time.sleep(gap)
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def threads(seconds: str = "1", *points: str) -> None:
+    """A table for each number of busy processes and each gap; `seconds` for each point and number of threads.
+
+    Blocks of calls on one thread and on two alternate. What the clocks, the caches and the team of threads have to do
+    after a gap belongs to a call, as it does for users; medians leave out the first calls of a block.
+    """
+    blocks = 6
+    for others, (name, gap) in itertools.product((0, 1), GAPS.items()):
+        print(f"\nLSTM inference, calls {name}, {'beside one busy process' if others else 'no other process'}:\n")
+        head("point", "T, B, I, H", "one thread, us", "two threads, us", "one / two")
+        for point in points or SPLIT:
+            problem = make("lstm", point)
+            layer, x = layers(problem), problem.x
+            works: list[Work] = [functools.partial(layer, x, threads=n) for n in (1, 2)]
+            with busy(others):
+                once = sorted(spaced(works[0], 5, gap))[2]
+                calls = max(3, round(float(seconds) / blocks / (once + gap)))
+                times: list[list[float]] = [[], []]
+                for _ in range(blocks):
+                    for some, work in zip(times, works, strict=True):
+                        some += spaced(work, calls, gap)
+            one, two = (float(np.median(some)) * 1e6 for some in times)
+            row(point, problem.sizes, f"{one:.1f}", f"{two:.1f}", f"{one / two:.2f}")
+
+
 #: part of the time -> where `perf report` finds it: library and function
 PARTS = {
     "matrix products": r"_fastrnn\S* ((rows?|tile)_\d_\d|\w*multiply\w*)",
@@ -176,8 +235,9 @@ def profile() -> None:
 
 
 if __name__ == "__main__":
-    if hasattr(os, "sched_setaffinity"):
+    every: tuple[Callable[..., None], ...] = (stream, bfloat16, checkpoint, linear, threads, profile, spin)
+    chosen = {function.__name__: function for function in every}[sys.argv[1]]
+    if hasattr(os, "sched_setaffinity") and chosen is not threads:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
     fastrnn.set_num_threads(1)
-    every: tuple[Callable[..., None], ...] = (stream, bfloat16, checkpoint, linear, profile, spin)
-    {function.__name__: function for function in every}[sys.argv[1]](*sys.argv[2:])
+    chosen(*sys.argv[2:])

@@ -188,6 +188,22 @@ def given_to_op(cell: str, **options: Any) -> tuple[Any, ...]:
     return x, init, list(module.parameters()), lengths, masks, True, *setting
 
 
+def test_instruction_set_by_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build for another processor calls its only one "portable"; a new one has the name that dispatch.c gives it."""
+    native = pytest.importorskip("fastrnn.backends.native")
+    index, gradients = native._isas[native.current_isa()], []
+    for name in (native.current_isa(), "portable"):
+        monkeypatch.setattr(native, "_isas", {name: index})
+        monkeypatch.setattr(native, "_isa", name)
+        torch.manual_seed(0)
+        module, x = fastrnn.torch.GRU(3, 5, 2), torch.randn(4, 2, 3)
+        plain = torch.autograd.grad(module(x)[0].square().sum(), list(module.parameters()))
+        given = given_to_op("gru_after", num_layers=2)
+        as_operator = torch.autograd.grad(ops.recurrence(*given)[0].square().sum(), given[2])
+        gradients.append([*plain, *as_operator])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
 OPERATIONS = {
     "lstm": {"num_layers": 2, "bidirectional": True},
     "lstm_peephole": {"lengths": torch.tensor([2, 4])},

@@ -27,8 +27,6 @@ from fastrnn.version import version
 
 #: In the order of preference.
 BACKENDS = ("native", "numba", "numpy")
-#: Every instruction set that the native backend is built for, on one machine or another.
-ISAS = ("x86-64", "x86-64-v3", "x86-64-v4", "x86-64-v4-bf16", "neon")
 
 _REMEDY = {
     "native": "the compiled kernels were not built; with a C compiler on this machine, install fastrnn again "
@@ -139,8 +137,8 @@ class use_isa(_Switch):
 
     Parameters
     ----------
-    name : {"x86-64", "x86-64-v3", "x86-64-v4", "x86-64-v4-bf16", "neon"}
-        One that this machine has: see ``fastrnn.config()["available_isas"]``; "v3" is short for "x86-64-v3".
+    name : str
+        One of ``fastrnn.config()["available_isas"]``; "v3" is short for "x86-64-v3".
 
     Raises
     ------
@@ -170,8 +168,8 @@ class use_isa(_Switch):
 
 
 def full_name(isa: str) -> str:
-    """Of an instruction set, whose psABI level alone will do."""
-    return f"x86-64-{isa}" if f"x86-64-{isa}" in ISAS else isa
+    """The name of an available instruction set, given in full or as its level alone: "v3" is "x86-64-v3"."""
+    return f"x86-64-{isa}" if f"x86-64-{isa}" in available_isas() else isa
 
 
 def available_isas() -> list[str]:
@@ -318,14 +316,12 @@ def _from_environment() -> _Settings:
 
 
 def _set_isa_from_environment() -> None:
-    isa = os.environ.get("FASTRNN_ISA")
-    if not isa:
+    isa, available = os.environ.get("FASTRNN_ISA"), available_isas()
+    if not isa or not available:  # without the native backend there is nothing to choose
         return
-    here = available_isas() or ISAS
-    if full_name(isa) not in here:
-        raise ValueError(f"FASTRNN_ISA={isa!r}: expected one of {', '.join(here)}")
-    if here is not ISAS:
-        use_isa(isa)
+    if full_name(isa) not in available:
+        raise ValueError(f"FASTRNN_ISA={isa!r}: expected one of {', '.join(available)}")
+    use_isa(isa)
 
 
 _settings = _from_environment()

@@ -1,8 +1,8 @@
 """`python -m fastrnn bench`: fastrnn against its peers and against the machine, on the grid of `grid.py`.
 
 `grid` and `problem` say what is measured; `peers`, `jax_peer`, `onnx_peers` and `limits` are what is timed, each in a
-process of its own (`worker`, started by `process`); `rounds` times them by turns; `figures`, `report` and `chart`
-say what came of it.
+process of its own (`worker`, started by `process`); `rounds` times them by turns; `figures`, `machine`, `report` and
+`chart` say what came of it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from fastrnn.backends import usable_cpus
-from fastrnn.bench import chart, report
-from fastrnn.bench.figures import Row, machine, row
+from fastrnn.bench import chart, machine, report
+from fastrnn.bench.figures import Row, row
 from fastrnn.bench.grid import CELLS, GRID, MODES, POINTS, QUICK, runs
 from fastrnn.bench.peers import PEERS
 from fastrnn.bench.process import Failed
-from fastrnn.bench.rounds import Bench, Case
+from fastrnn.bench.rounds import PAUSE, Bench, Case
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +59,8 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="PEER",
         help=f"of {', '.join(PEERS)}; those that are installed unless told",
     )
-    add("--seconds", type=seconds_of, default=0.5, help="of timing for each point and peer (default: 0.5)")
+    add("--seconds", type=seconds_of, default=0.5, help="for each point and peer, pauses included (default: 0.5)")
+    add("--pause", type=seconds_of, default=PAUSE, help=f"seconds of idleness before a round (default: {PAUSE})")
     add("--out", type=Path, default=Path("bench"), metavar="DIR", help="where the report goes (default: bench)")
 
 
@@ -78,6 +79,7 @@ def main(
     threads: list[int],
     peers: list[str] | None,
     seconds: float,
+    pause: float,
     out: Path,
 ) -> int:
     """Time fastrnn against its installed peers and against the machine's limits."""
@@ -88,8 +90,10 @@ def main(
         return 2
     result: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
-        "machine": machine(),
+        "machine": machine.machine(),
+        "pause": pause,
         "peers": chosen,
+        "seen": {},
         "limits": [],
         "rows": [],
     }
@@ -98,9 +102,11 @@ def main(
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way, what is there is reported
     status = 0
+    print(report.cpu(result), flush=True)
     try:
         for n in threads:
-            measure(result, list(itertools.product(cells, modes)), points, n, seconds)
+            with Bench(cpus(n), chosen, seconds, pause) as bench:
+                measure(result, list(itertools.product(cells, modes)), points, bench)
     except (Failed, KeyboardInterrupt) as end:
         print(f"\nstopped: {f'fastrnn itself or a limit failed: {end}' if str(end) else 'interrupted'}")
         status = 1
@@ -113,21 +119,37 @@ def main(
 Kinds = list[tuple[str, str]]  #: (cell, mode)
 
 
-def measure(result: dict[str, Any], kinds: Kinds, points: list[str], threads: int, seconds: float) -> None:
-    """Add to the result all kinds at all points on that many threads, printing the tables as they grow."""
+def cpus(threads: int) -> list[int]:
+    """Those that so many threads are pinned to."""
     usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(threads))
-    cpus, peers = usable[:threads], result["peers"]
-    with Bench(cpus, peers, seconds) as bench:
-        sgemm, blas = bench.sgemm()
-        result["limits"].append({"threads": threads, "cpus": cpus, "sgemm": sgemm, "blas": blas})
-        for cell, mode in kinds:
-            cases = [Case(point, cell, mode, threads) for point in points if runs(point, cell, mode)]
-            if cases:
-                print(report.head(cell, mode, threads, peers), flush=True)
-            for case in cases:
-                done: Row = row(bench.measure(case), sgemm)
-                result["rows"].append(done)
-                print(report.body(done, peers), flush=True)
+    return usable[:threads]
+
+
+def measure(result: dict[str, Any], kinds: Kinds, points: list[str], bench: Bench) -> None:
+    """Add to the result all kinds at all points on the bench's CPUs, printing the tables as they grow."""
+    threads, peers = len(bench.cpus), result["peers"]
+    peaks = bench.peaks()
+    limit = {
+        "threads": threads,
+        "cpus": bench.cpus,
+        "fma": peaks.get("fma"),
+        "isa": result["machine"]["fastrnn"]["isa"],
+        "sgemm": peaks["sgemm"],
+        "blas": bench.seen("sgemm")["chosen"],
+    }
+    result["limits"].append(limit)
+    print(report.peaks(limit), flush=True)
+    if not result["seen"]:
+        result["seen"] = {name: bench.seen(name) for name in ("fastrnn", *peers)}
+        print(f"\n{report.seen(result)}", flush=True)
+    for cell, mode in kinds:
+        cases = [Case(point, cell, mode, threads) for point in points if runs(point, cell, mode)]
+        if cases:
+            print(report.head(cell, mode, threads, result), flush=True)
+        for case in cases:
+            done: Row = row(bench.measure(case), peaks["sgemm"])
+            result["rows"].append(done)
+            print(report.body(done, peers), flush=True)
 
 
 def write(result: dict[str, Any], out: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastrnn.bench.figures import Row
 from fastrnn.bench.grid import CELLS, POINTS
+from fastrnn.bench.machine import described
 from fastrnn.bench.report import MODES, threads
 
 #: cell -> colour and marker; apart for the colour-blind too
@@ -66,7 +67,7 @@ def titles(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in result["peers"])
     return [
         (f"fastrnn {own['version']}: a peer's time over fastrnn's", {"fontsize": 13, "fontweight": "bold"}),
-        (f"float32 on {machine['processor']}, {own['isa']}; under each name T, B, I, H; {result['date']}", small),
+        (f"float32 on {described(machine)}; {own['isa']}; under each name T, B, I, H; {result['date']}", small),
         (f"peers: {versions}", small),
     ]
 

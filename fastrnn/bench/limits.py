@@ -2,7 +2,7 @@
 
 `fma` is an own loop of independent multiply-adds in registers, `sgemm` NumPy's product of two 2048 x 2048 matrices,
 and `stream` reads a buffer of U's size over and over, each thread its own part. The first two bound the arithmetic,
-the third what reads its weights in every step. The instruction set is the machine's best, whichever fastrnn uses.
+the third what reads its weights in every step. The instruction set is the one that fastrnn uses.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+import fastrnn
 from fastrnn.bench.peer import ALL, Peer, Work
 from fastrnn.bench.problem import Problem
 from fastrnn.cells import Array
@@ -56,7 +57,7 @@ class Limit(Peer):
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
         self.core: Any = importlib.import_module("_fastrnn")
-        self.isa = max(self.core.isas().values())
+        self.isa = self.core.isas()[fastrnn.config()["isa"]]
         cpus = iter(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [])
         lock = threading.Lock()
 

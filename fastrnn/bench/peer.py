@@ -44,7 +44,7 @@ class Peer:
         raise NotImplementedError
 
     def describe(self) -> str:
-        """What its version does not say; "" for nothing."""
+        """The instruction set that it says it uses, and what else its version does not say; "" for nothing."""
         return ""
 
 

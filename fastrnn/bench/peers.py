@@ -77,11 +77,17 @@ class Fastrnn(Peer):
         one_step = problem.sizes.T == 1 and problem.sizes.directions == 1
         return stream(problem) if one_step else infer(problem)
 
+    def describe(self) -> str:
+        return fastrnn.config()["isa"] or ""
+
 
 class NumPy(Fastrnn):
     """fastrnn's NumPy backend: the textbook."""
 
     title, package, slow = "NumPy", "numpy", True
+
+    def describe(self) -> str:
+        return ""
 
     def prepare(self, problem: Problem, training: bool) -> Work:
         fastrnn.use_backend(self.package)
@@ -104,6 +110,10 @@ class PyTorch(Peer):
         super().__init__(threads)
         self.torch: Any = importlib.import_module("torch")
         self.torch.set_num_threads(threads)
+
+    def describe(self) -> str:
+        capability: str = self.torch.backends.cpu.get_cpu_capability()
+        return capability
 
     @property
     def modules(self) -> Any:

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from multiprocessing import Pipe
 from typing import Any, Self
 
-from fastrnn.backends import full_name
-
 #: Would choose an older or differently tuned kernel for OpenBLAS, or another implementation for fastrnn.
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "FASTRNN_BACKEND")
 
-#: Where FASTRNN_ISA asks fastrnn for AVX2, those that can be told get no more either; ONNX Runtime cannot.
+#: Where FASTRNN_ISA asks fastrnn for AVX2, those that can be told get no more either; ONNX Runtime cannot, and needs
+#: benchmarks/hold_avx2.c.
 AVX2 = {
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "ATEN_CPU_CAPABILITY": "avx2",
@@ -38,7 +37,7 @@ def environment(threads: int) -> dict[str, str]:
     chosen = {f"{library}_NUM_THREADS": str(threads) for library in libraries}
     chosen["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
     chosen["JAX_PLATFORMS"] = "cpu"
-    if full_name(os.environ.get("FASTRNN_ISA", "")) == "x86-64-v3":
+    if os.environ.get("FASTRNN_ISA") in ("v3", "x86-64-v3"):
         chosen |= AVX2
         chosen["XLA_FLAGS"] += " --xla_cpu_max_isa=AVX2"
     return {name: value for name, value in os.environ.items() if name not in UNSET} | chosen

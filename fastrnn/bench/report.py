@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastrnn.bench.figures import RATIOS, Row, groups, least, mean
+from fastrnn.bench.figures import RATIOS, VERDICTS, Row, counts, groups, least, mean
 from fastrnn.bench.grid import Sizes
+from fastrnn.bench.machine import described
 from fastrnn.bench.peers import PEERS
 from fastrnn.bench.rounds import LEAST_ERROR
 
@@ -29,10 +30,13 @@ def threads(n: int) -> str:
     return f"{n} thread{'s' if n > 1 else ''}"
 
 
-def head(cell: str, mode: str, n: int, peers: list[str]) -> str:
-    """A table's title and its first two lines."""
-    titles = ["point", "T, B, I, H", "fastrnn", *(PEERS[name].title for name in peers), *RATIOS]
-    return f"\n### {cell}, {MODES[mode]}, {threads(n)}\n\n{line(titles)}\n{line(['---'] * len(titles))}"
+def head(cell: str, mode: str, n: int, result: dict[str, Any]) -> str:
+    """A table's title, which names the CPU, since tables of several come to stand together; and its first two lines."""
+    first, *others = RATIOS
+    named = (PEERS[name].title for name in result["peers"])
+    where = f"{result['machine']['processor']}, {result['machine']['fastrnn']['isa'] or 'no kernels'}"
+    titles = ["point", "T, B, I, H", "fastrnn", *named, first, "spread", "verdict", *others]
+    return f"\n### {cell}, {MODES[mode]}, {threads(n)}; {where}\n\n{line(titles)}\n{line(['---'] * len(titles))}"
 
 
 def line(columns: list[str]) -> str:
@@ -48,17 +52,24 @@ def body(row: Row, peers: list[str]) -> str:
     for name in peers:
         # The reason stands under the tables; here its first word: differs, skipped, failed.
         columns.append(human(times[name]["median"]) if name in times else row["notes"][name].partition(":")[0])
-    return line(columns + [ratio(row["ratios"][name]) for name in RATIOS])
+    found = row["ratios"]
+    first, *others = (ratio(found[name]) for name in RATIOS)
+    low, high = found["spread"] or (None, None)
+    spread = f"{low:.3f} to {high:.3f}" if low is not None else ""
+    return line([*columns, first, spread, found["verdict"] or "", *others])
 
 
 def summary(rows: list[Row]) -> str:
-    """Geometric means for each table, and the least R_peer of all."""
-    titles = ["cell", "mode", "threads", "points", *RATIOS, "least R_peer"]
-    lines = ["\n### Geometric means\n", line(titles), line(["---"] * len(titles))]
+    """How many rows have each verdict, geometric means and the least R_peer, for each table and of all."""
+    titles = ["cell", "mode", "threads", "points", *VERDICTS, *RATIOS, "least R_peer"]
+    lines = ["\n### Verdicts and geometric means\n", line(titles), line(["---"] * len(titles))]
     for (cell, mode, n), group in groups(rows):
         means = [ratio(mean(group, name)) for name in RATIOS]
-        lines.append(line([cell, mode, str(n), str(len(group)), *means, worst(group)]))
-    return "\n".join([*lines, "", f"The least R_peer of all: {worst(rows) or 'there was no peer'}."])
+        verdicts = [str(count) for count in counts(group).values()]
+        lines.append(line([cell, mode, str(n), str(len(group)), *verdicts, *means, worst(group)]))
+    every = ", ".join(f"{name} {count}" for name, count in counts(rows).items())
+    end = f"Of {len(rows)} rows: {every}. The least R_peer of all: {worst(rows) or 'there was no peer'}."
+    return "\n".join([*lines, "", end])
 
 
 def worst(rows: list[Row]) -> str:
@@ -81,28 +92,51 @@ def notes(rows: list[Row]) -> str:
     return "\n".join(["\n### Not timed\n", *found]) if found else ""
 
 
+def cpu(result: dict[str, Any]) -> str:
+    """What every figure of a run belongs to: the CPU, and the instruction set that fastrnn used."""
+    return f"CPU: {described(result['machine'])}; instruction set in use: {result['machine']['fastrnn']['isa'] or '-'}"
+
+
+def peaks(limit: dict[str, Any]) -> str:
+    """Of one number of threads: both peaks of arithmetic."""
+    loop = f"multiply-add loop {limit['fma'] / 1e9:.0f} GFLOP/s ({limit['isa']}), " if limit["fma"] else ""
+    where = f"{threads(limit['threads'])} on CPU {', '.join(map(str, limit['cpus']))}"
+    return f"{where}: peaks: {loop}sgemm {limit['sgemm'] / 1e9:.0f} GFLOP/s ({limit['blas']})"
+
+
+def seen(result: dict[str, Any]) -> str:
+    """A table of the instruction sets that each implementation could choose from."""
+    titles = ["", "version", "the best instruction set that CPUID offered it", "its own word on what it uses"]
+    lines = [line(titles), line(["---"] * len(titles))]
+    versions = result["machine"]["versions"]
+    for name, found in result["seen"].items():
+        title = "fastrnn" if name == "fastrnn" else PEERS[name].title
+        release = result["machine"]["fastrnn"]["version"] if name == "fastrnn" else versions[PEERS[name].package]
+        lines.append(line([title, str(release), found["offered"] or "-", found["chosen"] or "-"]))
+    return "\n".join(lines)
+
+
 def preamble(result: dict[str, Any]) -> str:
     """What was measured, on what, and what the columns mean."""
-    machine, versions = result["machine"], result["machine"]["versions"]
+    machine = result["machine"]
     own = machine["fastrnn"]
-    named = [f"{PEERS[name].title} {versions[PEERS[name].package]}" for name in result["peers"]]
-    peaks = [
-        f"* {threads(limit['threads'])} on CPU {', '.join(map(str, limit['cpus']))}: "
-        f"sgemm {limit['sgemm'] / 1e9:.0f} GFLOP/s ({limit['blas']})"
-        for limit in result["limits"]
-    ]
     return "\n".join(
         [
             "# fastrnn and its peers\n",
-            f"{machine['processor']}, {machine['system']}, Python {machine['python']}; {result['date']}.",
-            f"fastrnn {own['version']}, {own['backend']} backend, {own['isa']}, {own['compiler']}; "
-            f"{', '.join(named) or 'no peers'}.\n",
-            *peaks,
+            f"{cpu(result)}.",
+            f"{machine['system']}, Python {machine['python']}; fastrnn's {own['backend']} backend, {own['compiler']}; "
+            f"{result['date']}.\n",
+            *(f"* {peaks(limit)}" for limit in result["limits"]),
+            "",
+            seen(result),
             "\nfloat32. Every implementation runs in its own process, pinned to the same CPUs, and is stopped while "
-            "another is timed; rounds alternate. Times are medians of a call over the rounds, ± the quartiles' "
+            f"another is timed; rounds alternate, after {1e3 * result['pause']:g} ms of idleness each. Times are "
+            "medians of a call over the rounds, ± the quartiles' "
             f"distance. A peer whose outputs or gradients are off by {LEAST_ERROR:g} or more, norm-wise, is not "
             "timed; `-` is what it does not offer.\n",
             *(f"* {name}: {meaning}" for name, meaning in RATIOS.items()),
+            "* spread: of R_peer over the rounds, from the n/4-th smallest to the n/4-th largest of n",
+            "* verdict: " + ", ".join(f"{name} where {meaning}" for name, meaning in VERDICTS.items()),
         ]
     )
 
@@ -112,5 +146,5 @@ def markdown(result: dict[str, Any]) -> str:
     rows, peers = result["rows"], result["peers"]
     parts = [preamble(result)]
     for (cell, mode, n), group in groups(rows):
-        parts += [head(cell, mode, n, peers), *(body(row, peers) for row in group)]
+        parts += [head(cell, mode, n, result), *(body(row, peers) for row in group)]
     return "\n".join([*parts, summary(rows), notes(rows)]).rstrip() + "\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import NamedTuple, Self
@@ -14,8 +15,10 @@ from fastrnn.bench.peers import PEERS
 from fastrnn.bench.process import Failed, Process
 from fastrnn.cells import Array
 
-ROUND = 5e-3  # seconds that a round lasts at least
-LEAST_ROUNDS = 5
+ROUND = 5e-3  # seconds that a round is timed at least
+LONG = 50e-3  # seconds of a call from which on waking up is no part of it that counts
+LEAST_ROUNDS = 12  # see figures.spread
+PAUSE = 30e-3  # seconds of idleness before every round
 LEAST_ERROR = 1e-4  # norm-wise, from which on two implementations do not do the same
 SLOW = 1.0  # seconds of a call that a slow peer is not waited for
 
@@ -44,13 +47,14 @@ class Measured:
     times: dict[str, Timing] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)  #: limit -> flop/s or bytes/s
+    rounds: dict[str, list[float]] = field(default_factory=dict)  #: seconds of a call in each round, all in step
 
 
 class Bench:
     """The processes of one number of threads; they live from point to point, as importing a framework takes seconds."""
 
-    def __init__(self, cpus: list[int], peers: list[str], seconds: float) -> None:
-        self.cpus, self.peers, self.seconds = cpus, peers, seconds
+    def __init__(self, cpus: list[int], peers: list[str], seconds: float, pause: float = PAUSE) -> None:
+        self.cpus, self.peers, self.seconds, self.pause = cpus, peers, seconds, pause
         self.stack = contextlib.ExitStack()
         self.processes: dict[str, Process] = {}
 
@@ -83,9 +87,10 @@ class Bench:
             else:
                 timed.append(name)
         amounts = self.amounts(["fma", "stream"], case)
-        times = self.interleave([*timed, *amounts])
+        times, rounds = self.interleave([*timed, *amounts])
         done.rates = {name: amount / times[name].median for name, amount in amounts.items()}
         done.times = {name: times[name] for name in timed}
+        done.rounds = {name: rounds[name] for name in timed}
         return done
 
     def obstacle(self, name: str, case: Case, expected: dict[str, Array]) -> str:
@@ -97,7 +102,7 @@ class Bench:
             error = worst_error(self.prepare(name, case), expected)
             if not error < LEAST_ERROR:
                 return f"differs: relative error {error:.1e}"
-            if peer.slow and (taken := self.process(name).ask("clock", 1)) > SLOW:
+            if peer.slow and (taken := self.process(name).ask("clock", 1, 1)) > SLOW:
                 return f"skipped: a call takes {taken:.1f} s"
         except Failed as failure:
             return f"failed: {failure}"
@@ -111,24 +116,38 @@ class Bench:
                 amounts[name] = float(self.prepare(name, case)[AMOUNT])
         return amounts
 
-    def interleave(self, names: list[str]) -> dict[str, Timing]:
-        """Rounds of one after the other, over and over, until each has had its seconds on the average."""
+    def interleave(self, names: list[str]) -> tuple[dict[str, Timing], dict[str, list[float]]]:
+        """Rounds of one after the other, over and over, until each has had its seconds on the average, pauses included.
+
+        Everything is idle before a round, so that each finds the CPUs in the same state and nobody's threads spin. Then
+        come as many calls that are not timed as will be, in which caches, threads and clocks wake up; none if long.
+        """
         asked = {name: self.process(name) for name in names}
-        first = {name: process.ask("clock", 1) for name, process in asked.items()}
+        first = {name: process.ask("clock", 1, 1) for name, process in asked.items()}
         calls = {name: max(1, math.ceil(ROUND / taken)) for name, taken in first.items()}
-        sweep = sum((calls[name] + 1) * first[name] for name in names)
+        waking = {name: calls[name] if first[name] < LONG else 0 for name in names}
+        sweep = sum((waking[name] + calls[name]) * first[name] + self.pause for name in names)
         rounds = max(LEAST_ROUNDS, round(self.seconds * len(names) / sweep))
         taken: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(rounds):
             for name, process in asked.items():
-                taken[name].append(process.ask("clock", calls[name]))
-        return {name: timing(seconds, calls[name]) for name, seconds in taken.items()}
+                time.sleep(self.pause)
+                taken[name].append(process.ask("clock", calls[name], waking[name]))
+        return {name: timing(seconds, calls[name]) for name, seconds in taken.items()}, taken
 
-    def sgemm(self) -> tuple[float, str]:
-        """flop/s of NumPy's product, which takes too long for every point, and whose product it is."""
-        amount = self.amounts(["sgemm"], Case("tiny", "lstm", "forward", len(self.cpus)))["sgemm"]
-        rate = amount / self.interleave(["sgemm"])["sgemm"].median
-        return rate, self.process("sgemm").ask("describe")
+    def peaks(self) -> dict[str, float]:
+        """flop/s of the multiply-add loop, where it is installed, and of NumPy's product, too slow for every point."""
+        amounts = self.amounts(["fma", "sgemm"], Case("tiny", "lstm", "forward", len(self.cpus)))
+        times, _ = self.interleave(list(amounts))
+        return {name: amount / times[name].median for name, amount in amounts.items()}
+
+    def seen(self, name: str) -> dict[str, str]:
+        """What the CPUID instruction offers an implementation's process, and what it says of its own choice."""
+        try:
+            offered, chosen = self.process(name).ask("seen")
+        except Failed as failure:
+            return {"offered": "", "chosen": f"failed: {failure}"}
+        return {"offered": offered, "chosen": chosen}
 
 
 def timing(seconds: list[float], calls: int) -> Timing:

@@ -13,6 +13,7 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any
 
+from fastrnn.backends import available_isas
 from fastrnn.bench.limits import LIMITS
 from fastrnn.bench.peer import Peer, Work
 from fastrnn.bench.peers import PEERS, Fastrnn
@@ -35,14 +36,16 @@ class Worker:
         self._work = self._peer.prepare(make(cell, point), training)
         return self._work.collect(self._work.call())
 
-    def describe(self) -> str:
-        return self._peer.describe()
+    def seen(self) -> tuple[str, str]:
+        """The best instruction set that a library finds in this process, and which one the peer says it uses."""
+        return (available_isas() or [""])[-1], self._peer.describe()
 
-    def clock(self, calls: int) -> float:
-        """Seconds of a call, over so many in a row after one that wakes everything up."""
+    def clock(self, calls: int, waking: int) -> float:
+        """Seconds of a call, over so many in a row after others that are not timed."""
         assert self._work is not None
         call = self._work.call
-        call()
+        for _ in range(waking):
+            call()
         start = time.perf_counter()
         for _ in range(calls):
             call()

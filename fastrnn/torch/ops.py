@@ -60,7 +60,7 @@ def run(
     init: Sequence[Tensor],
     lengths: Tensor | None,
     masks: Sequence[Tensor],
-) -> tuple[Tensors, Tensors, tuple[int, int]]:
+) -> tuple[Tensors, Tensors, str]:
     """y and each final state, with dropout; and what `back` needs."""
     steps = None if lengths is None else array(lengths)
     outputs, (inner, saved, key) = stack.train(array(x), arrays(init), steps, arrays(masks), threads())
@@ -80,7 +80,7 @@ def back(
     lengths: Tensor | None,
     masks: Sequence[Tensor],
     kept: Sequence[Tensor],
-    key: tuple[int, int],
+    key: str,
     grads: Sequence[Tensor | None],
 ) -> Tensors:
     """dx, that of each initial state, and that of each weight."""
@@ -90,6 +90,11 @@ def back(
     keep = Kept(flat[:inner], flat[inner:], key)
     found = stack.back(array(x), arrays(init), steps, arrays(masks), keep, dy, dfinal, threads())
     return [torch.from_numpy(grad) for grad in found]
+
+
+def spelled(key: str) -> Tensor:
+    """A `Kept.key` as a tensor of its characters: operators return nothing but tensors."""
+    return torch.frombuffer(bytearray(key, "ascii"), dtype=torch.uint8)
 
 
 @torch.library.custom_op(
@@ -105,7 +110,7 @@ def recurrence(
     if not training and not masks:
         return infer(stack, x, init, lengths)
     outputs, kept, key = run(stack, x, init, lengths, masks)
-    return [*outputs, *kept, torch.tensor(key)] if training else outputs
+    return [*outputs, *kept, spelled(key)] if training else outputs
 
 
 @torch.library.custom_op(
@@ -120,7 +125,7 @@ def recurrence_backward(
 ) -> Tensors:
     stack = Stack(Setting(*setting), arrays(weights))
     *rest, key = kept
-    return back(stack, x, init, lengths, masks, rest, tuple(key.tolist()), [dy, *dfinal])
+    return back(stack, x, init, lengths, masks, rest, key.numpy().tobytes().decode(), [dy, *dfinal])
 
 
 @recurrence.register_fake
@@ -136,8 +141,8 @@ def _(
         return [y, *final]
     inner = [x.new_empty((T, B, D * H)) for _ in range(calls // D - 1)]
     size = torch.library.get_ctx().new_dynamic_size
-    saved = [x.new_empty((size(),), dtype=torch.uint8) for _ in range(calls)]
-    return [y, *final, *inner, *saved, x.new_empty((2,), dtype=torch.int64)]
+    saved_and_key = [x.new_empty((size(),), dtype=torch.uint8) for _ in range(calls + 1)]
+    return [y, *final, *inner, *saved_and_key]
 
 
 @recurrence_backward.register_fake
@@ -213,7 +218,7 @@ class Recurrence(torch.autograd.Function):
         init, weights, masks, (lengths, *kept) = parts(rest, i, w, m)
         if torch.is_grad_enabled():  # create_graph: whoever differentiates once more is to hear of it
             dy, *dfinal = whole(setting, x, weights, grads)
-            kept.append(torch.tensor(key))
+            kept.append(spelled(key))
             dx, *found = recurrence_backward(x, init, weights, lengths, masks, kept, dy, dfinal, *setting)
         else:
             if addresses(weights) != stack.addresses:  # a hook on saved tensors has put them elsewhere

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn import backends
-from fastrnn.backends import BACKENDS, ISAS
 from fastrnn.call import Backend, Call
 from fastrnn.cells import CELLS, Array, Arrays
 from fastrnn.checks import rows
@@ -54,7 +53,7 @@ class Kept(NamedTuple):
 
     inner: list[Array]  #: (T, B, D*H), what each layer but the first reads
     saved: list[Array]  #: bytes of each layer and direction
-    key: tuple[int, int]  #: the backend and its layout, by their places in `BACKENDS` and `ISAS`
+    key: str  #: the backend's name and its layout's: only their backward can read `saved`
 
 
 class Stack(Recurrent):
@@ -154,10 +153,10 @@ class CleanStack(Stack):
         return super()._call(*arguments, **options)._replace(clean=True)
 
 
-def key(backend: Backend) -> tuple[int, int]:
-    layout = backend.layout()
-    return BACKENDS.index(backend.name), ISAS.index(layout) if layout in ISAS else 0
+def key(backend: Backend) -> str:
+    return f"{backend.name} {backend.layout()}"
 
 
-def keyed(key: tuple[int, int]) -> tuple[Backend, str]:
-    return backends.load(BACKENDS[key[0]]), ISAS[key[1]]
+def keyed(key: str) -> tuple[Backend, str]:
+    name, _, layout = key.partition(" ")
+    return backends.load(name), layout
