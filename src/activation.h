@@ -4,8 +4,8 @@
  *            q is the Chebyshev fit of (exp(r) - 1 - r) / r^2, relative error of p under 2^-30 (float), 2^-60 (double)
  *   sigmoid: 1 / (1 + exp(-x)), which keeps its relative accuracy for very negative x (0.5 + 0.5 tanh(x/2) does not)
  *   tanh:    sign(x) e / (e + 2) with e = expm1(2|x|), accurate at 0 too
- *   both are h / (1 + h): h = exp(x) and h = e / 2. Float with fused products divides so, in a fifth less time; AVX-512,
- *   which estimates the reciprocal, float64 and the baseline correct a rough quotient instead
+ *   both are h / (1 + h), of h = exp(x) and h = e / 2. Float with fused products divides so, in a fifth less time.
+ *   AVX-512, which estimates the reciprocal, float64 and the baseline correct a rough quotient instead
  *
  * Both are within 2 ulp over every finite input (tests/test_activations.py), keep the sign of 0, give 0, 1 and -1 at
  * +-infinity, and pass NaN on. A result below the smallest normal number is flushed to zero. tanh(-x) is -tanh(x) to

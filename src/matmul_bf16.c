@@ -14,6 +14,7 @@ enum {
     PAIRS = BLOCK / 2,
     MOST_ROWS = TILE_VECTORS == 4 ? 3 : 2, /* with two accumulators each they fill the registers */
     FETCH_AHEAD = 16,                      /* pairs */
+    PANELS_ONCE = 2,                       /* that a single row takes at a time, where they are of one width */
 };
 
 __attribute__((unused)) static const integer HIGH_HALF = -65536; /* 0xffff0000 */
@@ -22,6 +23,7 @@ __attribute__((unused)) static const integer HIGH_HALF = -65536; /* 0xffff0000 *
 typedef struct {
     const void *left[MAX_ROWS]; /* rows: pairs of bfloat16 where the CPU multiplies them, else floats */
     const real *panel;
+    ptrdiff_t panel_stride; /* to the next of several panels */
     ptrdiff_t K;
     const real *init;
     real *out;
@@ -43,46 +45,54 @@ INLINE vec multiply_pair(const void *left, ptrdiff_t pair, ptrdiff_t K, vec weig
 #endif
 }
 
-INLINE void run_tile(const int m, const int n, const Tile *t)
+/* m rows by `count` neighbouring panels of n vectors, all constants once inlined. Several panels are for a single row,
+ * whose chains would be too few for the FMA's latency. */
+INLINE void run_tile(const int m, const int count, const int n, const Tile *t)
 {
-    vec acc[2][MAX_ROWS][MAX_VECTORS] = {0};
-    const real *panel = t->panel;
-    const ptrdiff_t pairs = (t->K + 1) / 2;
+    vec acc[2][MAX_ROWS][MAX_VECTORS * PANELS_ONCE] = {0};
+    const real *panel = t->panel, *const init = t->init;
+    const ptrdiff_t K = t->K, pairs = (K + 1) / 2, panel_stride = t->panel_stride, out_stride = t->out_stride;
+    real *const out = t->out;
+    const int add = t->add;
     for (ptrdiff_t pair = 0; pair < pairs; pair += 2) {
 #pragma GCC unroll 2
         for (int odd = 0; odd < 2; odd++) {
             if (pair + odd == pairs) break;
-#pragma GCC unroll 4
-            for (int j = 0; j < n; j++) {
-                if (m == 1) __builtin_prefetch(panel + (FETCH_AHEAD * n + j) * LANES);
-                const vec weights = load(panel + j * LANES);
+#pragma GCC unroll 8
+            for (int v = 0; v < count * n; v++) {
+                const real *at = panel + v / n * panel_stride + v % n * LANES;
+                if (m == 1 && v % n * VBYTES % 64 == 0) __builtin_prefetch(at + FETCH_AHEAD * n * LANES);
+                const vec weights = load(at);
 #pragma GCC unroll 4
                 for (int i = 0; i < m; i++)
-                    acc[odd][i][j] = multiply_pair(t->left[i], pair + odd, t->K, weights, acc[odd][i][j]);
+                    acc[odd][i][v] = multiply_pair(t->left[i], pair + odd, K, weights, acc[odd][i][v]);
             }
             panel += n * LANES;
         }
     }
 #pragma GCC unroll 4
     for (int i = 0; i < m; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < n; j++) {
-            real *to = t->out + i * t->out_stride + j * LANES;
-            vec start = t->add ? load(to) : t->init ? load(t->init + j * LANES) : splat(0);
-            store(to, start + (acc[0][i][j] + acc[1][i][j]));
+#pragma GCC unroll 8
+        for (int v = 0; v < count * n; v++) {
+            real *to = out + i * out_stride + v * LANES;
+            vec start = add ? load(to) : init ? load(init + v * LANES) : splat(0);
+            store(to, start + (acc[0][i][v] + acc[1][i][v]));
         }
 }
 
 typedef void (*TileFn)(const Tile *);
 #define TILE(m, n)                                                                                                     \
-    static void tile_##m##_##n(const Tile *t) { run_tile(m, n, t); }
-#define TILES(n) TILE(1, n) TILE(2, n) TILE(3, n)
+    static void tile_##m##_##n(const Tile *t) { run_tile(m, 1, n, t); }
+#define TILES(n)                                                                                                       \
+    TILE(1, n) TILE(2, n) TILE(3, n)                                                                                   \
+    static void row_##n(const Tile *t) { run_tile(1, PANELS_ONCE, n, t); }
 TILES(1)
 TILES(2)
 TILES(3)
 TILES(4)
 #define ROW(n) {tile_1_##n, tile_2_##n, tile_3_##n}
 static const TileFn tiles[MAX_VECTORS][3] = {ROW(1), ROW(2), ROW(3), ROW(4)};
+static const TileFn row_panels[MAX_VECTORS] = {row_1, row_2, row_3, row_4};
 
 /* K elements of a row as the tiles read them: themselves, or rounded into `room`. */
 INLINE const void *left_operand(const real *row, ptrdiff_t K, int32_t *room)
@@ -109,10 +119,13 @@ void X(multiply_bf16)(ptrdiff_t n, const real *const *a, const Panels *p, ptrdif
     for (ptrdiff_t k = 0; k < p->K; k += BLOCK) {
         const ptrdiff_t K = p->K - k < BLOCK ? p->K - k : BLOCK;
         for (ptrdiff_t i = 0; i < n; i++) left[i] = left_operand(a[i] + k, K, rounded[i]);
-        for (int panel = 0, v = 0; panel < panel_count(vectors); panel++) {
+        for (int panel = 0, v = 0, count; panel < panel_count(vectors); panel += count) {
             const int width = panel_width(vectors, panel);
+            const int pair_of_panels = panel + 1 < panel_count(vectors) && panel_width(vectors, panel + 1) == width;
+            count = n == 1 && pair_of_panels ? PANELS_ONCE : 1;
             Tile t = {
                 .panel = panels + v * LANES * panel_rows(p) + k / 2 * width * LANES,
+                .panel_stride = width * LANES * panel_rows(p),
                 .K = K,
                 .init = init ? init + v * LANES : 0,
                 .out_stride = out.stride,
@@ -122,9 +135,9 @@ void X(multiply_bf16)(ptrdiff_t n, const real *const *a, const Panels *p, ptrdif
                 const int m = (int)(n - i < MOST_ROWS ? n - i : MOST_ROWS);
                 for (int r = 0; r < m; r++) t.left[r] = left[i + r];
                 t.out = row_of(out, i) + v * LANES;
-                tiles[width - 1][m - 1](&t);
+                (count > 1 ? row_panels[width - 1] : tiles[width - 1][m - 1])(&t);
             }
-            v += width;
+            v += count * width;
         }
     }
 }

@@ -35,9 +35,9 @@ typedef int64_t integer;
 #define VBYTES 16
 #endif
 
-/* Widest register tile: `TILE_VECTORS` columns; the rows that go with each width leave room for the operands. A group of
- * units takes GROUP_VECTORS vectors of each of its gates: with 32 registers the least that fills a tile; with 16 as many
- * as make all its tiles whole, since 4 rows by 3 vectors need fewer loads than 6 by 2. */
+/* Widest register tile: `TILE_VECTORS` columns; the rows that go with each width leave room for the operands. A group
+ * of units takes GROUP_VECTORS vectors of each of its gates: with 32 registers the least that fills a tile; with 16 as
+ * many as make all its tiles whole, since 4 rows by 3 vectors need fewer loads than 6 by 2. */
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define TILE_VECTORS 4
 #define TILE_ROWS(vectors) ((vectors) == 4 ? 6 : 8)
