@@ -6,7 +6,8 @@
  * with zero columns to whole vectors; K is never padded.
  *
  * The order of summation is fixed by K alone: fused multiply-adds over k in order, restarted every BLOCK terms and at
- * every segment of K, or every OUTER_BLOCK terms of an outer product. So an element of the result has the same bits whatever rows surround it.
+ * every segment of K, or every OUTER_BLOCK terms of an outer product. So an element of the result has the same bits
+ * whatever rows surround it.
  */
 #ifndef FRNN_MATMUL_H
 #define FRNN_MATMUL_H

@@ -23,7 +23,7 @@ static void prepare(const frnn_call *call, void *prepared)
 static void forward_prepared(void *prepared)
 {
     Plan *plan = prepared;
-    const int granted = frnn_team_acquire(plan->threads);
+    const int granted = frnn_team_acquire(plan->threads, plan->flop);
     if (granted == plan->threads) {
         X(fill_init)(plan);
         frnn_team_run(granted, X(forward_job), plan);

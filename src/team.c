@@ -22,8 +22,11 @@ enum {
     SPINS = 100,
     YIELDS = 300,
     /* A job whose threads wait for CPUs takes many times as long as it would alone. After two, calls keep to a single
-     * thread for RETREAT times as long as the threads waited, which bounds the share of time that is lost so. */
+     * thread for RETREAT times as long as the threads waited, and as long as the next one loses too for twice that, four
+     * times ..., so that little is lost even where calls are rare; a job that loses nothing halves it again. */
     RETREAT = 20,
+    LONGEST = 1000 * 1000 * 1000, /* ns of a retreat: other work may be over */
+    IN_A_ROW = 300 * 1000,        /* ns between two calls, after which threads that sleep are worth waking for the next */
     LEAST_LOSS = 100 * 1000, /* ns in a job that a thread was ready and did not run, and two fifths of it or more */
     WAKING = 300 * 1000,     /* ns that a sleeper may take to begin, which is no loss */
     ASKING = 100 * 1000 * 1000, /* ns between two questions whether a job is to end: each takes Python's lock */
@@ -52,6 +55,8 @@ static struct {
     int64_t start;                      /* ns, of CLOCK_MONOTONIC */
     atomic_int_least64_t lost;          /* ns that its threads were kept from the CPUs, if it was much */
     int lost_before;                    /* the job before lost as much: it is no passing interruption */
+    int64_t retreat;                    /* how many times as long as what was lost */
+    atomic_int_least64_t ended;         /* ns: the last job that wanted several threads */
     int64_t alone_until;                /* ns: calls keep to one thread; 0 if they do not */
     frnn_job job;
     void *arg;
@@ -220,9 +225,17 @@ static void run_part(void)
 static void heed_loss(void)
 {
     const int64_t lost = atomic_exchange(&team.lost, 0);
-    const int retreat = lost && team.lost_before && atomic_load(&retreats);
-    if (retreat) team.alone_until = nanoseconds(CLOCK_MONOTONIC) + RETREAT * lost;
-    team.lost_before = lost && !retreat;
+    if (!lost) {
+        team.lost_before = 0;
+        team.retreat = team.retreat / 2 < RETREAT ? RETREAT : team.retreat / 2;
+    } else if (!team.lost_before && team.retreat == RETREAT)
+        team.lost_before = 1;
+    else if (atomic_load(&retreats)) {
+        const int64_t length = lost < LONGEST / team.retreat ? lost * team.retreat : LONGEST;
+        team.alone_until = nanoseconds(CLOCK_MONOTONIC) + length;
+        team.lost_before = 0;
+        if (length < LONGEST) team.retreat *= 2;
+    }
 }
 
 static void *worker(void *id_as_pointer)
@@ -253,7 +266,9 @@ static void forget_team(void)
     pthread_mutex_init(&team.lock, 0);
     team.workers = 0;
     team.lost_before = 0;
+    team.retreat = RETREAT;
     team.alone_until = 0;
+    atomic_store(&team.ended, 0);
     atomic_store(&team.lost, 0);
     atomic_store(&team.arrived, 0);
     for (int i = 0; i < FRNN_MAX_THREADS; i++) reset(&team.jobs[i]);
@@ -297,23 +312,36 @@ static int start_worker(int id)
 
 void frnn_team_set_retreat(int on) { atomic_store(&retreats, on); }
 
-int frnn_team_acquire(int wanted)
+static _Thread_local int refused; /* this thread's call goes on alone, though it wanted others */
+
+/* Whether the threads sleep and would cost this job more than they bring. The next one, if it comes at once, will find
+ * them awake. */
+static int not_worth_waking(int wanted, double flop, int64_t now)
+{
+    if (flop >= WORTH_WAKING || !atomic_load(&retreats) || now - atomic_load(&team.ended) < IN_A_ROW) return 0;
+    int awake = team.workers + 1 >= wanted;
+    for (int i = 1; awake && i < wanted; i++) awake = atomic_load(&team.jobs[i].sleepers) == 0;
+    return !awake;
+}
+
+int frnn_team_acquire(int wanted, double flop)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     if (wanted <= 1) return 1;
     pthread_once(&once, start_team);
     if (pthread_mutex_trylock(&team.busy)) return 1;
-    if (team.alone_until == 0 || nanoseconds(CLOCK_MONOTONIC) >= team.alone_until) {
-        team.alone_until = 0;
-        while (team.workers + 1 < wanted && start_worker(team.workers + 1)) team.workers++;
-        if (team.workers + 1 >= wanted) return wanted;
-    }
+    const int64_t now = nanoseconds(CLOCK_MONOTONIC);
+    refused = now < team.alone_until || not_worth_waking(wanted, flop, now);
+    while (!refused && team.workers + 1 < wanted && start_worker(team.workers + 1)) team.workers++;
+    if (!refused && team.workers + 1 >= wanted) return wanted;
     pthread_mutex_unlock(&team.busy);
     return 1;
 }
 
 void frnn_team_release(int granted)
 {
+    if (granted > 1 || refused) atomic_store(&team.ended, nanoseconds(CLOCK_MONOTONIC));
+    refused = 0;
     if (granted > 1) pthread_mutex_unlock(&team.busy);
 }
 

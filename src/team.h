@@ -15,15 +15,18 @@
 
 enum { FRNN_MAX_THREADS = 256 }; /* plans ask for no more */
 
-static const double WORTH_THREADS = 1e7; /* flop of a job that repay waking a thread, some 50 us on a virtual machine */
+static const double WORTH_THREADS = 1e7; /* flop of a job that repay handing a part to a thread that is awake; */
+static const double WORTH_WAKING = 5e7;  /* and to one that sleeps, up to 0.2 ms on a virtual machine */
 
 typedef void (*frnn_job)(void *arg, int id);
 
-/* The number of threads granted: `wanted`, or 1. Every acquire is followed by one release of what it granted. */
-int frnn_team_acquire(int wanted);
+/* The number of threads granted for a job of so many flop: `wanted`, or 1. Every acquire is followed by one release of
+ * what it granted, after the job. */
+int frnn_team_acquire(int wanted, double flop);
 void frnn_team_release(int granted);
 
-/* Whether threads that were kept from the CPUs are left alone for a while, as they are unless told; tests want them. */
+/* Whether threads that sleep, or were kept from the CPUs, are left alone where they would cost more than they bring, as
+ * they are unless told; tests want them. */
 void frnn_team_set_retreat(int on);
 
 /* job(arg, id) for id = 0 (the caller) .. granted - 1, denormals flushed; returns when all have returned. */

@@ -27,19 +27,18 @@ static void batch_job(void *arg, int id)
 
 /* Threads that n calls repay side by side: 1 unless that keeps more of them busy than each call does alone, or as many
  * with no need to wait for one another. */
-static int threads_side_by_side(const frnn_call *calls, int n, int backward)
+static int threads_side_by_side(const frnn_call *calls, int n, int backward, double *flop)
 {
     int alone = 1, follows = 0;
-    double flop = 0;
     for (int i = 0; i < n; i++) {
         Plan plan;
         X(plan)(&plan, &calls[i], calls[i].threads, backward, 0);
         if (plan.threads > alone) alone = plan.threads;
         follows |= i > 0 && calls[i].follows && !backward;
-        flop += plan.flop;
+        *flop += plan.flop;
     }
     const int together = n < calls[0].threads ? n : calls[0].threads;
-    if (flop < WORTH_THREADS) return 1;
+    if (*flop < WORTH_THREADS) return 1;
     return together > alone || (together == alone && !follows) ? together : 1;
 }
 
@@ -47,7 +46,7 @@ static void run_alone(const frnn_call *call, int backward, frnn_job job)
 {
     Plan plan;
     X(plan)(&plan, call, call->threads, backward, 0);
-    const int granted = frnn_team_acquire(plan.threads);
+    const int granted = frnn_team_acquire(plan.threads, plan.flop);
     X(plan)(&plan, call, granted, backward, call->work);
     frnn_team_run(plan.threads, job, &plan);
     frnn_team_release(granted);
@@ -55,7 +54,9 @@ static void run_alone(const frnn_call *call, int backward, frnn_job job)
 
 static void run_batch(const frnn_call *calls, int n, int backward, frnn_job job)
 {
-    const int threads = frnn_team_acquire(n > 1 ? threads_side_by_side(calls, n, backward) : 1);
+    double flop = 0;
+    const int wanted = n > 1 ? threads_side_by_side(calls, n, backward, &flop) : 1;
+    const int threads = frnn_team_acquire(wanted, flop);
     if (threads == 1) {
         for (int i = 0; i < n; i++) run_alone(&calls[i], backward, job);
         return;

@@ -89,7 +89,7 @@ void __wrap_frnn_team_run(int granted, frnn_job job, void *arg)
 
 void execute(const Run *run, Entry entry, const frnn_call *calls, int n)
 {
-    const int held = run->way.denied ? frnn_team_acquire(2) : 1;
+    const int held = run->way.denied ? frnn_team_acquire(2, WORTH_WAKING) : 1;
     const unsigned long mode = floating_point_mode();
     entry(calls, n);
     if (floating_point_mode() != mode) complain(run, "left another floating-point mode");

@@ -60,7 +60,7 @@ void test_places(Report *report)
     caller = pthread_self();
     workers_cpus = ALL_CPUS;
     callers_cpu = 0;
-    const int granted = frnn_team_acquire(2);
+    const int granted = frnn_team_acquire(2, WORTH_WAKING);
     nanosleep(&until_asleep, NULL);
     callers_cpu = 1;
     frnn_team_run(granted, no_work, NULL);

@@ -68,7 +68,7 @@ static void infer_packed(const Run *run, frnn_call call, const Result *expected)
     call.work = work.at.data;
     table->prepare(&call, plan.at.data);
     for (int i = 0; i < 2; i++) {
-        const int held = run->way.denied ? frnn_team_acquire(2) : 1;
+        const int held = run->way.denied ? frnn_team_acquire(2, WORTH_WAKING) : 1;
         table->forward_prepared(plan.at.data);
         frnn_team_release(held);
     }
