@@ -6,11 +6,13 @@ complex steps vouch for). A tensor whose exact value is 0 must be 0, so zero pas
 A result of a cell may be off by LUCK times what rounding does to its problem. That is measured in the reference itself:
 under `rounding`, each operation is off at random by as much as it may be in the precision that is judged, and the root
 mean square of the errors of RUNS such evaluations says how much a tensor is moved. No library's own result takes part,
-so no luck of a library does. Float64 is judged likewise, by roundings of its own.
+so no luck of a library does. For float64 the noise is larger than its roundings, which it could not hold, and what it does
+is scaled down.
 
 * Every operation is off by one unit in the last place at most: twice what a correct rounding is, and as an
   activation is.
 * A sum of K terms, one after the other, has K roundings: its terms and the sum are off by sqrt(K) times that at most.
+  So is what the sum is added to, which it may have begun with.
 * A few roundings are nobody's fault: FLOOR of them are allowed on any problem, and where no error is larger, nothing
   is measured.
 * A problem of which rounding moves a result by WORST or more decides nothing, and is an error in the test.
@@ -39,22 +41,28 @@ LUCK = 4.0
 FLOOR = 4.0  #: units in the last place
 RUNS = 6
 WORST = 1e-2
+LEAST = 2.0**-40  #: of the noise that float64 can hold
 
 
 class Rounded(np.ndarray):
     """A float64 array of which whatever is computed is off at random, as in a precision of `unit`."""
 
     rng: np.random.Generator
-    unit: float
+    unit = 0.0
+    terms = 1  #: of the sum that it is
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
         given = [np.asarray(a) for a in inputs]
-        summed = given[0].shape[-1 if ufunc is np.matmul else options["axis"]] if ufunc is np.matmul or options else 1
-        if summed > 1:
-            given[0] = off(given[0], summed)
+        terms = 1
+        if ufunc is np.matmul or method == "reduce":
+            terms = given[0].shape[options.get("axis", -1)]
+            given[0] = off(given[0], terms)
+        elif ufunc is np.add:  # to a sum: it goes on
+            terms = max(getattr(a, "terms", 1) for a in inputs)
         result = getattr(ufunc, method)(*given, **options)
         if result.dtype.kind == "f":
-            result = off(result, summed).view(Rounded)
+            result = off(result, terms).view(Rounded)
+            result.terms = terms
         if out is None:
             return result
         out[0][...] = result
@@ -103,13 +111,14 @@ def relative_error(got: np.ndarray, exact: np.ndarray) -> float:
 def allowed(evaluate: Evaluate, exact: Arrays, dtype: Any) -> dict[str, float]:
     """The relative error that each tensor may have in a precision."""
     unit = float(np.finfo(dtype).eps)
+    larger = max(unit, LEAST)
     squares = dict.fromkeys(exact, 0.0)
     for seed in range(RUNS):
-        with rounding(unit, seed):
+        with rounding(larger, seed):
             found = evaluate()
         for name, value in exact.items():
-            squares[name] += relative_error(np.asarray(found[name]), value) ** 2
-    return {name: max(FLOOR * unit, LUCK * float(np.sqrt(square / RUNS))) for name, square in squares.items()}
+            squares[name] += (relative_error(np.asarray(found[name]), value) / larger) ** 2
+    return {name: unit * max(FLOOR, LUCK * float(np.sqrt(square / RUNS))) for name, square in squares.items()}
 
 
 class RoundingDecides(AssertionError):
