@@ -7,8 +7,6 @@ that the bound holds for a whole sequence.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from problems import AWKWARD, CELLS, Arrays

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import Arrays, Problem, make, run
-from tolerance import assert_close, assert_rounded, assert_same_bits
+from tolerance import assert_rounded, assert_same_bits
 
 import fastrnn
 

@@ -131,7 +131,7 @@ class Twin:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_optimizers(kind: str, torch: Any) -> None:
-    """The same gradients, those of a descent, for 50 steps, in both precisions; the parameters after each in float64, in float32 in the end."""
+    """The same gradients, those of a descent, for 50 steps: float64's parameters after each, float32's in the end."""
     start = parameters(np.float32)
     cls, options = KINDS[kind]
     double, single = cls(**options), cls(**options)

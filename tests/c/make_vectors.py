@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from problems import AWKWARD, CELLS, COTANGENTS, INPUTS, PUBLIC, Arrays, Problem, make, random_options, run
+from problems import AWKWARD, CELLS, COTANGENTS, INPUTS, PUBLIC, Problem, make, random_options, run
 from tolerance import allowed
 
 import fastrnn
