@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
@@ -31,10 +30,11 @@ import crowded  # noqa: F401
 from problems import BIASES, CELLS, INITIAL, PUBLIC, Arrays, Problem, batch_first, make, run
 from promises import BY_STEP, in_a_batch, inferred, padded, split, streamed
 from stacks import named
+from tolerance import Evaluate, RoundingDecides, assert_rounded
 
 import fastrnn
 from fastrnn import training
-from fastrnn.backends import available_isas, numpy
+from fastrnn.backends import available_isas
 
 ISAS = available_isas()
 UNITS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33)
@@ -193,9 +193,10 @@ def check_call(case: Call) -> None:
         if not (case.lengths or case.reverse or case.biases == ("b_rec",)) and case.B and case.T:
             same(*streamed(p, got, lay(p.inputs["x"], case.layout)), "stream")
     if case.value == "normal":
+        wide = p.astype(np.float64)
         with fastrnn.use_backend("numpy"):
-            exact = run(p.astype(np.float64))
-        compare(case, p, got, exact)
+            exact = run(wide)
+        judge(got, exact, lambda: run(wide))
     else:
         check_special(case, p, got)
 
@@ -205,64 +206,13 @@ def turned_back(result: Arrays) -> Arrays:
     return result | {n: np.ascontiguousarray(a) for n, a in turned.items()}
 
 
-def compare(case: Any, p: Problem, got: Arrays, exact: Arrays) -> None:
-    """Within a bound by norm; where that is not kept, within what rounding moves the result itself."""
-    eps = 2.3e-16 if case.wide else 1.2e-7
-    if doubtful := [n for n in exact if not off(got[n], exact[n], eps) <= 64 * eps]:
+def judge(got: Arrays, exact: Arrays, evaluate: Evaluate) -> None:
+    """By the tests' own policy. What rounding decides, as at a relu's kink, is counted."""
+    try:
+        assert_rounded(got, exact, evaluate)
+        counts["reference"] += 1
+    except RoundingDecides:
         counts["ill-conditioned"] += 1
-        with fastrnn.use_backend("numpy"):
-            loop = run(p)
-        if case.wide:
-            with long_double():
-                exact = run(p)
-        moved = {n: off(loop[n], exact[n], eps) for n in doubtful}  # inside: a saturated gate's slope cancels
-        rng = np.random.default_rng(0)
-        with fastrnn.use_backend("numpy"):
-            for _ in range(12):
-                wide = p.astype(np.float64)
-                noisy = {
-                    n: a * (1 + eps * rng.uniform(-1, 1, a.shape))
-                    for n, a in (wide.inputs | wide.cotangents).items()
-                    if a.dtype.kind == "f"
-                }
-                again = run(wide.changed(**noisy))
-                for n in doubtful:
-                    moved[n] = max(moved[n], off(again[n], exact[n], eps))
-        for n in doubtful:
-            error = off(got[n], exact[n], eps)
-            assert error <= 64 * eps + 40 * moved[n], f"reference: {n} is off by {error:.2g}; noise {moved[n]:.2g}"
-    counts["reference"] += 1
-
-
-@contextlib.contextmanager
-def long_double() -> Iterator[None]:
-    """The NumPy backend in the longest floats that there are, by which float64 is judged."""
-
-    def longer(given: Any) -> Any:
-        if isinstance(given, np.ndarray):
-            return given.astype(np.longdouble) if given.dtype.kind == "f" else given
-        if hasattr(given, "_asdict"):  # a call, or a way back
-            return given._replace(**{name: longer(value) for name, value in given._asdict().items() if name != "saved"})
-        return tuple(map(longer, given)) if isinstance(given, tuple) else given
-
-    forward, backward = numpy.forward, numpy.backward
-    with (
-        fastrnn.use_backend("numpy"),
-        patch.object(numpy, "forward", lambda calls: forward([longer(call) for call in calls])),
-        patch.object(numpy, "backward", lambda backs: backward([longer(back) for back in backs])),
-        patch.object(numpy, "expect_unchanged"),  # it compares bytes, and six of these sixteen are anything
-    ):
-        yield
-
-
-def off(got: np.ndarray, exact: np.ndarray, eps: float) -> float:
-    """||got - exact|| / ||exact||, what is flushed to zero aside."""
-    assert got.shape == exact.shape
-    if not np.isfinite(exact).all():
-        return 0.0 if (np.isfinite(got) == np.isfinite(exact)).all() else np.inf
-    tiny = (1e-30 if eps > 1e-10 else 1e-300) * max(exact.size, 1)
-    distance = float(np.linalg.norm((got - exact).astype(np.float64)))
-    return distance / (float(np.linalg.norm(exact.astype(np.float64))) + tiny)
 
 
 def check_special(case: Call, p: Problem, got: Arrays) -> None:
@@ -391,24 +341,7 @@ def check_layer(case: Layer) -> None:
     more = own if own is None else tuple(s.astype("f8") for s in own) if family == "lstm" else own.astype("f8")
     with fastrnn.use_backend("numpy"):
         exact = both(x.astype(np.float64), wide, more)
-    eps = 2.3e-16 if case.wide else 1.2e-7
-    doubtful = [n for n in exact if not off(got[n], exact[n], eps) <= 1e3 * eps]
-    if doubtful:  # a sum that cancels, or a relu's kink: as far as rounding, or noise in x and in the weights, moves it
-        counts["ill-conditioned"] += 1
-        noise = np.random.default_rng(0)
-
-        def noisy(a: np.ndarray) -> np.ndarray:
-            return a * (1 + eps * noise.uniform(-1, 1, a.shape))
-
-        with fastrnn.use_backend("numpy"):
-            others = [both(x, net, own)]
-            for _ in range(8):
-                wide.load_state_dict({n: noisy(a.astype(np.float64)) for n, a in net.state_dict().items()})
-                others.append(both(noisy(x.astype(np.float64)), wide, more))
-        for n in doubtful:
-            error, moved = off(got[n], exact[n], eps), max(off(other[n], exact[n], eps) for other in others)
-            assert error <= 1e3 * eps + 100 * moved, f"layer's reference: {n} is off by {error:.2g}; noise {moved:.2g}"
-    counts["layer's reference"] += 1
+    judge(got, exact, lambda: both(x.astype(np.float64), wide, more))
 
 
 # ---- damaged files ----

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from problems import CELLS, Arrays
 from stacks import as_given, composed, in_double, layer, named, states
-from tolerance import assert_close, assert_float32, assert_same_bits
+from tolerance import assert_rounded, assert_same_bits
 
 import fastrnn
 from fastrnn.backends import available_isas
@@ -56,13 +56,13 @@ def test_steps_are_the_sequence(cell: str, num_layers: int, B: int, dtype: type,
 def test_against_the_reference(cell: str, dtype: type, fast: str) -> None:
     net = layer(cell, 7, 33, 3, dtype=dtype)
     x = sequence(net, 9, 5)
+
+    def reference() -> Arrays:
+        return composed(in_double(net, cell), cell, x.astype(np.float64))
+
     with fastrnn.use_backend("numpy"):
-        loop = composed(net, cell, x)
-        exact = composed(in_double(net, cell), cell, x.astype(np.float64))
-    if dtype == np.float32:
-        assert_float32(streamed(net.stream(5), x), exact, loop)
-    else:
-        assert_close(streamed(net.stream(5), x), exact)
+        exact = reference()
+    assert_rounded(streamed(net.stream(5), x), exact, reference)
 
 
 @pytest.mark.parametrize("num_layers", [1, 3])

@@ -61,9 +61,11 @@ def write(model: fastrnn.Sequential, letters: np.ndarray, start: str, length: in
 def main() -> int:
     parser = argparse.ArgumentParser(description="A language model of characters.")
     parser.add_argument("--quick", action="store_true", help="a few seconds, and a higher bar")
-    quick = parser.parse_args().quick
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    quick = arguments.quick
     epochs, bar = (4, 2.0) if quick else (40, 1.0)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(arguments.seed)
     letters, codes = np.unique(list(read()), return_inverse=True)
     x, y = pages(codes)
 

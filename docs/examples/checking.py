@@ -14,11 +14,18 @@ Arrays = dict[str, np.ndarray]
 STEP = 1e-5
 
 
-def quick(description: str | None) -> bool:
-    """Whether the command line asks for the short settings of a test run."""
+def arguments(description: str | None) -> tuple[bool, np.random.Generator]:
+    """Whether the command line asks for the short settings of a test run, and random numbers from its seed."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="shorter, where it takes more than a second")
-    return bool(parser.parse_args().quick)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    return given.quick, np.random.default_rng(given.seed)
+
+
+def quick(description: str | None) -> bool:
+    """The first of these, where nothing is random."""
+    return arguments(description)[0]
 
 
 def claim(what: str, holds: bool) -> None:

@@ -12,7 +12,7 @@ What it teaches: shapes and gradients are checked by machine, not by eye. All th
 from __future__ import annotations
 
 import numpy as np
-from checking import claim, compare_gradients, finite_differences, quick, relative_error
+from checking import arguments, claim, compare_gradients, finite_differences, relative_error
 
 import fastrnn
 from fastrnn.training import Adam
@@ -159,8 +159,8 @@ def bidirectional(rng: np.random.Generator, epochs: int) -> None:
 
 
 def main() -> None:
-    epochs = 5 if quick(__doc__) else 10
-    rng = np.random.default_rng(0)
+    quick, rng = arguments(__doc__)
+    epochs = 5 if quick else 10
     gru(rng)
     lstm(rng)
     backpropagation(rng)

@@ -12,7 +12,7 @@ Keras gives a cell one bias, but for the reset-after GRU, which has one for each
 from __future__ import annotations
 
 import numpy as np
-from checking import claim, quick
+from checking import arguments, claim
 
 import fastrnn
 from fastrnn import GRU, LSTM, RNN, Dense, Sequential
@@ -222,8 +222,8 @@ def both_ways(rng: np.random.Generator) -> None:
 
 
 def main() -> None:
-    epochs = 5 if quick(__doc__) else 10
-    rng = np.random.default_rng(0)
+    quick, rng = arguments(__doc__)
+    epochs = 5 if quick else 10
     cell(rng)
     rnn_and_dense(rng, epochs)
     vanishing_and_exploding(rng, epochs)

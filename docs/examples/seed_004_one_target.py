@@ -12,7 +12,7 @@ What it teaches: a falling loss does not prove a gradient; finite differences do
 from __future__ import annotations
 
 import numpy as np
-from checking import claim, compare_gradients, finite_differences, quick, relative_error
+from checking import arguments, claim, compare_gradients, finite_differences, relative_error
 
 import fastrnn
 
@@ -107,8 +107,8 @@ def train(w: Weights, epochs: int) -> list[float]:
 
 
 def main() -> None:
-    epochs = 300 if quick(__doc__) else 1000
-    rng = np.random.default_rng(0)
+    quick, rng = arguments(__doc__)
+    epochs = 300 if quick else 1000
     batch_of_sigmoids(rng)
     compare(rng)
 
