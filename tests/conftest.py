@@ -10,6 +10,8 @@ A test asks for one of four fixtures and is repeated over its implementations, w
 
 What a user has not installed skips the tests that need it. CI asks for everything: `--require-native` and
 `--require-oracles` fail instead of skipping.
+
+A run of all tests is shared among processes, one for each CPU, if pytest-xdist is installed; `-n 0` is a single process.
 """
 
 from __future__ import annotations
@@ -33,7 +35,18 @@ import crowded  # noqa: F401
 import numpy as np
 
 import fastrnn
-from fastrnn.backends import available_backends, available_isas
+from fastrnn.backends import available_backends, available_isas, usable_cpus
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where nobody waits
+    fcntl = None  # type: ignore[assignment]
+
+MOST_WORKERS = 4  # each of them needs about a gigabyte
+
+# Numba compiles a cell in one dtype for five to nine seconds. These it compiles in both, for every test that has `cell`
+# for a parameter: two states and peepholes, and a closure. The others are there in float32.
+COMPILED = ("lstm_peephole", "rnn_relu")
 
 # Other random problems than those that everybody has, everywhere at once: the seeds of all generators are shifted.
 if SEED := int(os.environ.get("FASTRNN_TEST_SEED", "0")):
@@ -94,6 +107,41 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("implementation", names, indirect=True)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    stands_for_others = params.get("cell") in COMPILED or "cell" in params and params.get("dtype") == np.float32
+    if params.get("implementation") == "numba" and not stands_for_others:
+        item.add_marker(pytest.mark.thorough)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist acts on its options
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Share out a run of all tests: of some, starting the workers would take longer than the tests."""
+    option = config.option
+    if not config.pluginmanager.hasplugin("xdist") or "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    everything = config.args_source == config.ArgsSource.TESTPATHS and not option.keyword
+    watched = option.usepdb or option.capture == "no" or option.collectonly
+    if option.numprocesses is None and everything and not watched and (workers := min(usable_cpus(), MOST_WORKERS)) > 1:
+        option.numprocesses, option.dist = workers, "worksteal"  # neighbours, which share a solution, stay together
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test marked `alone` waits until the other workers' tests are over, and they wait at the door until it is."""
+    if "PYTEST_XDIST_WORKER" not in os.environ or fcntl is None:
+        return (yield)
+    shared = item.config._tmp_path_factory.getbasetemp().parent  # type: ignore[attr-defined]
+    door, room = shared / "door", shared / "room"
+    alone = item.get_closest_marker("alone") is not None
+    with open(door, "w") as at_the_door, open(room, "w") as inside:
+        fcntl.flock(at_the_door, fcntl.LOCK_EX)
+        fcntl.flock(inside, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        if not alone:
+            fcntl.flock(at_the_door, fcntl.LOCK_UN)
+        return (yield)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastrnn")
     group.addoption("--require-native", action="store_true", help="fail if the compiled extension is missing")
@@ -113,7 +161,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)  # of those that other options left
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --sample, the lot is drawn by each test's name: the same one in every run."""
+    """Numba's tests come first, so that one worker has them all and compiles each cell once.
+
+    With --sample, the lot is drawn by each test's name: the same one in every run.
+    """
+    items.sort(key=lambda item: "numba" not in item.nodeid)
     if not (most := config.getoption("--sample")):
         return
     tests: dict[str, list[pytest.Item]] = {}

@@ -94,7 +94,7 @@ def test_forks_for_a_minute(python: Python) -> None:
 
 
 SIGNAL = """
-import contextlib, os, signal, threading, time
+import contextlib, math, os, signal, threading, time
 import numpy as np
 import crowded, fastrnn
 
@@ -116,8 +116,8 @@ def seconds(work):
 
 def late(work, x):
     "Of three turns, how long a call goes on after the signal, to how long it takes without one; and that."
-    while min(seconds(lambda: work(x)) for _ in range(2)) < 0.5:
-        x = np.concatenate([x, x])
+    while (taken := min(seconds(lambda: work(x)) for _ in range(2))) < 0.5:
+        x = np.concatenate([x] * math.ceil(0.6 / taken))
     turns = []
     for _ in range(3):
         whole = seconds(lambda: work(x))
@@ -172,7 +172,7 @@ def hear(*_):
 signal.signal(signal.SIGINT, hear)
 for net, given in ((lstm, x), (fastrnn.LSTM(192, 192, bias=False, rng=0), least)):
     while (taken := seconds(lambda: net(given, threads=2))) < 0.5:
-        given = np.concatenate([given, given])
+        given = np.concatenate([given] * math.ceil(0.6 / taken))
     whole, went_on = net(given, threads=2)[0].tobytes(), []
     for _ in range(3):
         seen.clear()
@@ -188,6 +188,7 @@ for net, given in ((lstm, x), (fastrnn.LSTM(192, 192, bias=False, rng=0), least)
 """
 
 
+@pytest.mark.alone
 def test_interruption(python: Python) -> None:
     """Ctrl-C ends a call within the tenth of a second in which it asks, and the next one is right."""
     done = python("-c", SIGNAL, timeout=600)
@@ -231,6 +232,7 @@ assert ratios[len(ratios) // 2] < 1.3, ratios
 """
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
 def test_a_cpu_that_is_taken(python: Python) -> None:
     """Two threads, one of whose CPUs another process holds, take at most 1.3 times as long as one thread does."""
@@ -260,6 +262,7 @@ assert told == 1 and ratios[len(ratios) // 2] < 1.3, ratios
 """
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not os.access("/sys/fs/cgroup/cpu/cgroup.procs", os.W_OK), reason="no control group can be made")
 def test_a_quota(python: Python) -> None:
     """Of one CPU, set after the import: it is seen, and two threads take at most 1.3 times as long as one."""

@@ -101,6 +101,7 @@ assert ratios[len(ratios) // 2] < 1.3, ratios
 """
 
 
+@pytest.mark.alone
 def test_more_threads_than_cpus_do_not_wait_in_a_queue(native: str, python: Python) -> None:
     """Where every step ends at a barrier, threads that take turns on a CPU would take several times as long."""
     text = f"import os, fastrnn\nimport numpy as np\nfastrnn.use_isa({native.removeprefix('native-')!r})\n{QUEUE}"
