@@ -11,7 +11,7 @@ A test asks for one of four fixtures and is repeated over its implementations, w
 What a user has not installed skips the tests that need it. CI asks for everything: `--require-native` and
 `--require-oracles` fail instead of skipping.
 
-A run of all tests is shared among processes, one for each CPU, if pytest-xdist is installed; `-n 0` is a single process.
+A run of all tests is shared among processes if pytest-xdist is installed; `-n 0` is a single one.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ except ImportError:  # on Windows, where nobody waits
 
 MOST_WORKERS = 4  # each of them needs about a gigabyte
 
-# Numba compiles a cell in one dtype for five to nine seconds. These it compiles in both, for every test that has `cell`
-# for a parameter: two states and peepholes, and a closure. The others are there in float32.
+# Numba compiles a cell in one dtype for five to nine seconds. These it compiles in both, the others in float32 alone:
+# two states and peepholes, and a closure.
 COMPILED = ("lstm_peephole", "rnn_relu")
 
 # Other random problems than those that everybody has, everywhere at once: the seeds of all generators are shifted.
@@ -109,8 +109,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    stands_for_others = params.get("cell") in COMPILED or "cell" in params and params.get("dtype") == np.float32
-    if params.get("implementation") == "numba" and not stands_for_others:
+    other_cell = params.get("cell", COMPILED[0]) not in COMPILED and params.get("dtype") != np.float32
+    if params.get("implementation") == "numba" and (other_cell or item.path.name == "test_threads.py"):
         item.add_marker(pytest.mark.thorough)
 
 

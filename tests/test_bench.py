@@ -383,6 +383,7 @@ def test_multiply_adds_are_counted(native: str) -> None:
     assert core.spend(isa, 1000) == 1000 * one
 
 
+@pytest.mark.alone  # training has to take longer than a forward pass
 def test_small_run(python: Python, tmp_path: Path) -> None:
     chosen = {"points": "seed3", "cells": "lstm", "peers": "numpy", "seconds": "0.05", "threads": "1", "out": "out"}
     done = python("-m", "fastrnn", "bench", *(word for k, v in chosen.items() for word in (f"--{k}", v)))
