@@ -352,7 +352,7 @@ void X(accumulate_outer)(ptrdiff_t n, Columns a, const Panels *p, Rows c)
     for (ptrdiff_t group = 0; group < p->groups; group++) {
         const int width = group_width(p, group);
         const ptrdiff_t column = group_start(p, group), valid = p->units - column;
-        for (ptrdiff_t r = 0; r < p->K; r += OUTER_BLOCK)
+        for (ptrdiff_t r = 0; r < p->K; r += BLOCK)
             for (ptrdiff_t row = 0; row < n; row += OUTER_ROWS) {
                 const int m = (int)(n - row < OUTER_ROWS ? n - row : OUTER_ROWS);
                 const TileFn tile_fn = column_tiles[width - 1][m - 1];
@@ -360,7 +360,7 @@ void X(accumulate_outer)(ptrdiff_t n, Columns a, const Panels *p, Rows c)
                     .columns = a.data + row / OUTER_ROWS * a.block_stride + r * a.row_stride,
                     .column_stride = a.row_stride,
                     .panel = p->data + column * p->K + r * width * LANES,
-                    .K = p->K - r < OUTER_BLOCK ? p->K - r : OUTER_BLOCK,
+                    .K = p->K - r < BLOCK ? p->K - r : BLOCK,
                     .out = row_of(c, row) + column,
                     .out_stride = c.stride,
                     .add = 1,

@@ -6,8 +6,7 @@
  * with zero columns to whole vectors; K is never padded.
  *
  * The order of summation is fixed by K alone: fused multiply-adds over k in order, restarted every BLOCK terms and at
- * every segment of K, or every OUTER_BLOCK terms of an outer product. So an element of the result has the same bits
- * whatever rows surround it.
+ * every segment of K. So an element of the result has the same bits whatever rows surround it.
  */
 #ifndef FRNN_MATMUL_H
 #define FRNN_MATMUL_H
@@ -74,10 +73,7 @@ void X(pack_rows)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *
 /* Neighbouring columns of a matrix, OUTER_ROWS at a time: column i, row r is
  * data[i / OUTER_ROWS * block_stride + r * row_stride + i % OUTER_ROWS]. As they lie in the matrix, block_stride is
  * OUTER_ROWS; packed, every block stands by itself, which spares the caches and the TLB long strides. */
-enum {
-    OUTER_ROWS = TILE_ROWS(TILE_VECTORS),
-    OUTER_BLOCK = 2 * BLOCK, /* a chain's length here: C is read and written once for each */
-};
+enum { OUTER_ROWS = TILE_ROWS(TILE_VECTORS) };
 typedef struct {
     const real *data;
     ptrdiff_t block_stride, row_stride;

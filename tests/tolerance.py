@@ -6,8 +6,8 @@ complex steps vouch for). A tensor whose exact value is 0 must be 0, so zero pas
 A result of a cell may be off by LUCK times what rounding does to its problem. That is measured in the reference itself:
 under `rounding`, each operation is off at random by as much as it may be in the precision that is judged, and the root
 mean square of the errors of RUNS such evaluations says how much a tensor is moved. No library's own result takes part,
-so no luck of a library does. For float64 the noise is larger than its roundings, which it could not hold, and what it does is
-scaled down.
+so no luck of a library does. For float64 the noise is larger than its roundings, which it could not hold, and what it
+does is scaled down.
 
 * Every operation is off by one unit in the last place at most: twice what a correct rounding is, and as an
   activation is.
