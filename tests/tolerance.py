@@ -25,13 +25,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 
 import fastrnn
-from fastrnn.cells import Cell
+from fastrnn.cells import CELLS
 
 Arrays = dict[str, np.ndarray]
 Evaluate = Callable[[], Arrays]  #: of the problem in float64
@@ -79,20 +80,25 @@ def off(a: np.ndarray, roundings: int = 1) -> np.ndarray:
     return a * ((1 - most) + 2 * most * Rounded.rng.random(a.shape))
 
 
+def rounded(given: Any) -> Any:
+    """The arrays of a step's arguments."""
+    return tuple(map(rounded, given)) if isinstance(given, tuple) else given.view(Rounded)
+
+
 @contextlib.contextmanager
 def rounding(unit: float, seed: int) -> Iterator[None]:
-    """The reference is off as a precision may be of which `unit` is 1's last place.
+    """The reference's steps are off as a precision may be of which `unit` is 1's last place."""
 
-    Whatever a step computes comes from its weights, so that they are where it begins.
-    """
-    weights = Cell.weights
+    def off_in(step: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given: step(*rounded(given))
 
-    def rounded(cell: Cell, *given: Any) -> Any:
-        return tuple(w.view(Rounded) for w in weights(cell, *given))
-
+    cells = {
+        name: replace(cell, step=off_in(cell.step), step_backward=off_in(cell.step_backward))
+        for name, cell in CELLS.items()
+    }
     with (
         fastrnn.use_backend("numpy"),
-        patch.object(Cell, "weights", rounded),
+        patch.dict(CELLS, cells),
         patch.multiple(Rounded, unit=unit, rng=np.random.default_rng(seed), create=True),
     ):
         yield
