@@ -25,7 +25,7 @@ enum {
      * thread for RETREAT times as long as the threads waited, and as long as the next one loses too for twice that, four
      * times ..., so that little is lost even where calls are rare; a job that loses nothing halves it again. */
     RETREAT = 20,
-    LONGEST = 1000 * 1000 * 1000, /* ns of a retreat: other work may be over */
+    LONGEST = 250 * 1000 * 1000,  /* ns of a retreat: other work may be over */
     IN_A_ROW = 300 * 1000,        /* ns between two calls, after which threads that sleep are worth waking for the next */
     LEAST_LOSS = 100 * 1000, /* ns in a job that a thread was ready and did not run, and two fifths of it or more */
     WAKING = 300 * 1000,     /* ns that a sleeper may take to begin, which is no loss */
