@@ -13,6 +13,7 @@ does is scaled down.
   activation is.
 * A sum of K terms, one after the other, has K roundings: its terms and the sum are off by sqrt(K) times that at most.
   So is what the sum is added to, which it may have begun with.
+* What is below the normal numbers of a precision may be 0 in it.
 * A few roundings are nobody's fault: FLOOR of them are allowed on any problem, and where no error is larger, nothing
   is measured.
 * A problem of which rounding moves a result by WORST or more decides nothing, and is an error in the test.
@@ -49,7 +50,8 @@ class Rounded(np.ndarray):
     """A float64 array of which whatever is computed is off at random, as in a precision of `unit`."""
 
     rng: np.random.Generator
-    unit = 0.0
+    unit: float
+    tiny: float
     terms = 1  #: of the sum that it is
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
@@ -77,7 +79,7 @@ class Rounded(np.ndarray):
 def off(a: np.ndarray, roundings: int = 1) -> np.ndarray:
     """Under `rounding`: `a` as it may be after so many of them."""
     most = Rounded.unit * roundings**0.5
-    return a * ((1 - most) + 2 * most * Rounded.rng.random(a.shape))
+    return a * ((1 - most) + 2 * most * Rounded.rng.random(a.shape)) * (abs(a) >= Rounded.tiny)
 
 
 def rounded(given: Any) -> Any:
@@ -86,8 +88,8 @@ def rounded(given: Any) -> Any:
 
 
 @contextlib.contextmanager
-def rounding(unit: float, seed: int) -> Iterator[None]:
-    """The reference's steps are off as a precision may be of which `unit` is 1's last place."""
+def rounding(dtype: Any, unit: float, seed: int) -> Iterator[None]:
+    """The reference's steps are off as those of a precision may be, if `unit` were 1's last place in it."""
 
     def off_in(step: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *given: step(*rounded(given))
@@ -99,7 +101,7 @@ def rounding(unit: float, seed: int) -> Iterator[None]:
     with (
         fastrnn.use_backend("numpy"),
         patch.dict(CELLS, cells),
-        patch.multiple(Rounded, unit=unit, rng=np.random.default_rng(seed), create=True),
+        patch.multiple(Rounded, unit=unit, tiny=np.finfo(dtype).tiny, rng=np.random.default_rng(seed), create=True),
     ):
         yield
 
@@ -120,7 +122,7 @@ def allowed(evaluate: Evaluate, exact: Arrays, dtype: Any) -> dict[str, float]:
     larger = max(unit, LEAST)
     squares = dict.fromkeys(exact, 0.0)
     for seed in range(RUNS):
-        with rounding(larger, seed):
+        with rounding(dtype, larger, seed):
             found = evaluate()
         for name, value in exact.items():
             squares[name] += (relative_error(np.asarray(found[name]), value) / larger) ** 2
