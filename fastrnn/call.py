@@ -151,8 +151,8 @@ class Backend(Protocol):
 
     def prepared(
         self, calls: Sequence[Call], x_shape: tuple[int, ...], batch_first: bool, every_step: bool
-    ) -> Prepared | None:
-        """For a stack of calls, all packed, and x of this shape; None where that would save nothing.
+    ) -> Prepared:
+        """For a stack of calls, all packed, and x of this shape.
 
         x and y are laid out as the caller has them; unless `every_step`, y is the h of the last step alone.
         """

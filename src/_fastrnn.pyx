@@ -108,6 +108,19 @@ cdef class Pins:
         return 0
 
 
+cdef bint readable(const Py_buffer *view, char format, Py_ssize_t itemsize, Py_ssize_t features) noexcept:
+    """Whether the kernels read a view as it is: of that format, in contiguous, aligned rows of so many features."""
+    cdef Py_ssize_t last = view.ndim - 1, axis
+    if view.ndim < 1 or view.format == NULL or view.format[0] != format or view.format[1] != 0:
+        return False
+    if view.shape[last] != features or <uintptr_t> view.buf % itemsize:
+        return False
+    for axis in range(last):
+        if view.strides[axis] % itemsize:
+            return False
+    return view.strides[last] == itemsize or features == 1
+
+
 cdef enum:
     SAMPLES = 16  # as in fastrnn/unchanged.py
 

@@ -65,14 +65,9 @@ cdef class Prepared:
             PyObject_GetBuffer(x, view, PyBUF_STRIDES | PyBUF_FORMAT)
         except (ValueError, BufferError):
             return False  # of a dtype that has no buffer: the general way has the words
-        cdef Py_ssize_t steps = 1 if self.batch_first else 0, i
-        cdef bint good = view.ndim == self.x_ndim and view.format != NULL and view.format[0] == self.format
-        good = good and view.format[1] == 0 and view.shape[view.ndim - 1] == self.I and view.shape[steps] == self.T
-        good = good and (view.ndim == 2 or view.shape[1 - steps] == self.B)
-        good = good and (view.strides[view.ndim - 1] == self.itemsize or self.I == 1)
-        good = good and <uintptr_t> view.buf % self.itemsize == 0
-        for i in range(self.x_ndim - 1):
-            good = good and view.strides[i] % self.itemsize == 0
+        cdef int steps = 1 if self.batch_first else 0
+        cdef bint good = view.ndim == self.x_ndim and readable(view, self.format, self.itemsize, self.I)
+        good = good and view.shape[steps] == self.T and (view.ndim == 2 or view.shape[1 - steps] == self.B)
         if not good:
             PyBuffer_Release(view)
         return good

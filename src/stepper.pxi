@@ -93,13 +93,11 @@ cdef class Stepper:
             except (ValueError, BufferError):
                 pass  # `check` has the words
         if got:
-            if ((not flags or not view.readonly)
-                    and view.format != NULL and view.format[0] == self.format and view.format[1] == 0
-                    and 1 <= view.ndim <= 2 and view.shape[view.ndim - 1] == features
+            if ((not flags or not view.readonly) and view.ndim <= 2
+                    and readable(view, self.format, self.itemsize, features)
                     and (view.shape[0] == self.B if view.ndim == 2 else self.B == 1)
-                    and (view.strides[view.ndim - 1] == self.itemsize or features == 1)
-                    and (not flags or view.ndim == 1 or self.B == 1 or abs(view.strides[0]) >= features * self.itemsize)
-                    and view.strides[0] % self.itemsize == 0 and <uintptr_t> view.buf % self.itemsize == 0):
+                    and (not flags or view.ndim == 1 or self.B == 1
+                         or abs(view.strides[0]) >= features * self.itemsize)):
                 return 0
             PyBuffer_Release(view)
         array = self.check(name, array, (self.B, features), self.dtype, flags != 0)

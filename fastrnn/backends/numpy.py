@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.call import Backward, Call, Forward, Gradients, Stepper
+from fastrnn.call import Backward, Call, Forward, Gradients, Prepared, Stepper
 from fastrnn.cells import CELLS, Array, Arrays
 from fastrnn.checks import stepped, stepped_state
 from fastrnn.unchanged import Glance, expect_unchanged, glance
@@ -72,8 +72,13 @@ def stepper(calls: Sequence[Call]) -> Stepper:
     return Steps(forward, calls)
 
 
-def prepared(calls: Sequence[Call], x_shape: tuple[int, ...], batch_first: bool, every_step: bool) -> None:
-    """Nothing: its own loop takes far longer than describing a call."""
+def prepared(calls: Sequence[Call], x_shape: tuple[int, ...], batch_first: bool, every_step: bool) -> Prepared:
+    """One that leaves each call to the general way: the loop itself takes far longer than describing it."""
+    return general_way
+
+
+def general_way(x: Any, state: Any = None) -> None:
+    """`call.Prepared` for no x at all."""
 
 
 class Steps:

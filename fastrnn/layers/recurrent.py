@@ -86,7 +86,7 @@ class Recurrent(Weighted):
         given = x
         x, init, options, layout = self._checked(x, state, lengths, resets, threads)
         y, states = self._given(self._run(x, init, options, layout), layout)
-        if quick is not None:  # it was a call that the next of its kind need not check again
+        if quick is not None and quick.run is None:  # the second of its kind: the next need not be checked again
             self._quick = quick if self._quick is not quick else self._described(quick, given, options["threads"])
         return y, states
 
@@ -108,7 +108,7 @@ class Recurrent(Weighted):
         return None if outputs is None else (outputs[0], outputs[1][0] if alone else outputs[1])
 
     def _described(self, quick: Quick, x: Array, threads: int) -> Quick:
-        """With `run`, if the backend has one. Arrays of the right shapes stand in for x and for what is written."""
+        """With its `run`. Arrays of the right shapes stand in for x and for what is written."""
         batch_first = self.batch_first and x.ndim == 3
         T, B, _ = time_major(x, x.ndim == 2, batch_first).shape
         y = shaped(T, B, self.hidden_size, self.dtype)
