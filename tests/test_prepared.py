@@ -59,6 +59,7 @@ def test_same_bits(shape: tuple[int, ...], kind: str, options: dict[str, Any], n
     prepare(layer, np.ascontiguousarray(wide[..., :5]))
     for x in (np.ascontiguousarray(wide[..., :5]), wide[..., :5], wide[::-1, ..., 2:7], wide[..., 7:2:-1]):
         for state in (None, (h, c) if kind == "LSTM" else h):
+            assert (layer._quickly(layer._quick.run, x, state) is None) == (x.strides[-1] < 0)
             assert same(flat(layer(x, state)), general(layer, x, state))
 
 

@@ -92,8 +92,8 @@ class Recurrent(Weighted):
 
     def _quick_for(self, x: Array, threads: int | None) -> Quick:
         """The one that is kept, or if that is for another kind of call a new one without `run`."""
-        backend, packed = self._prepared()
-        key = (x.shape, backends.get_num_threads() if threads is None else threads, backend.name, backend.layout())
+        _, packed = self._prepared()  # those of the backend and instruction set in use, and of no other
+        key = (x.shape, backends.get_num_threads() if threads is None else threads)
         quick = self._quick
         return quick if quick and quick.key == key and quick.packed is packed else Quick(key, packed, None)
 

@@ -24,9 +24,9 @@ KERAS: dict[str, Initializer] = {"W": GlorotUniform(), "U": Orthogonal(), "b": Z
 class Quick(NamedTuple):
     """A call of inference that was described to the kernels once, for as long as nothing of it changes."""
 
-    key: tuple[Any, ...]  #: the shape of x, threads, backend and layout
-    packed: list[Any]  #: the parameters that it reads
-    run: Prepared | None  #: None until the same key comes again
+    key: tuple[tuple[int, ...], int]  #: the shape of x, and threads
+    packed: list[Any]  #: the parameters that it reads, packed for the backend and instruction set that it runs on
+    run: Prepared | None  #: None until the same kind of call comes again
 
 
 class Weighted(Settings, Layer):
