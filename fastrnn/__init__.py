@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastrnn import initializers
 from fastrnn.backends import config, get_num_threads, set_num_threads, show_config, use_backend, use_isa
+from fastrnn.defined import cell
 from fastrnn.functional import gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward
 from fastrnn.layers import GRU, LSTM, RNN, Activation, Dense, Dropout, Embedding, Stream
 from fastrnn.results import Cache, GRUGrads, GRUResult, LSTMGrads, LSTMResult, RNNGrads, RNNResult
@@ -62,6 +63,7 @@ __all__ = [
     "Sequential",
     "Stream",
     "__version__",
+    "cell",
     "config",
     "from_gates",
     "from_keras",

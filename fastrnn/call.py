@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from fastrnn.cells import Cell
+
 
 class Call(NamedTuple):
     """One checked recurrence: T steps, B sequences, I inputs, H hidden units, G gates, one dtype throughout.
@@ -20,48 +22,43 @@ class Call(NamedTuple):
     the last axis itself is contiguous. All other arrays are C-contiguous.
     """
 
-    cell: str  #: a name in `cells.CELLS`
+    cell: Cell
     x: np.ndarray  #: (T, B, I)
     W: np.ndarray  #: (G*H, I)
-    U: np.ndarray  #: (G*H, H)
+    U: np.ndarray | None  #: (products*H, H); None for a cell without a product
     b: np.ndarray | None  #: (G*H,)
-    b_rec: np.ndarray | None  #: (G*H,)
-    p: np.ndarray | None  #: (3*H,), a peephole LSTM's only
-    init: tuple[np.ndarray | None, ...]  #: one (B, H) per state of the cell: (h0,) or (h0, c0); None is zeros
+    b_rec: np.ndarray | None  #: (products*H,)
+    p: np.ndarray | None  #: (parameters*H,), of a cell that has any
+    init: tuple[np.ndarray | None, ...]  #: one (B, H) per state of the cell; None is zeros
     lengths: np.ndarray | None  #: (B,) int64, each in 0..T
     resets: np.ndarray | None  #: (T, B) bool
     reverse: bool
     batch_first: bool  #: lay y, c and dx out as (B, T, ...) in memory; shapes here stay time-major
     training: bool
     checkpoint: int | None  #: keep the state of every k-th step only; None keeps what backward needs of every step
-    return_cells: bool
+    return_states: bool  #: of every step, all states and not the first alone
     threads: int  #: at least 1; an upper bound
     packed: Any = None  #: what the backend's own `pack` made of the weights; forward may use it in their place
     y: np.ndarray | None = None  #: (T, B, H), last axis contiguous: where to write y; None is a new array
     bf16: bool = False  #: W and U hold bfloat16 values only, so that `packed` may keep them as such
     follows: bool = False  #: in a list of calls: x is the y of the call before, of the same steps and lengths
     clean: bool = False  #: no byte of what is saved may be left undefined
+    e: tuple[np.ndarray, ...] = ()  #: (T, B, H) or (T, B, 1) for each extra input of the cell, through any strides
+    fixed: tuple[bool, ...] = ()  #: whether each extra input is one for all steps
+
+    def arrays(self) -> tuple[np.ndarray | None, ...]:
+        """What backward reads of the caller's arrays, in the order of the cell's `arguments`."""
+        return (self.x, self.W, self.U, self.b, self.b_rec, self.p, *self.init, self.resets, *self.e)
 
     def arguments(self) -> dict[str, np.ndarray | None]:
-        """What backward reads of the caller's arrays, by the caller's names for them."""
-        h0, c0 = (*self.init, None)[:2]
-        return {
-            "x": self.x,
-            "W": self.W,
-            "U": self.U,
-            "b": self.b,
-            "b_rec": self.b_rec,
-            "p": self.p,
-            "h0": h0,
-            "c0": c0,
-            "resets": self.resets,
-        }
+        """The same by the caller's names for them."""
+        return dict(zip(self.cell.arguments, self.arrays(), strict=True))
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
         """T, B, I, H."""
         T, B, I = self.x.shape
-        return T, B, I, self.U.shape[1]
+        return T, B, I, self.W.shape[0] // self.cell.G if self.U is None else self.U.shape[1]
 
     def output(self) -> np.ndarray:
         """Where y goes."""
@@ -85,7 +82,7 @@ class Forward(NamedTuple):
 
     y: np.ndarray  #: (T, B, H), 0 past a sequence's length
     final: tuple[np.ndarray, ...]  #: one (B, H) per state
-    c: np.ndarray | None  #: (T, B, H), only with `return_cells`
+    states: tuple[np.ndarray | None, ...]  #: (T, B, H) for each state but the first; None without `return_states`
     saved: Any  #: what its own backward needs, None unless `training`
 
 
@@ -96,7 +93,7 @@ class Backward(NamedTuple):
     saved: Any  #: what its forward left
     dy: np.ndarray | None  #: (T, B, H), last axis contiguous
     dfinal: tuple[np.ndarray | None, ...]  #: one (B, H) per state
-    dc: np.ndarray | None = None  #: (T, B, H), last axis contiguous; only with `return_cells`
+    dstates: tuple[np.ndarray | None, ...] = ()  #: (T, B, H) for each state but the first, last axis contiguous; or ()
 
 
 class Gradients(NamedTuple):
@@ -104,11 +101,12 @@ class Gradients(NamedTuple):
 
     dx: np.ndarray  #: (T, B, I)
     dW: np.ndarray
-    dU: np.ndarray
+    dU: np.ndarray | None
     db: np.ndarray | None
     db_rec: np.ndarray | None
     dp: np.ndarray | None
     dinit: tuple[np.ndarray | None, ...]  #: one (B, H) per state
+    de: tuple[np.ndarray, ...] = ()  #: (T, B, H) for each extra input, 0 past a length
 
 
 class Stepper(Protocol):

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 import numpy as np
 
 from fastrnn.call import Call
-from fastrnn.cells import CELLS, Array, Arrays
+from fastrnn.cells import Array, Arrays, Cell
 
 BOOLEANS = (bool, np.bool_)
 
@@ -50,12 +50,13 @@ class Options(NamedTuple):
 
 
 def checked_call(
-    cell: str,
+    cell: Cell,
     x: Any,
     weights: dict[str, Any],
-    init: dict[str, Any],
+    init: tuple[Any, ...],
     options: Options,
-    return_cells: bool = False,
+    return_states: bool = False,
+    e: Any = None,
 ) -> tuple[Call, bool]:
     """The call, and whether x was one unbatched sequence."""
     x = floating_array("x", x)
@@ -64,7 +65,6 @@ def checked_call(
         raise ValueError(f"x: expected shape {layout}, or (T, I) for one sequence, got {x.shape}")
     for name in ("reverse", "batch_first", "training"):
         boolean(name, getattr(options, name))
-    boolean("return_cells", return_cells)
     unbatched = x.ndim == 2
     batch_first = bool(options.batch_first) and not unbatched
     x = rows(time_major(x, unbatched, batch_first))
@@ -73,58 +73,101 @@ def checked_call(
         raise ValueError("checkpoint: only a call with training=True keeps anything; got training=False")
 
     parameters = checked_weights(cell, weights, I, x.dtype)
-    H = parameters["U"].shape[1]
+    H = len(parameters["W"]) // cell.G
     expect_room("x", "T, B, I, H", (T, B, I, H), T, B, I + 8 * H)
+    inputs: tuple[Arrays, tuple[bool, ...]] = ((), ())
+    if cell.inputs or e is not None:
+        inputs = checked_inputs(cell, e, (T, B, H), x.dtype, unbatched, batch_first)
     call = Call(
         cell=cell,
         x=x,
         **parameters,
-        init=tuple([checked_state(name, s, B, H, x.dtype, unbatched) for name, s in init.items()]),
+        init=tuple([checked_state(n, s, B, H, x.dtype, unbatched) for n, s in zip(cell.initial, init, strict=True)]),
         lengths=checked_lengths(options.lengths, T, B, unbatched),
         resets=checked_resets(options.resets, T, B, unbatched, batch_first),
         reverse=bool(options.reverse),
         batch_first=batch_first,
         training=bool(options.training),
         checkpoint=checked_checkpoint(options.checkpoint, T),
-        return_cells=bool(return_cells),
+        return_states=bool(return_states),
         threads=checked_threads(options.threads),
+        e=inputs[0],
+        fixed=inputs[1],
     )
     return call, unbatched
 
 
-def checked_step(cell: str, x: Any, state: dict[str, Any], weights: dict[str, Any]) -> tuple[Any, ...]:
+def checked_inputs(
+    cell: Cell, e: Any, sizes: tuple[int, int, int], dtype: np.dtype[Any] | None, unbatched: bool, batch_first: bool
+) -> tuple[Arrays, tuple[bool, ...]]:
+    """(T, B, H) or (T, B, 1) for each extra input, in the order of the cell's, and whether it had no axis of time."""
+    e = {} if e is None else e
+    expect_mapping("e", e)
+    expect_names("e", e, cell.inputs, ValueError)
+    T, B, H = sizes
+    found: list[Array] = []
+    fixed = []
+    for name in cell.inputs:
+        a = expect_dtype(name, as_array(name, e[name]), dtype)
+        layouts: dict[tuple[int, ...], bool] = {}
+        for width in (H, 1):
+            shape = (T, B, width)
+            layouts[(T, width) if unbatched else (B, T, width) if batch_first else shape] = True
+            layouts.setdefault((width,) if unbatched else (B, width), False)
+        if a.shape not in layouts:
+            raise ValueError(f"{name}: expected one of the shapes {', '.join(map(str, layouts))}, got {a.shape}")
+        fixed.append(not layouts[a.shape])
+        whole = a.reshape(1, B, -1) if fixed[-1] else time_major(a, unbatched, batch_first)
+        found.append(np.broadcast_to(rows(whole), (T, B, whole.shape[-1])))
+    return tuple(found), tuple(fixed)
+
+
+def checked_step(
+    cell: Cell, x: Any, state: dict[str, Any], weights: dict[str, Any]
+) -> tuple[Array, Arrays, dict[str, Any]]:
     """x, the state and the weights of one step, of any dtype."""
     x = as_array("x", x)
     if x.ndim != 2:
         raise ValueError(f"x: expected shape (B, I), got {x.shape}")
     parameters = checked_weights(cell, weights, x.shape[1], None)
-    H = parameters["U"].shape[1]
+    H = len(parameters["W"]) // cell.G
     before = tuple(floats(name, s, "(B, H)", (len(x), H), None) for name, s in state.items())
-    return x, before, CELLS[cell].weights(**parameters)
+    return x, before, parameters
 
 
-def checked_weights(cell: str, weights: dict[str, Any], I: int, dtype: np.dtype[Any] | None) -> dict[str, Any]:
-    """W, U, b, b_rec, p by name, absent ones None; I is that of x. U says what H is."""
-    G = CELLS[cell].G
-    GH = f"{G}*H" if G > 1 else "H"
-    U = as_array("U", weights["U"])
-    H = U.shape[-1] if U.ndim else 0
-    if U.shape != (G * H, H) or H < 1:
-        raise ValueError(f"U: expected shape ({GH}, H) with H >= 1, got {U.shape}")
+def checked_weights(cell: Cell, weights: dict[str, Any], I: int, dtype: np.dtype[Any] | None) -> dict[str, Any]:
+    """W, U, b, b_rec, p by name, absent ones None; I is that of x. U says what H is, or W where there is no U."""
     if I < 1:
         raise ValueError("x: expected at least 1 input (I >= 1), got 0")
-    b, b_rec, p = weights["b"], weights["b_rec"], weights["p"]
+    G, products, P, shapes = cell.G, len(cell.products), len(cell.parameters), cell.shapes
+    W, U, b, b_rec, p = weights["W"], weights["U"], weights["b"], weights["b_rec"], weights["p"]
+    if products:
+        U = as_array("U", U)
+        H = U.shape[-1] if U.ndim else 0
+        if U.shape != (products * H, H) or H < 1:
+            raise ValueError(f"U: expected shape {shapes['U']} with H >= 1, got {U.shape}")
+    else:
+        W = as_array("W", W)
+        H = len(W) // G if W.ndim else 0
+        if W.shape != (G * H, I) or H < 1:
+            raise ValueError(f"W: expected shape {shapes['W']} with H >= 1, got {W.shape}")
+        for name in ("U", "b_rec"):
+            if weights[name] is not None:
+                raise ValueError(f"{name}: cell {cell.name} has no product with U; leave it out (None)")
+    if (p is None) != (P == 0):
+        wanted = f"shape {shapes['p']} for {', '.join(cell.parameters)}" if P else f"None: cell {cell.name} has none"
+        raise ValueError(f"p: expected {wanted}, got {'None' if p is None else 'an array'}")
     return {
-        "W": floats("W", weights["W"], f"({GH}, I)", (G * H, I), dtype),
-        "U": floats("U", U, f"({GH}, H)", (G * H, H), dtype),
-        "b": None if b is None else floats("b", b, f"({GH},)", (G * H,), dtype),
-        "b_rec": None if b_rec is None else floats("b_rec", b_rec, f"({GH},)", (G * H,), dtype),
-        "p": None if p is None else floats("p", p, "(3*H,)", (3 * H,), dtype),
+        "W": floats("W", W, shapes["W"], (G * H, I), dtype),
+        "U": None if U is None else floats("U", U, shapes["U"], (products * H, H), dtype),
+        "b": None if b is None else floats("b", b, shapes["b"], (G * H,), dtype),
+        "b_rec": None if b_rec is None else floats("b_rec", b_rec, shapes["b_rec"], (products * H,), dtype),
+        "p": None if p is None else floats("p", p, shapes["p"], (P * H,), dtype),
     }
 
 
 def checked_checkpoint(k: Any, T: int) -> int | None:
-    """"auto" balances the T/k states that are kept against the k steps that are recomputed at a time."""
+    """ "auto" balances the T/k states that are kept against the k steps that are recomputed at a time."""
     if k is None:
         return None
     if not isinstance(k, str):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from fastrnn.checks import Common
+from fastrnn.cells import CELLS
+from fastrnn.checks import Common, boolean
 from fastrnn.results import Cache, GRUGrads, GRUResult, LSTMGrads, LSTMResult, RNNGrads, RNNResult
 from fastrnn.run import gru_cell, lstm_cell, rnn_cell, run_backward, run_forward
 
@@ -64,7 +65,8 @@ def rnn_forward(
     >>> fastrnn.rnn_forward(x, W, U, activation="identity").y.ravel()
     array([1., 2., 3.])
     """
-    return RNNResult(*run_forward(rnn_cell(activation), x, (W, U, b, b_rec, None), {"h0": h0}, common))
+    y, final, _, cache = run_forward(CELLS[rnn_cell(activation)], x, (W, U, b, b_rec, None), (h0,), common)
+    return RNNResult(y, final[0], cache)
 
 
 def rnn_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None) -> RNNGrads:
@@ -93,7 +95,8 @@ def rnn_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None) -> RNNGrads:
     >>> fastrnn.rnn_backward(None, cache, dh_n=np.ones((1, 1))).dU  # h_n = x0 U^2 + x1 U + x2
     array([[3.]])
     """
-    g = run_backward("rnn", dy, cache, {"dh_n": dh_n})
+    g = run_backward("rnn", dy, cache, {"dh_n": dh_n}, {})
+    assert g.dU is not None  # these cells have a product
     return RNNGrads(g.dx, g.dW, g.dU, g.db, g.db_rec, *g.dinit)
 
 
@@ -154,7 +157,8 @@ def gru_forward(
     >>> fastrnn.gru_forward(x, W, U, reset_after=True).y.shape
     (5, 2, 4)
     """
-    return GRUResult(*run_forward(gru_cell(reset_after), x, (W, U, b, b_rec, None), {"h0": h0}, common))
+    y, final, _, cache = run_forward(CELLS[gru_cell(reset_after)], x, (W, U, b, b_rec, None), (h0,), common)
+    return GRUResult(y, final[0], cache)
 
 
 def gru_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None) -> GRUGrads:
@@ -184,7 +188,8 @@ def gru_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None) -> GRUGrads:
     >>> fastrnn.gru_backward(np.ones_like(y), cache).dx.shape
     (5, 2, 3)
     """
-    g = run_backward("gru", dy, cache, {"dh_n": dh_n})
+    g = run_backward("gru", dy, cache, {"dh_n": dh_n}, {})
+    assert g.dU is not None  # these cells have a product
     return GRUGrads(g.dx, g.dW, g.dU, g.db, g.db_rec, *g.dinit)
 
 
@@ -268,7 +273,10 @@ def lstm_forward(
     >>> np.array_equal(h_n[1], y[1, 1]), np.any(y[2:, 1])
     (True, np.False_)
     """
-    return LSTMResult(*run_forward(lstm_cell(p), x, (W, U, b, b_rec, p), {"h0": h0, "c0": c0}, common, return_cells))
+    boolean("return_cells", return_cells)
+    weights = (W, U, b, b_rec, p)
+    y, final, states, cache = run_forward(CELLS[lstm_cell(p)], x, weights, (h0, c0), common, return_cells)
+    return LSTMResult(y, final[0], final[1], cache, states[0])
 
 
 def lstm_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None, dc_n: Any = None, dc: Any = None) -> LSTMGrads:
@@ -310,5 +318,6 @@ def lstm_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None, dc_n: Any =
     >>> grads.dW.shape, grads.db
     ((16, 3), None)
     """
-    g = run_backward("lstm", dy, cache, {"dh_n": dh_n, "dc_n": dc_n}, dc)
+    g = run_backward("lstm", dy, cache, {"dh_n": dh_n, "dc_n": dc_n}, {"dc": dc})
+    assert g.dU is not None  # these cells have a product
     return LSTMGrads(g.dx, g.dW, g.dU, g.db, g.db_rec, g.dp, *g.dinit)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from fastrnn import backends
-from fastrnn.backends.numpy import scan
+from fastrnn.backends import numpy as by_numpy
 from fastrnn.call import Backend, Backward, Call, Gradients
-from fastrnn.cells import CELLS, Array, Arrays
+from fastrnn.cells import Array, Arrays
 from fastrnn.checks import boolean, integer
 from fastrnn.layers.base import Cache
 from fastrnn.layers.options import MERGES
@@ -173,14 +173,15 @@ def taped(layer: Recurrent, x: Any, state: Any, lengths: Any, resets: Any, train
 
 def activations(call: Call) -> dict[str, Array]:
     """Every gate and state, (T, B, H) each."""
-    cell = CELLS[call.cell]
-    run = scan(call._replace(y=None, training=True, return_cells="c" in cell.states), cell.step)
-    found = {name: np.zeros_like(run.y) for name in cell.gates}
+    cell = call.cell
+    [run] = by_numpy.forward([call._replace(y=None, training=True, return_states=True)])
+    names = [cell.names.get(node) for node in cell.program.kept]
+    found = {name: np.zeros_like(run.y) for name in cell.gates if name in names}
     for visit in (visit for segment in run.saved.segments for visit in segment):
-        saved = dict(zip(cell.saved, visit.saved, strict=True))
+        saved = dict(zip(names, visit.saved, strict=False))
         for name, values in found.items():
             values[visit.t, visit.rows] = saved[name]
-    return found | ({} if run.c is None else {"c": run.c}) | {"h": run.y}
+    return found | dict(zip(cell.states[1:], run.states, strict=True)) | {cell.states[0]: run.y}
 
 
 def unit(tape: Tape, i: int) -> Any:

@@ -244,7 +244,7 @@ def _checked(cell: str, given: Given, states: int, options: Options) -> tuple[Ca
     weights = {name: blank.get(name) for name in WEIGHTS}
     init = {name: blank.get(name) for name in INIT[:states]}
     options = options._replace(lengths=blank.get("lengths"), resets=blank.get("resets"))
-    return checked_call(cell, blank.get("x"), weights, init, options)
+    return checked_call(CELLS[cell], blank.get("x"), weights, tuple(init.values()), options)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -285,7 +285,7 @@ def _kernels(
 ) -> list[Any]:
     """A handler's results; a vmap calls it for each."""
     native = backends.load("native")
-    cell, isa = native.numbers(settings.cell, settings.isa)
+    cell, isa = native.numbers(CELLS[settings.cell], settings.isa)
     present = [name for name in ARGUMENTS if name in given]
     bits = sum(1 << i for i, name in enumerate(ARGUMENTS[3:]) if name in given)
     setting = np.array([cell, isa, settings.reverse, training, settings.threads, bits], np.int64)

@@ -25,7 +25,7 @@ class Cache:
 
     def __repr__(self) -> str:
         T, B, I, H = self._call.sizes
-        return f"<Cache of {self._call.cell}, T={T} B={B} I={I} H={H}, {self._call.x.dtype}, {self._backend.name}>"
+        return f"<Cache of {self._call.cell.name}, T={T} B={B} I={I} H={H}, {self._call.x.dtype}, {self._backend.name}>"
 
 
 class RNNResult(NamedTuple):

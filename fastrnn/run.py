@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from fastrnn import backends
 from fastrnn.call import Backward, Gradients
-from fastrnn.cells import CELLS, Array
+from fastrnn.cells import CELLS, Array, Cell
 from fastrnn.checks import (
     Common,
     Options,
@@ -17,7 +19,7 @@ from fastrnn.checks import (
 )
 from fastrnn.results import Cache
 
-ACTIVATIONS = tuple(name.removeprefix("rnn_") for name in CELLS if name.startswith("rnn_"))
+ACTIVATIONS = tuple(cell.options["activation"] for cell in CELLS.values() if cell.family == "rnn")
 
 KEYWORDS = frozenset(Options._fields)
 
@@ -39,33 +41,41 @@ def lstm_cell(p: Any) -> str:
 
 def family(cell: str) -> str:
     """The prefix of the cell's public functions."""
-    return cell.split("_")[0]
+    return CELLS[cell].family
 
 
 def run_forward(
-    cell: str, x: Any, weights: tuple[Any, ...], init: dict[str, Any], common: Common, return_cells: bool = False
+    cell: Cell,
+    x: Any,
+    weights: tuple[Any, ...],
+    init: tuple[Any, ...],
+    common: Common,
+    return_states: bool = False,
+    e: Any = None,
 ) -> tuple[Any, ...]:
-    """y, each final state, the cache, and for a cell with c the c of every step."""
+    """y, the final states, the other states of every step (or None for each), the cache."""
     if not common.keys() <= KEYWORDS:
-        raise TypeError(
-            f"{family(cell)}_forward() got an unexpected keyword argument {min(common.keys() - KEYWORDS)!r}"
-        )
+        raise TypeError(f"{cell.family}_forward() got an unexpected keyword argument {min(common.keys() - KEYWORDS)!r}")
     if common.get("threads") is None:
         common["threads"] = backends.get_num_threads()
     options = Options(**common)
     parameters = dict(zip(("W", "U", "b", "b_rec", "p"), weights, strict=True))
-    call, unbatched = checked_call(cell, x, parameters, init, options, return_cells)
-    backend = backends.current()
+    call, unbatched = checked_call(cell, x, parameters, init, options, return_states, e)
+    backend = backends.of(cell)
     (out,) = backend.forward([call])
     cache = Cache(backend, call, out.saved, unbatched) if call.training else None
-    y, c = (None if a is None else callers(a, unbatched, call.batch_first) for a in (out.y, out.c))
-    final = (s[0] if unbatched else s for s in out.final)
-    return (y, *final, cache) if len(init) == 1 else (y, *final, cache, c)
+    y = callers(out.y, unbatched, call.batch_first)
+    states = tuple([None if a is None else callers(a, unbatched, call.batch_first) for a in out.states])
+    final = tuple([s[0] for s in out.final]) if unbatched else out.final
+    return y, final, states, cache
 
 
-def run_backward(name: str, dy: Any, cache: Cache | None, dfinal: dict[str, Any], dc: Any = None) -> Gradients:
-    """Every gradient, in the caller's layout."""
-    if not isinstance(cache, Cache) or family(cache._call.cell) != name:
+def run_backward(
+    name: str, dy: Any, cache: Cache | None, dfinal: dict[str, Any], dstates: dict[str, Any], cell: Cell | None = None
+) -> Gradients:
+    """Every gradient, in the caller's layout; the cache is that of a family, or of one cell."""
+    own = isinstance(cache, Cache) and (cache._call.cell is cell if cell else cache._call.cell.family == name)
+    if not isinstance(cache, Cache) or not own:
         got = repr(cache) if cache is None or isinstance(cache, Cache) else type(cache).__name__
         raise TypeError(f"cache: expected that of {name}_forward; call {name}_forward(..., training=True); got {got}")
     call, unbatched = cache._call, cache._unbatched
@@ -74,12 +84,29 @@ def run_backward(name: str, dy: Any, cache: Cache | None, dfinal: dict[str, Any]
         call,
         cache._saved,
         checked_gradient("dy", dy, call, unbatched),
-        tuple(checked_state(name, d, B, H, call.x.dtype, unbatched) for name, d in dfinal.items()),
-        checked_gradient("dc", dc, call, unbatched),
+        tuple([checked_state(name, d, B, H, call.x.dtype, unbatched) for name, d in dfinal.items()]),
+        tuple([checked_gradient(name, d, call, unbatched) for name, d in dstates.items()]),
     )
     (g,) = cache._backend.backward([back])
-    dinit = tuple(d[0] if d is not None and unbatched else d for d in g.dinit)
-    return g._replace(dx=callers(g.dx, unbatched, call.batch_first), dinit=dinit)
+    if unbatched:
+        g = g._replace(dinit=tuple([None if d is None else d[0] for d in g.dinit]))
+    if call.e:
+        given = zip(g.de, call.e, call.fixed, strict=True)
+        g = g._replace(de=tuple([_as_given(d, e, fixed, cache) for d, e, fixed in given]))
+    return g._replace(dx=callers(g.dx, unbatched, call.batch_first))
+
+
+def _as_given(d: Array, e: Array, fixed: bool, cache: Cache) -> Array:
+    """The gradient (T, B, H) of an extra input e as the caller's own: summed over what e was the same for."""
+    if e.shape[2] != d.shape[2]:
+        d = np.ascontiguousarray(d).sum(axis=2, keepdims=True, dtype=np.float64)
+    if not fixed:
+        return callers(d.astype(e.dtype, copy=False), cache._unbatched, cache._call.batch_first)
+    total = np.zeros(d.shape[1:])
+    for step in d:  # one after the other: the order of np.sum hangs on how things lie in memory
+        total += step
+    total = total.astype(e.dtype)
+    return total[0] if cache._unbatched else total
 
 
 def callers(a: Array, unbatched: bool, batch_first: bool) -> Array:

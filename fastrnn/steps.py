@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastrnn.cells import CELLS, Array, Arrays
+from fastrnn.cells import CELLS, Array, Arrays, Cell
 from fastrnn.checks import checked_step
 from fastrnn.run import gru_cell, lstm_cell, rnn_cell
 
@@ -41,7 +41,7 @@ def rnn_step(x: Any, h: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *
     >>> fastrnn.rnn_step(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)), activation="identity")
     array([[2.]])
     """
-    return _step(rnn_cell(activation), x, {"h": h}, {"W": W, "U": U, "b": b, "b_rec": b_rec})[0]
+    return _step(CELLS[rnn_cell(activation)], x, {"h": h}, {"W": W, "U": U, "b": b, "b_rec": b_rec})[0]
 
 
 def gru_step(x: Any, h: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *, reset_after: bool) -> Array:
@@ -74,7 +74,7 @@ def gru_step(x: Any, h: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *
     >>> fastrnn.gru_step(np.ones((1, 2)), np.ones((1, 1)), np.zeros((3, 2)), np.zeros((3, 1)), reset_after=True)
     array([[0.5]])
     """
-    return _step(gru_cell(reset_after), x, {"h": h}, {"W": W, "U": U, "b": b, "b_rec": b_rec})[0]
+    return _step(CELLS[gru_cell(reset_after)], x, {"h": h}, {"W": W, "U": U, "b": b, "b_rec": b_rec})[0]
 
 
 def lstm_step(
@@ -109,10 +109,10 @@ def lstm_step(
     >>> c
     array([[0.5]])
     """
-    h, c = _step(lstm_cell(p), x, {"h": h, "c": c}, {"W": W, "U": U, "b": b, "b_rec": b_rec, "p": p})
+    h, c = _step(CELLS[lstm_cell(p)], x, {"h": h, "c": c}, {"W": W, "U": U, "b": b, "b_rec": b_rec, "p": p})
     return h, c
 
 
-def _step(cell: str, x: Any, state: dict[str, Any], weights: dict[str, Any]) -> Arrays:
-    after: Arrays = CELLS[cell].step(*checked_step(cell, x, state, {"p": None, **weights}))[0]
-    return after
+def _step(cell: Cell, x: Any, state: dict[str, Any], weights: dict[str, Any]) -> Arrays:
+    x, before, parameters = checked_step(cell, x, state, {"p": None, **weights})
+    return cell.evaluate(x, before, **parameters)

@@ -18,6 +18,29 @@ cdef extern from "fastrnn.h" nogil:
     enum:
         FRNN_ALIGN
         FRNN_MAX_STATES
+        FRNN_MAX_GATES
+        FRNN_MAX_PHASES
+        FRNN_MAX_INPUTS
+
+    struct ForwardTile
+    struct BackwardTile
+
+    ctypedef struct frnn_cell:
+        const char *name
+        int gates
+        int states
+        int parameters
+        int inputs
+        int phases
+        int phase_gates[FRNN_MAX_PHASES]
+        int operand[FRNN_MAX_PHASES]
+        int added[FRNN_MAX_GATES]
+        int split
+        int carries_h
+        int kept
+        int pending
+        void (*forward[FRNN_MAX_PHASES])(const ForwardTile *) noexcept nogil
+        void (*backward[FRNN_MAX_PHASES])(const BackwardTile *) noexcept nogil
 
     ctypedef struct frnn_array:
         void *data
@@ -29,7 +52,7 @@ cdef extern from "fastrnn.h" nogil:
         int ended
 
     ctypedef struct frnn_call:
-        int cell
+        const frnn_cell *cell
         int reverse
         int training
         int threads
@@ -47,35 +70,30 @@ cdef extern from "fastrnn.h" nogil:
         const void *b_rec
         const void *p
         const void *packed
-        const void *init[2]
+        const void *init[FRNN_MAX_STATES]
         const int64_t *lengths
         frnn_array resets
-        frnn_array y
-        frnn_array c
-        void *final[2]
-        frnn_array dy
-        frnn_array dc
-        const void *dfinal[2]
+        frnn_array e[FRNN_MAX_INPUTS]
+        int narrow[FRNN_MAX_INPUTS]
+        frnn_array out[FRNN_MAX_STATES]
+        void *final[FRNN_MAX_STATES]
+        frnn_array dout[FRNN_MAX_STATES]
+        const void *dfinal[FRNN_MAX_STATES]
         frnn_array dx
         void *dW
         void *dU
         void *db
         void *db_rec
         void *dp
-        void *dinit[2]
+        void *dinit[FRNN_MAX_STATES]
+        frnn_array de[FRNN_MAX_INPUTS]
         void *saved
         void *work
         frnn_stop *stop
 
-    ctypedef struct frnn_cell_info:
-        const char *name
-        int gates
-        int states
-        int peepholes
-
     ctypedef struct frnn_table:
         int cells
-        frnn_cell_info (*cell_info)(int) noexcept nogil
+        const frnn_cell *const *cell
         size_t (*packed_bytes)(const frnn_call *) noexcept nogil
         void (*pack)(const frnn_call *, void *) noexcept nogil
         size_t (*saved_bytes)(const frnn_call *) noexcept nogil
@@ -96,6 +114,7 @@ cdef extern from "fastrnn.h" nogil:
         int (*supported)() noexcept nogil
         const frnn_table *f32
         const frnn_table *f64
+        const int *vector
 
     const frnn_isa frnn_isas[]
     const int frnn_isa_count

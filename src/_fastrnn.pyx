@@ -48,16 +48,67 @@ cdef const frnn_table *table(int isa, Py_ssize_t itemsize) except NULL:
 def cells():
     """Names of the cells -> (index, gates, states)."""
     cdef const frnn_table *core = frnn_isas[0].f32
-    cdef frnn_cell_info info
-    found = {}
-    for i in range(core.cells):
-        info = core.cell_info(i)
-        found[info.name.decode()] = (i, info.gates, info.states)
-    return found
+    return {core.cell[i].name.decode(): (i, core.cell[i].gates, core.cell[i].states) for i in range(core.cells)}
+
+
+def vector(int isa):
+    """An instruction set's bytes in a vector, and whether its multiply-adds round once."""
+    table(isa, 4)
+    return frnn_isas[isa].vector[0], bool(frnn_isas[isa].vector[1])
+
+
+cdef class Compiled:
+    """A cell that was compiled elsewhere, for one dtype and instruction set."""
+
+    cdef frnn_cell cell
+    cdef int isa
+    cdef Py_ssize_t itemsize
+    cdef object code
+
+    def __cinit__(self, int isa, Py_ssize_t itemsize, dict shape, forward, backward, code):
+        """shape: frnn_cell's numbers by name; the addresses of its functions, one a phase; `code` owns them."""
+        cdef int q, g
+        table(isa, itemsize)
+        self.isa, self.itemsize, self.code = isa, itemsize, code
+        cdef frnn_cell *cell = &self.cell
+        cell.name = b"compiled"
+        cell.gates, cell.states, cell.parameters = shape["gates"], shape["states"], shape["parameters"]
+        cell.inputs, cell.phases, cell.split = shape["inputs"], shape["phases"], shape["split"]
+        cell.carries_h, cell.kept, cell.pending = shape["carries_h"], shape["kept"], shape["pending"]
+        if not (1 <= cell.gates <= FRNN_MAX_GATES and 1 <= cell.states <= FRNN_MAX_STATES
+                and 1 <= cell.phases <= FRNN_MAX_PHASES and cell.inputs <= FRNN_MAX_INPUTS):
+            raise ValueError(f"no room for a cell of {shape}")
+        for q in range(cell.phases):
+            cell.phase_gates[q], cell.operand[q] = shape["phase_gates"][q], shape["operand"][q]
+            cell.forward[q] = <void (*)(const ForwardTile *) noexcept nogil> <uintptr_t> forward[q]
+            cell.backward[q] = <void (*)(const BackwardTile *) noexcept nogil> <uintptr_t> backward[q]
+        for g in range(cell.gates):
+            cell.added[g] = shape["added"][g]
+
+
+cdef const frnn_cell *found_cell(int isa, Py_ssize_t itemsize, which) except NULL:
+    """A built-in cell by its index, or one that was compiled for this dtype and instruction set."""
+    cdef const frnn_table *core = table(isa, itemsize)
+    cdef Compiled compiled
+    if isinstance(which, Compiled):
+        compiled = which
+        if compiled.isa != isa or compiled.itemsize != itemsize:
+            raise ValueError("the cell was compiled for another dtype or instruction set")
+        return &compiled.cell
+    if not 0 <= which < core.cells:
+        raise ValueError(f"no cell {which}")
+    return core.cell[<int> which]
+
+
+cdef int products_of(const frnn_cell *cell) noexcept:
+    cdef int q, n = 0
+    for q in range(cell.phases):
+        n += cell.phase_gates[q]
+    return n
 
 
 cdef enum:
-    MAX_PINS = 32
+    MAX_PINS = 64
 
 
 cdef class Pins:
@@ -66,6 +117,7 @@ cdef class Pins:
     cdef Py_buffer views[MAX_PINS]
     cdef int count
     cdef Py_ssize_t itemsize
+    cdef object held  # the cell, which its call points to
 
     def __dealloc__(self):
         for i in range(self.count):
@@ -151,11 +203,11 @@ cdef uint64_t hash_of_some(const Py_buffer *view) noexcept:
     return hashed
 
 
-def glance(dict arrays):
-    """For each array by name a hash of some elements, spread over it, of 8 bytes at most; None for None."""
+def glance(tuple arrays):
+    """For each array a hash of some elements, spread over it, of 8 bytes at most; None for None."""
     cdef Py_buffer view
     found = []
-    for array in arrays.values():
+    for array in arrays:
         if array is None:
             found.append(None)
             continue
@@ -181,14 +233,13 @@ cdef void *aligned(Pins pins, array, size_t bytes) except? NULL:
     return <void *> padded(start)
 
 
-cdef frnn_cell_info describe(frnn_call *c, Pins pins, int cell, call) except *:
-    """Fill what forward and backward have in common from a `fastrnn.call.Call`; what its cell is."""
+cdef int describe(frnn_call *c, Pins pins, int isa, which, call) except -1:
+    """Fill what forward and backward have in common from a `fastrnn.call.Call`."""
     memset(c, 0, sizeof(frnn_call))
-    cdef const frnn_table *core = frnn_isas[0].f32
-    if not 0 <= cell < core.cells:
-        raise ValueError(f"no cell {cell}")
-    cdef frnn_cell_info info = core.cell_info(cell)
-    cdef Py_ssize_t size = call.x.itemsize, G = info.gates
+    cdef Py_ssize_t size = call.x.itemsize, k
+    cdef const frnn_cell *cell = found_cell(isa, size, which)
+    cdef Py_ssize_t G = cell.gates, products = products_of(cell)
+    pins.held = which
     c.cell = cell
     c.T, c.B, c.I, c.H = call.sizes
     if c.H < 1 or max((c.T + 1.0) * c.B, c.H) * (c.I + c.H) > 2.0 ** 48:  # or sums of bytes may overflow
@@ -207,13 +258,18 @@ cdef frnn_cell_info describe(frnn_call *c, Pins pins, int cell, call) except *:
     pins.sequence(&c.x, call.x, c.T, c.B, c.I, size)
     if call.packed is None or c.training:
         c.W = pins.flat(call.W, G * c.H * c.I, size)
-        c.U = pins.flat(call.U, G * c.H * c.H, size)
+        if (call.U is None) != (products == 0) or (call.p is None) != (cell.parameters == 0):
+            raise ValueError("U goes with products, and p with parameters")
+        c.U = pins.optional(call.U, products * c.H * c.H, size)
         c.b = pins.optional(call.b, G * c.H, size)
-        c.b_rec = pins.optional(call.b_rec, G * c.H, size)
-        if (call.p is None) != (info.peepholes == 0):
-            raise ValueError("p goes with a peephole cell, and with no other")
-        c.p = pins.optional(call.p, info.peepholes * c.H, size)
-    for k in range(info.states):
+        c.b_rec = pins.optional(call.b_rec, products * c.H, size)
+        c.p = pins.optional(call.p, cell.parameters * c.H, size)
+    if len(call.e) != cell.inputs:
+        raise ValueError(f"expected {cell.inputs} extra inputs")
+    for k in range(cell.inputs):
+        c.narrow[k] = call.e[k].shape[2] != c.H
+        pins.sequence(&c.e[k], call.e[k], c.T, c.B, 1 if c.narrow[k] else c.H, size)
+    for k in range(cell.states):
         c.init[k] = pins.optional(call.init[k], c.B * c.H, size)
     c.lengths = <const int64_t *> pins.optional(call.lengths, c.B, 8)
     for b in range(c.B if c.lengths != NULL else 0):
@@ -221,70 +277,75 @@ cdef frnn_cell_info describe(frnn_call *c, Pins pins, int cell, call) except *:
             raise ValueError(f"length {c.lengths[b]} is not in 0..{c.T}")
     if call.resets is not None:
         pins.sequence(&c.resets, call.resets[:, :, None], c.T, c.B, 1, 1)
-    return info
+    return 0
 
 
-def saved_bytes(int isa, int cell, call):
+def saved_bytes(int isa, cell, call):
     """Bytes that a training forward of this call leaves for backward."""
     cdef frnn_call c
     cdef Pins pins = Pins()
-    describe(&c, pins, cell, call)
+    describe(&c, pins, isa, cell, call)
     return table(isa, pins.itemsize).saved_bytes(&c) + FRNN_ALIGN
 
 
-def packed_bytes(int isa, int cell, call):
+def packed_bytes(int isa, cell, call):
     """Bytes that `pack` fills."""
     cdef frnn_call c
     cdef Pins pins = Pins()
-    describe(&c, pins, cell, call)
+    describe(&c, pins, isa, cell, call)
     return table(isa, pins.itemsize).packed_bytes(&c) + FRNN_ALIGN
 
 
-def pack(int isa, int cell, call, packed):
+def pack(int isa, cell, call, packed):
     """The parameters of `call` as its forward wants them; of x only the shape matters."""
     cdef frnn_call c
     cdef Pins pins = Pins()
-    describe(&c, pins, cell, call)
+    describe(&c, pins, isa, cell, call)
     cdef const frnn_table *core = table(isa, pins.itemsize)
     cdef void *start = aligned(pins, packed, core.packed_bytes(&c))
     with nogil:
         core.pack(&c, start)
 
 
-cdef size_t describe_forward(frnn_call *c, Pins pins, const frnn_table *core, job) except? 0:
-    """Fill a call from (cell, call, y, final, c_all, saved); the bytes of its work area."""
-    cell, call, y, final, c_all, saved = job
-    cdef frnn_cell_info info = describe(c, pins, cell, call)
+cdef size_t describe_forward(frnn_call *c, Pins pins, int isa, const frnn_table *core, job) except? 0:
+    """Fill a call from (cell, call, outputs, final, saved); the bytes of its work area."""
+    cell, call, outputs, final, saved = job
+    cdef Py_ssize_t k
+    describe(c, pins, isa, cell, call)
     if call.packed is not None:
         c.packed = aligned(pins, call.packed, core.packed_bytes(c))
-    pins.sequence(&c.y, y, c.T, c.B, c.H, pins.itemsize, True)
-    pins.sequence(&c.c, c_all, c.T, c.B, c.H, pins.itemsize, True)
-    for k in range(info.states):
+    for k in range(len(outputs)):
+        pins.sequence(&c.out[k], outputs[k], c.T, c.B, c.H, pins.itemsize, True)
+    for k in range(c.cell.states):
         c.final[k] = pins.optional(final[k], c.B * c.H, pins.itemsize, True)
     if c.training:
         c.saved = aligned(pins, saved, core.saved_bytes(c))
     return core.forward_bytes(c)
 
 
-cdef size_t describe_backward(frnn_call *c, Pins pins, const frnn_table *core, job) except? 0:
-    """Fill a call from (cell, call, saved, dy, dfinal, dc, grads), the last a `fastrnn.call.Gradients`; likewise."""
-    cell, call, saved, dy, dfinal, dc, grads = job
-    cdef frnn_cell_info info = describe(c, pins, cell, call)
-    cdef Py_ssize_t size = pins.itemsize, rows = info.gates * c.H
+cdef size_t describe_backward(frnn_call *c, Pins pins, int isa, const frnn_table *core, job) except? 0:
+    """Fill a call from (cell, call, saved, douts, dfinal, grads), the last a `fastrnn.call.Gradients`; likewise."""
+    cell, call, saved, douts, dfinal, grads = job
+    describe(c, pins, isa, cell, call)
+    cdef Py_ssize_t size = pins.itemsize, rows = c.cell.gates * c.H, rec = products_of(c.cell) * c.H, k
     if not c.training:
         raise ValueError("backward needs a training call")
     if grads.dx is None:
         raise TypeError("dx has to be there")
     c.saved = aligned(pins, saved, core.saved_bytes(c))
-    pins.sequence(&c.dy, dy, c.T, c.B, c.H, size)
-    pins.sequence(&c.dc, dc, c.T, c.B, c.H, size)
+    for k in range(len(douts)):
+        pins.sequence(&c.dout[k], douts[k], c.T, c.B, c.H, size)
     pins.sequence(&c.dx, grads.dx, c.T, c.B, c.I, size, True)
     c.dW = pins.flat(grads.dW, rows * c.I, size, True)
-    c.dU = pins.flat(grads.dU, rows * c.H, size, True)
+    c.dU = pins.optional(grads.dU, rec * c.H, size, True)
     c.db = pins.optional(grads.db, rows, size, True)
-    c.db_rec = pins.optional(grads.db_rec, rows, size, True)
-    c.dp = pins.optional(grads.dp, info.peepholes * c.H, size, True)
-    for k in range(info.states):
+    c.db_rec = pins.optional(grads.db_rec, rec, size, True)
+    c.dp = pins.optional(grads.dp, c.cell.parameters * c.H, size, True)
+    if (grads.dU is None) != (rec == 0) or len(grads.de) != c.cell.inputs:
+        raise TypeError("dU and de have to be there where U and e are")
+    for k in range(c.cell.inputs):
+        pins.sequence(&c.de[k], grads.de[k], c.T, c.B, c.H, size, True)
+    for k in range(c.cell.states):
         c.dfinal[k] = pins.optional(dfinal[k], c.B * c.H, size)
         c.dinit[k] = pins.optional(grads.dinit[k], c.B * c.H, size, True)
     return core.backward_bytes(c)
@@ -331,8 +392,8 @@ cdef class Calls:
             pins = Pins()
             self.held.append(pins)
             offsets.append(self.total)
-            self.total += padded(describe_backward(&self.calls[i], pins, self.core, jobs[i]) if backward else
-                                 describe_forward(&self.calls[i], pins, self.core, jobs[i]))
+            self.total += padded(describe_backward(&self.calls[i], pins, isa, self.core, jobs[i]) if backward else
+                                 describe_forward(&self.calls[i], pins, isa, self.core, jobs[i]))
         pins = Pins()
         self.held.append(pins)
         self.scratch, self.room = scratch, scratch.take(self.total + FRNN_ALIGN)

@@ -14,34 +14,36 @@ static void add_to(real *to, const real *from, ptrdiff_t n)
     for (ptrdiff_t i = 0; i < n; i++) to[i] += from[i];
 }
 
-/* Turn rows of a product, the gradient of h(s) by way of step s + 1, into the whole gradient of h(s) and c(s). Rows
- * that have no step s leave: what reached them is the gradient of their initial state. */
+/* Turn rows of a product, the gradient of the first state after step s by way of step s + 1, into the whole gradient of
+ * all states. Rows that have no step s leave: what reached them is the gradient of their initial state. */
 static void complete(const Plan *p, const BackwardTile *t, ptrdiff_t s, ptrdiff_t row)
 {
     const frnn_call *call = p->call;
     const ptrdiff_t left = p->H - t->at, n = left < t->lanes ? left : t->lanes;
-    const int states = p->cell->states;
+    const int states = p->cell->states, product = p->cell->phase_gates[0];
     for (int i = 0; i < t->rows; i++) {
         const ptrdiff_t r = row + i, at = p->sequence[r] * p->H + t->at;
         real *dh = row_of(t->dout, i), *carry = row_of(t->carry, i) + t->at;
         if (r >= active_rows(p, s + 1) || is_reset(p, s + 1, r)) {
             zero_row(dh, t->lanes);
             for (int k = 0; k < states; k++) zero_row(carry + k * p->Hp, t->lanes);
-        } else if (p->cell->carries_h)
+        } else if (p->cell->carries_h && product)
             add_to(dh, carry, t->lanes);
-        if (r >= active_rows(p, s)) {
-            if (call->dinit[0]) memcpy((real *)call->dinit[0] + at, dh, (size_t)n * sizeof(real));
-            if (states > 1 && call->dinit[1])
-                memcpy((real *)call->dinit[1] + at, carry + p->Hp, (size_t)n * sizeof(real));
-            continue;
+        else if (p->cell->carries_h)
+            memcpy(dh, carry, (size_t)t->lanes * sizeof(real));
+        else if (!product)
+            zero_row(dh, t->lanes);
+        for (int k = 0; k < states; k++) {
+            real *const d = k ? carry + k * p->Hp : dh;
+            if (r >= active_rows(p, s)) {
+                if (call->dinit[k]) memcpy((real *)call->dinit[k] + at, d, (size_t)n * sizeof(real));
+                continue;
+            }
+            /* onto zeros: copied, for a sum would lose the sign of a zero carried back */
+            if (s == last_step(p, r) && call->dfinal[k])
+                memcpy(d, (const real *)call->dfinal[k] + at, (size_t)n * sizeof(real));
+            if (call->dout[k].data) add_to(d, element(p, call->dout[k], s, r) + t->at, n);
         }
-        if (s == last_step(p, r)) { /* onto zeros: copied, for a sum would lose the sign of a zero carried back */
-            if (call->dfinal[0]) memcpy(dh, (const real *)call->dfinal[0] + at, (size_t)n * sizeof(real));
-            if (states > 1 && call->dfinal[1])
-                memcpy(carry + p->Hp, (const real *)call->dfinal[1] + at, (size_t)n * sizeof(real));
-        }
-        if (call->dy.data) add_to(dh, element(p, call->dy, s, r) + t->at, n);
-        if (call->dc.data) add_to(carry + p->Hp, element(p, call->dc, s, r) + t->at, n);
     }
 }
 
@@ -53,7 +55,7 @@ static void find_left(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q, pt
     const int last = q == p->cell->phases - 1;
     Rows from = last ? p->da_before : rows_from(p->da_rec, chunk_row(p, chunk, s));
     if (last && s < chunk.high) from = rows_from(p->da_rec, chunk_row(p, chunk, s + 1));
-    const ptrdiff_t field = last ? 0 : first_gate(p->cell, q + 1) * p->Hp, ready = last ? active_rows(p, s + 1) : n;
+    const ptrdiff_t field = last ? 0 : first_product(p->cell, q + 1) * p->Hp, ready = last ? active_rows(p, s + 1) : n;
     EACH_TILE(t, p, id, n, ROWS_ONCE)
         for (ptrdiff_t r = t.row; r < t.row + t.rows; r++) left[r] = r < ready ? row_of(from, r) + field : p->zeros;
 }
@@ -70,7 +72,7 @@ static void undo_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q)
     const Rows next = states_after(p, s < 0 ? 0 : s, start), kept = kept_of(p, s < 0 ? 0 : s, start);
     if (ended(p)) return;
     real dout[ROWS_ONCE * MAX_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
-    BackwardTile tile = {.Hp = p->Hp, .p = p->weights.p};
+    BackwardTile tile = {.Hp = p->Hp, .p = {p->weights.p, 0}};
     find_left(p, id, chunk, s, q, n);
     for (ptrdiff_t group = first_group(p, U, id); group < last_group(p, U, id); group++) {
         tile.at = group_start(U, group);
@@ -78,7 +80,8 @@ static void undo_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q)
         tile.dout = (Rows){dout, tile.lanes};
         EACH_TILE(t, p, id, n, ROWS_ONCE)
         {
-            X(multiply)(t.rows, p->scratch[id].left + t.row, cell->phase_gates[source], p->Hp, U, group, 0, tile.dout);
+            if (cell->phase_gates[source])
+                X(multiply)(t.rows, p->scratch[id].left + t.row, cell->phase_gates[source], p->Hp, U, group, 0, tile.dout);
             tile.rows = t.rows;
             tile.carry = rows_from(p->carry, t.row);
             if (last) complete(p, &tile, s, t.row);
@@ -86,7 +89,9 @@ static void undo_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q)
             if (t.row + t.rows > active) tile.rows = (int)(active - t.row);
             tile.prev = p->scratch[id].prev + t.row;
             tile.next = rows_from(next, t.row);
-            tile.gates = rows_from(kept, t.row);
+            tile.kept = rows_from(kept, t.row);
+            tile.e = rows_from(p->e, t.row);
+            tile.de = rows_from(p->de, t.row);
             tile.da = rows_from(p->da, at_row + t.row);
             tile.da_rec = rows_from(p->da_rec, at_row + t.row);
             tile.dp = rows_from(p->dp, at_row + t.row);
@@ -108,7 +113,9 @@ static void note_operands(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
             p->x_rows[first + r] = element(p, p->call->x, s, r);
             p->dx_rows[first + r] = element(p, p->call->dx, s, r);
             for (int q = 0; q < cell->phases; q++) {
-                const real *operand = q ? row_of(kept, r) + cell->mid * p->Hp : p->scratch[id].prev[r];
+                if (!cell->phase_gates[q]) continue;
+                const real *operand = p->scratch[id].prev[r];
+                if (cell->operand[q] >= 0) operand = row_of(kept, r) + cell->operand[q] * p->Hp;
                 if (p->operand_copy[q].data) {
                     real *copy = row_of(p->operand_copy[q], first + r);
                     memcpy(copy, operand, (size_t)p->Hp * sizeof(real));
@@ -119,13 +126,28 @@ static void note_operands(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
         }
 }
 
+/* The gradients of the extra inputs of step s, this thread's part. */
+static void write_de(const Plan *p, int id, ptrdiff_t s)
+{
+    const Panels *U = &p->U_back[0];
+    const ptrdiff_t from = first_unit(p, U, id), to = end_unit(p, U, id), end = to < p->H ? to : p->H;
+    for (int k = 0; k < p->cell->inputs; k++)
+        EACH_TILE(t, p, id, active_rows(p, s), ROWS_ONCE)
+            for (ptrdiff_t r = t.row; r < t.row + t.rows; r++)
+                if (from < end)
+                    memcpy(element(p, p->call->de[k], s, r) + from, row_of(p->de, r) + k * p->Hp + from,
+                           (size_t)(end - from) * sizeof(real));
+}
+
 static void undo_step(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
 {
     if (s >= 0) note_operands(p, id, chunk, s);
+    if (s >= 0 && p->cell->inputs) X(fill_inputs)(p, id, s, &p->U_back[0]); /* all are grouped alike */
     for (int q = p->cell->phases - 1; q >= (s < 0 ? p->cell->phases - 1 : 0); q--) {
         undo_phase(p, id, chunk, s, q);
         if (splits_hidden(p)) frnn_team_barrier(p->threads);
     }
+    if (s >= 0 && p->cell->inputs) write_de(p, id, s);
 }
 
 /* Bring back the states and gates of the segment that ends with step s. */
@@ -147,6 +169,7 @@ static void prepare(const Plan *p, int id)
 {
     const frnn_call *call = p->call;
     const Cell *cell = p->cell;
+    const int products = products_of(cell);
     const ptrdiff_t H = p->H, I = p->I;
     if (call->checkpoint && !call->packed) X(fill_panels)(&p->weights, call, id, p->threads);
     X(pack)(&p->W_back, share(p->W_back.groups, id, p->threads), share(p->W_back.groups, id + 1, p->threads),
@@ -154,21 +177,25 @@ static void prepare(const Plan *p, int id)
     for (int q = 0; q < cell->phases; q++) {
         const Panels *U = &p->U_back[q];
         X(pack)(U, share(U->groups, id, p->threads), share(U->groups, id + 1, p->threads),
-                (const real *)call->U + first_gate(cell, q) * H * H, 0, 1, H);
+                (const real *)call->U + first_product(cell, q) * H * H, 0, 1, H);
     }
     const ptrdiff_t from = share(cell->gates * H, id, p->threads);
     const ptrdiff_t n = share(cell->gates * H, id + 1, p->threads) - from;
     zero_row((real *)call->dW + from * I, n * I);
-    zero_row((real *)call->dU + from * H, n * H);
+    const ptrdiff_t rec = share(products * H, id, p->threads);
+    if (products) zero_row((real *)call->dU + rec * H, (share(products * H, id + 1, p->threads) - rec) * H);
     if (id == 0) {
         memset(p->db, 0, (size_t)(cell->gates * H) * sizeof *p->db);
-        memset(p->db_rec, 0, (size_t)(cell->gates * H) * sizeof *p->db_rec);
-        memset(p->dp_sums, 0, (size_t)(cell->peepholes * H) * sizeof *p->dp_sums);
+        if (cell->split) memset(p->db_rec, 0, (size_t)(products * H) * sizeof *p->db_rec);
+        memset(p->dp_sums, 0, (size_t)(cell->parameters * H) * sizeof *p->dp_sums);
     }
     for (ptrdiff_t row = share(p->B, id, p->threads); row < share(p->B, id + 1, p->threads); row++) {
         const ptrdiff_t b = p->sequence[row];
-        for (ptrdiff_t t = p->length[row]; t < call->T; t++)
+        for (ptrdiff_t t = p->length[row]; t < call->T; t++) {
             zero_row((real *)call->dx.data + t * call->dx.step + b * call->dx.row, I);
+            for (int k = 0; k < cell->inputs; k++)
+                zero_row((real *)call->de[k].data + t * call->de[k].step + b * call->de[k].row, H);
+        }
         for (int k = 0; k < cell->states && p->length[row] == 0; k++) {
             if (!call->dinit[k]) continue;
             real *to = (real *)call->dinit[k] + b * H;

@@ -25,11 +25,14 @@ CAN(neon, "neon", 1)
 CAN(base, "portable", 1)
 #endif
 
-#define ISA(suffix) extern const frnn_table frnn_table_f32_##suffix, frnn_table_f64_##suffix;
+#define ISA(suffix)                                                                                                    \
+    extern const frnn_table frnn_table_f32_##suffix, frnn_table_f64_##suffix;                                          \
+    extern const int frnn_vector_f32_##suffix[2];
 FRNN_BUILT
 #undef ISA
 
-#define ISA(suffix) {name_##suffix, supported_##suffix, &frnn_table_f32_##suffix, &frnn_table_f64_##suffix},
+#define ISA(suffix)                                                                                                    \
+    {name_##suffix, supported_##suffix, &frnn_table_f32_##suffix, &frnn_table_f64_##suffix, frnn_vector_f32_##suffix},
 const frnn_isa frnn_isas[] = {FRNN_BUILT};
 #undef ISA
 

@@ -12,7 +12,26 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FRNN_MAX_STATES = 2 };
+/* What a cell may have; fastrnn/cells/program.py knows the same limits. */
+enum { FRNN_MAX_STATES = 4, FRNN_MAX_GATES = 8, FRNN_MAX_PHASES = 8, FRNN_MAX_INPUTS = 8 };
+
+struct ForwardTile;
+struct BackwardTile;
+
+/* A cell of one dtype and instruction set: cell.h explains it. */
+typedef struct {
+    const char *name;
+    int gates, states, parameters, inputs;
+    int phases, phase_gates[FRNN_MAX_PHASES]; /* neighbouring products of each phase; the first may have none */
+    int operand[FRNN_MAX_PHASES];             /* the kept field that they multiply; -1: the first state */
+    int added[FRNN_MAX_GATES]; /* for each gate the product whose b_rec may be added to its b, or -1 */
+    int split;                 /* the gradients of W x + b and of U h + b_rec differ */
+    int carries_h;             /* part of the first state's gradient reaches the step before past the products */
+    int kept, pending;         /* fields that forward keeps, and that one backward phase leaves to another */
+    void (*forward[FRNN_MAX_PHASES])(const struct ForwardTile *);
+    void (*backward[FRNN_MAX_PHASES])(const struct BackwardTile *);
+} frnn_cell;
+
 
 /* A (T, B, ·) array: element (t, b, i) stands at data[t*step + b*row + i]. */
 typedef struct {
@@ -29,7 +48,7 @@ typedef struct {
 } frnn_stop;
 
 typedef struct {
-    int cell; /* index into the table's cells */
+    const frnn_cell *cell; /* of the table's dtype and instruction set */
     int reverse;
     int training;
     int threads;          /* an upper bound, at least 1 */
@@ -39,22 +58,25 @@ typedef struct {
     ptrdiff_t T, B, I, H;
 
     frnn_array x;               /* (T, B, I) */
-    const void *W, *U;          /* (G*H, I), (G*H, H) */
-    const void *b, *b_rec;      /* (G*H,) */
-    const void *p;              /* (3*H,) */
+    const void *W, *U;          /* (gates*H, I), (products*H, H) */
+    const void *b, *b_rec;      /* (gates*H,), (products*H,) */
+    const void *p;              /* (parameters*H,) */
     const void *packed;         /* the five above as pack() left them: forward then reads nothing else */
     const void *init[FRNN_MAX_STATES]; /* (B, H) */
     const int64_t *lengths;     /* (B,) */
     frnn_array resets;          /* (T, B, 1) bytes */
+    frnn_array e[FRNN_MAX_INPUTS]; /* (T, B, H), or (T, B, 1) where narrow */
+    int narrow[FRNN_MAX_INPUTS];
 
-    frnn_array y, c;               /* (T, B, H) outputs of forward; absent in backward */
+    frnn_array out[FRNN_MAX_STATES]; /* (T, B, H) states of every step, y first; absent in backward */
     void *final[FRNN_MAX_STATES];  /* (B, H) */
 
-    frnn_array dy, dc;                   /* (T, B, H) inputs of backward */
+    frnn_array dout[FRNN_MAX_STATES];    /* (T, B, H) inputs of backward */
     const void *dfinal[FRNN_MAX_STATES]; /* (B, H) */
     frnn_array dx;                       /* (T, B, I) */
     void *dW, *dU, *db, *db_rec, *dp;
-    void *dinit[FRNN_MAX_STATES]; /* (B, H) */
+    void *dinit[FRNN_MAX_STATES];    /* (B, H) */
+    frnn_array de[FRNN_MAX_INPUTS]; /* (T, B, H) */
 
     void *saved; /* written by a training forward, read by backward; aligned to FRNN_ALIGN */
     void *work;  /* scratch of one call; aligned to FRNN_ALIGN */
@@ -64,14 +86,8 @@ typedef struct {
 enum { FRNN_ALIGN = 64 };
 
 typedef struct {
-    const char *name;
-    int gates, states;
-    int peepholes; /* p has so many times H elements; 0: there is no p */
-} frnn_cell_info;
-
-typedef struct {
     int cells;
-    frnn_cell_info (*cell_info)(int cell);
+    const frnn_cell *const *cell; /* the built-in ones */
     size_t (*packed_bytes)(const frnn_call *);   /* of I, H, the cell and its parameters alone */
     void (*pack)(const frnn_call *, void *packed); /* aligned to FRNN_ALIGN */
     size_t (*saved_bytes)(const frnn_call *);
@@ -83,7 +99,7 @@ typedef struct {
     void (*backward)(const frnn_call *, int n);
 
     /* A forward laid out once and run many times. The call must outlive it; between runs its contents and the addresses
-     * of x, y, c, init and final may change, nothing else. */
+     * of x, out, init and final may change, nothing else. */
     size_t prepared_bytes;
     void (*prepare)(const frnn_call *, void *prepared);
     void (*forward_prepared)(void *prepared);
@@ -98,6 +114,7 @@ typedef struct {
     const char *name;        /* psABI level or "neon" */
     int (*supported)(void);  /* by this CPU and operating system */
     const frnn_table *f32, *f64;
+    const int *vector; /* the kernels' bytes in a vector, and whether FMA rounds once, for cells compiled elsewhere */
 } frnn_isa;
 
 /* Ordered from the most portable to the fastest. */

@@ -68,8 +68,8 @@ static void deliver(const Plan *p, const ForwardTile *t, ptrdiff_t s, ptrdiff_t 
     const frnn_call *call = p->call;
     const ptrdiff_t left = p->H - t->at, n = left < t->lanes ? left : t->lanes;
     const real *const h = t->next.data + t->at;
-    if (call->y.data) deliver_rows(p, t, call->y, h, s, row, n);
-    if (call->c.data) deliver_rows(p, t, call->c, h + p->Hp, s, row, n);
+    for (int k = 0; k < p->cell->states; k++)
+        if (call->out[k].data) deliver_rows(p, t, call->out[k], h + k * p->Hp, s, row, n);
     if (s < last_step(p, row + t->rows - 1)) return; /* the shortest of the sequences goes on */
     for (int i = 0; i < t->rows; i++)
         for (int k = 0; k < p->cell->states && s == last_step(p, row + i); k++)
@@ -86,10 +86,10 @@ typedef struct {
     ptrdiff_t inputs;
 } Step;
 
-INLINE Rows wx_of(const Plan *p, const Step *step, const ForwardTile *t, int q)
+INLINE Rows wx_of(const Plan *p, const Step *step, const ForwardTile *t)
 {
     const int gates = p->cell->gates;
-    return (Rows){step->wx + t->at * gates + first_gate(p->cell, q) * t->lanes, gates * p->Hp};
+    return (Rows){step->wx + t->at * gates, gates * p->Hp};
 }
 
 enum { TILE_ROOM = ROWS_ONCE * MAX_GROUP_VECTORS }; /* vectors of a product that wait for the cell */
@@ -98,37 +98,38 @@ enum { TILE_ROOM = ROWS_ONCE * MAX_GROUP_VECTORS }; /* vectors of a product that
  * operations would leave the core waiting. */
 static void run_row(const Plan *p, int id, const Step *step, int q, const real *left)
 {
-    const Panels *U = &p->weights.U[q];
+    const Panels *U = &p->weights.U[q], *W = &p->weights.W;
     const int gates = p->cell->phase_gates[q];
-    const ptrdiff_t first = first_group(p, U, id), last = last_group(p, U, id);
+    const ptrdiff_t first = first_group(p, W, id), last = last_group(p, W, id);
     const Rows next = states_after(p, step->s, step->start), kept = kept_of(p, step->s, step->start);
     const real *prev[ROWS_ONCE];
     real uh[TILE_ROOM * LANES] __attribute__((aligned(FRNN_ALIGN)));
-    ForwardTile tile = {.Hp = p->Hp, .prev = prev};
+    ForwardTile tile = {.Hp = p->Hp, .prev = prev, .keep = p->kept_slots != 0};
     for (ptrdiff_t group = first; group < last; group += ROWS_ONCE) {
         const ptrdiff_t end = last - group < ROWS_ONCE ? last : group + ROWS_ONCE;
-        X(multiply_row)(left, 1, 0, U, group, end, 0, uh);
+        if (gates) X(multiply_row)(left, 1, 0, U, group, end, 0, uh);
         tile.uh.data = uh;
         for (ptrdiff_t g = group; g < end; g += tile.rows) {
-            const ptrdiff_t lanes = group_lanes(U, g);
-            tile.at = group_start(U, g);
+            const ptrdiff_t lanes = group_lanes(W, g);
+            tile.at = group_start(W, g);
             tile.lanes = lanes;
-            tile.rows = (int)(group_lanes(U, end - 1) == lanes ? end - g : end - 1 - g); /* the last may be smaller */
+            tile.rows = (int)(group_lanes(W, end - 1) == lanes ? end - g : end - 1 - g); /* the last may be smaller */
             for (int i = 0; i < tile.rows; i++) prev[i] = p->scratch[id].prev[0] + i * lanes;
             tile.uh.stride = gates * lanes;
-            tile.wx = (Rows){wx_of(p, step, &tile, q).data, p->cell->gates * lanes};
+            tile.wx = (Rows){wx_of(p, step, &tile).data, p->cell->gates * lanes};
             tile.next = (Rows){next.data, lanes};
-            tile.gates = (Rows){kept.data, lanes};
+            tile.kept = (Rows){kept.data, lanes};
             tile.b_rec = (Rows){p->weights.b_rec, lanes};
             tile.p = (Rows){p->weights.p, lanes};
+            tile.e = (Rows){p->e.data, lanes};
             p->cell->forward[q](&tile);
             tile.uh.data += tile.rows * tile.uh.stride;
         }
     }
     if (q < p->cell->phases - 1) return;
     tile.rows = 1;
-    tile.at = group_start(U, first);
-    tile.lanes = (last < U->groups ? group_start(U, last) : p->Hp) - tile.at;
+    tile.at = group_start(W, first);
+    tile.lanes = (last < W->groups ? group_start(W, last) : p->Hp) - tile.at;
     deliver(p, &tile, step->s, 0);
 }
 
@@ -136,30 +137,31 @@ static void run_row(const Plan *p, int id, const Step *step, int q, const real *
 static void run_rows(const Plan *p, int id, const Step *step, int q, const real *const *left)
 {
     const Cell *cell = p->cell;
-    const Panels *U = &p->weights.U[q];
+    const Panels *U = &p->weights.U[q], *W = &p->weights.W;
     const ptrdiff_t n = active_rows(p, step->s), s = step->s;
     const Rows next = states_after(p, s, step->start), kept = kept_of(p, s, step->start);
     real uh[TILE_ROOM * LANES] __attribute__((aligned(FRNN_ALIGN)));
-    ForwardTile tile = {.Hp = p->Hp, .b_rec = {p->weights.b_rec, 0}, .p = {p->weights.p, 0}};
-    for (ptrdiff_t group = first_group(p, U, id); group < last_group(p, U, id); group++) {
-        tile.at = group_start(U, group);
-        tile.lanes = group_lanes(U, group);
+    ForwardTile tile = {.Hp = p->Hp, .keep = p->kept_slots != 0, .b_rec = {p->weights.b_rec, 0}, .p = {p->weights.p, 0}};
+    for (ptrdiff_t group = first_group(p, W, id); group < last_group(p, W, id); group++) {
+        tile.at = group_start(W, group);
+        tile.lanes = group_lanes(W, group);
         tile.uh = (Rows){uh, cell->phase_gates[q] * tile.lanes};
-        Rows wx = wx_of(p, step, &tile, q);
+        Rows wx = wx_of(p, step, &tile);
         if (step->inputs) {
             wx = (Rows){p->scratch[id].wx, cell->gates * tile.lanes};
             input_product(p, id, group, step->inputs, wx);
         }
         EACH_TILE(t, p, id, n, ROWS_ONCE)
         {
-            if (p->call->y.data && q == cell->phases - 1) /* y comes from memory: ask for it while the product runs */
-                for (int i = 0; i < t.rows; i++) __builtin_prefetch(element(p, p->call->y, s, t.row + i) + tile.at, 1);
-            X(multiply)(t.rows, left + t.row, 1, 0, U, group, 0, tile.uh);
+            if (p->call->out[0].data && q == cell->phases - 1) /* y comes from memory: ask for it while the product runs */
+                for (int i = 0; i < t.rows; i++) __builtin_prefetch(element(p, p->call->out[0], s, t.row + i) + tile.at, 1);
+            if (cell->phase_gates[q]) X(multiply)(t.rows, left + t.row, 1, 0, U, group, 0, tile.uh);
             tile.rows = t.rows;
             tile.wx = rows_from(wx, t.local);
             tile.prev = p->scratch[id].prev + t.row;
             tile.next = rows_from(next, t.row);
-            tile.gates = rows_from(kept, t.row);
+            tile.kept = rows_from(kept, t.row);
+            tile.e = rows_from(p->e, t.row);
             cell->forward[q](&tile);
             if (q == cell->phases - 1) deliver(p, &tile, s, t.row);
         }
@@ -171,12 +173,13 @@ static void run_phase(const Plan *p, int id, const Step *step, int q)
     const Scratch *scratch = &p->scratch[id];
     const ptrdiff_t n = active_rows(p, step->s);
     if (ended(p)) return;
-    if (q) {
-        const Rows mid = rows_at(kept_of(p, step->s, step->start), p->cell->mid * p->Hp);
+    const int made = p->cell->phase_gates[q] && p->cell->operand[q] >= 0;
+    if (made) {
+        const Rows operand = rows_at(kept_of(p, step->s, step->start), p->cell->operand[q] * p->Hp);
         EACH_TILE(t, p, id, n, ROWS_ONCE)
-            for (int i = 0; i < t.rows; i++) scratch->left[t.row + i] = row_of(mid, t.row + i);
+            for (int i = 0; i < t.rows; i++) scratch->left[t.row + i] = row_of(operand, t.row + i);
     }
-    const real *const *left = q ? scratch->left : scratch->prev;
+    const real *const *left = made ? scratch->left : scratch->prev;
     if (n == 1 && p->owners == 1 && !step->inputs)
         run_row(p, id, step, q, left[0]);
     else
@@ -202,6 +205,7 @@ void X(run_steps)(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, ptrdif
         }
         EACH_TILE(t, p, id, active_rows(p, s), ROWS_ONCE)
             for (int i = 0; i < t.rows; i++) scratch->prev[t.row + i] = states_before(p, s, start, t.row + i);
+        if (p->cell->inputs) X(fill_inputs)(p, id, s, &p->weights.W);
         step.wx = scratch->wx + scratch->wx_start[s - chunk] * p->cell->gates * p->Hp;
         for (int q = 0; q < p->cell->phases; q++) {
             run_phase(p, id, &step, q);
@@ -226,13 +230,12 @@ static void save_checkpoint(const Plan *p, int id, ptrdiff_t s)
 static void fill_padding(const Plan *p, int id)
 {
     const frnn_call *call = p->call;
-    const frnn_array outputs[] = {call->y, call->c};
     const size_t bytes = (size_t)p->H * sizeof(real);
     for (ptrdiff_t row = share(p->B, id, p->threads); row < share(p->B, id + 1, p->threads); row++) {
         const ptrdiff_t b = p->sequence[row];
-        for (int k = 0; k < 2; k++)
-            for (ptrdiff_t t = p->length[row]; outputs[k].data && t < call->T; t++)
-                memset((real *)outputs[k].data + t * outputs[k].step + b * outputs[k].row, 0, bytes);
+        for (int k = 0; k < p->cell->states; k++)
+            for (ptrdiff_t t = p->length[row]; call->out[k].data && t < call->T; t++)
+                memset((real *)call->out[k].data + t * call->out[k].step + b * call->out[k].row, 0, bytes);
         for (int k = 0; k < p->cell->states && p->length[row] == 0; k++)
             if (call->final[k]) memcpy((real *)call->final[k] + b * p->H, row_of(p->init, row) + k * p->Hp, bytes);
     }

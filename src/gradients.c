@@ -22,38 +22,42 @@ static void add_columns(double *to, Rows rows, ptrdiff_t n, ptrdiff_t columns)
     }
 }
 
-/* dW, dU and the bias gradients of one gate: n hidden units from `from` on, over the chunk's rows. */
-static void add_gate_gradients(const Plan *p, int id, int gate, const Panels *x, const Panels *operand, ptrdiff_t from,
-                               ptrdiff_t n)
+/* Gradient rows of n hidden units from `from` on of one field, over the chunk's rows, as left operand of a product. */
+static Columns left_operand(const Plan *p, int id, Rows field, ptrdiff_t rows, ptrdiff_t n)
 {
-    if (ended(p)) return;
-    const frnn_call *call = p->call;
-    const ptrdiff_t at = gate * p->H + from, rows = x->K;
-    const Rows da = rows_at(p->da, gate * p->Hp + from), rec = rows_at(p->da_rec, gate * p->Hp + from);
-    Columns left = {da.data, OUTER_ROWS, da.stride}, left_rec = {rec.data, OUTER_ROWS, rec.stride};
-    if (p->packs_columns) left = left_rec = X(pack_columns)(p->scratch[id].columns, da, rows, n);
-    X(accumulate_outer)(n, left, x, (Rows){(real *)call->dW + at * p->I, p->I});
-    if (p->packs_columns && p->cell->split) left_rec = X(pack_columns)(p->scratch[id].columns, rec, rows, n);
-    X(accumulate_outer)(n, left_rec, operand, (Rows){(real *)call->dU + at * p->H, p->H});
-    add_columns(p->db + at, da, rows, n);
-    if (p->cell->split) add_columns(p->db_rec + at, rec, rows, n);
+    if (p->packs_columns) return X(pack_columns)(p->scratch[id].columns, field, rows, n);
+    return (Columns){field.data, OUTER_ROWS, field.stride};
 }
 
-/* The parameters' gradients of a chunk, for this thread's hidden units. */
+/* The parameters' gradients of a chunk, for this thread's hidden units. Where the gradients of W x + b and of U h are the
+ * same, so are the gates and the products, and one left operand serves both. */
 static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows)
 {
     const Cell *cell = p->cell;
-    const ptrdiff_t from = share(p->H, id, p->threads), n = share(p->H, id + 1, p->threads) - from;
+    const frnn_call *call = p->call;
+    const ptrdiff_t H = p->H, from = share(H, id, p->threads), n = share(H, id + 1, p->threads) - from;
     Panels x = p->x_panels;
     x.K = rows;
-    for (int q = 0; q < cell->phases; q++) {
+    for (int g = 0; g < cell->gates && cell->split && !ended(p); g++) {
+        const Rows da = rows_at(p->da, g * p->Hp + from);
+        const ptrdiff_t at = g * H + from;
+        X(accumulate_outer)(n, left_operand(p, id, da, rows, n), &x, (Rows){(real *)call->dW + at * p->I, p->I});
+        add_columns(p->db + at, da, rows, n);
+    }
+    for (int q = 0, k = 0; q < cell->phases; q++) {
         Panels operand = p->operand_panels[q];
         operand.K = rows;
-        for (int k = 0; k < cell->phase_gates[q]; k++)
-            add_gate_gradients(p, id, first_gate(cell, q) + k, &x, &operand, from, n);
+        for (int end = k + cell->phase_gates[q]; k < end && !ended(p); k++) {
+            const Rows rec = rows_at(p->da_rec, k * p->Hp + from);
+            const ptrdiff_t at = k * H + from;
+            const Columns left = left_operand(p, id, rec, rows, n);
+            if (!cell->split) X(accumulate_outer)(n, left, &x, (Rows){(real *)call->dW + at * p->I, p->I});
+            X(accumulate_outer)(n, left, &operand, (Rows){(real *)call->dU + at * H, H});
+            add_columns(p->db_rec + at, rec, rows, n);
+        }
     }
-    for (int k = 0; k < cell->peepholes; k++)
-        add_columns(p->dp_sums + k * p->H + from, rows_at(p->dp, k * p->Hp + from), rows, n);
+    for (int k = 0; k < cell->parameters; k++)
+        add_columns(p->dp_sums + k * H + from, rows_at(p->dp, k * p->Hp + from), rows, n);
 }
 
 /* dx of this thread's rows of a chunk. */
@@ -86,6 +90,7 @@ void X(finish_chunk)(const Plan *p, int id, Chunk chunk)
     x.K = rows;
     X(pack_rows)(&x, from, to, p->x_rows);
     for (int q = 0; q < p->cell->phases; q++) {
+        if (!p->cell->phase_gates[q]) continue;
         Panels operand = p->operand_panels[q];
         operand.K = rows;
         X(pack_rows)(&operand, from, to, p->operand[q]);
@@ -94,7 +99,7 @@ void X(finish_chunk)(const Plan *p, int id, Chunk chunk)
     const ptrdiff_t n = active_rows(p, chunk.low);
     for (ptrdiff_t r = share(n, id, p->threads); r < share(n, id + 1, p->threads); r++)
         memcpy(row_of(p->da_before, r), row_of(p->da_rec, chunk_row(p, chunk, chunk.low) + r),
-               (size_t)(p->cell->gates * p->Hp) * sizeof(real));
+               (size_t)(products_of(p->cell) * p->Hp) * sizeof(real));
     frnn_team_barrier(p->threads);
     add_weight_gradients(p, id, rows);
     frnn_team_barrier(p->threads);
@@ -108,6 +113,6 @@ static void write_sum(void *to, const double *sums, ptrdiff_t n)
 void X(write_sums)(const Plan *p)
 {
     write_sum(p->call->db, p->db, p->cell->gates * p->H);
-    write_sum(p->call->db_rec, p->db_rec, p->cell->gates * p->H);
-    write_sum(p->call->dp, p->dp_sums, p->cell->peepholes * p->H);
+    write_sum(p->call->db_rec, p->db_rec, products_of(p->cell) * p->H);
+    write_sum(p->call->dp, p->dp_sums, p->cell->parameters * p->H);
 }

@@ -5,11 +5,17 @@ if(MSVC)
 endif()
 find_package(Threads REQUIRED)
 
-# What is compiled once per (dtype, instruction set). A new cell is one line here.
+# The built-in cells are written from their equations.
+find_package(Python REQUIRED COMPONENTS Interpreter)
+set(EQUATIONS ${CMAKE_CURRENT_LIST_DIR}/../fastrnn/cells)
+set(CELLS_FOLDER ${CMAKE_CURRENT_BINARY_DIR}/cells)
+execute_process(COMMAND ${Python_EXECUTABLE} ${EQUATIONS}/generate.py ${CELLS_FOLDER} COMMAND_ERROR_IS_FATAL ANY)
+file(GLOB CELLS ${CELLS_FOLDER}/cell_*.c)
+file(GLOB EQUATIONS ${EQUATIONS}/*.py)
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${EQUATIONS})
+
+# What is compiled once per (dtype, instruction set).
 set(KERNELS
-  cell_rnn.c
-  cell_lstm.c
-  cell_gru.c
   matmul.c
   matmul_bf16.c
   weights.c
@@ -21,11 +27,10 @@ set(KERNELS
   yardstick.c
   table.c)
 list(TRANSFORM KERNELS PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
+list(APPEND KERNELS ${CELLS})
 
 # The gates of a cell are independent chains: GCC interleaves them only when told to (a tenth of the cells' time).
 if(CMAKE_C_COMPILER_ID STREQUAL "GNU")
-  set(CELLS ${KERNELS})
-  list(FILTER CELLS INCLUDE REGEX "/cell_")
   set_source_files_properties(${CELLS} PROPERTIES COMPILE_OPTIONS "-fschedule-insns;-fsched-pressure")
 endif()
 
@@ -39,6 +44,7 @@ function(fastrnn_isa suffix)
   foreach(bits 32 64)
     set(name kernels_${suffix}_${bits})
     add_library(${name} OBJECT ${KERNELS})
+    target_include_directories(${name} PRIVATE ${CMAKE_CURRENT_LIST_DIR} ${CELLS_FOLDER})
     target_compile_definitions(${name} PRIVATE FRNN_BITS=${bits} FRNN_ISA=${suffix})
     target_compile_options(${name} PRIVATE ${KERNEL_OPTIONS} ${ARGN})
     set_target_properties(${name} PROPERTIES ${CORE_PROPERTIES})

@@ -57,15 +57,16 @@ static void take_saved(Plan *p, Arena *arena)
 static void share_out(Plan *p, int threads)
 {
     const frnn_call *call = p->call;
-    const double step = 2.0 * p->cell->gates * p->H * p->H * p->B;
+    const int products = products_of(p->cell);
+    const double step = 2.0 * products * p->H * p->H * p->B;
     const double input = 2.0 * p->cell->gates * p->H * p->I * p->B;
     if (threads > FRNN_MAX_THREADS) threads = FRNN_MAX_THREADS;
     p->flop = (step + input) * (double)p->steps;
     p->stop = p->flop < WORTH_ASKING ? 0 : call->stop;
     if (p->flop < WORTH_THREADS) threads = 1;
-    const ptrdiff_t weights = p->cell->gates * p->H * (p->H + p->I) * (ptrdiff_t)sizeof(real);
+    const ptrdiff_t weights = (products * p->H + p->cell->gates * p->I) * p->H * (ptrdiff_t)sizeof(real);
     const ptrdiff_t by_rows = least(threads, p->B / (weights > FAR_BYTES ? LEAST_FAR : LEAST_ROWS));
-    const ptrdiff_t by_groups = step < WORTH_BARRIER ? 1 : least(threads, p->weights.U[0].groups);
+    const ptrdiff_t by_groups = step < WORTH_BARRIER ? 1 : least(threads, p->weights.W.groups);
     const int deal_rows = by_rows >= by_groups;
     p->threads = (int)(deal_rows ? by_rows : by_groups);
     if (p->threads < 1) p->threads = 1;
@@ -101,6 +102,7 @@ static void take_forward(Plan *p, Arena *arena, int scratch_only)
 static void take_backward(Plan *p, Arena *arena)
 {
     const Cell *cell = p->cell;
+    const int products = products_of(cell);
     const ptrdiff_t B = p->B, Hp = p->Hp;
     ptrdiff_t chunk = B ? CHUNK_ROWS / B : 1;
     if (chunk < 1) chunk = 1;
@@ -110,18 +112,20 @@ static void take_backward(Plan *p, Arena *arena)
     p->x_panels = take_matrix(arena, rows, p->I);
     for (int q = 0; q < cell->phases; q++) {
         p->U_back[q] = take_matrix(arena, cell->phase_gates[q] * p->H, p->H);
+        if (!cell->phase_gates[q]) continue;
         p->operand_panels[q] = take_matrix(arena, rows, p->H);
         p->operand[q] = take(arena, (size_t)rows * sizeof *p->operand[q]);
         if (p->call->checkpoint) p->operand_copy[q] = take_rows(arena, rows, 1, Hp);
     }
     p->da = take_rows(arena, rows, cell->gates, Hp);
-    p->da_rec = cell->split ? take_rows(arena, rows, cell->gates, Hp) : p->da;
-    p->dp = take_rows(arena, rows, cell->peepholes, Hp);
-    p->da_before = take_rows(arena, B, cell->gates, Hp);
-    p->carry = take_rows(arena, B, cell->states, Hp);
+    p->da_rec = cell->split ? take_rows(arena, rows, products, Hp) : p->da;
+    p->dp = take_rows(arena, rows, cell->parameters, Hp);
+    p->de = take_rows(arena, B, cell->inputs, Hp);
+    p->da_before = take_rows(arena, B, products, Hp);
+    p->carry = take_rows(arena, B, cell->states + cell->pending, Hp);
     p->db = take(arena, (size_t)(cell->gates * p->H) * sizeof *p->db);
-    p->db_rec = cell->split ? take(arena, (size_t)(cell->gates * p->H) * sizeof *p->db_rec) : p->db;
-    p->dp_sums = take(arena, (size_t)(cell->peepholes * p->H) * sizeof *p->dp_sums);
+    p->db_rec = cell->split ? take(arena, (size_t)(products * p->H) * sizeof *p->db_rec) : p->db;
+    p->dp_sums = take(arena, (size_t)(cell->parameters * p->H) * sizeof *p->dp_sums);
     p->packs_columns = p->I + p->H >= WIDE;
     for (int i = 0; i < p->threads && p->packs_columns; i++) {
         real *columns = take_reals(arena, rows * ((p->H + p->threads - 1) / p->threads + OUTER_ROWS));
@@ -165,6 +169,13 @@ void X(fill_init)(const Plan *p)
         }
 }
 
+/* The widest of the rows that zeros stand for: states, and the products' gradients. */
+static ptrdiff_t zeros_size(const Plan *p)
+{
+    const int products = products_of(p->cell), states = p->cell->states;
+    return (products > states ? products : states) * p->Hp;
+}
+
 static void take_common(Plan *p, Arena *arena)
 {
     p->scratch = take(arena, (size_t)p->threads * sizeof *p->scratch);
@@ -173,12 +184,26 @@ static void take_common(Plan *p, Arena *arena)
     p->active = take(arena, (size_t)(p->steps + 1) * sizeof *p->active);
     p->later = take(arena, (size_t)(p->steps + 1) * sizeof *p->later);
     p->init = take_rows(arena, p->B, p->cell->states, p->Hp);
-    p->zeros = take_reals(arena, MAX_GATES * p->Hp);
+    p->zeros = take_reals(arena, zeros_size(p));
+    p->e = take_rows(arena, p->B, p->cell->inputs, p->Hp);
+}
+
+void X(fill_inputs)(const Plan *p, int id, ptrdiff_t s, const Panels *panels)
+{
+    const ptrdiff_t from = first_unit(p, panels, id), to = end_unit(p, panels, id), end = to < p->H ? to : p->H;
+    EACH_TILE(t, p, id, active_rows(p, s), ROWS_ONCE)
+        for (ptrdiff_t r = t.row; r < t.row + t.rows; r++)
+            for (int k = 0; k < p->cell->inputs; k++) {
+                const real *given = element(p, p->call->e[k], s, r);
+                real *field = row_of(p->e, r) + k * p->Hp;
+                for (ptrdiff_t i = from; i < end; i++) field[i] = given[p->call->narrow[k] ? 0 : i];
+                for (ptrdiff_t i = end; i < to; i++) field[i] = 0;
+            }
 }
 
 size_t X(plan)(Plan *p, const frnn_call *call, int threads, int backward, void *work)
 {
-    const Cell *cell = X(cells)[call->cell];
+    const Cell *cell = call->cell;
     *p = (Plan){.call = call, .cell = cell, .steps = longest(call), .B = call->B, .I = call->I, .H = call->H};
     p->Hp = padded(p->H);
     p->segment = segment_length(call, p->steps);
@@ -203,7 +228,7 @@ size_t X(plan)(Plan *p, const frnn_call *call, int threads, int backward, void *
     ptrdiff_t *cursor = take(&arena, (size_t)(p->steps + 1) * sizeof *cursor);
 
     if (work) {
-        memset(p->zeros, 0, (size_t)(MAX_GATES * p->Hp) * sizeof(real));
+        memset(p->zeros, 0, (size_t)zeros_size(p) * sizeof(real));
         sort_rows(p, cursor);
         X(fill_init)(p);
         if (!call->packed) X(fill_vectors)(&p->weights, call, backward && !recompute);
@@ -213,7 +238,7 @@ size_t X(plan)(Plan *p, const frnn_call *call, int threads, int backward, void *
 
 size_t X(saved_size)(const frnn_call *call)
 {
-    Plan p = {.call = call, .cell = X(cells)[call->cell], .steps = longest(call), .B = call->B, .H = call->H};
+    Plan p = {.call = call, .cell = call->cell, .steps = longest(call), .B = call->B, .H = call->H};
     Arena arena = {0, 0};
     p.Hp = padded(p.H);
     p.segment = segment_length(call, p.steps);

@@ -36,8 +36,9 @@ typedef struct {
     ptrdiff_t *later;    /* per step: rows of all the steps after it, summed */
 
     Weights weights;                           /* for forward */
-    Panels W_back, U_back[MAX_PHASES];         /* transposed, for backward */
+    Panels W_back, U_back[FRNN_MAX_PHASES];    /* transposed, for backward */
     real *zeros;                               /* as long as the widest row */
+    Rows e;                                    /* of a step: extra inputs of B rows */
     Rows init;                                 /* B rows of states */
     Rows states;                               /* slots of B rows: slot 0 begins the segment */
     Rows kept;                                 /* slots of B rows; data is null when nothing needs them */
@@ -51,14 +52,14 @@ typedef struct {
 
     /* backward: a chunk of steps whose weight gradients are computed together; rows in order of falling step */
     ptrdiff_t back_chunk;                      /* steps */
-    Rows da, da_rec, dp;                       /* gate gradients and peephole terms */
+    Rows da, da_rec, dp;                       /* gate gradients and the parameters' terms */
     Rows da_before;                            /* da_rec of the step done last in the chunk before, B rows */
-    Rows carry;                                /* B rows of states */
+    Rows carry, de;                            /* B rows of states and of what phases leave; of extra inputs */
     double *db, *db_rec, *dp_sums;             /* sums so far; db_rec is db unless the cell splits */
-    const real **x_rows, **operand[MAX_PHASES]; /* per chunk row: x, and what the phase's product multiplied */
+    const real **x_rows, **operand[FRNN_MAX_PHASES]; /* per chunk row: x, and what the phase's product multiplied */
     real **dx_rows;
-    Rows operand_copy[MAX_PHASES];             /* with checkpoints, where operands do not outlive their segment */
-    Panels x_panels, operand_panels[MAX_PHASES];
+    Rows operand_copy[FRNN_MAX_PHASES];           /* with checkpoints, where operands do not outlive their segment */
+    Panels x_panels, operand_panels[FRNN_MAX_PHASES];
     int packs_columns; /* the weight gradients are wide enough to repay packing their left operand */
 } Plan;
 
@@ -123,6 +124,20 @@ INLINE ptrdiff_t last_group(const Plan *p, const Panels *panels, int id)
 {
     return splits_hidden(p) ? share(panels->groups, id + 1, p->threads) : panels->groups;
 }
+
+/* A thread's units, [first_unit, end_unit), where groups are those of these panels. */
+INLINE ptrdiff_t first_unit(const Plan *p, const Panels *panels, int id)
+{
+    return group_start(panels, first_group(p, panels, id));
+}
+INLINE ptrdiff_t end_unit(const Plan *p, const Panels *panels, int id)
+{
+    const ptrdiff_t last = last_group(p, panels, id);
+    return last < panels->groups ? group_start(panels, last) : p->Hp;
+}
+
+/* Bring the extra inputs of step s to whole vectors: this thread's rows, and its units by these panels. */
+void X(fill_inputs)(const Plan *p, int id, ptrdiff_t s, const Panels *panels);
 
 /* The tiles of a thread's rows among the first n: runs of at most `most` consecutive rows of one unit. `local` counts
  * the thread's own rows. */

@@ -101,9 +101,9 @@ cdef class Prepared:
                 out.data = y
                 if self.batch_first:
                     out.step, out.row = self.H, self.T * self.H
-            calls[i].y = out
+            calls[i].out[0] = out
             if i:
-                calls[i].x = calls[i - 1].y
+                calls[i].x = calls[i - 1].out[0]
             for k in range(self.states):
                 if init[k] != NULL:
                     calls[i].init[k] = <char *> init[k] + i * size

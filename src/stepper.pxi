@@ -118,8 +118,8 @@ cdef class Stepper:
             for i, array in enumerate(self.check_state(state, self.states, (self.L, self.B, self.H), self.dtype)):
                 states[i] = pins.flat(array, self.L * self.B * self.H, self.itemsize, True)
         calls[0].x.data, calls[0].x.row = x.buf, x_row // self.itemsize
-        calls[self.L - 1].y.data = y.buf
-        calls[self.L - 1].y.row = y.strides[0] // self.itemsize if y.ndim == 2 else 0
+        calls[self.L - 1].out[0].data = y.buf
+        calls[self.L - 1].out[0].row = y.strides[0] // self.itemsize if y.ndim == 2 else 0
         cdef Span read = span(x), written = span(y), kept
         cdef bint overlap = meet(read, written)
         for i in range(self.states):

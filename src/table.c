@@ -34,12 +34,6 @@ static void forward_prepared(void *prepared)
     frnn_team_release(granted);
 }
 
-static frnn_cell_info cell_info(int cell)
-{
-    const Cell *of = X(cells)[cell];
-    return (frnn_cell_info){of->name, of->gates, of->states, of->peepholes};
-}
-
 typedef struct {
     size_t n;
     const real *x;
@@ -68,11 +62,17 @@ typedef struct {
 ELEMENTWISE(sigmoid)
 ELEMENTWISE(tanh)
 
+#ifdef FUSED
+const int X(vector)[] = {VBYTES, 1};
+#else
+const int X(vector)[] = {VBYTES, 0};
+#endif
+
 #define COUNT_ONE(name) 0,
 
 const frnn_table X(table) = {
     .cells = sizeof((const char[]){FRNN_CELLS(COUNT_ONE)}),
-    .cell_info = cell_info,
+    .cell = X(cells),
     .packed_bytes = X(packed_size),
     .pack = X(pack_weights),
     .saved_bytes = X(saved_size),

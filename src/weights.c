@@ -4,57 +4,58 @@
 const Cell *const X(cells)[] = {FRNN_CELLS(POINTER)};
 #undef POINTER
 
-Weights X(take_weights)(const frnn_call *call, Arena *arena, int peepholes_only)
+Weights X(take_weights)(const frnn_call *call, Arena *arena, int p_only)
 {
-    const Cell *cell = X(cells)[call->cell];
+    const Cell *cell = call->cell;
     const ptrdiff_t H = call->H, Hp = padded(H);
-    int most = 0;
+    int most = products_of(cell) ? 0 : cell->gates;
     for (int q = 0; q < cell->phases; q++)
         if (cell->phase_gates[q] > most) most = cell->phase_gates[q];
     const int group_vectors = GROUP_VECTORS(most);
-    Weights w = {.p = take_reals(arena, cell->peepholes * Hp)};
+    Weights w = {.p = take_reals(arena, cell->parameters * Hp)};
     Arena nowhere = {0, 0};
-    if (peepholes_only) arena = &nowhere;
+    if (p_only) arena = &nowhere;
     w.bias = take_reals(arena, cell->gates * Hp);
-    w.b_rec = take_reals(arena, cell->gates * Hp);
+    w.b_rec = take_reals(arena, products_of(cell) * Hp);
     w.W = take_panels(arena, (Panels){0, call->I, H, cell->gates, group_vectors, call->bf16, 0});
     for (int q = 0; q < cell->phases; q++)
         w.U[q] = take_panels(arena, (Panels){0, H, H, cell->phase_gates[q], group_vectors, call->bf16, 0});
     return w;
 }
 
-void X(fill_vectors)(const Weights *w, const frnn_call *call, int peepholes_only)
+void X(fill_vectors)(const Weights *w, const frnn_call *call, int p_only)
 {
-    const Cell *cell = X(cells)[call->cell];
+    const Cell *cell = call->cell;
     const int gates = cell->gates;
     const ptrdiff_t H = call->H, Hp = padded(H);
     const real *b = call->b, *b_rec = call->b_rec;
-    for (int k = 0; k < cell->peepholes; k++) {
+    for (int k = 0; k < cell->parameters; k++) {
         memset(w->p + k * Hp, 0, (size_t)Hp * sizeof(real));
         memcpy(w->p + k * Hp, (const real *)call->p + k * H, (size_t)H * sizeof(real));
     }
-    if (peepholes_only) return;
+    if (p_only) return;
+    for (int k = 0; k < products_of(cell); k++)
+        for (ptrdiff_t l = 0; l < Hp; l++) w->b_rec[k * Hp + l] = b_rec && l < H ? b_rec[k * H + l] : 0;
     for (ptrdiff_t group = 0; group < w->W.groups; group++) {
         const ptrdiff_t start = group_start(&w->W, group), lanes = group_lanes(&w->W, group);
         for (int g = 0; g < gates; g++)
             for (ptrdiff_t l = 0; l < lanes; l++) {
-                const ptrdiff_t at = g * H + start + l;
-                const int valid = start + l < H, apart = g >= gates - cell->split;
-                const real rec = valid && b_rec ? b_rec[at] : 0;
-                w->bias[start * gates + g * lanes + l] = (valid && b ? b[at] : 0) + (apart ? 0 : rec);
-                w->b_rec[g * Hp + start + l] = rec;
+                const ptrdiff_t unit = start + l;
+                const real own = b && unit < H ? b[g * H + unit] : 0;
+                const real rec = cell->added[g] < 0 ? 0 : w->b_rec[cell->added[g] * Hp + unit];
+                w->bias[start * gates + g * lanes + l] = own + rec;
             }
     }
 }
 
 void X(fill_panels)(const Weights *w, const frnn_call *call, int id, int threads)
 {
-    const Cell *cell = X(cells)[call->cell];
+    const Cell *cell = call->cell;
     const ptrdiff_t H = call->H, groups = w->W.groups;
     const ptrdiff_t first = share(groups, id, threads), last = share(groups, id + 1, threads);
     X(pack)(&w->W, first, last, call->W, H * call->I, call->I, 1);
     for (int q = 0; q < cell->phases; q++)
-        X(pack)(&w->U[q], first, last, (const real *)call->U + first_gate(cell, q) * H * H, H * H, H, 1);
+        X(pack)(&w->U[q], first, last, (const real *)call->U + first_product(cell, q) * H * H, H * H, H, 1);
 }
 
 size_t X(packed_size)(const frnn_call *call)

@@ -9,10 +9,10 @@
 #include "matmul.h"
 
 typedef struct {
-    Panels W, U[MAX_PHASES];
+    Panels W, U[FRNN_MAX_PHASES]; /* W alone says how units are grouped: there may be no product */
     real *bias;  /* one row of wx's layout: b, and of b_rec what may be added to it */
-    real *b_rec; /* G fields */
-    real *p;     /* 3 fields, of a cell with peepholes */
+    real *b_rec; /* of each product */
+    real *p;     /* of each parameter */
 } Weights;
 
 INLINE Panels take_panels(Arena *arena, Panels p)
@@ -22,18 +22,17 @@ INLINE Panels take_panels(Arena *arena, Panels p)
     return p;
 }
 
-/* Lay out the parameters of a call's layer; of them, backward reads the peepholes alone. */
-Weights X(take_weights)(const frnn_call *call, Arena *arena, int peepholes_only);
+/* Lay out the parameters of a call's layer; of them, backward reads p alone. */
+Weights X(take_weights)(const frnn_call *call, Arena *arena, int p_only);
 
 /* The whole of it in `call->packed`. */
 size_t X(packed_size)(const frnn_call *call);
 void X(pack_weights)(const frnn_call *call, void *packed);
 
 /* Fill everything but the panels; and one thread's share of the panels. */
-void X(fill_vectors)(const Weights *weights, const frnn_call *call, int peepholes_only);
+void X(fill_vectors)(const Weights *weights, const frnn_call *call, int p_only);
 void X(fill_panels)(const Weights *weights, const frnn_call *call, int id, int threads);
 
-INLINE int first_gate(const Cell *cell, int phase) { return phase ? cell->phase_gates[0] : 0; }
 /* A thread's share [share(id), share(id + 1)) of n things. */
 INLINE ptrdiff_t share(ptrdiff_t n, int id, int threads) { return n * id / threads; }
 

@@ -75,20 +75,20 @@ static const XlaBuffer *describe(frnn_call *call, const frnn_table **core, const
     const ptrdiff_t T = x->shape[0], B = x->shape[1], I = x->shape[2], H = U->shape[1];
     *core = x->type == XLA_F64 ? frnn_isas[set[ISA]].f64 : frnn_isas[set[ISA]].f32;
     *call = (frnn_call){
-        .cell = (int)set[CELL], .reverse = (int)set[REVERSE], .training = (int)set[TRAINING],
+        .cell = (*core)->cell[set[CELL]], .reverse = (int)set[REVERSE], .training = (int)set[TRAINING],
         .threads = (int)set[THREADS], .T = T, .B = B, .I = I, .H = H,
         .x = {x->data, B * I, I}, .W = W->data, .U = U->data,
     };
-    const int states = (*core)->cell_info(call->cell).states;
+    const int states = call->cell->states;
     call->b = data(&arguments, b);
     call->b_rec = data(&arguments, b_rec);
     call->p = data(&arguments, p);
-    for (int k = 0; k < FRNN_MAX_STATES; k++) call->init[k] = data(&arguments, init[k]);
+    for (int k = 0; k < 2; k++) call->init[k] = data(&arguments, init[k]);
     const XlaBuffer *lengths = take(&arguments, given & 32);
     call->resets = sequence(&arguments, given & 64, B, 1);
     if (backward) {
         call->saved = data(&arguments, 1);
-        call->dy = sequence(&arguments, 1, B, H);
+        call->dout[0] = sequence(&arguments, 1, B, H);
         for (int k = 0; k < states; k++) call->dfinal[k] = data(&arguments, 1);
         call->dx = sequence(&results, 1, B, I);
         call->dW = data(&results, 1);
@@ -96,9 +96,9 @@ static const XlaBuffer *describe(frnn_call *call, const frnn_table **core, const
         call->db = data(&results, b);
         call->db_rec = data(&results, b_rec);
         call->dp = data(&results, p);
-        for (int k = 0; k < FRNN_MAX_STATES; k++) call->dinit[k] = data(&results, init[k]);
+        for (int k = 0; k < 2; k++) call->dinit[k] = data(&results, init[k]);
     } else {
-        call->y = sequence(&results, 1, B, H);
+        call->out[0] = sequence(&results, 1, B, H);
         for (int k = 0; k < states; k++) call->final[k] = data(&results, 1);
         call->saved = data(&results, call->training);
     }

@@ -27,9 +27,8 @@ class Job(NamedTuple):
 
     cell: int
     call: Call
-    y: Any
+    states: Any
     final: Any
-    c: Any
     saved: Any
 
 
@@ -55,7 +54,8 @@ def right(dtype: Any = np.float64) -> Job:
     call = result.cache._call
     final = tuple(np.full((B, H), np.nan, dtype) for _ in "hc")
     saved = np.zeros(core.saved_bytes(ISA, CELL, call), np.uint8)
-    return Job(CELL, call, np.full((T, B, H), np.nan, dtype), final, np.full((T, B, H), np.nan, dtype), saved)
+    states = (np.full((T, B, H), np.nan, dtype), np.full((T, B, H), np.nan, dtype))
+    return Job(CELL, call, states, final, saved)
 
 
 def nan_like(a: Any) -> Any:
@@ -67,7 +67,7 @@ def right_backward(job: Job) -> tuple[Any, ...]:
     call = job.call
     arrays = [nan_like(a) for a in (call.x, call.W, call.U, call.b, call.b_rec, call.p)]
     grads = Gradients(*arrays, tuple(nan_like(a) for a in call.init))
-    return (CELL, call, job.saved, np.ones((T, B, H)), (None, None), None, grads)
+    return (CELL, call, job.saved, (np.ones((T, B, H)), None), (None, None), grads)
 
 
 def unaligned(*shape: int) -> np.ndarray:
@@ -82,22 +82,26 @@ def read_only(*shape: int) -> np.ndarray:
 
 #: what is put in the place of a part of the job or of its call, and how it is refused
 WRONG: list[tuple[str, Callable[[Job], Any], str]] = [
-    ("y", lambda job: np.empty((T, B, H - 1)), r"expected shape \(5, 3, 17\)"),
-    ("y", lambda job: np.empty((T, B + 1, H)), r"expected shape \(5, 3, 17\)"),
-    ("y", lambda job: np.empty((T * B, H)), r"expected shape \(5, 3, 17\)"),
-    ("y", lambda job: np.empty((T, B, 2 * H))[..., ::2], "contiguous last axis of 8-byte elements"),
-    ("y", lambda job: np.empty((T, B, H), np.float32), "contiguous last axis of 8-byte elements"),
-    ("y", lambda job: unaligned(T, B, H), "expected aligned elements"),
-    ("y", lambda job: read_only(T, B, H), "read-only"),
-    ("c", lambda job: np.empty((T - 1, B, H)), r"expected shape \(5, 3, 17\)"),
+    ("states", lambda job: (np.empty((T, B, H - 1)), job.states[1]), r"expected shape \(5, 3, 17\)"),
+    ("states", lambda job: (np.empty((T, B + 1, H)), job.states[1]), r"expected shape \(5, 3, 17\)"),
+    ("states", lambda job: (np.empty((T * B, H)), job.states[1]), r"expected shape \(5, 3, 17\)"),
+    (
+        "states",
+        lambda job: (np.empty((T, B, 2 * H))[..., ::2], job.states[1]),
+        "contiguous last axis of 8-byte elements",
+    ),
+    ("states", lambda job: (np.empty((T, B, H), np.float32), job.states[1]), "contiguous last axis of 8-byte elements"),
+    ("states", lambda job: (unaligned(T, B, H), job.states[1]), "expected aligned elements"),
+    ("states", lambda job: (read_only(T, B, H), job.states[1]), "read-only"),
+    ("states", lambda job: (job.states[0], np.empty((T - 1, B, H))), r"expected shape \(5, 3, 17\)"),
     ("final", lambda job: (job.final[0], np.empty((B, H - 1))), "expected 51 aligned elements of 8 bytes"),
     ("final", lambda job: (unaligned(B, H), job.final[1]), "expected 51 aligned elements of 8 bytes"),
     ("final", lambda job: (np.empty((H, B)).T, job.final[1]), "not C-contiguous"),
     ("saved", lambda job: job.saved[:-64], "expected at least"),
     ("cell", lambda job: -1, "no cell -1"),
     ("cell", lambda job: len(core.cells()), "no cell"),
-    ("cell", lambda job: core.cells()["lstm"][0], "p goes with a peephole cell"),
-    ("p", lambda job: None, "p goes with a peephole cell"),
+    ("cell", lambda job: core.cells()["lstm"][0], "p with parameters"),
+    ("p", lambda job: None, "p with parameters"),
     ("W", lambda job: job.call.W[:-1], "expected 136 aligned elements of 8 bytes"),
     ("W", lambda job: None, "NoneType"),
     ("U", lambda job: np.asfortranarray(job.call.U), "not C-contiguous"),
@@ -119,7 +123,7 @@ def test_what_is_right() -> None:
     """So that the refusals below are for what each of them changes."""
     job = right()
     core.forward(ISA, [job], Scratch())
-    assert not any(np.isnan(a).any() for a in (job.y, job.c, *job.final))
+    assert not any(np.isnan(a).any() for a in (*job.states, *job.final))
 
 
 @pytest.mark.parametrize(("name", "wrong", "says"), WRONG)
@@ -129,14 +133,14 @@ def test_refused(name: str, wrong: Callable[[Job], Any], says: str) -> None:
     bad = job._replace(**value) if name in Job._fields else job._replace(call=job.call._replace(**value))
     with pytest.raises((TypeError, ValueError, BufferError), match=says):
         core.forward(ISA, [bad], Scratch())
-    assert all(np.isnan(a).all() for a in (job.y, job.c, *job.final))
+    assert all(np.isnan(a).all() for a in (*job.states, *job.final))
 
 
 def test_a_small_work_area() -> None:
     job = right()
     with pytest.raises(ValueError, match="expected at least"):
         core.forward(ISA, [job], Scratch(1))
-    assert np.isnan(job.y).all()
+    assert np.isnan(job.states[0]).all()
 
 
 @pytest.mark.parametrize("sequences", [8, 12])
@@ -147,7 +151,7 @@ def test_lengths_leave_no_thread_without_rows(sequences: int) -> None:
         problem = make("lstm", (20, sequences, 64, 64), dtype=np.float32, lengths=lengths, training=True)
         call = called(problem)[0].cache._call._replace(training=False, threads=2)
         scratch, y = Scratch(), np.empty((20, sequences, 64), np.float32)
-        core.forward(ISA, [Job(core.cells()["lstm"][0], call, y, (None, None), None, None)], scratch)
+        core.forward(ISA, [Job(core.cells()["lstm"][0], call, (y,), (None, None), None)], scratch)
         asked.append(scratch.asked)
     assert asked[0] == asked[1]
 
@@ -155,8 +159,8 @@ def test_lengths_leave_no_thread_without_rows(sequences: int) -> None:
 def test_one_wrong_job_stops_all() -> None:
     first, second = right(), right()
     with pytest.raises(ValueError, match="expected shape"):
-        core.forward(ISA, [first, second._replace(y=np.empty((T, B, 1)))], Scratch())
-    assert np.isnan(first.y).all()
+        core.forward(ISA, [first, second._replace(states=(np.empty((T, B, 1)), None))], Scratch())
+    assert np.isnan(first.states[0]).all()
 
 
 @pytest.mark.parametrize("dtypes", [(np.float64, np.float32), (np.float32, np.float64)])
@@ -164,7 +168,7 @@ def test_jobs_of_two_dtypes(dtypes: tuple[Any, Any]) -> None:
     jobs = [right(dtype) for dtype in dtypes]
     with pytest.raises(TypeError, match="jobs of one dtype"):
         core.forward(ISA, jobs, Scratch())
-    assert all(np.isnan(job.y).all() for job in jobs)
+    assert all(np.isnan(job.states[0]).all() for job in jobs)
 
 
 def test_what_is_right_backward() -> None:
@@ -181,7 +185,7 @@ def test_what_is_right_backward() -> None:
         ("dx", None, "dx has to be there"),
         ("dx", np.empty((T, B, I + 1)), r"expected shape \(5, 3, 2\)"),
         ("dW", None, "NoneType"),
-        ("dU", None, "NoneType"),
+        ("dU", None, "have to be there"),
         ("dU", read_only(4 * H, H), "read-only"),
         ("dW", np.empty((4, I)), "expected 136 aligned elements"),
         ("dp", np.empty(2 * H), "expected 51 aligned elements"),
@@ -238,7 +242,7 @@ def test_activations() -> None:
 @pytest.mark.parametrize("array", [np.float64(1), np.zeros(3, np.complex128)])
 def test_no_glance_at(array: Any) -> None:
     with pytest.raises(ValueError, match="expected axes, and elements of 8 bytes at most"):
-        core.glance({"x": np.asarray(array)})
+        core.glance((np.asarray(array),))
 
 
 def test_no_cpus() -> None:

@@ -40,12 +40,12 @@ def loss(problem: Problem, inputs: dict[str, np.ndarray]) -> complex:
     """The scalar whose gradient the backward pass claims to be: sum of outputs times cotangents."""
     given = {name: None for name in ("b", "b_rec", "p", "h0", "c0", "lengths", "resets")} | inputs
     init = (given.pop("h0"), given.pop("c0"))
-    chosen = {"reverse": False, "return_cells": False} | problem.options | {"training": False, "checkpoint": None}
-    states = 2 if problem.family == "lstm" else 1
-    [(y, final, c, _)] = reference.forward(
-        [Call(problem.cell, **given, init=init[:states], **chosen, batch_first=False, threads=1)]
-    )
-    outputs = {"dy": y, "dc": c} | dict(zip(("dh_n", "dc_n"), final, strict=False))
+    cell = fastrnn.cells.CELLS[problem.cell]
+    chosen = {"reverse": False} | problem.options | {"training": False, "checkpoint": None}
+    chosen["return_states"] = chosen.pop("return_cells", False)
+    call = Call(cell, **given, init=init[: len(cell.states)], **chosen, batch_first=False, threads=1)
+    [(y, final, others, _)] = reference.forward([call])
+    outputs = {"dy": y} | dict(zip(("dc",), others, strict=False)) | dict(zip(("dh_n", "dc_n"), final, strict=False))
     return sum(np.sum(outputs[name] * cotangent) for name, cotangent in problem.cotangents.items())
 
 

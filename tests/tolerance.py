@@ -26,14 +26,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 
 import fastrnn
-from fastrnn.cells import CELLS
+from fastrnn.backends import numpy as by_numpy
+from fastrnn.cells import Cell
 
 Arrays = dict[str, np.ndarray]
 Evaluate = Callable[[], Arrays]  #: of the problem in float64
@@ -90,17 +91,18 @@ def rounded(given: Any) -> Any:
 @contextlib.contextmanager
 def rounding(dtype: Any, unit: float, seed: int) -> Iterator[None]:
     """The reference's steps are off as those of a precision may be, if `unit` were 1's last place in it."""
+    reference = by_numpy.reference
 
     def off_in(step: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *given: step(*rounded(given))
 
-    cells = {
-        name: replace(cell, step=off_in(cell.step), step_backward=off_in(cell.step_backward))
-        for name, cell in CELLS.items()
-    }
+    def rounding_reference(cell: Cell, dtype: np.dtype[Any]) -> Any:
+        of = reference(cell, dtype)
+        return SimpleNamespace(step=off_in(of.step), step_backward=off_in(of.step_backward))
+
     with (
         fastrnn.use_backend("numpy"),
-        patch.dict(CELLS, cells),
+        patch.object(by_numpy, "reference", rounding_reference),
         patch.multiple(Rounded, unit=unit, tiny=np.finfo(dtype).tiny, rng=np.random.default_rng(seed), create=True),
     ):
         yield

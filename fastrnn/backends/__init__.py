@@ -22,6 +22,7 @@ from typing import Any, Self, TextIO
 import numpy as np
 
 from fastrnn.call import Backend
+from fastrnn.cells import CELLS, Cell
 from fastrnn.checks import checked_threads, positive
 from fastrnn.version import version
 
@@ -76,6 +77,21 @@ def current() -> Backend:
         _fall_back(name, error)
         return current()
     return backend
+
+
+def of(cell: Cell) -> Backend:
+    """The backend in use, or NumPy with a warning where that cannot compile a cell that is not built in."""
+    backend = current()
+    if backend.name != "native" or CELLS.get(cell.name) is cell or load("native").compiles():
+        return backend
+    warnings.warn(
+        f"fastrnn will be SLOW: cell {cell.name} is not built in, and there is no compiler for it; "
+        "`pip install 'fastrnn[cells]'` provides one. Using the numpy backend for it instead.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+    fallback: Backend = load("numpy")
+    return fallback
 
 
 def _fall_back(absent: str, error: ImportError) -> None:

@@ -5,6 +5,7 @@ Raises ImportError on import where the extension was not built.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Sequence
@@ -15,15 +16,60 @@ import numpy as np
 import _fastrnn
 from fastrnn.backends import usable_cpus
 from fastrnn.call import Backward, Call, Forward, Gradients, Prepared, Stepper
+from fastrnn.cells import CELLS, Cell, machine
 from fastrnn.checks import stepped, stepped_state
 from fastrnn.unchanged import changed
 
 name = "native"
 
-_cells = _fastrnn.cells()
+_cells: dict[Cell, int] = {CELLS[name]: index for name, (index, _, _) in _fastrnn.cells().items()}
 _isas = _fastrnn.isas()
 _isa = next(reversed(_isas))
 _fastrnn.set_cpus(usable_cpus())
+
+
+#: What the compiler is told of an instruction set; others are what their names say.
+_CPUS = {"x86-64-v4-bf16": "x86-64-v4", "neon": "generic", "portable": "generic"}
+
+
+def compiles() -> bool:
+    """Whether cells that are not built in can be run."""
+    return machine.available()
+
+
+@functools.cache
+def _code(cell: Cell, itemsize: int, isa: str) -> _fastrnn.AnyCell:
+    """A cell as the core takes it: its index, or its machine code."""
+    if cell in _cells:
+        return _cells[cell]
+    vector_bytes, fused = _fastrnn.vector(_isas[isa])
+    made = machine.Code(cell.program, machine.Machine(8 * itemsize, vector_bytes, fused), _CPUS.get(isa, isa))
+    return _fastrnn.Compiled(_isas[isa], itemsize, cell.program.shape(), made.forward, made.backward, made)
+
+
+def _in_order(call: Call) -> Call:
+    """With U and b_rec in the order of the phases, in which the core wants them; the same call but for rare cells."""
+    order = _order(call.cell)
+    if order is None:
+        return call
+    return call._replace(U=_taken(call.U, order), b_rec=_taken(call.b_rec, order))
+
+
+@functools.cache
+def _order(cell: Cell) -> list[int] | None:
+    order = [cell.products.index(g) for g in cell.program.order]
+    return None if order == sorted(order) else order
+
+
+def _taken(a: np.ndarray | None, order: Sequence[int]) -> np.ndarray | None:
+    """These of the products that are stacked along the first axis."""
+    if a is None:
+        return None
+    return a.reshape(len(order), -1)[order].reshape(a.shape)
+
+
+def _cell(call: Call, isa: str) -> _fastrnn.AnyCell:
+    return _code(call.cell, call.x.itemsize, isa)
 
 
 def isa_names() -> tuple[str, ...]:
@@ -93,10 +139,10 @@ class _Saved:
         self.isa, self._room, self.memory = isa, room, room[:n]
 
     def expect_unchanged(self, call: Call) -> None:
-        arguments = call.arguments()
-        now = _fastrnn.glance(arguments)
+        now = _fastrnn.glance(call.arrays())
         if now != self.seen:
-            raise changed(next(name for name, a, b in zip(arguments, now, self.seen, strict=True) if a != b))
+            names = call.cell.arguments
+            raise changed(next(name for name, a, b in zip(names, now, self.seen, strict=True) if a != b))
 
     def __del__(self) -> None:
         with _spare_lock:
@@ -162,7 +208,7 @@ def forward(calls: Sequence[Call]) -> list[Forward]:
     isa = _isa
     results, jobs = [], []
     for call in calls:
-        cell = _cells[call.cell][0]
+        cell = _cell(call, isa)
         _, B, _, H = call.sizes
         saved = None
         if call.training:
@@ -173,15 +219,15 @@ def forward(calls: Sequence[Call]) -> list[Forward]:
         result = Forward(
             call.output(),
             tuple([np.empty((B, H), call.x.dtype) for _ in call.init]),
-            call.empty(H) if call.return_cells else None,
+            tuple([call.empty(H) if call.return_states else None for _ in call.init[1:]]),
             saved,
         )
         results.append(result)
-        jobs.append((cell, call, result.y, result.final, result.c, saved and saved.memory))
+        jobs.append((cell, _in_order(call), (result.y, *result.states), result.final, saved and saved.memory))
     _fastrnn.forward(_isas[isa], jobs, _scratch)
     for call, result in zip(calls, results, strict=True):
         if result.saved:
-            result.saved.seen = _fastrnn.glance(call.arguments())  # not before: x may be the y of another call
+            result.saved.seen = _fastrnn.glance(call.arrays())  # not before: x may be the y of another call
     return results
 
 
@@ -196,16 +242,17 @@ def xla_handlers() -> dict[str, object]:
 
 def saved_bytes(call: Call, isa: str) -> int:
     """Room for what a training forward leaves, whatever the lengths."""
-    return _fastrnn.saved_bytes(_isas[isa], _cells[call.cell][0], call)
+    return _fastrnn.saved_bytes(_isas[isa], _cell(call, isa), call)
 
 
-def numbers(cell: str, isa: str) -> tuple[int, int]:
+def numbers(cell: Cell, isa: str) -> tuple[int, int]:
     """By which the C core knows them."""
-    return _cells[cell][0], _isas[isa]
+    return _cells[cell], _isas[isa]
 
 
 def pack(call: Call, layout: str, packed: np.ndarray | None = None) -> np.ndarray:
-    isa, cell = _isas[layout], _cells[call.cell][0]
+    isa, cell = _isas[layout], _cell(call, layout)
+    call = _in_order(call)
     if packed is None:
         packed = np.empty(_fastrnn.packed_bytes(isa, cell, call), np.uint8)
     _fastrnn.pack(isa, cell, call, packed)
@@ -214,7 +261,7 @@ def pack(call: Call, layout: str, packed: np.ndarray | None = None) -> np.ndarra
 
 def stepper(calls: Sequence[Call]) -> Stepper:
     jobs = [
-        (_cells[call.cell][0], call, call.y, tuple(s for s in call.init if s is not None), None, None) for call in calls
+        (_cell(call, _isa), call, (call.y,), tuple([s for s in call.init if s is not None]), None) for call in calls
     ]
     return _fastrnn.Stepper(_isas[_isa], jobs, _Scratch(), stepped, stepped_state, np.empty)
 
@@ -223,7 +270,7 @@ def prepared(calls: Sequence[Call], x_shape: tuple[int, ...], batch_first: bool,
     jobs: list[_fastrnn.Job] = []
     for call in calls:
         final = tuple([np.empty((call.sizes[1], call.sizes[3]), call.x.dtype) for _ in call.init])
-        jobs.append((_cells[call.cell][0], call, call.y, final, None, None))
+        jobs.append((_cell(call, _isa), call, (call.y,), final, None))
     return _fastrnn.Prepared(_isas[_isa], jobs, _scratch, np.empty, x_shape, batch_first, every_step)
 
 
@@ -232,11 +279,19 @@ def backward(calls: Sequence[Backward]) -> list[Gradients]:
         back.saved.expect_unchanged(back.call)
     results = [_empty_gradients(back.call) for back in calls]
     jobs = [
-        (_cells[call.cell][0], call, saved.memory, dy, dfinal, dc, grads)
-        for (call, saved, dy, dfinal, dc), grads in zip(calls, results, strict=True)
+        (_cell(call, saved.isa), _in_order(call), saved.memory, (dy, *dstates), dfinal, grads)
+        for (call, saved, dy, dfinal, dstates), grads in zip(calls, results, strict=True)
     ]
     _fastrnn.backward(_isas[calls[0].saved.isa], jobs, _scratch)
-    return results
+    return [_in_order_again(back.call.cell, grads) for back, grads in zip(calls, results, strict=True)]
+
+
+def _in_order_again(cell: Cell, grads: Gradients) -> Gradients:
+    order = _order(cell)
+    if order is None:
+        return grads
+    again = np.argsort(order).tolist()
+    return grads._replace(dU=_taken(grads.dU, again), db_rec=_taken(grads.db_rec, again))
 
 
 def _empty_gradients(call: Call) -> Gradients:
@@ -246,11 +301,12 @@ def _empty_gradients(call: Call) -> Gradients:
     return Gradients(
         dx=call.empty(call.sizes[2]),
         dW=np.empty(call.W.shape, call.W.dtype),
-        dU=np.empty(call.U.shape, call.U.dtype),
+        dU=like(call.U),
         db=like(call.b),
         db_rec=like(call.b_rec),
         dp=like(call.p),
         dinit=tuple([like(state) for state in call.init]),
+        de=tuple([call.empty(call.sizes[3]) for _ in call.e]),
     )
 
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastrnn.call import Backward, Call, Forward, Gradients, Prepared, Stepper
-from fastrnn.cells import CELLS, Array, Arrays
+from fastrnn.cells import Array, Arrays, Cell
+from fastrnn.cells.python import compiled
+from fastrnn.cells.reference import Reference
 from fastrnn.checks import stepped, stepped_state
 from fastrnn.unchanged import Glance, expect_unchanged, glance
 
 name = "numpy"
-
-Step = Callable[..., Any]
 
 # NaN and infinity are data here, and the compiled backends do not warn of them either.
 quietly = np.errstate(all="ignore")
@@ -34,6 +35,7 @@ class Visit(NamedTuple):
     x: Array  # (rows, I)
     state: Arrays  # (rows, H) each: what the step started from, after a reset
     saved: Arrays
+    e: Arrays  # (rows, H) or (rows, 1) each
 
 
 class Saved(NamedTuple):
@@ -44,12 +46,17 @@ class Saved(NamedTuple):
 
 
 def forward(calls: Sequence[Call]) -> list[Forward]:
-    return [scan(call, CELLS[call.cell].step) for call in calls]
+    return [scan(call, reference(call.cell, call.x.dtype)) for call in calls]
 
 
 def backward(calls: Sequence[Backward]) -> list[Gradients]:
-    cells = (CELLS[back.call.cell] for back in calls)
-    return [scan_backward(back, cell.step, cell.step_backward) for back, cell in zip(calls, cells, strict=True)]
+    return [scan_backward(back, reference(back.call.cell, back.call.x.dtype)) for back in calls]
+
+
+@cache
+def reference(cell: Cell, dtype: np.dtype[Any]) -> Reference:
+    """The cell's step on arrays of this dtype."""
+    return Reference(cell.program, lambda loop: compiled(loop, cell.names, dtype))
 
 
 def to_bytes(saved: Any) -> Array:
@@ -109,65 +116,65 @@ class Steps:
 
 
 @quietly
-def scan(call: Call, step: Step) -> Forward:
-    """Run `step` over time.
+def scan(call: Call, of: Reference) -> Forward:
+    """Run a cell's step over time.
 
     What it saves is one list of visits per segment, or, with `checkpoint`, one state per segment to redo it from.
     """
     _, B, _, H = call.sizes
     state: Arrays = tuple(np.zeros((B, H), call.x.dtype) if s is None else s for s in call.init)
     y = call.output()
-    c = call.empty(H) if call.return_cells else None
+    others = tuple([call.empty(H) if call.return_states else None for _ in call.init[1:]])
     keep = call.training and not call.checkpoint
     tape: list[Any] = []
     seen = glance(call.arguments()) if call.training else {}
     for times in segments(call):
         start, visits = state, []
-        for visit, state in walk(call, step, times, start):
+        for visit, state in walk(call, of, times, start):
             fill(y, visit, state[0][visit.rows])
-            if c is not None:
-                fill(c, visit, state[1][visit.rows])
+            for other, s in zip(others, state[1:], strict=True):
+                if other is not None:
+                    fill(other, visit, s[visit.rows])
             if keep:
                 visits.append(visit)
         tape.append(visits if keep else start)
     # Copies: the caller owns the result, while the tape and `init` may hold the same arrays.
-    return Forward(y, tuple(s.copy() for s in state), c, Saved(seen, tape) if call.training else None)
+    return Forward(y, tuple(s.copy() for s in state), others, Saved(seen, tape) if call.training else None)
 
 
 @quietly
-def scan_backward(back: Backward, step: Step, step_backward: Step) -> Gradients:
+def scan_backward(back: Backward, of: Reference) -> Gradients:
     """Walk back over what `scan` kept, redoing a segment's steps first where only its start was kept."""
-    call, (seen, tape), dy, dfinal, dc = back
+    call, (seen, tape), dy, dfinal, dstates = back
     expect_unchanged(seen, call.arguments())
     _, B, I, H = call.sizes
-    weights = CELLS[call.cell].weights(call.W, call.U, call.b, call.b_rec, call.p)
+    weights = call.cell.weights(call.W, call.U, call.b, call.b_rec, call.p)
     dweights = tuple(np.zeros_like(w) for w in weights)
     dstate = tuple(np.zeros((B, H), call.x.dtype) if d is None else d.copy() for d in dfinal)
-    dx = call.empty(I)
+    dx, de = call.empty(I), tuple([call.empty(H) for _ in call.e])
+    for inputs in de:
+        inputs[...] = 0
     for times, kept in zip(reversed(segments(call)), reversed(tape), strict=True):
-        visits = [visit for visit, _ in walk(call, step, times, kept)] if call.checkpoint else kept
+        visits = [visit for visit, _ in walk(call, of, times, kept)] if call.checkpoint else kept
         for visit in reversed(visits):
-            t, rows, x, state, saved = visit
+            t, rows, x, state, saved, e = visit
             d = [ds[rows] for ds in dstate]
-            for k, outside in enumerate((dy, dc)):
+            for k, outside in enumerate((dy, *dstates)):
                 if outside is not None:
                     d[k] = d[k] + outside[t, rows]
-            dx_t, d_prev, dw = step_backward(tuple(d), x, state, saved, weights)
+            dx_t, d_prev, dw, de_t = of.step_backward(tuple(d), x, state, saved, weights, e)
             for total, part in zip(dweights, dw, strict=True):
                 total += part
             fill(dx, visit, dx_t)
+            for whole, part in zip(de, de_t, strict=True):
+                whole[t, rows] = part
             for ds, prev in zip(dstate, afresh(call, t, rows, d_prev), strict=True):
                 ds[rows] = prev
-    dW, dU, db, db_rec, *dp = dweights
-    return Gradients(
-        dx,
-        dW,
-        dU,
-        db if call.b is not None else None,
-        db_rec if call.b_rec is not None else None,
-        dp[0] if dp else None,
-        tuple(ds if s is not None else None for ds, s in zip(dstate, call.init, strict=True)),
-    )
+    given = (call.W, call.U, call.b, call.b_rec, call.p)
+    dW, dU, db, db_rec, dp = (d if w is not None else None for d, w in zip(dweights, given, strict=True))
+    dinit = tuple(ds if s is not None else None for ds, s in zip(dstate, call.init, strict=True))
+    assert dW is not None  # nor is W ever
+    return Gradients(dx, dW, dU, db, db_rec, dp, dinit, de)
 
 
 def segments(call: Call) -> list[range]:
@@ -178,16 +185,17 @@ def segments(call: Call) -> list[range]:
     return [times[n : n + k] for n in range(0, T, k)]
 
 
-def walk(call: Call, step: Step, times: range, state: Arrays) -> Iterator[tuple[Visit, Arrays]]:
+def walk(call: Call, of: Reference, times: range, state: Arrays) -> Iterator[tuple[Visit, Arrays]]:
     """Visit the steps of one segment; yields each visit and the state of the whole batch after it."""
-    weights = CELLS[call.cell].weights(call.W, call.U, call.b, call.b_rec, call.p)
+    weights = call.cell.weights(call.W, call.U, call.b, call.b_rec, call.p)
     for t in times:
         rows = slice(None) if call.lengths is None else np.flatnonzero(t < call.lengths)
         x = np.ascontiguousarray(call.x[t, rows])
         before = afresh(call, t, rows, tuple(s[rows] for s in state))
-        after, saved = step(x, before, weights)
+        e = tuple([np.ascontiguousarray(a[t, rows]) for a in call.e])
+        after, saved = of.step(x, before, weights, e)
         state = after if call.lengths is None else tuple(put(s, rows, a) for s, a in zip(state, after, strict=True))
-        yield Visit(t, rows, x, before, saved), state
+        yield Visit(t, rows, x, before, saved, e), state
 
 
 def afresh(call: Call, t: int, rows: Any, state: Arrays) -> Arrays:

@@ -175,7 +175,7 @@ def made_layers(keras: Any, layer: Layer) -> list[Any]:
 def made_stack(keras: Any, layer: Recurrent) -> list[Any]:
     """A layer of Keras' for each of the stack, and what is between them."""
     cell = cell_of(layer)
-    refuse(layer, "Keras", "peephole", CELLS[cell].peepholes, False)
+    refuse(layer, "Keras", "peephole", bool(CELLS[cell].parameters), False)
     kind = {name: ours for ours, name in FAMILIES.items()}[family(cell)]
     chosen = cell.removeprefix("rnn_")
     by_family: dict[str, dict[str, Any]] = {

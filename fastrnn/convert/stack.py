@@ -24,7 +24,7 @@ Parts = list[Arrays]
 def empty(cell: str, num_layers: int, options: Mapping[str, Any]) -> Recurrent:
     """A layer of one input and one hidden unit, so that nothing large is made before all has been checked."""
     if cell.startswith("lstm"):
-        return LSTM(1, 1, num_layers, peephole=CELLS[cell].peepholes, rng=0, **options)
+        return LSTM(1, 1, num_layers, peephole=bool(CELLS[cell].parameters), rng=0, **options)
     if cell.startswith("gru"):
         return GRU(1, 1, num_layers, reset_after=cell == "gru_after", rng=0, **options)
     return RNN(1, 1, num_layers, activation=cell.removeprefix("rnn_"), rng=0, **options)

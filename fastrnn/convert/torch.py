@@ -160,7 +160,7 @@ def to_torch(layer: Any) -> Any:
     if layer.bidirectional:
         refuse(layer, "PyTorch", "merge", layer.merge, "concat")
     if name == "LSTM":
-        refuse(layer, "PyTorch", "peephole", CELLS[cell].peepholes, False)
+        refuse(layer, "PyTorch", "peephole", bool(CELLS[cell].parameters), False)
     elif name == "GRU":
         refuse(layer, "PyTorch", "reset_after", cell == "gru_after", True)
     else:

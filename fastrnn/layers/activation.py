@@ -7,17 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.cells import (
-    Array,
-    identity,
-    identity_backward,
-    relu,
-    relu_backward,
-    sigmoid,
-    sigmoid_backward,
-    tanh,
-    tanh_backward,
-)
+from fastrnn.cells import Array, relu, sigmoid, tanh
 from fastrnn.checks import floating_array
 from fastrnn.layers.base import Stateless
 
@@ -43,10 +33,10 @@ class Function(NamedTuple):
 
 
 FUNCTIONS = {
-    "linear": Function(identity, identity_backward),
-    "sigmoid": Function(sigmoid, sigmoid_backward),
-    "tanh": Function(tanh, tanh_backward),
-    "relu": Function(relu, relu_backward),
+    "linear": Function(lambda a: a, lambda d, a: d),
+    "sigmoid": Function(sigmoid, lambda d, s: d * s * (1 - s)),
+    "tanh": Function(tanh, lambda d, t: d * (1 - t) * (1 + t)),
+    "relu": Function(relu, lambda d, r: np.where(r <= 0, np.zeros_like(d), d)),
     "softmax": Function(softmax, softmax_backward),
 }
 

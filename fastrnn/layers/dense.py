@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array, linear, linear_backward
+from fastrnn.cells import Array
 from fastrnn.checks import as_array, boolean, expect_dtype, expect_room, floating, generator, size
 from fastrnn.initializers import GlorotUniform, Initializer, RandomUniform, Zeros, chosen, initial
 from fastrnn.layers.activation import function
@@ -93,14 +93,15 @@ class Dense(Stateless):
         x = expect_dtype("x", as_array("x", x), self.dtype, "the layer's")
         self._expect_features(x.shape)
         bias = self.dtype.type(0) if self.bias is None else self.bias
-        y = self._function.f(linear(flat(x), self.weight, bias)).reshape(*x.shape[:-1], self.output_size)
+        y = self._function.f(flat(x) @ self.weight.T + bias).reshape(*x.shape[:-1], self.output_size)
         kept = {"x": x, "weight": self.weight}
         return y, kept if self.activation in (None, "linear") else kept | {"y": y}
 
     def _backward(self, dy: Array, kept: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
         x, y = kept["x"], kept.get("y", dy)
-        dx, dW, db = linear_backward(self._function.backward(flat(dy), flat(y)), flat(x), kept["weight"])
-        return dx.reshape(x.shape), {"weight": dW} | ({} if self.bias is None else {"bias": db})
+        da = self._function.backward(flat(dy), flat(y))
+        grads = {"weight": da.T @ flat(x)} | ({} if self.bias is None else {"bias": da.sum(axis=0)})
+        return (da @ kept["weight"]).reshape(x.shape), grads
 
     def __repr__(self) -> str:
         activation = "" if self.activation is None else f", {self.activation!r}"

@@ -81,7 +81,7 @@ class Weighted(Settings, Layer):
             shapes["b"] = (G * H,)
         if self.bias is True:
             shapes["b_rec"] = (G * H,)
-        return shapes | ({"p": (3 * H,)} if self._cell.peepholes else {})
+        return shapes | ({"p": (len(self._cell.parameters) * H,)} if self._cell.parameters else {})
 
     def _initializers(self, initializer: Any) -> dict[str, Initializer]:
         uniform = RandomUniform(1 / np.sqrt(self.hidden_size))
@@ -163,10 +163,10 @@ class Weighted(Settings, Layer):
         """The call of layer and direction number i, in PyTorch's order of them."""
         W, U, b, b_rec, p = self._weights[i].values()
         return Call(  # by position: twenty keywords take a twentieth of a tiny net's time
-            self._cell.name,
+            self._cell,
             x,
-            W,  # type: ignore[arg-type]  # never None, nor is U
-            U,  # type: ignore[arg-type]
+            W,  # type: ignore[arg-type]  # never None
+            U,
             b,
             b_rec,
             p,
@@ -177,7 +177,7 @@ class Weighted(Settings, Layer):
             False,  # batch_first: x is time-major here
             training,
             checkpoint,
-            False,  # return_cells
+            False,  # return_states
             threads,
             packed,
             y,

@@ -11,9 +11,9 @@ import numpy as np
 from fastrnn import backends
 from fastrnn.backends import numpy as by_numpy
 from fastrnn.call import Backend, Call, Forward
-from fastrnn.cells import Array, Arrays
+from fastrnn.cells import CELLS, Array, Arrays, Cell
 from fastrnn.checks import checked_lengths, expect_dtype, expect_shape, floating_array, floats, rows
-from fastrnn.convert.gates import GATES, reordered, reordered_peepholes
+from fastrnn.convert.gates import GATES, PEEPHOLES, reordered, reordered_peepholes
 from fastrnn.convert.onnx_graph import attributes_of, text
 from fastrnn.onnx import steps
 from fastrnn.onnx.graph import is_recurrent
@@ -47,7 +47,7 @@ class Way(NamedTuple):
 
     reverse: bool
     cell: str  #: of the registry, but for peepholes, which come with the weights
-    step: steps.Step | None  #: what runs in its place; None is the kernels
+    step: Callable[[bool], Cell] | None  #: what runs in its place, with peepholes or without; None is the kernels
     why: str  #: there is a step, or ""
 
 
@@ -148,7 +148,7 @@ class Recurrent:
             results |= dict(zip(in_kernels, done, strict=True))
         for d, way in enumerate(self.ways):
             if way.step is not None:
-                results[d] = by_numpy.scan(calls[d], way.step)
+                [results[d]] = by_numpy.forward([calls[d]])
         return [results[d].final for d in range(len(self.ways))]
 
     def _output(self, T: int, D: int, B: int, H: int, dtype: Any) -> tuple[Array, list[Array]]:
@@ -194,13 +194,14 @@ class Recurrent:
         cell = {"RNN": "rnn_tanh", "GRU": "gru_after" if self._linear_before_reset else "gru_before", "LSTM": "lstm"}
         if not why:
             return Way(reverse, RNNS[chosen[0]] if self.op == "RNN" else cell[self.op], None, "")
-        gates = [steps.clipped(a.function, self._clip) for a in chosen[:2]]
-        if self.op == "RNN":
-            step = steps.rnn(*gates)
-        elif self.op == "GRU":
-            step = steps.gru(*gates, linear_before_reset=self._linear_before_reset)
-        else:
-            step = steps.lstm(gates[0], gates[1], chosen[2].function, input_forget=self._input_forget)
+
+        def step(peephole: bool) -> Cell:
+            if self.op == "RNN":
+                return steps.rnn(chosen[0], self._clip)
+            if self.op == "GRU":
+                return steps.gru(chosen[0], chosen[1], self._clip, self._linear_before_reset)
+            return steps.lstm(chosen[0], chosen[1], chosen[2], self._clip, self._input_forget, peephole)
+
         return Way(reverse, cell[self.op], step, " and ".join(why))
 
 
@@ -235,17 +236,25 @@ class Weights:
         for d, way in enumerate(node.ways):
             b, b_rec = (None, None) if B is None else (reordered(half, family, *TO_OURS) for half in np.split(B[d], 2))
             p = None if P is None else reordered_peepholes(P[d], *TO_OURS)
-            cell = "lstm_peephole" if p is not None else way.cell
+            cell = CELLS["lstm_peephole" if p is not None else way.cell]
+            if way.step is not None:
+                cell = way.step(p is not None)
+
+            def own(a: Any, gates: Any = GATES["fastrnn"][family], kept: Any = cell.gates) -> Any:
+                """What the cell has of these gates."""
+                parts = None if a is None else zip(gates, np.split(a, len(gates)), strict=True)
+                return None if parts is None else np.concatenate([part for g, part in parts if g in kept])
+
             x, init = np.empty((0, 1, self.I), W.dtype), (None,) * (2 if node.op == "LSTM" else 1)
             self.calls.append(
                 Call(
                     cell=cell,
                     x=x,
-                    W=reordered(W[d], family, *TO_OURS),
-                    U=reordered(R[d], family, *TO_OURS),
-                    b=b,
-                    b_rec=b_rec,
-                    p=p,
+                    W=own(reordered(W[d], family, *TO_OURS)),
+                    U=own(reordered(R[d], family, *TO_OURS)),
+                    b=own(b),
+                    b_rec=own(b_rec),
+                    p=own(p, PEEPHOLES["fastrnn"], cell.parameters),
                     init=init,
                     lengths=None,
                     resets=None,
@@ -253,7 +262,7 @@ class Weights:
                     batch_first=False,
                     training=False,
                     checkpoint=None,
-                    return_cells=False,
+                    return_states=False,
                     threads=1,
                 )
             )

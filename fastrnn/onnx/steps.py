@@ -1,7 +1,4 @@
-"""One step of ONNX's RNN, GRU and LSTM with any activations and coupled gates, for what the kernels do not have.
-
-The steps are those of `fastrnn.cells` with the activations left open, and `backends.numpy.scan` runs them over time,
-so lengths, directions and initial states are the NumPy backend's own.
+"""ONNX's RNN, GRU and LSTM with any activations, clipped and with coupled gates, as cells.
 
 References
 ----------
@@ -13,20 +10,16 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from fastrnn.cells import Array, Arrays, identity, linear, one, quarters, relu, sigmoid, tanh, thirds
-
-Function = Callable[[Array], Array]
-Step = Callable[[Array, Arrays, Arrays], Any]
+from fastrnn.cells import Cell, abs, clip, exp, minimum, relu, sigmoid, softplus, tanh, where
 
 
 class Kind(NamedTuple):
     """An activation as ONNX names it; its function takes a, then as many of alpha and beta as it has defaults."""
 
-    function: Callable[..., Array]
+    function: Callable[..., Any]
     defaults: tuple[float, ...] = ()
 
 
@@ -36,13 +29,13 @@ ACTIVATIONS = {
     "tanh": Kind(tanh),
     "sigmoid": Kind(sigmoid),
     "affine": Kind(lambda a, alpha, beta: alpha * a + beta, (1.0, 0.0)),
-    "leakyrelu": Kind(lambda a, alpha: np.where(a < 0, alpha * a, a), (0.01,)),
-    "thresholdedrelu": Kind(lambda a, alpha: np.where(a < alpha, np.zeros_like(a), a), (1.0,)),
-    "scaledtanh": Kind(lambda a, alpha, beta: alpha * np.tanh(beta * a), (1.0, 1.0)),
-    "hardsigmoid": Kind(lambda a, alpha, beta: np.clip(alpha * a + beta, 0, 1), (0.2, 0.5)),
-    "elu": Kind(lambda a, alpha: np.where(a < 0, alpha * np.expm1(np.minimum(a, 0)), a), (1.0,)),
-    "softsign": Kind(lambda a: a / (1 + np.abs(a))),
-    "softplus": Kind(lambda a: np.logaddexp(0, a)),
+    "leakyrelu": Kind(lambda a, alpha: where(a < 0, alpha * a, a), (0.01,)),
+    "thresholdedrelu": Kind(lambda a, alpha: where(a < alpha, 0, a), (1.0,)),
+    "scaledtanh": Kind(lambda a, alpha, beta: alpha * tanh(beta * a), (1.0, 1.0)),
+    "hardsigmoid": Kind(lambda a, alpha, beta: clip(alpha * a + beta, 0, 1), (0.2, 0.5)),
+    "elu": Kind(lambda a, alpha: where(a < 0, alpha * (exp(minimum(a, 0)) - 1), a), (1.0,)),
+    "softsign": Kind(lambda a: a / (1 + abs(a))),
+    "softplus": Kind(softplus),
 }
 
 
@@ -52,12 +45,9 @@ class Chosen(NamedTuple):
     name: str
     arguments: tuple[float, ...] = ()
 
-    @property
-    def function(self) -> Function:
-        function, arguments = ACTIVATIONS[self.name].function, self.arguments
-        if self.name == "affine" and arguments == (1.0, 0.0):
-            return identity
-        return lambda a: function(a, *arguments)
+    def __call__(self, a: Any, bound: float | None = None) -> Any:
+        """f(a); of what lies beyond +-bound, that of +-bound."""
+        return ACTIVATIONS[self.name].function(a if bound is None else clip(a, -bound, bound), *self.arguments)
 
 
 def chosen(names: Sequence[str], alphas: Sequence[float], betas: Sequence[float]) -> list[Chosen]:
@@ -79,45 +69,37 @@ def chosen(names: Sequence[str], alphas: Sequence[float], betas: Sequence[float]
     return found
 
 
-def clipped(f: Function, clip: float | None) -> Function:
-    """f of what lies beyond +-clip is that of +-clip."""
-    return f if clip is None else lambda a: f(np.clip(a, -clip, clip))
+@cache
+def rnn(f: Chosen, clip: float | None) -> Cell:
+    def onnx_rnn(x: Any, U: Any, s: Any) -> Any:
+        return f(x.h + U.h @ s.h, clip)
+
+    return Cell(onnx_rnn, "h", "h")
 
 
-def rnn(f: Function) -> Step:
-    def step(x: Array, state: Arrays, weights: Arrays) -> Any:
-        (h,) = state
-        W, U, b, b_rec = weights
-        return (f(linear(x, W, b) + linear(h, U, b_rec)),), ()
+@cache
+def gru(f: Chosen, g: Chosen, clip: float | None, linear_before_reset: bool) -> Cell:
+    def onnx_gru(x: Any, U: Any, s: Any) -> Any:
+        r = f(x.r + U.r @ s.h, clip)
+        z = f(x.z + U.z @ s.h, clip)
+        n = g(x.n + (r * (U.n @ s.h) if linear_before_reset else U.n @ (r * s.h)), clip)
+        return (1 - z) * n + z * s.h
 
-    return step
-
-
-def gru(f: Function, g: Function, *, linear_before_reset: bool) -> Step:
-    def step(x: Array, state: Arrays, weights: Arrays) -> Any:
-        (h,) = state
-        W, U, b, b_rec = weights
-        H = h.shape[1]
-        r, z, n = thirds(linear(x, W, b))
-        u = linear(h, U[: 2 * H], b_rec[: 2 * H])
-        r, z = f(r + u[:, :H]), f(z + u[:, H:])
-        U_n, b_n = U[2 * H :], b_rec[2 * H :]
-        n = g(n + (r * linear(h, U_n, b_n) if linear_before_reset else linear(r * h, U_n, b_n)))
-        return ((one - z) * n + z * h,), ()
-
-    return step
+    return Cell(onnx_gru, "rzn", "h")
 
 
-def lstm(f: Function, g: Function, h: Function, *, input_forget: bool) -> Step:
-    """With `input_forget` what is forgotten makes room for what comes in: the forget gate is 1 - i."""
+@cache
+def lstm(f: Chosen, g: Chosen, h: Chosen, clip: float | None, input_forget: bool, peephole: bool) -> Cell:
+    """With `input_forget` what is forgotten makes room for what comes in: there is no gate f, which is 1 - i."""
 
-    def step(x: Array, state: Arrays, weights: Arrays) -> Any:
-        h_prev, c = state
-        W, U, b, b_rec, *p = weights
-        p_i, p_f, p_o = thirds(p[0]) if p else (0, 0, 0)
-        a_i, a_f, a_g, a_o = quarters(linear(x, W, b) + linear(h_prev, U, b_rec))
-        i = f(a_i + p_i * c)
-        c = (one - i if input_forget else f(a_f + p_f * c)) * c + i * g(a_g)
-        return (f(a_o + p_o * c) * h(c), c), ()
+    def onnx_lstm(x: Any, U: Any, s: Any, p: Any = None) -> Any:
+        def gate(g: str, c: Any) -> Any:
+            a = getattr(x, g) + getattr(U, g) @ s.h
+            return f(a + getattr(p, g) * c if peephole else a, clip)
 
-    return step
+        i = gate("i", s.c)
+        c = (1 - i if input_forget else gate("f", s.c)) * s.c + i * g(x.g + U.g @ s.h, clip)
+        return gate("o", c) * h(c), c
+
+    gates = "igo" if input_forget else "ifgo"
+    return Cell(onnx_lstm, gates, "hc", tuple(gates.replace("g", "")) if peephole else ())

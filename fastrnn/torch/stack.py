@@ -30,7 +30,7 @@ class Setting(NamedTuple):
     def keys(self) -> list[str]:
         """Parameters of each layer and direction, by their names in a call."""
         biases = ("b", "b_rec") if self.bias else ()
-        return ["W", "U", *biases, *(("p",) if CELLS[self.cell].peepholes else ())]
+        return ["W", "U", *biases, *(("p",) if CELLS[self.cell].parameters else ())]
 
     @property
     def directions(self) -> int:

@@ -102,7 +102,9 @@ frnn_call describe(const Run *run, const Array *in)
     frnn_call call = {.T = p->T, .B = p->B, .I = p->I, .H = p->H};
     call.reverse = (int)p->reverse;
     call.threads = run->way.threads;
-    while (strcmp(run->table->cell_info(call.cell).name, p->cell)) call.cell++;
+    const frnn_cell *const *cell = run->table->cell;
+    while (strcmp((*cell)->name, p->cell)) cell++;
+    call.cell = *cell;
     call.x = in[N_x].at;
     call.W = in[N_W].at.data;
     call.U = in[N_U].at.data;
@@ -113,8 +115,8 @@ frnn_call describe(const Run *run, const Array *in)
     call.init[1] = in[N_c0].at.data;
     call.lengths = in[N_lengths].at.data;
     call.resets = in[N_resets].at;
-    call.dy = in[N_dy].at;
-    call.dc = in[N_dc].at;
+    call.dout[0] = in[N_dy].at;
+    call.dout[1] = in[N_dc].at;
     call.dfinal[0] = in[N_dh_n].at.data;
     call.dfinal[1] = in[N_dc_n].at.data;
     return call;
@@ -124,8 +126,8 @@ void forward(const Run *run, frnn_call *call, Result *result)
 {
     Array out[COUNT];
     for (int k = OUTPUTS; k < GRADIENTS; k++) out[k] = tensor_array(run, k, GUARD_BYTE, run->way.fill);
-    call->y = out[N_y].at;
-    call->c = out[N_c].at;
+    call->out[0] = out[N_y].at;
+    call->out[1] = out[N_c].at;
     call->final[0] = out[N_h_n].at.data;
     call->final[1] = out[N_c_n].at.data;
     Array work = work_area(run, run->table->forward_bytes(call));
@@ -139,7 +141,7 @@ void backward(const Run *run, frnn_call *call, Array *saved, Result *result)
 {
     Array out[COUNT];
     for (int k = GRADIENTS; k < COUNT; k++) out[k] = tensor_array(run, k, GUARD_BYTE, run->way.fill);
-    call->y = call->c = (frnn_array){0};
+    call->out[0] = call->out[1] = (frnn_array){0};
     call->final[0] = call->final[1] = NULL;
     call->dx = out[N_dx].at;
     call->dW = out[N_dW].at.data;

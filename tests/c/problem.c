@@ -61,8 +61,8 @@ static void infer_packed(const Run *run, frnn_call call, const Result *expected)
     Array out[COUNT], work = work_area(run, table->forward_bytes(&call)), plan = work_area(run, table->prepared_bytes);
     Result again = {{0}};
     for (int k = OUTPUTS; k < GRADIENTS; k++) out[k] = tensor_array(run, k, GUARD_BYTE, run->way.fill);
-    call.y = out[N_y].at;
-    call.c = out[N_c].at;
+    call.out[0] = out[N_y].at;
+    call.out[1] = out[N_c].at;
     call.final[0] = out[N_h_n].at.data;
     call.final[1] = out[N_c_n].at.data;
     call.work = work.at.data;

@@ -32,22 +32,22 @@ static void lay(const Run *run, Stack *s, const Array *in, int i, int follows)
     call->training = 1;
     call->checkpoint = run->way.checkpointed ? run->problem->checkpoint : 0;
     if (i && follows) {
-        call->x = s->calls[i - 1].y;
+        call->x = s->calls[i - 1].out[0];
         call->W = call->U;
         call->I = call->H;
         call->follows = 1;
     } else
         call->reverse ^= i % 2;
-    const ptrdiff_t GH = table->cell_info(call->cell).gates * call->H;
+    const ptrdiff_t GH = call->cell->gates * call->H;
     written[0] = room(run, call->T, call->B, call->H);
-    for (int k = 0; k < table->cell_info(call->cell).states; k++) {
+    for (int k = 0; k < call->cell->states; k++) {
         written[1 + k] = room(run, 1, call->B, call->H);
         call->final[k] = written[1 + k].at.data;
     }
     written[3] = room(run, call->T, call->B, call->I);
     written[4] = room(run, 1, GH, call->I);
     written[5] = room(run, 1, GH, call->H);
-    call->y = written[0].at;
+    call->out[0] = written[0].at;
     call->dx = written[3].at;
     call->dW = written[4].at.data;
     call->dU = written[5].at.data;
@@ -73,7 +73,7 @@ static Stack compute(const Run *run, const Array *in, int follows, int together)
     for (int i = 0; i < LAYERS; i++) lay(run, &s, in, i, follows);
     pass(run, run->table->forward, &s, together);
     for (int i = 0; i < LAYERS; i++) { /* else backward from checkpoints writes them again, beside who reads them */
-        s.calls[i].y = (frnn_array){0};
+        s.calls[i].out[0] = (frnn_array){0};
         s.calls[i].final[0] = s.calls[i].final[1] = NULL;
     }
     pass(run, run->table->backward, &s, together);

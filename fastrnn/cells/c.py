@@ -1,0 +1,115 @@
+"""A cell's loops as C over src/cell.h, src/vec.h and src/activation.h."""
+
+from __future__ import annotations
+
+from fastrnn.cells.definition import Cell
+from fastrnn.cells.graph import COMPARISONS, Node
+from fastrnn.cells.program import Loop, Place, Program
+
+#: What each operation is, of its arguments.
+FORMS = {
+    "add": "{} + {}",
+    "sub": "{} - {}",
+    "mul": "{} * {}",
+    "div": "{} / {}",
+    "neg": "-{}",
+    "fma": "FMA({}, {}, {})",
+    "fms": "FMA({}, {}, -{})",
+    "fnma": "FMA(-{}, {}, {})",
+    "mix": "FMA({0}, {2} - {1}, {1})",
+    "sigmoid": "vsigmoid({})",
+    "tanh": "vtanh({})",
+    "relu": "VMAX(splat(0), {})",
+    "clip": "VMIN({2}, VMAX({1}, {0}))",
+    "where": "choose({}, {}, {})",
+} | dict(zip(COMPARISONS, ("{} < {}", "{} <= {}", "{} > {}", "{} >= {}", "{} == {}", "{} != {}"), strict=True))
+
+#: Where an array begins for row r, and how far apart its fields are: gates lie by blocks, others in whole rows.
+ROWS = {"prev": "t->prev[r] + at", "wx": "row_of(t->wx, r)", "uh": "row_of(t->uh, r)", "dout": "row_of(t->dout, r)"}
+BLOCKS = ("wx", "uh")
+
+
+def cell_source(cell: Cell) -> str:
+    """The whole of a cell_<name>.c."""
+    program = cell.program
+    parts = [
+        "/* Generated from fastrnn/cells; see its generate.py. */",
+        '#include "activation.h"',
+        '#include "cell.h"',
+        "",
+    ]
+    for q, phase in enumerate(program.phases):
+        parts.append(function(program, f"forward_{q}", "ForwardTile", phase.forward, q))
+        parts.append(function(program, f"backward_{q}", "BackwardTile", [phase.backward], q))
+    return "\n".join([*parts, table(cell)])
+
+
+def table(cell: Cell) -> str:
+    """The entry that the drivers read."""
+    fields = dict(shape(cell.program))
+    fields["name"] = f'"{cell.name}"'
+    for way in ("forward", "backward"):
+        fields[way] = "{" + ", ".join(f"{way}_{q}" for q in range(len(cell.program.phases))) + "}"
+    lines = ",\n".join(f"    .{name} = {value}" for name, value in fields.items())
+    return f"const Cell X({cell.name}) = {{\n{lines},\n}};\n"
+
+
+def shape(program: Program) -> dict[str, str]:
+    """What the drivers know of a cell, as initialisers of frnn_cell's fields."""
+    numbers = program.shape()
+    return {k: "{" + ", ".join(map(str, v)) + "}" if isinstance(v, list) else str(v) for k, v in numbers.items()}
+
+
+def function(program: Program, name: str, tile: str, loops: list[Loop], q: int) -> str:
+    lines = [
+        f"static void {name}(const {tile} *t)",
+        "{",
+        "    const ptrdiff_t at = t->at, n = t->lanes, Hp = t->Hp;",
+        "    (void)Hp, (void)at;",
+    ]
+    for loop in loops:
+        lines += [
+            "    for (int r = 0; r < t->rows; r++) {",
+            *[f"        {line}" for line in pointers(program, loop, q)],
+            "        for (ptrdiff_t l = 0; l < n; l += LANES) {",
+            *[f"            {line}" for line in body(program, loop, q)],
+            "        }",
+            "    }",
+        ]
+    return "\n".join([*lines, "}", ""])
+
+
+def pointers(program: Program, loop: Loop, q: int) -> list[str]:
+    written = {place.array for place, _ in loop.stores}
+    arrays = dict.fromkeys(place.array for place in program.places(loop, q))
+    return [
+        f"{'' if array in written else 'const '}real *{array} = {ROWS.get(array, f'row_of(t->{array}, r) + at')};"
+        for array in arrays
+    ]
+
+
+def address(place: Place) -> str:
+    field = f" + {place.field} * {'n' if place.array in BLOCKS else 'Hp'}" if place.field else ""
+    return f"{place.array}{field} + l"
+
+
+def body(program: Program, loop: Loop, q: int) -> list[str]:
+    lines = []
+    for node, op, args in loop.steps():
+        kind = "ivec" if op in COMPARISONS else "vec"
+        lines.append(f"const {kind} v{node.number} = {expression(program, loop, q, node, op, args)};")
+    stores = [f"store({address(place)}, v{node.number});" for place, node in loop.stores if place not in loop.training]
+    kept = [f"    store({address(place)}, v{node.number});" for place, node in loop.stores if place in loop.training]
+    return [*lines, *stores, *(["if (t->keep) {", *kept, "}"] if kept else [])]
+
+
+def expression(program: Program, loop: Loop, q: int, node: Node, op: str, args: tuple[Node, ...]) -> str:
+    if op == "const":
+        return f"splat((real){node.name!r})"
+    if op == "load":
+        place = loop.loads[node]
+        if place.array != "u":
+            return f"load({address(place)})"
+        product, bias = Place("uh", place.field), Place("b_rec", program.first_product(q) + place.field)
+        return f"load({address(product)}) + load({address(bias)})"
+    return FORMS[op].format(*[f"v{a.number}" for a in args])

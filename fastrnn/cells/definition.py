@@ -1,0 +1,249 @@
+"""A cell: equations, and all that follows from them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import keyword
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from fastrnn.cells import program as limits
+from fastrnn.cells.functions import Array
+from fastrnn.cells.graph import Graph, Node, needed
+from fastrnn.cells.program import Program
+from fastrnn.cells.python import derivative, node_names
+
+
+class CellError(ValueError):
+    """Equations that are no cell; the message names the cell, the line and what to do."""
+
+
+class Cell:
+    """What one step of a recurrence computes, as `fastrnn.cell` makes it of a function.
+
+    Attributes
+    ----------
+    name : str
+    gates, states, parameters, inputs : tuple of str
+        In the order in which weights, states and parameters are stacked.
+    products : tuple of str
+        The gates that have a product with U.
+    family : str
+        The prefix of its public functions, if it has any; of a user's cell the name.
+    options : dict
+        What chooses it in its family.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        gates: Iterable[str],
+        states: Iterable[str],
+        parameters: Iterable[str] = (),
+        inputs: Iterable[str] = (),
+        family: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not callable(function) or not hasattr(function, "__code__"):
+            raise TypeError(f"cell: expected a Python function, got {function!r}")
+        self.function = function
+        self.name: str = function.__name__
+        self.family, self.options = family or self.name, dict(options or {})
+        self.__module__, self.__doc__, self.__qualname__ = function.__module__, function.__doc__, function.__qualname__
+        self.gates = self._names("gates", gates, 1, limits.MAX_GATES)
+        self.states = self._names("states", states, 1, limits.MAX_STATES)
+        self.parameters = self._names("parameters", parameters, 0, limits.MAX_PARAMETERS)
+        self.inputs = self._names("inputs", inputs, 0, limits.MAX_INPUTS)
+        self.G = len(self.gates)
+        arguments = ["x", "U", "s", *["p"] * bool(self.parameters), *["e"] * bool(self.inputs)]
+        try:
+            inspect.signature(function).bind(*arguments)
+        except TypeError as error:
+            raise self._error(f"expected a function of {', '.join(arguments)}: {error}") from error
+        self.initial = tuple([f"{s}0" for s in self.states])  #: names of the initial states
+        self.arguments = ("x", "W", "U", "b", "b_rec", "p", *self.initial, "resets", *self.inputs)
+        self._graph, self._after = self._traced()
+        self.products = tuple(g for g in self.gates if any(n.op == "u" and n.name == g for n in needed(self._after)))
+        G, N, P = (f"{n}*H" if n > 1 else "H" for n in (self.G, len(self.products), len(self.parameters)))
+        #: The weights' shapes in words.
+        self.shapes = {"W": f"({G}, I)", "U": f"({N}, H)", "b": f"({G},)", "b_rec": f"({N},)", "p": f"({P},)"}
+        self.program: Program = self._cut()  # what the drivers cannot do is an error here and not later
+
+    def _names(self, what: str, names: Iterable[str], least: int, most: int) -> tuple[str, ...]:
+        found = tuple(names)
+        for name in found:
+            if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
+                raise self._error(f"{what}: expected names that can stand after a dot, got {name!r}")
+        if len(set(found)) < len(found):
+            raise self._error(f"{what}: a name stands twice in {found}")
+        if not least <= len(found) <= most:
+            raise self._error(f"{what}: expected {least} to {most} names, got {len(found)}")
+        return found
+
+    def _error(self, message: str, line: int | None = None) -> CellError:
+        code = self.function.__code__
+        return CellError(f"cell {self.name}, {code.co_filename}:{line or code.co_firstlineno}: {message}")
+
+    def _traced(self) -> tuple[Graph, tuple[Node, ...]]:
+        graph = Graph(self.function.__code__)
+        given: dict[str, Node] = {}
+
+        def leaves(op: str, names: tuple[str, ...]) -> Any:
+            return Given({n: graph.node(op, (), n) for n in names}, op)
+
+        x = leaves("x", self.gates)
+        U = Given({g: _Traced(graph, g, given) for g in self.gates}, "U")
+        s, p, e = leaves("state", self.states), leaves("parameter", self.parameters), leaves("input", self.inputs)
+        try:
+            after = self._call(x, U, s, p, e)
+            after = after if isinstance(after, tuple) else (after,)
+            if len(after) != len(self.states):
+                raise TypeError(
+                    f"it returns {len(after)} states, expected {len(self.states)}: {', '.join(self.states)}"
+                )
+            nodes = tuple([graph.value(a) for a in after])
+        except (TypeError, ValueError, AttributeError, ArithmeticError, UnboundLocalError) as error:
+            frames = [
+                f for f in traceback.extract_tb(error.__traceback__) if f.filename == self.function.__code__.co_filename
+            ]
+            raise self._error(str(error), frames[-1].lineno if frames else None) from error
+        used = {n.name for n in needed(nodes) if n.op in ("x", "u")}
+        for g in self.gates:
+            if g not in used:
+                raise self._error(f"gate {g} is not used: take it out of gates, or use x.{g} or U.{g}")
+        for op, names in (("parameter", self.parameters), ("input", self.inputs)):
+            for name in names:
+                if not any(n.op == op and n.name == name for n in needed(nodes)):
+                    raise self._error(f"{op} {name} is not used: take it out of {op}s, or use it")
+        return graph, nodes
+
+    def _call(self, x: Any, U: Any, s: Any, p: Any, e: Any) -> Any:
+        return self.function(x, U, s, *[p] * bool(self.parameters), *[e] * bool(self.inputs))
+
+    def _cut(self) -> Program:
+        """The equations as phases and loops."""
+        try:
+            return Program(self._graph, self.gates, self.states, self.parameters, self.inputs, self._after)
+        except ValueError as error:
+            raise self._error(str(error)) from error
+
+    @cached_property
+    def names(self) -> dict[Node, str]:
+        """Readable names of what is computed."""
+        return node_names(self.program)
+
+    def equations(self, x: Any, U: Any, s: Any, p: Any = None, e: Any = None) -> tuple[Any, ...]:
+        """The function itself, on arrays of NumPy, PyTorch or JAX; always a tuple of states."""
+        after = self._call(x, U, s, p, e)
+        return after if isinstance(after, tuple) else (after,)
+
+    def evaluate(
+        self, x: Any, state: Any, W: Any, U: Any, b: Any, b_rec: Any, p: Any = None, e: Mapping[str, Any] | None = None
+    ) -> tuple[Any, ...]:
+        """One step on arrays of any library: the states after."""
+        H = state[0].shape[-1]
+
+        def cut(a: Any, k: int) -> Any:
+            return None if a is None else a[k * H : (k + 1) * H]
+
+        gates = {g: add(x @ cut(W, k).T, cut(b, k)) for k, g in enumerate(self.gates)}
+        products = {g: Product(cut(U, k), cut(b_rec, k)) for k, g in enumerate(self.products)}
+        return self.equations(
+            SimpleNamespace(**gates),
+            SimpleNamespace(**products),
+            SimpleNamespace(**dict(zip(self.states, state, strict=True))),
+            SimpleNamespace(**{name: cut(p, k) for k, name in enumerate(self.parameters)}),
+            SimpleNamespace(**(e or {})),
+        )
+
+    def derivative(self) -> str:
+        """The derived backward of a step as text.
+
+        ``dh`` is the gradient of a state after the step, ``dh_prev`` that of one before it past the products with U,
+        ``dx_g`` and ``du_g`` those of ``x.g`` and ``U.g @ ...``.
+        """
+        return derivative(self.program, self.names)
+
+    def __str__(self) -> str:
+        return inspect.getsource(self.function).rstrip()
+
+    def __repr__(self) -> str:
+        return f"<cell {self.name}: gates {' '.join(self.gates)}, states {' '.join(self.states)}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return found, (self.__module__, self.__qualname__)
+
+    def weights(
+        self, W: Array, U: Array | None, b: Array | None, b_rec: Array | None, p: Array | None
+    ) -> tuple[Array, ...]:
+        """The weights as a step takes them: zeros for an absent bias."""
+        H = len(W) // self.G
+        n = len(self.products) * H
+        return (
+            W,
+            np.zeros((0, H), W.dtype) if U is None else U,
+            np.zeros(len(W), W.dtype) if b is None else b,
+            np.zeros(n, W.dtype) if b_rec is None else b_rec,
+            np.zeros(0, W.dtype) if p is None else p,
+        )
+
+
+class Given:
+    """What equations read by name."""
+
+    def __init__(self, values: Mapping[str, Any], what: str) -> None:
+        self.__dict__.update(values)
+        self.__dict__["_what"] = what
+
+    def __getattr__(self, name: str) -> Any:
+        names = ", ".join(n for n in self.__dict__ if n != "_what")
+        raise AttributeError(f"{self.__dict__['_what']} has no {name!r}; there is {names or 'none'}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{name}: equations return the next states, and change nothing")
+
+
+class _Traced:
+    """U.g of a trace."""
+
+    def __init__(self, graph: Graph, gate: str, given: dict[str, Node]) -> None:
+        self._graph, self._gate, self._given = graph, gate, given
+
+    def __matmul__(self, operand: Any) -> Node:
+        if self._gate in self._given:
+            raise TypeError(f"U.{self._gate} is used twice; keep the first product in a variable, or add a gate")
+        self._given[self._gate] = node = self._graph.node("u", (self._graph.value(operand),), self._gate)
+        return node
+
+
+class Product:
+    """U.g on arrays: ``U.g @ v`` is U_g v + b_rec_g, one row a sequence."""
+
+    __array_ufunc__ = None
+
+    def __init__(self, U: Any, b_rec: Any) -> None:
+        self._U, self._b_rec = U, b_rec
+
+    def __matmul__(self, v: Any) -> Any:
+        return add(v @ self._U.T, self._b_rec)
+
+
+def add(a: Any, b: Any) -> Any:
+    """a + b; None is nothing."""
+    return a if b is None else a + b
+
+
+def found(module: str, name: str) -> Cell:
+    """A cell by where it is defined, for pickle."""
+    place: Any = importlib.import_module(module)
+    for part in name.split("."):
+        place = getattr(place, part)
+    if not isinstance(place, Cell):
+        raise TypeError(f"{module}.{name}: expected a cell, got {place!r}")
+    return place

@@ -1,0 +1,219 @@
+"""The elementwise functions of equations: on values of a trace, NumPy arrays of any dtype, PyTorch tensors, JAX arrays.
+
+The NumPy forms, `ARRAYS`, are the textbook's. They do not depend on the dtype: for complex numbers the real part
+decides, so a complex step goes through them. Numba compiles these very functions.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from fastrnn.cells.graph import UNARY, Node
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Arrays = tuple[Array, ...]
+
+# The number 1 in the narrowest type there is: Numba would widen a float32 array by the literal, an int64.
+one = np.int8(1)
+
+
+def _sigmoid(a: Array) -> Array:
+    """By the exponential of -|a| alone: it cannot overflow, and small values keep every digit."""
+    e = np.exp(np.where(a.real < 0, a, -a))
+    return np.where(a.real < 0, e, np.ones_like(e)) / (one + e)
+
+
+def _tanh(a: Array) -> Array:
+    return np.tanh(a)
+
+
+def _relu(a: Array) -> Array:
+    return np.where(a.real < 0, np.zeros_like(a), a)  # NaN stays NaN
+
+
+def _exp(a: Array) -> Array:
+    return np.exp(a)
+
+
+def _log(a: Array) -> Array:
+    return np.log(a)
+
+
+def _log1p(a: Array) -> Array:
+    return np.log1p(a)
+
+
+def _softplus(a: Array) -> Array:
+    small: Array = np.log1p(np.exp(np.where(a.real < 0, a, -a)))
+    positive: Array = np.where(a.real < 0, np.zeros_like(a), a)
+    return small + positive
+
+
+def _sqrt(a: Array) -> Array:
+    return np.sqrt(a)
+
+
+def _abs(a: Array) -> Array:
+    return np.where(a.real < 0, -a, a)
+
+
+def _sin(a: Array) -> Array:
+    return np.sin(a)
+
+
+def _cos(a: Array) -> Array:
+    return np.cos(a)
+
+
+def _minimum(a: Array, b: Array) -> Array:
+    return np.where(a.real <= b.real, a, b)
+
+
+def _maximum(a: Array, b: Array) -> Array:
+    return np.where(a.real >= b.real, a, b)
+
+
+def _clip(a: Array, low: Any, high: Any) -> Array:
+    return np.where(a.real <= low, np.full_like(a, low), np.where(a.real >= high, np.full_like(a, high), a))
+
+
+def _where(condition: Array, a: Any, b: Any) -> Array:
+    return np.where(condition, a, b)
+
+
+ARRAYS: dict[str, Callable[..., Any]] = {
+    "sigmoid": _sigmoid,
+    "tanh": _tanh,
+    "relu": _relu,
+    "exp": _exp,
+    "log": _log,
+    "log1p": _log1p,
+    "softplus": _softplus,
+    "sqrt": _sqrt,
+    "abs": _abs,
+    "sin": _sin,
+    "cos": _cos,
+    "minimum": _minimum,
+    "maximum": _maximum,
+    "clip": _clip,
+    "where": _where,
+}
+
+
+@cache
+def _of_framework(name: str) -> dict[str, Callable[..., Any]]:
+    """The same for PyTorch or JAX: their functions, but with this library's derivatives at kinks."""
+    module: Any = importlib.import_module("torch" if name == "torch" else "jax.numpy")
+    functions = {f: getattr(module, f) for f in UNARY if hasattr(module, f)}
+    functions["sigmoid"] = module.sigmoid if name == "torch" else importlib.import_module("jax.nn").sigmoid
+    functions["softplus"] = lambda a: module.logaddexp(a, module.zeros_like(a))  # softplus itself cuts off at 20
+    functions["relu"] = lambda a: module.where(a <= 0, module.zeros_like(a), a)
+    functions["minimum"] = lambda a, b: module.where(a <= b, a, b)
+    functions["maximum"] = lambda a, b: module.where(a >= b, a, b)
+    functions["clip"] = lambda a, low, high: module.where(a <= low, low, module.where(a >= high, high, a))
+    functions["where"] = module.where
+    return functions
+
+
+def _apply(name: str, *args: Any) -> Any:
+    for a in args:
+        if isinstance(a, Node):
+            return a.graph.make(name, *args)
+    for a in args:
+        home = type(a).__module__.split(".")[0]
+        if home in ("torch", "jax", "jaxlib") and home in sys.modules:
+            return _of_framework("torch" if home == "torch" else "jax")[name](*args)
+    return ARRAYS[name](*[a if isinstance(a, np.ndarray | np.generic) else np.asarray(a) for a in args])
+
+
+def sigmoid(a: Any) -> Any:
+    """``1 / (1 + exp(-a))``."""
+    return _apply("sigmoid", a)
+
+
+def hard_sigmoid(a: Any) -> Any:
+    """``clip(a / 6 + 1/2, 0, 1)``, as Keras 3 and PyTorch have it; `hard_sigmoid_keras2` is the other."""
+    return clip(a * (1 / 6) + 0.5, 0, 1)
+
+
+def hard_sigmoid_keras2(a: Any) -> Any:
+    """``clip(a / 5 + 1/2, 0, 1)``, as Keras 1 and 2 and by default ONNX have it."""
+    return clip(a * 0.2 + 0.5, 0, 1)
+
+
+def tanh(a: Any) -> Any:
+    """The hyperbolic tangent."""
+    return _apply("tanh", a)
+
+
+def relu(a: Any) -> Any:
+    """``maximum(a, 0)``; its derivative at 0 is 0."""
+    return _apply("relu", a)
+
+
+def exp(a: Any) -> Any:
+    """The exponential."""
+    return _apply("exp", a)
+
+
+def log(a: Any) -> Any:
+    """The natural logarithm."""
+    return _apply("log", a)
+
+
+def log1p(a: Any) -> Any:
+    """``log(1 + a)``, accurate near 0."""
+    return _apply("log1p", a)
+
+
+def softplus(a: Any) -> Any:
+    """``log(1 + exp(a))``, without overflow."""
+    return _apply("softplus", a)
+
+
+def sqrt(a: Any) -> Any:
+    """The square root."""
+    return _apply("sqrt", a)
+
+
+def abs(a: Any) -> Any:
+    """The absolute value; its derivative at 0 is 0."""
+    return _apply("abs", a)
+
+
+def sin(a: Any) -> Any:
+    """The sine of an angle in radians."""
+    return _apply("sin", a)
+
+
+def cos(a: Any) -> Any:
+    """The cosine of an angle in radians."""
+    return _apply("cos", a)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller one; a tie gives its gradient to `a`."""
+    return _apply("minimum", a, b)
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger one; a tie gives its gradient to `a`."""
+    return _apply("maximum", a, b)
+
+
+def clip(a: Any, low: float, high: float) -> Any:
+    """`a` between two numbers; its derivative is 0 at and beyond them."""
+    if not (isinstance(low, int | float) and isinstance(high, int | float) and low <= high):
+        raise TypeError(f"clip: expected two numbers in order, got {low!r} and {high!r}; use minimum and maximum")
+    return _apply("clip", a, low, high)
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """`a` where a comparison holds, else `b`; the branch not taken gets no gradient."""
+    return _apply("where", condition, a, b)

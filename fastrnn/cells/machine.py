@@ -1,0 +1,87 @@
+"""Machine code of a cell that is not built in, made by LLVM at its first use and kept on disk.
+
+llvmlite, which Numba brings along, is LLVM's compiler as a library. The code is stored in the user's cache folder under
+a hash of all that it was made of. A file there that is damaged, or cannot be written, costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from fastrnn.cells.llvm import Machine as Machine
+from fastrnn.cells.llvm import module
+from fastrnn.cells.program import Program
+
+_lock = threading.RLock()
+
+
+def available() -> bool:
+    """Whether llvmlite is installed."""
+    try:
+        importlib.import_module("llvmlite.binding")
+    except ImportError:
+        return False
+    return True
+
+
+def folder() -> Path:
+    """Where machine code is kept: FASTRNN_CACHE_DIR, or fastrnn in the user's cache folder."""
+    given = os.environ.get("FASTRNN_CACHE_DIR")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastrnn"
+
+
+class Code:
+    """A program as machine code: the addresses of its functions, for as long as this lives."""
+
+    def __init__(self, program: Program, machine: Machine, cpu: str) -> None:
+        llvm: Any = importlib.import_module("llvmlite.binding")
+        text = module(program, machine)
+        with _lock:
+            llvm.initialize_native_target()
+            llvm.initialize_native_asmprinter()
+            triple = llvm.get_process_triple()
+            target = llvm.Target.from_triple(triple).create_target_machine(
+                cpu=cpu, opt=3, reloc="pic", codemodel="small", jit=True
+            )
+            version = ".".join(map(str, llvm.llvm_version_info))
+            path = folder() / hashlib.sha256("\0".join((text, triple, cpu, version)).encode()).hexdigest()
+            compiled = read(path)
+            if compiled is None:
+                compiled = target.emit_object(llvm.parse_assembly(text))
+                write(path, compiled)
+            self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
+            self._engine.add_object_file(llvm.ObjectFileRef.from_data(compiled))
+            self._engine.finalize_object()
+            phases = range(len(program.phases))
+            self.forward = [self._engine.get_function_address(f"forward_{q}") for q in phases]
+            self.backward = [self._engine.get_function_address(f"backward_{q}") for q in phases]
+
+
+def read(path: Path) -> bytes | None:
+    """What `write` left there; None if that is not what there is, or another user's."""
+    try:
+        if hasattr(os, "getuid") and path.stat().st_uid != os.getuid():
+            return None
+        whole = path.read_bytes()
+    except OSError:
+        return None
+    digest, content = whole[:32], whole[32:]
+    return content if hashlib.sha256(content).digest() == digest else None
+
+
+def write(path: Path, content: bytes) -> None:
+    """At once or not at all: another process may read it."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(hashlib.sha256(content).digest() + content)
+        os.replace(file.name, path)

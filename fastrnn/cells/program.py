@@ -1,0 +1,428 @@
+"""From the graph of a cell's equations to loops over hidden units: what the generators of C and machine code write out.
+
+A step runs in phases. Each multiplies its operand by the recurrent weights of its gates and then runs a loop over
+hidden units; a phase without gates has the loop alone. What one phase hands to a later one, or the forward to the
+backward, lies in kept fields. Backward runs the phases in the opposite order: the loop of phase q is given the gradient
+of the operand of phase q + 1, or in the last phase that of the first state, and hands values on in pending fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from fastrnn.cells.graph import COMPARISONS, FUNCTIONS, Graph, Node, needed, reverse
+
+#: What the driver has room for (src/cell.h).
+MAX_PHASES, MAX_PHASE_GATES, MAX_GATES, MAX_STATES, MAX_PARAMETERS, MAX_INPUTS = 8, 4, 8, 4, 16, 8
+
+
+class Place(NamedTuple):
+    """Where a value lies: an array of the tile, and the field or gate in it."""
+
+    array: str
+    field: int = 0
+
+
+@dataclass
+class Loop:
+    """Loads, arithmetic and stores for each vector of units; stores in `training` only where fields are kept."""
+
+    loads: dict[Node, Place] = field(default_factory=dict)
+    stores: list[tuple[Place, Node]] = field(default_factory=list)
+    training: set[Place] = field(default_factory=set)
+
+    def values(self) -> list[Node]:
+        """What is computed or loaded, in order."""
+        found: dict[int, Node] = {}
+        stack = [node for _, node in self.stores]
+        while stack:
+            node = stack.pop()
+            if node.number not in found:
+                found[node.number] = node
+                if node not in self.loads:
+                    stack.extend(node.args)
+        return [found[number] for number in sorted(found)]
+
+    def steps(self) -> Iterator[tuple[Node, str, tuple[Node, ...]]]:
+        """Each value with the operation that makes it; a product that only one sum uses is fused into it.
+
+        "load" and "const" have no arguments, "fma" is a b + c, "fms" a b - c, "fnma" c - a b.
+        """
+        values = self.values()
+        uses: dict[Node, int] = {}
+        for node in values:
+            for a in () if node in self.loads else node.args:
+                uses[a] = uses.get(a, 0) + 1
+        for _, node in self.stores:
+            uses[node] = uses.get(node, 0) + 1
+        fused: set[int] = set()
+        chosen: dict[int, tuple[str, tuple[Node, ...]]] = {}
+        for node in values:
+            if node in self.loads:
+                chosen[node.number] = ("load", ())
+            elif node.op in ("add", "sub"):
+                a, b = node.args
+                single = [m.op == "mul" and m not in self.loads and uses[m] == 1 for m in (a, b)]
+                if single[0]:
+                    chosen[node.number] = ("fma" if node.op == "add" else "fms", (*a.args, b))
+                    fused.add(a.number)
+                elif single[1]:
+                    chosen[node.number] = ("fma" if node.op == "add" else "fnma", (*b.args, a))
+                    fused.add(b.number)
+                else:
+                    chosen[node.number] = (node.op, node.args)
+            else:
+                chosen[node.number] = (node.op, node.args)
+        for node in values:
+            if node.number not in fused:
+                yield (node, *chosen[node.number])
+
+
+@dataclass
+class Phase:
+    """One product, its operand and gates, and the loops around it."""
+
+    operand: Node | None = None
+    gates: tuple[str, ...] = ()
+    forward: list[Loop] = field(default_factory=list)
+    backward: Loop = field(default_factory=Loop)
+
+
+class Program:
+    """A traced cell, cut into phases."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        gates: tuple[str, ...],
+        states: tuple[str, ...],
+        parameters: tuple[str, ...],
+        inputs: tuple[str, ...],
+        after: tuple[Node, ...],
+    ) -> None:
+        self.graph, self.after = graph, after
+        self.gates, self.states, self.parameters, self.inputs = gates, states, parameters, inputs
+        forward = needed(after)
+        self._u = {node.name: node for node in forward if node.op == "u"}
+        self._x = {node.name: node for node in forward if node.op == "x"}
+        self.uses: dict[Node, list[Node]] = {}
+        for node in forward:
+            for a in node.args:
+                self.uses.setdefault(a, []).append(node)
+        self.products = tuple([g for g in gates if g in self._u])
+        self.apart = frozenset(g for g in self.products if not self._joined(g))
+        self.phases = self._phases()
+        self.phase_of = {self._u[g]: q for q, phase in enumerate(self.phases) for g in phase.gates}
+        #: The gates with a product in the order of the phases.
+        self.order = tuple([g for phase in self.phases for g in phase.gates])
+        #: Whether the gradients of W x + b and of U h + b_rec are two arrays.
+        self.split = bool(self.apart) or self.order != gates
+        self._ready = self._when_ready(forward)
+        seeds = [(node, graph.node("dstate", (), k)) for k, node in enumerate(after)]
+        seeds += [(operand, graph.node("doperand", (), q)) for q, operand in self._made_operands()]
+        self.adjoints = reverse(graph, seeds)
+        self.carries_h = self._carry(0) is not None
+        self._keep(forward)
+        self._write_forward()
+        self._write_backward()
+
+    def _joined(self, gate: str) -> bool:
+        """Whether x and u of a gate are used in their sum alone."""
+        u, x = self._u[gate], self._x.get(gate)
+        return (
+            x is not None
+            and len(self.uses.get(u, ())) == 1
+            and len(self.uses.get(x, ())) == 1
+            and (self.uses[u][0] is self.uses[x][0] and self.uses[u][0].op == "add")
+        )
+
+    def _is_first_state(self, node: Node) -> bool:
+        return node.op == "state" and node.name == self.states[0]
+
+    def _made_operands(self) -> list[tuple[int, Node]]:
+        """Operands that lie in a kept field, by their phases: all but the first state as that of phase 0."""
+        return [
+            (q, phase.operand)
+            for q, phase in enumerate(self.phases)
+            if phase.operand is not None and (q > 0 or not self._is_first_state(phase.operand))
+        ]
+
+    def _depth(self, operand: Node) -> int:
+        """How many products come one after another before this operand is known."""
+        return max((1 + self._depth(node.args[0]) for node in needed([operand]) if node.op == "u"), default=0)
+
+    def _phases(self) -> list[Phase]:
+        operands: dict[Node, list[str]] = {}
+        for g in self.products:
+            operands.setdefault(self._u[g].args[0], []).append(g)
+        ordered = sorted(operands, key=lambda n: (self._depth(n), not self._is_first_state(n), n.number))
+        phases = [
+            Phase(operand, tuple(operands[operand][k : k + MAX_PHASE_GATES]))
+            for operand in ordered
+            for k in range(0, len(operands[operand]), MAX_PHASE_GATES)
+        ]
+        if not phases or not self._is_first_state(ordered[0]):
+            phases.insert(0, Phase())  # makes the first operand, or is all there is
+        if len(phases) > MAX_PHASES:
+            raise ValueError(
+                f"the equations need {len(phases)} products with different operands, one after another; "
+                f"at most {MAX_PHASES} can be made"
+            )
+        return phases
+
+    def _when_ready(self, nodes: Iterable[Node]) -> dict[Node, int]:
+        """The first phase in which each value can be computed."""
+        ready: dict[Node, int] = {}
+        for node in nodes:
+            own = self.phase_of.get(node, 0)
+            ready[node] = max([own, *[ready[a] for a in node.args if node.op != "u"]])
+        return ready
+
+    def _hangs_on_product(self, node: Node) -> bool:
+        return any(n.op == "u" for n in needed([node]))
+
+    def _carry(self, state: int) -> Node | None:
+        """The gradient that reaches a state past the products; that of the first as an operand is the driver's."""
+        node = self.graph.node("state", (), self.states[state])
+        return self.adjoints.get(node)
+
+    def is_pending(self, place: Place) -> bool:
+        """Whether it is a field that one backward loop leaves to another."""
+        return place.array == "carry" and place.field >= len(self.states)
+
+    def first_product(self, q: int) -> int:
+        """The products before those of phase q."""
+        return sum(len(phase.gates) for phase in self.phases[:q])
+
+    def places(self, loop: Loop, q: int) -> list[Place]:
+        """All that a loop of phase q reads and writes, each once; "u" is the sum of a product and its bias."""
+        found: dict[Place, None] = {}
+        for place in [loop.loads[node] for node in loop.values() if node in loop.loads]:
+            if place.array == "u":
+                found |= {Place("uh", place.field): None, Place("b_rec", self.first_product(q) + place.field): None}
+            else:
+                found[place] = None
+        return list(found | {place: None for place, _ in loop.stores})
+
+    def shape(self) -> dict[str, int | list[int]]:
+        """What the drivers know of a cell: the numbers in frnn_cell (src/fastrnn.h), by its names."""
+        made = dict(self._made_operands())
+        operands = [
+            next(k for k, n in enumerate(self.kept) if n is made[q]) if q in made else -1
+            for q in range(len(self.phases))
+        ]
+        return {
+            "gates": len(self.gates),
+            "states": len(self.states),
+            "parameters": len(self.parameters),
+            "inputs": len(self.inputs),
+            "phases": len(self.phases),
+            "phase_gates": [len(phase.gates) for phase in self.phases],
+            "operand": operands,
+            "added": [self.order.index(g) if g in self.products and g not in self.apart else -1 for g in self.gates],
+            "split": int(self.split),
+            "carries_h": int(self.carries_h),
+            "kept": len(self.kept),
+            "pending": self.pending,
+        }
+
+    # What is kept ---------------------------------------------------------------------------------------------------
+
+    def _worth_keeping(self, node: Node) -> bool:
+        """Whether to read a value again is cheaper than to compute it again."""
+        if node.op in ("x", "u"):
+            return True
+        if node.op == "add" and {a.op for a in node.args} == {"x", "u"}:
+            return True
+        return node.op in FUNCTIONS and not any(self._index_of_state(a) is not None for a in node.args)
+
+    def _index_of_state(self, node: Node) -> int | None:
+        """Which next state a value is."""
+        return next((k for k, after in enumerate(self.after) if after is node), None)
+
+    def _keep(self, forward: list[Node]) -> None:
+        known = set(forward)
+        #: Fields that every step writes, training or not: operands, and what a later phase needs.
+        handed: dict[Node, None] = {}
+        for _, operand in self._made_operands():
+            handed[operand] = None
+        for q in range(len(self.phases)):
+            handed |= dict.fromkeys(self._across(self._roots(q), q))
+        kept = dict(handed)
+        stack = [*self.adjoints.values()]
+        seen: set[int] = set()
+        while stack:
+            node = stack.pop()
+            if node.number in seen:
+                continue
+            seen.add(node.number)
+            if node in kept or self._index_of_state(node) is not None:
+                continue
+            if node in known and self._worth_keeping(node):
+                kept[node] = None
+            else:
+                stack.extend(node.args)
+        self.kept = sorted(kept, key=lambda n: n.number)
+        self.handed = frozenset(handed)
+
+    def _roots(self, q: int) -> list[Node]:
+        """What phase q must compute whatever is kept: operands of later phases, and in the last one the states."""
+        roots = [operand for _, operand in self._made_operands() if self._ready[operand] == q]
+        return roots + (list(self.after) if q == len(self.phases) - 1 else [])
+
+    def _across(self, roots: Iterable[Node], q: int) -> list[Node]:
+        """What of these an earlier phase than q has to hand over."""
+        found: dict[int, Node] = {}
+        stack = list(roots)
+        while stack:
+            node = stack.pop()
+            early = self._ready[node] < q and self._hangs_on_product(node)
+            if early and (node.op == "u" or node.op in FUNCTIONS):
+                found[node.number] = node
+            elif node.op != "u":
+                stack.extend(node.args)
+        return list(found.values())
+
+    def _computed_in(self, roots: Iterable[Node], q: int) -> set[Node]:
+        """What phase q computes for these, and does not read from a kept field."""
+        found: set[Node] = set()
+        stack = list(roots)
+        while stack:
+            node = stack.pop()
+            if node not in found and not (node in self.handed and self._ready[node] < q):
+                found.add(node)
+                stack.extend(node.args if node.op != "u" else ())
+        return found
+
+    # Loops ----------------------------------------------------------------------------------------------------------
+
+    def _leaves(self, nodes: Iterable[Node]) -> Iterator[tuple[Node, Place]]:
+        """Where the given values lie, the same in every loop."""
+        arrays = {"state": ("prev", self.states), "parameter": ("p", self.parameters), "input": ("e", self.inputs)}
+        for node in nodes:
+            if node.op in arrays:
+                array, names = arrays[node.op]
+                yield node, Place(array, names.index(node.name))
+
+    def _write_forward(self) -> None:
+        written: set[Node] = set()
+        last = len(self.phases) - 1
+        for q, phase in enumerate(self.phases):
+            loop = Loop()
+            roots = self._roots(q)
+            inside = self._computed_in(roots, q)
+            stores: list[tuple[Place, Node]] = []
+            if q == last:
+                stores += [(Place("next", k), node) for k, node in enumerate(self.after)]
+            for k, node in enumerate(self.kept):
+                early = node in self.handed or self._hangs_on_product(node)
+                here = self._ready[node] == q if early else node in inside or q == last
+                if node not in written and here:
+                    written.add(node)
+                    stores.append((Place("kept", k), node))
+                    if node not in self.handed:
+                        loop.training.add(Place("kept", k))
+            loop.stores = stores
+            everything = needed(node for _, node in stores)
+            loop.loads.update(self._leaves(everything))
+            for node in everything:
+                if node.op == "x":
+                    loop.loads[node] = Place("wx", self.gates.index(node.name))
+                if node.op == "u" and self.phase_of[node] == q:
+                    place = Place("u" if node.name in self.apart else "uh", phase.gates.index(node.name))
+                    loop.loads[node] = place
+            for k, node in enumerate(self.kept):
+                if node in self.handed and self._ready[node] < q:
+                    loop.loads[node] = Place("kept", k)
+            phase.forward = halves(loop) if q == last else [loop]
+
+    def _when_known(self, nodes: Iterable[Node]) -> dict[Node, int]:
+        """The backward loop, counted by its phase, in which each value of the reverse pass is first known."""
+        last = len(self.phases) - 1
+        known: dict[Node, int] = {}
+        for node in nodes:
+            own = node.name - 1 if node.op == "doperand" else last
+            known[node] = min([own, *[known[a] for a in node.args]])
+        return known
+
+    def _write_backward(self) -> None:
+        zero = self.graph.constant(0)
+        outputs: list[tuple[Place, Node]] = []
+        for k in range(len(self.states)):
+            carry = self._carry(k)
+            if carry is not None or k > 0:
+                outputs.append((Place("carry", k), carry if carry is not None else zero))
+        for k, g in enumerate(self.gates):
+            x = self._x.get(g)
+            outputs.append((Place("da", k), zero if x is None else self.adjoints.get(x, zero)))
+        if self.split:
+            for k, g in enumerate(self.order):
+                outputs.append((Place("da_rec", k), self.adjoints.get(self._u[g], zero)))
+        for array, op, names in (("dp", "parameter", self.parameters), ("de", "input", self.inputs)):
+            for k, name in enumerate(names):
+                outputs.append((Place(array, k), self.adjoints.get(self.graph.node(op, (), name), zero)))
+
+        everything = needed(node for _, node in outputs)
+        known = self._when_known(everything)
+        adjoint = {node for node in everything if node.op in ("dstate", "doperand")}
+        for node in everything:
+            if any(a in adjoint for a in node.args):
+                adjoint.add(node)
+        pending: list[Node] = []
+        for place, node in outputs:
+            self.phases[known[node]].backward.stores.append((place, node))
+        for q, phase in enumerate(self.phases):
+            loop = phase.backward
+            stack = [node for _, node in loop.stores]
+            while stack:  # what an earlier loop knew is handed on, at the last sum or product that it knew
+                node = stack.pop()
+                if node in adjoint and known[node] > q:
+                    if all(node is not other for other in pending):
+                        pending.append(node)
+                        self.phases[known[node]].backward.stores.append((self._pending_place(pending, node), node))
+                    loop.loads[node] = self._pending_place(pending, node)
+                elif node not in loop.loads:
+                    stack.extend(node.args)
+            inside = needed(node for _, node in loop.stores)
+            loop.loads.update(self._leaves(inside))
+            for node in inside:
+                state, kept = self._index_of_state(node), [k for k, n in enumerate(self.kept) if n is node]
+                if node.op == "dstate":
+                    loop.loads.setdefault(node, Place("carry", node.name) if node.name else Place("dout"))
+                elif node.op == "doperand" and node.name == q + 1:
+                    loop.loads[node] = Place("dout")
+                elif kept:
+                    loop.loads[node] = Place("kept", kept[0])
+                elif state is not None:
+                    loop.loads.setdefault(node, Place("next", state))
+        self.pending = len(pending)
+
+    def _pending_place(self, pending: list[Node], node: Node) -> Place:
+        return Place("carry", len(self.states) + next(k for k, other in enumerate(pending) if other is node))
+
+
+def halves(loop: Loop) -> list[Loop]:
+    """The loop cut in two where a function of a next state, as tanh(c), is all that makes the first one.
+
+    One chain of operations from the gates through both functions is longer than what a core can hold of it at once.
+    The first half leaves what the second needs where the first state is to be.
+    """
+    states = {node: place for place, node in loop.stores if place.array == "next"}
+    first = next((node for node, place in states.items() if place.field == 0), None)
+    if first is None or first.op != "mul" or first in loop.loads:
+        return [loop]
+    for function, other in (first.args, first.args[::-1]):
+        argument = function.args[0] if len(function.args) == 1 and function.op in FUNCTIONS else None
+        if argument is None or argument not in states or argument is first or other.op in COMPARISONS:
+            continue
+        if any(node is first or node is function for place, node in loop.stores if place.array != "next"):
+            continue
+        place, at = states[argument], Place("next", 0)
+        rest = [(p, n) for p, n in loop.stores if p != at]
+        if any(n is function or n is first for n in Loop(loop.loads, rest).values()):
+            continue
+        begin = Loop(loop.loads, [(at, other), *rest], loop.training)
+        return [begin, Loop({other: at, argument: place}, [(at, first)])]
+    return [loop]

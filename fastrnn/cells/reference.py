@@ -1,0 +1,121 @@
+"""One step of a program on NumPy arrays, and its backward: matrix products here, between them the loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from fastrnn.cells.functions import Array, Arrays
+from fastrnn.cells.program import Loop, Place, Program
+
+Fields = dict[Place, Array]
+
+
+def dot(a: Array, b: Array) -> Array:
+    return a @ b
+
+
+class Reference:
+    """A cell's step for one dtype; `compiled` makes a function of a loop."""
+
+    def __init__(
+        self,
+        program: Program,
+        compiled: Callable[[Loop], Callable[..., Arrays]],
+        dot: Callable[[Array, Array], Array] = dot,
+    ) -> None:
+        self._program, self._dot = program, dot
+        self._forward = [[compiled(loop) for loop in phase.forward] for phase in program.phases]
+        self._backward = [compiled(phase.backward) for phase in program.phases]
+        self._rows = [[program.products.index(g) for g in phase.gates] for phase in program.phases]
+        self._kept = [
+            None if phase.operand is None else next((k for k, n in enumerate(program.kept) if n is phase.operand), None)
+            for phase in program.phases
+        ]
+
+    def step(self, x: Array, state: Arrays, weights: Arrays, e: Sequence[Array]) -> tuple[Arrays, Arrays]:
+        """The states after, and what backward wants to see again.
+
+        x (B, I) and state, (B, H) each, before the step; weights (W, U, b, b_rec, p), e in the order of the cell's
+        inputs.
+        """
+        W, _, b, _, _ = weights
+        program, H = self._program, state[0].shape[1]
+        fields = self._given(state, weights, e)
+        wx = self._dot(x, W.T) + b
+        fields |= {Place("wx", g): part(wx, g, H) for g in range(len(program.gates))}
+        for q, phase in enumerate(program.phases):
+            operand = self._operand(q, state, fields)
+            for j, row in enumerate(self._rows[q]):
+                U, b_rec = rows(weights[1], row, H), rows(weights[3], row, H)
+                fields[Place("u", j)] = fields[Place("uh", j)] = self._dot(operand, U.T) + b_rec
+            for loop, function in zip(phase.forward, self._forward[q], strict=True):
+                self._run(loop, function, fields, state[0].shape)
+        after = tuple([fields[Place("next", k)] for k in range(len(state))])
+        return after, (*[fields[Place("kept", k)] for k in range(len(program.kept))], *after)
+
+    def step_backward(
+        self, dstate: Arrays, x: Array, state: Arrays, saved: Arrays, weights: Arrays, e: Sequence[Array]
+    ) -> tuple[Array, Arrays, Arrays, list[Array]]:
+        """dx, the gradients of the states before, of the weights (sums over the batch), and of e.
+
+        A name with d in front is the gradient of a scalar by that name.
+        """
+        W, U = weights[:2]
+        program, H, dot = self._program, state[0].shape[1], self._dot
+        fields = self._given(state, weights, e)
+        fields |= {Place("kept", k): a for k, a in enumerate(saved[: len(program.kept)])}
+        fields |= {Place("next", k): a for k, a in enumerate(saved[len(program.kept) :])}
+        fields |= {Place("carry", k): d for k, d in enumerate(dstate) if k > 0}
+        d, dU, db_rec = dstate[0], np.zeros_like(U), np.zeros_like(weights[3])
+        first = len(program.order)
+        for q in range(len(program.phases) - 1, -1, -1):
+            phase = program.phases[q]
+            fields[Place("dout")] = d
+            self._run(phase.backward, self._backward[q], fields, state[0].shape)
+            operand, d = self._operand(q, state, fields), np.zeros_like(d)
+            first -= len(phase.gates)
+            for j, row in enumerate(self._rows[q]):
+                du = self._du(fields, first + j)
+                rows(dU, row, H)[:] = dot(du.T, operand)
+                rows(db_rec, row, H)[:] = du.sum(axis=0)
+                d = d + dot(du, rows(U, row, H))
+        carry = [fields[Place("carry", k)] for k in range(len(state)) if k > 0 or program.carries_h]
+        carry[:1] = [carry[0] + d] if program.carries_h else [d, *carry[:1]]
+        da = np.hstack([fields[Place("da", g)] for g in range(len(program.gates))])
+        dp = [fields[Place("dp", k)].sum(axis=0) for k in range(len(program.parameters))]
+        dweights = (dot(da.T, x), dU, da.sum(axis=0), db_rec, np.hstack(dp) if dp else weights[4])
+        return dot(da, W), tuple(carry), dweights, [fields[Place("de", k)] for k in range(len(e))]
+
+    def _given(self, state: Arrays, weights: Arrays, e: Sequence[Array]) -> Fields:
+        H = state[0].shape[1]
+        fields = {Place("prev", k): s for k, s in enumerate(state)}
+        fields |= {Place("p", k): rows(weights[4], k, H) for k in range(len(self._program.parameters))}
+        return fields | {Place("e", k): a for k, a in enumerate(e)}
+
+    def _operand(self, q: int, state: Arrays, fields: Fields) -> Array:
+        kept = self._kept[q]
+        return state[0] if kept is None else fields[Place("kept", kept)]
+
+    def _du(self, fields: Fields, k: int) -> Array:
+        program = self._program
+        if program.split:
+            return fields[Place("da_rec", k)]
+        return fields[Place("da", program.gates.index(program.order[k]))]
+
+    def _run(self, loop: Loop, function: Callable[..., Arrays], fields: Fields, shape: tuple[int, ...]) -> None:
+        values = function(*[fields[place] for place in loop.loads.values()])
+        for (place, _), value in zip(loop.stores, values, strict=True):
+            whole = np.shape(value) == shape
+            fields[place] = value if whole else np.broadcast_to(value, shape).astype(fields[Place("prev", 0)].dtype)
+
+
+def part(a: Array, g: int, H: int) -> Array:
+    """Gate g of gates that lie side by side."""
+    return a[:, g * H : (g + 1) * H].copy()
+
+
+def rows(a: Array, g: int, H: int) -> Array:
+    """Gate g of gates that are stacked."""
+    return a[g * H : (g + 1) * H]

@@ -1,0 +1,194 @@
+"""`fastrnn.cell`: a function of equations as a cell that runs, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Unpack
+
+import numpy as np
+
+from fastrnn.cells import Array, Arrays, Cell
+from fastrnn.checks import Common, checked_inputs, checked_step
+from fastrnn.results import Cache
+from fastrnn.run import run_backward, run_forward
+
+
+class CellResult(NamedTuple):
+    """What a cell's forward returns."""
+
+    y: Array  #: (T, B, H) first state of every step, exactly 0 past a sequence's length
+    final: Arrays  #: (B, H) for each state, after each sequence's last valid step in the direction of travel
+    states: Arrays | None  #: (T, B, H) for each state; with return_states=True
+    cache: Cache | None  #: with training=True
+
+
+class CellGrads(NamedTuple):
+    """What a cell's backward returns: gradients shaped like the arguments, None for absent ones."""
+
+    dx: Array
+    dW: Array
+    dU: Array | None
+    db: Array | None
+    db_rec: Array | None
+    dp: Array | None
+    de: dict[str, Array] | None
+    dinit: tuple[Array | None, ...]
+
+
+class DefinedCell(Cell):
+    """A cell made by `fastrnn.cell`."""
+
+    def step(
+        self,
+        x_t: Any,
+        state: Any,
+        W: Any,
+        U: Any,
+        b: Any = None,
+        b_rec: Any = None,
+        *,
+        p: Any = None,
+        e: Mapping[str, Any] | None = None,
+    ) -> Arrays:
+        """One step by the equations themselves, on NumPy arrays of any dtype, complex included.
+
+        Parameters
+        ----------
+        x_t : (B, I) array
+            Inputs.
+        state : tuple of (B, H) arrays
+            The states before, in the order of `states`.
+        W, U, b, b_rec, p
+            As in `forward`.
+        e : dict of (B, H) or (B, 1) arrays
+            The extra inputs by name.
+
+        Returns
+        -------
+        tuple of (B, H) arrays
+            The states after.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For what is not an array, and for a wrong shape; the message names the argument.
+        """
+        if not isinstance(state, tuple | list) or len(state) != len(self.states):
+            raise ValueError(f"state: expected a tuple of {', '.join(self.states)}, got {state!r:.80}")
+        named = dict(zip(self.states, state, strict=True))
+        x_t, before, weights = checked_step(self, x_t, named, {"W": W, "U": U, "b": b, "b_rec": b_rec, "p": p})
+        sizes = 1, len(x_t), before[0].shape[1]
+        given = dict(zip(self.inputs, checked_inputs(self, e, sizes, None, False, False)[0], strict=True))
+        after = self.evaluate(x_t, before, **weights, e={name: a[0] for name, a in given.items()})
+        return tuple([np.broadcast_to(a, before[0].shape) for a in after])
+
+    def forward(
+        self,
+        x: Any,
+        W: Any,
+        U: Any = None,
+        b: Any = None,
+        b_rec: Any = None,
+        *,
+        p: Any = None,
+        e: Mapping[str, Any] | None = None,
+        init: tuple[Any, ...] | None = None,
+        return_states: bool = False,
+        **common: Unpack[Common],
+    ) -> CellResult:
+        """Run over time, as `lstm_forward` does.
+
+        Parameters
+        ----------
+        x : (T, B, I) array, or (T, I) for one sequence
+            Inputs, float32 or float64.
+        W : (G*H, I) array
+            Input weights of all gates, in their order.
+        U : (N*H, H) array, or None
+            Recurrent weights of the N gates that have a product with U, in the order of the gates; None if none has.
+        b : (G*H,) array, optional
+            Biases of the inputs' side.
+        b_rec : (N*H,) array, optional
+            Biases of the products.
+        p : (P*H,) array
+            The parameters, in their order; None if there are none.
+        e : dict of arrays
+            The extra inputs by name: (T, B, H) or (T, B, 1), laid out like x, or (B, H) or (B, 1) for every step.
+        init : tuple of (B, H) arrays, optional
+            Initial states; None stands for zeros.
+        return_states : bool
+            Return every state of every step.
+        **common
+            `lengths`, `resets`, `reverse`, `batch_first`, `training`, `checkpoint`, `threads`: see `lstm_forward`.
+
+        Returns
+        -------
+        CellResult
+            ``y``, ``final``, ``states`` and the ``cache`` for `backward`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For what is not an array, or of another dtype or shape; the message names the argument.
+        """
+        if init is None:
+            init = (None,) * len(self.states)
+        if not isinstance(init, tuple | list) or len(init) != len(self.states):
+            raise ValueError(f"init: expected a tuple of {', '.join(self.states)}, got {init!r:.80}")
+        y, final, others, cache = run_forward(self, x, (W, U, b, b_rec, p), tuple(init), common, return_states, e)
+        return CellResult(y, final, (y, *others) if return_states else None, cache)
+
+    def backward(
+        self,
+        dy: Any,
+        cache: Cache | None,
+        *,
+        dfinal: tuple[Any, ...] | None = None,
+        dstates: tuple[Any, ...] | None = None,
+    ) -> CellGrads:
+        """Backpropagate through time what `forward` did, as often as you like.
+
+        Parameters
+        ----------
+        dy : (T, B, H) array, or None
+            Gradient of a scalar with respect to y.
+        cache : Cache
+            Of this cell's ``forward(..., training=True)``.
+        dfinal : tuple of (B, H) arrays, optional
+            Gradients with respect to the final states; None stands for zeros.
+        dstates : tuple of (T, B, H) arrays, optional
+            Gradients with respect to every state of every step, that of the first added to `dy`.
+
+        Returns
+        -------
+        CellGrads
+            Each shaped like what it is the gradient of; None where that was absent.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For another cache, and for gradients of another dtype or shape.
+        """
+        none = (None,) * len(self.states)
+        dfinal, dstates = (none if d is None else tuple(d) for d in (dfinal, dstates))
+        for name, d in (("dfinal", dfinal), ("dstates", dstates)):
+            if len(d) != len(self.states):
+                raise ValueError(f"{name}: expected a tuple of {', '.join(self.states)}, got {len(d)} of them")
+        if dstates[0] is not None:
+            dy = dstates[0] if dy is None else np.add(dy, dstates[0])
+        finals = {f"d{name}_n": d for name, d in zip(self.states, dfinal, strict=True)}
+        others = {f"d{name}": d for name, d in zip(self.states[1:], dstates[1:], strict=True)}
+        g = run_backward(self.name, dy, cache, finals, others, self)
+        de = dict(zip(self.inputs, g.de, strict=True))
+        return CellGrads(g.dx, g.dW, g.dU, g.db, g.db_rec, g.dp, de or None, g.dinit)
+
+
+def cell(
+    *, gates: Iterable[str], states: Iterable[str], parameters: Iterable[str] = (), inputs: Iterable[str] = ()
+) -> Callable[[Callable[..., Any]], DefinedCell]:
+    """Make a cell of a function of its equations."""
+
+    def decorate(function: Callable[..., Any]) -> DefinedCell:
+        return DefinedCell(function, gates, states, parameters, inputs)
+
+    return decorate
