@@ -52,7 +52,8 @@ def _log1p(a: Array) -> Array:
 def _softplus(a: Array) -> Array:
     small: Array = np.log1p(np.exp(np.where(a.real < 0, a, -a)))
     positive: Array = np.where(a.real < 0, np.zeros_like(a), a)
-    return small + positive
+    total: Array = small + positive
+    return total
 
 
 def _sqrt(a: Array) -> Array:
