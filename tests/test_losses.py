@@ -121,6 +121,14 @@ def test_extreme_logits(size: float, dtype: Any) -> None:
     np.testing.assert_allclose(gradient, np.array([[0, 0, 0], [0.5, -0.5, 0]]), atol=1e-20)
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 20.0), (np.float64, 40.0)])
+def test_a_small_loss_is_not_lost(size: float, dtype: Any) -> None:
+    """Right by far from logits: exp(-size), which is lost if it is added to 1 or to the logit."""
+    for a, t in ((size, 1), (-size, 0)):
+        value = LOSSES["bce_logits"](np.array([[a]], dtype), np.array([[t]], dtype))
+        assert value == pytest.approx(math.exp(-size), rel=1e-6, abs=0)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["bce", "cce"])
 def test_clipped_probabilities(name: str, dtype: Any) -> None:

@@ -167,7 +167,8 @@ class BinaryCrossentropy(Loss):
     def terms(self, prediction: Array, target: Array) -> tuple[Array, Array]:
         in_range("target", target, 0, 1, "probabilities")
         if self.from_logits:
-            losses = np.log1p(np.exp(-np.abs(prediction))) + np.maximum(prediction, 0) - target * prediction
+            # What the brackets hold is 0 where the prediction is right: what is small is not added to what is large.
+            losses = np.log1p(np.exp(-np.abs(prediction))) + (np.maximum(prediction, 0) - target * prediction)
             return losses, sigmoid(prediction) - target
         p = clipped(prediction)
         losses = -target * np.log(p) - (1 - target) * np.log1p(-p)
