@@ -409,7 +409,7 @@ class Originals:
         callbacks = [training.Checkpoint(self.path), training.EarlyStopping("loss")]
         net.fit(X, Y, epochs=1, callbacks=callbacks, rng=0)
         self.checkpoint = self.path.read_bytes()
-        net.save(self.path)
+        net.save_weights(self.path)
         self.weights = self.path.read_bytes()
         self.model = model()
         self.before = self.model.state_dict()

@@ -25,8 +25,11 @@ from stacks import named
 from tolerance import assert_close, assert_same_bits
 
 import fastrnn
+from fastrnn.convert.files import BUILDERS
 from fastrnn.convert.gates import GATES, flipped, reordered, reordered_peepholes
 from fastrnn.convert.stack import cell_of
+from fastrnn.training import weight_files
+from fastrnn.training.description import DESCRIPTIONS
 
 Python = Callable[..., CompletedProcess[str]]
 DATA = Path(__file__).with_name("data")
@@ -204,6 +207,11 @@ def test_saved_and_loaded_bfloat16(tmp_path: Path) -> None:
 def test_saved_and_loaded_model(tmp_path: Path) -> None:
     path, model = str(tmp_path / "model.safetensors"), small()
     fastrnn.save(path, model)
+    tensors, description = weight_files.read("path", path)
+    model.save(path)
+    again = weight_files.read("path", path)
+    assert_same_bits(again[0], tensors)
+    assert again[1] == description
     back = fastrnn.load(path)
     assert repr(back) == repr(model)
     assert_same_bits(back.parameters(), model.parameters())
@@ -217,10 +225,22 @@ def test_save_refuses_what_it_could_not_load(tmp_path: Path) -> None:
     class Mine(fastrnn.LSTM):
         pass
 
-    for layer in (Mine(3, 4), fastrnn.Sequential([Mine(3, 4)]), "LSTM"):
-        with pytest.raises(TypeError, match="layer: expected one of fastrnn's"):
+    class LSTM(fastrnn.LSTM):
+        """Its name does not make it fastrnn's."""
+
+    model = fastrnn.Sequential([Mine(3, 4)])
+    for layer in (Mine(3, 4), LSTM(3, 4), model, "LSTM"):
+        with pytest.raises(TypeError, match=r"^layer: expected one of fastrnn's RNN, .*, got .*(Mine|LSTM|str)$"):
             fastrnn.save(tmp_path / "layer", layer)
+    with pytest.raises(TypeError, match=r"^layer: expected one of fastrnn's .*Mine$"):
+        model.save(tmp_path / "model")
     assert not list(tmp_path.iterdir())
+    model.save_weights(tmp_path / "weights")  # any layer has these
+    model.load_weights(tmp_path / "weights")
+
+
+def test_what_is_described_can_be_made() -> None:
+    assert DESCRIPTIONS.keys() == BUILDERS.keys()
 
 
 Change = Callable[[dict[str, Any], dict[str, np.ndarray]], Any]
@@ -367,7 +387,7 @@ def test_load_refuses_other_files(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("weights")
     with pytest.raises(ValueError, match="no safetensors file"):
         fastrnn.load(tmp_path / "text")
-    small().save(tmp_path / "weights")
+    small().save_weights(tmp_path / "weights")
     with pytest.raises(ValueError, match="holds weights alone"):
         fastrnn.load(tmp_path / "weights")
 

@@ -481,7 +481,7 @@ def test_a_failed_resumption_leaves_the_optimizer_its_model(tmp_path: Path, orac
     oracle("safetensors")
     optimizer, model = training.Adam(0.01), last_step()
     short(model, optimizer)
-    model.save(tmp_path / "weights")
+    model.save_weights(tmp_path / "weights")
     with pytest.raises(ValueError, match=r"^resume: "):
         model.fit(inputs(), classes(N), resume=tmp_path / "weights")
     with pytest.raises(ValueError, match=OTHERS):

@@ -829,6 +829,7 @@ def stepped_back(dstate: Any) -> Any:
 
 PATHS: dict[str, Callable[[Any], Any]] = {
     "Sequential.save": lambda path: model().save(path),
+    "save_weights": lambda path: model().save_weights(path),
     "load_weights": lambda path: model().load_weights(path),
     "save": lambda path: fastrnn.save(path, LSTM),
     "load": fastrnn.load,

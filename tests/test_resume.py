@@ -200,6 +200,7 @@ def test_places_where_no_file_can_be(tmp_path: Path, safetensors: Any) -> None:
     for place, kind, said in places:
         writes: list[Callable[[], Any]] = [
             lambda place=place: model.save(place),
+            lambda place=place: model.save_weights(place),
             lambda place=place: fastrnn.save(place, model),
             lambda place=place: model.fit(inputs(), classes(N), callbacks=[Checkpoint(place)]),
         ]
@@ -254,7 +255,9 @@ def test_what_cannot_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             model.fit(*data, epochs=3, callbacks=callbacks, resume=path, **options)
 
     model.save(tmp_path / "w")
-    resumed("expected a file that Checkpoint wrote, got weights alone in .*w", path=tmp_path / "w")
+    resumed("expected a file that Checkpoint wrote, got .*w, without a training", path=tmp_path / "w")
+    model.save_weights(tmp_path / "w")
+    resumed("expected a file that Checkpoint wrote, got .*w, without a training", path=tmp_path / "w")
     resumed(".*c has the callbacks with a state .*EarlyStopping.0.*, expected \\[\\]", callbacks=())
     resumed(".*c has the generator PCG64, expected Philox", rng=np.random.Generator(np.random.Philox(0)))
     model.compile("sgd", "categorical_crossentropy")

@@ -231,7 +231,7 @@ def test_weights_in_files(tmp_path: Path, oracle: Callable[[str], Any]) -> None:
     oracle("safetensors")
     model, other = letters(), letters()
     other.set_weights([w + 1 for w in other.get_weights()])
-    model.save(tmp_path / "weights")
+    model.save_weights(tmp_path / "weights")
     other.load_weights(tmp_path / "weights")
     assert_same_bits(other.state_dict(), model.state_dict())
     x = classes(N, T)
@@ -265,7 +265,7 @@ def wider(path: Path) -> Path:
     """The file of a model of the same layers in another size."""
     lstm = fastrnn.LSTM(I, 7, bidirectional=True, dtype=np.float64)
     model = Sequential([fastrnn.Embedding(6, I, dtype=np.float64), lstm, fastrnn.Dense(14, K, dtype=np.float64)])
-    model.save(path / "wider")
+    model.save_weights(path / "wider")
     return path / "wider"
 
 

@@ -40,7 +40,7 @@ fastrnn.show_config()
 FILES = """
 fastrnn.save("model", model)
 fastrnn.load("model")
-model.save("weights")
+model.save_weights("weights")
 model.load_weights("weights")
 """
 

@@ -1,48 +1,23 @@
 """A layer, or a whole model, in one safetensors file: tensors under PyTorch's names, the rest as JSON beside them.
 
-Nothing in such a file is ever executed, and no array is made that the file does not hold. `Sequential.load_weights`
-reads the file of a model as well.
+Nothing in such a file is ever executed, and no array is made that the file does not hold. `Sequential.save` writes the
+same as `save`, and `Sequential.load_weights` reads the file of a model as well.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastrnn.cells import CELLS
 from fastrnn.checks import positive
 from fastrnn.convert.gates import GATES
-from fastrnn.convert.stack import Arrays, built, cell_of, expect_names
-from fastrnn.layers import GRU, LSTM, RNN, Activation, Dense, Dropout, Embedding, Layer
-from fastrnn.layers.recurrent import Recurrent
+from fastrnn.convert.stack import Arrays, built, expect_names
+from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
 from fastrnn.run import family
 from fastrnn.training import Sequential, weight_files
-from fastrnn.version import version
-
-Spec = dict[str, Any]
-
-#: what a recurrent layer's file says of it beside its cell
-RECURRENT = (
-    "input_size",
-    "hidden_size",
-    "num_layers",
-    "bias",
-    "batch_first",
-    "dropout",
-    "bidirectional",
-    "merge",
-    "return_sequences",
-    "weights",
-    "dtype",
-)
-
-
-class Kind(NamedTuple):
-    """How one class of layers is written down, and made again."""
-
-    describe: Callable[[Any], Spec]
-    build: Callable[[str, Spec, Arrays], Layer]
+from fastrnn.training.description import RECURRENT, Spec, save_model
 
 
 def save(path: str | os.PathLike[str], layer: Layer) -> None:
@@ -74,13 +49,11 @@ def save(path: str | os.PathLike[str], layer: Layer) -> None:
     >>> fastrnn.load(path)
     GRU(3, 4, batch_first=True, dtype=float32) [gru_after]
     """
-    spec = described(layer)
-    layers = weight_files.kinds(layer) if isinstance(layer, Sequential) else spec["class"]
-    weight_files.write(path, layer.parameters(), {"layers": layers, "fastrnn": version(), "model": spec})
+    save_model(path, layer)
 
 
 def load(path: str | os.PathLike[str]) -> Layer:
-    """The layer, or the `Sequential`, that `save` wrote, to the last bit.
+    """The layer, or the `Sequential`, that `save` or `Sequential.save` wrote, to the last bit.
 
     Parameters
     ----------
@@ -113,7 +86,9 @@ def load(path: str | os.PathLike[str]) -> Layer:
     tensors, metadata = weight_files.read("path", path)
     whose = f"path: {os.fspath(path)}"
     if "model" not in metadata:
-        raise ValueError(f"{whose} holds weights alone; expected a file of fastrnn.save (see Sequential.load_weights)")
+        raise ValueError(
+            f"{whose} holds weights alone, which load_weights of a model takes; expected a file of fastrnn.save"
+        )
     try:
         layer = restored(whose, metadata["model"], tensors)
     except RecursionError as error:
@@ -124,28 +99,15 @@ def load(path: str | os.PathLike[str]) -> Layer:
     return layer
 
 
-def described(layer: Layer) -> Spec:
-    """What makes this layer again, but for its parameters."""
-    if type(layer).__name__ not in KINDS or type(layer) is not CLASSES[type(layer).__name__]:
-        raise TypeError(f"layer: expected one of fastrnn's {', '.join(KINDS)}, got {type(layer).__name__}")
-    return {"class": type(layer).__name__} | KINDS[type(layer).__name__].describe(layer)
-
-
 def restored(whose: str, spec: Any, tensors: Arrays) -> Layer:
-    if not isinstance(spec, dict) or not isinstance(spec.get("class"), str) or spec["class"] not in KINDS:
+    if not isinstance(spec, dict) or not isinstance(spec.get("class"), str) or spec["class"] not in BUILDERS:
         found = spec.get("class") if isinstance(spec, dict) else spec
-        raise ValueError(f"{whose}: expected a class among {', '.join(KINDS)}, got {found!r:.80}")
+        raise ValueError(f"{whose}: expected a class among {', '.join(BUILDERS)}, got {found!r:.80}")
     name = spec["class"]
     whose = f"{whose}: {name}"
     if not isinstance(spec.get("dtype", ""), str):
         raise ValueError(f"{whose}: dtype: expected a string, got {spec['dtype']!r:.80}")
-    return KINDS[name].build(whose, {key: value for key, value in spec.items() if key != "class"}, tensors)
-
-
-def describe_recurrent(layer: Recurrent) -> Spec:
-    cell = cell_of(layer)
-    options = {key: getattr(layer, key) for key in RECURRENT}
-    return {"cell": cell, "gates": GATES["fastrnn"][family(cell)]} | options | {"dtype": str(layer.dtype)}
+    return BUILDERS[name](whose, {key: value for key, value in spec.items() if key != "class"}, tensors)
 
 
 def build_recurrent(name: str) -> Callable[[str, Spec, Arrays], Layer]:
@@ -208,32 +170,12 @@ def build_sequential(whose: str, spec: Spec, tensors: Arrays) -> Layer:
     return Sequential([restored(*part) for part in parts])
 
 
-KINDS: dict[str, Kind] = {
-    **{name: Kind(describe_recurrent, build_recurrent(name)) for name in ("RNN", "GRU", "LSTM")},
-    "Dense": Kind(
-        lambda d: {
-            "input_size": d.input_size,
-            "output_size": d.output_size,
-            "activation": d.activation,
-            "bias": d.bias is not None,
-            "dtype": str(d.dtype),
-        },
-        build_dense,
-    ),
-    "Embedding": Kind(
-        lambda e: {
-            "num_embeddings": e.num_embeddings,
-            "embedding_dim": e.embedding_dim,
-            "padding_idx": e.padding_idx,
-            "dtype": str(e.dtype),
-        },
-        build_embedding,
-    ),
-    "Dropout": Kind(lambda d: {"rate": d.rate}, build_plain(Dropout, "rate")),
-    "Activation": Kind(lambda a: {"activation": a.activation}, build_plain(Activation, "activation")),
-    "Sequential": Kind(lambda s: {"layers": [described(layer) for layer in s.layers]}, build_sequential),
-}
-
-CLASSES: dict[str, type[Layer]] = {
-    kind.__name__: kind for kind in (RNN, GRU, LSTM, Dense, Embedding, Dropout, Activation, Sequential)
+#: class -> what makes one of a `Spec` and tensors
+BUILDERS: dict[str, Callable[[str, Spec, Arrays], Layer]] = {
+    **{name: build_recurrent(name) for name in ("RNN", "GRU", "LSTM")},
+    "Dense": build_dense,
+    "Embedding": build_embedding,
+    "Dropout": build_plain(Dropout, "rate"),
+    "Activation": build_plain(Activation, "activation"),
+    "Sequential": build_sequential,
 }

@@ -59,7 +59,7 @@ def load_training(path: str | os.PathLike[str], training: Training) -> None:
 def take_training(path: str | os.PathLike[str], training: Training) -> None:
     tensors, metadata = read("resume", path)
     if "epoch" not in metadata:
-        raise ValueError(f"resume: expected a file that Checkpoint wrote, got weights alone in {os.fspath(path)}")
+        raise ValueError(f"resume: expected a file that Checkpoint wrote, got {os.fspath(path)}, without a training")
     expect("resume", path, "the optimizer", metadata["optimizer"], type(training.optimizer).__name__)
     stateful = [name for name, callback in training.callbacks.items() if callback.state_dict()]
     expect("resume", path, "the callbacks with a state", sorted(metadata["callbacks"]), sorted(stateful))

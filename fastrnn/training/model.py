@@ -13,6 +13,7 @@ from fastrnn.training import weight_files
 from fastrnn.training.batches import Samples, as_inputs, as_targets, turned
 from fastrnn.training.chain import Chain
 from fastrnn.training.compiled import Compiled
+from fastrnn.training.description import save_model
 from fastrnn.training.evaluation import evaluate, predict
 from fastrnn.training.losses import Loss
 from fastrnn.training.losses import loss as loss_of
@@ -138,7 +139,35 @@ class Model(Chain):
         return summary(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the weights to a safetensors file, all or nothing.
+        """Write the model, layers, options and weights, to a safetensors file; `fastrnn.load` makes it again.
+
+        The same as ``fastrnn.save(path, model)``. What `compile` was given is not in the file.
+
+        Parameters
+        ----------
+        path : path
+
+        Raises
+        ------
+        TypeError
+            For a layer, or a model, of a class that is not fastrnn's; `save_weights` takes any.
+        OSError
+            If the file cannot be written there; FileNotFoundError if there is no such directory.
+        ImportError
+            If safetensors is not installed.
+
+        Examples
+        --------
+        >>> import os, tempfile, fastrnn
+        >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+        >>> fastrnn.Sequential([fastrnn.LSTM(3, 4), fastrnn.Dense(4, 1)]).save(path)
+        >>> fastrnn.load(path)
+        Sequential([LSTM(3, 4, dtype=float32) [lstm], Dense(4, 1, dtype=float32)])
+        """
+        save_model(path, self)
+
+    def save_weights(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights alone to a safetensors file, all or nothing; `load_weights` takes them.
 
         Parameters
         ----------
@@ -154,7 +183,7 @@ class Model(Chain):
         weight_files.save_weights(path, self)
 
     def load_weights(self, path: str | os.PathLike[str]) -> None:
-        """Take the weights from a file of `save` or of a `Checkpoint`.
+        """Take the weights from a file of `save_weights`, of `save` or of a `Checkpoint`.
 
         Parameters
         ----------

@@ -1,0 +1,70 @@
+"""What makes a layer again, but for its parameters, as JSON has it; `convert.files` makes it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from fastrnn.layers.base import Layer
+from fastrnn.training import weight_files
+from fastrnn.training.chain import Chain
+from fastrnn.version import version
+
+Spec = dict[str, Any]
+
+#: what a recurrent layer's file says of it beside its cell
+RECURRENT = (
+    "input_size",
+    "hidden_size",
+    "num_layers",
+    "bias",
+    "batch_first",
+    "dropout",
+    "bidirectional",
+    "merge",
+    "return_sequences",
+    "weights",
+    "dtype",
+)
+
+
+def save_model(path: str | os.PathLike[str], layer: Layer) -> None:
+    """A layer or a model, weights and options; `convert.save` describes it."""
+    spec = described(layer)
+    layers = weight_files.kinds(layer) if isinstance(layer, Chain) else spec["class"]
+    weight_files.write(path, layer.parameters(), {"layers": layers, "fastrnn": version(), "model": spec})
+
+
+def described(layer: Layer) -> Spec:
+    name, module = type(layer).__name__, type(layer).__module__
+    if not isinstance(layer, Layer) or name not in DESCRIPTIONS or module.partition(".")[0] != "fastrnn":
+        raise TypeError(f"layer: expected one of fastrnn's {', '.join(DESCRIPTIONS)}, got {module}.{name}")
+    return {"class": name} | DESCRIPTIONS[name](layer)
+
+
+def describe_recurrent(layer: Any) -> Spec:
+    cell = layer._cell
+    options = {key: getattr(layer, key) for key in RECURRENT}
+    return {"cell": cell.name, "gates": "".join(cell.gates)} | options | {"dtype": str(layer.dtype)}
+
+
+DESCRIPTIONS: dict[str, Callable[[Any], Spec]] = {
+    **dict.fromkeys(("RNN", "GRU", "LSTM"), describe_recurrent),
+    "Dense": lambda d: {
+        "input_size": d.input_size,
+        "output_size": d.output_size,
+        "activation": d.activation,
+        "bias": d.bias is not None,
+        "dtype": str(d.dtype),
+    },
+    "Embedding": lambda e: {
+        "num_embeddings": e.num_embeddings,
+        "embedding_dim": e.embedding_dim,
+        "padding_idx": e.padding_idx,
+        "dtype": str(e.dtype),
+    },
+    "Dropout": lambda d: {"rate": d.rate},
+    "Activation": lambda a: {"activation": a.activation},
+    "Sequential": lambda s: {"layers": [described(layer) for layer in s.layers]},
+}
