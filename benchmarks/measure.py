@@ -1,7 +1,7 @@
 """Figures that `python -m fastrnn bench` does not have, one Markdown table for each name:
 
     python benchmarks/measure.py stream      a step from Python, beside ONNX Runtime's, PyTorch's LSTM and LSTMCell
-    python benchmarks/measure.py bfloat16    what weights="bfloat16" gains, step by step and over sequences
+    python benchmarks/measure.py bfloat16    what weight_dtype="bfloat16" gains, step by step and over sequences
     python benchmarks/measure.py checkpoint  time and peak memory of training on a long sequence
     python benchmarks/measure.py linear      that the cost is linear in T and in B
     python benchmarks/measure.py threads     what a second thread gains, beside idle CPUs and beside a busy process
@@ -89,7 +89,7 @@ def bfloat16() -> None:
     head("T, B, I = H", "float32, step us", "bfloat16", "ratio", "float32, sequence ms", "bfloat16", "ratio")
     for T, B, H in ((50, 1, 256), (50, 1, 512), (25, 1, 1024), (25, 1, 2048), (25, 8, 1024)):
         x = np.random.default_rng(0).standard_normal((T, B, H), dtype=np.float32)
-        layers = {name: fastrnn.LSTM(H, H, rng=0, weights=name) for name in (None, "bfloat16")}
+        layers = {name: fastrnn.LSTM(H, H, rng=0, weight_dtype=name) for name in (None, "bfloat16")}
         steps = {str(name): layer.stream(B).step for name, layer in layers.items()}
         step = taken({name: lambda step=step, x=x[0]: step(x) for name, step in steps.items()}, 50)
         whole = taken({str(name): lambda layer=layer, x=x: layer(x) for name, layer in layers.items()}, 5)

@@ -127,8 +127,8 @@ def gradient_norms(
     array([0.125, 0.25 , 0.5  , 1.   ])
     """
     i = which(layer, number, reverse)
-    if layer.weights is not None:
-        raise ValueError(f"layer: one of {layer.weights} weights is for inference and has no gradients")
+    if layer.weight_dtype is not None:
+        raise ValueError(f"layer: one of {layer.weight_dtype} weights is for inference and has no gradients")
     tape = taped(layer, x, state, lengths, resets, training=True)
     if dy is None and dstate is None:
         dstate = unit(tape, i)

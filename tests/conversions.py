@@ -40,7 +40,7 @@ def given(net: Any, seed: int = 0, T: int = 6, B: int = 3) -> np.ndarray:
 def settings(net: Any) -> dict[str, Any]:
     """Everything that makes a recurrent layer what it is, beside its parameters."""
     names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "merge")
-    return {name: getattr(net, name) for name in (*names, "return_sequences", "weights", "dtype")} | {
+    return {name: getattr(net, name) for name in (*names, "return_sequences", "weight_dtype", "dtype")} | {
         "class": type(net),
         "cell": repr(net)[repr(net).index("[") :],
     }

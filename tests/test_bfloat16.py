@@ -23,7 +23,7 @@ ROUNDED_OPERANDS = 2.0**-7
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(("B", "I", "H"), [(1, 1, 1), (3, 7, 33), (7, 33, 15), (17, 31, 97), (1, 130, 257)])
 def test_error(cell: str, B: int, I: int, H: int, implementation: str) -> None:
-    net = layer(cell, I, H, num_layers=2, weights="bfloat16")
+    net = layer(cell, I, H, num_layers=2, weight_dtype="bfloat16")
     x = np.random.default_rng(0).standard_normal((9, B, I), dtype=np.float32)
 
     def reference() -> Arrays:
@@ -42,7 +42,7 @@ def test_error(cell: str, B: int, I: int, H: int, implementation: str) -> None:
 @pytest.mark.parametrize("size", AWKWARD)
 def test_same_bits(cell: str, size: int, native: str) -> None:
     """Alone or in a batch, on any number of threads, step by step or at once."""
-    net = layer(cell, size, 70, weights="bfloat16")
+    net = layer(cell, size, 70, weight_dtype="bfloat16")
     x = np.random.default_rng(size).standard_normal((40, 9, size), dtype=np.float32)
     whole = named(*net(x, threads=1))
     assert_same_bits(named(*net(x, threads=3)), whole)
@@ -64,7 +64,7 @@ def test_rounding() -> None:
 
 
 def test_state_dict_holds_what_is_used() -> None:
-    net = layer("lstm", 5, 7, weights="bfloat16")
+    net = layer("lstm", 5, 7, weight_dtype="bfloat16")
     full = layer("lstm", 5, 7).state_dict()
     net.load_state_dict(full)
     for name, value in net.state_dict().items():
@@ -74,7 +74,9 @@ def test_state_dict_holds_what_is_used() -> None:
 
 
 def test_bad_choices() -> None:
-    with pytest.raises(ValueError, match="weights: expected None"):
-        fastrnn.LSTM(3, 4, weights="float16")
-    with pytest.raises(ValueError, match="weights: bfloat16 goes with float32"):
-        fastrnn.LSTM(3, 4, weights="bfloat16", dtype=np.float64)
+    with pytest.raises(ValueError, match="weight_dtype: expected None"):
+        fastrnn.LSTM(3, 4, weight_dtype="float16")
+    with pytest.raises(TypeError, match=r"^weights: use weight_dtype='bfloat16'$"):
+        fastrnn.LSTM(3, 4, weights="bfloat16")  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="weight_dtype: bfloat16 goes with float32"):
+        fastrnn.LSTM(3, 4, weight_dtype="bfloat16", dtype=np.float64)

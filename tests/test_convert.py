@@ -197,7 +197,7 @@ def test_saved_and_loaded(seed: int, tmp_path: Path) -> None:
 
 
 def test_saved_and_loaded_bfloat16(tmp_path: Path) -> None:
-    net = fastrnn.LSTM(3, 4, weights="bfloat16", rng=0)
+    net = fastrnn.LSTM(3, 4, weight_dtype="bfloat16", rng=0)
     fastrnn.save(tmp_path / "layer", net)
     back = fastrnn.load(tmp_path / "layer")
     assert settings(back) == settings(net)
@@ -300,7 +300,7 @@ def without(name: str) -> Change:
         (option("bias", "output"), "bias: expected"),
         (option("dropout", float("nan")), "dropout: expected"),
         (option("merge", ["concat"]), "merge: expected"),
-        (option("weights", {}), "weights: expected"),
+        (option("weight_dtype", {}), "weight_dtype: expected"),
         (option("dtype", [["f", "<f4"]]), "dtype: expected a string"),
         (option("dtype", "object"), "dtype: expected float32 or float64"),
         (option("dtype", "float64"), "expected dtype float64"),

@@ -410,7 +410,7 @@ def test_errors(message: str) -> None:
 
 
 def test_layers_of_bfloat16_do_not_train() -> None:
-    model = Sequential([fastrnn.LSTM(3, 5, weights="bfloat16"), fastrnn.Dense(5, K)])
+    model = Sequential([fastrnn.LSTM(3, 5, weight_dtype="bfloat16"), fastrnn.Dense(5, K)])
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match=r"^layer 0 \(LSTM\): .*weights"):
         model.fit(inputs(np.float32), targets(N, T).astype(np.float32))

@@ -724,7 +724,7 @@ STATE = LSTM.state_dict()
                 "return_sequences": (None, 1),
                 "peephole": (None, 1, "yes"),
                 "dtype": ("f2", int, None, None.__class__, "complex64", ">f4", "no", object),
-                "weights": ("float16", "bf16", 1, np.array(["bfloat16"]), np.zeros(2)),
+                "weight_dtype": ("float16", "bf16", 1, np.array(["bfloat16"]), np.zeros(2)),
                 "initializer": ("keras2", 1, None, {"V": np.zeros}, {"W": 1}),
                 "rng": (-1, "a", 1.5, slice(3)),
             }.items()

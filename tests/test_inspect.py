@@ -193,7 +193,7 @@ def test_a_gradient_explodes_beyond_all_bounds() -> None:
 
 
 def test_bfloat16_weights_have_gates() -> None:
-    net = fastrnn.LSTM(I, H, weights="bfloat16", rng=0)
+    net = fastrnn.LSTM(I, H, weight_dtype="bfloat16", rng=0)
     x = np.ones((T, B, I), np.float32)
     assert relative_error(gates(net, x)["h"], net(x)[0]) < 2**-7
     with pytest.raises(ValueError, match="layer: one of bfloat16 weights"):

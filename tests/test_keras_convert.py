@@ -362,7 +362,11 @@ def test_models_of_ones_own(keras: Any) -> None:
     ("layer", "error", "message"),
     [
         (lambda: fastrnn.LSTM(3, 4, peephole=True), ValueError, "peephole: Keras cannot express True"),
-        (lambda: fastrnn.LSTM(3, 4, weights="bfloat16"), ValueError, "weights: Keras cannot express 'bfloat16'"),
+        (
+            lambda: fastrnn.LSTM(3, 4, weight_dtype="bfloat16"),
+            ValueError,
+            "weight_dtype: Keras cannot express 'bfloat16'",
+        ),
         (lambda: small(), ValueError, "padding_idx: Keras cannot express 1"),
         (lambda: fastrnn.layers.Layer(), TypeError, "layer: expected one of fastrnn's"),
     ],

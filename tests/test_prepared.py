@@ -19,7 +19,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"batch_first": True, "num_layers": 2},
     {"return_sequences": False},
     {"dtype": np.float64},
-    {"weights": "bfloat16"},
+    {"weight_dtype": "bfloat16"},
 ]
 
 

@@ -114,7 +114,7 @@ def check_call(call: Call, draw: Draw) -> None:
 OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "num_layers": st.integers(1, 3),
     "bidirectional": st.booleans(),
-    "weights": st.sampled_from([None, None, "bfloat16"]),
+    "weight_dtype": st.sampled_from([None, None, "bfloat16"]),
 }
 FIELDS = COMMON | {"B": st.integers(1, 9), "threads": st.sampled_from([2, 3, 8])} | OPTIONS
 Stack: Any = make_dataclass("Stack", FIELDS)
@@ -144,7 +144,7 @@ def check_stack(case: Any, draw: Draw) -> None:
         sequences = draw(st.lists(st.integers(0, case.B - 1), min_size=1, max_size=2 * case.B))
         expected = {n: a[:, sequences] for n, a in whole.items()}
         same(named(*net(x[:, sequences], threads=case.threads)), expected, "layer's batch")
-        if case.weights is None:
+        if case.weight_dtype is None:
             trained = net.forward(x, training=True, threads=case.threads)
             same(named(trained.y, trained.state), whole, "layer's training")
         if not case.bidirectional:

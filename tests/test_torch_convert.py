@@ -134,7 +134,7 @@ def test_from_torch_refuses(torch: Any) -> None:
         (lambda: fastrnn.RNN(3, 4, activation="sigmoid"), "activation: PyTorch cannot express 'sigmoid'"),
         (lambda: fastrnn.LSTM(3, 4, bidirectional=True, merge="sum"), "merge: PyTorch cannot express 'sum'"),
         (lambda: fastrnn.LSTM(3, 4, return_sequences=False), "return_sequences: PyTorch cannot express False"),
-        (lambda: fastrnn.LSTM(3, 4, weights="bfloat16"), "weights: PyTorch cannot express 'bfloat16'"),
+        (lambda: fastrnn.LSTM(3, 4, weight_dtype="bfloat16"), "weight_dtype: PyTorch cannot express 'bfloat16'"),
     ],
 )
 def test_to_torch_refuses(layer: Callable[[], Any], message: str, torch: Any) -> None:

@@ -344,11 +344,11 @@ def test_changed(bidirectional: bool, implementation: str) -> None:
 
 
 def test_changed_keeps_bfloat16() -> None:
-    net = fastrnn.LSTM(3, 4, weights="bfloat16", rng=0)
+    net = fastrnn.LSTM(3, 4, weight_dtype="bfloat16", rng=0)
     net.parameters()["weight_ih_l0"][...] = np.pi
     net.changed()
     assert (net.parameters()["weight_ih_l0"] == 3.140625).all()
-    with pytest.raises(ValueError, match=r"^weights\b.*bfloat16.*inference"):
+    with pytest.raises(ValueError, match=r"^weight_dtype: .*bfloat16.*inference"):
         net.forward(np.ones((2, 1, 3), np.float32), training=True)
 
 

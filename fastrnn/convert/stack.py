@@ -111,7 +111,7 @@ def recurrent(layer: Any, target: str) -> Recurrent:
     """The layer, which the target is able to express as far as it is a recurrent one of float weights."""
     if not isinstance(layer, Recurrent):
         raise TypeError(f"layer: expected an RNN, GRU or LSTM of fastrnn, got {type(layer).__name__}")
-    refuse(layer, target, "weights", layer.weights, None)
+    refuse(layer, target, "weight_dtype", layer.weight_dtype, None)
     return layer
 
 

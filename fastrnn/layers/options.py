@@ -46,7 +46,7 @@ class Options(TypedDict, total=False):
     merge: str | None
     return_sequences: bool
     dtype: Any
-    weights: str | None
+    weight_dtype: str | None
     initializer: Any
     rng: Any
 
@@ -61,7 +61,7 @@ class Settings:
     bidirectional: bool = False
     merge: str | None = "concat"
     return_sequences: bool = True
-    weights: str | None = None
+    weight_dtype: str | None = None
     dtype: Any = np.float32
 
     def __post_init__(self) -> None:
@@ -79,11 +79,11 @@ class Settings:
             raise TypeError(f"merge: expected a string or None, got {self.merge!r}")
         if self.merge not in MERGES:
             raise ValueError(f"merge: expected one of {', '.join(map(repr, MERGES))}, got {self.merge!r}")
-        if self.weights is not None and not among(self.weights, ("bfloat16",)):
-            raise ValueError(f'weights: expected None or "bfloat16", got {self.weights!r}')
+        if self.weight_dtype is not None and not among(self.weight_dtype, ("bfloat16",)):
+            raise ValueError(f'weight_dtype: expected None or "bfloat16", got {self.weight_dtype!r}')
         self.dtype = floating(self.dtype)
-        if self.weights and self.dtype != np.float32:
-            raise ValueError(f"weights: bfloat16 goes with float32 inputs and sums, got dtype {self.dtype}")
+        if self.weight_dtype and self.dtype != np.float32:
+            raise ValueError(f"weight_dtype: bfloat16 goes with float32 inputs and sums, got dtype {self.dtype}")
 
     def unusual(self) -> str:
         """The settings that are not the default's, as keywords."""

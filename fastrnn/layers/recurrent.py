@@ -158,8 +158,10 @@ class Recurrent(Weighted):
             if checkpoint is not None:
                 raise ValueError("checkpoint: only a forward with training=True keeps anything; got training=False")
             return Output(*self(x, state, lengths, resets=resets, threads=threads), None)
-        if self.weights is not None:
-            raise ValueError(f"weights: a layer of {self.weights} weights is for inference; got training=True")
+        if self.weight_dtype is not None:
+            raise ValueError(
+                f"weight_dtype: a layer of {self.weight_dtype} weights is for inference; got training=True"
+            )
         x, init, options, layout = self._checked(x, state, lengths, resets, threads)
         options |= {"training": True, "checkpoint": checked_checkpoint(checkpoint, len(x))}
         merge = MERGES[self.merge] if self.bidirectional else None

@@ -38,7 +38,7 @@ class LSTM(Recurrent):
         Let the gates see the cell state.
     dtype : float32 or float64
         Of the weights, inputs and outputs.
-    weights : "bfloat16", optional
+    weight_dtype : "bfloat16", optional
         Round W and U to bfloat16 (8 significant bits) and keep them so, half the bytes to read for each step; float32
         only, for inference. Sums are float32; instruction set x86-64-v4-bf16 rounds x and h for the products as well.
     forget_bias : float, optional
@@ -106,7 +106,7 @@ class GRU(Recurrent):
     reset_after : bool
         Which of the two GRUs; True is PyTorch's, cuDNN's and Keras 3's. There is no default.
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences, dtype,
-    weights, initializer, rng
+    weight_dtype, initializer, rng
         As for `LSTM`.
 
     Examples
@@ -136,7 +136,7 @@ class RNN(Recurrent):
     ----------
     activation : {"tanh", "relu", "sigmoid", "identity"}
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences, dtype,
-    weights, initializer, rng
+    weight_dtype, initializer, rng
         As for `LSTM`.
 
     Examples

@@ -43,6 +43,8 @@ class Weighted(Settings, Layer):
         rng: Any = None,
         **settings: Any,
     ) -> None:
+        if "weights" in settings:
+            raise TypeError("weights: use weight_dtype='bfloat16'")
         super().__init__(**settings)
         self.input_size = size("input_size", input_size)
         self.hidden_size = size("hidden_size", hidden_size)
@@ -95,7 +97,7 @@ class Weighted(Settings, Layer):
 
     def _rounded(self, value: Array) -> Array:
         """As this layer keeps a parameter: only the matrices are worth rounding."""
-        return bfloat16(value) if self.weights and value.ndim == 2 else value
+        return bfloat16(value) if self.weight_dtype and value.ndim == 2 else value
 
     def _names(self) -> list[dict[str, str]]:
         """For each layer and direction the names of its parameters, by those in a call."""
@@ -181,6 +183,6 @@ class Weighted(Settings, Layer):
             threads,
             packed,
             y,
-            self.weights is not None,  # bf16
+            self.weight_dtype is not None,  # bf16
             follows,
         )

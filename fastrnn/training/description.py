@@ -24,7 +24,7 @@ RECURRENT = (
     "bidirectional",
     "merge",
     "return_sequences",
-    "weights",
+    "weight_dtype",
     "dtype",
 )
 
