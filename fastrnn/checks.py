@@ -399,6 +399,14 @@ def among(value: Any, names: Iterable[str]) -> bool:
     return isinstance(value, str) and value in names
 
 
+def activation(name: str, value: Any, known: Iterable[str]) -> str:
+    """One of the functions that are known by name; what leaves values as they are has two, "linear" and "identity"."""
+    chosen = "identity" if among(value, ("linear",)) else value
+    if not among(chosen, known):
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, known))}, got {value!r:.80}")
+    return str(chosen)
+
+
 def positive(name: str, value: Any) -> int:
     found = integer(name, value, "a positive integer")
     if found < 1:

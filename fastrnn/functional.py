@@ -41,6 +41,7 @@ def rnn_forward(
     h0 : (B, H) array, optional
         Initial state; zeros when absent.
     activation : {"tanh", "relu", "sigmoid", "identity"}
+        "linear" is another name of "identity".
     **common
         `lengths`, `resets`, `reverse`, `batch_first`, `training`, `checkpoint`, `threads`: see `lstm_forward`.
 

@@ -23,7 +23,8 @@ import importlib
 from typing import Any, NamedTuple
 
 from fastrnn.convert.gates import GATES
-from fastrnn.run import gru_cell, rnn_cell
+from fastrnn.convert.keras_options import keras_activation
+from fastrnn.run import ACTIVATIONS, gru_cell, rnn_cell
 
 try:
     keras: Any = importlib.import_module("keras")
@@ -40,7 +41,7 @@ from fastrnn.torch.stack import Setting, Stack
 __all__ = ["GRU", "LSTM", "SimpleRNN"]
 
 #: Keras' activations that a SimpleRNN's cell of ours has.
-ACTIVATIONS = {"tanh": "tanh", "relu": "relu", "sigmoid": "sigmoid", "linear": "identity"}
+PLAIN = tuple(map(keras_activation, ACTIVATIONS))
 
 _SimpleRNN: Any = keras.layers.SimpleRNN
 _GRU: Any = keras.layers.GRU
@@ -159,7 +160,7 @@ class _Kernels:
 
 @_registered
 class SimpleRNN(_Kernels, _SimpleRNN):  # type: ignore[misc]
-    """``keras.layers.SimpleRNN`` on fastrnn; activation tanh, relu, sigmoid or linear.
+    """``keras.layers.SimpleRNN`` on fastrnn; activation tanh, relu, sigmoid or linear, also as "identity".
 
     Examples
     --------
@@ -168,12 +169,15 @@ class SimpleRNN(_Kernels, _SimpleRNN):  # type: ignore[misc]
     torch.Size([2, 5, 4])
     """
 
+    def __init__(self, units: int, activation: Any = "tanh", *args: Any, **kwargs: Any) -> None:
+        super().__init__(units, keras_activation(activation), *args, **kwargs)
+
     def _activations(self) -> dict[str, tuple[str, ...]]:
-        return {"activation": tuple(ACTIVATIONS)}
+        return {"activation": PLAIN}
 
     @property
     def _cell(self) -> str:
-        return rnn_cell(ACTIVATIONS[keras.activations.serialize(self.activation)])
+        return rnn_cell(keras.activations.serialize(self.activation))
 
 
 @_registered

@@ -12,6 +12,7 @@ from fastrnn.cells import CELLS, Array, Cell
 from fastrnn.checks import (
     Common,
     Options,
+    activation,
     boolean,
     checked_call,
     checked_gradient,
@@ -24,10 +25,8 @@ ACTIVATIONS = tuple(cell.options["activation"] for cell in CELLS.values() if cel
 KEYWORDS = frozenset(Options._fields)
 
 
-def rnn_cell(activation: str) -> str:
-    if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-    return f"rnn_{activation}"
+def rnn_cell(chosen: str, name: str = "activation") -> str:
+    return f"rnn_{activation(name, chosen, ACTIVATIONS)}"
 
 
 def gru_cell(reset_after: bool) -> str:

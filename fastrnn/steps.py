@@ -24,6 +24,7 @@ def rnn_step(x: Any, h: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *
     W, U, b, b_rec : array
         As in `rnn_forward`.
     activation : {"tanh", "relu", "sigmoid", "identity"}
+        "linear" is another name of "identity".
 
     Returns
     -------

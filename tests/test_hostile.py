@@ -526,7 +526,7 @@ def test_a_layer_trained_between(parameter: str, backend: str) -> None:
         net.backward(np.ones_like(y), cache)
 
 
-@pytest.mark.parametrize("activation", [None, "linear", "softmax", "relu", "tanh", "sigmoid"])
+@pytest.mark.parametrize("activation", [None, "identity", "softmax", "relu", "tanh", "sigmoid"])
 @pytest.mark.parametrize("which", ["x", "y", "weight"])
 def test_dense_changed_between(which: str, activation: str | None) -> None:
     """`p -= target` on a softmax's own output is a mistake that people make; on a linear one it is none."""
@@ -535,7 +535,7 @@ def test_dense_changed_between(which: str, activation: str | None) -> None:
     y, _, cache = dense.forward(x, training=True)
     expected = dense.backward(np.ones_like(y), cache)
     {"x": x, "y": y, "weight": dense.weight}[which][...] -= 0.5
-    if which == "y" and activation in (None, "linear"):
+    if which == "y" and activation in (None, "identity"):
         got = dense.backward(np.ones_like(y), cache)
         assert_same_bits(got.grads | {"dx": got.dx}, expected.grads | {"dx": expected.dx})
     else:

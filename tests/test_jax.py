@@ -275,6 +275,8 @@ def test_mistakes_are_errors_while_tracing(jax: Any, ours: Any) -> None:
         ours.gru(x, W[:12], U[:12], reset_after=True, reverse=1)
     with pytest.raises(ValueError, match="activation: expected one of"):
         ours.rnn(x, W[:4], U[:4], activation="elu")
+    either = [ours.rnn(x, W[:4], U[:4], activation=name)[0] for name in ("identity", "linear")]
+    np.testing.assert_array_equal(*either)
 
 
 def test_lengths_are_seen_when_it_runs(jax: Any, ours: Any, caplog: pytest.LogCaptureFixture) -> None:

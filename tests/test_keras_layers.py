@@ -297,6 +297,12 @@ def test_what_is_refused(name: str, options: dict[str, Any], message: str, ours:
         getattr(ours, name)(H, **options)
 
 
+def test_linear_may_be_called_identity(ours: Any) -> None:
+    layer = ours.SimpleRNN(H, "identity")
+    assert layer.get_config()["activation"] == "linear"
+    assert type(layer).from_config(layer.get_config())._cell == "rnn_identity"
+
+
 def test_weights_changed_before_backward(ours: Any) -> None:
     """The gradient is that of the weights which the forward saw, or autograd's own error where it saw them in place."""
     import torch

@@ -14,6 +14,7 @@ from stacks import MERGED, as_given, layer, named, states
 from tolerance import assert_close, assert_rounded, assert_same_bits
 
 import fastrnn
+from fastrnn.training.description import described
 
 #: relative, of central differences of float64 with this step, on functions of order 1
 STEP, DIFFERENCES = 1e-5, 1e-7
@@ -143,7 +144,7 @@ def test_layouts(layout: str, last: bool) -> None:
     check(net, inputs("lstm_peephole", net, layout, EVERYTHING, T=4))
 
 
-@pytest.mark.parametrize("activation", [None, "linear", "sigmoid", "tanh", "relu", "softmax"])
+@pytest.mark.parametrize("activation", [None, "identity", "linear", "sigmoid", "tanh", "relu", "softmax"])
 @pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 5, 3)])
 def test_dense(shape: tuple[int, ...], activation: str | None) -> None:
     x = np.random.default_rng(1).standard_normal(shape)
@@ -151,6 +152,27 @@ def test_dense(shape: tuple[int, ...], activation: str | None) -> None:
     check(fastrnn.Dense(3, 4, activation, dtype=np.float64, rng=0, bias=False), {"x": x})
     if activation:
         check(fastrnn.Activation(activation), {"x": x})
+
+
+@pytest.mark.parametrize("activation", ["identity", "linear"])
+def test_two_names_of_one_activation(activation: str) -> None:
+    """Kept as one of them, and so written to files."""
+    dense, alone = fastrnn.Dense(2, 3, activation, rng=0), fastrnn.Activation(activation)
+    rnn = fastrnn.RNN(2, 3, activation=activation, rng=0)
+    assert [dense.activation, alone.activation] == ["identity"] * 2
+    assert repr(rnn) == "RNN(2, 3, dtype=float32) [rnn_identity]"
+    assert repr(dense) == repr(fastrnn.Dense(2, 3, None, rng=0)) == "Dense(2, 3, dtype=float32)"
+    assert repr(alone) == "Activation('identity')"
+    assert [described(layer)["activation"] for layer in (dense, alone)] == ["identity"] * 2
+    x = np.random.default_rng(0).standard_normal((4, 1, 2), dtype=np.float32)
+    assert_same_bits({"y": alone(x)}, {"y": x})
+    W, U, b, b_rec = rnn.parameters().values()
+    y = fastrnn.rnn_forward(x, W, U, b, b_rec, activation=activation).y
+    assert_same_bits({"y": rnn(x)[0]}, {"y": y})
+    h = [fastrnn.rnn_step(x[1], y[0], W, U, b, b_rec, activation=which) for which in (activation, "identity")]
+    assert_same_bits({"h": h[0]}, {"h": h[1]})
+    gates = {"W": W, "U": U, "b": b, "b_rec": b_rec}
+    assert_same_bits({"y": fastrnn.from_gates(**gates, activation=activation)(x)[0]}, {"y": y})
 
 
 def test_dropout() -> None:

@@ -16,7 +16,7 @@ from fastrnn.convert import keras_files
 from fastrnn.convert.gates import reordered
 from fastrnn.convert.keras_cells import FAMILIES, MERGES
 from fastrnn.convert.keras_layers import check_masks, converted
-from fastrnn.convert.keras_options import Taken
+from fastrnn.convert.keras_options import Taken, keras_activation
 from fastrnn.convert.stack import Arrays, cell_of, parts_of, recurrent, refuse
 from fastrnn.extras import needed
 from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
@@ -155,7 +155,7 @@ def made_layers(keras: Any, layer: Layer) -> list[Any]:
     if isinstance(layer, Dense):
         made = keras.layers.Dense(
             layer.output_size,
-            layer.activation or "linear",
+            keras_activation(layer.activation),
             use_bias=layer.bias is not None,
             dtype=str(layer.dtype),
         )
@@ -168,7 +168,7 @@ def made_layers(keras: Any, layer: Layer) -> list[Any]:
     if isinstance(layer, Dropout):
         return [keras.layers.Dropout(layer.rate)]
     if isinstance(layer, Activation):
-        return [keras.layers.Activation(layer.activation)]
+        return [keras.layers.Activation(keras_activation(layer.activation))]
     raise TypeError(f"layer: expected one of fastrnn's, got {type(layer).__name__}")
 
 
@@ -177,11 +177,10 @@ def made_stack(keras: Any, layer: Recurrent) -> list[Any]:
     cell = cell_of(layer)
     refuse(layer, "Keras", "peephole", bool(CELLS[cell].parameters), False)
     kind = {name: ours for ours, name in FAMILIES.items()}[family(cell)]
-    chosen = cell.removeprefix("rnn_")
     by_family: dict[str, dict[str, Any]] = {
         "lstm": {},
         "gru": {"reset_after": cell == "gru_after"},
-        "rnn": {"activation": "linear" if chosen == "identity" else chosen},
+        "rnn": {"activation": keras_activation(cell.removeprefix("rnn_"))},
     }
     options = by_family[family(cell)] | {"use_bias": bool(layer.bias), "dtype": str(layer.dtype)}
     parts, D, made = parts_of(layer), 1 + layer.bidirectional, []

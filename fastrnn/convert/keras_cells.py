@@ -10,11 +10,11 @@ from fastrnn.cells import CELLS
 from fastrnn.convert import keras_files
 from fastrnn.convert.gates import reordered
 from fastrnn.convert.keras_files import Piece
-from fastrnn.convert.keras_options import ALONE, Taken, expect, flag, size, weights
+from fastrnn.convert.keras_options import ALONE, Taken, expect, flag, keras_activation, size, weights
 from fastrnn.convert.keras_weights import count
 from fastrnn.convert.stack import Arrays, assembled
 from fastrnn.layers.recurrent import Recurrent
-from fastrnn.run import ACTIVATIONS, family
+from fastrnn.run import ACTIVATIONS, family, rnn_cell
 
 FAMILIES = {"SimpleRNN": "rnn", "GRU": "gru", "LSTM": "lstm"}
 
@@ -62,14 +62,13 @@ def checked_cell(piece: Piece, taken: Taken, backwards: bool) -> tuple[str, dict
         raise ValueError(f"{piece.title}: expected one of {', '.join(FAMILIES)}")
     plain: tuple[Any, ...] = ("tanh",)
     if piece.kind == "SimpleRNN":
-        plain = tuple("linear" if name == "identity" else name for name in ACTIVATIONS)
+        plain = tuple(map(keras_activation, ACTIVATIONS))
     config = expect(piece, taken, activation=plain, recurrent_activation=("sigmoid",), go_backwards=(backwards,))
-    chosen = config.get("activation", "tanh")
     after = flag(piece, "reset_after", False)  # what it was before Keras had the option
     cell = {
         "lstm": "lstm",
         "gru": "gru_after" if after else "gru_before",
-        "rnn": f"rnn_{'identity' if chosen == 'linear' else chosen}",
+        "rnn": rnn_cell(config.get("activation", "tanh")),
     }[FAMILIES[piece.kind]]
     return cell, {"batch_first": True, "return_sequences": flag(piece, "return_sequences", False)}
 

@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from fastrnn.convert import keras_files
 from fastrnn.convert.keras_cells import CUDNN, FAMILIES, cells, one_direction, two_directions
 from fastrnn.convert.keras_files import Piece
-from fastrnn.convert.keras_options import ALONE, LENGTHS, Taken, expect, flag, size, weights
+from fastrnn.convert.keras_options import ALONE, LENGTHS, Taken, expect, flag, keras_activation, size, weights
 from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
 from fastrnn.layers.activation import FUNCTIONS
+
+#: Keras' words for the functions of Dense and Activation.
+PLAIN = tuple(map(keras_activation, FUNCTIONS))
 
 #: Layers that do nothing but in training, and are not here.
 NOISE = (
@@ -73,11 +76,10 @@ def time_distributed(piece: Piece, taken: Taken) -> Layer:
 
 
 def dense(piece: Piece, taken: Taken) -> Dense:
-    config = expect(piece, taken, activation=tuple(FUNCTIONS))
+    config = expect(piece, taken, activation=PLAIN)
     units, bias = size(piece, "units"), flag(piece, "use_bias", True)
     kernel, *b = weights(piece, ("kernel", (None, units)), *([("bias", (units,))] if bias else []))
-    chosen = config.get("activation", "linear")
-    layer = Dense(len(kernel), units, None if chosen == "linear" else chosen, bias=bias, dtype=kernel.dtype, rng=0)
+    layer = Dense(len(kernel), units, config.get("activation"), bias=bias, dtype=kernel.dtype, rng=0)
     layer.load_state_dict({"weight": kernel.T} | ({"bias": b[0]} if bias else {}))
     return layer
 
@@ -100,7 +102,7 @@ def dropout(piece: Piece, taken: Taken) -> Dropout:
 
 
 def activation(piece: Piece, taken: Taken) -> Activation:
-    return Activation(expect(piece, taken, activation=tuple(FUNCTIONS)).get("activation", ""))
+    return Activation(expect(piece, taken, activation=PLAIN).get("activation", ""))
 
 
 def relu(piece: Piece, taken: Taken) -> Activation:

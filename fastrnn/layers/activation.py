@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastrnn import checks
 from fastrnn.cells import Array, relu, sigmoid, tanh
 from fastrnn.checks import floating_array
 from fastrnn.layers.base import Stateless
@@ -33,7 +34,7 @@ class Function(NamedTuple):
 
 
 FUNCTIONS = {
-    "linear": Function(lambda a: a, lambda d, a: d),
+    "identity": Function(lambda a: a, lambda d, a: d),
     "sigmoid": Function(sigmoid, lambda d, s: d * s * (1 - s)),
     "tanh": Function(tanh, lambda d, t: d * (1 - t) * (1 + t)),
     "relu": Function(relu, lambda d, r: np.where(r <= 0, np.zeros_like(d), d)),
@@ -41,18 +42,13 @@ FUNCTIONS = {
 }
 
 
-def function(name: Any) -> Function:
-    if not isinstance(name, str) or name not in FUNCTIONS:
-        raise ValueError(f"activation: expected one of {', '.join(map(repr, FUNCTIONS))}, got {name!r}")
-    return FUNCTIONS[name]
-
-
 class Activation(Stateless):
     """A function of every element, or softmax along the last axis.
 
     Parameters
     ----------
-    activation : {"linear", "sigmoid", "tanh", "relu", "softmax"}
+    activation : {"identity", "sigmoid", "tanh", "relu", "softmax"}
+        "linear" is another name of "identity".
 
     Raises
     ------
@@ -69,15 +65,14 @@ class Activation(Stateless):
     """
 
     def __init__(self, activation: str) -> None:
-        function(activation)
-        self.activation = activation
+        self.activation = checks.activation("activation", activation, FUNCTIONS)
 
     def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, dict[str, Array]]:
-        y = function(self.activation).f(floating_array("x", x))
-        return y, {} if self.activation == "linear" else {"y": y}
+        y = FUNCTIONS[self.activation].f(floating_array("x", x))
+        return y, {} if self.activation == "identity" else {"y": y}
 
     def _backward(self, dy: Array, kept: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
-        return function(self.activation).backward(dy, kept.get("y", dy)), {}
+        return FUNCTIONS[self.activation].backward(dy, kept.get("y", dy)), {}
 
     def __repr__(self) -> str:
         return f"Activation({self.activation!r})"

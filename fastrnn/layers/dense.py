@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn import checks
 from fastrnn.cells import Array
 from fastrnn.checks import as_array, boolean, expect_dtype, expect_room, floating, generator, size
 from fastrnn.initializers import GlorotUniform, Initializer, RandomUniform, Zeros, chosen, initial
-from fastrnn.layers.activation import function
+from fastrnn.layers.activation import FUNCTIONS
 from fastrnn.layers.base import Shape, Stateless, checked_shape
 
 
@@ -20,8 +21,8 @@ class Dense(Stateless):
     ----------
     input_size, output_size : int
         Last axes of x and y.
-    activation : {None, "linear", "sigmoid", "tanh", "relu", "softmax"}
-        None and "linear" leave the values as they are.
+    activation : {"identity", "sigmoid", "tanh", "relu", "softmax"}
+        "linear" and None are other names of "identity".
     bias : bool
         Whether there is a bias.
     dtype : float32 or float64
@@ -56,7 +57,7 @@ class Dense(Stateless):
         self,
         input_size: int,
         output_size: int,
-        activation: str | None = None,
+        activation: str | None = "identity",
         *,
         bias: bool = True,
         dtype: Any = np.float32,
@@ -66,8 +67,7 @@ class Dense(Stateless):
         self.input_size, self.output_size = size("input_size", input_size), size("output_size", output_size)
         sizes = self.input_size, self.output_size
         expect_room("output_size", "input_size, output_size", sizes, *sizes)
-        self._function = function("linear" if activation is None else activation)
-        self.activation = activation
+        self.activation = checks.activation("activation", "identity" if activation is None else activation, FUNCTIONS)
         boolean("bias", bias)
         self.dtype = floating(dtype)
         shapes = {"weight": (self.output_size, self.input_size)} | ({"bias": (self.output_size,)} if bias else {})
@@ -93,18 +93,18 @@ class Dense(Stateless):
         x = expect_dtype("x", as_array("x", x), self.dtype, "the layer's")
         self._expect_features(x.shape)
         bias = self.dtype.type(0) if self.bias is None else self.bias
-        y = self._function.f(flat(x) @ self.weight.T + bias).reshape(*x.shape[:-1], self.output_size)
+        y = FUNCTIONS[self.activation].f(flat(x) @ self.weight.T + bias).reshape(*x.shape[:-1], self.output_size)
         kept = {"x": x, "weight": self.weight}
-        return y, kept if self.activation in (None, "linear") else kept | {"y": y}
+        return y, kept if self.activation == "identity" else kept | {"y": y}
 
     def _backward(self, dy: Array, kept: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
         x, y = kept["x"], kept.get("y", dy)
-        da = self._function.backward(flat(dy), flat(y))
+        da = FUNCTIONS[self.activation].backward(flat(dy), flat(y))
         grads = {"weight": da.T @ flat(x)} | ({} if self.bias is None else {"bias": da.sum(axis=0)})
         return (da @ kept["weight"]).reshape(x.shape), grads
 
     def __repr__(self) -> str:
-        activation = "" if self.activation is None else f", {self.activation!r}"
+        activation = "" if self.activation == "identity" else f", {self.activation!r}"
         bias = "" if self.bias is not None else ", bias=False"
         return f"Dense({self.input_size}, {self.output_size}{activation}{bias}, dtype={self.dtype})"
 

@@ -135,6 +135,7 @@ class RNN(Recurrent):
     Parameters
     ----------
     activation : {"tanh", "relu", "sigmoid", "identity"}
+        "linear" is another name of "identity".
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences, dtype,
     weight_dtype, initializer, rng
         As for `LSTM`.

@@ -146,7 +146,7 @@ class RNN(Recurrent):
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
         As for `LSTM`.
     nonlinearity : {"tanh", "relu", "sigmoid", "identity"}
-        The last two are not in `torch.nn`.
+        The last two are not in `torch.nn`; "linear" is another name of "identity".
 
     Examples
     --------
@@ -171,13 +171,13 @@ class RNN(Recurrent):
         *,
         proj_size: int = 0,
     ) -> None:
-        rnn_cell(nonlinearity)
+        cell = rnn_cell(nonlinearity, "nonlinearity")
         super().__init__(
             "RNN_TANH", input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
             bidirectional=bidirectional, proj_size=proj_size, device=device, dtype=dtype,
         )
-        self.nonlinearity = nonlinearity
-        self.mode = f"RNN_{nonlinearity.upper()}"
+        self.nonlinearity = cell.removeprefix("rnn_")
+        self.mode = cell.upper()
 
     @property
     def _cell(self) -> str:
