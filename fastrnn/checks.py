@@ -399,6 +399,12 @@ def among(value: Any, names: Iterable[str]) -> bool:
     return isinstance(value, str) and value in names
 
 
+def cell_name(value: Any) -> str:
+    if not among(value, CELLS):
+        raise ValueError(f"cell: expected one of {', '.join(map(repr, CELLS))}, got {value!r:.80}")
+    return str(value)
+
+
 def activation(name: str, value: Any, known: Iterable[str]) -> str:
     """One of the functions that are known by name; what leaves values as they are has two, "linear" and "identity"."""
     chosen = "identity" if among(value, ("linear",)) else value

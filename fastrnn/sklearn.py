@@ -10,9 +10,10 @@ from typing import Any, Self
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import among
+from fastrnn.checks import cell_name
 from fastrnn.extras import needed
-from fastrnn.layers import GRU, LSTM, RNN, Activation, Dense
+from fastrnn.layers import Activation, Dense
+from fastrnn.layers.rnn import of_cell
 from fastrnn.training import CategoricalCrossentropy, History, MeanSquaredError, Optimizer, Sequential
 from fastrnn.training.losses import Loss
 from fastrnn.training.optimizers import optimizer as optimizer_of
@@ -26,14 +27,6 @@ BaseEstimator: Any = base.BaseEstimator
 ClassifierMixin: Any = base.ClassifierMixin
 RegressorMixin: Any = base.RegressorMixin
 
-#: cell -> the layer, and what it is told
-CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "lstm": (LSTM, {}),
-    "gru": (GRU, {"reset_after": True}),
-    "rnn": (RNN, {}),
-    "lstm_peephole": (LSTM, {"peephole": True}),
-}
-
 PARAMETERS = """
     What X may be, N sequences of finite numbers, computed with in float32 (dimensionless):
 
@@ -43,8 +36,9 @@ PARAMETERS = """
 
     Parameters
     ----------
-    cell : {"lstm", "gru", "rnn", "lstm_peephole"}
-        "gru" is the reset-after form, "rnn" has tanh.
+    cell : {"lstm", "lstm_peephole", "gru_after", "gru_before", "rnn_tanh", "rnn_relu", "rnn_sigmoid", "rnn_identity"}
+        The GRU whose reset gate acts after the recurrent product (PyTorch's, Keras 3's), or before; the RNN by its
+        activation.
     hidden_size : int
         H, hidden units in each layer and direction.
     num_layers : int
@@ -128,11 +122,8 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typ
         )
 
     def _recurrent(self, input_size: int, rng: np.random.Generator) -> Any:
-        if not among(self.cell, CELLS):
-            raise ValueError(f"cell: expected one of {', '.join(map(repr, CELLS))}, got {self.cell!r}")
-        kind, options = CELLS[self.cell]
-        options = options | {"bidirectional": self.bidirectional, "dropout": self.dropout, "return_sequences": False}
-        return kind(input_size, self.hidden_size, self.num_layers, rng=rng, **options)
+        options = {"bidirectional": self.bidirectional, "dropout": self.dropout, "return_sequences": False}
+        return of_cell(cell_name(self.cell), input_size, self.hidden_size, self.num_layers, rng=rng, **options)
 
     def _outputs(self, X: Any) -> Array:
         """(N, K), float64 as scikit-learn wants it: what the model makes of new sequences."""
@@ -191,7 +182,7 @@ class SequenceClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     >>> rng = np.random.default_rng(0)
     >>> X = [rng.standard_normal((T, 2)) for T in rng.integers(5, 15, 60)]
     >>> y = np.array(["falls", "rises"])[[int(x.sum() > 0) for x in X]]
-    >>> model = SequenceClassifier("gru", 8, epochs=20, random_state=0).fit(X, y)
+    >>> model = SequenceClassifier("gru_after", 8, epochs=20, random_state=0).fit(X, y)
     >>> float(model.score(X, y)) > 0.9
     True
     """
@@ -259,7 +250,7 @@ class SequenceRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
     >>> from fastrnn.sklearn import SequenceRegressor
     >>> rng = np.random.default_rng(0)
     >>> X = rng.standard_normal((60, 10, 1))
-    >>> model = SequenceRegressor("gru", 8, epochs=20, random_state=0).fit(X, X.mean(axis=(1, 2)))
+    >>> model = SequenceRegressor("gru_after", 8, epochs=20, random_state=0).fit(X, X.mean(axis=(1, 2)))
     >>> model.predict(X).shape
     (60,)
     """

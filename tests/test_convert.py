@@ -149,8 +149,7 @@ def test_from_a_state_dict_of_arrays(seed: int) -> None:
     plain = {"merge": "concat", "return_sequences": True, "dropout": 0.0}
     net = drawn(seed, **plain)
     state = {f"encoder.{name}": a for name, a in net.state_dict().items()} | {"decoder.weight": np.ones(3)}
-    cell = cell_of(net).replace("_peephole", "")
-    made = fastrnn.from_torch(state, cell=cell, prefix="encoder.", batch_first=net.batch_first)
+    made = fastrnn.from_torch(state, cell=cell_of(net), prefix="encoder.", batch_first=net.batch_first)
     assert settings(made) == settings(net)
     assert_same_bits(made.parameters(), net.parameters())
     own = made.parameters()["weight_ih_l0"]
@@ -160,9 +159,11 @@ def test_from_a_state_dict_of_arrays(seed: int) -> None:
 @pytest.mark.parametrize(
     ("change", "cell", "error", "message"),
     [
-        ({}, None, ValueError, "cell: a state_dict does not say"),
-        ({}, "lstm_peephole", ValueError, "cell: a state_dict does not say"),
-        ({}, "gru", ValueError, r"weight_hh_l0: expected shape \(3\*H, H\)"),
+        ({}, None, ValueError, "cell: expected one of 'rnn_tanh', .*, got None"),
+        ({}, "gru", ValueError, "cell: expected one of .*'lstm_peephole', 'gru_after', 'gru_before', got 'gru'"),
+        ({}, "lstm_peephole", ValueError, "missing 'peephole_l0', 'peephole_l1'"),
+        ({"peephole_l0": W[0], "peephole_l1": W[0]}, "lstm", ValueError, "unexpected 'peephole_l0', 'peephole_l1'"),
+        ({}, "gru_after", ValueError, r"weight_hh_l0: expected shape \(3\*H, H\)"),
         ({"weight_hr_l0": W}, "lstm", ValueError, "proj_size"),
         ({"weight_ih_l0": None}, "lstm", ValueError, "missing 'weight_ih_l0'"),
         ({"bias_hh_l1": None}, "lstm", ValueError, "missing 'bias_hh_l1'"),

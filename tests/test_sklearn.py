@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tolerance import assert_same_bits
 
+from fastrnn.cells import CELLS
 from fastrnn.training import Adam
 
 pytest.importorskip("sklearn")
@@ -38,10 +39,16 @@ def task(N: int = 60, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def small(**options: Any) -> SequenceClassifier:
-    return SequenceClassifier(**{"cell": "gru", "hidden_size": 4, "epochs": 8, "random_state": 0} | options)
+    return SequenceClassifier(**{"cell": "gru_after", "hidden_size": 4, "epochs": 8, "random_state": 0} | options)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn", "lstm_peephole"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_cell_by_its_name(cell: str) -> None:
+    model = small(cell=cell, epochs=1).fit(*task())
+    assert repr(model.model_.layers[0]).endswith(f"[{cell}]")
+
+
+@pytest.mark.parametrize("cell", ["lstm", "lstm_peephole", "gru_after", "gru_before", "rnn_tanh", "rnn_relu"])
 def test_sequences_are_classified(cell: str) -> None:
     X, y = task()
     model = small(cell=cell, bidirectional=True, num_layers=2, dropout=0.1).fit(X, y)
@@ -58,7 +65,7 @@ def test_sequences_are_classified(cell: str) -> None:
 def test_regression() -> None:
     X, _ = task()
     y = np.array([[x.mean(), -x[-1, 0]] for x in X])
-    model = SequenceRegressor("gru", 16, epochs=60, random_state=0).fit(X, y)
+    model = SequenceRegressor("gru_after", 16, epochs=60, random_state=0).fit(X, y)
     assert model.predict(X).shape == (60, 2)
     assert model.score(X, y) > 0.8
     assert model.fit(X, y[:, 0]).predict(X).shape == (60,)
@@ -67,7 +74,7 @@ def test_regression() -> None:
 def test_cross_validation_and_grid_search() -> None:
     X, y = task()
     assert cross_val_score(small(), X, y, cv=3).mean() > 0.8
-    search = GridSearchCV(small(), {"hidden_size": [1, 4], "cell": ["rnn", "gru"]}, cv=2).fit(X, y)
+    search = GridSearchCV(small(), {"hidden_size": [1, 4], "cell": ["rnn_tanh", "gru_before"]}, cv=2).fit(X, y)
     assert search.best_score_ > 0.8
     assert search.predict(X[:3]).shape == (3,)
     assert make_pipeline(small()).fit(X, y).score(X, y) > 0.8
@@ -117,7 +124,7 @@ def test_an_optimizer_is_copied() -> None:
 @pytest.mark.parametrize("kind", ESTIMATORS)
 def test_it_pickles(kind: Any) -> None:
     X, y = task()
-    model = kind("rnn", 4, epochs=1, random_state=0).fit(X, (y == "up").astype(float))
+    model = kind("rnn_tanh", 4, epochs=1, random_state=0).fit(X, (y == "up").astype(float))
     assert np.array_equal(pickle.loads(pickle.dumps(model)).predict(X), model.predict(X))
 
 
@@ -125,7 +132,7 @@ def test_it_pickles(kind: Any) -> None:
 def test_mistakes(kind: Any) -> None:
     X, y = task(6)
     y = (y == "up").astype(float)
-    model = kind("rnn", 2, epochs=1)
+    model = kind("rnn_tanh", 2, epochs=1)
     for message, x, target in (
         ("X: expected sequences of one number of features, got 2, 3", [*X[:5], np.ones((4, 3))], y),
         (r"X: expected shape \(N, T, I\), \(N, F\), or a list", np.ones((6, 2, 2, 2)), y),
@@ -137,8 +144,9 @@ def test_mistakes(kind: Any) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             model.fit(x, target)
-    with pytest.raises(ValueError, match="cell: expected one of 'lstm', 'gru'"):
-        kind("mlp").fit(X, y)
+    for short in ("gru", "rnn", "mlp"):
+        with pytest.raises(ValueError, match=f"cell: expected one of 'rnn_tanh', .*'gru_after', .*, got '{short}'"):
+            kind(short).fit(X, y)
     with pytest.raises(ValueError, match=r"cell: expected one of .*, got \[1\]"):
         kind([1]).fit(X, y)
     with pytest.raises(ValueError, match="epochs"):

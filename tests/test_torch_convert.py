@@ -75,7 +75,7 @@ def test_cells(kind: str, torch: Any) -> None:
     with torch.no_grad():
         state = cell(torch.from_numpy(x))
     h = (state[0] if kind == "LSTM" else state).numpy()
-    name = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn_tanh"}[kind]
+    name = {"LSTM": "lstm", "GRU": "gru_after", "RNN": "rnn_tanh"}[kind]
     for layer in (fastrnn.from_torch(cell), fastrnn.from_torch(cell.state_dict(), cell=name)):
         assert_close({"y": layer(x[None])[0][0]}, {"y": h})
     relu = torch.nn.RNNCell(3, 4, nonlinearity="relu")
@@ -87,7 +87,7 @@ def test_a_whole_models_state_dict(torch: Any) -> None:
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)
-    layer = fastrnn.from_torch(torch.load(file), cell="gru", prefix="encoder.", batch_first=True)
+    layer = fastrnn.from_torch(torch.load(file), cell="gru_after", prefix="encoder.", batch_first=True)
     assert layer.batch_first
     assert_same_bits(layer.parameters(), arrays(model["encoder"]))
 

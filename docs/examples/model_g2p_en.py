@@ -65,7 +65,7 @@ def own_model() -> Any:
 def gru(weights: Any, part: str) -> Any:
     """The encoder or the decoder, whose weights have PyTorch's shapes, and the beginnings of its names."""
     names = {"weight_ih": "w_ih", "weight_hh": "w_hh", "bias_ih": "b_ih", "bias_hh": "b_hh"}
-    return fastrnn.from_torch({name: weights[f"{part}_{its}"] for name, its in names.items()}, cell="gru")
+    return fastrnn.from_torch({name: weights[f"{part}_{its}"] for name, its in names.items()}, cell="gru_after")
 
 
 class Speller:

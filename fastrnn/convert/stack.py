@@ -10,24 +10,14 @@ import numpy as np
 from fastrnn import checks
 from fastrnn.cells import CELLS, Array
 from fastrnn.checks import DTYPES, describe
-from fastrnn.layers import GRU, LSTM, RNN
 from fastrnn.layers.recurrent import Recurrent
+from fastrnn.layers.rnn import of_cell
 from fastrnn.layers.weights import NAMES
-from fastrnn.run import family
 
 Arrays = dict[str, Array]
 
 #: one dict of W, U, b, b_rec, p, as far as they are there, for each layer and direction in PyTorch's order
 Parts = list[Arrays]
-
-
-def empty(cell: str, num_layers: int, options: Mapping[str, Any]) -> Recurrent:
-    """A layer of one input and one hidden unit, so that nothing large is made before all has been checked."""
-    if cell.startswith("lstm"):
-        return LSTM(1, 1, num_layers, peephole=bool(CELLS[cell].parameters), rng=0, **options)
-    if cell.startswith("gru"):
-        return GRU(1, 1, num_layers, reset_after=cell == "gru_after", rng=0, **options)
-    return RNN(1, 1, num_layers, activation=cell.removeprefix("rnn_"), rng=0, **options)
 
 
 def expect_names(whose: str, given: Iterable[str], wanted: Iterable[str]) -> None:
@@ -48,7 +38,7 @@ def built(
     """A layer of these sizes and options with copies of these parameters, all checked first."""
     if num_layers > len(state):
         raise ValueError(f"{whose}: num_layers is {num_layers}, and there are only {len(state)} arrays")
-    layer = empty(cell, num_layers, options)
+    layer = of_cell(cell, 1, 1, num_layers, rng=0, **options)  # nothing large before all has been checked
     layer.input_size, layer.hidden_size = input_size, hidden_size
     sizes = [I for I in layer._input_sizes() for _ in layer._ways]
     shapes = [layer._shapes(I) for I in sizes]
@@ -69,7 +59,7 @@ def built(
 
 
 def stacked(whose: str, cell: str, state: Mapping[str, Array], **options: Any) -> Recurrent:
-    """A layer whose sizes, depth, directions, biases, peepholes and dtype are what names and shapes say."""
+    """A layer whose sizes, depth, directions, biases and dtype are what names and shapes say."""
     for name in ("weight_ih_l0", "weight_hh_l0"):
         if name not in state:
             raise ValueError(f"{whose}: missing {name!r}")
@@ -78,8 +68,6 @@ def stacked(whose: str, cell: str, state: Mapping[str, Array], **options: Any) -
     dtype = state["weight_ih_l0"].dtype
     if dtype not in DTYPES:
         raise TypeError(f"{whose}: weight_ih_l0: expected dtype float32 or float64, got {describe(dtype)}")
-    if family(cell) == "lstm":
-        cell = "lstm_peephole" if any(name.startswith("peephole") for name in state) else "lstm"
     (rows, H), G = state["weight_hh_l0"].shape, CELLS[cell].G
     if rows != G * H or H < 1:
         shape = f"({G}*H, H)" if G > 1 else "(H, H)"
@@ -95,7 +83,9 @@ def stacked(whose: str, cell: str, state: Mapping[str, Array], **options: Any) -
 
 
 def assembled(whose: str, cell: str, parts: Parts, bidirectional: bool, **options: Any) -> Recurrent:
-    """`stacked`, from what each layer and direction has."""
+    """`stacked`, from what each layer and direction has; an LSTM with peepholes if there are any."""
+    if cell == "lstm" and any("p" in own for own in parts):
+        cell = "lstm_peephole"
     ways = ("", "_reverse") if bidirectional else ("",)
     suffixes = [f"_l{layer}{way}" for layer in range(len(parts) // len(ways)) for way in ways]
     state = {NAMES[key] + end: a for end, own in zip(suffixes, parts, strict=True) for key, a in own.items()}

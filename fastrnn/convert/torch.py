@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from fastrnn.cells import CELLS, Array
-from fastrnn.checks import among, as_array, boolean
+from fastrnn.checks import as_array, boolean, cell_name
 from fastrnn.convert.stack import Arrays, cell_of, recurrent, refuse, stacked
 from fastrnn.extras import needed
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.run import family
 
-#: what PyTorch calls a module's mode in lower case, or what a state_dict may be called, and the cell that it is
-NAMES = {name: name for name in CELLS if name != "lstm_peephole"} | {"gru": "gru_after"}
+#: what PyTorch, or `fastrnn.torch`, calls a module's mode, and the cell that it is
+MODES = {"LSTM": "lstm", "GRU": "gru_after"} | {name.upper(): name for name in CELLS if family(name) == "rnn"}
 
 
 def from_torch(
@@ -28,9 +28,8 @@ def from_torch(
     module_or_state_dict : torch.nn.RNN, LSTM, GRU, RNNCell, LSTMCell or GRUCell, or the state_dict of one
         Also those of `fastrnn.torch`. A state_dict may hold tensors or arrays; sizes, layers, directions
         and biases are read off it.
-    cell : {"lstm", "gru", "gru_before", "rnn_tanh", "rnn_relu", "rnn_sigmoid", "rnn_identity"}, optional
-        For a state_dict, which does not say; "gru" (or "gru_after") is PyTorch's, and an LSTM has peepholes if the
-        state_dict has.
+    cell : {"lstm", "lstm_peephole", "gru_after", "gru_before", "rnn_tanh", "rnn_relu", "rnn_sigmoid", "rnn_identity"}
+        For a state_dict, which does not say; PyTorch's GRU is "gru_after". None with a module.
     prefix : str
         Of the names of a larger model's state_dict that are meant: "encoder.lstm.", say.
     batch_first : bool, optional
@@ -65,7 +64,7 @@ def from_torch(
             for name, value in module_or_state_dict.items()
             if isinstance(name, str) and name.startswith(prefix)
         }
-        cell = state_dict_cell(cell)
+        cell = cell_name(cell)
         options: dict[str, Any] = {"batch_first": bool(batch_first)}
     else:
         if cell is not None or prefix:
@@ -80,26 +79,19 @@ def from_torch(
     return stacked("state_dict", cell, state, **options)
 
 
-def state_dict_cell(cell: Any) -> str:
-    if not among(cell, NAMES):
-        names = ", ".join(map(repr, NAMES))
-        raise ValueError(f"cell: a state_dict does not say what it belongs to; expected one of {names}, got {cell!r}")
-    return NAMES[cell]
-
-
 def read(module: Any) -> tuple[str, Arrays, dict[str, Any]]:
     """A module's cell, its parameters as they are now, however parametrized, and its options."""
     nn = needed("torch", "torch").nn
     if isinstance(module, nn.RNNBase):
         if module.proj_size:
             raise ValueError(f"proj_size: fastrnn has no projections; expected 0, got {module.proj_size}")
-        if module.mode.lower() not in NAMES:
+        if module.mode not in MODES:
             raise TypeError(f"module: expected torch.nn.RNN, GRU or LSTM, got {type(module).__name__}")
         ways = ("", "_reverse") if module.bidirectional else ("",)
         ends = [f"_l{layer}{way}" for layer in range(module.num_layers) for way in ways]
         dropout = module.dropout if module.num_layers > 1 else 0.0  # PyTorch has it between layers too
         options = {"batch_first": module.batch_first, "dropout": dropout}
-        cell = NAMES[module.mode.lower()] if getattr(module, "reset_after", True) else "gru_before"
+        cell = MODES[module.mode] if getattr(module, "reset_after", True) else "gru_before"
     elif isinstance(module, nn.RNNCell | nn.LSTMCell | nn.GRUCell):
         cell = "lstm" if isinstance(module, nn.LSTMCell) else "gru_after"
         if isinstance(module, nn.RNNCell):
@@ -112,7 +104,9 @@ def read(module: Any) -> tuple[str, Arrays, dict[str, Any]]:
         )
     kinds = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if module.bias else ()))
     names = [kind + end for end in ends for kind in kinds]
-    names += [f"peephole{end}" for end in ends if hasattr(module, f"peephole{end}")]  # fastrnn.torch's
+    peepholes = [f"peephole{end}" for end in ends if hasattr(module, f"peephole{end}")]  # fastrnn.torch's
+    if peepholes:
+        cell, names = "lstm_peephole", names + peepholes
     return cell, {name: as_numpy(name, getattr(module, name)) for name in names}, options
 
 

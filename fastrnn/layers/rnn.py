@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any, Unpack
 
+from fastrnn.cells import CELLS
 from fastrnn.checks import boolean, finite
 from fastrnn.layers.options import Options
 from fastrnn.layers.recurrent import Recurrent
-from fastrnn.run import gru_cell, rnn_cell
+from fastrnn.run import family, gru_cell, rnn_cell
 
 
 class LSTM(Recurrent):
@@ -158,3 +159,13 @@ class RNN(Recurrent):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(rnn_cell(activation), input_size, hidden_size, num_layers, **options)
+
+
+def of_cell(cell: str, input_size: int, hidden_size: int, num_layers: int = 1, **options: Any) -> Recurrent:
+    """The layer of the cell that `cells.CELLS` has by this name."""
+    sizes = input_size, hidden_size, num_layers
+    if family(cell) == "lstm":
+        return LSTM(*sizes, peephole=CELLS[cell].peepholes, **options)
+    if family(cell) == "gru":
+        return GRU(*sizes, reset_after=cell == "gru_after", **options)
+    return RNN(*sizes, activation=cell.removeprefix("rnn_"), **options)
