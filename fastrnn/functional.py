@@ -108,7 +108,7 @@ def gru_forward(
     b: Any = None,
     b_rec: Any = None,
     *,
-    reset_after: bool,
+    reset_after: bool | None = None,
     h0: Any = None,
     **common: Unpack[Common],
 ) -> GRUResult:
@@ -129,7 +129,7 @@ def gru_forward(
     b, b_rec : (3*H,) array, optional
         Biases of the two sides.
     reset_after : bool
-        Which of the two GRUs; there is no default, because the two are confused everywhere.
+        Which of the two GRUs; asked for, because the two are confused everywhere.
     h0 : (B, H) array, optional
         Initial state; zeros when absent.
     **common

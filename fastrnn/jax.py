@@ -112,7 +112,7 @@ def gru(
     b: Any = None,
     b_rec: Any = None,
     *,
-    reset_after: bool,
+    reset_after: bool | None = None,
     h0: Any = None,
     lengths: Any = None,
     resets: Any = None,

@@ -10,10 +10,10 @@ from fastrnn import backends
 from fastrnn.call import Backward, Gradients
 from fastrnn.cells import CELLS, Array, Cell
 from fastrnn.checks import (
+    BOOLEANS,
     Common,
     Options,
     activation,
-    boolean,
     checked_call,
     checked_gradient,
     checked_state,
@@ -29,8 +29,13 @@ def rnn_cell(chosen: str, name: str = "activation") -> str:
     return f"rnn_{activation(name, chosen, ACTIVATIONS)}"
 
 
-def gru_cell(reset_after: bool) -> str:
-    boolean("reset_after", reset_after)
+def gru_cell(reset_after: bool | None) -> str:
+    """Which GRU: asked for, because the two are easily confused; None stands for no answer."""
+    if not isinstance(reset_after, BOOLEANS):
+        raise TypeError(
+            "reset_after: expected True (the reset gate acts after the recurrent product: PyTorch, cuDNN, Keras 3 and "
+            f"TensorFlow 2) or False (before it: Cho et al. 2014, ONNX's default), got {reset_after!r:.80}"
+        )
     return "gru_after" if reset_after else "gru_before"
 
 

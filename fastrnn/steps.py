@@ -45,7 +45,9 @@ def rnn_step(x: Any, h: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *
     return _step(CELLS[rnn_cell(activation)], x, {"h": h}, {"W": W, "U": U, "b": b, "b_rec": b_rec})[0]
 
 
-def gru_step(x: Any, h: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *, reset_after: bool) -> Array:
+def gru_step(
+    x: Any, h: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *, reset_after: bool | None = None
+) -> Array:
     """One step of `gru_forward`, which has the equations.
 
     Parameters
@@ -57,7 +59,7 @@ def gru_step(x: Any, h: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *
     W, U, b, b_rec : array
         As in `gru_forward`.
     reset_after : bool
-        Which of the two GRUs.
+        Which of the two GRUs; asked for.
 
     Returns
     -------

@@ -119,7 +119,6 @@ GRU_GATES = {"Wr": W, "Wz": W, "Wh": W, "Ur": U, "Uz": U, "Uh": U}
         ({"V": W, "W": W, "U": U}, "got V"),
         ({"Wi": W, "Wz": W}, "belong to no one cell"),
         ({"Wi": W, "Wf": W, "Wo": W, "Ui": U}, "W: expected one for each gate"),
-        (GRU_GATES, "reset_after: expected True or False"),
         (GRU_GATES | {"Wn": W, "reset_after": True}, "Wn: gate n has been given"),
         (GRU_GATES | {"reset_after": True, "update": "flip"}, "update: expected"),
         (GRU_GATES | {"reset_after": True, "activation": "relu"}, "activation: only a vanilla RNN"),
@@ -139,6 +138,11 @@ GRU_GATES = {"Wr": W, "Wz": W, "Wh": W, "Ur": U, "Uz": U, "Uh": U}
 def test_from_gates_refuses(gates: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fastrnn.from_gates(**gates)
+
+
+def test_from_gates_asks_which_gru() -> None:
+    with pytest.raises(TypeError, match=r"^reset_after: expected True \(.*PyTorch.*\) or False \(.*\), got None"):
+        fastrnn.from_gates(**GRU_GATES)
 
 
 # --- a state_dict needs no torch

@@ -131,10 +131,13 @@ def test_choice_of_cell() -> None:
     x, W, U = np.zeros((2, 3, 4)), np.zeros((5, 4)), np.zeros((5, 5))
     with pytest.raises(ValueError, match=r"activation.*tanh.*swish"):
         fastrnn.rnn_forward(x, W, U, activation="swish")
-    with pytest.raises(TypeError, match="reset_after"):
-        fastrnn.gru_forward(x, np.zeros((15, 4)), np.zeros((15, 5)))
-    with pytest.raises(TypeError, match="reset_after"):
-        fastrnn.gru_forward(x, np.zeros((15, 4)), np.zeros((15, 5)), reset_after="before")
+    weights = np.zeros((15, 4)), np.zeros((15, 5))
+    for given, got in (({}, "None"), ({"reset_after": "before"}, "'before'")):
+        said = rf"^reset_after: expected True \(.*PyTorch, cuDNN, .*\) or False \(.*ONNX's default\), got {got}$"
+        with pytest.raises(TypeError, match=said):
+            fastrnn.gru_forward(x, *weights, **given)
+        with pytest.raises(TypeError, match=said):
+            fastrnn.gru_step(x[0], np.zeros((3, 5)), *weights, **given)
 
 
 def test_cache() -> None:

@@ -273,6 +273,8 @@ def test_mistakes_are_errors_while_tracing(jax: Any, ours: Any) -> None:
         ours.lstm(x, W, U, threads=0)
     with pytest.raises(TypeError, match="reverse: expected True or False"):
         ours.gru(x, W[:12], U[:12], reset_after=True, reverse=1)
+    with pytest.raises(TypeError, match=r"^reset_after: expected True .* or False .*, got None$"):
+        ours.gru(x, W[:12], U[:12])
     with pytest.raises(ValueError, match="activation: expected one of"):
         ours.rnn(x, W[:4], U[:4], activation="elu")
     either = [ours.rnn(x, W[:4], U[:4], activation=name)[0] for name in ("identity", "linear")]

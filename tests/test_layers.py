@@ -420,7 +420,7 @@ def test_wrong_choices() -> None:
         fastrnn.LSTM(3, 4, 2, bidirectional=True, merge=None)
     with pytest.raises(ValueError, match=r"^activation\b.*swish"):
         fastrnn.RNN(3, 4, activation="swish")
-    with pytest.raises(TypeError, match="reset_after"):
+    with pytest.raises(TypeError, match=r"^reset_after: expected True \(.*PyTorch.*\) or False \(.*\), got None$"):
         fastrnn.GRU(3, 4)
     with pytest.raises(TypeError, match=r"^reset_after\b"):
         fastrnn.GRU(3, 4, reset_after="before")

@@ -47,7 +47,7 @@ def from_gates(
     b_rec_i, ... : (H,) arrays
         A second bias, of the recurrent side. Names are also read with an underscore before the letter: ``W_i``.
     reset_after : bool
-        For a GRU, where there is no default: whether the reset gate acts after the recurrent product.
+        For a GRU, where it is asked for: whether the reset gate acts after the recurrent product.
     update : {"keep", "write"}, optional
         For a GRU, what its z says: h' = z h + (1-z) n keeps, and is what fastrnn and PyTorch have and the default;
         h' = (1-z) h + z n writes, and is turned into the other by negating that gate's weights.
@@ -65,7 +65,7 @@ def from_gates(
     Raises
     ------
     TypeError
-        For what is not an array of float32 or of float64.
+        For what is not an array of float32 or of float64, and a GRU without `reset_after`.
     ValueError
         For a name that belongs to no cell, a gate that is missing, or a shape that does not fit; the message names it.
 
@@ -117,8 +117,6 @@ def cell_of_gates(letters: set[str], reset_after: Any, update: Any, activation: 
     if update is not None and not among(update, ("keep", "write")):
         raise ValueError(f'update: expected "keep" or "write", got {update!r}')
     if kind == "gru":
-        if reset_after is None:
-            raise ValueError("reset_after: expected True or False for a GRU, which has no default, got None")
         return gru_cell(reset_after)
     return "lstm" if kind == "lstm" else rnn_cell("tanh" if activation is None else activation)
 

@@ -105,7 +105,7 @@ class GRU(Recurrent):
     Parameters
     ----------
     reset_after : bool
-        Which of the two GRUs; True is PyTorch's, cuDNN's and Keras 3's. There is no default.
+        Which of the two GRUs; True is PyTorch's, cuDNN's, Keras 3's and TensorFlow 2's. Asked for.
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences, dtype,
     weight_dtype, initializer, rng
         As for `LSTM`.
@@ -124,7 +124,7 @@ class GRU(Recurrent):
         hidden_size: int,
         num_layers: int = 1,
         *,
-        reset_after: bool,
+        reset_after: bool | None = None,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(gru_cell(reset_after), input_size, hidden_size, num_layers, **options)

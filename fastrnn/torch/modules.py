@@ -123,7 +123,7 @@ class GRU(Recurrent):
         proj_size: int = 0,
         reset_after: bool = True,
     ) -> None:
-        boolean("reset_after", reset_after)
+        gru_cell(reset_after)
         super().__init__(
             "GRU", input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
             bidirectional=bidirectional, proj_size=proj_size, device=device, dtype=dtype,
