@@ -46,8 +46,8 @@ def initial(rng: np.random.Generator) -> Parameters:
 
 def predict(w: Parameters, x: Array, training: bool = False) -> tuple[Array, Array, Cache | None]:
     """The read-out at every step (T, batch, 1), the LSTM's y (T, batch, HIDDEN), and its cache."""
-    y, _, _, cache, _ = fastrnn.lstm_forward(x, w["W"], w["U"], w["b"], training=training)
-    return y @ w["V"].T + w["a"], y, cache
+    result = fastrnn.lstm_forward(x, w["W"], w["U"], w["b"], training=training)
+    return result.y @ w["V"].T + w["a"], result.y, result.cache
 
 
 def loss_and_gradients(w: Parameters, x: Array, target: Array) -> tuple[float, Parameters]:
@@ -84,8 +84,8 @@ def throughput(backend: str, w: Parameters, x: Array, seconds: float = 0.5) -> f
     with fastrnn.use_backend(backend):
         runs, start = -1, 0.0  # the first run warms up
         while runs < 0 or time.perf_counter() - start < seconds:
-            y, _, _, cache, _ = fastrnn.lstm_forward(x, w["W"], w["U"], w["b"], training=True)
-            fastrnn.lstm_backward(y, cache)
+            result = fastrnn.lstm_forward(x, w["W"], w["U"], w["b"], training=True)
+            fastrnn.lstm_backward(result.y, result.cache)
             runs += 1
             start = start or time.perf_counter()
         return runs * T * BATCH / (time.perf_counter() - start)

@@ -270,7 +270,7 @@ def lstm_forward(
     >>> import numpy as np, fastrnn
     >>> rng = np.random.default_rng(0)
     >>> x, W, U = rng.standard_normal((5, 2, 3)), rng.standard_normal((16, 3)), rng.standard_normal((16, 4))
-    >>> y, h_n, c_n, cache, c = fastrnn.lstm_forward(x, W, U, lengths=[5, 2])
+    >>> y, h_n, c_n, *_ = fastrnn.lstm_forward(x, W, U, lengths=[5, 2])
     >>> np.array_equal(h_n[1], y[1, 1]), np.any(y[2:, 1])
     (True, np.False_)
     """
@@ -314,8 +314,8 @@ def lstm_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None, dc_n: Any =
     >>> import numpy as np, fastrnn
     >>> rng = np.random.default_rng(0)
     >>> x, W, U = rng.standard_normal((5, 2, 3)), rng.standard_normal((16, 3)), rng.standard_normal((16, 4))
-    >>> y, h_n, c_n, cache, c = fastrnn.lstm_forward(x, W, U, training=True)
-    >>> grads = fastrnn.lstm_backward(np.ones_like(y), cache)
+    >>> result = fastrnn.lstm_forward(x, W, U, training=True)
+    >>> grads = fastrnn.lstm_backward(np.ones_like(result.y), result.cache)
     >>> grads.dW.shape, grads.db
     ((16, 3), None)
     """

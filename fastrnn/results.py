@@ -36,12 +36,10 @@ class RNNResult(NamedTuple):
     cache: Cache | None  #: with training=True
 
 
-class GRUResult(NamedTuple):
+class GRUResult(RNNResult):
     """What `gru_forward` returns."""
 
-    y: Array  #: (T, B, H) hidden state of every step, exactly 0 past a sequence's length
-    h_n: Array  #: (B, H) state after each sequence's last valid step in the direction of travel
-    cache: Cache | None  #: with training=True
+    __slots__ = ()
 
 
 class LSTMResult(NamedTuple):
@@ -65,15 +63,10 @@ class RNNGrads(NamedTuple):
     dh0: Array | None
 
 
-class GRUGrads(NamedTuple):
+class GRUGrads(RNNGrads):
     """What `gru_backward` returns: gradients shaped like the arguments, None for absent ones."""
 
-    dx: Array
-    dW: Array
-    dU: Array
-    db: Array | None
-    db_rec: Array | None
-    dh0: Array | None
+    __slots__ = ()
 
 
 class LSTMGrads(NamedTuple):

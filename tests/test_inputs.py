@@ -127,6 +127,20 @@ def test_huge_option_values(backend: str) -> None:
     assert_same_bits(run(ALL, checkpoint=2**62, threads=2**40), run(ALL))
 
 
+def test_results_have_names_and_places() -> None:
+    assert fastrnn.LSTMResult._fields == ("y", "h_n", "c_n", "cache", "c")
+    assert fastrnn.LSTMGrads._fields == ("dx", "dW", "dU", "db", "db_rec", "dp", "dh0", "dc0")
+    x, W, U = np.zeros((2, 3, 4)), np.zeros((5, 4)), np.zeros((5, 5))
+    three = np.tile(W, (3, 1)), np.tile(U, (3, 1))
+    results = fastrnn.rnn_forward(x, W, U), fastrnn.gru_forward(x, *three, reset_after=True)
+    for result, grads in zip(results, (fastrnn.RNNGrads, fastrnn.GRUGrads), strict=True):
+        assert result._fields == ("y", "h_n", "cache")
+        assert grads._fields == ("dx", "dW", "dU", "db", "db_rec", "dh0")
+    assert [repr(result)[:10] for result in results] == ["RNNResult(", "GRUResult("]
+    assert type(results[1]) is fastrnn.GRUResult
+    assert type(results[1]._replace(y=x)) is fastrnn.GRUResult
+
+
 def test_choice_of_cell() -> None:
     x, W, U = np.zeros((2, 3, 4)), np.zeros((5, 4)), np.zeros((5, 5))
     with pytest.raises(ValueError, match=r"activation.*tanh.*swish"):
