@@ -25,10 +25,10 @@ __all__ = ["gates", "gradient_norms"]
 
 
 def gates(
-    layer: Recurrent,
+    net: Recurrent,
     x: Any,
     *,
-    number: int = -1,
+    layer: int = -1,
     reverse: bool = False,
     state: Any = None,
     lengths: Any = None,
@@ -41,10 +41,10 @@ def gates(
 
     Parameters
     ----------
-    layer : LSTM, GRU or RNN
+    net : LSTM, GRU or RNN
     x, state, lengths, resets
-        As for a call of the layer.
-    number : int
+        As for a call of it.
+    layer : int
         Which of the layers stacked in it, from 0 at the bottom; -1 is the top.
     reverse : bool
         Look at the direction from each sequence's end to its start, of a bidirectional layer.
@@ -58,28 +58,28 @@ def gates(
     Raises
     ------
     TypeError, ValueError
-        For a layer that is not recurrent, a number or direction that it does not have, and as a call of the layer.
+        For a net that is not recurrent, a layer or direction that it does not have, and as a call of it.
 
     Examples
     --------
     >>> import numpy as np, fastrnn.inspect
     >>> lstm = fastrnn.LSTM(3, 4, num_layers=2, rng=0)
-    >>> found = fastrnn.inspect.gates(lstm, np.ones((5, 2, 3), np.float32), number=0)
+    >>> found = fastrnn.inspect.gates(lstm, np.ones((5, 2, 3), np.float32), layer=0)
     >>> list(found), found["f"].shape
     (['i', 'f', 'g', 'o', 'c', 'h'], (5, 2, 4))
     """
-    i = which(layer, number, reverse)
-    tape = taped(layer, x, state, lengths, resets, training=False)
+    i = which(net, layer, reverse)
+    tape = taped(net, x, state, lengths, resets, training=False)
     return {name: callers(a, *tape.layout) for name, a in activations(tape.calls[i]).items()}
 
 
 def gradient_norms(
-    layer: Recurrent,
+    net: Recurrent,
     x: Any,
     dy: Any = None,
     *,
     dstate: Any = None,
-    number: int = -1,
+    layer: int = -1,
     reverse: bool = False,
     state: Any = None,
     lengths: Any = None,
@@ -93,14 +93,14 @@ def gradient_norms(
 
     Parameters
     ----------
-    layer : LSTM, GRU or RNN
+    net : LSTM, GRU or RNN
     x, state, lengths, resets
-        As for a call of the layer.
+        As for a call of it.
     dy, dstate
-        Gradients of L with respect to the layer's y and final state, as `backward` takes them. When both are absent L
+        Gradients of L with respect to the net's y and final state, as `backward` takes them. When both are absent L
         is sum(h_n) / sqrt(H), of the final h that is looked at alone: its gradient there has norm 1, so that what
         comes out is the factor by which a gradient shrinks or grows.
-    number, reverse
+    layer, reverse
         Whose h to look at, as for `gates`.
 
     Returns
@@ -111,7 +111,7 @@ def gradient_norms(
     Raises
     ------
     TypeError, ValueError
-        As `gates`, and as the layer's `backward`; also for bfloat16 weights, which do not train.
+        As `gates`, and as the net's `backward`; also for bfloat16 weights, which do not train.
 
     References
     ----------
@@ -126,15 +126,15 @@ def gradient_norms(
     >>> fastrnn.inspect.gradient_norms(rnn, np.ones((4, 1)))  # half of it is lost in every step
     array([0.125, 0.25 , 0.5  , 1.   ])
     """
-    i = which(layer, number, reverse)
-    if layer.weight_dtype is not None:
-        raise ValueError(f"layer: one of {layer.weight_dtype} weights is for inference and has no gradients")
-    tape = taped(layer, x, state, lengths, resets, training=True)
+    i = which(net, layer, reverse)
+    if net.weight_dtype is not None:
+        raise ValueError(f"net: one of {net.weight_dtype} weights is for inference and has no gradients")
+    tape = taped(net, x, state, lengths, resets, training=True)
     if dy is None and dstate is None:
         dstate = unit(tape, i)
     noting: Any = Noting(tape.backend)
     tape.backend = noting
-    layer.backward(dy, Cache(layer, tape), dstate=dstate)
+    net.backward(dy, Cache(net, tape), dstate=dstate)
     [asked] = [back for back in noting.asked if back.call is tape.calls[i]]
     return callers(norms(asked), *tape.layout)
 
@@ -150,24 +150,24 @@ class Noting:
         return self._backend.backward(calls)
 
 
-def which(layer: Any, number: Any, reverse: Any) -> int:
+def which(net: Any, layer: Any, reverse: Any) -> int:
     """Its place in PyTorch's order of layers and directions."""
-    if not isinstance(layer, Recurrent):
-        raise TypeError(f"layer: expected an LSTM, a GRU or an RNN, got {type(layer).__name__}")
+    if not isinstance(net, Recurrent):
+        raise TypeError(f"net: expected an LSTM, a GRU or an RNN, got {type(net).__name__}")
     boolean("reverse", reverse)
-    if reverse and not layer.bidirectional:
-        raise ValueError("reverse: this layer has one direction, so expected False")
-    L, index = layer.num_layers, integer("number", number, "an integer")
+    if reverse and not net.bidirectional:
+        raise ValueError("reverse: this net has one direction, so expected False")
+    L, index = net.num_layers, integer("layer", layer, "an integer")
     if not -L <= index < L:
-        raise ValueError(f"number: expected one of {-L}..{L - 1}, got {index}")
-    return index % L * (1 + layer.bidirectional) + int(reverse)
+        raise ValueError(f"layer: expected one of {-L}..{L - 1}, got {index}")
+    return index % L * (1 + net.bidirectional) + int(reverse)
 
 
-def taped(layer: Recurrent, x: Any, state: Any, lengths: Any, resets: Any, training: bool) -> Tape:
+def taped(net: Recurrent, x: Any, state: Any, lengths: Any, resets: Any, training: bool) -> Tape:
     """Every call of a forward that drops nothing out."""
-    x, init, options, layout = layer._checked(x, state, lengths, resets, None)
-    tape = Tape(backends.current(), MERGES[layer.merge] if layer.bidirectional else None, 0.0, None, layout)
-    layer._run(x, init, options | {"training": training}, layout, tape)
+    x, init, options, layout = net._checked(x, state, lengths, resets, None)
+    tape = Tape(backends.current(), MERGES[net.merge] if net.bidirectional else None, 0.0, None, layout)
+    net._run(x, init, options | {"training": training}, layout, tape)
     return tape
 
 

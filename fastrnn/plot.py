@@ -97,7 +97,7 @@ def curve(axes: Axes, values: Sequence[float], label: str, colour: str) -> None:
     axes.plot(epochs, values, label=label, color=colour, linewidth=2, marker="o" if len(values) == 1 else None)
 
 
-def gates(layer: Any, x: Any, *, sequence: int = 0, lengths: Any = None, **options: Any) -> Figure:
+def gates(net: Any, x: Any, *, sequence: int = 0, lengths: Any = None, **options: Any) -> Figure:
     """Draw the gates and the states of one sequence over time as heat maps, units by time steps.
 
     Gates that open and shut go from white at 0 to black at 1; what has a sign is red above 0 and blue below, white at
@@ -105,12 +105,12 @@ def gates(layer: Any, x: Any, *, sequence: int = 0, lengths: Any = None, **optio
 
     Parameters
     ----------
-    layer, x, lengths
+    net, x, lengths
         As `inspect.gates` takes them.
     sequence : int
         Which one of the batch; it is drawn up to its length.
     **options
-        `number`, `reverse`, `state`, `resets`: also as `inspect.gates` takes them.
+        `layer`, `reverse`, `state`, `resets`: also as `inspect.gates` takes them.
 
     Returns
     -------
@@ -132,9 +132,9 @@ def gates(layer: Any, x: Any, *, sequence: int = 0, lengths: Any = None, **optio
     >>> [axes.get_title() for axes in figure.axes[:4]]
     ['reset gate r', 'update gate z', 'candidate n', 'hidden state h']
     """
-    found = inspect.gates(layer, x, lengths=lengths, **options)
+    found = inspect.gates(net, x, lengths=lengths, **options)
     if found["h"].ndim == 3:
-        found = {name: sequences(a, layer) for name, a in found.items()}
+        found = {name: sequences(a, net) for name, a in found.items()}
         B = found["h"].shape[1]
         if not -B <= sequence < B:
             raise ValueError(f"sequence: expected one of {-B}..{B - 1}, got {sequence}")
@@ -171,7 +171,7 @@ def gradient_norms(layers: Any, x: Any, dy: Any = None, *, ax: Axes | None = Non
     ax : Axes, optional
         Where to draw; a new figure when absent.
     **options
-        `dstate`, `number`, `reverse`, `state`, `lengths`, `resets`: also as `inspect.gradient_norms` takes them.
+        `dstate`, `layer`, `reverse`, `state`, `lengths`, `resets`: also as `inspect.gradient_norms` takes them.
 
     Returns
     -------

@@ -118,7 +118,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typ
             optimizer.learning_rate = self.learning_rate
         self.model_.compile(optimizer, loss)
         self.history_: History = self.model_.fit(
-            sequences, y, self.epochs, self.batch_size, rng=rng, progress=self.progress
+            sequences, y, self.epochs, batch_size=self.batch_size, rng=rng, progress=self.progress
         )
 
     def _recurrent(self, input_size: int, rng: np.random.Generator) -> Any:

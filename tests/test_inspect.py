@@ -28,7 +28,7 @@ def problem(cell: str, *, batch_first: bool = False, **options: Any) -> dict[str
     x, resets = rng.standard_normal((T, B, I)), rng.random((T, B)) < 0.2
     if batch_first:
         x, resets = x.swapaxes(0, 1), resets.T
-    return {"layer": net, "x": x, "state": state, "lengths": LENGTHS, "resets": resets}
+    return {"net": net, "x": x, "state": state, "lengths": LENGTHS, "resets": resets}
 
 
 def perturbed(given: dict[str, Any], i: int, t: int, e: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
@@ -36,7 +36,7 @@ def perturbed(given: dict[str, Any], i: int, t: int, e: np.ndarray) -> tuple[np.
 
     One functional call after another, of one step each. Where a sequence is past its length there is no h[t].
     """
-    net, lengths, resets = given["layer"], given["lengths"], given["resets"]
+    net, lengths, resets = given["net"], given["lengths"], given["resets"]
     family, _, chosen = PUBLIC[net._cell.name]
     forward, weights = getattr(fastrnn, f"{family}_forward"), net.state_dict()
     x, state = given["x"], given["state"] if isinstance(given["state"], tuple) else (given["state"],)
@@ -81,7 +81,7 @@ def central(given: dict[str, Any], i: int, dy: np.ndarray, dstate: tuple[np.ndar
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(
-    ("number", "reverse", "options"),
+    ("level", "reverse", "options"),
     [
         (0, False, {}),
         (0, True, {"bidirectional": True}),
@@ -90,14 +90,14 @@ def central(given: dict[str, Any], i: int, dy: np.ndarray, dstate: tuple[np.ndar
         (-1, False, {"num_layers": 2, "bidirectional": True}),
     ],
 )
-def test_norms_are_those_of_central_differences(cell: str, number: int, reverse: bool, options: dict[str, Any]) -> None:
+def test_norms_are_those_of_central_differences(cell: str, level: int, reverse: bool, options: dict[str, Any]) -> None:
     given = problem(cell, **options)
-    net, rng = given["layer"], np.random.default_rng(2)
-    i = number % net.num_layers * (1 + net.bidirectional) + reverse
+    net, rng = given["net"], np.random.default_rng(2)
+    i = level % net.num_layers * (1 + net.bidirectional) + reverse
     y, state = net(given["x"], given["state"], LENGTHS, resets=given["resets"])
     dy = rng.standard_normal(y.shape)
     dstate = tuple(rng.standard_normal(s.shape) for s in (state if isinstance(state, tuple) else (state,)))
-    got = gradient_norms(**given, dy=dy, dstate=stacks.as_given(dstate), number=number, reverse=reverse)
+    got = gradient_norms(**given, dy=dy, dstate=stacks.as_given(dstate), layer=level, reverse=reverse)
     assert relative_error(got, central(given, i, dy, dstate)) < 1e-8
 
 
@@ -106,7 +106,7 @@ def test_norms_of_the_final_state_by_itself() -> None:
     dstate = np.zeros_like(given["state"])
     dstate[0] = H**-0.5
     expected = central(given, 0, np.zeros((T, B, H)), (dstate,))
-    assert relative_error(gradient_norms(**given, number=0), expected) < 1e-8
+    assert relative_error(gradient_norms(**given, layer=0), expected) < 1e-8
     assert_close({"last": gradient_norms(**given)[[6, 3], [0, 2]]}, {"last": np.ones(2)})
 
 
@@ -114,7 +114,7 @@ def test_norms_of_the_final_state_by_itself() -> None:
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_gates_are_those_of_the_kernels(cell: str, batch_first: bool) -> None:
     given = problem(cell, batch_first=batch_first, num_layers=2, bidirectional=True)
-    net = given.pop("layer")
+    net = given.pop("net")
     y, _ = net(**given)
     found = [gates(net, **given, reverse=reverse) for reverse in (False, True)]
     assert [list(one) for one in found] == [NAMES[PUBLIC[cell][0]]] * 2
@@ -154,7 +154,7 @@ def test_layouts(batch_first: bool) -> None:
     assert_close({"n": gradient_norms(**turned)}, {"n": norms.T if batch_first else norms})
     x, resets = given["x"][:, 2], given["resets"][:, 2]
     state = tuple(s[:, 2] for s in given["state"])
-    alone = {"layer": turned["layer"], "x": x, "state": state, "lengths": 4, "resets": resets}
+    alone = {"net": turned["net"], "x": x, "state": state, "lengths": 4, "resets": resets}
     assert_close({"n": gradient_norms(**alone)}, {"n": norms[:, 2]})
     assert_close({"f": gates(**alone)["f"]}, {"f": gates(**given)["f"][:, 2]})
 
@@ -163,8 +163,8 @@ def test_on_every_backend(implementation: str) -> None:
     given = problem("rnn_tanh", num_layers=2, bidirectional=True)
     dy = np.random.default_rng(0).standard_normal((T, B, 2 * H))
     with fastrnn.use_backend("numpy"):
-        exact = gradient_norms(**given, dy=dy, number=0, reverse=True)
-    assert_close({"n": gradient_norms(**given, dy=dy, number=0, reverse=True)}, {"n": exact})
+        exact = gradient_norms(**given, dy=dy, layer=0, reverse=True)
+    assert_close({"n": gradient_norms(**given, dy=dy, layer=0, reverse=True)}, {"n": exact})
 
 
 def test_the_last_step_alone() -> None:
@@ -177,7 +177,7 @@ def test_the_last_step_alone() -> None:
 def test_nothing_drops_out() -> None:
     nets = [stacks.layer("lstm", I, H, 2, dropout=rate, dtype=np.float64) for rate in (0.0, 0.9)]
     x = np.random.default_rng(0).standard_normal((T, B, I))
-    plain, dropping = ({"n": gradient_norms(net, x, number=0), **gates(net, x)} for net in nets)
+    plain, dropping = ({"n": gradient_norms(net, x, layer=0), **gates(net, x)} for net in nets)
     assert_close(dropping, plain)
 
 
@@ -196,7 +196,7 @@ def test_bfloat16_weights_have_gates() -> None:
     net = fastrnn.LSTM(I, H, weight_dtype="bfloat16", rng=0)
     x = np.ones((T, B, I), np.float32)
     assert relative_error(gates(net, x)["h"], net(x)[0]) < 2**-7
-    with pytest.raises(ValueError, match="layer: one of bfloat16 weights"):
+    with pytest.raises(ValueError, match="net: one of bfloat16 weights"):
         gradient_norms(net, x)
 
 
@@ -211,10 +211,10 @@ def test_empty() -> None:
 def test_mistakes(function: Any) -> None:
     net, x = fastrnn.LSTM(I, H, 2, rng=0), np.ones((T, B, I), np.float32)
     for error, message, layer, wrong in (
-        (TypeError, "layer: expected an LSTM, a GRU or an RNN, got Dense", fastrnn.Dense(I, H), {}),
-        (ValueError, "number: expected one of -2..1, got 2", net, {"number": 2}),
-        (TypeError, "number: expected an integer, got 0.0", net, {"number": 0.0}),
-        (ValueError, "reverse: this layer has one direction", net, {"reverse": True}),
+        (TypeError, "net: expected an LSTM, a GRU or an RNN, got Dense", fastrnn.Dense(I, H), {}),
+        (ValueError, "layer: expected one of -2..1, got 2", net, {"layer": 2}),
+        (TypeError, "layer: expected an integer, got 0.0", net, {"layer": 0.0}),
+        (ValueError, "reverse: this net has one direction", net, {"reverse": True}),
         (TypeError, "reverse: expected True or False", net, {"reverse": 1}),
         (ValueError, "lengths", net, {"lengths": [1]}),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 import re
 from collections.abc import Callable
@@ -225,6 +226,11 @@ def test_copies_are_equal_and_independent(again: Callable[[Sequential], Sequenti
     other.fit(inputs(), classes(N))
     assert_same_bits(model.state_dict(), before)
     assert (other.predict(inputs()) != model.predict(inputs())).all()
+
+
+@pytest.mark.parametrize("method", [Sequential.fit, Sequential.evaluate, Sequential.predict])
+def test_batch_size_is_a_keyword(method: Callable[..., Any]) -> None:
+    assert inspect.signature(method).parameters["batch_size"].kind is inspect.Parameter.KEYWORD_ONLY
 
 
 def test_weights_in_files(tmp_path: Path, oracle: Callable[[str], Any]) -> None:
