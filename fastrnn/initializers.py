@@ -25,6 +25,20 @@ import numpy as np
 from fastrnn.cells import Array
 from fastrnn.checks import finite
 
+__all__ = [
+    "Constant",
+    "GlorotNormal",
+    "GlorotUniform",
+    "HeNormal",
+    "HeUniform",
+    "Initializer",
+    "Ones",
+    "Orthogonal",
+    "RandomNormal",
+    "RandomUniform",
+    "Zeros",
+]
+
 Shape = tuple[int, ...]
 
 
