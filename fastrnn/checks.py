@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 import numpy as np
 
 from fastrnn.call import Call
-from fastrnn.cells import Array, Arrays, Cell
+from fastrnn.cells import CELLS, Array, Arrays, Cell
 
 BOOLEANS = (bool, np.bool_)
 

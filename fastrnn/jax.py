@@ -15,36 +15,26 @@ XLA calls the compiled kernels itself (``jax.ffi``), without Python and without 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastrnn import backends
 from fastrnn.call import Call
-from fastrnn.cells import CELLS
+from fastrnn.cells import CELLS, Cell
 from fastrnn.checks import Options, checked_call
 from fastrnn.extras import needed
 from fastrnn.run import gru_cell, lstm_cell, rnn_cell
 
 jax = needed("jax", "jax")
 
-__all__ = ["gru", "lstm", "rnn"]
+__all__ = ["gru", "lstm", "recurrent", "rnn"]
 
 #: Arrays by name, of those that there are; JAX sorts them by it.
 Given = dict[str, Any]
 
 WEIGHTS = ("W", "U", "b", "b_rec", "p")
-
-INIT = ("h0", "c0")
-
-#: In the order of src/xla.c; of those after U some may be absent.
-ARGUMENTS = ("x", *WEIGHTS, *INIT, "lengths", "resets")
-
-OUTPUTS = ("y", "h_n", "c_n")
-
-#: Which axis is that of the batch.
-BATCH = {"x": 1, "h0": 0, "c0": 0, "lengths": 0, "resets": 1, "y": 1, "h_n": 0, "c_n": 0}
 
 for way, handler in backends.load("native").xla_handlers().items():
     jax.ffi.register_ffi_target(f"fastrnn_{way}", handler, platform="cpu")
@@ -53,14 +43,36 @@ for way, handler in backends.load("native").xla_handlers().items():
 class Settings(NamedTuple):
     """What is fixed when a call is traced."""
 
-    cell: str
+    cell: Cell
     reverse: bool
     threads: int
     isa: str
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """The extra inputs, by names that nothing else has."""
+        return tuple([f"e.{name}" for name in self.cell.inputs])
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """In the order of src/xla.c; of those after W some may be absent."""
+        return ("x", *WEIGHTS, *self.cell.initial, "lengths", "resets", *self.inputs)
+
+    @property
+    def bits(self) -> dict[str, int]:
+        """What src/xla.c is told of those that are there."""
+        names = ("U", "b", "b_rec", "p", "lengths", "resets", *self.cell.initial)
+        return {name: 1 << i for i, name in enumerate(names)}
+
+    @property
     def outputs(self) -> tuple[str, ...]:
-        return OUTPUTS[: 1 + len(CELLS[self.cell].states)]
+        return ("y", *[f"{state}_n" for state in self.cell.states])
+
+    def axis(self, name: str) -> int | None:
+        """Which axis of an argument or an output is that of the batch."""
+        if name in WEIGHTS:
+            return None
+        return 1 if name in ("x", "y", "resets", *self.inputs) else 0
 
 
 def rnn(
@@ -101,7 +113,7 @@ def rnn(
     >>> fastrnn.jax.rnn(x, W, U, activation="identity")[0].ravel().tolist()
     [1.0, 2.0, 3.0]
     """
-    y, h_n = _run(rnn_cell(activation), x, (W, U, b, b_rec, None), (h0,), lengths, resets, reverse, threads)
+    y, h_n = _run(CELLS[rnn_cell(activation)], x, (W, U, b, b_rec, None), (h0,), lengths, resets, reverse, threads)
     return y, h_n
 
 
@@ -144,7 +156,7 @@ def gru(
     >>> y.shape, h_n.shape
     ((3, 2, 5), (2, 5))
     """
-    y, h_n = _run(gru_cell(reset_after), x, (W, U, b, b_rec, None), (h0,), lengths, resets, reverse, threads)
+    y, h_n = _run(CELLS[gru_cell(reset_after)], x, (W, U, b, b_rec, None), (h0,), lengths, resets, reverse, threads)
     return y, h_n
 
 
@@ -197,12 +209,70 @@ def lstm(
     >>> dU.shape
     (20, 5)
     """
-    y, h_n, c_n = _run(lstm_cell(p), x, (W, U, b, b_rec, p), (h0, c0), lengths, resets, reverse, threads)
+    y, h_n, c_n = _run(CELLS[lstm_cell(p)], x, (W, U, b, b_rec, p), (h0, c0), lengths, resets, reverse, threads)
     return y, h_n, c_n
 
 
+def recurrent(
+    cell: Cell,
+    x: Any,
+    W: Any,
+    U: Any = None,
+    b: Any = None,
+    b_rec: Any = None,
+    *,
+    p: Any = None,
+    e: Mapping[str, Any] | None = None,
+    init: Sequence[Any] | None = None,
+    lengths: Any = None,
+    resets: Any = None,
+    reverse: bool = False,
+    threads: int | None = None,
+) -> tuple[Any, tuple[Any, ...]]:
+    """The `forward` of any cell in JAX.
+
+    Parameters
+    ----------
+    cell : Cell
+        As `fastrnn.cell` makes it, or one of `fastrnn.cells.CELLS`.
+    x, W, U, b, b_rec, p, e, init, lengths, resets, reverse, threads
+        As the cell's ``forward`` has them; what is JAX's own is as for `lstm`.
+
+    Returns
+    -------
+    y : (T, B, H) array
+    final : tuple of (B, H) arrays
+        In the order of the cell's states.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As `lstm`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, fastrnn, fastrnn.jax
+    >>> from fastrnn.cells import relu
+    >>> @fastrnn.cell(gates="n", states="h", parameters=("u",))
+    ... def ind_rnn(x, U, s, p):
+    ...     return relu(x.n + p.u * s.h)
+    >>> x, W = jnp.ones((3, 1, 1)), jnp.ones((1, 1))
+    >>> y, (h_n,) = fastrnn.jax.recurrent(ind_rnn, x, W, p=jnp.full(1, 2.0))
+    >>> y.ravel().tolist()
+    [1.0, 3.0, 7.0]
+    """
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell: expected what fastrnn.cell makes, got {cell!r}")
+    if init is None:
+        init = (None,) * len(cell.states)
+    if not isinstance(init, tuple | list) or len(init) != len(cell.states):
+        raise ValueError(f"init: expected a tuple of {', '.join(cell.states)}, got {init!r:.80}")
+    y, *final = _run(cell, x, (W, U, b, b_rec, p), init, lengths, resets, reverse, threads, e)
+    return y, tuple(final)
+
+
 def _run(
-    cell: str,
+    cell: Cell,
     x: Any,
     weights: Sequence[Any],
     init: Sequence[Any],
@@ -210,12 +280,15 @@ def _run(
     resets: Any,
     reverse: bool,
     threads: int | None,
+    e: Mapping[str, Any] | None = None,
 ) -> tuple[Any, ...]:
     """y and the final states. What is wrong with shapes and dtypes is said here, while tracing."""
-    values = (x, *weights, *init, *[None] * (len(INIT) - len(init)), lengths, resets)
-    given = {name: _array(name, a) for name, a in zip(ARGUMENTS, values, strict=True) if a is not None}
+    names = ("x", *WEIGHTS, *cell.initial, "lengths", "resets")
+    values = (x, *weights, *init, lengths, resets)
+    given = {name: _array(name, a) for name, a in zip(names, values, strict=True) if a is not None}
+    inputs = {name: _array(name, a) for name, a in (e or {}).items()}
     options = Options(reverse=reverse, training=True, threads=backends.thread_count(threads))
-    call, unbatched = _checked(cell, given, len(init), options)
+    call, unbatched = _checked(cell, given, inputs, options)
     if lengths is not None:  # any integers for the caller, of 32 or 64 bits with a sign for the handler
         given["lengths"] = given["lengths"].astype("int64" if given["lengths"].dtype.itemsize == 8 else "int32")
     native = backends.current()
@@ -224,7 +297,18 @@ def _run(
     settings = Settings(cell, reverse, min(call.threads, backends.usable_cpus()), native.layout())
     room = backends.load("native").saved_bytes(call._replace(lengths=None), settings.isa)
     if unbatched:
-        given |= {name: jax.numpy.expand_dims(given[name], BATCH[name]) for name in given.keys() & BATCH}
+        axes = {name: settings.axis(name) for name in given}
+        given |= {name: jax.numpy.expand_dims(given[name], axis) for name, axis in axes.items() if axis is not None}
+    T, B, _, H = call.sizes
+    order = cell.order
+    for name in ("U", "b_rec") if order else ():
+        if name in given:
+            parts = given[name].reshape(len(order), H, -1)[np.array(order)]
+            given[name] = parts.reshape(given[name].shape)
+    for name, fixed in zip(cell.inputs, call.fixed, strict=True):  # as wide and as long as the kernels' gradient of it
+        a = inputs[name][None] if fixed else inputs[name]
+        a = jax.numpy.expand_dims(a, 1) if unbatched else a
+        given[f"e.{name}"] = jax.numpy.broadcast_to(a, (T, B, H))
     y, *final = _call(settings, room, given)
     if unbatched:
         return y[:, 0], *[s[0] for s in final]
@@ -238,13 +322,14 @@ def _array(name: str, a: Any) -> Any:
         raise TypeError(f"{name}: expected an array, got {type(a).__name__}") from error
 
 
-def _checked(cell: str, given: Given, states: int, options: Options) -> tuple[Call, bool]:
+def _checked(cell: Cell, given: Given, inputs: Given, options: Options) -> tuple[Call, bool]:
     """Of arrays of these shapes and dtypes, whose values are not known."""
     blank: Given = {name: np.zeros(a.shape, a.dtype) for name, a in given.items()}
     weights = {name: blank.get(name) for name in WEIGHTS}
-    init = {name: blank.get(name) for name in INIT[:states]}
+    init = tuple([blank.get(name) for name in cell.initial])
+    e = {name: np.zeros(a.shape, a.dtype) for name, a in inputs.items()}
     options = options._replace(lengths=blank.get("lengths"), resets=blank.get("resets"))
-    return checked_call(CELLS[cell], blank.get("x"), weights, tuple(init.values()), options)
+    return checked_call(cell, blank.get("x"), weights, init, options, e=e or None)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -261,7 +346,7 @@ def _call_forward(settings: Settings, room: int, given: Given) -> tuple[list[Any
 def _call_backward(settings: Settings, room: int, kept: tuple[Given, Any], cotangents: list[Any]) -> tuple[Given]:
     given, saved = kept
     real = {name: a for name, a in given.items() if jax.numpy.issubdtype(a.dtype, jax.numpy.floating)}
-    names = [name for name in ARGUMENTS if name in real]
+    names = [name for name in settings.arguments if name in real]
     shapes = [jax.ShapeDtypeStruct(real[name].shape, real[name].dtype) for name in names]
     found = _kernels("backward", settings, shapes, given, True, [saved, *cotangents])
     return (dict.fromkeys(given) | dict(zip(names, found, strict=True)),)
@@ -272,7 +357,7 @@ _call.defvjp(_call_forward, _call_backward)
 
 def _forward(settings: Settings, given: Given, room: int | None = None) -> list[Any]:
     """y, the final states and, with room for it, what backward needs of this call."""
-    (T, B, _), H, dtype = given["x"].shape, given["U"].shape[1], given["x"].dtype
+    (T, B, _), H, dtype = given["x"].shape, given["W"].shape[0] // settings.cell.G, given["x"].dtype
     shapes = [jax.ShapeDtypeStruct((T, B, H) if name == "y" else (B, H), dtype) for name in settings.outputs]
     training = room is not None
     if training:
@@ -285,9 +370,9 @@ def _kernels(
 ) -> list[Any]:
     """A handler's results; a vmap calls it for each."""
     native = backends.load("native")
-    cell, isa = native.numbers(CELLS[settings.cell], settings.isa)
-    present = [name for name in ARGUMENTS if name in given]
-    bits = sum(1 << i for i, name in enumerate(ARGUMENTS[3:]) if name in given)
+    cell, isa = native.numbers(settings.cell, given["x"].dtype.itemsize, settings.isa)
+    present = [name for name in settings.arguments if name in given]
+    bits = sum(bit for name, bit in settings.bits.items() if name in given)
     setting = np.array([cell, isa, settings.reverse, training, settings.threads, bits], np.int64)
     run = jax.ffi.ffi_call(f"fastrnn_{way}", shapes, vmap_method="sequential")
     found: list[Any] = run(*[given[name] for name in present], *more, setting=setting)
@@ -305,8 +390,9 @@ def _inference(settings: Settings) -> Callable[[Given], list[Any]]:
             front = ({name: 0 if of[name] else None for name in given},)
             outputs = jax.vmap(functools.partial(_forward, settings), in_axes=front)(given)
         else:
-            joined = {name: _joined(a, BATCH[name], n, of[name]) if name in BATCH else a for name, a in given.items()}
-            outputs = [_parted(a, BATCH[name], n) for name, a in zip(settings.outputs, run(joined), strict=True)]
+            joined = {name: _joined(a, settings.axis(name), n, of[name]) for name, a in given.items()}
+            pairs = zip(settings.outputs, run(joined), strict=True)
+            outputs = [_parted(a, settings.axis(name) or 0, n) for name, a in pairs]
         return outputs, [True] * len(outputs)
 
     run.def_vmap(mapped)
@@ -314,8 +400,10 @@ def _inference(settings: Settings) -> Callable[[Given], list[Any]]:
     return found
 
 
-def _joined(a: Any, axis: int, n: int, mapped: bool) -> Any:
-    """n batches as one; what is not mapped is the same in each."""
+def _joined(a: Any, axis: int | None, n: int, mapped: bool) -> Any:
+    """n batches as one; what is not mapped is the same in each, and what has no axis of the batch stays."""
+    if axis is None:
+        return a
     a = jax.numpy.moveaxis(a, 0, axis) if mapped else jax.numpy.repeat(jax.numpy.expand_dims(a, axis), n, axis)
     return a.reshape(*a.shape[:axis], -1, *a.shape[axis + 2 :])
 

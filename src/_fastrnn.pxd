@@ -7,13 +7,6 @@ cdef extern from "team.h" nogil:
     void frnn_team_set_retreat(int)
 
 
-cdef extern from "xla.h" nogil:
-    ctypedef struct XlaFrame
-    ctypedef struct XlaError
-    XlaError *frnn_xla_forward(XlaFrame *)
-    XlaError *frnn_xla_backward(XlaFrame *)
-
-
 cdef extern from "fastrnn.h" nogil:
     enum:
         FRNN_ALIGN
@@ -119,3 +112,11 @@ cdef extern from "fastrnn.h" nogil:
     const frnn_isa frnn_isas[]
     const int frnn_isa_count
     const char *FRNN_COMPILER
+
+
+cdef extern from "xla.h" nogil:
+    ctypedef struct XlaFrame
+    ctypedef struct XlaError
+    XlaError *frnn_xla_forward(XlaFrame *)
+    XlaError *frnn_xla_backward(XlaFrame *)
+    int frnn_xla_add_cell(int64_t, const frnn_cell *)

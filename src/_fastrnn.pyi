@@ -25,6 +25,8 @@ class Compiled:
         backward: Sequence[int],
         code: object,
     ) -> None: ...
+    key: int
+    def known_to_xla(self) -> None: ...
 
 # One of the built-in cells by its index, or one compiled elsewhere.
 AnyCell = int | Compiled

@@ -63,13 +63,15 @@ cdef class Compiled:
     cdef frnn_cell cell
     cdef int isa
     cdef Py_ssize_t itemsize
-    cdef object code
+    cdef object code, forever
+    cdef readonly int64_t key
 
     def __cinit__(self, int isa, Py_ssize_t itemsize, dict shape, forward, backward, code):
-        """shape: frnn_cell's numbers by name; the addresses of its functions, one a phase; `code` owns them."""
+        """shape: frnn_cell's numbers by name; the addresses of its functions, one a phase; `code` owns them, and has
+        a `key`."""
         cdef int q, g
         table(isa, itemsize)
-        self.isa, self.itemsize, self.code = isa, itemsize, code
+        self.isa, self.itemsize, self.code, self.key = isa, itemsize, code, code.key
         cdef frnn_cell *cell = &self.cell
         cell.name = b"compiled"
         cell.gates, cell.states, cell.parameters = shape["gates"], shape["states"], shape["parameters"]
@@ -84,6 +86,13 @@ cdef class Compiled:
             cell.backward[q] = <void (*)(const BackwardTile *) noexcept nogil> <uintptr_t> backward[q]
         for g in range(cell.gates):
             cell.added[g] = shape["added"][g]
+
+
+    def known_to_xla(self):
+        """Let programs of XLA find it by its key, for as long as the process lives."""
+        self.forever = self
+        if not frnn_xla_add_cell(self.key, &self.cell):
+            raise MemoryError("too many cells for one process's XLA programs")
 
 
 cdef const frnn_cell *found_cell(int isa, Py_ssize_t itemsize, which) except NULL:

@@ -9,6 +9,35 @@
 
 enum { CELL, ISA, REVERSE, TRAINING, THREADS, GIVEN }; /* the attribute's elements, as fastrnn/jax.py has them */
 
+/* Cells that were compiled elsewhere, by numbers that follow from their code: a program that was kept from another
+ * process finds the cell that it was made for, or none. */
+enum { MOST_CELLS = 4096 };
+static struct {
+    int64_t key;
+    const frnn_cell *cell;
+} added[MOST_CELLS];
+static atomic_int cells_added;
+
+int frnn_xla_add_cell(int64_t key, const frnn_cell *cell)
+{
+    const int n = cells_added; /* the caller holds a lock */
+    for (int i = 0; i < n; i++)
+        if (added[i].key == key) return 1;
+    if (n == MOST_CELLS) return 0;
+    added[n].key = key;
+    added[n].cell = cell;
+    cells_added = n + 1;
+    return 1;
+}
+
+static const frnn_cell *find_cell(const frnn_table *core, int64_t key)
+{
+    if (key < core->cells) return core->cell[key];
+    for (int i = cells_added; i-- > 0;)
+        if (added[i].key == key) return added[i].cell;
+    return 0;
+}
+
 static XlaError *failed(const XlaFrame *frame, int code, const char *message)
 {
     XlaErrorArguments arguments = {sizeof arguments, 0, message, code};
@@ -65,44 +94,49 @@ static Room *take_room(size_t bytes)
 
 static void give_room(Room *room) { free(atomic_exchange(&kept, room)); }
 
-/* The call, but for lengths, which are returned as they came, and for the work area. */
-static const XlaBuffer *describe(frnn_call *call, const frnn_table **core, const XlaFrame *frame, int backward)
+/* The call, but for lengths, which stay as they came, and for the work area; 0 where the cell is not known. */
+static int describe(frnn_call *call, const frnn_table **core, const XlaBuffer **lengths, const XlaFrame *frame,
+                    int backward)
 {
     const int64_t *set = frame->attributes.all[0]->data, given = set[GIVEN];
-    const int64_t b = given & 1, b_rec = given & 2, p = given & 4, init[] = {given & 8, given & 16};
+    const int64_t hasU = given & 1, b = given & 2, b_rec = given & 4, p = given & 8;
     Reader arguments = {&frame->arguments, 0}, results = {&frame->results, 0};
-    const XlaBuffer *x = take(&arguments, 1), *W = take(&arguments, 1), *U = take(&arguments, 1);
-    const ptrdiff_t T = x->shape[0], B = x->shape[1], I = x->shape[2], H = U->shape[1];
+    const XlaBuffer *x = take(&arguments, 1), *W = take(&arguments, 1);
     *core = x->type == XLA_F64 ? frnn_isas[set[ISA]].f64 : frnn_isas[set[ISA]].f32;
+    const frnn_cell *const cell = find_cell(*core, set[CELL]);
+    if (!cell) return 0;
+    const ptrdiff_t T = x->shape[0], B = x->shape[1], I = x->shape[2], H = W->shape[0] / cell->gates;
     *call = (frnn_call){
-        .cell = (*core)->cell[set[CELL]], .reverse = (int)set[REVERSE], .training = (int)set[TRAINING],
+        .cell = cell, .reverse = (int)set[REVERSE], .training = (int)set[TRAINING],
         .threads = (int)set[THREADS], .T = T, .B = B, .I = I, .H = H,
-        .x = {x->data, B * I, I}, .W = W->data, .U = U->data,
+        .x = {x->data, B * I, I}, .W = W->data,
     };
-    const int states = call->cell->states;
+    call->U = data(&arguments, hasU);
     call->b = data(&arguments, b);
     call->b_rec = data(&arguments, b_rec);
     call->p = data(&arguments, p);
-    for (int k = 0; k < 2; k++) call->init[k] = data(&arguments, init[k]);
-    const XlaBuffer *lengths = take(&arguments, given & 32);
-    call->resets = sequence(&arguments, given & 64, B, 1);
+    for (int k = 0; k < cell->states; k++) call->init[k] = data(&arguments, given & 64 << k);
+    *lengths = take(&arguments, given & 16);
+    call->resets = sequence(&arguments, given & 32, B, 1);
+    for (int k = 0; k < cell->inputs; k++) call->e[k] = sequence(&arguments, 1, B, H);
     if (backward) {
         call->saved = data(&arguments, 1);
         call->dout[0] = sequence(&arguments, 1, B, H);
-        for (int k = 0; k < states; k++) call->dfinal[k] = data(&arguments, 1);
+        for (int k = 0; k < cell->states; k++) call->dfinal[k] = data(&arguments, 1);
         call->dx = sequence(&results, 1, B, I);
         call->dW = data(&results, 1);
-        call->dU = data(&results, 1);
+        call->dU = data(&results, hasU);
         call->db = data(&results, b);
         call->db_rec = data(&results, b_rec);
         call->dp = data(&results, p);
-        for (int k = 0; k < 2; k++) call->dinit[k] = data(&results, init[k]);
+        for (int k = 0; k < cell->states; k++) call->dinit[k] = data(&results, given & 64 << k);
+        for (int k = 0; k < cell->inputs; k++) call->de[k] = sequence(&results, 1, B, H);
     } else {
         call->out[0] = sequence(&results, 1, B, H);
-        for (int k = 0; k < states; k++) call->final[k] = data(&results, 1);
+        for (int k = 0; k < cell->states; k++) call->final[k] = data(&results, 1);
         call->saved = data(&results, call->training);
     }
-    return lengths;
+    return 1;
 }
 
 /* JAX has 32 bits for an integer unless told, the core 64. */
@@ -126,7 +160,9 @@ static XlaError *run(XlaFrame *frame, int backward)
     if (asked(frame)) return 0;
     frnn_call call;
     const frnn_table *core;
-    const XlaBuffer *lengths = describe(&call, &core, frame, backward);
+    const XlaBuffer *lengths;
+    if (!describe(&call, &core, &lengths, frame, backward))
+        return failed(frame, XLA_INVALID_ARGUMENT, "fastrnn: the cell was compiled in another process; trace again");
     if ((uintptr_t)call.saved % FRNN_ALIGN)
         return failed(frame, XLA_INVALID_ARGUMENT, "fastrnn: expected what forward left at an address of 64 bytes");
 

@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "fastrnn.h"
+
 typedef struct XlaError XlaError;
 
 enum XlaExtensionType { XLA_METADATA = 1 };     /* asks what version of the interface a handler is for */
@@ -94,13 +96,17 @@ typedef struct {
     XlaAttributes attributes;
 } XlaFrame;
 
-/* Handlers with one attribute, an array of int64: what `enum` in xla.c names. Arguments are x, W, U and, of b, b_rec,
- * p, h0, c0, lengths and resets, those whose bits are set in `given`; results are y and the final states.
+/* Handlers with one attribute, an array of int64: what `enum` in xla.c names. Arguments are x, W and, of U, b, b_rec,
+ * p, the initial states, lengths and resets, those whose bits are set in `given`, then the extra inputs (T, B, H);
+ * results are y and the final states.
  * With `training` the last result is what backward needs.
  */
+/* Make a cell known by a number that is no built-in one's index; 0 when there are too many. One caller at a time. */
+int frnn_xla_add_cell(int64_t key, const frnn_cell *cell);
+
 XlaError *frnn_xla_forward(XlaFrame *frame);
-/* Further arguments are what forward left, dy, and the gradient of each final state; results are dx, dW, dU and the
- * gradients of b, b_rec, p, h0, c0, where given. */
+/* Further arguments are what forward left, dy, and the gradient of each final state; results are dx, dW and the
+ * gradients of U, b, b_rec, p and the initial states, where given, and of the extra inputs. */
 XlaError *frnn_xla_backward(XlaFrame *frame);
 
 #endif

@@ -11,7 +11,9 @@ from typing import Any
 
 import hypothesis
 import numpy as np
+import own_cells
 import pytest
+import test_cells
 from hypothesis import strategies as st
 from problems import CELLS, PUBLIC, Arrays, Problem, forward, make, random_options, run
 from tolerance import assert_close, assert_same_bits
@@ -370,3 +372,34 @@ def test_forward_mode_is_refused(jax: Any, ours: Any) -> None:
 def test_docstrings(module: str, ours: Any) -> None:
     failed, attempted = doctest.testmod(importlib.import_module(f"fastrnn.{module}"))
     assert (attempted > 0, failed) == (True, 0)
+
+
+@pytest.mark.parametrize("cell", own_cells.ALL, ids=lambda cell: cell.name)
+def test_cells_of_a_users_own(cell: Any, jax: Any, ours: Any) -> None:
+    """Outputs and every gradient of `recurrent` are those of the cell's forward and backward, jitted and mapped."""
+    p = test_cells.problem(cell, (5, 3, 2, 7), lengths=True, resets=True)
+    del p.back["dstates"]
+    given = {"inputs": p.inputs, "e": p.e, "init": p.init}
+
+    @jax.jit
+    def run(given: Any) -> Any:
+        options = {"e": given["e"] or None, "init": given["init"]} | p.options
+        return ours.recurrent(cell, **given["inputs"], **options)
+
+    def loss(given: Any) -> Any:
+        y, final = run(given)
+        return (y * p.back["dy"]).sum() + sum((a * d).sum() for a, d in zip(final, p.back["dfinal"], strict=True))
+
+    y, final = run(given)
+    grads = jax.grad(loss)(given)
+    three = given | {"init": tuple([np.stack([s] * 3) for s in p.init])}
+    thrice = jax.vmap(run, in_axes=({"inputs": None, "e": None, "init": 0},))(three)[0]
+    out = cell.forward(**p.inputs, e=p.e or None, init=p.init, training=True, **p.options)
+    back = cell.backward(p.back["dy"], out.cache, dfinal=p.back["dfinal"])
+    expected = {"y": out.y, "thrice": np.stack([out.y] * 3)}
+    expected |= {f"{s}_n": a for s, a in zip(cell.states, out.final, strict=True)}
+    expected |= {name: getattr(back, f"d{name}") for name in p.inputs} | (back.de or {})
+    expected |= dict(zip(cell.initial, back.dinit, strict=True))
+    got = {"y": y, "thrice": thrice, **{f"{s}_n": a for s, a in zip(cell.states, final, strict=True)}}
+    got |= grads["inputs"] | grads["e"] | dict(zip(cell.initial, grads["init"], strict=True))
+    assert_close({name: np.asarray(a) for name, a in got.items()}, expected)

@@ -49,23 +49,17 @@ def _code(cell: Cell, itemsize: int, isa: str) -> _fastrnn.AnyCell:
 
 def _in_order(call: Call) -> Call:
     """With U and b_rec in the order of the phases, in which the core wants them; the same call but for rare cells."""
-    order = _order(call.cell)
+    order = call.cell.order
     if order is None:
         return call
     return call._replace(U=_taken(call.U, order), b_rec=_taken(call.b_rec, order))
-
-
-@functools.cache
-def _order(cell: Cell) -> list[int] | None:
-    order = [cell.products.index(g) for g in cell.program.order]
-    return None if order == sorted(order) else order
 
 
 def _taken(a: np.ndarray | None, order: Sequence[int]) -> np.ndarray | None:
     """These of the products that are stacked along the first axis."""
     if a is None:
         return None
-    return a.reshape(len(order), -1)[order].reshape(a.shape)
+    return a.reshape(len(order), -1)[list(order)].reshape(a.shape)
 
 
 def _cell(call: Call, isa: str) -> _fastrnn.AnyCell:
@@ -245,9 +239,18 @@ def saved_bytes(call: Call, isa: str) -> int:
     return _fastrnn.saved_bytes(_isas[isa], _cell(call, isa), call)
 
 
-def numbers(cell: Cell, isa: str) -> tuple[int, int]:
-    """By which the C core knows them."""
-    return _cells[cell], _isas[isa]
+def numbers(cell: Cell, itemsize: int, isa: str) -> tuple[int, int]:
+    """By which programs of XLA know them."""
+    return _xla_key(cell, itemsize, isa), _isas[isa]
+
+
+@functools.cache
+def _xla_key(cell: Cell, itemsize: int, isa: str) -> int:
+    code = _code(cell, itemsize, isa)
+    if isinstance(code, int):
+        return code
+    code.known_to_xla()
+    return code.key
 
 
 def pack(call: Call, layout: str, packed: np.ndarray | None = None) -> np.ndarray:
@@ -287,7 +290,7 @@ def backward(calls: Sequence[Backward]) -> list[Gradients]:
 
 
 def _in_order_again(cell: Cell, grads: Gradients) -> Gradients:
-    order = _order(cell)
+    order = cell.order
     if order is None:
         return grads
     again = np.argsort(order).tolist()

@@ -126,6 +126,12 @@ class Cell:
     def _call(self, x: Any, U: Any, s: Any, p: Any, e: Any) -> Any:
         return self.function(x, U, s, *[p] * bool(self.parameters), *[e] * bool(self.inputs))
 
+    @cached_property
+    def order(self) -> tuple[int, ...] | None:
+        """The order in which the core wants the products stacked, if it is another than that of the gates."""
+        order = tuple([self.products.index(g) for g in self.program.order])
+        return None if order == tuple(sorted(order)) else order
+
     def _cut(self) -> Program:
         """The equations as phases and loops."""
         try:

@@ -49,11 +49,10 @@ def _log1p(a: Array) -> Array:
     return np.log1p(a)
 
 
-def _softplus(a: Array) -> Array:
-    small: Array = np.log1p(np.exp(np.where(a.real < 0, a, -a)))
-    positive: Array = np.where(a.real < 0, np.zeros_like(a), a)
-    total: Array = small + positive
-    return total
+def _softplus(a: Array) -> Any:
+    result = np.log1p(np.exp(np.where(a.real < 0, a, -a)))
+    result += np.where(a.real < 0, np.zeros_like(a), a)
+    return result
 
 
 def _sqrt(a: Array) -> Array:
@@ -84,7 +83,7 @@ def _clip(a: Array, low: Any, high: Any) -> Array:
     return np.where(a.real <= low, np.full_like(a, low), np.where(a.real >= high, np.full_like(a, high), a))
 
 
-def _where(condition: Array, a: Any, b: Any) -> Array:
+def _where(condition: Array, a: Any, b: Any) -> Any:
     return np.where(condition, a, b)
 
 

@@ -53,7 +53,9 @@ class Code:
                 cpu=cpu, opt=3, reloc="pic", codemodel="small", jit=True
             )
             version = ".".join(map(str, llvm.llvm_version_info))
-            path = folder() / hashlib.sha256("\0".join((text, triple, cpu, version)).encode()).hexdigest()
+            digest = hashlib.sha256("\0".join((text, triple, cpu, version)).encode())
+            self.key = int.from_bytes(digest.digest()[:8], "little") >> 1 | 1 << 62  #: no small number
+            path = folder() / digest.hexdigest()
             compiled = read(path)
             if compiled is None:
                 compiled = target.emit_object(llvm.parse_assembly(text))

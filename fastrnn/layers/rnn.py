@@ -165,7 +165,7 @@ def of_cell(cell: str, input_size: int, hidden_size: int, num_layers: int = 1, *
     """The layer of the cell that `cells.CELLS` has by this name."""
     sizes = input_size, hidden_size, num_layers
     if family(cell) == "lstm":
-        return LSTM(*sizes, peephole=CELLS[cell].peepholes, **options)
+        return LSTM(*sizes, peephole=bool(CELLS[cell].parameters), **options)
     if family(cell) == "gru":
         return GRU(*sizes, reset_after=cell == "gru_after", **options)
     return RNN(*sizes, activation=cell.removeprefix("rnn_"), **options)
