@@ -301,10 +301,8 @@ def _run(
         given |= {name: jax.numpy.expand_dims(given[name], axis) for name, axis in axes.items() if axis is not None}
     T, B, _, H = call.sizes
     order = cell.order
-    for name in ("U", "b_rec") if order else ():
-        if name in given:
-            parts = given[name].reshape(len(order), H, -1)[np.array(order)]
-            given[name] = parts.reshape(given[name].shape)
+    for name in {"U", "b_rec"} & given.keys() if order else ():
+        given[name] = given[name].reshape(len(cell.products), H, -1)[np.array(order)].reshape(given[name].shape)
     for name, fixed in zip(cell.inputs, call.fixed, strict=True):  # as wide and as long as the kernels' gradient of it
         a = inputs[name][None] if fixed else inputs[name]
         a = jax.numpy.expand_dims(a, 1) if unbatched else a
