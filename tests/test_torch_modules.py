@@ -339,10 +339,10 @@ def test_weights_are_packed_once() -> None:
         made = module._made
         module(x)
     assert module._made is made
-    (packed,) = made.stack._packed.values()
+    packed = made.stack.layers.packed()[1]
     with torch.inference_mode():
         module(x)
-    assert next(iter(module._made.stack._packed.values())) is packed
+    assert module._made.stack.layers.packed()[1] is packed
 
 
 def test_tensors_marked_as_negative() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 from fastrnn.cells import CELLS
@@ -15,6 +16,7 @@ from fastrnn.checks import positive
 from fastrnn.convert.gates import GATES
 from fastrnn.convert.stack import Arrays, built, cell_of, expect_names
 from fastrnn.layers import GRU, LSTM, RNN, Activation, Dense, Dropout, Embedding, Layer
+from fastrnn.layers.options import LayerOptions
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.run import family
 from fastrnn.training import Sequential, weight_files
@@ -23,19 +25,7 @@ from fastrnn.version import version
 Spec = dict[str, Any]
 
 #: what a recurrent layer's file says of it beside its cell
-RECURRENT = (
-    "input_size",
-    "hidden_size",
-    "num_layers",
-    "bias",
-    "batch_first",
-    "dropout",
-    "bidirectional",
-    "merge",
-    "return_sequences",
-    "weights",
-    "dtype",
-)
+RECURRENT = tuple(field.name for field in fields(LayerOptions))
 
 
 class Kind(NamedTuple):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any
+
+import numpy as np
 
 from fastrnn.checks import boolean, finite
-from fastrnn.layers.options import Options
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.run import gru_cell, rnn_cell
 
@@ -78,15 +79,29 @@ class LSTM(Recurrent):
         hidden_size: int,
         num_layers: int = 1,
         *,
+        bias: bool | str = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        merge: str | None = "concat",
+        return_sequences: bool = True,
         peephole: bool = False,
+        dtype: Any = np.float32,
+        weights: str | None = None,
         forget_bias: float | None = None,
-        **options: Unpack[Options],
+        initializer: Any = "torch",
+        rng: Any = None,
     ) -> None:
         boolean("peephole", peephole)
-        super().__init__("lstm_peephole" if peephole else "lstm", input_size, hidden_size, num_layers, **options)
+        super().__init__(
+            "lstm_peephole" if peephole else "lstm", initializer, rng,
+            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, bias=bias, batch_first=batch_first,
+            dropout=dropout, bidirectional=bidirectional, merge=merge, return_sequences=return_sequences, dtype=dtype,
+            weights=weights,
+        )
         if forget_bias is not None:
             self._set_forget_bias(finite("forget_bias", forget_bias))
-        elif self.bias and options.get("initializer") == "keras":
+        elif self.bias and initializer == "keras":
             self._set_forget_bias(1.0)
 
     def _set_forget_bias(self, value: float) -> None:
@@ -124,9 +139,23 @@ class GRU(Recurrent):
         num_layers: int = 1,
         *,
         reset_after: bool,
-        **options: Unpack[Options],
+        bias: bool | str = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        merge: str | None = "concat",
+        return_sequences: bool = True,
+        dtype: Any = np.float32,
+        weights: str | None = None,
+        initializer: Any = "torch",
+        rng: Any = None,
     ) -> None:
-        super().__init__(gru_cell(reset_after), input_size, hidden_size, num_layers, **options)
+        super().__init__(
+            gru_cell(reset_after), initializer, rng,
+            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, bias=bias, batch_first=batch_first,
+            dropout=dropout, bidirectional=bidirectional, merge=merge, return_sequences=return_sequences, dtype=dtype,
+            weights=weights,
+        )
 
 
 class RNN(Recurrent):
@@ -154,6 +183,20 @@ class RNN(Recurrent):
         num_layers: int = 1,
         *,
         activation: str = "tanh",
-        **options: Unpack[Options],
+        bias: bool | str = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        merge: str | None = "concat",
+        return_sequences: bool = True,
+        dtype: Any = np.float32,
+        weights: str | None = None,
+        initializer: Any = "torch",
+        rng: Any = None,
     ) -> None:
-        super().__init__(rnn_cell(activation), input_size, hidden_size, num_layers, **options)
+        super().__init__(
+            rnn_cell(activation), initializer, rng,
+            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, bias=bias, batch_first=batch_first,
+            dropout=dropout, bidirectional=bidirectional, merge=merge, return_sequences=return_sequences, dtype=dtype,
+            weights=weights,
+        )

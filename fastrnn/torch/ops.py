@@ -18,7 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fastrnn import backends
 from fastrnn.cells import CELLS, Array
-from fastrnn.torch.stack import CleanStack, Kept, Setting, Stack
+from fastrnn.torch.stack import Kept, Setting, Stack
 
 #: The arguments in common; a Setting comes as its four fields.
 _GIVEN = "Tensor x, Tensor[] init, Tensor[] weights, Tensor? lengths, Tensor[] masks"
@@ -60,10 +60,11 @@ def run(
     init: Sequence[Tensor],
     lengths: Tensor | None,
     masks: Sequence[Tensor],
+    clean: bool = False,
 ) -> tuple[Tensors, Tensors, str]:
-    """y and each final state, with dropout; and what `back` needs."""
+    """y and each final state, with dropout; and what `back` needs, no byte of it undefined if it is to be `clean`."""
     steps = None if lengths is None else array(lengths)
-    outputs, (inner, saved, key) = stack.train(array(x), arrays(init), steps, arrays(masks), threads())
+    outputs, (inner, saved, key) = stack.train(array(x), arrays(init), steps, arrays(masks), threads(), clean)
     return [torch.from_numpy(a) for a in outputs], [torch.from_numpy(a) for a in (*inner, *saved)], key
 
 
@@ -84,7 +85,7 @@ def back(
     grads: Sequence[Tensor | None],
 ) -> Tensors:
     """dx, that of each initial state, and that of each weight."""
-    flat, inner = [a.numpy() for a in kept], stack.num_layers - 1
+    flat, inner = [a.numpy() for a in kept], stack.layers.num_layers - 1
     dy, *dfinal = [None if d is None else array(d) for d in grads]
     steps = None if lengths is None else array(lengths)
     keep = Kept(flat[:inner], flat[inner:], key)
@@ -106,10 +107,10 @@ def spelled(key: str) -> Tensor:
 def recurrence(
     x: Tensor, init: Tensors, weights: Tensors, lengths: Tensor | None, masks: Tensors, training: bool, *setting: Any
 ) -> Tensors:
-    stack = CleanStack(Setting(*setting), arrays(weights))
+    stack = Stack(Setting(*setting), arrays(weights))
     if not training and not masks:
         return infer(stack, x, init, lengths)
-    outputs, kept, key = run(stack, x, init, lengths, masks)
+    outputs, kept, key = run(stack, x, init, lengths, masks, clean=True)
     return [*outputs, *kept, spelled(key)] if training else outputs
 
 
