@@ -8,8 +8,8 @@ them like any others. What the kernels keep depends on the lengths, and its size
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -254,6 +254,35 @@ def versions(weights: Sequence[Tensor]) -> list[int] | None:
     if any([weight.is_inference() for weight in weights]):
         return None
     return [Steps.count, *[weight._version for weight in weights]]
+
+
+class Made(NamedTuple):
+    """A stack, and what is known of the tensors that it was made of."""
+
+    stack: Stack
+    tensors: Tensors  #: held, so that nothing else can come to lie there
+    known: tuple[Any, ...] | None  #: None for a stack of one use
+
+
+def made(
+    last: Made | None,
+    setting: Setting,
+    tensors: Tensors,
+    *,
+    packed: bool,
+    weights: Callable[[Tensors], Tensors] = list,
+) -> Made:
+    """A stack on the weights that these tensors are, or that `weights` makes of them: the last one, if it still is.
+
+    With `packed` it is for inference, and another one as soon as a tensor has changed. Else it reads the tensors where
+    they are and packs nothing: what comes next may change them, and not tell.
+    """
+    changes = versions(tensors) if packed else []
+    known = None if changes is None else (setting, tensors[0].dtype, addresses(tensors), changes)
+    if last is not None and known is not None and last.known == known:
+        return last
+    stack = Stack(setting, arrays(weights(tensors)))
+    return Made(stack, [t.detach() for t in tensors], known if packed or stack.in_place else None)
 
 
 def parts(flat: Sequence[Any], *sizes: int) -> list[Any]:
