@@ -15,7 +15,7 @@ from fastrnn.checks import (
     checked_gradient,
     checked_state,
 )
-from fastrnn.results import Cache
+from fastrnn.results import Cache, Kept
 
 ACTIVATIONS = tuple(name.removeprefix("rnn_") for name in CELLS if name.startswith("rnn_"))
 
@@ -57,7 +57,7 @@ def run_forward(
     call, unbatched = checked_call(cell, x, parameters, init, options, return_cells)
     backend = backends.current()
     (out,) = backend.forward([call])
-    cache = Cache(backend, call, out.saved, unbatched) if call.training else None
+    cache = Cache(Kept(backend, call, out.saved, unbatched)) if call.training else None
     y, c = (None if a is None else callers(a, unbatched, call.batch_first) for a in (out.y, out.c))
     final = (s[0] if unbatched else s for s in out.final)
     return (y, *final, cache) if len(init) == 1 else (y, *final, cache, c)
@@ -65,19 +65,19 @@ def run_forward(
 
 def run_backward(name: str, dy: Any, cache: Cache | None, dfinal: dict[str, Any], dc: Any = None) -> Gradients:
     """Every gradient, in the caller's layout."""
-    if not isinstance(cache, Cache) or family(cache._call.cell) != name:
+    if not isinstance(cache, Cache) or family(cache.kept.call.cell) != name:
         got = repr(cache) if cache is None or isinstance(cache, Cache) else type(cache).__name__
         raise TypeError(f"cache: expected that of {name}_forward; call {name}_forward(..., training=True); got {got}")
-    call, unbatched = cache._call, cache._unbatched
+    backend, call, saved, unbatched = cache.kept
     _, B, _, H = call.sizes
     back = Backward(
         call,
-        cache._saved,
+        saved,
         checked_gradient("dy", dy, call, unbatched),
         tuple(checked_state(name, d, B, H, call.x.dtype, unbatched) for name, d in dfinal.items()),
         checked_gradient("dc", dc, call, unbatched),
     )
-    (g,) = cache._backend.backward([back])
+    (g,) = backend.backward([back])
     dinit = tuple(d[0] if d is not None and unbatched else d for d in g.dinit)
     return g._replace(dx=callers(g.dx, unbatched, call.batch_first), dinit=dinit)
 
