@@ -122,12 +122,12 @@ class _Kernels:
             y, *final = ops.watched(setting, x, states, self._weights(variables), lengths, [], grad)
         elif grad and any(a.requires_grad for a in (x, *states, *variables)):
             weights = self._weights(variables)
-            stack, sizes = Stack(setting, ops.arrays(weights)), (len(states), len(weights), 0)
+            stack, sizes = Stack(setting, weights), (len(states), len(weights), 0)
             y, *final = ops.differentiable(setting, stack, sizes, x, *states, *weights, lengths)
         else:
             made = ops.made(self._made, setting, variables, packed=True, weights=self._weights)
             self.__dict__["_made"] = made  # past Keras, which tracks attributes
-            y, *final = ops.infer(made.stack, x, states, lengths)
+            y, *final = made.stack.infer(x, states, lengths)
         return [y, *(s[0] for s in final)]
 
     def _weights(self, variables: list[Any]) -> list[Any]:

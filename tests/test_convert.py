@@ -26,7 +26,6 @@ from tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn.convert.gates import GATES, flipped, reordered, reordered_peepholes
-from fastrnn.convert.stack import cell_of
 
 Python = Callable[..., CompletedProcess[str]]
 DATA = Path(__file__).with_name("data")
@@ -146,7 +145,7 @@ def test_from_a_state_dict_of_arrays(seed: int) -> None:
     plain = {"merge": "concat", "return_sequences": True, "dropout": 0.0}
     net = drawn(seed, **plain)
     state = {f"encoder.{name}": a for name, a in net.state_dict().items()} | {"decoder.weight": np.ones(3)}
-    cell = cell_of(net).replace("_peephole", "")
+    cell = net.stack.cell.name.replace("_peephole", "")
     made = fastrnn.from_torch(state, cell=cell, prefix="encoder.", batch_first=net.batch_first)
     assert settings(made) == settings(net)
     assert_same_bits(made.parameters(), net.parameters())
@@ -403,8 +402,8 @@ def test_what_keras_files_become(h5py: Any) -> None:
     )
     lstm, after, before, rnn = model.layers[1:5]
     assert (lstm.bias, lstm.merge, lstm.bidirectional, lstm.batch_first) == ("input", "average", True, True)
-    assert (after.bias, cell_of(after), before.bias, cell_of(before)) == (True, "gru_after", "input", "gru_before")
-    assert (rnn.bias, cell_of(rnn), model.layers[5].rate) == (False, "rnn_relu", 0.25)
+    assert (after.bias, before.bias, rnn.bias, model.layers[5].rate) == (True, "input", False, 0.25)
+    assert [net.stack.cell.name for net in (after, before, rnn)] == ["gru_after", "gru_before", "rnn_relu"]
 
 
 def test_from_keras_files_without_names(h5py: Any, tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_gradcheck(way: str, cell: str) -> None:
         return tuple(ops.recurrence(x, list(rest[:n]), list(rest[n:]), lengths, masks, True, *setting)[:states])
 
     def by_module(x: Any, *rest: Any) -> Any:
-        stack = ops.Stack(ops.Setting(*setting), ops.arrays(rest[n:]))
+        stack = ops.Stack(ops.Setting(*setting), rest[n:])
         sizes = n, len(weights), len(masks)
         return ops.Recurrence.apply(ops.Setting(*setting), stack, sizes, x, *rest, *masks, lengths)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from fastrnn.cells import CELLS
 from fastrnn.checks import positive
 from fastrnn.convert.gates import GATES
-from fastrnn.convert.stack import Arrays, built, cell_of, expect_names
+from fastrnn.convert.stack import Arrays, built, expect_names
 from fastrnn.layers import GRU, LSTM, RNN, Activation, Dense, Dropout, Embedding, Layer
 from fastrnn.layers.options import LayerOptions
 from fastrnn.layers.recurrent import Recurrent
@@ -133,7 +133,7 @@ def restored(whose: str, spec: Any, tensors: Arrays) -> Layer:
 
 
 def describe_recurrent(layer: Recurrent) -> Spec:
-    cell = cell_of(layer)
+    cell = layer.stack.cell.name
     options = {key: getattr(layer, key) for key in RECURRENT}
     return {"cell": cell, "gates": GATES["fastrnn"][family(cell)]} | options | {"dtype": str(layer.dtype)}
 

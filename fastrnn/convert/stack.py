@@ -11,7 +11,7 @@ from fastrnn import checks
 from fastrnn.cells import CELLS, Array
 from fastrnn.checks import DTYPES, describe
 from fastrnn.layers import GRU, LSTM, RNN
-from fastrnn.layers.options import NAMES, LayerOptions, features, parameter_names, parameter_shapes
+from fastrnn.layers.options import NAMES, LayerOptions, parameter_names, parameter_shapes
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.packed import Part
 from fastrnn.run import family
@@ -81,11 +81,6 @@ def assembled(whose: str, cell: str, parts: Parts, bidirectional: bool, **option
     return stacked(whose, cell, state, **options)
 
 
-def parts_of(layer: Recurrent) -> Parts:
-    """The layer's own arrays."""
-    return layer.stack.parts
-
-
 def recurrent(layer: Any, target: str) -> Recurrent:
     """The layer, which the target is able to express as far as it is a recurrent one of float weights."""
     if not isinstance(layer, Recurrent):
@@ -99,12 +94,3 @@ def refuse(layer: Any, target: str, option: str, value: Any, *expected: Any) -> 
     if value not in expected:
         wanted = " or ".join(map(repr, expected))
         raise ValueError(f"{option}: {target} cannot express {value!r} of {layer!r}; expected {wanted}")
-
-
-def cell_of(layer: Recurrent) -> str:
-    return layer.stack.cell.name
-
-
-def features_of(layer: Recurrent) -> int:
-    """The last axis of y, or of both where there is a pair of them."""
-    return features(layer)

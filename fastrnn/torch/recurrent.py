@@ -125,8 +125,8 @@ class Recurrent(nn.RNNBase):
             found: Tensors = ops.differentiable(setting, stack, sizes, x, *states, *weights, *masks, lengths)
             return found
         if masks:
-            return ops.run(self._stack(setting, weights), x, states, lengths, masks)[0]
-        return ops.infer(self._stack(setting, weights, packed=True), x, states, lengths)
+            return self._stack(setting, weights).train(x, states, lengths, masks)[0]
+        return self._stack(setting, weights, packed=True).infer(x, states, lengths)
 
     def _weights(self) -> list[Any]:
         """Every parameter in PyTorch's order, also where something else put a plain tensor in its place."""
