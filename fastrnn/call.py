@@ -25,19 +25,19 @@ class Call(NamedTuple):
     cell: Cell
     x: np.ndarray  #: (T, B, I)
     W: np.ndarray  #: (G*H, I)
-    U: np.ndarray | None  #: (products*H, H); None for a cell without a product
-    b: np.ndarray | None  #: (G*H,)
-    b_rec: np.ndarray | None  #: (products*H,)
-    p: np.ndarray | None  #: (parameters*H,), of a cell that has any
     init: tuple[np.ndarray | None, ...]  #: one (B, H) per state of the cell; None is zeros
-    lengths: np.ndarray | None  #: (B,) int64, each in 0..T
-    resets: np.ndarray | None  #: (T, B) bool
-    reverse: bool
-    batch_first: bool  #: lay y, c and dx out as (B, T, ...) in memory; shapes here stay time-major
-    training: bool
-    checkpoint: int | None  #: keep the state of every k-th step only; None keeps what backward needs of every step
-    return_states: bool  #: of every step, all states and not the first alone
-    threads: int  #: at least 1; an upper bound
+    U: np.ndarray | None = None  #: (products*H, H); None for a cell without a product
+    b: np.ndarray | None = None  #: (G*H,)
+    b_rec: np.ndarray | None = None  #: (products*H,)
+    p: np.ndarray | None = None  #: (parameters*H,), of a cell that has any
+    lengths: np.ndarray | None = None  #: (B,) int64, each in 0..T
+    resets: np.ndarray | None = None  #: (T, B) bool
+    reverse: bool = False
+    batch_first: bool = False  #: lay y, c and dx out as (B, T, ...) in memory; shapes here stay time-major
+    training: bool = False
+    checkpoint: int | None = None  #: keep the state of every k-th step only; None keeps what backward needs of each
+    return_states: bool = False  #: of every step, all states and not the first alone
+    threads: int = 1  #: an upper bound
     packed: Any = None  #: what the backend's own `pack` made of the weights; forward may use it in their place
     y: np.ndarray | None = None  #: (T, B, H), last axis contiguous: where to write y; None is a new array
     bf16: bool = False  #: W and U hold bfloat16 values only, so that `packed` may keep them as such

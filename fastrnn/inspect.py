@@ -5,20 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
 from fastrnn import backends
 from fastrnn.backends import numpy as by_numpy
-from fastrnn.call import Backend, Backward, Call, Gradients
+from fastrnn.call import Backward, Call
 from fastrnn.cells import Array, Arrays
 from fastrnn.checks import boolean, integer
 from fastrnn.layers.base import Cache
-from fastrnn.layers.options import MERGES
-from fastrnn.layers.recurrent import Recurrent
-from fastrnn.layers.tape import Tape
+from fastrnn.layers.options import LayerOptions
+from fastrnn.layers.recurrent import Layout, Recurrent
+from fastrnn.packed import Tape
 from fastrnn.run import callers
 
 __all__ = ["gates", "gradient_norms"]
@@ -69,8 +69,8 @@ def gates(
     (['i', 'f', 'g', 'o', 'c', 'h'], (5, 2, 4))
     """
     i = which(net, layer, reverse)
-    tape = taped(net, x, state, lengths, resets, training=False)
-    return {name: callers(a, *tape.layout) for name, a in activations(tape.calls[i]).items()}
+    tape, layout = forward(plain(net), x, state, lengths, resets).kept
+    return {name: callers(a, *layout) for name, a in activations(tape.calls[i]).items()}
 
 
 def gradient_norms(
@@ -129,25 +129,16 @@ def gradient_norms(
     i = which(net, layer, reverse)
     if net.weight_dtype is not None:
         raise ValueError(f"net: one of {net.weight_dtype} weights is for inference and has no gradients")
-    tape = taped(net, x, state, lengths, resets, training=True)
+    own = plain(net)
+    cache = forward(own, x, state, lengths, resets)
+    tape, layout = cache.kept
     if dy is None and dstate is None:
-        dstate = unit(tape, i)
-    noting: Any = Noting(tape.backend)
-    tape.backend = noting
-    net.backward(dy, Cache(net, tape), dstate=dstate)
-    [asked] = [back for back in noting.asked if back.call is tape.calls[i]]
-    return callers(norms(asked), *tape.layout)
-
-
-class Noting:
-    """A backend's backward, and what it was asked: the gradients that come to each call from above."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend, self.asked = backend, list[Backward]()
-
-    def backward(self, calls: Sequence[Backward]) -> list[Gradients]:
-        self.asked += calls
-        return self._backend.backward(calls)
+        dstate = unit(tape, layout, i)
+    asked: list[Backward] = []
+    tape.watch = asked.extend
+    own.backward(dy, cache, dstate=dstate)
+    [back] = [back for back in asked if back.call is tape.calls[i]]
+    return callers(norms(back), *layout)
 
 
 def which(net: Any, layer: Any, reverse: Any) -> int:
@@ -163,12 +154,16 @@ def which(net: Any, layer: Any, reverse: Any) -> int:
     return index % L * (1 + net.bidirectional) + int(reverse)
 
 
-def taped(net: Recurrent, x: Any, state: Any, lengths: Any, resets: Any, training: bool) -> Tape:
-    """Every call of a forward that drops nothing out."""
-    x, init, options, layout = net._checked(x, state, lengths, resets, None)
-    tape = Tape(backends.current(), MERGES[net.merge] if net.bidirectional else None, 0.0, None, layout)
-    net._run(x, init, options | {"training": training}, layout, tape)
-    return tape
+def plain(layer: Recurrent) -> Recurrent:
+    """A layer on the same parameters that trains as this one infers: it drops nothing out."""
+    options = {field.name: getattr(layer, field.name) for field in fields(LayerOptions)}
+    options |= {"dropout": 0.0, "weight_dtype": None}
+    return layer.from_parts(layer.stack.cell.name, layer.stack.parts, **options)
+
+
+def forward(layer: Recurrent, x: Any, state: Any, lengths: Any, resets: Any) -> Cache:
+    cache: Cache = layer.forward(x, state=state, lengths=lengths, resets=resets, training=True).cache
+    return cache
 
 
 def activations(call: Call) -> dict[str, Array]:
@@ -184,11 +179,11 @@ def activations(call: Call) -> dict[str, Array]:
     return found | dict(zip(cell.states[1:], run.states, strict=True)) | {cell.states[0]: run.y}
 
 
-def unit(tape: Tape, i: int) -> Any:
+def unit(tape: Tape, layout: Layout, i: int) -> Any:
     """The gradient of the final states when L is the sum of call i's final h over sqrt(H)."""
     final = [np.zeros((len(tape.calls), *s.shape), s.dtype) for s in tape.final[i]]
     final[0][i] = 1 / np.sqrt(final[0].shape[-1])
-    if tape.layout[0]:
+    if layout[0]:
         final = [s[:, 0] for s in final]
     return final[0] if len(final) == 1 else tuple(final)
 

@@ -20,7 +20,7 @@ Examples
 from __future__ import annotations
 
 import importlib
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastrnn.convert.gates import GATES
 from fastrnn.convert.keras_options import keras_activation
@@ -49,18 +49,10 @@ _LSTM: Any = keras.layers.LSTM
 _registered: Any = keras.saving.register_keras_serializable(package="fastrnn")
 
 
-class Made(NamedTuple):
-    """A stack that has packed its weights for inference, and what they were made of, to know when that changed."""
-
-    stack: Stack
-    variables: list[Any]  #: held, so that nothing else can come to lie there
-    state: tuple[Any, ...]  #: of the variables then
-
-
 class _Kernels:
     """What the three layers share: Keras' `inner_loop`, on fastrnn; they say which cell, and its order of gates."""
 
-    _made: Made | None = None
+    _made: ops.Made | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -96,10 +88,9 @@ class _Kernels:
             raise ValueError(f"sequences: fastrnn runs on the CPU, got a tensor on {sequences.device}")
         variables = [keras.ops.convert_to_tensor(v) for v in (layer.cell.kernel, layer.cell.recurrent_kernel)]
         variables += [keras.ops.convert_to_tensor(layer.cell.bias)] if layer.use_bias else []
-        kind = torch.float64 if variables[0].dtype == torch.float64 else torch.float32
         mask = mask[0] if isinstance(mask, list | tuple) else mask
         states = list(initial_state) if isinstance(initial_state, list | tuple) else [initial_state]
-        x, states = sequences.to(kind), [s.to(kind) for s in states]
+        x, *states = [a.to(kind(variables)) for a in (sequences, *states)]
         if layer.stateful:
             states = [s.clone() for s in states]  # Keras writes into its own
         if training and layer.dropout:
@@ -129,33 +120,29 @@ class _Kernels:
         setting = Setting(self._cell, len(variables) == 3, False, True)
         states, grad = [s[None] for s in states], torch.is_grad_enabled()
         if not ops.plain():
-            weights = self._weights(variables, x.dtype)
-            y, *final = ops.watched(setting, x, states, weights, lengths, [], grad)
+            y, *final = ops.watched(setting, x, states, self._weights(variables), lengths, [], grad)
         elif grad and any(a.requires_grad for a in (x, *states, *variables)):
-            weights = self._weights(variables, x.dtype)
-            stack, sizes = Stack(setting, ops.arrays(weights)), (len(states), len(weights), 0)
+            weights = self._weights(variables)
+            stack, sizes = Stack(setting, weights), (len(states), len(weights), 0)
             y, *final = ops.differentiable(setting, stack, sizes, x, *states, *weights, lengths)
         else:
-            y, *final = ops.infer(self._packed(setting, variables, x.dtype), x, states, lengths)
+            made = ops.made(self._made, setting, variables, packed=True, weights=self._weights)
+            self.__dict__["_made"] = made  # past Keras, which tracks attributes
+            y, *final = made.stack.infer(x, states, lengths)
         return [y, *(s[0] for s in final)]
 
-    def _weights(self, variables: list[Any], dtype: Any) -> list[Any]:
+    def _weights(self, variables: list[Any]) -> list[Any]:
         """W, U, and both biases if there are any, as fastrnn has them."""
-        kernel, recurrent_kernel, *bias = (v.to(dtype) for v in variables)
+        kernel, recurrent_kernel, *bias = (v.to(kind(variables)) for v in variables)
         weights = [self._reordered(kernel.T), self._reordered(recurrent_kernel.T)]
         for b in bias:
             weights += map(self._reordered, b if b.dim() == 2 else (b, torch.zeros_like(b)))
         return weights
 
-    def _packed(self, setting: Setting, variables: list[Any], dtype: Any) -> Stack:
-        """The weights, packed anew if a variable changed since, or is another."""
-        made, versions = self._made, ops.versions(variables)
-        state = setting, dtype, ops.addresses(variables), versions
-        if versions is not None and made is not None and made.state == state:
-            return made.stack
-        stack = Stack(setting, ops.arrays(self._weights(variables, dtype)))
-        self.__dict__["_made"] = Made(stack, variables, state)  # past Keras, which tracks attributes
-        return stack
+
+def kind(variables: list[Any]) -> Any:
+    """The dtype in which the kernels compute."""
+    return torch.float64 if variables[0].dtype == torch.float64 else torch.float32
 
 
 @_registered

@@ -11,6 +11,15 @@ from fastrnn.call import Backend, Call
 from fastrnn.cells import Array
 
 
+class Kept(NamedTuple):
+    """What a backward needs."""
+
+    backend: Backend
+    call: Call
+    saved: Any
+    unbatched: bool
+
+
 class Cache:
     """What a training forward keeps for its backward: opaque, and bound to the backend that made it.
 
@@ -18,14 +27,15 @@ class Cache:
     which looks at some elements of each and refuses (ValueError) if those are others.
     """
 
-    __slots__ = ("_backend", "_call", "_saved", "_unbatched")
+    __slots__ = ("kept",)
 
-    def __init__(self, backend: Backend, call: Call, saved: Any, unbatched: bool) -> None:
-        self._backend, self._call, self._saved, self._unbatched = backend, call, saved, unbatched
+    def __init__(self, kept: Kept) -> None:
+        self.kept = kept
 
     def __repr__(self) -> str:
-        T, B, I, H = self._call.sizes
-        return f"<Cache of {self._call.cell.name}, T={T} B={B} I={I} H={H}, {self._call.x.dtype}, {self._backend.name}>"
+        call, backend = self.kept.call, self.kept.backend
+        T, B, I, H = call.sizes
+        return f"<Cache of {call.cell.name}, T={T} B={B} I={I} H={H}, {call.x.dtype}, {backend.name}>"
 
 
 class RNNResult(NamedTuple):

@@ -18,7 +18,7 @@ from fastrnn.checks import (
     checked_gradient,
     checked_state,
 )
-from fastrnn.results import Cache
+from fastrnn.results import Cache, Kept
 
 ACTIVATIONS = tuple(cell.options["activation"] for cell in CELLS.values() if cell.family == "rnn")
 
@@ -67,7 +67,7 @@ def run_forward(
     call, unbatched = checked_call(cell, x, parameters, init, options, return_states, e)
     backend = backends.of(cell)
     (out,) = backend.forward([call])
-    cache = Cache(backend, call, out.saved, unbatched) if call.training else None
+    cache = Cache(Kept(backend, call, out.saved, unbatched)) if call.training else None
     y = callers(out.y, unbatched, call.batch_first)
     states = tuple([None if a is None else callers(a, unbatched, call.batch_first) for a in out.states])
     final = tuple([s[0] for s in out.final]) if unbatched else out.final
@@ -78,39 +78,39 @@ def run_backward(
     name: str, dy: Any, cache: Cache | None, dfinal: dict[str, Any], dstates: dict[str, Any], cell: Cell | None = None
 ) -> Gradients:
     """Every gradient, in the caller's layout; the cache is that of a family, or of one cell."""
-    own = isinstance(cache, Cache) and (cache._call.cell is cell if cell else cache._call.cell.family == name)
+    own = isinstance(cache, Cache) and (cache.kept.call.cell is cell if cell else cache.kept.call.cell.family == name)
     if not isinstance(cache, Cache) or not own:
         got = repr(cache) if cache is None or isinstance(cache, Cache) else type(cache).__name__
         raise TypeError(f"cache: expected that of {name}_forward; call {name}_forward(..., training=True); got {got}")
-    call, unbatched = cache._call, cache._unbatched
+    backend, call, saved, unbatched = cache.kept
     _, B, _, H = call.sizes
     back = Backward(
         call,
-        cache._saved,
+        saved,
         checked_gradient("dy", dy, call, unbatched),
         tuple([checked_state(name, d, B, H, call.x.dtype, unbatched) for name, d in dfinal.items()]),
         tuple([checked_gradient(name, d, call, unbatched) for name, d in dstates.items()]),
     )
-    (g,) = cache._backend.backward([back])
+    (g,) = backend.backward([back])
     if unbatched:
         g = g._replace(dinit=tuple([None if d is None else d[0] for d in g.dinit]))
     if call.e:
         given = zip(g.de, call.e, call.fixed, strict=True)
-        g = g._replace(de=tuple([_as_given(d, e, fixed, cache) for d, e, fixed in given]))
+        g = g._replace(de=tuple([_as_given(d, e, fixed, unbatched, call.batch_first) for d, e, fixed in given]))
     return g._replace(dx=callers(g.dx, unbatched, call.batch_first))
 
 
-def _as_given(d: Array, e: Array, fixed: bool, cache: Cache) -> Array:
+def _as_given(d: Array, e: Array, fixed: bool, unbatched: bool, batch_first: bool) -> Array:
     """The gradient (T, B, H) of an extra input e as the caller's own: summed over what e was the same for."""
     if e.shape[2] != d.shape[2]:
         d = np.ascontiguousarray(d).sum(axis=2, keepdims=True, dtype=np.float64)
     if not fixed:
-        return callers(d.astype(e.dtype, copy=False), cache._unbatched, cache._call.batch_first)
+        return callers(d.astype(e.dtype, copy=False), unbatched, batch_first)
     total = np.zeros(d.shape[1:])
     for step in d:  # one after the other: the order of np.sum hangs on how things lie in memory
         total += step
     total = total.astype(e.dtype)
-    return total[0] if cache._unbatched else total
+    return total[0] if unbatched else total
 
 
 def callers(a: Array, unbatched: bool, batch_first: bool) -> Array:

@@ -14,7 +14,7 @@ from stacks import in_double, layer, named
 from tolerance import assert_rounded, assert_same_bits, relative_error
 
 import fastrnn
-from fastrnn.layers.options import bfloat16
+from fastrnn.packed import bfloat16
 
 #: A product of rounded operands, 2**-8 each, in a net that does not amplify it.
 ROUNDED_OPERANDS = 2.0**-7

@@ -51,7 +51,7 @@ class Scratch:
 def right(dtype: Any = np.float64) -> Job:
     """One that is right, its outputs NaN."""
     result, _ = called(make("lstm_peephole", (T, B, I, H), dtype=dtype, lengths=True, resets=True, training=True))
-    call = result.cache._call
+    call = result.cache.kept.call
     final = tuple(np.full((B, H), np.nan, dtype) for _ in "hc")
     saved = np.zeros(core.saved_bytes(ISA, CELL, call), np.uint8)
     states = (np.full((T, B, H), np.nan, dtype), np.full((T, B, H), np.nan, dtype))
@@ -149,7 +149,7 @@ def test_lengths_leave_no_thread_without_rows(sequences: int) -> None:
     asked = []
     for lengths in (False, True):
         problem = make("lstm", (20, sequences, 64, 64), dtype=np.float32, lengths=lengths, training=True)
-        call = called(problem)[0].cache._call._replace(training=False, threads=2)
+        call = called(problem)[0].cache.kept.call._replace(training=False, threads=2)
         scratch, y = Scratch(), np.empty((20, sequences, 64), np.float32)
         core.forward(ISA, [Job(core.cells()["lstm"][0], call, (y,), (None, None), None)], scratch)
         asked.append(scratch.asked)

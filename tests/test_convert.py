@@ -27,7 +27,6 @@ from tolerance import assert_close, assert_same_bits
 import fastrnn
 from fastrnn.convert.files import BUILDERS
 from fastrnn.convert.gates import GATES, flipped, reordered, reordered_peepholes
-from fastrnn.convert.stack import cell_of
 from fastrnn.training import weight_files
 from fastrnn.training.description import DESCRIPTIONS
 
@@ -153,7 +152,7 @@ def test_from_a_state_dict_of_arrays(seed: int) -> None:
     plain = {"merge": "concat", "return_sequences": True, "dropout": 0.0}
     net = drawn(seed, **plain)
     state = {f"encoder.{name}": a for name, a in net.state_dict().items()} | {"decoder.weight": np.ones(3)}
-    made = fastrnn.from_torch(state, cell=cell_of(net), prefix="encoder.", batch_first=net.batch_first)
+    made = fastrnn.from_torch(state, cell=net.stack.cell.name, prefix="encoder.", batch_first=net.batch_first)
     assert settings(made) == settings(net)
     assert_same_bits(made.parameters(), net.parameters())
     own = made.parameters()["weight_ih_l0"]
@@ -297,7 +296,8 @@ def without(name: str) -> Change:
         (option("num_layers", 10**12), "num_layers is 1000000000000"),
         (option("num_layers", 1), "unexpected"),
         (option("num_layers", True), "num_layers: expected a positive integer"),
-        (option("hidden_size", 10**18), "expected shape"),
+        (option("hidden_size", 10**6), "expected shape"),
+        (option("hidden_size", 10**18), "hidden_size: .* more than memory can hold"),
         (option("hidden_size", -4), "hidden_size: expected a positive integer"),
         (option("input_size", 3.0), "input_size: expected a positive integer"),
         (option("bidirectional", True), "missing .*_reverse"),
@@ -427,8 +427,8 @@ def test_what_keras_files_become(h5py: Any) -> None:
     )
     lstm, after, before, rnn = model.layers[1:5]
     assert (lstm.bias, lstm.merge, lstm.bidirectional, lstm.batch_first) == ("input", "average", True, True)
-    assert (after.bias, cell_of(after), before.bias, cell_of(before)) == (True, "gru_after", "input", "gru_before")
-    assert (rnn.bias, cell_of(rnn), model.layers[5].rate) == (False, "rnn_relu", 0.25)
+    assert (after.bias, before.bias, rnn.bias, model.layers[5].rate) == (True, "input", False, 0.25)
+    assert [net.stack.cell.name for net in (after, before, rnn)] == ["gru_after", "gru_before", "rnn_relu"]
 
 
 def test_from_keras_files_without_names(h5py: Any, tmp_path: Path) -> None:

@@ -28,6 +28,41 @@ def imported(path: Path) -> set[str]:
     return names & MODULES.keys()
 
 
+#: Of PyTorch, which has no other way to them.
+PYTORCH = {
+    "_C", "_are_functorch_transforms_active", "_current_level", "_get_tracing_state", "_len_torch_dispatch_stack",
+    "_version",
+}
+
+NAMEDTUPLE = {"_asdict", "_fields", "_make", "_replace"}
+
+
+def reached_into(path: Path) -> list[str]:
+    """Private members that a file takes of what is not its own."""
+    tree = ast.parse(path.read_text())
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    members = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and private(node.attr)]
+    own = [node for node in members if ast.unparse(node.value) in ("self", "cls", "super()")]
+    defined |= {node.attr for node in own}
+    foreign = [ast.unparse(node) for node in members if node not in own and node.attr not in defined]
+    modules = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return foreign + [alias.name for node in modules for alias in node.names if private(alias.name)]
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in PYTORCH | NAMEDTUPLE
+
+
+def test_private_members_stay_in_their_module() -> None:
+    found = {str(path.relative_to(PACKAGE)): names for path in MODULES.values() if (names := reached_into(path))}
+    assert not found
+
+
+def test_private_members_are_seen(tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text("from a import _b\n\n\ndef f(c):\n    return c._d(c._replace(), c.e)\n")
+    assert reached_into(tmp_path / "module.py") == ["c._d", "_b"]
+
+
 def test_imports_go_one_way() -> None:
     """Else there is a CycleError, which has the modules."""
     graph = {name: imported(path) - {name} for name, path in MODULES.items()}

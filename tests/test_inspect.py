@@ -37,7 +37,7 @@ def perturbed(given: dict[str, Any], i: int, t: int, e: np.ndarray) -> tuple[np.
     One functional call after another, of one step each. Where a sequence is past its length there is no h[t].
     """
     net, lengths, resets = given["net"], given["lengths"], given["resets"]
-    family, _, chosen = PUBLIC[net._cell.name]
+    family, _, chosen = PUBLIC[net.stack.cell.name]
     forward, weights = getattr(fastrnn, f"{family}_forward"), net.state_dict()
     x, state = given["x"], given["state"] if isinstance(given["state"], tuple) else (given["state"],)
     D = 1 + net.bidirectional

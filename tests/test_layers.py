@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import inspect
 import os
 import pickle
 import re
@@ -19,8 +21,9 @@ from stacks import MERGED, as_given, composed, in_double, layer, named, states
 from tolerance import assert_rounded, assert_same_bits
 
 import fastrnn
+from fastrnn import backends
 from fastrnn.backends import available_isas
-from fastrnn.layers.recurrent import Recurrent
+from fastrnn.layers.options import LayerOptions
 
 DTYPES = (np.float32, np.float64)
 #: (num_layers, options): every depth with one direction and with two, in every way to merge them
@@ -203,15 +206,16 @@ def test_several_python_threads_at_once(first: bool, implementation: str) -> Non
 def test_first_calls_at_once_share_what_they_packed(native: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads that both find nothing packed: whoever is late, both streams follow load_state_dict."""
     net, other = (layer("gru_after", 5, 17, rng=seed) for seed in (0, 1))
-    meet, pack = threading.Barrier(2), Recurrent._pack
+    meet, backend = threading.Barrier(2), backends.current()
+    pack = backend.pack
 
-    def at_once(self: Any, *rest: Any) -> Any:
-        packed = pack(self, *rest)
+    def at_once(*arguments: Any) -> Any:
+        packed = pack(*arguments)
         meet.wait(10)
         return packed
 
     with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr(Recurrent, "_pack", at_once)
+        patch.setattr(backend, "pack", at_once)
         streams = list(pool.map(lambda _: net.stream(), range(2)))
     net.load_state_dict(other.state_dict())
     x = np.ones(5, np.float32)
@@ -506,3 +510,22 @@ def test_memory_keeps_within_its_bounds(cell: str, size: int, native: str, monke
             stream.step(x_t)
     assert guards
     assert all((guard == 0xA5).all() for pair in guards for guard in pair)
+
+
+# Options
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_signatures_are_those_of_the_options(name: str) -> None:
+    """Each is written out, with the default that it has everywhere."""
+    given = inspect.signature(getattr(fastrnn, name)).parameters
+    for option in dataclasses.fields(LayerOptions):
+        default = inspect.Parameter.empty if option.default is dataclasses.MISSING else option.default
+        assert given[option.name].default == default, option.name
+    own = {"peephole", "forget_bias", "reset_after", "activation", "initializer", "rng"}
+    assert given.keys() <= {option.name for option in dataclasses.fields(LayerOptions)} | own
+
+
+def test_options_cannot_be_assigned() -> None:
+    with pytest.raises(AttributeError, match="cannot assign to field 'batch_first'"):
+        fastrnn.LSTM(3, 4).batch_first = True  # type: ignore[misc]  # which is what is tested

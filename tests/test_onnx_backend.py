@@ -391,7 +391,7 @@ def test_weights_are_packed_once(onnx: Any, ours: Any, monkeypatch: pytest.Monke
     packed = []
     backend = backends.current()
     pack = backend.pack
-    monkeypatch.setattr(backend, "pack", lambda call, old=None: packed.append(call) or pack(call, old))
+    monkeypatch.setattr(backend, "pack", lambda call, *rest: packed.append(call) or pack(call, *rest))
     node = random_node("LSTM", np.random.default_rng(3), direction="bidirectional")
     whole = model(onnx, node)
     X = node.inputs.pop("X")

@@ -13,7 +13,6 @@ from stacks import named, states
 from tolerance import assert_close, assert_same_bits
 
 import fastrnn
-from fastrnn.convert.stack import cell_of
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +57,7 @@ def test_there_and_back(seed: int, given_states: bool, onnx: Any, runtime: Any, 
     state, lengths = None, None
     if given_states:
         D = 1 + layer.bidirectional
-        start = states(cell_of(layer), layer.num_layers * D, 3, layer.hidden_size)
+        start = states(layer.stack.cell.name, layer.num_layers * D, 3, layer.hidden_size)
         inputs = dict(zip(("h0", "c0"), start, strict=False)) | {"sequence_lens": np.array([6, 1, 4], np.int32)}
         state, lengths = start if len(start) == 2 else start[0], [6, 1, 4]
     assert_close(named(*back(x, state, lengths)), computed(runtime, model, {"x": x} | inputs), 2e-6)

@@ -236,7 +236,7 @@ def test_gradcheck(way: str, cell: str) -> None:
         return tuple(ops.recurrence(x, list(rest[:n]), list(rest[n:]), lengths, masks, True, *setting)[:states])
 
     def by_module(x: Any, *rest: Any) -> Any:
-        stack = ops.Stack(ops.Setting(*setting), ops.arrays(rest[n:]))
+        stack = ops.Stack(ops.Setting(*setting), rest[n:])
         sizes = n, len(weights), len(masks)
         return ops.Recurrence.apply(ops.Setting(*setting), stack, sizes, x, *rest, *masks, lengths)
 
@@ -339,10 +339,10 @@ def test_weights_are_packed_once() -> None:
         made = module._made
         module(x)
     assert module._made is made
-    (packed,) = made.stack._packed.values()
+    packed = made.stack.layers.packed()[1]
     with torch.inference_mode():
         module(x)
-    assert next(iter(module._made.stack._packed.values())) is packed
+    assert module._made.stack.layers.packed()[1] is packed
 
 
 def test_tensors_marked_as_negative() -> None:

@@ -327,9 +327,9 @@ def test_dropout_between_layers() -> None:
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
     np.testing.assert_array_equal(net(x)[0], net.forward(x).y)
-    net._weights[1]["W"][...] = np.eye(50)
-    net._weights[1]["U"][...] = 0
-    net._weights[1]["b"][...] = net._weights[1]["b_rec"][...] = 0
+    net.stack.parts[1]["W"][...] = np.eye(50)
+    net.stack.parts[1]["U"][...] = 0
+    net.stack.parts[1]["b"][...] = net.stack.parts[1]["b_rec"][...] = 0
     below = layer("rnn_identity", 3, 50, dtype=np.float64)
     below.load_state_dict({name: a for name, a in net.state_dict().items() if name.endswith("l0")})
     ratio = net.forward(x, training=True, rng=3).y / below(x)[0]

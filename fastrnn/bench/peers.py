@@ -14,7 +14,7 @@ from fastrnn.bench.onnx_peers import ONNXRuntime, OpenVINO
 from fastrnn.bench.peer import ALL, FAMILIES, Peer, Work
 from fastrnn.bench.problem import Problem
 from fastrnn.cells import Array
-from fastrnn.layers.weights import NAMES
+from fastrnn.layers.options import NAMES
 
 
 def layers(problem: Problem) -> Any:

@@ -6,8 +6,8 @@ computation, and descending ones that of the reverse pass.
 
 from __future__ import annotations
 
+import inspect
 import math
-import sys
 from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import Any
@@ -135,7 +135,7 @@ class Graph:
         return self._known[key]
 
     def _line(self) -> int | None:
-        frame: Any = sys._getframe(1)
+        frame = inspect.currentframe()
         while frame and frame.f_code is not self._code:
             frame = frame.f_back
         return frame.f_lineno if frame else None

@@ -17,7 +17,7 @@ from fastrnn.convert.gates import reordered
 from fastrnn.convert.keras_cells import FAMILIES, MERGES
 from fastrnn.convert.keras_layers import check_masks, converted
 from fastrnn.convert.keras_options import Taken, keras_activation
-from fastrnn.convert.stack import Arrays, cell_of, parts_of, recurrent, refuse
+from fastrnn.convert.stack import Arrays, recurrent, refuse
 from fastrnn.extras import needed
 from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
 from fastrnn.layers.recurrent import Recurrent
@@ -174,7 +174,7 @@ def made_layers(keras: Any, layer: Layer) -> list[Any]:
 
 def made_stack(keras: Any, layer: Recurrent) -> list[Any]:
     """A layer of Keras' for each of the stack, and what is between them."""
-    cell = cell_of(layer)
+    cell = layer.stack.cell.name
     refuse(layer, "Keras", "peephole", bool(CELLS[cell].parameters), False)
     kind = {name: ours for ours, name in FAMILIES.items()}[family(cell)]
     by_family: dict[str, dict[str, Any]] = {
@@ -183,7 +183,7 @@ def made_stack(keras: Any, layer: Recurrent) -> list[Any]:
         "rnn": {"activation": keras_activation(cell.removeprefix("rnn_"))},
     }
     options = by_family[family(cell)] | {"use_bias": bool(layer.bias), "dtype": str(layer.dtype)}
-    parts, D, made = parts_of(layer), 1 + layer.bidirectional, []
+    parts, D, made = layer.stack.parts, 1 + layer.bidirectional, []
     for i in range(layer.num_layers):
         own, top = parts[i * D : (i + 1) * D], i == layer.num_layers - 1
         one = getattr(keras.layers, kind)(

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import CELLS
 from fastrnn.checks import boolean
 from fastrnn.convert.gates import reordered, reordered_peepholes
 from fastrnn.convert.onnx_graph import FUNCTIONS, REDUCTIONS, Graph, Link, options_of, parsed, parts_of_node, title
-from fastrnn.convert.stack import Arrays, Parts, assembled, cell_of, features_of, parts_of, recurrent
+from fastrnn.convert.stack import Arrays, Parts, assembled, recurrent
 from fastrnn.extras import needed
+from fastrnn.layers.options import features
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.run import family
 
@@ -182,7 +182,7 @@ class Writer:
         self._nodes: list[Any] = []
         self._constants: Arrays = {}
         self._D = 1 + layer.bidirectional
-        self._states = CELLS[cell_of(layer)].states
+        self._states = layer.stack.cell.states
 
     def model(self, lengths: bool, state: bool) -> Any:
         helper, layer = self._onnx.helper, self._layer
@@ -212,10 +212,10 @@ class Writer:
             inputs.append(helper.make_tensor_value_info("sequence_lens", self._onnx.TensorProto.INT32, ["B"]))
         inputs += [self._value(f"{s}0", states) for s in initial]
         steps = batch if layer.return_sequences else ["B"]
-        outputs = [self._value(f"y{end}", [*steps, features_of(layer)]) for end in self._ends()]
+        outputs = [self._value(f"y{end}", [*steps, features(layer)]) for end in self._ends()]
         outputs += [self._value(f"{s}_n", states) for s in self._states]
         constants = [self._onnx.numpy_helper.from_array(a, name) for name, a in self._constants.items()]
-        graph = helper.make_graph(self._nodes, cell_of(layer), inputs, outputs, constants)
+        graph = helper.make_graph(self._nodes, layer.stack.cell.name, inputs, outputs, constants)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
 
     def _ends(self) -> tuple[str, ...]:
@@ -224,8 +224,9 @@ class Writer:
 
     def _layer_node(self, i: int, x: str, lengths: bool, initial: list[str]) -> None:
         layer = self._layer
-        cell, kind = cell_of(layer), family(cell_of(layer))
-        parts = parts_of(layer)[i * self._D : (i + 1) * self._D]
+        cell = layer.stack.cell.name
+        kind = family(cell)
+        parts = layer.stack.parts[i * self._D : (i + 1) * self._D]
         weights = {name: self._constant(f"{name}{i}", a) for name, a in node_weights(parts, kind).items()}
         names = [x, weights["W"], weights["R"], weights.get("B", ""), "sequence_lens" if lengths else ""]
         names += initial or [""] * len(self._states)

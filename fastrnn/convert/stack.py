@@ -10,14 +10,18 @@ import numpy as np
 from fastrnn import checks
 from fastrnn.cells import CELLS, Array
 from fastrnn.checks import DTYPES, describe
+from fastrnn.layers import GRU, LSTM, RNN
+from fastrnn.layers.options import NAMES, LayerOptions, parameter_names, parameter_shapes
 from fastrnn.layers.recurrent import Recurrent
-from fastrnn.layers.rnn import of_cell
-from fastrnn.layers.weights import NAMES
+from fastrnn.packed import Part
+from fastrnn.run import family
 
 Arrays = dict[str, Array]
 
-#: one dict of W, U, b, b_rec, p, as far as they are there, for each layer and direction in PyTorch's order
-Parts = list[Arrays]
+#: of each layer and direction in PyTorch's order
+Parts = list[Part]
+
+LAYERS: dict[str, type[Recurrent]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
 
 
 def expect_names(whose: str, given: Iterable[str], wanted: Iterable[str]) -> None:
@@ -25,37 +29,22 @@ def expect_names(whose: str, given: Iterable[str], wanted: Iterable[str]) -> Non
     checks.expect_names(whose, given, wanted, ValueError)
 
 
-def built(
-    whose: str,
-    cell: str,
-    state: Mapping[str, Array],
-    *,
-    input_size: int,
-    hidden_size: int,
-    num_layers: int,
-    **options: Any,
-) -> Recurrent:
-    """A layer of these sizes and options with copies of these parameters, all checked first."""
-    if num_layers > len(state):
-        raise ValueError(f"{whose}: num_layers is {num_layers}, and there are only {len(state)} arrays")
-    layer = of_cell(cell, 1, 1, num_layers, rng=0, **options)  # nothing large before all has been checked
-    layer.input_size, layer.hidden_size = input_size, hidden_size
-    sizes = [I for I in layer._input_sizes() for _ in layer._ways]
-    shapes = [layer._shapes(I) for I in sizes]
-    names = layer._names()
+def built(whose: str, cell: str, state: Mapping[str, Array], **options: Any) -> Recurrent:
+    """A layer of these options with copies of these parameters, all checked first."""
+    told = LayerOptions(**options)
+    if told.num_layers > len(state):
+        raise ValueError(f"{whose}: num_layers is {told.num_layers}, and there are only {len(state)} arrays")
+    names, shapes = parameter_names(told, CELLS[cell]), parameter_shapes(told, CELLS[cell])
     expect_names(whose, state, [name for own in names for name in own.values()])
     for own, wanted in zip(names, shapes, strict=True):
         for key, name in own.items():
             a = state[name]
-            if a.dtype != layer.dtype:
-                raise TypeError(f"{whose}: {name}: expected dtype {layer.dtype}, got {describe(a.dtype)}")
+            if a.dtype != told.dtype:
+                raise TypeError(f"{whose}: {name}: expected dtype {told.dtype}, got {describe(a.dtype)}")
             if a.shape != wanted[key]:
                 raise ValueError(f"{whose}: {name}: expected shape {wanted[key]}, got {a.shape}")
-    layer._weights = [
-        {key: layer._rounded(np.array(state[own[key]], order="C")) if key in own else None for key in NAMES}
-        for own in names
-    ]
-    return layer
+    parts = [{key: np.array(state[name], order="C") for key, name in own.items()} for own in names]
+    return LAYERS[family(cell)].from_parts(cell, parts, **options)
 
 
 def stacked(whose: str, cell: str, state: Mapping[str, Array], **options: Any) -> Recurrent:
@@ -92,11 +81,6 @@ def assembled(whose: str, cell: str, parts: Parts, bidirectional: bool, **option
     return stacked(whose, cell, state, **options)
 
 
-def parts_of(layer: Recurrent) -> Parts:
-    """The layer's own arrays."""
-    return [{key: a for key, a in own.items() if a is not None} for own in layer._weights]
-
-
 def recurrent(layer: Any, target: str) -> Recurrent:
     """The layer, which the target is able to express as far as it is a recurrent one of float weights."""
     if not isinstance(layer, Recurrent):
@@ -110,12 +94,3 @@ def refuse(layer: Any, target: str, option: str, value: Any, *expected: Any) -> 
     if value not in expected:
         wanted = " or ".join(map(repr, expected))
         raise ValueError(f"{option}: {target} cannot express {value!r} of {layer!r}; expected {wanted}")
-
-
-def cell_of(layer: Recurrent) -> str:
-    return layer._cell.name
-
-
-def features_of(layer: Recurrent) -> int:
-    """The last axis of y, or of both where there is a pair of them."""
-    return layer._features

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrnn.cells import CELLS, Array
 from fastrnn.checks import as_array, boolean, cell_name
-from fastrnn.convert.stack import Arrays, cell_of, recurrent, refuse, stacked
+from fastrnn.convert.stack import Arrays, recurrent, refuse, stacked
 from fastrnn.extras import needed
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.run import family
@@ -148,7 +148,7 @@ def to_torch(layer: Any) -> Any:
     >>> module = fastrnn.to_torch(fastrnn.LSTM(3, 4))  # doctest: +SKIP
     """
     layer = recurrent(layer, "PyTorch")
-    cell = cell_of(layer)
+    cell = layer.stack.cell.name
     name, extra = family(cell).upper(), {}
     refuse(layer, "PyTorch", "return_sequences", layer.return_sequences, True)
     if layer.bidirectional:

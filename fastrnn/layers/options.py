@@ -1,60 +1,30 @@
-"""What recurrent layers can be told: checked here, kept as attributes of the layer."""
+"""What recurrent layers can be told, and what parameters they have then."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, TypedDict
+from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array
-from fastrnn.checks import among, boolean, floating, fraction
+from fastrnn.cells import Cell
+from fastrnn.checks import among, boolean, expect_room, floating, fraction, size
+from fastrnn.merges import MERGES
+
+#: parameter of a call -> its name in a state_dict, before "_l0" or "_l0_reverse"
+NAMES = {"W": "weight_ih", "U": "weight_hh", "b": "bias_ih", "b_rec": "bias_hh", "p": "peephole"}
 
 
-class Merge(NamedTuple):
-    """What becomes of two directions' outputs, and each one's gradient from that of the result."""
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerOptions:
+    """What a recurrent layer is told beside its cell and initial weights; `layers.LSTM` describes it.
 
-    forward: Callable[[Array, Array], Any]
-    backward: Callable[[Any, Array, Array], tuple[Any, Any]]
+    It is checked here, and what comes out are attributes of the layer.
+    """
 
-
-def half(a: Array) -> Array:
-    halved: Array = a / a.dtype.type(2)
-    return halved
-
-
-MERGES: dict[str | None, Merge] = {
-    "concat": Merge(
-        lambda forward, backward: np.concatenate((forward, backward), axis=-1),
-        lambda dy, forward, backward: (dy[..., : forward.shape[-1]], dy[..., forward.shape[-1] :]),
-    ),
-    "sum": Merge(np.add, lambda dy, forward, backward: (dy, dy)),
-    "mul": Merge(np.multiply, lambda dy, forward, backward: (dy * backward, dy * forward)),
-    "average": Merge(lambda forward, backward: half(forward + backward), lambda dy, *_: (half(dy), half(dy))),
-    None: Merge(lambda forward, backward: (forward, backward), lambda dy, *_: dy),
-}
-
-
-class Options(TypedDict, total=False):
-    """The keywords that all recurrent layers have; `layers.LSTM` describes them."""
-
-    bias: bool | str
-    batch_first: bool
-    dropout: float
-    bidirectional: bool
-    merge: str | None
-    return_sequences: bool
-    dtype: Any
-    weight_dtype: str | None
-    initializer: Any
-    rng: Any
-
-
-@dataclass(eq=False, repr=False)
-class Settings:
-    """Those that last beyond the initial weights, with their defaults."""
-
+    input_size: int
+    hidden_size: int
+    num_layers: int = 1
     bias: bool | str = True
     batch_first: bool = False
     dropout: float = 0.0
@@ -65,35 +35,73 @@ class Settings:
     dtype: Any = np.float32
 
     def __post_init__(self) -> None:
+        for name in ("batch_first", "bidirectional", "return_sequences"):
+            boolean(name, getattr(self, name))
+            self._take(name, bool(getattr(self, name)))
         if isinstance(self.bias, str):
             if self.bias != "input":
                 raise ValueError(f'bias: expected True, False or "input", got {self.bias!r}')
         else:
             boolean("bias", self.bias)
-            self.bias = bool(self.bias)
-        for name in ("batch_first", "bidirectional", "return_sequences"):
-            boolean(name, getattr(self, name))
-            setattr(self, name, bool(getattr(self, name)))
-        self.dropout = fraction("dropout", self.dropout)
+            self._take("bias", bool(self.bias))
+        self._take("dropout", fraction("dropout", self.dropout))
         if self.merge is not None and not isinstance(self.merge, str):
             raise TypeError(f"merge: expected a string or None, got {self.merge!r}")
         if self.merge not in MERGES:
             raise ValueError(f"merge: expected one of {', '.join(map(repr, MERGES))}, got {self.merge!r}")
         if self.weight_dtype is not None and not among(self.weight_dtype, ("bfloat16",)):
             raise ValueError(f'weight_dtype: expected None or "bfloat16", got {self.weight_dtype!r}')
-        self.dtype = floating(self.dtype)
+        self._take("dtype", floating(self.dtype))
+        for name in ("input_size", "hidden_size", "num_layers"):
+            self._take(name, size(name, getattr(self, name)))
+        self._check_together()
+
+    def _take(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # who is frozen cannot assign
+
+    def _check_together(self) -> None:
+        I, H = self.input_size, self.hidden_size
+        expect_room("hidden_size", "input_size, hidden_size", (I, H), 8 * H, I + H)
         if self.weight_dtype and self.dtype != np.float32:
             raise ValueError(f"weight_dtype: bfloat16 goes with float32 inputs and sums, got dtype {self.dtype}")
+        if self.num_layers > 1 and self.merge is None and self.bidirectional:
+            raise ValueError("merge: None gives two outputs, of which the next layer cannot read; expected another")
+        if self.num_layers == 1 and self.dropout:
+            raise ValueError(f"dropout: it is between layers, and there is one; expected 0.0, got {self.dropout}")
 
     def unusual(self) -> str:
-        """The settings that are not the default's, as keywords."""
-        given = [(f.name, getattr(self, f.name)) for f in fields(Settings) if f.name != "dtype"]
-        defaults = {f.name: f.default for f in fields(Settings)}
-        return "".join(f", {name}={value!r}" for name, value in given if value != defaults[name])
+        """The options that are not the default's, but for sizes and dtype, as keywords."""
+        given = [(f, getattr(self, f.name)) for f in fields(LayerOptions)[3:-1]]
+        return "".join(f", {f.name}={value!r}" for f, value in given if value != f.default)
 
 
-def bfloat16(a: Array) -> Array:
-    """float32 rounded to the nearest value that bfloat16 has, ties to even; still as float32."""
-    bits = a.view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
-    return np.where(np.isnan(a), a, rounded.view(np.float32))
+def features(options: LayerOptions) -> int:
+    """The last axis of y, or of both where there is a pair of them."""
+    return options.hidden_size * (2 if options.bidirectional and options.merge == "concat" else 1)
+
+
+def parameter_names(options: LayerOptions, cell: Cell) -> list[dict[str, str]]:
+    """For each layer and direction, in PyTorch's order: the names of its parameters, by those in a call."""
+    ways = ("", "_reverse") if options.bidirectional else ("",)
+    products = bool(cell.products)
+    there = {
+        "W": True,
+        "U": products,
+        "b": options.bias,
+        "b_rec": products and options.bias is True,
+        "p": bool(cell.parameters),
+    }
+    keys = [key for key in NAMES if there[key]]
+    return [{key: f"{NAMES[key]}_l{layer}{way}" for key in keys} for layer in range(options.num_layers) for way in ways]
+
+
+def parameter_shapes(options: LayerOptions, cell: Cell) -> list[dict[str, tuple[int, ...]]]:
+    """Their shapes likewise."""
+    G, N, P = cell.G, len(cell.products), len(cell.parameters)
+    H, D = options.hidden_size, 1 + options.bidirectional
+    found = []
+    for i, own in enumerate(parameter_names(options, cell)):
+        I = options.input_size if i < D else features(options)
+        shapes = {"W": (G * H, I), "U": (N * H, H), "b": (G * H,), "b_rec": (N * H,), "p": (P * H,)}
+        found.append({key: shapes[key] for key in own})
+    return found

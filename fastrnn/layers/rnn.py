@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+import functools
+from typing import Any
+
+import numpy as np
 
 from fastrnn.cells import CELLS
 from fastrnn.checks import boolean, finite
-from fastrnn.layers.options import Options
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.run import family, gru_cell, rnn_cell
+
+
+def renamed(init: Any) -> Any:
+    """A constructor that names the new word for an old one."""
+
+    @functools.wraps(init)
+    def checked(self: Recurrent, *args: Any, **options: Any) -> None:
+        if "weights" in options:
+            raise TypeError("weights: use weight_dtype='bfloat16'")
+        init(self, *args, **options)
+
+    return checked
 
 
 class LSTM(Recurrent):
@@ -73,21 +87,36 @@ class LSTM(Recurrent):
     >>> lstm.changed()
     """
 
+    @renamed
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
         *,
+        bias: bool | str = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        merge: str | None = "concat",
+        return_sequences: bool = True,
         peephole: bool = False,
+        dtype: Any = np.float32,
+        weight_dtype: str | None = None,
         forget_bias: float | None = None,
-        **options: Unpack[Options],
+        initializer: Any = "torch",
+        rng: Any = None,
     ) -> None:
         boolean("peephole", peephole)
-        super().__init__("lstm_peephole" if peephole else "lstm", input_size, hidden_size, num_layers, **options)
+        super().__init__(
+            "lstm_peephole" if peephole else "lstm", initializer, rng,
+            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, bias=bias, batch_first=batch_first,
+            dropout=dropout, bidirectional=bidirectional, merge=merge, return_sequences=return_sequences, dtype=dtype,
+            weight_dtype=weight_dtype,
+        )
         if forget_bias is not None:
             self._set_forget_bias(finite("forget_bias", forget_bias))
-        elif self.bias and options.get("initializer") == "keras":
+        elif self.bias and initializer == "keras":
             self._set_forget_bias(1.0)
 
     def _set_forget_bias(self, value: float) -> None:
@@ -118,6 +147,7 @@ class GRU(Recurrent):
     ((5, 2, 4), (1, 2, 4))
     """
 
+    @renamed
     def __init__(
         self,
         input_size: int,
@@ -125,9 +155,23 @@ class GRU(Recurrent):
         num_layers: int = 1,
         *,
         reset_after: bool | None = None,
-        **options: Unpack[Options],
+        bias: bool | str = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        merge: str | None = "concat",
+        return_sequences: bool = True,
+        dtype: Any = np.float32,
+        weight_dtype: str | None = None,
+        initializer: Any = "torch",
+        rng: Any = None,
     ) -> None:
-        super().__init__(gru_cell(reset_after), input_size, hidden_size, num_layers, **options)
+        super().__init__(
+            gru_cell(reset_after), initializer, rng,
+            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, bias=bias, batch_first=batch_first,
+            dropout=dropout, bidirectional=bidirectional, merge=merge, return_sequences=return_sequences, dtype=dtype,
+            weight_dtype=weight_dtype,
+        )
 
 
 class RNN(Recurrent):
@@ -149,6 +193,7 @@ class RNN(Recurrent):
     ((5, 2, 4), (1, 2, 4))
     """
 
+    @renamed
     def __init__(
         self,
         input_size: int,
@@ -156,9 +201,23 @@ class RNN(Recurrent):
         num_layers: int = 1,
         *,
         activation: str = "tanh",
-        **options: Unpack[Options],
+        bias: bool | str = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        merge: str | None = "concat",
+        return_sequences: bool = True,
+        dtype: Any = np.float32,
+        weight_dtype: str | None = None,
+        initializer: Any = "torch",
+        rng: Any = None,
     ) -> None:
-        super().__init__(rnn_cell(activation), input_size, hidden_size, num_layers, **options)
+        super().__init__(
+            rnn_cell(activation), initializer, rng,
+            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, bias=bias, batch_first=batch_first,
+            dropout=dropout, bidirectional=bidirectional, merge=merge, return_sequences=return_sequences, dtype=dtype,
+            weight_dtype=weight_dtype,
+        )
 
 
 def of_cell(cell: str, input_size: int, hidden_size: int, num_layers: int = 1, **options: Any) -> Recurrent:

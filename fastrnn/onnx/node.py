@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastrnn import backends
 from fastrnn.backends import numpy as by_numpy
-from fastrnn.call import Backend, Call, Forward
+from fastrnn.call import Call, Forward
 from fastrnn.cells import CELLS, Array, Arrays, Cell
 from fastrnn.checks import checked_lengths, expect_dtype, expect_shape, floating_array, floats, rows
 from fastrnn.convert.gates import GATES, PEEPHOLES, reordered, reordered_peepholes
 from fastrnn.convert.onnx_graph import attributes_of, text
 from fastrnn.onnx import steps
 from fastrnn.onnx.graph import is_recurrent
+from fastrnn.packed import PackedStack, Part
 
 #: Whether each direction runs in reverse.
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
@@ -97,7 +97,7 @@ class Recurrent:
         self, X: Any, lengths: Any, h: Any, c: Any, *, weights: Weights, threads: int | None = None
     ) -> tuple[Array, ...]:
         """Y, Y_h and for an LSTM Y_c, in the node's layout."""
-        x = expect_dtype("X", floating_array("X", X), weights.dtype, "that of W")
+        x = X = expect_dtype("X", floating_array("X", X), weights.dtype, "that of W")
         D, H, I = len(self.ways), weights.H, weights.I
         if x.ndim != 3 or x.shape[2] != I:
             layout = "(B, T, I)" if self.batch_first else "(T, B, I)"
@@ -107,44 +107,37 @@ class Recurrent:
         init = [self._state(name, s, (D, B, H), x.dtype) for name, s in (("initial_h", h), ("initial_c", c))]
         states = init[: 2 if self.op == "LSTM" else 1]
         threads = backends.thread_count(threads)
-        if T == 1 and B and lengths is None and weights.steps:
-            return self._step(x, states, weights, threads)
+        again = weights.again if lengths is None else None
+        if again and (run := again.prepared((X.shape, threads))):
+            outputs = run(X, None if h is None and c is None else tuple(states))
+            if outputs is not None:
+                y, last = outputs
+                return y[:, :, None] if self.batch_first else y[:, None], *self._laid_out(last)
         y, by_direction = self._output(T, D, B, H, x.dtype)
         steps_of = checked_lengths(lengths, T, B, False, "sequence_lens")
         calls = [
-            call._replace(
-                x=x,
-                init=tuple([None if s is None else s[d] for s in states]),
-                lengths=steps_of,
-                threads=threads,
-                y=by_direction[d],
+            stack.call(
+                0, x, tuple([None if s is None else s[d] for s in states]), packed=packed, y=by_direction[d],
+                lengths=steps_of, threads=threads,
             )
-            for d, call in enumerate(weights.calls)
+            for d, (stack, packed) in enumerate(zip(weights.stacks, weights.packed(), strict=True))
         ]
-        results = self._forward(calls, weights)
+        results = self._forward(calls)
+        if again:
+            again.prepare((X.shape, threads), self.batch_first, True)
         final = [s[None] for s in results[0]] if D == 1 else [np.stack(s) for s in zip(*results, strict=True)]
         return y, *self._laid_out(final)
-
-    def _step(self, x: Array, init: list[Array | None], weights: Weights, threads: int) -> tuple[Array, ...]:
-        """`run` of one step: what streams do, at a fraction of what laying out a call costs."""
-        step, states = weights.stepper(backends.current(), x.shape[1], threads)
-        for own, given in zip(states, init, strict=True):
-            own[...] = 0 if given is None else given
-        h = step(x[0])
-        return h[:, None, None] if self.batch_first else h[None, None], *self._laid_out([s.copy() for s in states])
 
     def _laid_out(self, states: Iterable[Array]) -> list[Array]:
         """From (D, B, H) to the node's layout."""
         return [s.swapaxes(0, 1) if self.batch_first else s for s in states]
 
-    def _forward(self, calls: list[Call], weights: Weights) -> list[Arrays]:
+    def _forward(self, calls: list[Call]) -> list[Arrays]:
         """The final states of every direction; two that run in the kernels run side by side."""
-        backend = backends.current()
         in_kernels = [d for d, way in enumerate(self.ways) if way.step is None]
-        packed = weights.packed(backend) if in_kernels else []
         results: dict[int, Forward] = {}
         if in_kernels:
-            done = backend.forward([calls[d]._replace(packed=packed[d]) for d in in_kernels])
+            done = backends.current().forward([calls[d] for d in in_kernels])
             results |= dict(zip(in_kernels, done, strict=True))
         for d, way in enumerate(self.ways):
             if way.step is not None:
@@ -212,8 +205,10 @@ class Weights:
 
     Attributes
     ----------
-    steps : bool
-        Whether there is a `stepper` for them.
+    stacks : list of PackedStack
+        One of a single layer for each direction: their cells may differ.
+    again : PackedStack or None
+        The one that runs calls of one kind at once, if there is one.
     """
 
     def __init__(self, node: Recurrent, W: Any, R: Any, B: Any, P: Any, *, keep: bool = False) -> None:
@@ -232,63 +227,31 @@ class Weights:
             B = floats("B", B, f"(D, {2 * G}*H)", (D, 2 * G * H), W.dtype, "that of W")
         if P is not None:
             P = floats("P", P, "(D, 3*H)", (D, 3 * H), W.dtype, "that of W")
-        self.calls = []
+        self.stacks = []
         for d, way in enumerate(node.ways):
-            b, b_rec = (None, None) if B is None else (reordered(half, family, *TO_OURS) for half in np.split(B[d], 2))
-            p = None if P is None else reordered_peepholes(P[d], *TO_OURS)
-            cell = CELLS["lstm_peephole" if p is not None else way.cell]
+            cell = CELLS["lstm_peephole" if P is not None else way.cell]
             if way.step is not None:
-                cell = way.step(p is not None)
+                cell = way.step(P is not None)
+            gates, own = GATES["fastrnn"][family], cell.gates
+            part: Part = {"W": those(own, gates, reordered(W[d], family, *TO_OURS))}
+            part["U"] = those(own, gates, reordered(R[d], family, *TO_OURS))
+            if B is not None:
+                for name, half in zip(("b", "b_rec"), np.split(B[d], 2), strict=True):
+                    part[name] = those(own, gates, reordered(half, family, *TO_OURS))
+            if P is not None:
+                peepholes = reordered_peepholes(P[d], *TO_OURS)
+                part["p"] = those(cell.parameters, PEEPHOLES["fastrnn"], peepholes)
+            self.stacks.append(PackedStack(cell, [part], (way.reverse,)))
+        self._packs = [keep and way.step is None for way in node.ways]
+        self.again = self.stacks[0] if self._packs == [True] else None
 
-            def own(a: Any, gates: Any = GATES["fastrnn"][family], kept: Any = cell.gates) -> Any:
-                """What the cell has of these gates."""
-                parts = None if a is None else zip(gates, np.split(a, len(gates)), strict=True)
-                return None if parts is None else np.concatenate([part for g, part in parts if g in kept])
+    def packed(self) -> list[Any]:
+        """For each direction, for the backend in use; None where weights are read as they are."""
+        return [
+            stack.packed()[1][0] if packs else None for stack, packs in zip(self.stacks, self._packs, strict=True)
+        ]
 
-            x, init = np.empty((0, 1, self.I), W.dtype), (None,) * (2 if node.op == "LSTM" else 1)
-            self.calls.append(
-                Call(
-                    cell=cell,
-                    x=x,
-                    W=own(reordered(W[d], family, *TO_OURS)),
-                    U=own(reordered(R[d], family, *TO_OURS)),
-                    b=own(b),
-                    b_rec=own(b_rec),
-                    p=own(p, PEEPHOLES["fastrnn"], cell.parameters),
-                    init=init,
-                    lengths=None,
-                    resets=None,
-                    reverse=way.reverse,
-                    batch_first=False,
-                    training=False,
-                    checkpoint=None,
-                    return_states=False,
-                    threads=1,
-                )
-            )
-        self._keep = keep
-        self._packed: dict[tuple[str, str], list[Any]] = {}
-        self.steps = keep and D == 1 and node.ways[0].step is None
-        self._own = threading.local()  # a stepper belongs to one thread at a time
 
-    def packed(self, backend: Backend) -> list[Any]:
-        """For each direction, for the backend in use."""
-        if not self._keep:
-            return [None] * len(self.calls)
-        key = (backend.name, backend.layout())
-        if key not in self._packed:
-            self._packed[key] = [backend.pack(call, key[1]) for call in self.calls]
-        return self._packed[key]
-
-    def stepper(self, backend: Backend, B: int, threads: int) -> tuple[Callable[[Array], Array], list[Array]]:
-        """For one step of B sequences: a function of x (B, I), and the states (1, B, H) that it reads and updates."""
-        key = (backend.name, backend.layout(), B, threads)
-        if getattr(self._own, "key", None) != key:
-            (call,), (packed,) = self.calls, self.packed(backend)
-            x, states = np.zeros((1, B, self.I), self.dtype), [np.zeros((1, B, self.H), self.dtype) for _ in call.init]
-            init = tuple([s[0] for s in states])
-            call = call._replace(x=x, init=init, reverse=False, threads=threads, packed=packed)
-            self._own.stepper = backend.stepper([call]).step, states
-            self._own.key = key
-        stepper: tuple[Callable[[Array], Array], list[Array]] = self._own.stepper
-        return stepper
+def those(kept: Sequence[str], names: Sequence[str], a: Array) -> Array:
+    """What a cell has of the gates, by these names, that are stacked along the first axis."""
+    return np.concatenate([part for name, part in zip(names, np.split(a, len(names)), strict=True) if name in kept])

@@ -8,40 +8,20 @@ them like any others. What the kernels keep depends on the lengths, and its size
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from fastrnn import backends
-from fastrnn.cells import CELLS, Array
-from fastrnn.torch.stack import CleanStack, Kept, Setting, Stack
+from fastrnn.cells import CELLS
+from fastrnn.torch.stack import Setting, Stack, Tensors, addresses
 
 #: The arguments in common; a Setting comes as its four fields.
 _GIVEN = "Tensor x, Tensor[] init, Tensor[] weights, Tensor? lengths, Tensor[] masks"
 _SETTING = "str cell, bool bias, bool bidirectional, bool batch_first"
-
-Tensors = list[Tensor]
-
-
-def array(tensor: Tensor) -> Array:
-    """A NumPy array on the memory of a tensor; a copy of one that is only marked as negative, as imag of a conj is."""
-    plain = tensor.detach() if tensor.requires_grad else tensor
-    found: Array = (plain.resolve_neg() if plain.is_neg() else plain).numpy()
-    return found
-
-
-def arrays(tensors: Sequence[Tensor]) -> list[Array]:
-    return [array(tensor) for tensor in tensors]
-
-
-def threads() -> int:
-    """At most as many as either library is told to use: PyTorch's loaders tell their workers to use one."""
-    return min(backends.get_num_threads(), torch.get_num_threads())
-
 
 def plain() -> bool:
     """Whether tensors are memory and nothing else: no compiler, tracer, function transform or mode looks on."""
@@ -54,46 +34,8 @@ def plain() -> bool:
     )
 
 
-def run(
-    stack: Stack,
-    x: Tensor,
-    init: Sequence[Tensor],
-    lengths: Tensor | None,
-    masks: Sequence[Tensor],
-) -> tuple[Tensors, Tensors, str]:
-    """y and each final state, with dropout; and what `back` needs."""
-    steps = None if lengths is None else array(lengths)
-    outputs, (inner, saved, key) = stack.train(array(x), arrays(init), steps, arrays(masks), threads())
-    return [torch.from_numpy(a) for a in outputs], [torch.from_numpy(a) for a in (*inner, *saved)], key
-
-
-def infer(stack: Stack, x: Tensor, init: Sequence[Tensor], lengths: Tensor | None) -> Tensors:
-    """y and each final state, by weights that the stack packs once."""
-    steps = None if lengths is None else array(lengths)
-    return [torch.from_numpy(a) for a in stack.infer(array(x), arrays(init), steps, threads())]
-
-
-def back(
-    stack: Stack,
-    x: Tensor,
-    init: Sequence[Tensor],
-    lengths: Tensor | None,
-    masks: Sequence[Tensor],
-    kept: Sequence[Tensor],
-    key: str,
-    grads: Sequence[Tensor | None],
-) -> Tensors:
-    """dx, that of each initial state, and that of each weight."""
-    flat, inner = [a.numpy() for a in kept], stack.num_layers - 1
-    dy, *dfinal = [None if d is None else array(d) for d in grads]
-    steps = None if lengths is None else array(lengths)
-    keep = Kept(flat[:inner], flat[inner:], key)
-    found = stack.back(array(x), arrays(init), steps, arrays(masks), keep, dy, dfinal, threads())
-    return [torch.from_numpy(grad) for grad in found]
-
-
 def spelled(key: str) -> Tensor:
-    """A `Kept.key` as a tensor of its characters: operators return nothing but tensors."""
+    """A key of `Stack.train` as a tensor of its characters: operators return nothing but tensors."""
     return torch.frombuffer(bytearray(key, "ascii"), dtype=torch.uint8)
 
 
@@ -106,10 +48,10 @@ def spelled(key: str) -> Tensor:
 def recurrence(
     x: Tensor, init: Tensors, weights: Tensors, lengths: Tensor | None, masks: Tensors, training: bool, *setting: Any
 ) -> Tensors:
-    stack = CleanStack(Setting(*setting), arrays(weights))
+    stack = Stack(Setting(*setting), weights)
     if not training and not masks:
-        return infer(stack, x, init, lengths)
-    outputs, kept, key = run(stack, x, init, lengths, masks)
+        return stack.infer(x, init, lengths)
+    outputs, kept, key = stack.train(x, init, lengths, masks, clean=True)
     return [*outputs, *kept, spelled(key)] if training else outputs
 
 
@@ -123,9 +65,9 @@ def recurrence_backward(
     x: Tensor, init: Tensors, weights: Tensors, lengths: Tensor | None, masks: Tensors, kept: Tensors, dy: Tensor,
     dfinal: Tensors, *setting: Any,
 ) -> Tensors:
-    stack = Stack(Setting(*setting), arrays(weights))
+    stack = Stack(Setting(*setting), weights)
     *rest, key = kept
-    return back(stack, x, init, lengths, masks, rest, key.numpy().tobytes().decode(), [dy, *dfinal])
+    return stack.back(x, init, lengths, masks, rest, key.numpy().tobytes().decode(), [dy, *dfinal])
 
 
 @recurrence.register_fake
@@ -205,7 +147,7 @@ class Recurrence(torch.autograd.Function):
         ctx: Any, setting: Setting, stack: Stack, sizes: tuple[int, int, int], x: Tensor, *rest: Any
     ) -> tuple[Tensor, ...]:
         i, w, m = sizes
-        outputs, kept, key = run(stack, x, rest[:i], rest[i + w + m], rest[i + w : i + w + m])
+        outputs, kept, key = stack.train(x, rest[:i], rest[i + w + m], rest[i + w : i + w + m])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, *rest, *kept)
         ctx.known = setting, stack, sizes, key
@@ -222,17 +164,13 @@ class Recurrence(torch.autograd.Function):
             dx, *found = recurrence_backward(x, init, weights, lengths, masks, kept, dy, dfinal, *setting)
         else:
             if addresses(weights) != stack.addresses:  # a hook on saved tensors has put them elsewhere
-                stack = Stack(setting, arrays(weights))
-            dx, *found = back(stack, x, init, lengths, masks, kept, key, grads)
+                stack = Stack(setting, weights)
+            dx, *found = stack.back(x, init, lengths, masks, kept, key, grads)
         return None, None, None, dx, *found, *[None] * (m + 1)
 
 
 #: `Recurrence.apply` less its look at function transforms, which plain tensors know nothing of.
 differentiable: Any = super(torch.autograd.Function, Recurrence).apply
-
-
-def addresses(weights: Sequence[Tensor]) -> list[int]:
-    return [weight.data_ptr() for weight in weights]
 
 
 class Steps:
@@ -253,6 +191,35 @@ def versions(weights: Sequence[Tensor]) -> list[int] | None:
     if any([weight.is_inference() for weight in weights]):
         return None
     return [Steps.count, *[weight._version for weight in weights]]
+
+
+class Made(NamedTuple):
+    """A stack, and what is known of the tensors that it was made of."""
+
+    stack: Stack
+    tensors: Tensors  #: held, so that nothing else can come to lie there
+    known: tuple[Any, ...] | None  #: None for a stack of one use
+
+
+def made(
+    last: Made | None,
+    setting: Setting,
+    tensors: Tensors,
+    *,
+    packed: bool,
+    weights: Callable[[Tensors], Tensors] = list,
+) -> Made:
+    """A stack on the weights that these tensors are, or that `weights` makes of them: the last one, if it still is.
+
+    With `packed` it is for inference, and another one as soon as a tensor has changed. Else it reads the tensors where
+    they are and packs nothing: what comes next may change them, and not tell.
+    """
+    changes = versions(tensors) if packed else []
+    known = None if changes is None else (setting, tensors[0].dtype, addresses(tensors), changes)
+    if last is not None and known is not None and last.known == known:
+        return last
+    stack = Stack(setting, weights(tensors))
+    return Made(stack, [t.detach() for t in tensors], known if packed or stack.in_place else None)
 
 
 def parts(flat: Sequence[Any], *sizes: int) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,22 +30,10 @@ def refusal(what: str, tensor: Tensor) -> str:
     return ""
 
 
-class Made(NamedTuple):
-    """A stack on the weights' memory, which it holds, so that nothing else can come to lie there."""
-
-    stack: Stack
-    setting: Setting
-    versions: list[int] | None  #: of the weights that the stack has packed, after the steps until then; or none
-
-    def on(self, setting: Setting, weights: list[Tensor]) -> bool:
-        """Whether it still is theirs."""
-        return self.setting == setting and self.stack.addresses == ops.addresses(weights)
-
-
 class Recurrent(nn.RNNBase):
     """What `RNN`, `GRU` and `LSTM` have in common; a `torch.nn` module that becomes one of these has all it needs."""
 
-    _made: Made | None = None
+    _made: ops.Made | None = None
     _states = 1  #: of the cell
 
     def __init__(self, mode: str, input_size: int, hidden_size: int, num_layers: int, **options: Any) -> None:
@@ -137,8 +125,8 @@ class Recurrent(nn.RNNBase):
             found: Tensors = ops.differentiable(setting, stack, sizes, x, *states, *weights, *masks, lengths)
             return found
         if masks:
-            return ops.run(self._stack(setting, weights), x, states, lengths, masks)[0]
-        return ops.infer(self._packed(setting, weights), x, states, lengths)
+            return self._stack(setting, weights).train(x, states, lengths, masks)[0]
+        return self._stack(setting, weights, packed=True).infer(x, states, lengths)
 
     def _weights(self) -> list[Any]:
         """Every parameter in PyTorch's order, also where something else put a plain tensor in its place."""
@@ -186,24 +174,9 @@ class Recurrent(nn.RNNBase):
             return masks
         return [pad_packed_sequence(PackedSequence(mask, batch_sizes))[0] for mask in masks]
 
-    def _stack(self, setting: Setting, weights: list[Tensor]) -> Stack:
-        """The weights where they are, nothing packed: what comes next may change them, and not tell."""
-        made = self._made
-        if made is None or made.versions is not None or not made.on(setting, weights):
-            return self._make(setting, weights, None)
+    def _stack(self, setting: Setting, weights: list[Tensor], packed: bool = False) -> Stack:
+        made = self.__dict__["_made"] = ops.made(self._made, setting, weights, packed=packed)
         return made.stack
-
-    def _packed(self, setting: Setting, weights: list[Tensor]) -> Stack:
-        """The weights, packed anew if one of them changed since."""
-        made, versions = self._made, ops.versions(weights)
-        if versions is None or made is None or made.versions != versions or not made.on(setting, weights):
-            return self._make(setting, weights, versions)
-        return made.stack
-
-    def _make(self, setting: Setting, weights: list[Tensor], versions: list[int] | None) -> Stack:
-        stack = Stack(setting, [w.detach().numpy() for w in weights])
-        self.__dict__["_made"] = Made(stack, setting, versions) if stack.in_place else None
-        return stack
 
     def flatten_parameters(self) -> None:
         """Kept for compatibility; forgets what was packed of the weights.

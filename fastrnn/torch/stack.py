@@ -1,21 +1,20 @@
-"""A stack of layers on arrays that are someone else's: what stands between tensors and the kernels."""
+"""A stack of layers on tensors: from them to the arrays that the kernels read, and back."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from fastrnn import backends
-from fastrnn.call import Backend, Call
 from fastrnn.cells import CELLS, Array, Arrays
 from fastrnn.checks import rows
-from fastrnn.layers.options import MERGES
-from fastrnn.layers.recurrent import Recurrent
-from fastrnn.layers.tape import Tape, total
-from fastrnn.layers.weights import NAMES
+from fastrnn.packed import PackedStack, Tape
+
+Tensors = list[Tensor]
 
 
 class Setting(NamedTuple):
@@ -37,126 +36,109 @@ class Setting(NamedTuple):
         return 1 + self.bidirectional
 
 
-@dataclass
-class MaskedTape(Tape):
-    """A tape whose dropout is drawn elsewhere."""
-
-    given: Sequence[Array] = field(default_factory=list)  #: for each layer that drops out, from below
-
-    def dropped(self, y: Array) -> Array:
-        self.masks.append(self.given[len(self.masks)])
-        return y * self.masks[-1]
-
-
-class Kept(NamedTuple):
-    """What a training forward keeps for its backward, beside its arguments, as plain arrays."""
-
-    inner: list[Array]  #: (T, B, D*H), what each layer but the first reads
-    saved: list[Array]  #: bytes of each layer and direction
-    key: str  #: the backend's name and its layout's: only their backward can read `saved`
-
-
-class Stack(Recurrent):
+class Stack:
     """Layers of these parameters: (G*H, I), (G*H, H), ... of each layer and direction in PyTorch's order.
 
-    x is (T, B, I), or (B, T, I) with `batch_first`, here and below; states are one (L*D, B, H) array for each of the
+    x is (T, B, I), or (B, T, I) with `batch_first`, here and below; states are one (L*D, B, H) tensor for each of the
     cell's; masks are what each layer's y but the last's is multiplied with, (T, B, D*H), or none.
+
+    Attributes
+    ----------
+    in_place : bool
+        Whether the parameters are read where they are, so that their changes are seen.
+    addresses : list of int
+        Of the parameters.
     """
 
-    def __init__(self, setting: Setting, parameters: Sequence[Array]) -> None:
-        keys = setting.keys
-        own = [np.ascontiguousarray(a) for a in parameters]
-        #: whether the parameters are read where they are, so that their changes are seen
-        self.in_place = all([a is b for a, b in zip(own, parameters, strict=True)])
-        self.addresses = [a.__array_interface__["data"][0] for a in parameters]
-        self._cell = CELLS[setting.cell]
-        self._packed, self._streamed = {}, set()
-        self._weights = [
-            dict.fromkeys(NAMES) | dict(zip(keys, own[i : i + len(keys)], strict=True))
-            for i in range(0, len(own), len(keys))
-        ]
-        self._grads = [f"d{key}" for key in keys]
-        self.bias, self.bidirectional, self.batch_first = setting.bias, setting.bidirectional, setting.batch_first
-        self.input_size, self.hidden_size = own[0].shape[1], own[1].shape[1]
-        self.num_layers = len(self._weights) // setting.directions
-        self.dtype = own[0].dtype
+    def __init__(self, setting: Setting, weights: Sequence[Tensor]) -> None:
+        keys, directions = setting.keys, (False, True)[: setting.directions]
+        given = [array(weight) for weight in weights]
+        own = [np.ascontiguousarray(a) for a in given]
+        self.in_place = all([a is b for a, b in zip(own, given, strict=True)])
+        self.addresses, self.batch_first = addresses(weights), setting.batch_first
+        parts = [dict(zip(keys, own[i : i + len(keys)], strict=True)) for i in range(0, len(own), len(keys))]
+        self.layers = PackedStack(CELLS[setting.cell], parts, directions)
 
-    def infer(self, x: Array, init: Sequence[Array], lengths: Array | None, threads: int) -> Arrays:
-        """y and each final state, by weights that are packed once."""
-        x, states, layout = self._read(x, init)
-        options = {"lengths": lengths, "threads": threads}
-        y, final = self._given(self._run(x, states, options, layout), layout)
-        return (y, *final) if isinstance(final, tuple) else (y, final)
+    def infer(self, x: Tensor, init: Sequence[Tensor], lengths: Tensor | None, tape: Tape | None = None) -> Tensors:
+        """y and each final state, by weights that are packed once; those of a training, with a tape, are not."""
+        y, final = self.layers.forward(
+            self._time_major(x), states_of(init), steps_of(lengths), threads=threads(), batch_first=self.batch_first,
+            tape=tape,
+        )
+        return [torch.from_numpy(a) for a in (self._turned(y), *final)]
 
     def train(
-        self, x: Array, init: Sequence[Array], lengths: Array | None, masks: Sequence[Array], threads: int
-    ) -> tuple[Arrays, Kept]:
-        """The same, by weights that change every time, with dropout between layers, and what `back` needs."""
-        x, states, layout = self._read(x, init)
-        backend = backends.current()
-        tape = MaskedTape(backend, self._merge, bool(masks), None, layout, given=masks)
-        options = {"lengths": lengths, "threads": threads, "training": True}
-        y, final = self._given(self._run(x, states, options, layout, tape), layout)
-        D = tape.directions
-        kept = Kept([call.x for call in tape.calls[D::D]], [backend.to_bytes(s) for s in tape.saved], key(backend))
-        return ((y, *final) if isinstance(final, tuple) else (y, final)), kept
+        self,
+        x: Tensor,
+        init: Sequence[Tensor],
+        lengths: Tensor | None,
+        masks: Sequence[Tensor],
+        clean: bool = False,
+    ) -> tuple[Tensors, Tensors, str]:
+        """The same with dropout between layers; and what `back` needs, no byte of it undefined if it is to be `clean`.
+
+        That is what each layer but the first reads, (T, B, D*H), and the bytes that the kernels kept of each layer and
+        direction; and the name of the backend and that of its layout: only their backward can read those bytes.
+        """
+        backend, D = backends.current(), len(self.layers.directions)
+        tape = Tape(backend, [array(mask) for mask in masks], clean=clean)
+        outputs = self.infer(x, init, lengths, tape)
+        kept = [call.x for call in tape.calls[D::D]] + [backend.to_bytes(saved) for saved in tape.saved]
+        return outputs, [torch.from_numpy(a) for a in kept], f"{backend.name} {backend.layout()}"
 
     def back(
         self,
-        x: Array,
-        init: Sequence[Array],
-        lengths: Array | None,
-        masks: Sequence[Array],
-        kept: Kept,
-        dy: Array | None,
-        dfinal: Sequence[Array | None],
-        threads: int,
-    ) -> list[Array]:
-        """dx, that of each initial state, and that of each parameter."""
-        x, states, layout = self._read(x, init)
-        backend, isa = keyed(kept.key)
-        tape = Tape(backend, self._merge, bool(masks), None, layout, masks=list(masks))
-        tape.saved = [backend.from_bytes(memory, isa) for memory in kept.saved]
-        D = tape.directions
-        for i in range(len(self._weights)):
-            read = kept.inner[i // D - 1] if i >= D else x
-            state = None if states is None else tuple([s[i] for s in states])
-            tape.calls.append(self._call(i, read, state, lengths=lengths, threads=threads, training=True))
-        if dy is not None:
-            dy = rows(dy.swapaxes(0, 1) if layout[1] else dy)
-        finals = [None if d is None else np.ascontiguousarray(d) for d in dfinal]
-        each = [tuple([None if d is None else d[i] for d in finals]) for i in range(len(tape.calls))]
-        dys = [dy] if D == 1 else tape.parted(dy, [call.output() for call in tape.calls[-D:]])
-        grads = tape.backward(dys, each)
-        dx = total([g.dx for g in grads[:D]])
-        dinit = [np.stack(ds) for ds in zip(*[g.dinit for g in grads], strict=True)] if init else []
-        return [
-            dx.swapaxes(0, 1) if layout[1] else dx,
-            *dinit,
-            *[getattr(g, name) for g in grads for name in self._grads],
-        ]
+        x: Tensor,
+        init: Sequence[Tensor],
+        lengths: Tensor | None,
+        masks: Sequence[Tensor],
+        kept: Sequence[Tensor],
+        key: str,
+        grads: Sequence[Tensor | None],
+    ) -> Tensors:
+        """dx, that of each initial state, and that of each weight."""
+        name, _, layout = key.partition(" ")
+        backend, D, inner = backends.load(name), len(self.layers.directions), self.layers.num_layers - 1
+        tape = Tape(backend, [array(mask) for mask in masks])
+        tape.saved = [backend.from_bytes(memory.numpy(), layout) for memory in kept[inner:]]
+        read = [self._time_major(x), *[a.numpy() for a in kept[:inner]]]
+        states, steps = states_of(init), steps_of(lengths)
+        for i in range(len(self.layers.parts)):
+            own = None if states is None else tuple([s[i] for s in states])
+            tape.calls.append(self.layers.call(i, read[i // D], own, lengths=steps, threads=threads(), tape=tape))
+        dy = None if grads[0] is None else self._time_major(grads[0])
+        dfinal = [None if d is None else np.ascontiguousarray(array(d)) for d in grads[1:]]
+        dx, dinit, dparts = self.layers.backward(tape, dy, dfinal)
+        found = [self._turned(dx), *(dinit or ()), *[d for part in dparts for d in part.values()]]
+        return [torch.from_numpy(a) for a in found]
 
-    @property
-    def _merge(self) -> Any:
-        return MERGES["concat"] if self.bidirectional else None
+    def _turned(self, a: Array) -> Array:
+        return a.swapaxes(0, 1) if self.batch_first else a
 
-    def _read(self, x: Array, init: Sequence[Array]) -> tuple[Array, Arrays | None, tuple[bool, bool]]:
-        """x, time-major, and the states, as the kernels read them; and how the caller lays things out."""
-        states = tuple([np.ascontiguousarray(s) for s in init]) if init else None
-        return rows(x.swapaxes(0, 1) if self.batch_first else x), states, (False, self.batch_first)
+    def _time_major(self, a: Tensor) -> Array:
+        """As the kernels read it."""
+        return rows(self._turned(array(a)))
 
 
-class CleanStack(Stack):
-    """One whose training leaves no byte of what it keeps undefined."""
-
-    def _call(self, *arguments: Any, **options: Any) -> Call:
-        return super()._call(*arguments, **options)._replace(clean=True)
-
-
-def key(backend: Backend) -> str:
-    return f"{backend.name} {backend.layout()}"
+def array(tensor: Tensor) -> Array:
+    """A NumPy array on the memory of a tensor; a copy of one that is only marked as negative, as imag of a conj is."""
+    plain = tensor.detach() if tensor.requires_grad else tensor
+    found: Array = (plain.resolve_neg() if plain.is_neg() else plain).numpy()
+    return found
 
 
-def keyed(key: str) -> tuple[Backend, str]:
-    name, _, layout = key.partition(" ")
-    return backends.load(name), layout
+def states_of(init: Sequence[Tensor]) -> Arrays | None:
+    return tuple([np.ascontiguousarray(array(s)) for s in init]) if init else None
+
+
+def steps_of(lengths: Tensor | None) -> Array | None:
+    return None if lengths is None else array(lengths)
+
+
+def addresses(weights: Sequence[Tensor]) -> list[int]:
+    return [weight.data_ptr() for weight in weights]
+
+
+def threads() -> int:
+    """At most as many as either library is told to use: PyTorch's loaders tell their workers to use one."""
+    return min(backends.get_num_threads(), torch.get_num_threads())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 from fastrnn.layers.base import Layer
+from fastrnn.layers.options import LayerOptions
 from fastrnn.training import weight_files
 from fastrnn.training.chain import Chain
 from fastrnn.version import version
@@ -14,19 +16,7 @@ from fastrnn.version import version
 Spec = dict[str, Any]
 
 #: what a recurrent layer's file says of it beside its cell
-RECURRENT = (
-    "input_size",
-    "hidden_size",
-    "num_layers",
-    "bias",
-    "batch_first",
-    "dropout",
-    "bidirectional",
-    "merge",
-    "return_sequences",
-    "weight_dtype",
-    "dtype",
-)
+RECURRENT = tuple(field.name for field in fields(LayerOptions))
 
 
 def save_model(path: str | os.PathLike[str], layer: Layer) -> None:
@@ -44,7 +34,7 @@ def described(layer: Layer) -> Spec:
 
 
 def describe_recurrent(layer: Any) -> Spec:
-    cell = layer._cell
+    cell = layer.stack.cell
     options = {key: getattr(layer, key) for key in RECURRENT}
     return {"cell": cell.name, "gates": "".join(cell.gates)} | options | {"dtype": str(layer.dtype)}
 
