@@ -5,6 +5,7 @@ Every message names the argument, what was expected and what came. Nothing is co
 
 from __future__ import annotations
 
+import itertools
 import math
 import numbers
 import operator
@@ -290,8 +291,8 @@ def stepped_state(state: Any, number: int, shape: tuple[int, ...], dtype: Any) -
     if len(state) != number:
         raise ValueError(f"state: expected {number} array(s), got {len(state)}")
     arrays = tuple([stepped("state", s, shape, dtype, True) for s in state])
-    if len(arrays) == 2 and np.may_share_memory(arrays[0], arrays[1]):
-        raise ValueError("state: h and c share memory; give each an array of its own")
+    if any(np.may_share_memory(a, b) for a, b in itertools.combinations(arrays, 2)):
+        raise ValueError("state: its arrays share memory; give each its own")
     return arrays
 
 
@@ -347,7 +348,7 @@ def floating(dtype: Any) -> np.dtype[Any]:
         raise TypeError("dtype: expected float32 or float64, got None")
     try:
         found: np.dtype[Any] = np.dtype(dtype)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}") from error
     if found not in DTYPES:
         raise TypeError(f"dtype: expected float32 or float64, got {describe(found)}")

@@ -158,7 +158,7 @@ def plain(layer: Recurrent) -> Recurrent:
     """A layer on the same parameters that trains as this one infers: it drops nothing out."""
     options = {field.name: getattr(layer, field.name) for field in fields(LayerOptions)}
     options |= {"dropout": 0.0, "weight_dtype": None}
-    return layer.from_parts(layer.stack.cell.name, layer.stack.parts, **options)
+    return layer.from_parts(layer.stack.cell, layer.stack.parts, **options)
 
 
 def forward(layer: Recurrent, x: Any, state: Any, lengths: Any, resets: Any) -> Cache:

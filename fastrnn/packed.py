@@ -246,7 +246,7 @@ class PackedStack:
 
     def packed(self) -> tuple[Backend, list[Any]]:
         """The backend in use, and the parameters of each layer and direction packed for it."""
-        backend = backends.current()
+        backend = backends.of(self.cell)
         key = (backend.name, backend.layout())
         packed = self._packed.get(key)
         if packed is None:

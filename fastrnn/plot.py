@@ -269,7 +269,7 @@ def heat_map(axes: Axes, name: str, values: Array) -> None:
         interpolation="nearest",
         extent=(-0.5, T - 0.5, H - 0.5, -0.5),
     )
-    axes.set_title(LABELS[name])
+    axes.set_title(LABELS.get(name, name))
     whole_numbers(axes.xaxis)
     whole_numbers(axes.yaxis)
 

@@ -323,6 +323,7 @@ def returns_text(x: Any, U: Any, s: Any) -> Any:
         (two_states, {"gates": ""}, r"expected 1 to 8 names"),
         (two_states, {"states": "hcdef"}, r"expected 1 to 4 names"),
         (two_states, {"inputs": ("e",)}, r"expected a function of x, U, s, e"),
+        (two_states, {"inputs": ("lengths",)}, r"'lengths' is the name of another argument"),
         (lambda x, U, s, p: x.a, {"parameters": ("q",)}, r"parameter q is not used"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -53,3 +54,65 @@ def test_gradients(cell: Any, seed: int, oracle: Callable[[str], Any]) -> None:
     chosen = {name: bool(rng.integers(2)) for name in ("lengths", "resets", "reverse")}
     p = problem(cell, sizes, seed, **chosen, checkpoint=[None, 1, 2, "auto"][seed])
     assert_close(results(p), by_autograd(oracle("torch"), p))
+
+
+@pytest.fixture
+def torch(oracle: Callable[[str], Any]) -> Any:
+    return oracle("torch")
+
+
+def modules(torch: Any, **options: Any) -> tuple[Any, Any]:
+    """A module of a user's GRU and fastrnn.torch's own, of the same parameters."""
+    import fastrnn.torch
+
+    mine = fastrnn.torch.Recurrent(own_cells.gru, 5, 9, dtype=torch.float64, **options)
+    theirs = fastrnn.torch.GRU(5, 9, dtype=torch.float64, **options)
+    theirs.load_state_dict(mine.state_dict())
+    return mine, theirs
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False, "batch_first": True}]
+)
+def test_a_module_is_the_built_in_one(options: dict[str, Any], torch: Any) -> None:
+    """Outputs and gradients of a user's GRU, eager, compiled, pickled and copied, are those of the built-in."""
+    mine, theirs = modules(torch, **options)
+    x = torch.randn(4, 4, 5, dtype=torch.float64)
+    again = pickle.loads(pickle.dumps(mine))
+    for module in (mine, again, torch.compile(mine, backend="aot_eager", fullgraph=True)):
+        given, expected = (x.clone().requires_grad_() for _ in range(2))
+        for net, a in ((module, given), (theirs, expected)):
+            net.zero_grad()
+            y, h = net(a)
+            ((y**2).sum() + h.sum()).backward()
+        assert torch.equal(given.grad, expected.grad)
+        for p, q in zip(module.parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(p.grad, q.grad)
+
+
+@pytest.mark.parametrize("cell", [c for c in own_cells.ALL if not c.inputs], ids=lambda cell: cell.name)
+def test_gradients_of_a_module(cell: Any, torch: Any) -> None:
+    """By finite differences, of every parameter that the cell has."""
+    import fastrnn.torch
+
+    torch.manual_seed(0)
+    module = fastrnn.torch.Recurrent(cell, 2, 3, dtype=torch.float64)
+    x = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
+    names = [name for name, _ in module.named_parameters()]
+
+    def run(x: Any, *weights: Any) -> Any:
+        return torch.func.functional_call(module, dict(zip(names, weights, strict=True)), (x,))[0]
+
+    assert torch.autograd.gradcheck(run, (x, *module.parameters()))
+
+
+def test_what_a_module_refuses(torch: Any) -> None:
+    import fastrnn.torch
+
+    with pytest.raises(ValueError, match=r"cell: zoneout has extra inputs \(keep\)"):
+        fastrnn.torch.Recurrent(own_cells.zoneout, 3, 4)
+    with pytest.raises(TypeError, match=r"cell: expected what fastrnn\.cell makes"):
+        fastrnn.torch.Recurrent("gru", 3, 4)
+    module = fastrnn.torch.Recurrent(own_cells.slstm, 3, 4)
+    with pytest.raises(TypeError, match="hx: expected a tuple of 4 tensors"):
+        module(torch.ones(5, 2, 3), torch.ones(1, 2, 4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import keyword
@@ -18,6 +19,12 @@ from fastrnn.cells.functions import Array
 from fastrnn.cells.graph import Graph, Node, needed
 from fastrnn.cells.program import Program
 from fastrnn.cells.python import derivative, node_names
+
+#: Every cell of this process by its `key`, the last one where equal ones are made anew.
+KNOWN: dict[str, Cell] = {}
+
+#: What extra inputs may not be called: other arguments, and what errors speak of.
+RESERVED = ("x", "W", "U", "b", "b_rec", "p", "init", "lengths", "resets")
 
 
 class CellError(ValueError):
@@ -69,6 +76,10 @@ class Cell:
         self.initial = tuple([f"{s}0" for s in self.states])  #: names of the initial states
         self.arguments = ("x", "W", "U", "b", "b_rec", "p", *self.initial, "resets", *self.inputs)
         self._graph, self._after = self._traced()
+        #: What nothing else in this process goes by, and another process finds it by: where it is defined, and a digest
+        #: of its equations.
+        self.key = f"{self.__module__}:{self.__qualname__}:{self._digest()}"
+        KNOWN[self.key] = self
         self.products = tuple(g for g in self.gates if any(n.op == "u" and n.name == g for n in needed(self._after)))
         G, N, P = (f"{n}*H" if n > 1 else "H" for n in (self.G, len(self.products), len(self.parameters)))
         #: The weights' shapes in words.
@@ -80,6 +91,8 @@ class Cell:
         for name in found:
             if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
                 raise self._error(f"{what}: expected names that can stand after a dot, got {name!r}")
+            if what == "inputs" and name in (*RESERVED, *[f"{s}0" for s in self.states]):
+                raise self._error(f"inputs: {name!r} is the name of another argument; take another")
         if len(set(found)) < len(found):
             raise self._error(f"{what}: a name stands twice in {found}")
         if not least <= len(found) <= most:
@@ -122,6 +135,11 @@ class Cell:
                 if not any(n.op == op and n.name == name for n in needed(nodes)):
                     raise self._error(f"{op} {name} is not used: take it out of {op}s, or use it")
         return graph, nodes
+
+    def _digest(self) -> str:
+        nodes = [(n.op, [a.number for a in n.args], n.name) for n in self._graph.nodes]
+        names = (self.gates, self.states, self.parameters, self.inputs, [n.number for n in self._after])
+        return hashlib.sha256(repr((nodes, names)).encode()).hexdigest()[:16]
 
     def _call(self, x: Any, U: Any, s: Any, p: Any, e: Any) -> Any:
         return self.function(x, U, s, *[p] * bool(self.parameters), *[e] * bool(self.inputs))
@@ -243,6 +261,16 @@ class Product:
 def add(a: Any, b: Any) -> Any:
     """a + b; None is nothing."""
     return a if b is None else a + b
+
+
+def by_key(key: str) -> Cell:
+    """The cell that goes by this key, imported if this process does not know it yet."""
+    if key not in KNOWN:
+        module, name, _ = key.split(":")
+        cell = found(module, name)
+        if cell.key != key:
+            raise ValueError(f"{module}.{name}: its equations are others than those of the process that asks for it")
+    return KNOWN[key]
 
 
 def found(module: str, name: str) -> Cell:

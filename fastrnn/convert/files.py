@@ -7,10 +7,10 @@ same as `save`, and `Sequential.load_weights` reads the file of a model as well.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from fastrnn.cells import CELLS
+from fastrnn.cells import CELLS, Cell
 from fastrnn.checks import positive
 from fastrnn.convert.gates import GATES
 from fastrnn.convert.stack import Arrays, built, expect_names
@@ -18,6 +18,12 @@ from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
 from fastrnn.run import family
 from fastrnn.training import Sequential, weight_files
 from fastrnn.training.description import RECURRENT, Spec, save_model
+
+#: Cells of a user's own, by their names.
+Cells = dict[str, Cell]
+
+#: Makes a layer of what its file says of it, and of tensors.
+Builder = Callable[[str, Spec, Arrays, Cells], Layer]
 
 
 def save(path: str | os.PathLike[str], layer: Layer) -> None:
@@ -52,7 +58,7 @@ def save(path: str | os.PathLike[str], layer: Layer) -> None:
     save_model(path, layer)
 
 
-def load(path: str | os.PathLike[str]) -> Layer:
+def load(path: str | os.PathLike[str], *, cell: Cell | Iterable[Cell] = ()) -> Layer:
     """The layer, or the `Sequential`, that `save` or `Sequential.save` wrote, to the last bit.
 
     Parameters
@@ -70,7 +76,7 @@ def load(path: str | os.PathLike[str]) -> Layer:
         If there is none.
     ValueError
         For a file that `save` did not write, of a later version, or one in which something is missing, unexpected or
-        wrong; the message names it.
+        wrong, and for a cell that is not given; the message names it.
     ImportError
         If safetensors is not installed.
 
@@ -83,6 +89,7 @@ def load(path: str | os.PathLike[str]) -> Layer:
     >>> np.array_equal(fastrnn.load(path)(x)[0], layer(x)[0])
     True
     """
+    cells = {own.name: own for own in ([cell] if isinstance(cell, Cell) else cell)}
     tensors, metadata = weight_files.read("path", path)
     whose = f"path: {os.fspath(path)}"
     if "model" not in metadata:
@@ -90,7 +97,7 @@ def load(path: str | os.PathLike[str]) -> Layer:
             f"{whose} holds weights alone, which load_weights of a model takes; expected a file of fastrnn.save"
         )
     try:
-        layer = restored(whose, metadata["model"], tensors)
+        layer = restored(whose, metadata["model"], tensors, cells)
     except RecursionError as error:
         raise ValueError(f"{whose}: layers within layers within layers ({error})") from error
     except (TypeError, OverflowError) as error:
@@ -99,7 +106,7 @@ def load(path: str | os.PathLike[str]) -> Layer:
     return layer
 
 
-def restored(whose: str, spec: Any, tensors: Arrays) -> Layer:
+def restored(whose: str, spec: Any, tensors: Arrays, cells: Cells) -> Layer:
     if not isinstance(spec, dict) or not isinstance(spec.get("class"), str) or spec["class"] not in BUILDERS:
         found = spec.get("class") if isinstance(spec, dict) else spec
         raise ValueError(f"{whose}: expected a class among {', '.join(BUILDERS)}, got {found!r:.80}")
@@ -107,11 +114,11 @@ def restored(whose: str, spec: Any, tensors: Arrays) -> Layer:
     whose = f"{whose}: {name}"
     if not isinstance(spec.get("dtype", ""), str):
         raise ValueError(f"{whose}: dtype: expected a string, got {spec['dtype']!r:.80}")
-    return BUILDERS[name](whose, {key: value for key, value in spec.items() if key != "class"}, tensors)
+    return BUILDERS[name](whose, {key: value for key, value in spec.items() if key != "class"}, tensors, cells)
 
 
-def build_recurrent(name: str) -> Callable[[str, Spec, Arrays], Layer]:
-    def build(whose: str, spec: Spec, tensors: Arrays) -> Layer:
+def build_recurrent(name: str) -> Builder:
+    def build(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
         expect_names(whose, spec, ("cell", "gates", *RECURRENT))
         cell, gates = spec.pop("cell"), spec.pop("gates")
         if not isinstance(cell, str) or cell not in CELLS or family(cell) != name.lower():
@@ -119,12 +126,25 @@ def build_recurrent(name: str) -> Callable[[str, Spec, Arrays], Layer]:
         if gates != GATES["fastrnn"][name.lower()]:
             raise ValueError(f"{whose}: gates: expected {GATES['fastrnn'][name.lower()]!r}, got {gates!r:.80}")
         sizes = {key: positive(key, spec.pop(key)) for key in ("input_size", "hidden_size", "num_layers")}
-        return built(whose, cell, tensors, **sizes, **spec)
+        return built(whose, CELLS[cell], tensors, **sizes, **spec)
 
     return build
 
 
-def build_dense(whose: str, spec: Spec, tensors: Arrays) -> Layer:
+def build_of_own_cell(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
+    expect_names(whose, spec, ("cell", "gates", "states", "parameters", *RECURRENT))
+    name, names = spec.pop("cell"), [spec.pop(key) for key in ("gates", "states", "parameters")]
+    if not isinstance(name, str) or name not in cells:
+        raise ValueError(f"{whose}: it has the cell {name!r:.80}; give it: load(path, cell={name})")
+    cell = cells[name]
+    for key, stored in zip(("gates", "states", "parameters"), names, strict=True):
+        if stored != list(getattr(cell, key)):
+            raise ValueError(f"{whose}: {key}: the file's cell {name} has {stored!r:.80}, the one given {getattr(cell, key)}")
+    sizes = {key: positive(key, spec.pop(key)) for key in ("input_size", "hidden_size", "num_layers")}
+    return built(whose, cell, tensors, **sizes, **spec)
+
+
+def build_dense(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
     expect_names(whose, spec, ("input_size", "output_size", "activation", "bias", "dtype"))
     bias = spec["bias"]
     if not isinstance(bias, bool):
@@ -135,7 +155,7 @@ def build_dense(whose: str, spec: Spec, tensors: Arrays) -> Layer:
     return loaded(Dense(shape[1], shape[0], **spec), tensors)
 
 
-def build_embedding(whose: str, spec: Spec, tensors: Arrays) -> Layer:
+def build_embedding(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
     expect_names(whose, spec, ("num_embeddings", "embedding_dim", "padding_idx", "dtype"))
     expect_names(whose, tensors, ("weight",))
     shape = positive("num_embeddings", spec["num_embeddings"]), positive("embedding_dim", spec["embedding_dim"])
@@ -153,8 +173,8 @@ def loaded(layer: Layer, tensors: Arrays) -> Layer:
     return layer
 
 
-def build_plain(kind: type[Layer], option: str) -> Callable[[str, Spec, Arrays], Layer]:
-    def build(whose: str, spec: Spec, tensors: Arrays) -> Layer:
+def build_plain(kind: type[Layer], option: str) -> Builder:
+    def build(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
         expect_names(whose, spec, (option,))
         expect_names(whose, tensors, ())
         return kind(**spec)
@@ -162,17 +182,18 @@ def build_plain(kind: type[Layer], option: str) -> Callable[[str, Spec, Arrays],
     return build
 
 
-def build_sequential(whose: str, spec: Spec, tensors: Arrays) -> Layer:
+def build_sequential(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
     expect_names(whose, spec, ("layers",))
     if not isinstance(spec["layers"], list):
         raise ValueError(f"{whose}: layers: expected a list, got {spec['layers']!r:.80}")
     parts = [(f"{whose}: {i}", one, weight_files.under(f"{i}.", tensors)) for i, one in enumerate(spec["layers"])]
-    return Sequential([restored(*part) for part in parts])
+    return Sequential([restored(*part, cells) for part in parts])
 
 
 #: class -> what makes one of a `Spec` and tensors
-BUILDERS: dict[str, Callable[[str, Spec, Arrays], Layer]] = {
+BUILDERS: dict[str, Builder] = {
     **{name: build_recurrent(name) for name in ("RNN", "GRU", "LSTM")},
+    "Recurrent": build_of_own_cell,
     "Dense": build_dense,
     "Embedding": build_embedding,
     "Dropout": build_plain(Dropout, "rate"),

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from fastrnn import checks
-from fastrnn.cells import CELLS, Array
+from fastrnn.cells import CELLS, Array, Cell
 from fastrnn.checks import DTYPES, describe
 from fastrnn.layers import GRU, LSTM, RNN
 from fastrnn.layers.options import NAMES, LayerOptions, parameter_names, parameter_shapes
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.packed import Part
-from fastrnn.run import family
 
 Arrays = dict[str, Array]
 
@@ -29,12 +28,12 @@ def expect_names(whose: str, given: Iterable[str], wanted: Iterable[str]) -> Non
     checks.expect_names(whose, given, wanted, ValueError)
 
 
-def built(whose: str, cell: str, state: Mapping[str, Array], **options: Any) -> Recurrent:
+def built(whose: str, cell: Cell, state: Mapping[str, Array], **options: Any) -> Recurrent:
     """A layer of these options with copies of these parameters, all checked first."""
     told = LayerOptions(**options)
     if told.num_layers > len(state):
         raise ValueError(f"{whose}: num_layers is {told.num_layers}, and there are only {len(state)} arrays")
-    names, shapes = parameter_names(told, CELLS[cell]), parameter_shapes(told, CELLS[cell])
+    names, shapes = parameter_names(told, cell), parameter_shapes(told, cell)
     expect_names(whose, state, [name for own in names for name in own.values()])
     for own, wanted in zip(names, shapes, strict=True):
         for key, name in own.items():
@@ -44,7 +43,7 @@ def built(whose: str, cell: str, state: Mapping[str, Array], **options: Any) -> 
             if a.shape != wanted[key]:
                 raise ValueError(f"{whose}: {name}: expected shape {wanted[key]}, got {a.shape}")
     parts = [{key: np.array(state[name], order="C") for key, name in own.items()} for own in names]
-    return LAYERS[family(cell)].from_parts(cell, parts, **options)
+    return (LAYERS[cell.family] if CELLS.get(cell.name) is cell else Recurrent).from_parts(cell, parts, **options)
 
 
 def stacked(whose: str, cell: str, state: Mapping[str, Array], **options: Any) -> Recurrent:
@@ -68,7 +67,7 @@ def stacked(whose: str, cell: str, state: Mapping[str, Array], **options: Any) -
     options["bidirectional"] = any(name.endswith("_reverse") for name in state)
     layers = sum(name.startswith("weight_hh_l") and not name.endswith("_reverse") for name in state)
     sizes = {"input_size": state["weight_ih_l0"].shape[1], "hidden_size": H, "num_layers": layers}
-    return built(whose, cell, state, **sizes, dtype=dtype, **options)
+    return built(whose, CELLS[cell], state, **sizes, dtype=dtype, **options)
 
 
 def assembled(whose: str, cell: str, parts: Parts, bidirectional: bool, **options: Any) -> Recurrent:
@@ -85,6 +84,9 @@ def recurrent(layer: Any, target: str) -> Recurrent:
     """The layer, which the target is able to express as far as it is a recurrent one of float weights."""
     if not isinstance(layer, Recurrent):
         raise TypeError(f"layer: expected an RNN, GRU or LSTM of fastrnn, got {type(layer).__name__}")
+    cell = layer.stack.cell
+    if CELLS.get(cell.name) is not cell:
+        raise ValueError(f"cell: {target} has no {cell.name}; expected a layer of a built-in cell")
     refuse(layer, target, "weight_dtype", layer.weight_dtype, None)
     return layer
 

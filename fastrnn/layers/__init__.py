@@ -5,7 +5,21 @@ from fastrnn.layers.base import Back, Layer, Output
 from fastrnn.layers.dense import Dense
 from fastrnn.layers.dropout import Dropout
 from fastrnn.layers.embedding import Embedding
+from fastrnn.layers.recurrent import Recurrent
 from fastrnn.layers.rnn import GRU, LSTM, RNN
 from fastrnn.layers.stream import Stream
 
-__all__ = ["GRU", "LSTM", "RNN", "Activation", "Back", "Dense", "Dropout", "Embedding", "Layer", "Output", "Stream"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Activation",
+    "Back",
+    "Dense",
+    "Dropout",
+    "Embedding",
+    "Layer",
+    "Output",
+    "Recurrent",
+    "Stream",
+]

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastrnn import backends
 from fastrnn.call import Prepared
-from fastrnn.cells import CELLS, Array, Arrays
+from fastrnn.cells import Array, Arrays, Cell
 from fastrnn.checks import (
     as_array,
     boolean,
@@ -54,35 +54,95 @@ def first_of_unbatched(a: Array, unbatched: bool, batch_first: bool) -> Array:
 
 
 class Recurrent(LayerOptions, Layer):
-    """What `RNN`, `GRU` and `LSTM` have in common; they say what the arguments mean."""
+    """Recurrent layers of any cell, with the weights packed once.
+
+    Parameters
+    ----------
+    cell : Cell
+        As `fastrnn.cell` makes it, or one of `fastrnn.cells.CELLS`. A cell with extra inputs has its own ``forward``.
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences, dtype
+        As for `LSTM`.
+    weight_dtype, initializer, rng
+        As for `LSTM`. A cell's own parameters are drawn as its weights are; give them an initializer to have others.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is not a cell, or one with extra inputs; the message names the argument.
+
+    Notes
+    -----
+    States come and go as a tuple in the order of the cell's, or alone if there is one. Parameters are named as those of
+    `LSTM`; a cell's own are ``parameter_l0`` (P*H,), in their order.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> from fastrnn.cells import sigmoid, tanh
+    >>> @fastrnn.cell(gates="fn", states="h")
+    ... def minimal_gated_unit(x, U, s):
+    ...     f = sigmoid(x.f + U.f @ s.h)
+    ...     return (1 - f) * s.h + f * tanh(x.n + U.n @ (f * s.h))
+    >>> layer = fastrnn.Recurrent(minimal_gated_unit, 3, 4, num_layers=2)
+    >>> y, h = layer(np.ones((5, 2, 3), np.float32))
+    >>> y.shape, h.shape
+    ((5, 2, 4), (2, 2, 4))
+    """
 
     stack: PackedStack  #: the parameters, and all that runs on them
 
-    def __init__(self, cell: str, initializer: Any, rng: Any, **options: Any) -> None:
-        super().__init__(**options)
-        shapes = parameter_shapes(self, CELLS[cell])
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool | str = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        merge: str | None = "concat",
+        return_sequences: bool = True,
+        dtype: Any = np.float32,
+        weight_dtype: str | None = None,
+        initializer: Any = "torch",
+        rng: Any = None,
+    ) -> None:
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences,
+            weight_dtype=weight_dtype, dtype=dtype,
+        )
+        if not isinstance(cell, Cell):
+            raise TypeError(f"cell: expected what fastrnn.cell makes, got {cell!r:.80}")
+        if cell.inputs:
+            raise ValueError(
+                f"cell: {cell.name} has extra inputs ({', '.join(cell.inputs)}), for which a layer has no place; "
+                "call its forward and backward"
+            )
+        shapes = parameter_shapes(self, cell)
         torch: dict[str, Initializer] = dict.fromkeys(shapes[0], RandomUniform(1 / np.sqrt(self.hidden_size)))
         start, rng = chosen(initializer, {"torch": torch, "keras": KERAS}), generator(rng)
         parts = [{key: initial(start[key], key, own[key], rng, self.dtype) for key in own} for own in shapes]
         self.stack = self._stacked(cell, parts)
 
     @classmethod
-    def from_parts(cls, cell: str, parts: list[Part], **options: Any) -> Self:
+    def from_parts(cls, cell: Cell, parts: list[Part], **options: Any) -> Self:
         """A layer on these arrays, of the shapes that `parameter_shapes` has for the options; they are not copied."""
         layer = cls.__new__(cls)
         LayerOptions.__init__(layer, **options)
         layer.stack = layer._stacked(cell, parts)
         return layer
 
-    def _stacked(self, cell: str, parts: list[Part]) -> PackedStack:
+    def _stacked(self, cell: Cell, parts: list[Part]) -> PackedStack:
         directions = (False, True) if self.bidirectional else (False,)
-        return PackedStack(CELLS[cell], parts, directions, merge=self.merge, bf16=self.weight_dtype is not None)
+        return PackedStack(cell, parts, directions, merge=self.merge, bf16=self.weight_dtype is not None)
 
     def parameters(self) -> dict[str, Array]:
         """The parameters themselves under PyTorch's names: weight_ih_l0 (G*H, I), weight_hh_l0, bias_ih_l0, ...
 
-        Gates are stacked in PyTorch's order. Peepholes, which PyTorch does not have, are ``peephole_l0`` (3*H,). After
-        changing one in place call `changed`.
+        Gates are stacked in PyTorch's order. Peepholes, which PyTorch does not have, are ``peephole_l0`` (3*H,), a
+        user's cell's parameters ``parameter_l0`` (P*H,). After changing one in place call `changed`.
         """
         return self._named(self.stack.parts)
 
@@ -198,7 +258,7 @@ class Recurrent(LayerOptions, Layer):
         rng = generator(rng) if self.dropout else None
         between = range(self.num_layers - 1 if self.dropout else 0)
         masks = [mask((T, B, features(self)), self.dropout, rng, self.dtype) for _ in between]
-        tape = Tape(backends.current(), masks, checked_checkpoint(checkpoint, T))
+        tape = Tape(backends.of(self.stack.cell), masks, checked_checkpoint(checkpoint, T))
         return Output(*self._run(given, layout, tape), Cache(self, Taped(tape, layout)))
 
     def backward(self, dy: Any, cache: Any, *, dstate: Any = None) -> Back:
@@ -316,7 +376,7 @@ class Recurrent(LayerOptions, Layer):
             return None
         unbatched, names = layout[0], self.stack.cell.states
         if len(names) > 1 and (not isinstance(state, tuple | list) or len(state) != len(names)):
-            raise TypeError(f"{name}: expected a pair ({', '.join(names)}), got {type(state).__name__}")
+            raise TypeError(f"{name}: expected a tuple ({', '.join(names)}), got {type(state).__name__}")
         shape = (len(self.stack.parts), *(() if unbatched else (B,)), self.hidden_size)
         meaning = "(L*D, H)" if unbatched else "(L*D, B, H)"
         given = zip(names, state if len(names) > 1 else (state,), strict=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec
 
 import numpy as np
 
@@ -12,15 +13,17 @@ from fastrnn.checks import boolean, finite
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.run import family, gru_cell, rnn_cell
 
+P = ParamSpec("P")
 
-def renamed(init: Any) -> Any:
+
+def renamed(init: Callable[P, None]) -> Callable[P, None]:
     """A constructor that names the new word for an old one."""
 
     @functools.wraps(init)
-    def checked(self: Recurrent, *args: Any, **options: Any) -> None:
+    def checked(*args: P.args, **options: P.kwargs) -> None:
         if "weights" in options:
             raise TypeError("weights: use weight_dtype='bfloat16'")
-        init(self, *args, **options)
+        init(*args, **options)
 
     return checked
 
@@ -109,10 +112,9 @@ class LSTM(Recurrent):
     ) -> None:
         boolean("peephole", peephole)
         super().__init__(
-            "lstm_peephole" if peephole else "lstm", initializer, rng,
-            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, bias=bias, batch_first=batch_first,
-            dropout=dropout, bidirectional=bidirectional, merge=merge, return_sequences=return_sequences, dtype=dtype,
-            weight_dtype=weight_dtype,
+            CELLS["lstm_peephole" if peephole else "lstm"], input_size, hidden_size, num_layers, bias=bias,
+            batch_first=batch_first, dropout=dropout, bidirectional=bidirectional, merge=merge,
+            return_sequences=return_sequences, dtype=dtype, weight_dtype=weight_dtype, initializer=initializer, rng=rng,
         )
         if forget_bias is not None:
             self._set_forget_bias(finite("forget_bias", forget_bias))
@@ -167,10 +169,9 @@ class GRU(Recurrent):
         rng: Any = None,
     ) -> None:
         super().__init__(
-            gru_cell(reset_after), initializer, rng,
-            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, bias=bias, batch_first=batch_first,
+            CELLS[gru_cell(reset_after)], input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first,
             dropout=dropout, bidirectional=bidirectional, merge=merge, return_sequences=return_sequences, dtype=dtype,
-            weight_dtype=weight_dtype,
+            weight_dtype=weight_dtype, initializer=initializer, rng=rng,
         )
 
 
@@ -213,10 +214,9 @@ class RNN(Recurrent):
         rng: Any = None,
     ) -> None:
         super().__init__(
-            rnn_cell(activation), initializer, rng,
-            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, bias=bias, batch_first=batch_first,
+            CELLS[rnn_cell(activation)], input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first,
             dropout=dropout, bidirectional=bidirectional, merge=merge, return_sequences=return_sequences, dtype=dtype,
-            weight_dtype=weight_dtype,
+            weight_dtype=weight_dtype, initializer=initializer, rng=rng,
         )
 
 

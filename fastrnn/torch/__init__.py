@@ -9,7 +9,7 @@ from fastrnn.extras import needed
 
 needed("torch", "torch")
 
-from fastrnn.torch.modules import GRU, LSTM, RNN  # noqa: E402
+from fastrnn.torch.modules import GRU, LSTM, RNN, Recurrent  # noqa: E402
 from fastrnn.torch.replacing import Report, replace  # noqa: E402
 
-__all__ = ["GRU", "LSTM", "RNN", "Report", "replace"]
+__all__ = ["GRU", "LSTM", "RNN", "Recurrent", "Report", "replace"]

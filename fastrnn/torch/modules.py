@@ -6,12 +6,13 @@ from typing import Any
 
 from torch import nn
 
+from fastrnn.cells import CELLS, Cell
 from fastrnn.checks import boolean
 from fastrnn.run import gru_cell, rnn_cell
-from fastrnn.torch.recurrent import Recurrent
+from fastrnn.torch.recurrent import Base
 
 
-class LSTM(Recurrent):
+class LSTM(Base):
     """`torch.nn.LSTM`, computed by fastrnn; `fastrnn.lstm_forward` has the equations and papers.
 
     Parameters
@@ -88,7 +89,7 @@ class LSTM(Recurrent):
         return super().extra_repr() + (", peephole=True" if self.peephole else "")
 
 
-class GRU(Recurrent):
+class GRU(Base):
     """`torch.nn.GRU`, computed by fastrnn; `fastrnn.gru_forward` has the equations and papers.
 
     Parameters
@@ -138,7 +139,7 @@ class GRU(Recurrent):
         return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
 
 
-class RNN(Recurrent):
+class RNN(Base):
     """`torch.nn.RNN`, computed by fastrnn; `fastrnn.rnn_forward` has the equation and paper.
 
     Parameters
@@ -185,3 +186,87 @@ class RNN(Recurrent):
 
     def extra_repr(self) -> str:
         return super().extra_repr() + ("" if self.mode == "RNN_TANH" else f", nonlinearity={self.mode[4:].lower()!r}")
+
+
+class Recurrent(Base):
+    """Recurrent layers of any cell, as a module like `torch.nn.LSTM`.
+
+    Parameters
+    ----------
+    cell : Cell
+        As `fastrnn.cell` makes it, or one of `fastrnn.cells.CELLS`, without extra inputs.
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
+        As for `LSTM`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is not a cell, or one with extra inputs; the message names the argument.
+
+    Notes
+    -----
+    Weights are named as those of `LSTM`, a cell's own parameters ``parameter_l0`` (P*H,). States are a tensor, or a
+    tuple in the order of the cell's.
+
+    Examples
+    --------
+    >>> import torch, fastrnn, fastrnn.torch
+    >>> from fastrnn.cells import sigmoid, tanh
+    >>> @fastrnn.cell(gates="zh", states="h")
+    ... def min_gru(x, U, s):
+    ...     return (1 - sigmoid(x.z)) * s.h + sigmoid(x.z) * tanh(x.h)
+    >>> y, h_n = fastrnn.torch.Recurrent(min_gru, 3, 4, num_layers=2)(torch.ones(5, 2, 3))
+    >>> y.shape, h_n.shape
+    (torch.Size([5, 2, 4]), torch.Size([2, 2, 4]))
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        if not isinstance(cell, Cell):
+            raise TypeError(f"cell: expected what fastrnn.cell makes, got {cell!r:.80}")
+        if cell.inputs:
+            inputs = ", ".join(cell.inputs)
+            raise ValueError(f"cell: {cell.name} has extra inputs ({inputs}), for which a module has no place")
+        super().__init__(
+            "RNN_TANH", input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
+            bidirectional=bidirectional, device=device, dtype=dtype,
+        )
+        self.cell, self.mode = cell, cell.name
+        self._key = cell.name if CELLS.get(cell.name) is cell else cell.key
+        self._states = len(cell.states)
+        self._resize()
+
+    def _resize(self) -> None:
+        """The parameters of this cell in place of those of a plain RNN."""
+        H, cell, bound = self.hidden_size, self.cell, self.hidden_size**-0.5
+        inputs, products = cell.G * H, len(cell.products) * H
+        rows = {"weight_ih": inputs, "weight_hh": products, "bias_ih": inputs, "bias_hh": products}
+        for names in self._all_weights:
+            plain: dict[str, Any] = {name: self._parameters.pop(name) for name in names}
+            like = plain[names[0]].detach()
+            shapes = {name: (rows[name.partition("_l")[0]], *a.shape[1:]) for name, a in plain.items()}
+            shapes[names[0].replace("weight_ih", "parameter")] = (len(cell.parameters) * H,)
+            names[:] = [name for name, shape in shapes.items() if shape[0]]
+            for name in names:
+                new = nn.init.uniform_(like.new_empty(shapes[name]), -bound, bound)
+                self.register_parameter(name, nn.Parameter(new))
+        self._flat_weights_names = [name for names in self._all_weights for name in names]
+        self._init_flat_weights()
+
+    @property
+    def _cell(self) -> str:
+        return self._key
+
+    def extra_repr(self) -> str:
+        return f"{self.cell.name}, {super().extra_repr()}"

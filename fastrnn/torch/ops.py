@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from fastrnn.cells import CELLS
 from fastrnn.torch.stack import Setting, Stack, Tensors, addresses
 
 #: The arguments in common; a Setting comes as its four fields.
@@ -75,10 +74,10 @@ def _(
     x: Tensor, init: Tensors, weights: Tensors, lengths: Tensor | None, masks: Tensors, training: bool, *setting: Any
 ) -> Tensors:
     found = Setting(*setting)
-    calls, H, D = len(weights) // len(found.keys), weights[1].shape[1], found.directions
+    calls, H, D = len(weights) // len(found.keys), weights[0].shape[0] // found.recurrence.G, found.directions
     T, B = (x.shape[1], x.shape[0]) if found.batch_first else (x.shape[0], x.shape[1])
     y = x.new_empty((*x.shape[:2], D * H))
-    final = [x.new_empty((calls, B, H)) for _ in CELLS[found.cell].states]
+    final = [x.new_empty((calls, B, H)) for _ in found.recurrence.states]
     if not training:
         return [y, *final]
     inner = [x.new_empty((T, B, D * H)) for _ in range(calls // D - 1)]
@@ -101,7 +100,7 @@ def _(
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
     x, init, weights, lengths, masks, training, *setting = inputs
-    states = len(CELLS[setting[0]].states)
+    states = len(Setting(*setting).recurrence.states)
     ctx.sizes = len(init), len(weights), len(masks)
     ctx.setting, ctx.training = Setting(*setting), training
     ctx.save_for_backward(x, lengths, *init, *weights, *masks, *output[1 + states :])
@@ -113,7 +112,7 @@ def _backward(ctx: Any, grads: Tensors) -> tuple[Any, ...]:
     x, lengths, *rest = ctx.saved_tensors
     i, w, m = ctx.sizes
     init, weights, masks, kept = parts(rest, i, w, m)
-    dy, *dfinal = grads[: 1 + len(CELLS[ctx.setting.cell].states)]
+    dy, *dfinal = grads[: 1 + len(ctx.setting.recurrence.states)]
     dx, *found = recurrence_backward(x, init, weights, lengths, masks, kept, dy, dfinal, *ctx.setting)
     return dx, found[:i], found[i:], None, [None] * m, None, None, None, None, None
 
@@ -136,7 +135,7 @@ def watched(
     if forward_ad._current_level >= 0:
         raise NotImplementedError("forward-mode derivatives: fastrnn has none; use reverse mode, or torch.nn")
     outputs: Tensors = recurrence(x, init, weights, lengths, masks, training, *setting)
-    return outputs[: 1 + len(CELLS[setting.cell].states)]
+    return outputs[: 1 + len(setting.recurrence.states)]
 
 
 class Recurrence(torch.autograd.Function):
@@ -234,6 +233,6 @@ def parts(flat: Sequence[Any], *sizes: int) -> list[Any]:
 def whole(setting: Setting, x: Tensor, weights: Tensors, grads: Sequence[Tensor | None]) -> Tensors:
     """Gradients of y and of each final state, zeros for those that autograd leaves out."""
     B = x.shape[0] if setting.batch_first else x.shape[1]
-    H, calls = weights[1].shape[1], len(weights) // len(setting.keys)
+    H, calls = weights[0].shape[0] // setting.recurrence.G, len(weights) // len(setting.keys)
     shapes = [(*x.shape[:2], setting.directions * H)] + [(calls, B, H)] * (len(grads) - 1)
     return [x.new_zeros(s) if d is None else d for d, s in zip(grads, shapes, strict=True)]

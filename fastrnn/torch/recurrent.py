@@ -30,8 +30,8 @@ def refusal(what: str, tensor: Tensor) -> str:
     return ""
 
 
-class Recurrent(nn.RNNBase):
-    """What `RNN`, `GRU` and `LSTM` have in common; a `torch.nn` module that becomes one of these has all it needs."""
+class Base(nn.RNNBase):
+    """What all modules have in common; a `torch.nn` module that becomes one of these has all it needs."""
 
     _made: ops.Made | None = None
     _states = 1  #: of the cell
@@ -46,7 +46,7 @@ class Recurrent(nn.RNNBase):
 
     @property
     def _cell(self) -> str:
-        """The cell's name in `fastrnn.cells.CELLS`."""
+        """The cell's name in `fastrnn.cells.CELLS`, or the `key` of another."""
         raise NotImplementedError
 
     def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
@@ -160,7 +160,7 @@ class Recurrent(nn.RNNBase):
             return []
         given = [hx] if self._states == 1 else list(hx) if isinstance(hx, tuple | list) else []
         if len(given) != self._states or not all([isinstance(s, Tensor) for s in given]):
-            expected = "a tensor" if self._states == 1 else "a pair of tensors (h, c)"
+            expected = "a tensor" if self._states == 1 else f"a tuple of {self._states} tensors"
             raise TypeError(f"hx: expected {expected}, got {type(hx).__name__}")
         return given
 

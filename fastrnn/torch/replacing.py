@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from fastrnn.torch.modules import GRU, LSTM, RNN
-from fastrnn.torch.recurrent import Recurrent, refusal
+from fastrnn.torch.recurrent import Base, refusal
 
-COUNTERPARTS: dict[type[nn.Module], type[Recurrent]] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
+COUNTERPARTS: dict[type[nn.Module], type[Base]] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def replace(model: nn.Module) -> Report:
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     report = Report()
     for name, module in model.named_modules():
-        if isinstance(module, Recurrent) or not isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        if isinstance(module, Base) or not isinstance(module, nn.RNNBase | nn.RNNCellBase):
             continue
         if why := obstacle(module):
             report.kept[name] = why

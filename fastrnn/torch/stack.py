@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fastrnn import backends
-from fastrnn.cells import CELLS, Array, Arrays
+from fastrnn.cells import CELLS, Array, Arrays, Cell
+from fastrnn.cells.definition import by_key
 from fastrnn.checks import rows
 from fastrnn.packed import PackedStack, Tape
 
@@ -20,7 +21,7 @@ Tensors = list[Tensor]
 class Setting(NamedTuple):
     """What sizes of weights do not say."""
 
-    cell: str  #: a name in `cells.CELLS`
+    cell: str  #: a name in `cells.CELLS`, or the `key` of another
     bias: bool
     bidirectional: bool
     batch_first: bool
@@ -28,8 +29,19 @@ class Setting(NamedTuple):
     @property
     def keys(self) -> list[str]:
         """Parameters of each layer and direction, by their names in a call."""
-        biases = ("b", "b_rec") if self.bias else ()
-        return ["W", "U", *biases, *(("p",) if CELLS[self.cell].parameters else ())]
+        cell = self.recurrence
+        there = {
+            "W": True,
+            "U": bool(cell.products),
+            "b": self.bias,
+            "b_rec": self.bias and bool(cell.products),
+            "p": bool(cell.parameters),
+        }
+        return [key for key, given in there.items() if given]
+
+    @property
+    def recurrence(self) -> Cell:
+        return CELLS.get(self.cell) or by_key(self.cell)
 
     @property
     def directions(self) -> int:
@@ -57,7 +69,7 @@ class Stack:
         self.in_place = all([a is b for a, b in zip(own, given, strict=True)])
         self.addresses, self.batch_first = addresses(weights), setting.batch_first
         parts = [dict(zip(keys, own[i : i + len(keys)], strict=True)) for i in range(0, len(own), len(keys))]
-        self.layers = PackedStack(CELLS[setting.cell], parts, directions)
+        self.layers = PackedStack(setting.recurrence, parts, directions)
 
     def infer(self, x: Tensor, init: Sequence[Tensor], lengths: Tensor | None, tape: Tape | None = None) -> Tensors:
         """y and each final state, by weights that are packed once; those of a training, with a tape, are not."""
@@ -80,7 +92,7 @@ class Stack:
         That is what each layer but the first reads, (T, B, D*H), and the bytes that the kernels kept of each layer and
         direction; and the name of the backend and that of its layout: only their backward can read those bytes.
         """
-        backend, D = backends.current(), len(self.layers.directions)
+        backend, D = backends.of(self.layers.cell), len(self.layers.directions)
         tape = Tape(backend, [array(mask) for mask in masks], clean=clean)
         outputs = self.infer(x, init, lengths, tape)
         kept = [call.x for call in tape.calls[D::D]] + [backend.to_bytes(saved) for saved in tape.saved]

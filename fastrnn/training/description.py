@@ -9,6 +9,7 @@ from typing import Any
 
 from fastrnn.layers.base import Layer
 from fastrnn.layers.options import LayerOptions
+from fastrnn.layers.recurrent import Recurrent
 from fastrnn.training import weight_files
 from fastrnn.training.chain import Chain
 from fastrnn.version import version
@@ -36,11 +37,15 @@ def described(layer: Layer) -> Spec:
 def describe_recurrent(layer: Any) -> Spec:
     cell = layer.stack.cell
     options = {key: getattr(layer, key) for key in RECURRENT}
-    return {"cell": cell.name, "gates": "".join(cell.gates)} | options | {"dtype": str(layer.dtype)}
+    shape: Spec = {"cell": cell.name, "gates": "".join(cell.gates)}
+    if type(layer) is Recurrent:
+        names = (cell.gates, cell.states, cell.parameters)
+        shape |= dict(zip(("gates", "states", "parameters"), map(list, names), strict=True))
+    return shape | options | {"dtype": str(layer.dtype)}
 
 
 DESCRIPTIONS: dict[str, Callable[[Any], Spec]] = {
-    **dict.fromkeys(("RNN", "GRU", "LSTM"), describe_recurrent),
+    **dict.fromkeys(("RNN", "GRU", "LSTM", "Recurrent"), describe_recurrent),
     "Dense": lambda d: {
         "input_size": d.input_size,
         "output_size": d.output_size,

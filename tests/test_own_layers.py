@@ -1,0 +1,152 @@
+"""Layers of a user's own cell: a stack of equal equations is the built-in layer, bit for bit, in all that it does."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import own_cells
+import pytest
+from test_cells import problem
+from tolerance import assert_close, assert_same_bits
+
+import fastrnn
+from fastrnn.convert.stack import recurrent
+
+Arrays = dict[str, np.ndarray]
+
+
+def pair(**options: Any) -> tuple[fastrnn.Recurrent, fastrnn.GRU]:
+    """The layer of a user's GRU and the built-in one, of the same parameters."""
+    mine = fastrnn.Recurrent(own_cells.gru, 5, 17, rng=0, **options)
+    theirs = fastrnn.GRU(5, 17, reset_after=True, rng=1, **options)
+    theirs.load_state_dict(mine.state_dict())
+    return mine, theirs
+
+
+def everything(layer: Any, **options: Any) -> Arrays:
+    """y, states and every gradient of a call, in training."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((9, 6, 5)).astype(layer.dtype)
+    lengths, resets = np.array([9, 0, 4, 9, 1, 7]), rng.random((9, 6)) < 0.2
+    out = layer.forward(x, lengths=lengths, resets=resets, training=True, rng=0, **options)
+    dy, dstate = (rng.standard_normal(a.shape).astype(layer.dtype) for a in (out.y, out.state))
+    back = layer.backward(dy, out.cache, dstate=dstate)
+    return {"y": out.y, "state": out.state, "dx": back.dx} | back.grads
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_layers": 3, "dropout": 0.5},
+        {"num_layers": 2, "bidirectional": True},
+        {"bidirectional": True, "merge": "mul", "bias": "input"},
+        {"return_sequences": False, "bias": False, "dtype": np.float64},
+    ],
+)
+def test_all_that_a_layer_does(options: dict[str, Any], backend: str) -> None:
+    mine, theirs = pair(**options)
+    assert_same_bits(mine.parameters(), theirs.parameters())
+    assert_same_bits(everything(mine), everything(theirs))
+    assert_same_bits(everything(mine, checkpoint=3), everything(theirs, checkpoint=3))
+    x = np.random.default_rng(1).standard_normal((4, 2, 5)).astype(mine.dtype)
+    for _ in range(3):  # the third is described to the kernels once
+        assert_same_bits({"y": mine(x)[0]}, {"y": theirs(x)[0]})
+
+
+def test_streams_and_bfloat16(backend: str) -> None:
+    x = np.random.default_rng(1).standard_normal((4, 2, 5)).astype(np.float32)
+    for options in ({"num_layers": 2}, {"weight_dtype": "bfloat16"}):
+        mine, theirs = pair(**options)
+        a, b = mine.stream(2), theirs.stream(2)
+        for step in x:
+            assert_same_bits({"y": a.step(step)}, {"y": b.step(step)})
+
+
+@pytest.mark.parametrize("cell", [c for c in own_cells.ALL if not c.inputs], ids=lambda cell: cell.name)
+def test_one_layer_is_the_cell(cell: Any, backend: str) -> None:
+    p = problem(cell, (6, 3, 5, 7))
+    layer = fastrnn.Recurrent(cell, 5, 7, dtype=np.float64, rng=0)
+    names = {"W": "weight_ih_l0", "U": "weight_hh_l0", "b": "bias_ih_l0", "b_rec": "bias_hh_l0", "p": "parameter_l0"}
+    layer.load_state_dict({names[key]: p.inputs[key] for key in names if key in p.inputs})
+    state = tuple([s[None] for s in p.init])
+    out = layer.forward(p.inputs["x"], state=state if len(state) > 1 else state[0], training=True)
+    dfinal = tuple([d[None] for d in p.back["dfinal"]])
+    back = layer.backward(p.back["dy"], out.cache, dstate=dfinal if len(state) > 1 else dfinal[0])
+    want = cell.forward(**p.inputs, init=p.init, training=True)
+    grads = cell.backward(p.back["dy"], want.cache, dfinal=p.back["dfinal"])
+    got = {"y": out.y, "dx": back.dx} | {key: back.grads[name] for key, name in names.items() if name in back.grads}
+    expected = {"y": want.y, "dx": grads.dx} | {key: getattr(grads, f"d{key}") for key in names if key in p.inputs}
+    assert_same_bits(got, expected)
+    finals = out.state if len(state) > 1 else (out.state,)
+    dinits = back.dstate if len(state) > 1 else (back.dstate,)
+    for k, name in enumerate(cell.states):
+        assert_same_bits({name: finals[k][0], "d": dinits[k][0]}, {name: want.final[k], "d": grads.dinit[k]})
+    stream = layer.stream(3)
+    one = layer(p.inputs["x"])[0]
+    assert_close({"y": np.stack([stream.step(x) for x in p.inputs["x"]])}, {"y": one})
+
+
+def test_fit(native: str) -> None:
+    """A model with such a layer learns to tell the sign of a sum."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((256, 6, 1)).astype(np.float32)
+    labels = (x.sum(axis=(1, 2)) > 0).astype(np.int64)
+    layer = fastrnn.Recurrent(own_cells.minimal_gated_unit, 1, 16, batch_first=True, return_sequences=False, rng=0)
+    model = fastrnn.Sequential([layer, fastrnn.Dense(16, 2, "softmax", rng=1)])
+    model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
+    model.fit(x, labels, epochs=30, batch_size=32, rng=0)
+    assert model.evaluate(x, labels)["accuracy"] > 0.9
+
+
+def test_files(tmp_path: Path) -> None:
+    """A layer is loaded by giving its cell; there is no code in a file."""
+    path = tmp_path / "layer.safetensors"
+    layer = fastrnn.Recurrent(own_cells.slstm, 3, 4, num_layers=2, rng=0)
+    fastrnn.save(path, layer)
+    for cell in (own_cells.slstm, [own_cells.gru, own_cells.slstm]):
+        loaded = fastrnn.load(path, cell=cell)
+        assert_same_bits(loaded.parameters(), layer.parameters())
+        assert repr(loaded) == repr(layer)
+    with pytest.raises(ValueError, match=r"has the cell 'slstm'; give it: load\(path, cell=slstm\)"):
+        fastrnn.load(path)
+
+    @fastrnn.cell(gates="ifzo", states="hc")
+    def slstm(x: Any, U: Any, s: Any) -> Any:
+        return x.i + x.f + x.z + U.o @ s.h + U.i @ s.c + U.f @ s.h + U.z @ s.h, s.c
+
+    with pytest.raises(ValueError, match="states: the file's cell slstm has .*'m'"):
+        fastrnn.load(path, cell=slstm)
+    model = fastrnn.Sequential([layer, fastrnn.Dense(4, 1)])
+    model.save(tmp_path / "model.safetensors")
+    loaded = fastrnn.load(tmp_path / "model.safetensors", cell=own_cells.slstm)
+    assert_same_bits(loaded.parameters(), model.parameters())
+
+
+def test_copies_and_pickles() -> None:
+    layer = fastrnn.Recurrent(own_cells.minimal_gated_unit, 3, 4, rng=0)
+    x = np.ones((5, 2, 3), np.float32)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert_same_bits({"y": other(x)[0]}, {"y": layer(x)[0]})
+
+
+def test_refused() -> None:
+    with pytest.raises(ValueError, match=r"cell: zoneout has extra inputs \(keep\)"):
+        fastrnn.Recurrent(own_cells.zoneout, 3, 4)
+    with pytest.raises(TypeError, match=r"cell: expected what fastrnn\.cell makes, got 'lstm'"):
+        fastrnn.Recurrent("lstm", 3, 4)
+    layer = fastrnn.Recurrent(own_cells.slstm, 3, 4)
+    with pytest.raises(TypeError, match=r"state: expected a tuple \(h, c, n, m\)"):
+        layer(np.ones((5, 2, 3), np.float32), np.ones((1, 2, 4), np.float32))
+    for target in ("PyTorch", "Keras", "ONNX"):
+        with pytest.raises(ValueError, match=f"cell: {target} has no slstm; expected a layer of a built-in cell"):
+            recurrent(layer, target)
+
+
+def test_repr() -> None:
+    layer = fastrnn.Recurrent(own_cells.slstm, 3, 4, num_layers=2)
+    assert repr(layer) == "Recurrent(3, 4, num_layers=2, dtype=float32) [slstm]"
