@@ -119,7 +119,7 @@ def test_files(tmp_path: Path) -> None:
     def slstm(x: Any, U: Any, s: Any) -> Any:
         return x.i + x.f + x.z + U.o @ s.h + U.i @ s.c + U.f @ s.h + U.z @ s.h, s.c
 
-    with pytest.raises(ValueError, match="states: the file's cell slstm has .*'m'"):
+    with pytest.raises(ValueError, match=r"states: the file's cell slstm has .*'m'"):
         fastrnn.load(path, cell=slstm)
     model = fastrnn.Sequential([layer, fastrnn.Dense(4, 1)])
     model.save(tmp_path / "model.safetensors")

@@ -123,20 +123,20 @@ class Recurrent(LayerOptions, Layer):
         shapes = parameter_shapes(self, cell)
         torch: dict[str, Initializer] = dict.fromkeys(shapes[0], RandomUniform(1 / np.sqrt(self.hidden_size)))
         start, rng = chosen(initializer, {"torch": torch, "keras": KERAS}), generator(rng)
-        parts = [{key: initial(start[key], key, own[key], rng, self.dtype) for key in own} for own in shapes]
-        self.stack = self._stacked(cell, parts)
+        self._hold(cell, [{key: initial(start[key], key, own[key], rng, self.dtype) for key in own} for own in shapes])
 
     @classmethod
     def from_parts(cls, cell: Cell, parts: list[Part], **options: Any) -> Self:
         """A layer on these arrays, of the shapes that `parameter_shapes` has for the options; they are not copied."""
         layer = cls.__new__(cls)
         LayerOptions.__init__(layer, **options)
-        layer.stack = layer._stacked(cell, parts)
+        layer._hold(cell, parts)
         return layer
 
-    def _stacked(self, cell: Cell, parts: list[Part]) -> PackedStack:
+    def _hold(self, cell: Cell, parts: list[Part]) -> None:
         directions = (False, True) if self.bidirectional else (False,)
-        return PackedStack(cell, parts, directions, merge=self.merge, bf16=self.weight_dtype is not None)
+        self.stack = PackedStack(cell, parts, directions, merge=self.merge, bf16=self.weight_dtype is not None)
+        self._names = parameter_names(self, self.stack.cell)
 
     def parameters(self) -> dict[str, Array]:
         """The parameters themselves under PyTorch's names: weight_ih_l0 (G*H, I), weight_hh_l0, bias_ih_l0, ...
@@ -148,8 +148,8 @@ class Recurrent(LayerOptions, Layer):
 
     def _named(self, parts: list[Part]) -> dict[str, Array]:
         """By the parameters' names, what is for each of them."""
-        names = parameter_names(self, self.stack.cell)
-        return {name: part[key] for own, part in zip(names, parts, strict=True) for key, name in own.items()}
+        pairs = zip(self._names, parts, strict=True)
+        return {name: part[key] for names, part in pairs for key, name in names.items()}
 
     def changed(self) -> None:
         """Forget what was packed of the parameters: they were changed in place. Streams go on with the new ones."""
