@@ -79,10 +79,15 @@ def current() -> Backend:
     return backend
 
 
+def in_kernels(cell: Cell) -> bool:
+    """Whether the backend in use runs this cell in the compiled kernels."""
+    return current().name == "native" and (CELLS.get(cell.name) is cell or load("native").compiles())
+
+
 def of(cell: Cell) -> Backend:
     """The backend in use, or NumPy with a warning where that cannot compile a cell that is not built in."""
     backend = current()
-    if backend.name != "native" or CELLS.get(cell.name) is cell or load("native").compiles():
+    if backend.name != "native" or in_kernels(cell):
         return backend
     warnings.warn(
         f"fastrnn will be SLOW: cell {cell.name} is not built in, and there is no compiler for it; "

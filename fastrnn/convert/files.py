@@ -139,7 +139,8 @@ def build_of_own_cell(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> 
     cell = cells[name]
     for key, stored in zip(("gates", "states", "parameters"), names, strict=True):
         if stored != list(getattr(cell, key)):
-            raise ValueError(f"{whose}: {key}: the file's cell {name} has {stored!r:.80}, the one given {getattr(cell, key)}")
+            own = getattr(cell, key)
+            raise ValueError(f"{whose}: {key}: the file's cell {name} has {stored!r:.80}, the one given {own}")
     sizes = {key: positive(key, spec.pop(key)) for key in ("input_size", "hidden_size", "num_layers")}
     return built(whose, cell, tensors, **sizes, **spec)
 

@@ -212,8 +212,8 @@ class Backend(_Backend):  # type: ignore[misc]
 def runs_in_kernels(node: Any) -> bool:
     """Whether the compiled kernels run an RNN, GRU or LSTM node, all of its directions; else a NumPy loop does.
 
-    They do with the default activations (an RNN's may be Tanh, Relu, Sigmoid, or Affine with alpha 1 and beta 0) and
-    without clip and input_forget, whatever else the node has.
+    Other activations than the default ones (an RNN's may be Tanh, Relu, Sigmoid, or Affine with alpha 1 and beta 0),
+    clip and input_forget make a cell that is compiled at its first use: ``pip install 'fastrnn[cells]'``.
 
     Parameters
     ----------
@@ -235,7 +235,7 @@ def runs_in_kernels(node: Any) -> bool:
     >>> fastrnn.onnx.runs_in_kernels(helper.make_node("GRU", ["X", "W", "R"], ["Y"], linear_before_reset=1))
     True
     >>> fastrnn.onnx.runs_in_kernels(helper.make_node("GRU", ["X", "W", "R"], ["Y"], clip=3.0))
-    False
+    True
     """
     if not hasattr(node, "op_type"):
         raise TypeError(f"node: expected an onnx.NodeProto, got {type(node).__name__}")

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn import backends
-from fastrnn.backends import numpy as by_numpy
-from fastrnn.call import Call, Forward
+from fastrnn.call import Call
 from fastrnn.cells import CELLS, Array, Arrays, Cell
 from fastrnn.checks import checked_lengths, expect_dtype, expect_shape, floating_array, floats, rows
 from fastrnn.convert.gates import GATES, PEEPHOLES, reordered, reordered_peepholes
@@ -46,9 +45,8 @@ class Way(NamedTuple):
     """One direction of a node."""
 
     reverse: bool
-    cell: str  #: of the registry, but for peepholes, which come with the weights
-    step: Callable[[bool], Cell] | None  #: what runs in its place, with peepholes or without; None is the kernels
-    why: str  #: there is a step, or ""
+    cell: Callable[[bool], Cell]  #: with peepholes, or without
+    odd: str  #: what of it no built-in cell has, or ""
 
 
 class Recurrent:
@@ -86,12 +84,12 @@ class Recurrent:
 
     @property
     def runs_in_kernels(self) -> bool:
-        return all(way.step is None for way in self.ways)
+        return all(backends.in_kernels(way.cell(False)) for way in self.ways)
 
     @property
     def why(self) -> str:
         """Of what the kernels do not run: which options are the reason."""
-        return next((way.why for way in self.ways if way.why), "")
+        return "" if self.runs_in_kernels else next((way.odd for way in self.ways if way.odd), "")
 
     def run(
         self, X: Any, lengths: Any, h: Any, c: Any, *, weights: Weights, threads: int | None = None
@@ -133,16 +131,11 @@ class Recurrent:
         return [s.swapaxes(0, 1) if self.batch_first else s for s in states]
 
     def _forward(self, calls: list[Call]) -> list[Arrays]:
-        """The final states of every direction; two that run in the kernels run side by side."""
-        in_kernels = [d for d, way in enumerate(self.ways) if way.step is None]
-        results: dict[int, Forward] = {}
-        if in_kernels:
-            done = backends.current().forward([calls[d] for d in in_kernels])
-            results |= dict(zip(in_kernels, done, strict=True))
-        for d, way in enumerate(self.ways):
-            if way.step is not None:
-                [results[d]] = by_numpy.forward([calls[d]])
-        return [results[d].final for d in range(len(self.ways))]
+        """The final states of every direction; two of one backend run side by side."""
+        first, *others = [backends.of(call.cell) for call in calls]
+        if all(backend is first for backend in others):
+            return [result.final for result in first.forward(calls)]
+        return [backends.of(call.cell).forward([call])[0].final for call in calls]
 
     def _output(self, T: int, D: int, B: int, H: int, dtype: Any) -> tuple[Array, list[Array]]:
         """Y, and the (T, B, H) of it that each direction writes."""
@@ -181,21 +174,25 @@ class Recurrent:
     def _way(self, reverse: bool, chosen: list[steps.Chosen]) -> Way:
         default = [steps.Chosen(name.lower()) for name in DEFAULTS[self.op]]
         odd = chosen[0] not in RNNS if self.op == "RNN" else chosen != default
-        why = [f"activations {', '.join(a.name for a in chosen)}"] if odd else []
-        why += [] if self._clip is None else ["clip"]
-        why += ["input_forget"] if self._input_forget else []
-        cell = {"RNN": "rnn_tanh", "GRU": "gru_after" if self._linear_before_reset else "gru_before", "LSTM": "lstm"}
-        if not why:
-            return Way(reverse, RNNS[chosen[0]] if self.op == "RNN" else cell[self.op], None, "")
+        parts = [f"activations {', '.join(a.name for a in chosen)}"] if odd else []
+        parts += [] if self._clip is None else ["clip"]
+        parts += ["input_forget"] if self._input_forget else []
 
-        def step(peephole: bool) -> Cell:
+        def built_in(peephole: bool) -> Cell:
+            if self.op == "RNN":
+                return CELLS[RNNS[chosen[0]]]
+            if self.op == "GRU":
+                return CELLS["gru_after" if self._linear_before_reset else "gru_before"]
+            return CELLS["lstm_peephole" if peephole else "lstm"]
+
+        def defined(peephole: bool) -> Cell:
             if self.op == "RNN":
                 return steps.rnn(chosen[0], self._clip)
             if self.op == "GRU":
                 return steps.gru(chosen[0], chosen[1], self._clip, self._linear_before_reset)
             return steps.lstm(chosen[0], chosen[1], chosen[2], self._clip, self._input_forget, peephole)
 
-        return Way(reverse, cell[self.op], step, " and ".join(why))
+        return Way(reverse, defined if parts else built_in, " and ".join(parts))
 
 
 class Weights:
@@ -229,9 +226,7 @@ class Weights:
             P = floats("P", P, "(D, 3*H)", (D, 3 * H), W.dtype, "that of W")
         self.stacks = []
         for d, way in enumerate(node.ways):
-            cell = CELLS["lstm_peephole" if P is not None else way.cell]
-            if way.step is not None:
-                cell = way.step(P is not None)
+            cell = way.cell(P is not None)
             gates, own = GATES["fastrnn"][family], cell.gates
             part: Part = {"W": those(own, gates, reordered(W[d], family, *TO_OURS))}
             part["U"] = those(own, gates, reordered(R[d], family, *TO_OURS))
@@ -242,14 +237,12 @@ class Weights:
                 peepholes = reordered_peepholes(P[d], *TO_OURS)
                 part["p"] = those(cell.parameters, PEEPHOLES["fastrnn"], peepholes)
             self.stacks.append(PackedStack(cell, [part], (way.reverse,)))
-        self._packs = [keep and way.step is None for way in node.ways]
-        self.again = self.stacks[0] if self._packs == [True] else None
+        self._keep = keep
+        self.again = self.stacks[0] if keep and D == 1 else None
 
     def packed(self) -> list[Any]:
         """For each direction, for the backend in use; None where weights are read as they are."""
-        return [
-            stack.packed()[1][0] if packs else None for stack, packs in zip(self.stacks, self._packs, strict=True)
-        ]
+        return [stack.packed()[1][0] if self._keep else None for stack in self.stacks]
 
 
 def those(kept: Sequence[str], names: Sequence[str], a: Array) -> Array:
