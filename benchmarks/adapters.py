@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from compare.grid import GRID
+from compare.jax_peer import JAX
+from compare.peer import Work, worst_error
+from compare.peers import FAMILIES, PyTorch
+from compare.problem import Problem, make
 
 import fastrnn
-from fastrnn.bench.grid import GRID
-from fastrnn.bench.jax_peer import JAX
-from fastrnn.bench.peer import Work, worst_error
-from fastrnn.bench.peers import FAMILIES, PyTorch
-from fastrnn.bench.problem import Problem, make
 from fastrnn.cells import Array
 
 CELLS = ("lstm", "gru_after", "rnn_tanh")

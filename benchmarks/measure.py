@@ -27,12 +27,12 @@ from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
+from compare.grid import GRID, Sizes
+from compare.onnx_peers import ONNXRuntime
+from compare.peers import Fastrnn, PyTorch, layers
+from compare.problem import draw, make
 
 import fastrnn
-from fastrnn.bench.grid import GRID, Sizes
-from fastrnn.bench.onnx_peers import ONNXRuntime
-from fastrnn.bench.peers import Fastrnn, PyTorch, layers
-from fastrnn.bench.problem import draw, make
 
 Work = Callable[[], Any]
 

@@ -1,4 +1,4 @@
-"""Random recurrences, one generator for the tests and for the benchmarks.
+"""Random recurrences, one generator for the tests and for asv's suite.
 
 A `Problem` is a call of the public interface as plain data: a cell of the registry by name, named arrays, random
 upstream gradients and options. `forward` and `run` make the call and hand back a flat dict of what it returned.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import json
@@ -24,20 +23,21 @@ import pytest
 from problems import PUBLIC
 
 import fastrnn
-from fastrnn import bench
+from benchmarks.compare import __main__ as command
+from benchmarks.compare import figures, grid, machine, report
+from benchmarks.compare.jax_peer import JAX
+from benchmarks.compare.limits import FMA
+from benchmarks.compare.onnx_peers import ONNXRuntime, OpenVINO, initializers
+from benchmarks.compare.peer import FAMILIES, Peer, relative_error, worst_error
+from benchmarks.compare.peers import PEERS, Fastrnn, Numba, NumPy, PyTorch
+from benchmarks.compare.problem import Problem, draw, make
+from benchmarks.compare.process import AVX2, environment
+from benchmarks.compare.rounds import LEAST_ROUNDS, Bench, Case, Measured, Timing, timing
 from fastrnn.backends import available_isas
-from fastrnn.bench import figures, grid, machine, report
-from fastrnn.bench.jax_peer import JAX
-from fastrnn.bench.limits import FMA
-from fastrnn.bench.onnx_peers import ONNXRuntime, OpenVINO, initializers
-from fastrnn.bench.peer import FAMILIES, Peer, relative_error, worst_error
-from fastrnn.bench.peers import PEERS, Fastrnn, Numba, NumPy, PyTorch
-from fastrnn.bench.problem import Problem, draw, make
-from fastrnn.bench.process import AVX2, environment
-from fastrnn.bench.rounds import LEAST_ROUNDS, Bench, Case, Measured, Timing, timing
 
 Python = Callable[..., CompletedProcess[str]]
 
+ROOT = Path(__file__).parents[1]
 SMALL = "lengths"  # the point with unequal lengths
 
 
@@ -80,9 +80,24 @@ def test_grid_imports_nothing_of_fastrnn(python: Python) -> None:
     assert done.stdout == "False\n", done.stderr
 
 
-def test_import_of_fastrnn_is_light(python: Python) -> None:
-    done = python("-c", "import fastrnn, sys; print([name for name in sys.modules if 'bench' in name])")
-    assert done.stdout == "[]\n", done.stderr
+def test_bench_outside_a_checkout(python: Python) -> None:
+    done = python("-m", "fastrnn", "bench", "--points", "tiny")
+    assert (done.returncode, done.stdout.count("\n"), done.stderr) == (2, 1, "")
+    assert "`python -m benchmarks.compare`" in done.stdout
+
+
+@pytest.mark.parametrize("command", [("fastrnn", "bench"), ("benchmarks.compare",)])
+def test_bench_in_a_checkout(command: tuple[str, ...]) -> None:
+    nothing = [sys.executable, "-m", *command, "--points", "guitarml", "--modes", "forward"]
+    done = subprocess.run(nothing, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "none of these points is measured" in done.stdout, done.stderr
+
+
+def test_other_commands_take_no_arguments(python: Python) -> None:
+    done = python("-m", "fastrnn", "info", "--points")
+    assert done.returncode == 2
+    assert "unrecognized arguments: --points" in done.stderr
 
 
 def test_what_runs() -> None:
@@ -140,8 +155,7 @@ def test_problem(cell: str) -> None:
 
 @pytest.mark.parametrize("seconds", ["nan", "-1", "inf", "soon"])
 def test_seconds_that_are_none(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
-    parser = argparse.ArgumentParser()
-    bench.options(parser)
+    parser = command.parser()
     assert parser.parse_args(["--seconds", "0.25"]).seconds == 0.25
     with pytest.raises(SystemExit):
         parser.parse_args([f"--seconds={seconds}"])
@@ -315,7 +329,7 @@ def test_chart(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     rows = [measured(point, cell, torch=2e-3) for point in grid.POINTS for cell in grid.CELLS]
     rows.append(measured("tiny", mode="training"))  # has no peer, and so no place in it
-    importlib.import_module("fastrnn.bench.chart").draw(
+    importlib.import_module("benchmarks.compare.chart").draw(
         result(*(figures.row(done, 150e9) for done in rows)), tmp_path / "bench.png"
     )
     assert (tmp_path / "bench.png").read_bytes()[:4] == b"\x89PNG"
@@ -386,7 +400,7 @@ def test_multiply_adds_are_counted(native: str) -> None:
 @pytest.mark.alone  # training has to take longer than a forward pass
 def test_small_run(python: Python, tmp_path: Path) -> None:
     chosen = {"points": "seed3", "cells": "lstm", "peers": "numpy", "seconds": "0.05", "threads": "1", "out": "out"}
-    done = python("-m", "fastrnn", "bench", *(word for k, v in chosen.items() for word in (f"--{k}", v)))
+    done = python("-m", "benchmarks.compare", *(word for k, v in chosen.items() for word in (f"--{k}", v)))
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert [(row["cell"], row["mode"], row["point"]) for row in found["rows"]] == [
@@ -421,8 +435,8 @@ def children(pid: int) -> set[int]:
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
 def test_leaves_no_process(by: signal.Signals, tmp_path: Path) -> None:
     """Workers that are stopped go too when the benchmark is ended."""
-    command = [sys.executable, "-m", "fastrnn", "bench", "--points", "seed3", "--peers", "numpy", "--threads", "1"]
-    env = os.environ | {"PYTHONPATH": str(Path(fastrnn.__file__).parents[1])}
+    command = [sys.executable, "-m", "benchmarks.compare", "--points", "seed3", "--peers", "numpy", "--threads", "1"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen([*command, "--seconds", "1"], cwd=tmp_path, env=env, stdout=subprocess.PIPE) as bench:
         assert bench.stdout is not None
         for line in bench.stdout:
@@ -447,7 +461,7 @@ def test_leaves_no_process(by: signal.Signals, tmp_path: Path) -> None:
     ],
 )
 def test_nothing_to_measure(arguments: tuple[str, ...], says: str, python: Python) -> None:
-    done = python("-m", "fastrnn", "bench", *arguments)
+    done = python("-m", "benchmarks.compare", *arguments)
     assert done.returncode == 2
     assert says in done.stdout + done.stderr
 
@@ -458,7 +472,7 @@ FAULTS = "cpuid_fault" in Path("/proc/cpuinfo").read_text() if Path("/proc/cpuin
 @pytest.mark.skipif(not FAULTS or shutil.which("cc") is None, reason="needs a C compiler, and a CPUID that can fault")
 def test_hidden_avx512(python: Python, tmp_path: Path) -> None:
     """`benchmarks/hold_avx2.c` leaves every library AVX2, in threads and in programs that are executed too."""
-    source = Path(__file__).parents[1] / "benchmarks" / "hold_avx2.c"
+    source = ROOT / "benchmarks" / "hold_avx2.c"
     library = tmp_path / "hold_avx2.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source)], check=True)
     ask = "import fastrnn; print(fastrnn.config()['available_isas'])"

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import fastrnn
-from fastrnn.bench.peers import PEERS
+
+from .peers import PEERS
 
 CPUINFO = Path("/proc/cpuinfo")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")

@@ -19,9 +19,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 import fastrnn
-from fastrnn.bench.peer import ALL, Peer, Work
-from fastrnn.bench.problem import Problem
 from fastrnn.cells import Array
+
+from .peer import ALL, Peer, Work
+from .problem import Problem
 
 SIDE = 2048  # of the matrices
 CALL = 2e-3  # seconds that a call lasts, so that handing it to threads costs nothing

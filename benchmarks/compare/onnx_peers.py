@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastrnn.bench.peer import ALL, FAMILIES, NONE, Peer, Work
-from fastrnn.bench.problem import Problem
 from fastrnn.cells import Array
 from fastrnn.convert.onnx import node_weights
+
+from .peer import ALL, FAMILIES, NONE, Peer, Work
+from .problem import Problem
 
 
 def initializers(problem: Problem, layer: int) -> dict[str, Array]:

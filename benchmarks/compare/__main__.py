@@ -1,9 +1,4 @@
-"""`python -m fastrnn bench`: fastrnn against its peers and against the machine, on the grid of `grid.py`.
-
-`grid` and `problem` say what is measured; `peers`, `jax_peer`, `onnx_peers` and `limits` are what is timed, each in a
-process of its own (`worker`, started by `process`); `rounds` times them by turns; `figures`, `machine`, `report` and
-`chart` say what came of it.
-"""
+"""The command: `python -m benchmarks.compare`, and in a checkout `python -m fastrnn bench`."""
 
 from __future__ import annotations
 
@@ -15,23 +10,26 @@ import json
 import math
 import os
 import signal
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fastrnn.backends import usable_cpus
-from fastrnn.bench import chart, machine, report
-from fastrnn.bench.figures import Row, row
-from fastrnn.bench.grid import CELLS, GRID, MODES, POINTS, QUICK, runs
-from fastrnn.bench.peers import PEERS
-from fastrnn.bench.process import Failed
-from fastrnn.bench.rounds import PAUSE, Bench, Case
+
+from . import chart, machine, report
+from .figures import Row, row
+from .grid import CELLS, GRID, MODES, POINTS, QUICK, runs
+from .peers import PEERS
+from .process import Failed
+from .rounds import PAUSE, Bench, Case
 
 
-def options(parser: argparse.ArgumentParser) -> None:
-    """The command's own options."""
-    add = parser.add_argument
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=compare.__doc__)
+    add = made.add_argument
     add("--cells", nargs="+", choices=CELLS, default=list(CELLS), metavar="CELL", help=f"of {', '.join(CELLS)}")
-    points = parser.add_mutually_exclusive_group()
+    points = made.add_mutually_exclusive_group()
     points.add_argument(
         "--points",
         nargs="+",
@@ -62,6 +60,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     add("--seconds", type=seconds_of, default=0.5, help="for each point and peer, pauses included (default: 0.5)")
     add("--pause", type=seconds_of, default=PAUSE, help=f"seconds of idleness before a round (default: {PAUSE})")
     add("--out", type=Path, default=Path("bench"), metavar="DIR", help="where the report goes (default: bench)")
+    return made
 
 
 def seconds_of(text: str) -> float:
@@ -71,7 +70,11 @@ def seconds_of(text: str) -> float:
     return found
 
 
-def main(
+def main(arguments: Sequence[str] | None = None) -> int:
+    return compare(**vars(parser().parse_args(arguments)))
+
+
+def compare(
     *,
     cells: list[str],
     points: list[str],
@@ -86,7 +89,7 @@ def main(
     installed = [name for name, peer in PEERS.items() if peer.installed()]
     chosen = installed if peers is None else peers
     if absent := set(chosen) - set(installed):
-        print(f"not installed: {', '.join(sorted(absent))}; `pip install 'fastrnn[bench]'` brings all peers")
+        print(f"not installed: {', '.join(sorted(absent))}; `pip install '.[bench]'` brings all peers")
         return 2
     result: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
@@ -164,3 +167,7 @@ def write(result: dict[str, Any], out: Path) -> None:
         chart.draw(result, out / "bench.png")
         names.append("bench.png")
     print(f"\nwrote {', '.join(str(out / name) for name in names)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

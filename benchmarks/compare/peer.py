@@ -8,9 +8,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from fastrnn.bench.grid import CELLS
-from fastrnn.bench.problem import Problem
 from fastrnn.cells import Array
+
+from .grid import CELLS
+from .problem import Problem
 
 ALL = frozenset(CELLS)
 NONE: frozenset[str] = frozenset()

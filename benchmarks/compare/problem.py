@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastrnn.bench.grid import CELLS, POINTS, Sizes, drawn_lengths
 from fastrnn.cells import Array
+
+from .grid import CELLS, POINTS, Sizes, drawn_lengths
 
 
 class Problem(NamedTuple):

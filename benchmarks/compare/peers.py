@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 import fastrnn
-from fastrnn.bench.jax_peer import JAX
-from fastrnn.bench.onnx_peers import ONNXRuntime, OpenVINO
-from fastrnn.bench.peer import ALL, FAMILIES, Peer, Work
-from fastrnn.bench.problem import Problem
 from fastrnn.cells import Array
 from fastrnn.layers.options import NAMES
+
+from .jax_peer import JAX
+from .onnx_peers import ONNXRuntime, OpenVINO
+from .peer import ALL, FAMILIES, Peer, Work
+from .problem import Problem
 
 
 def layers(problem: Problem) -> Any:

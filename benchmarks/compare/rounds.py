@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import NamedTuple, Self
 
-from fastrnn.bench.limits import AMOUNT, LIMITS
-from fastrnn.bench.peer import Peer, worst_error
-from fastrnn.bench.peers import PEERS
-from fastrnn.bench.process import Failed, Process
 from fastrnn.cells import Array
+
+from .limits import AMOUNT, LIMITS
+from .peer import Peer, worst_error
+from .peers import PEERS
+from .process import Failed, Process
 
 ROUND = 5e-3  # seconds that a round is timed at least
 LONG = 50e-3  # seconds of a call from which on waking up is no part of it that counts

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastrnn.bench.peer import ALL, Peer, Work
-from fastrnn.bench.problem import Problem
 from fastrnn.cells import Array
+
+from .peer import ALL, Peer, Work
+from .problem import Problem
 
 #: Each multiplies a state by U, or by its part: a reset-before GRU's candidate has a product of its own.
 Products = list[Callable[[Any], Any]]

@@ -63,7 +63,7 @@ class Process:
     def __init__(self, name: str, cpus: list[int]) -> None:
         self.pipe, theirs = Pipe()
         self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - open as long as the process
-        command = [sys.executable, "-m", "fastrnn.bench.worker", name, str(len(cpus)), str(theirs.fileno())]
+        command = [sys.executable, "-m", f"{__package__}.worker", name, str(len(cpus)), str(theirs.fileno())]
         with pinned(cpus), theirs:
             self.process = subprocess.Popen(
                 command,

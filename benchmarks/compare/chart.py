@@ -6,10 +6,10 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from fastrnn.bench.figures import Row
-from fastrnn.bench.grid import CELLS, POINTS
-from fastrnn.bench.machine import described
-from fastrnn.bench.report import MODES, threads
+from .figures import Row
+from .grid import CELLS, POINTS
+from .machine import described
+from .report import MODES, threads
 
 #: cell -> colour and marker; apart for the colour-blind too
 STYLE = {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastrnn.bench.figures import RATIOS, VERDICTS, Row, counts, groups, least, mean
-from fastrnn.bench.grid import Sizes
-from fastrnn.bench.machine import described
-from fastrnn.bench.peers import PEERS
-from fastrnn.bench.rounds import LEAST_ERROR
+from .figures import RATIOS, VERDICTS, Row, counts, groups, least, mean
+from .grid import Sizes
+from .machine import described
+from .peers import PEERS
+from .rounds import LEAST_ERROR
 
 MODES = {"forward": "inference", "training": "training (forward and backward)"}
 

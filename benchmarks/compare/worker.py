@@ -1,4 +1,4 @@
-"""One implementation in a process of its own: `python -m fastrnn.bench.worker NAME THREADS DESCRIPTOR`.
+"""One implementation in a process of its own: `python -m benchmarks.compare.worker NAME THREADS DESCRIPTOR`.
 
 Requests come through a pipe, whose descriptor is inherited, as tuples (name, *arguments); every one is answered with
 (True, answer) or (False, what went wrong). The process ends when the pipe is closed.
@@ -14,11 +14,12 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from fastrnn.backends import available_isas
-from fastrnn.bench.limits import LIMITS
-from fastrnn.bench.peer import Peer, Work
-from fastrnn.bench.peers import PEERS, Fastrnn
-from fastrnn.bench.problem import make
 from fastrnn.cells import Array
+
+from .limits import LIMITS
+from .peer import Peer, Work
+from .peers import PEERS, Fastrnn
+from .problem import make
 
 IMPLEMENTATIONS: dict[str, type[Peer]] = {"fastrnn": Fastrnn, **PEERS, **LIMITS}
 

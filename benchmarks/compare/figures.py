@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from statistics import geometric_mean, median
 from typing import Any
 
-from fastrnn.bench.grid import CELLS, POINTS, drawn_lengths, flop, least_bytes
-from fastrnn.bench.rounds import Measured
+from .grid import CELLS, POINTS, drawn_lengths, flop, least_bytes
+from .rounds import Measured
 
 #: What is said of R_peer, by `spread` over the rounds.
 VERDICTS = {

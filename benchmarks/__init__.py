@@ -1,0 +1,1 @@
+"""How fast fastrnn is: beside its peers (`compare`), inside other frameworks, and from commit to commit."""
