@@ -31,6 +31,9 @@ import pytest
 # The reference's products are small: threads of NumPy's own would double its time, and stand in the way of ours.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before the first import of NumPy
 
+# Numba compiles in half the time, and small problems do not miss the rest. CI has its tests at users' level, 3, too.
+os.environ.setdefault("NUMBA_OPT", "1")  # before the first import of Numba
+
 import crowded  # noqa: F401
 import numpy as np
 
@@ -43,10 +46,6 @@ except ImportError:  # on Windows, where nobody waits
     fcntl = None  # type: ignore[assignment]
 
 MOST_WORKERS = 4  # each of them needs about a gigabyte
-
-# Numba compiles a cell in one dtype for five to nine seconds. These it compiles in both, the others in float32 alone:
-# two states and peepholes, and a closure.
-COMPILED = ("lstm_peephole", "rnn_relu")
 
 # Other random problems than those that everybody has, everywhere at once: the seeds of all generators are shifted.
 if SEED := int(os.environ.get("FASTRNN_TEST_SEED", "0")):
@@ -108,9 +107,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
+    """Numba's threads and child processes, which compile for themselves: once more what others stand for."""
     params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    other_cell = params.get("cell", COMPILED[0]) not in COMPILED and params.get("dtype") != np.float32
-    if params.get("implementation") == "numba" and (other_cell or item.path.name == "test_threads.py"):
+    if params.get("implementation") == "numba" and item.path.name == "test_threads.py":
         item.add_marker(pytest.mark.thorough)
 
 
