@@ -13,17 +13,24 @@ from typing import Any
 import numpy as np
 import own_cells
 import pytest
-from problems import make, run
+from problems import PUBLIC, make, run
 from tolerance import assert_close, assert_rounded, assert_same_bits
 
 import fastrnn
 from fastrnn.backends import available_isas
 from fastrnn.cells import CELLS, CellError, machine, relu, sigmoid, tanh
 from fastrnn.cells.definition import Cell
+from fastrnn.defined import DefinedCell
 
 Arrays = dict[str, np.ndarray]
 
 STEP = 1e-30
+
+#: cells as users write them, and built-in ones that no public function has
+ALL = (
+    *own_cells.ALL,
+    *[DefinedCell(c.function, c.gates, c.states, c.parameters) for c in CELLS.values() if c.name not in PUBLIC],
+)
 
 
 def problem(cell: Any, sizes: tuple[int, int, int, int], seed: int = 0, **options: Any) -> SimpleNamespace:
@@ -131,7 +138,7 @@ OPTIONS: tuple[dict[str, Any], ...] = (
 
 
 @pytest.mark.parametrize("n", range(len(OPTIONS)))
-@pytest.mark.parametrize("cell", own_cells.ALL, ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", ALL, ids=lambda cell: cell.name)
 def test_gradients_are_complex_steps(cell: Any, n: int) -> None:
     p = problem(cell, (4, 3, 2, 3), n, **OPTIONS[n])
     exact = by_complex_step(p)
@@ -142,7 +149,7 @@ def test_gradients_are_complex_steps(cell: Any, n: int) -> None:
 
 @pytest.mark.parametrize("isa", available_isas())
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("cell", own_cells.ALL, ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", ALL, ids=lambda cell: cell.name)
 def test_machine_code_is_the_reference(cell: Any, dtype: Any, isa: str) -> None:
     """On every instruction set, at sizes round the widths of vectors."""
     for n, sizes in enumerate([(6, 5, 3, 7), (5, 1, 4, 33), (4, 9, 5, 64), (3, 2, 1, 1)]):
@@ -160,7 +167,7 @@ def test_machine_code_is_the_reference(cell: Any, dtype: Any, isa: str) -> None:
         assert_rounded(got, evaluate(), evaluate)
 
 
-@pytest.mark.parametrize("cell", own_cells.ALL, ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", ALL, ids=lambda cell: cell.name)
 def test_numba_is_the_reference(cell: Any) -> None:
     p = problem(cell, (4, 3, 2, 5), lengths=True, resets=True)
     with fastrnn.use_backend("numpy"):
@@ -169,7 +176,7 @@ def test_numba_is_the_reference(cell: Any) -> None:
         assert_close(results(p), exact)
 
 
-@pytest.mark.parametrize("cell", own_cells.ALL, ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", ALL, ids=lambda cell: cell.name)
 def test_bits(cell: Any, native: str) -> None:
     """The same on any number of threads, with checkpoints, batch-first, and without training."""
     for sizes in ((9, 12, 5, 48), (7, 1, 3, 400), (7, 5, 3, 257)):

@@ -106,24 +106,44 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_one_step_by_hand(cell: str, implementation: str) -> None:
-    gates = PUBLIC[cell][1]
+def by_hand(gates: int, states: str) -> dict[str, np.ndarray]:
+    """The arguments of the step that `BY_HAND` has."""
     inputs = {
         "x": np.full((1, 1, 1), 0.5),
         "W": np.array([[0.1], [-0.2], [0.3], [0.4]])[:gates],
         "U": np.array([[0.5], [0.6], [-0.7], [0.8]])[:gates],
         "b": np.array([0.05, -0.15, 0.25, -0.35])[:gates],
         "b_rec": np.array([-0.1, 0.2, 0.3, 0.15])[:gates],
-        "h0": np.full((1, 1), 0.25),
     }
-    if PUBLIC[cell][0] == "lstm":
-        inputs["c0"] = np.full((1, 1), -0.75)
+    return inputs | {f"{s}0": np.full((1, 1), 0.25 - k) for k, s in enumerate(states)}
+
+
+PEEPHOLES = np.array([0.9, -1.1, 1.3])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_step_by_hand(cell: str, implementation: str) -> None:
+    inputs = by_hand(PUBLIC[cell][1], "hc" if PUBLIC[cell][0] == "lstm" else "h")
     if cell == "lstm_peephole":
-        inputs["p"] = np.array([0.9, -1.1, 1.3])
+        inputs["p"] = PEEPHOLES
     got = forward(Problem(cell, inputs, {}))
     expected = dict(zip(("h_n", "c_n"), (np.full((1, 1), value) for value in BY_HAND[cell]), strict=False))
     assert_close(got, expected | {"y": expected["h_n"][None]})
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_equations_by_hand(name: str) -> None:
+    """Of every cell, of those too that have no public function."""
+    cell = fastrnn.cells.CELLS[name]
+    given = by_hand(cell.G, "".join(cell.states))
+    products, P = len(cell.products), len(cell.parameters)
+    state = tuple([given[s] for s in cell.initial])
+    U, b_rec = given["U"][:products], given["b_rec"][:products]
+    after = cell.evaluate(given["x"][0], state, given["W"], U, given["b"], b_rec, PEEPHOLES[:P] if P else None)
+    assert_close(
+        dict(zip(cell.states, after, strict=True)),
+        {s: np.full((1, 1), value) for s, value in zip(cell.states, BY_HAND[name], strict=True)},
+    )
 
 
 def test_values_of_the_seed(implementation: str) -> None:
