@@ -22,15 +22,15 @@ import numpy as np
 from compare.grid import GRID
 from compare.jax_peer import JAX
 from compare.peer import Work, worst_error
-from compare.peers import FAMILIES, PyTorch
+from compare.peers import PyTorch
 from compare.problem import Problem, make
+from compare.rounds import LEAST_ERROR
 
 import fastrnn
 from fastrnn.cells import Array
 
 CELLS = ("lstm", "gru_after", "rnn_tanh")
 ROUNDS = 7
-LEAST_ERROR = 1e-4  # norm-wise, from which on two implementations do not do the same
 
 Call = Callable[[], Any]
 
@@ -60,7 +60,7 @@ def torch_works(threads: int, problem: Problem, training: bool) -> tuple[Work, W
 def torch_overhead(problem: Problem) -> Iterator[tuple[str, Call, str]]:
     """Also the least that autograd takes: a Function of the same tensors that computes nothing."""
     torch = importlib.import_module("torch")
-    family, options = FAMILIES[problem.cell]
+    family, options = problem.cell.family, problem.cell.options
     forward, backward = (getattr(fastrnn, f"{family}_{way}") for way in ("forward", "backward"))
     weights = problem.weights[0]
 
@@ -92,10 +92,9 @@ def torch_overhead(problem: Problem) -> Iterator[tuple[str, Call, str]]:
 class OwnFunctions(JAX):
     """JAX with fastrnn's functions in place of `lax.scan`."""
 
-    def stack(self, problem: Problem, transposed: bool) -> Callable[[dict[str, Any]], Any]:
-        family, options = FAMILIES[problem.cell]
-        function = getattr(importlib.import_module("fastrnn.jax"), family)
-        return lambda given: function(given["x"], **given["weights"][0], **options)[0]
+    def stack(self, problem: Problem, transposed: bool, apart: bool) -> Callable[[dict[str, Any]], Any]:
+        function = getattr(importlib.import_module("fastrnn.jax"), problem.cell.family)
+        return lambda given: function(given["x"], **given["weights"][0], **problem.cell.options)[0]
 
 
 def jax_works(threads: int, problem: Problem, training: bool) -> tuple[Work, Work]:
@@ -108,12 +107,11 @@ def keras_works(threads: int, problem: Problem, training: bool) -> tuple[Work, W
     os.environ["KERAS_BACKEND"] = "torch"
     torch, keras = importlib.import_module("torch"), importlib.import_module("keras")
     torch.set_num_threads(threads)
-    family, options = FAMILIES[problem.cell]
-    kind = {"lstm": "LSTM", "gru": "GRU", "rnn": "SimpleRNN"}[family]
+    kind = {"lstm": "LSTM", "gru": "GRU", "rnn": "SimpleRNN"}[problem.cell.family]
     x, dy = (torch.from_numpy(a.swapaxes(0, 1).copy()) for a in (problem.x, problem.dy))
     x.requires_grad_(training)
     layers = [
-        getattr(module, kind)(problem.sizes.H, return_sequences=True, **options)
+        getattr(module, kind)(problem.sizes.H, return_sequences=True, **problem.cell.options)
         for module in (importlib.import_module("fastrnn.keras"), keras.layers)
     ]
     for layer in layers:

@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 from compare.grid import GRID, Sizes
 from compare.onnx_peers import ONNXRuntime
-from compare.peers import Fastrnn, PyTorch, layers
-from compare.problem import draw, make
+from compare.peers import Fastrnn, PyTorch
+from compare.problem import draw, layers, make
 
 import fastrnn
 

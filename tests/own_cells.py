@@ -115,6 +115,14 @@ def everything(x: Any, U: Any, s: Any) -> Any:
     return h, -tanh(x.c) * s.s + sqrt(1 + d * d) ** -1
 
 
+@fastrnn.cell(gates="auvw", states="hc", parameters=("q",), inputs=("keep", "drop"))
+def in_turns(x: Any, U: Any, s: Any, p: Any, e: Any) -> Any:
+    """A gate without a product, and two operands that take turns, so that no product's rows lie side by side."""
+    first, last = tanh(x.u + U.u @ s.h), tanh(x.w + U.w @ s.h)
+    mid = tanh(x.v + U.v @ s.c)
+    return e.keep * s.h + (1 - e.keep) * (first * last + p.q * x.a * mid), e.drop * mid
+
+
 ALL = (
     minimal_gated_unit,
     gru,
@@ -127,4 +135,5 @@ ALL = (
     leaky_rates,
     slstm,
     everything,
+    in_turns,
 )

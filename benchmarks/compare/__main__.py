@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from fastrnn.backends import usable_cpus
+from fastrnn.cells import CELLS
 
 from . import chart, machine, report
+from .cells import USUAL, find
 from .figures import Row, row
-from .grid import CELLS, GRID, MODES, POINTS, QUICK, runs
+from .grid import GRID, MODES, POINTS, QUICK, runs
 from .peers import PEERS
 from .process import Failed
 from .rounds import PAUSE, Bench, Case
@@ -28,7 +30,14 @@ from .rounds import PAUSE, Bench, Case
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=compare.__doc__)
     add = made.add_argument
-    add("--cells", nargs="+", choices=CELLS, default=list(CELLS), metavar="CELL", help=f"of {', '.join(CELLS)}")
+    add(
+        "--cells",
+        nargs="+",
+        type=cell,
+        default=USUAL,
+        metavar="CELL",
+        help=f"of {', '.join(CELLS)}, or module:name, a cell that fastrnn.cell made; {', '.join(USUAL)} unless told",
+    )
     points = made.add_mutually_exclusive_group()
     points.add_argument(
         "--points",
@@ -61,6 +70,15 @@ def parser() -> argparse.ArgumentParser:
     add("--pause", type=seconds_of, default=PAUSE, help=f"seconds of idleness before a round (default: {PAUSE})")
     add("--out", type=Path, default=Path("bench"), metavar="DIR", help="where the report goes (default: bench)")
     return made
+
+
+def cell(name: str) -> str:
+    try:
+        find(name)
+    except (KeyError, ImportError, AttributeError) as error:
+        expected = f"one of {', '.join(CELLS)}, or module:name of a cell"
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {name} ({error!r})") from error
+    return name
 
 
 def seconds_of(text: str) -> float:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from pathlib import Path
 from typing import Any
 
 from .figures import Row
-from .grid import CELLS, POINTS
+from .grid import POINTS
 from .machine import described
 from .report import MODES, threads
 
-#: cell -> colour and marker; apart for the colour-blind too
-STYLE = {
-    "lstm": ("#0072b2", "o"),
-    "lstm_peephole": ("#56b4e9", "s"),
-    "gru_after": ("#d55e00", "^"),
-    "gru_before": ("#e69f00", "v"),
-    "rnn_tanh": ("#009e73", "D"),
-}
+#: Colours and markers of cells, as they come; apart for the colour-blind too.
+STYLES = [("#0072b2", "o"), ("#56b4e9", "s"), ("#d55e00", "^"), ("#e69f00", "v"), ("#009e73", "D"), ("#cc79a7", "P")]
+Styles = dict[str, tuple[str, str]]  #: by the cell's name
 FILLED = {"ms": 6, "mec": "white", "mew": 0.5}  # against the best peer
 HOLLOW = {"ms": 5, "mfc": "none", "alpha": 0.6}  # against PyTorch
 SHARE = 0.68  # of a point's slot that its cells stand in
@@ -31,6 +27,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     """Write the picture; needs matplotlib, and rows with a peer."""
     figures: Any = importlib.import_module("matplotlib.figure")
     rows = [row for row in result["rows"] if row["ratios"]["R_peer"] is not None]
+    styles = dict(zip(dict.fromkeys(row["cell"] for row in rows), itertools.cycle(STYLES), strict=False))
     panels = sorted({(row["threads"], row["mode"]) for row in rows})
     points = [point for point in POINTS if any(row["point"] == point for row in rows)]
     width = max(WIDTH, LEFT + RIGHT + SLOT * len(points))
@@ -50,13 +47,13 @@ def draw(result: dict[str, Any], path: Path) -> None:
         },
     )[:, 0]
     for axis, (n, mode) in zip(axes, panels, strict=True):
-        panel(axis, [row for row in rows if (row["threads"], row["mode"]) == (n, mode)], points)
+        panel(axis, [row for row in rows if (row["threads"], row["mode"]) == (n, mode)], points, styles)
         axis.set_title(f"{MODES[mode]}, {threads(n)}", loc="left", fontsize=10.5, fontweight="bold")
     labels = [f"{point}\n{POINTS[point]}" for point in points]
     axes[-1].set_xticks(range(len(points)), labels, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
     for line, (text, style) in enumerate(titles(result)):
         figure.text(LEFT / width, 1 - (0.3 + 0.22 * line) / height, text, va="center", **style)
-    legend(figure, axes[0], rows, (LEFT / width, 1 - (TOP - 0.45) / height))
+    legend(figure, axes[0], rows, styles, (LEFT / width, 1 - (TOP - 0.45) / height))
     figure.savefig(path, dpi=150)
 
 
@@ -72,15 +69,14 @@ def titles(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def panel(axis: Any, rows: list[Row], points: list[str]) -> None:
+def panel(axis: Any, rows: list[Row], points: list[str], styles: Styles) -> None:
     """One mode and number of threads: a filled mark against the best peer, a hollow one against PyTorch."""
     for k in range(1, len(points), 2):
         axis.axvspan(k - 0.5, k + 0.5, color="0.96", zorder=0)
     axis.axhline(1, color="0.2", lw=1)
-    for k, cell in enumerate(CELLS):
-        colour, marker = STYLE[cell]
+    for k, (cell, (colour, marker)) in enumerate(styles.items()):
         own = [row for row in rows if row["cell"] == cell]
-        at = [points.index(row["point"]) + SHARE * ((k + 0.5) / len(CELLS) - 0.5) for row in own]
+        at = [points.index(row["point"]) + SHARE * ((k + 0.5) / len(styles) - 0.5) for row in own]
         axis.plot(at, [row["ratios"]["R_torch"] or float("nan") for row in own], marker, color=colour, ls="", **HOLLOW)
         axis.plot(at, [row["ratios"]["R_peer"] for row in own], marker, color=colour, ls="", **FILLED)
     axis.set_xlim(-0.5, len(points) - 0.5)
@@ -93,11 +89,9 @@ def panel(axis: Any, rows: list[Row], points: list[str]) -> None:
         axis.spines[side].set_visible(False)
 
 
-def legend(figure: Any, axis: Any, rows: list[Row], place: tuple[float, float]) -> None:
+def legend(figure: Any, axis: Any, rows: list[Row], styles: Styles, place: tuple[float, float]) -> None:
     """The cells that were measured, and what filled and hollow marks are."""
-    measured = {row["cell"] for row in rows}
-    marks = {cell: axis.plot([], [], STYLE[cell][1], color=STYLE[cell][0], **FILLED)[0] for cell in CELLS}
-    entries = {cell: mark for cell, mark in marks.items() if cell in measured}
+    entries = {name: axis.plot([], [], style, color=colour, **FILLED)[0] for name, (colour, style) in styles.items()}
     entries["filled: the best peer"] = axis.plot([], [], "o", color="0.4", **FILLED)[0]
     if any(row["ratios"]["R_torch"] for row in rows):
         entries["hollow: PyTorch"] = axis.plot([], [], "o", color="0.4", **HOLLOW)[0]

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from statistics import geometric_mean, median
 from typing import Any
 
-from .grid import CELLS, POINTS, drawn_lengths, flop, least_bytes
+from .cells import find
+from .grid import POINTS, drawn_lengths, flop, least_bytes
 from .rounds import Measured
 
 #: What is said of R_peer, by `spread` over the rounds.
@@ -50,7 +51,8 @@ def row(measured: Measured, sgemm: float) -> Row:
 def ratios(measured: Measured, sgemm: float) -> dict[str, Any]:
     """Those of RATIOS, the name of the best peer, and the verdict on it."""
     point, cell, mode, _ = measured.case
-    sizes, train = POINTS[point], mode == "training"
+    sizes, train, found = POINTS[point], mode == "training", find(cell)
+    G, P = len(found.gates), len(found.products)
     rounds, seconds = measured.rounds, {name: timing.median for name, timing in measured.times.items()}
     own = seconds.pop("fastrnn")
     best = min(seconds, key=seconds.__getitem__, default=None)
@@ -64,8 +66,8 @@ def ratios(measured: Measured, sgemm: float) -> dict[str, Any]:
         "spread": within,
         "verdict": verdict(*within) if within else None,
         "R_torch": median(quotients(rounds["torch"], rounds["fastrnn"])) if "torch" in rounds else None,
-        "R_flop": flop(CELLS[cell], sizes, train, drawn_lengths(point)) / own / peak,
-        "R_bw": least_bytes(CELLS[cell], sizes, train) / own / stream if stream else None,
+        "R_flop": flop(G, P, sizes, train, drawn_lengths(point)) / own / peak,
+        "R_bw": least_bytes(G, P, sizes, train) / own / stream if stream else None,
     }
 
 

@@ -28,8 +28,6 @@ class Sizes(NamedTuple):
         return ", ".join([*map(str, self[:4]), *filter(None, stack)])
 
 
-#: cell -> gates; every cell of the registry but the RNN's other activations, which cost the same
-CELLS = {"lstm": 4, "lstm_peephole": 4, "gru_after": 3, "gru_before": 3, "rnn_tanh": 1}
 MODES = ("forward", "training")
 
 #: From a chain of tiny dependent steps, over weights that leave L2, to products that fill the machine.
@@ -97,7 +95,7 @@ QUICK = ("tiny", "rl", "seed3", "med", "ptb")
 
 def runs(point: str, cell: str, mode: str) -> bool:
     """Whether a point is measured for a cell and a mode."""
-    cells, modes = ONLY.get(point, (tuple(CELLS), MODES))
+    cells, modes = ONLY.get(point, ((cell,), MODES))
     return cell in cells and mode in modes
 
 
@@ -109,18 +107,21 @@ def drawn_lengths(point: str) -> np.ndarray | None:
     return np.random.default_rng(0).integers(1, T + 1, B)
 
 
-def flop(gates: int, sizes: Sizes, train: bool = False, lengths: np.ndarray | None = None) -> int:
-    """Useful floating-point operations of the matrix products; training counts three times a forward pass."""
+def flop(G: int, P: int, sizes: Sizes, train: bool = False, lengths: np.ndarray | None = None) -> int:
+    """Useful floating-point operations of the matrix products: G gates' with W, P of them with U.
+
+    Training counts three times a forward pass.
+    """
     steps = sizes.T * sizes.B if lengths is None else int(lengths.sum())
-    weights = sum(gates * sizes.H * (I + sizes.H) for I in sizes.inputs) * sizes.directions
+    weights = sum(sizes.H * (G * I + P * sizes.H) for I in sizes.inputs) * sizes.directions
     return 2 * weights * steps * (3 if train else 1)
 
 
-def least_bytes(gates: int, sizes: Sizes, train: bool = False) -> int:
+def least_bytes(G: int, P: int, sizes: Sizes, train: bool = False) -> int:
     """Bytes of float32 weights that a call cannot but read: U in every step, W once, as its product needs no state.
 
     The backward half of training reads both as often again.
     """
     T, _, _, H = sizes[:4]
-    weights = sum(gates * H * (H * T + I) for I in sizes.inputs) * sizes.directions
+    weights = sum(H * (P * H * T + G * I) for I in sizes.inputs) * sizes.directions
     return 4 * weights * (2 if train else 1)

@@ -2,76 +2,70 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import itertools
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from fastrnn.cells import Array
 
-from .peer import ALL, Peer, Work
+from .cells import Cell, Steps
+from .peer import Peer, Work
 from .problem import Problem
 
-#: Each multiplies a state by U, or by its part: a reset-before GRU's candidate has a product of its own.
-Products = list[Callable[[Any], Any]]
-#: From the input's share of the gates at a step (B, G*H), the state and the parameters to the next state, h first.
-Step = Callable[[Any, tuple[Any, ...], dict[str, Any], Products], tuple[Any, ...]]
+
+def lstm(nn: Any, x: Any, U: Any, s: Any) -> Any:
+    c = nn.sigmoid(x.f + U.f @ s.h) * s.c + nn.sigmoid(x.i + U.i @ s.h) * nn.tanh(x.g + U.g @ s.h)
+    return nn.sigmoid(x.o + U.o @ s.h) * nn.tanh(c), c
 
 
-def steps(jax: Any) -> dict[str, Step]:
-    """A step of each cell; b is in the input's share already."""
-    jnp, sigmoid, tanh = jax.numpy, jax.nn.sigmoid, jax.numpy.tanh
+def lstm_peephole(nn: Any, x: Any, U: Any, s: Any, p: Any) -> Any:
+    i, f = nn.sigmoid(x.i + U.i @ s.h + p.i * s.c), nn.sigmoid(x.f + U.f @ s.h + p.f * s.c)
+    c = f * s.c + i * nn.tanh(x.g + U.g @ s.h)
+    return nn.sigmoid(x.o + U.o @ s.h + p.o * c) * nn.tanh(c), c
 
-    def lstm(a: Any, state: tuple[Any, ...], w: dict[str, Any], by_U: Products) -> tuple[Any, ...]:
-        h, c = state
-        i, f, g, o = jnp.split(a + by_U[0](h) + w["b_rec"], 4, axis=1)
-        c = sigmoid(f) * c + sigmoid(i) * tanh(g)
-        return sigmoid(o) * tanh(c), c
 
-    def lstm_peephole(a: Any, state: tuple[Any, ...], w: dict[str, Any], by_U: Products) -> tuple[Any, ...]:
-        h, c = state
-        p_i, p_f, p_o = jnp.split(w["p"], 3)
-        i, f, g, o = jnp.split(a + by_U[0](h) + w["b_rec"], 4, axis=1)
-        c = sigmoid(f + p_f * c) * c + sigmoid(i + p_i * c) * tanh(g)
-        return sigmoid(o + p_o * c) * tanh(c), c
+def gru_after(nn: Any, x: Any, U: Any, s: Any) -> Any:
+    r, z = nn.sigmoid(x.r + U.r @ s.h), nn.sigmoid(x.z + U.z @ s.h)
+    return (1 - z) * nn.tanh(x.n + r * (U.n @ s.h)) + z * s.h
 
-    def gru_after(a: Any, state: tuple[Any, ...], w: dict[str, Any], by_U: Products) -> tuple[Any, ...]:
-        (h,) = state
-        a_r, a_z, a_n = jnp.split(a, 3, axis=1)
-        u_r, u_z, u_n = jnp.split(by_U[0](h) + w["b_rec"], 3, axis=1)
-        z = sigmoid(a_z + u_z)
-        return ((1 - z) * tanh(a_n + sigmoid(a_r + u_r) * u_n) + z * h,)
 
-    def gru_before(a: Any, state: tuple[Any, ...], w: dict[str, Any], by_U: Products) -> tuple[Any, ...]:
-        (h,) = state
-        H = h.shape[1]
-        a_rz, a_n = jnp.split(a + w["b_rec"], [2 * H], axis=1)
-        r, z = jnp.split(sigmoid(a_rz + by_U[0](h)), 2, axis=1)
-        return ((1 - z) * tanh(a_n + by_U[1](r * h)) + z * h,)
+def gru_before(nn: Any, x: Any, U: Any, s: Any) -> Any:
+    r, z = nn.sigmoid(x.r + U.r @ s.h), nn.sigmoid(x.z + U.z @ s.h)
+    return (1 - z) * nn.tanh(x.n + U.n @ (r * s.h)) + z * s.h
 
-    def rnn_tanh(a: Any, state: tuple[Any, ...], w: dict[str, Any], by_U: Products) -> tuple[Any, ...]:
-        return (tanh(a + by_U[0](state[0]) + w["b_rec"]),)
 
-    return {f.__name__: f for f in (lstm, lstm_peephole, gru_after, gru_before, rnn_tanh)}
+def rnn_tanh(nn: Any, x: Any, U: Any, s: Any) -> Any:
+    return nn.tanh(x.h + U.h @ s.h)
+
+
+#: fastrnn's cells, independently of it; a user's cell brings its own equations.
+EQUATIONS: dict[str, Callable[..., Any]] = {
+    f.__name__: f for f in (lstm, lstm_peephole, gru_after, gru_before, rnn_tanh)
+}
 
 
 class JAX(Peer):
     """Inference, and training by `vjp` inside one compiled function."""
 
-    title, package, lengths = "JAX", "jax", False
-    cells: ClassVar = {"forward": ALL, "training": ALL}
+    title, package = "JAX", "jax"
+
+    @classmethod
+    def offers(cls, cell: Cell, training: bool, lengths: bool) -> bool:
+        return (cell.own is not None or cell.name in EQUATIONS) and not lengths
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
         self.jax: Any = importlib.import_module("jax")
-        self.steps = steps(self.jax)
 
     def prepare(self, problem: Problem, training: bool) -> Work:
-        """The faster of two ways to write the product with U: which one it is hangs on the sizes."""
-        works = [self.compiled(problem, training, transposed) for transposed in (False, True)]
-        return min(works, key=self.seconds)
+        """The fastest of four ways to write it, of which each is twice as fast as another somewhere."""
+        ways = itertools.product((False, True), repeat=2)
+        return min((self.compiled(problem, training, *way) for way in ways), key=self.seconds)
 
     @staticmethod
     def seconds(work: Work) -> float:
@@ -84,15 +78,16 @@ class JAX(Peer):
             taken.append(time.perf_counter() - start)
         return min(taken)
 
-    def compiled(self, problem: Problem, training: bool, transposed: bool) -> Work:
+    def compiled(self, problem: Problem, training: bool, transposed: bool, apart: bool) -> Work:
+        """U is transposed before the loop or by the product in it; gates are taken apart before the loop or in it."""
         jax = self.jax
-        forward = self.stack(problem, transposed)
+        forward = self.stack(problem, transposed, apart)
 
         def train(arguments: Any, dy: Any) -> Any:
             y, back = jax.vjp(forward, arguments)
             return y, back(dy)[0]
 
-        arguments = jax.device_put({"x": problem.x, "weights": problem.weights})
+        arguments = jax.device_put({"x": problem.x, "weights": problem.weights, "e": problem.e})
         given = (arguments, jax.device_put(problem.dy)) if training else (arguments,)
         run = jax.jit(train if training else forward)
 
@@ -100,45 +95,51 @@ class JAX(Peer):
             if not training:
                 return {"y": np.asarray(result)}
             y, gradients = result
-            given = {"x": gradients["x"]} | problem._replace(weights=gradients["weights"]).parameters
-            return {"y": np.asarray(y)} | {f"d{name}": np.asarray(d) for name, d in given.items()}
+            return {"y": np.asarray(y)} | {
+                f"d{name}": np.asarray(d) for name, d in problem._replace(**gradients).inputs.items()
+            }
 
         return Work(lambda: jax.block_until_ready(run(*given)), collect)
 
-    def stack(self, problem: Problem, transposed: bool) -> Callable[[dict[str, Any]], Any]:
-        """y (T, B, D*H) from x and the weights of every layer and direction."""
+    def stack(self, problem: Problem, transposed: bool, apart: bool) -> Callable[[dict[str, Any]], Any]:
+        """y (T, B, D*H) from x, the weights of every layer and direction, and extra inputs."""
         D = problem.sizes.directions
-        one = self.sequence(problem, transposed)
+        one = self.sequence(problem, transposed, apart)
 
         def forward(arguments: dict[str, Any]) -> Any:
-            y = arguments["x"]
+            y, e = arguments["x"], arguments["e"]
             for layer in range(problem.sizes.layers):
                 ways = arguments["weights"][layer * D : (layer + 1) * D]
-                sides = [one(y, ways[0])] + [one(y[::-1], w)[::-1] for w in ways[1:]]
+                sides = [one(y, ways[0], e)] + [one(y[::-1], w, e)[::-1] for w in ways[1:]]
                 y = self.jax.numpy.concatenate(sides, axis=2)
             return y
 
         return forward
 
-    def sequence(self, problem: Problem, transposed: bool) -> Callable[[Any, dict[str, Any]], Any]:
-        """y (T, B, H) of one layer and direction; U is transposed before the loop or by the product in it."""
-        jax, step = self.jax, self.steps[problem.cell]
-        B, H = problem.sizes.B, problem.sizes.H
-        zeros = np.zeros((B, H), np.float32)
-        start = (zeros, zeros) if problem.cell.startswith("lstm") else (zeros,)
+    def sequence(self, problem: Problem, transposed: bool, apart: bool) -> Callable[..., Any]:
+        """y (T, B, H) of one layer and direction."""
+        jax, jnp, cell = self.jax, self.jax.numpy, problem.cell
+        equations = cell.own.equations if cell.own else functools.partial(EQUATIONS[cell.name], jax.nn)
+        steps = Steps(cell, equations, lambda: jnp.zeros((1, 1)))
+        start = (np.zeros((problem.sizes.B, problem.sizes.H), np.float32),) * len(cell.states)
 
-        def product(u: Any) -> Callable[[Any], Any]:
+        def product(group: list[str], u: Any, b_rec: Any) -> Callable[[Any], Any]:
             v = u.T
-            return (lambda h: h @ v) if transposed else (lambda h: h @ u.T)
+            return lambda h: jnp.split((h @ v if transposed else h @ u.T) + b_rec, len(group), axis=1)
 
-        def forward(x: Any, w: dict[str, Any]) -> Any:
-            parts = jax.numpy.split(w["U"], [2 * H]) if problem.cell == "gru_before" else [w["U"]]
-            by_U = [product(u) for u in parts]
+        def gates(a: Any) -> Any:
+            return jnp.split(a, len(cell.gates), axis=-1)
 
-            def one(state: tuple[Any, ...], a: Any) -> tuple[tuple[Any, ...], Any]:
-                state = step(a, state, w, by_U)
+        def forward(x: Any, w: dict[str, Any], e: dict[str, Any]) -> Any:
+            by_U = [product(group, *part) for group, part in zip(steps.groups, steps.parts(w), strict=True)]
+            p = jnp.split(w["p"], len(cell.parameters)) if cell.parameters else []
+
+            def one(state: Any, now: Any) -> Any:
+                a, e = now
+                state = steps.step(a if apart else gates(a), state, by_U, p, e)
                 return state, state[0]
 
-            return jax.lax.scan(one, start, x @ w["W"].T + w["b"])[1]
+            a = x @ w["W"].T + w["b"]
+            return jax.lax.scan(one, start, (gates(a) if apart else a, [e[name] for name in cell.inputs]))[1]
 
         return forward

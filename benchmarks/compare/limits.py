@@ -14,14 +14,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 import fastrnn
 from fastrnn.cells import Array
 
-from .peer import ALL, Peer, Work
+from .peer import Peer, Work
 from .problem import Problem
 
 SIDE = 2048  # of the matrices
@@ -53,7 +53,6 @@ class Limit(Peer):
     """A work that is the same on every thread."""
 
     package = "_fastrnn"
-    cells: ClassVar = {"forward": ALL, "training": ALL}
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -93,7 +92,8 @@ class Stream(Limit):
     title = "read stream"
 
     def prepare(self, problem: Problem, training: bool) -> Work:
-        floats = -(-problem.weights[0]["U"].size // self.threads)
+        w = problem.weights[0]
+        floats = -(-w.get("U", w["W"]).size // self.threads)
         parts = [aligned(floats) for _ in range(self.threads)]
         times = scaled(lambda times: self.core.read_all(self.isa, parts[0], times))
 
@@ -107,7 +107,6 @@ class SGEMM(Peer):
     """NumPy's BLAS has threads of its own."""
 
     title, package = "NumPy sgemm", "numpy"
-    cells: ClassVar = {"forward": ALL, "training": ALL}
 
     def prepare(self, problem: Problem, training: bool) -> Work:
         a, out = np.ones((SIDE, SIDE), np.float32), np.empty((SIDE, SIDE), np.float32)

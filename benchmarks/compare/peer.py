@@ -10,18 +10,15 @@ import numpy as np
 
 from fastrnn.cells import Array
 
-from .grid import CELLS
+from .cells import Cell
 from .problem import Problem
-
-ALL = frozenset(CELLS)
-NONE: frozenset[str] = frozenset()
 
 
 class Work(NamedTuple):
     """A call to time, and how to read what it returned."""
 
     call: Callable[[], Any]  #: does everything, and returns only when it is done
-    collect: Callable[[Any], dict[str, Array]]  #: y and, of training, dx, dW, dU, db, db_rec and dp where there is one
+    collect: Callable[[Any], dict[str, Array]]  #: y and, of training, the gradient of each of the problem's inputs
 
 
 class Peer:
@@ -29,8 +26,6 @@ class Peer:
 
     title: ClassVar[str]
     package: ClassVar[str]  #: what has to be installed, also the module's name
-    cells: ClassVar[dict[str, frozenset[str]]]  #: mode -> cells
-    lengths: ClassVar[bool] = True  #: does it take sequences of unequal length?
     slow: ClassVar[bool] = False  #: is it skipped where a call takes a second?
 
     def __init__(self, threads: int) -> None:
@@ -40,6 +35,11 @@ class Peer:
     def installed(cls) -> bool:
         return importlib.util.find_spec(cls.package) is not None
 
+    @classmethod
+    def offers(cls, cell: Cell, training: bool, lengths: bool) -> bool:
+        """Whether it has the cell, can train it, and takes sequences of unequal length, as far as it is asked to."""
+        return True
+
     def prepare(self, problem: Problem, training: bool) -> Work:
         """Everything that a user does once, before the first call: weights are given, graphs compiled."""
         raise NotImplementedError
@@ -47,15 +47,6 @@ class Peer:
     def describe(self) -> str:
         """The instruction set that it says it uses, and what else its version does not say; "" for nothing."""
         return ""
-
-
-FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "lstm": ("lstm", {}),
-    "lstm_peephole": ("lstm", {}),  # chosen by giving p
-    "gru_after": ("gru", {"reset_after": True}),
-    "gru_before": ("gru", {"reset_after": False}),
-    "rnn_tanh": ("rnn", {"activation": "tanh"}),
-}
 
 
 def relative_error(got: Array, expected: Array) -> float:

@@ -10,31 +10,12 @@ import numpy as np
 
 import fastrnn
 from fastrnn.cells import Array
-from fastrnn.layers.options import NAMES
 
+from .cells import Cell, Steps
 from .jax_peer import JAX
 from .onnx_peers import ONNXRuntime, OpenVINO
-from .peer import ALL, FAMILIES, Peer, Work
-from .problem import Problem
-
-
-def layers(problem: Problem) -> Any:
-    """fastrnn's own, with the problem's weights."""
-    family, options = FAMILIES[problem.cell]
-    options = options | {"num_layers": problem.sizes.layers, "bidirectional": problem.sizes.directions == 2}
-    layer = getattr(fastrnn, family.upper())(problem.sizes.I, problem.sizes.H, **options, **peephole(problem))
-    layer.load_state_dict(
-        {
-            NAMES[key] + suffix: value
-            for suffix, weights in zip(problem.suffixes, problem.weights, strict=True)
-            for key, value in weights.items()
-        }
-    )
-    return layer
-
-
-def peephole(problem: Problem) -> dict[str, bool]:
-    return {"peephole": True} if problem.cell == "lstm_peephole" else {}
+from .peer import Peer, Work
+from .problem import Problem, layers
 
 
 def infer(problem: Problem) -> Work:
@@ -52,7 +33,7 @@ def stream(problem: Problem) -> Work:
 def train(problem: Problem) -> Work:
     """fastrnn's forward and backward."""
     layer = layers(problem)
-    named = {f"{NAMES[key]}{suffix}": f"d{key}{suffix}" for suffix in problem.suffixes for key in problem.weights[0]}
+    named = dict(zip(layer.parameters(), [f"d{name}" for name in problem.parameters], strict=True))
 
     def call() -> tuple[Array, Any]:
         y, _, cache = layer.forward(problem.x, lengths=problem.lengths, training=True)
@@ -65,14 +46,35 @@ def train(problem: Problem) -> Work:
     return Work(call, collect)
 
 
+def own(problem: Problem, training: bool) -> Work:
+    """A user's cell, by its functions."""
+    cell, w = problem.cell.own, problem.weights[0]
+    biases = (w["b"], w.get("b_rec"))
+    options = {"p": w.get("p"), "e": problem.e or None, "lengths": problem.lengths, "training": training}
+
+    def call() -> tuple[Array, Any]:
+        y, _, _, cache = cell.forward(problem.x, w["W"], w.get("U"), *biases, **options)
+        return y, cell.backward(problem.dy, cache) if training else None
+
+    def collect(result: tuple[Array, Any]) -> dict[str, Array]:
+        y, g = result
+        if not training:
+            return {"y": y}
+        gradients = {f"d{name}_l0": getattr(g, f"d{name}") for name in w}
+        return {"y": y, "dx": g.dx} | gradients | {f"de_{name}": g.de[name] for name in problem.e}
+
+    return Work(call, collect)
+
+
 class Fastrnn(Peer):
     """fastrnn as it is used: what is installed decides on the backend."""
 
     title, package = "fastrnn", "fastrnn"
-    cells: ClassVar = {"forward": ALL, "training": ALL}
 
     def prepare(self, problem: Problem, training: bool) -> Work:
         fastrnn.set_num_threads(self.threads)
+        if problem.cell.own:
+            return own(problem, training)
         if training:
             return train(problem)
         one_step = problem.sizes.T == 1 and problem.sizes.directions == 1
@@ -102,10 +104,17 @@ class Numba(NumPy):
 
 
 class PyTorch(Peer):
-    """`torch.nn`'s layers, under `inference_mode` or with autograd; unequal lengths are packed in every call."""
+    """`torch.nn`'s layers and, of a user's cell, a loop over its steps, under `inference_mode` or with autograd.
+
+    Unequal lengths are packed in every call.
+    """
 
     title, package = "PyTorch", "torch"
-    cells: ClassVar = dict.fromkeys(("forward", "training"), frozenset({"lstm", "gru_after", "rnn_tanh"}))
+    cells: ClassVar = {"lstm", "gru_after", "rnn_tanh", "rnn_relu"}
+
+    @classmethod
+    def offers(cls, cell: Cell, training: bool, lengths: bool) -> bool:
+        return cell.name in cls.cells or (cell.own is not None and not lengths)
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -123,37 +132,69 @@ class PyTorch(Peer):
 
     def prepare(self, problem: Problem, training: bool) -> Work:
         torch = self.torch
-        sizes = problem.sizes
-        kind = getattr(self.modules, FAMILIES[problem.cell][0].upper())
-        layer = kind(sizes.I, sizes.H, sizes.layers, bidirectional=sizes.directions == 2)
-        weights = [w for one in layer.all_weights for w in one]  # weight_ih, weight_hh, bias_ih, bias_hh of each
-        with torch.no_grad():
-            for own, given in zip(weights, problem.parameters.values(), strict=True):
-                own.copy_(torch.from_numpy(given))
-        x, dy = torch.from_numpy(problem.x).requires_grad_(training), torch.from_numpy(problem.dy)
-        forward = self.padded(layer, problem.lengths) if problem.lengths is not None else lambda x: layer(x)[0]
+        inputs = {name: torch.from_numpy(a).requires_grad_(training) for name, a in problem.inputs.items()}
+        forward = self.loop(problem, inputs) if problem.cell.own else self.layer(problem, inputs)
+        dy = torch.from_numpy(problem.dy)
 
         def infer() -> list[Any]:
             with torch.inference_mode():
-                return [forward(x)]
+                return [forward()]
 
         def train() -> list[Any]:
-            y = forward(x)
-            return [y.detach(), *torch.autograd.grad(y, [x, *weights], dy)]
+            y = forward()
+            return [y.detach(), *torch.autograd.grad(y, list(inputs.values()), dy)]
 
         def collect(tensors: list[Any]) -> dict[str, Array]:
-            names = ["y", "dx", *(f"d{name}" for name in problem.parameters)]
+            names = ["y", *(f"d{name}" for name in inputs)]
             return dict(zip(names, (t.numpy() for t in tensors), strict=False))  # inference has y alone
 
         return Work(train if training else infer, collect)
 
-    def padded(self, layer: Any, lengths: Array) -> Callable[[Any], Any]:
-        """From padded sequences to padded sequences, through a PackedSequence."""
-        rnn, steps = self.torch.nn.utils.rnn, self.torch.from_numpy(lengths)
+    def layer(self, problem: Problem, inputs: dict[str, Any]) -> Callable[[], Any]:
+        """A layer of PyTorch's; its parameters take the place of the problem's among the inputs."""
+        cell, sizes, lengths = problem.cell, problem.sizes, problem.lengths
+        options = {"nonlinearity": cell.options["activation"]} if cell.family == "rnn" else {}
+        kind = getattr(self.modules, cell.family.upper())
+        layer = kind(sizes.I, sizes.H, sizes.layers, bidirectional=sizes.directions == 2, **options)
+        weights = [w for one in layer.all_weights for w in one]  # weight_ih, weight_hh, bias_ih, bias_hh of each
+        with self.torch.no_grad():
+            for name, own in zip(problem.parameters, weights, strict=True):
+                own.copy_(inputs[name])
+                inputs[name] = own
+        x, rnn = inputs["x"], self.torch.nn.utils.rnn
 
-        def forward(x: Any) -> Any:
+        def padded() -> Any:
             packed = rnn.pack_padded_sequence(x, steps, enforce_sorted=False)
             return rnn.pad_packed_sequence(layer(packed)[0], total_length=len(x))[0]
+
+        if lengths is None:
+            return lambda: layer(x)[0]
+        steps = self.torch.from_numpy(lengths)
+        return padded
+
+    def loop(self, problem: Problem, inputs: dict[str, Any]) -> Callable[[], Any]:
+        """x W' and all views are taken before the loop, so that a step has its own equations alone."""
+        torch, cell = self.torch, problem.cell
+        linear, G, P = torch.nn.functional.linear, len(cell.gates), len(cell.parameters)
+        with torch.no_grad():
+            steps = Steps(cell, cell.own.equations, lambda: torch.zeros(1, 1))
+        w = {name: inputs[f"{name}_l0"] for name in problem.weights[0]}
+        zeros = torch.zeros(problem.sizes.B, problem.sizes.H)
+
+        def product(group: list[str], U: Any, b_rec: Any) -> Callable[[Any], Any]:
+            return lambda v: linear(v, U, b_rec).chunk(len(group), 1)
+
+        def forward() -> Any:
+            by_U = [product(group, *part) for group, part in zip(steps.groups, steps.parts(w), strict=True)]
+            gates = [gate.unbind() for gate in linear(inputs["x"], w["W"], w["b"]).chunk(G, 2)]
+            extra = [inputs[f"e_{name}"].unbind() for name in cell.inputs]
+            p = w["p"].chunk(P) if P else ()
+            state: tuple[Any, ...] = (zeros,) * len(cell.states)
+            y = []
+            for now in zip(*gates, *extra, strict=True):
+                state = steps.step(now[:G], state, by_U, p, now[G:])
+                y.append(state[0])
+            return torch.stack(y)
 
         return forward
 

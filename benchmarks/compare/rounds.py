@@ -11,6 +11,8 @@ from typing import NamedTuple, Self
 
 from fastrnn.cells import Array
 
+from .cells import find
+from .grid import drawn_lengths
 from .limits import AMOUNT, LIMITS
 from .peer import Peer, worst_error
 from .peers import PEERS
@@ -97,7 +99,7 @@ class Bench:
     def obstacle(self, name: str, case: Case, expected: dict[str, Array]) -> str:
         """Make a peer ready; why it cannot be timed, empty if it can."""
         peer: type[Peer] = PEERS[name]
-        if case.cell not in peer.cells[case.mode] or (case.point == "lengths" and not peer.lengths):
+        if not peer.offers(find(case.cell), case.mode == "training", drawn_lengths(case.point) is not None):
             return "-"
         try:
             error = worst_error(self.prepare(name, case), expected)
