@@ -374,6 +374,28 @@ def test_one_step_of_a_reverse_node(onnx: Any, ours: Any) -> None:
     assert_same_bits(again, first)
 
 
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize("T", [1, 6])
+def test_a_node_is_described_once(T: int, layout: int, onnx: Any, native: str) -> None:
+    """From the third run on inputs of one shape on: the same bits, with states and without."""
+    from fastrnn.onnx.node import WEIGHTS, Recurrent, Weights
+
+    whole = streamed(onnx, "LSTM", layout)
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in whole.graph.initializer}
+    node = Recurrent(whole.graph.node[0])
+    given = [constants.get(node.inputs.get(name)) for name in WEIGHTS]
+    x, h, c = sequences(T, 3, 4), sequences(1, 3, 5), sequences(1, 3, 5)
+    x, h, c = (a.swapaxes(0, 1) if layout else a for a in (x, h, c))
+    for states in ((h, c), (None, None), (h, None)):
+        weights = Weights(node, *given, keep=True)
+        first, *later = [node.run(x, None, *states, weights=weights, threads=1) for _ in range(3)]
+        assert weights.again is not None
+        assert weights.again.prepared((x.shape, 1)) is not None
+        for results in later:
+            assert [a.shape for a in results] == [a.shape for a in first]
+            assert all(a.tobytes() == b.tobytes() for a, b in zip(results, first, strict=True))
+
+
 @pytest.mark.parametrize("op", ["RNN", "GRU", "LSTM"])
 def test_one_step_that_some_sequences_do_not_have(op: str, onnx: Any, ours: Any) -> None:
     """As of two steps, of which nobody has the second."""
