@@ -96,7 +96,7 @@ def test_same_errors(native: str) -> None:
         (x.astype(np.float64), None, TypeError, "x: expected dtype float32"),
         (x.astype(">f4"), None, TypeError, "x: expected dtype float32"),
         (x[:, 0, 0], None, ValueError, "x: expected shape"),
-        (x, np.ones((1, 2, 9), np.float32), TypeError, "state: expected a pair"),
+        (x, np.ones((1, 2, 9), np.float32), TypeError, "state: expected a tuple"),
         (x, (np.ones((1, 2, 9)), np.ones((1, 2, 9))), TypeError, "state h"),
         (x, (np.ones((1, 3, 9), np.float32),) * 2, ValueError, "state h"),
     ]
