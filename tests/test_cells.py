@@ -18,7 +18,8 @@ from tolerance import assert_close, assert_rounded, assert_same_bits
 
 import fastrnn
 from fastrnn.backends import available_isas
-from fastrnn.cells import CELLS, CellError, machine, relu, sigmoid, tanh
+from fastrnn.cells import CELLS, CellError, generate, machine, relu, sigmoid, tanh
+from fastrnn.cells.c import cell_source
 from fastrnn.cells.definition import Cell
 from fastrnn.defined import DefinedCell
 
@@ -519,3 +520,18 @@ def test_a_cell_needs_a_function() -> None:
 def test_cells_of_the_library_are_cells() -> None:
     assert str(CELLS["lstm"]).startswith('@builtin("lstm", gates="ifgo", states="hc")')
     assert sigmoid(np.zeros(1)) == 0.5
+
+
+def test_generated_c(tmp_path: Path) -> None:
+    """A file for each built-in cell, left alone if it is there already; what C has no form for is an error."""
+    generate.main(tmp_path)
+    written = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert written.keys() == {"cells.h", *[f"cell_{name}.c" for name in CELLS]}
+    assert (tmp_path / "cells.h").read_text().count("CELL(") == len(CELLS)
+    source = (tmp_path / "cell_lstm.c").read_text()
+    assert source.count("vsigmoid(") == 3
+    assert source.count("vtanh(") == 3  # of g and of c, and of c again backwards
+    generate.main(tmp_path)
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == written
+    with pytest.raises(KeyError, match="softplus"):
+        cell_source(own_cells.slstm)
