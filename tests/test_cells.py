@@ -308,6 +308,14 @@ def too_many(x: Any, U: Any, s: Any) -> Any:
     return h
 
 
+def no_product(x: Any, U: Any, s: Any) -> Any:
+    return x.a * U.a
+
+
+def rounds(x: Any, U: Any, s: Any) -> Any:
+    return round(x.a)
+
+
 def returns_text(x: Any, U: Any, s: Any) -> Any:
     return "h"
 
@@ -325,6 +333,8 @@ def returns_text(x: Any, U: Any, s: Any) -> Any:
         (power, {}, r"\*\* takes an integer power"),
         (changes, {}, r"equations return the next states"),
         (too_many, {"gates": "abcdefgh"}, r"need 9 products|at most 8"),
+        (no_product, {}, r"U\.a stands in U\.a @ v alone"),
+        (rounds, {}, r"doesn't define __round__"),
         (returns_text, {}, r"str is neither a number"),
         (two_states, {"gates": "ab"}, r"gate b is not used"),
         (two_states, {"gates": ("for",)}, r"names that can stand after a dot, got 'for'"),

@@ -16,7 +16,7 @@ import numpy as np
 
 from fastrnn.cells import program as limits
 from fastrnn.cells.functions import Array
-from fastrnn.cells.graph import Graph, Node, needed
+from fastrnn.cells.graph import Graph, Matrix, Node, needed
 from fastrnn.cells.program import Program
 from fastrnn.cells.python import derivative, node_names
 
@@ -105,13 +105,12 @@ class Cell:
 
     def _traced(self) -> tuple[Graph, tuple[Node, ...]]:
         graph = Graph(self.function.__code__)
-        given: dict[str, Node] = {}
 
         def leaves(op: str, names: tuple[str, ...]) -> Any:
             return Given({n: graph.node(op, (), n) for n in names}, op)
 
         x = leaves("x", self.gates)
-        U = Given({g: _Traced(graph, g, given) for g in self.gates}, "U")
+        U = Given({g: Matrix(graph, g) for g in self.gates}, "U")
         s, p, e = leaves("state", self.states), leaves("parameter", self.parameters), leaves("input", self.inputs)
         try:
             after = self._call(x, U, s, p, e)
@@ -195,7 +194,10 @@ class Cell:
         return derivative(self.program, self.names)
 
     def __str__(self) -> str:
-        return inspect.getsource(self.function).rstrip()
+        try:
+            return inspect.getsource(self.function).rstrip()
+        except OSError:  # typed at a prompt
+            return repr(self)
 
     def __repr__(self) -> str:
         return f"<cell {self.name}: gates {' '.join(self.gates)}, states {' '.join(self.states)}>"
@@ -231,19 +233,6 @@ class Given:
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"{name}: equations return the next states, and change nothing")
-
-
-class _Traced:
-    """U.g of a trace."""
-
-    def __init__(self, graph: Graph, gate: str, given: dict[str, Node]) -> None:
-        self._graph, self._gate, self._given = graph, gate, given
-
-    def __matmul__(self, operand: Any) -> Node:
-        if self._gate in self._given:
-            raise TypeError(f"U.{self._gate} is used twice; keep the first product in a variable, or add a gate")
-        self._given[self._gate] = node = self._graph.node("u", (self._graph.value(operand),), self._gate)
-        return node
 
 
 class Product:

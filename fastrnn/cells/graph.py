@@ -60,6 +60,14 @@ class Node:
     def __neg__(self) -> Node:
         return self.graph.make("neg", self)
 
+    def __matmul__(self, other: Any) -> Node:
+        raise TypeError("a product is with U alone: U.g @ v")
+
+    __rmatmul__ = __matmul__
+
+    def __abs__(self) -> Node:
+        return self.graph.make("abs", self)
+
     def __pow__(self, power: Any) -> Node:
         if isinstance(power, bool) or not isinstance(power, int):
             raise TypeError(f"** takes an integer power, got {power!r}; write exp(power * log(a)), or sqrt(a)")
@@ -106,7 +114,7 @@ class Node:
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Node:
         """Of NumPy's numbers, whose operators these are."""
-        op = {"add": "add", "subtract": "sub", "multiply": "mul", "true_divide": "div"}.get(ufunc.__name__)
+        op = {"add": "add", "subtract": "sub", "multiply": "mul", "true_divide": "div", "divide": "div"}.get(ufunc.__name__)
         if op is None or method != "__call__" or options:
             raise TypeError(f"NumPy's {ufunc.__name__} cannot take a value that is not known yet: use fastrnn.cells")
         return self.graph.add(*inputs) if op == "add" else self.graph.make(op, *inputs)
@@ -115,6 +123,24 @@ class Node:
     def is_number(self) -> bool:
         """Whether it is a constant."""
         return self.op == "const"
+
+
+class Matrix:
+    """U.g of a trace: it stands in ``U.g @ v`` alone, and there once."""
+
+    def __init__(self, graph: Graph, gate: str) -> None:
+        self._graph, self._gate, self._used = graph, gate, False
+
+    def __matmul__(self, operand: Any) -> Node:
+        if self._used:
+            raise TypeError(f"U.{self._gate} is used twice; keep the first product in a variable, or add a gate")
+        self._used = True
+        return self._graph.node("u", (self._graph.value(operand),), self._gate)
+
+    def alone(self, *_: Any) -> Any:
+        raise TypeError(f"U.{self._gate} stands in U.{self._gate} @ v alone")
+
+    __add__ = __sub__ = __mul__ = __truediv__ = __rmatmul__ = alone
 
 
 class Graph:
@@ -149,6 +175,8 @@ class Graph:
             if a.graph is not self:
                 raise TypeError("a value of another trace; equations may not keep values from call to call")
             return a
+        if isinstance(a, Matrix):
+            a.alone()
         if isinstance(a, int | float) and not isinstance(a, bool):
             return self.constant(a)
         if getattr(a, "ndim", None) == 0 and getattr(getattr(a, "dtype", None), "kind", "") in "fiu":
