@@ -5,6 +5,8 @@
     python benchmarks/measure.py checkpoint  time and peak memory of training on a long sequence
     python benchmarks/measure.py linear      that the cost is linear in T and in B
     python benchmarks/measure.py threads     what a second thread gains, beside idle CPUs and beside a busy process
+    python benchmarks/measure.py cells       cells that are compiled at run time: their speed beside the same built-in
+                                             ones, and how long compiling takes; may be given points
     python benchmarks/measure.py profile     where the time of inference goes, by Linux' perf; after
                                              pip install -C install.strip=false .
 
@@ -33,6 +35,8 @@ from compare.peers import Fastrnn, PyTorch
 from compare.problem import draw, layers, make
 
 import fastrnn
+from fastrnn.cells import CELLS
+from fastrnn.defined import DefinedCell
 
 Work = Callable[[], Any]
 
@@ -201,6 +205,54 @@ def threads(seconds: str = "1", *points: str) -> None:
             row(point, problem.sizes, f"{one:.1f}", f"{two:.1f}", f"{one / two:.2f}")
 
 
+COMPILE = """
+import sys, time
+import numpy as np, fastrnn
+from fastrnn.cells import CELLS
+from fastrnn.defined import DefinedCell
+cell = CELLS[sys.argv[1]]
+x, weights = np.ones((1, 1, 1)), [np.ones((len(g), 1)) for g in (cell.gates, cell.products)]
+p = np.ones(len(cell.parameters)) if cell.parameters else None
+start = time.perf_counter()
+DefinedCell(cell.function, cell.gates, cell.states, cell.parameters).forward(x, *weights, p=p)
+print(time.perf_counter() - start)
+"""
+
+
+def cells(*points: str) -> None:
+    """Layers of the built-in cells, and of cells of the same equations: all else is the same code."""
+    print("\nTime of the built-in cell over that of the compiled one, the median of turns:\n")
+    head("point", *[f"{name}, {mode}" for name in ("lstm", "gru_after") for mode in ("inference", "training")])
+    for point in points or GRID:
+        found = []
+        for name in ("lstm", "gru_after"):
+            problem, cell = make(name, point), CELLS[name]
+            mine = DefinedCell(cell.function, cell.gates, cell.states, cell.parameters)
+            sizes = problem.sizes.I, problem.sizes.H
+            both = {"built-in": layers(problem), "compiled": fastrnn.Recurrent(mine, *sizes)}
+            both["compiled"].load_state_dict(both["built-in"].state_dict())
+
+            def train(layer: Any, problem: Any = problem) -> None:
+                layer.backward(problem.dy, layer.forward(problem.x, training=True).cache)
+
+            for way in (lambda layer, x=problem.x: layer(x), train):
+                works = {name: functools.partial(way, layer) for name, layer in both.items()}
+                start = time.perf_counter()
+                works["built-in"]()
+                calls = max(3, round(0.05 / (time.perf_counter() - start)))
+                times = taken(works, calls, 9)
+                found.append(f"{np.median(times['built-in']) / np.median(times['compiled']):.2f}")
+        row(point, *found)
+    print("\nFrom the function to the first result, in a process of its own, ms:\n")
+    head("equations of", "compiled", "from the disk")
+    for name in CELLS:
+        with tempfile.TemporaryDirectory() as folder:
+            run = [sys.executable, "-c", COMPILE, name]
+            environment = os.environ | {"FASTRNN_CACHE_DIR": folder}
+            once = [float(subprocess.check_output(run, env=environment, text=True)) * 1e3 for _ in range(4)]
+        row(name, f"{once[0]:.0f}", f"{min(once[1:]):.0f}")
+
+
 #: part of the time -> where `perf report` finds it: library and function
 PARTS = {
     "matrix products": r"_fastrnn\S* ((rows?|tile)_\d_\d|\w*multiply\w*)",
@@ -235,7 +287,7 @@ def profile() -> None:
 
 
 if __name__ == "__main__":
-    every: tuple[Callable[..., None], ...] = (stream, bfloat16, checkpoint, linear, threads, profile, spin)
+    every: tuple[Callable[..., None], ...] = (stream, bfloat16, checkpoint, linear, threads, cells, profile, spin)
     chosen = {function.__name__: function for function in every}[sys.argv[1]]
     if hasattr(os, "sched_setaffinity") and chosen is not threads:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])

@@ -114,7 +114,8 @@ class Node:
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Node:
         """Of NumPy's numbers, whose operators these are."""
-        op = {"add": "add", "subtract": "sub", "multiply": "mul", "true_divide": "div", "divide": "div"}.get(ufunc.__name__)
+        ops = {"add": "add", "subtract": "sub", "multiply": "mul", "divide": "div"}
+        op = ops.get(ufunc.__name__)
         if op is None or method != "__call__" or options:
             raise TypeError(f"NumPy's {ufunc.__name__} cannot take a value that is not known yet: use fastrnn.cells")
         return self.graph.add(*inputs) if op == "add" else self.graph.make(op, *inputs)
