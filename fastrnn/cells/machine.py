@@ -23,12 +23,12 @@ _lock = threading.RLock()
 
 
 def available() -> bool:
-    """Whether llvmlite is installed."""
+    """Whether llvmlite is installed, of a version that has pointers without types."""
     try:
-        importlib.import_module("llvmlite.binding")
+        llvm: Any = importlib.import_module("llvmlite.binding")
     except ImportError:
         return False
-    return True
+    return bool(llvm.llvm_version_info >= (15,))
 
 
 def folder() -> Path:
