@@ -7,6 +7,7 @@ layer, and in each the directions. So stand parameters, calls and what is kept o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -55,6 +56,7 @@ class StackGradients(NamedTuple):
     dx: Array
     dinit: Arrays | None  #: None where there was no initial state
     dparts: list[Part]
+    de: Arrays  #: (T, B, H) for each extra input
 
 
 class Kept(NamedTuple):
@@ -114,6 +116,8 @@ class PackedStack:
         threads: int = 1,
         follows: bool = False,
         tape: Tape | None = None,
+        e: Arrays = (),
+        fixed: tuple[bool, ...] = (),
     ) -> Call:
         """The call of layer and direction number i, whose initial states are (B, H); a training one with a tape."""
         parameters: dict[str, Any] = self.parts[i]
@@ -132,6 +136,8 @@ class PackedStack:
             bf16=self.bf16,
             follows=follows,
             clean=tape is not None and tape.clean,
+            e=e,
+            fixed=fixed,
             **parameters,
         )
 
@@ -145,8 +151,12 @@ class PackedStack:
         threads: int = 1,
         batch_first: bool = False,
         tape: Tape | None = None,
+        e: Arrays = (),
+        fixed: tuple[bool, ...] = (),
     ) -> tuple[Any, Arrays]:
         """y, merged, and the final states; in training the tape takes what backward needs.
+
+        Every layer and direction gets the same extra inputs.
 
         With `batch_first` y is (B, T, ...) in memory, and still time-major.
         """
@@ -165,7 +175,7 @@ class PackedStack:
                 part = y[:, :, d * H : (d + 1) * H] if D > 1 else y
                 call = self.call(
                     i, x, own, packed=packed[i], y=part, lengths=lengths, resets=resets, threads=threads,
-                    follows=len(calls) > d, tape=tape,
+                    follows=len(calls) > d, tape=tape, e=e, fixed=fixed,
                 )
                 calls.append(call)
             if D > 1 or masks or top:  # other layers go up together
@@ -198,7 +208,8 @@ class PackedStack:
                 dy = dy * tape.masks[first // D - 1]
         dinit = None if tape.calls[0].init[0] is None else joined([g.dinit for g in found])
         pairs = zip(self.parts, found, strict=True)
-        return StackGradients(dy, dinit, [{key: getattr(g, f"d{key}") for key in part} for part, g in pairs])
+        de = tuple([functools.reduce(np.add, parts) for parts in zip(*[g.de for g in found], strict=True)])
+        return StackGradients(dy, dinit, [{key: getattr(g, f"d{key}") for key in part} for part, g in pairs], de)
 
     def stepper(self, B: int, threads: int) -> tuple[Stepper, Arrays]:
         """For one step of B sequences after another, and the states that it reads and updates; of one direction.

@@ -96,11 +96,11 @@ def run_backward(
         g = g._replace(dinit=tuple([None if d is None else d[0] for d in g.dinit]))
     if call.e:
         given = zip(g.de, call.e, call.fixed, strict=True)
-        g = g._replace(de=tuple([_as_given(d, e, fixed, unbatched, call.batch_first) for d, e, fixed in given]))
+        g = g._replace(de=tuple([as_given(d, e, fixed, unbatched, call.batch_first) for d, e, fixed in given]))
     return g._replace(dx=callers(g.dx, unbatched, call.batch_first))
 
 
-def _as_given(d: Array, e: Array, fixed: bool, unbatched: bool, batch_first: bool) -> Array:
+def as_given(d: Array, e: Array, fixed: bool, unbatched: bool, batch_first: bool) -> Array:
     """The gradient (T, B, H) of an extra input e as the caller's own: summed over what e was the same for."""
     if e.shape[2] != d.shape[2]:
         d = np.ascontiguousarray(d).sum(axis=2, keepdims=True, dtype=np.float64)

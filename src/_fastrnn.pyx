@@ -273,11 +273,6 @@ cdef int describe(frnn_call *c, Pins pins, int isa, which, call) except -1:
         c.b = pins.optional(call.b, G * c.H, size)
         c.b_rec = pins.optional(call.b_rec, products * c.H, size)
         c.p = pins.optional(call.p, cell.parameters * c.H, size)
-    if len(call.e) != cell.inputs:
-        raise ValueError(f"expected {cell.inputs} extra inputs")
-    for k in range(cell.inputs):
-        c.narrow[k] = call.e[k].shape[2] != c.H
-        pins.sequence(&c.e[k], call.e[k], c.T, c.B, 1 if c.narrow[k] else c.H, size)
     for k in range(cell.states):
         c.init[k] = pins.optional(call.init[k], c.B * c.H, size)
     c.lengths = <const int64_t *> pins.optional(call.lengths, c.B, 8)
@@ -286,6 +281,17 @@ cdef int describe(frnn_call *c, Pins pins, int isa, which, call) except -1:
             raise ValueError(f"length {c.lengths[b]} is not in 0..{c.T}")
     if call.resets is not None:
         pins.sequence(&c.resets, call.resets[:, :, None], c.T, c.B, 1, 1)
+    return 0
+
+
+cdef int describe_inputs(frnn_call *c, Pins pins, call) except -1:
+    """The extra inputs, which only calls that run have."""
+    cdef Py_ssize_t k
+    if len(call.e) != c.cell.inputs:
+        raise ValueError(f"expected {c.cell.inputs} extra inputs")
+    for k in range(c.cell.inputs):
+        c.narrow[k] = call.e[k].shape[2] != c.H
+        pins.sequence(&c.e[k], call.e[k], c.T, c.B, 1 if c.narrow[k] else c.H, pins.itemsize)
     return 0
 
 
@@ -321,6 +327,7 @@ cdef size_t describe_forward(frnn_call *c, Pins pins, int isa, const frnn_table 
     cell, call, outputs, final, saved = job
     cdef Py_ssize_t k
     describe(c, pins, isa, cell, call)
+    describe_inputs(c, pins, call)
     if call.packed is not None:
         c.packed = aligned(pins, call.packed, core.packed_bytes(c))
     for k in range(len(outputs)):
@@ -336,6 +343,7 @@ cdef size_t describe_backward(frnn_call *c, Pins pins, int isa, const frnn_table
     """Fill a call from (cell, call, saved, douts, dfinal, grads), the last a `fastrnn.call.Gradients`; likewise."""
     cell, call, saved, douts, dfinal, grads = job
     describe(c, pins, isa, cell, call)
+    describe_inputs(c, pins, call)
     cdef Py_ssize_t size = pins.itemsize, rows = c.cell.gates * c.H, rec = products_of(c.cell) * c.H, k
     if not c.training:
         raise ValueError("backward needs a training call")

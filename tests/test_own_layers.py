@@ -91,6 +91,24 @@ def test_one_layer_is_the_cell(cell: Any, backend: str) -> None:
     assert_close({"y": np.stack([stream.step(x) for x in p.inputs["x"]])}, {"y": one})
 
 
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"batch_first": True}])
+def test_extra_inputs(options: dict[str, Any], backend: str) -> None:
+    """Every layer and direction has the same ones; their gradient is that of central differences."""
+    cell = own_cells.leaky_rates
+    layer = fastrnn.Recurrent(cell, 2, 3, dtype=np.float64, rng=0, **options)
+    rng = np.random.default_rng(0)
+    x, lengths = rng.standard_normal((4, 4, 2)), [4, 2, 0, 3]
+    dy = rng.standard_normal(layer(x, e={"noise": np.zeros((4, 1))})[0].shape)
+    for shape in ((4, 4, 3), (4, 4, 1), (4, 3), (4, 1)):
+        noise = rng.standard_normal(shape)
+        out = layer.forward(x, e={"noise": noise}, lengths=lengths, training=True)
+        got = layer.backward(dy, out.cache).de["noise"]
+        direction = rng.standard_normal(shape)
+        ends = [layer(x, lengths=lengths, e={"noise": noise + step * direction})[0] for step in (1e-6, -1e-6)]
+        assert got.shape == shape
+        assert np.isclose((got * direction).sum(), ((ends[0] - ends[1]) * dy).sum() / 2e-6, rtol=1e-6)
+
+
 def test_fit(native: str) -> None:
     """A model with such a layer learns to tell the sign of a sum."""
     rng = np.random.default_rng(0)
@@ -135,8 +153,13 @@ def test_copies_and_pickles() -> None:
 
 
 def test_refused() -> None:
-    with pytest.raises(ValueError, match=r"cell: zoneout has extra inputs \(keep\)"):
-        fastrnn.Recurrent(own_cells.zoneout, 3, 4)
+    layer = fastrnn.Recurrent(own_cells.zoneout, 3, 4)
+    with pytest.raises(ValueError, match="stream: the cell has extra inputs"):
+        layer.stream()
+    with pytest.raises(ValueError, match="e: missing 'keep'"):
+        layer(np.ones((5, 2, 3), np.float32))
+    with pytest.raises(ValueError, match="e: unexpected 'keep'"):
+        fastrnn.LSTM(3, 4)(np.ones((5, 2, 3), np.float32), e={"keep": np.ones((2, 1), np.float32)})
     with pytest.raises(TypeError, match=r"cell: expected what fastrnn\.cell makes, got 'lstm'"):
         fastrnn.Recurrent("lstm", 3, 4)
     layer = fastrnn.Recurrent(own_cells.slstm, 3, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -13,6 +14,7 @@ from fastrnn.checks import (
     as_array,
     boolean,
     checked_checkpoint,
+    checked_inputs,
     checked_lengths,
     checked_resets,
     every_step,
@@ -32,7 +34,7 @@ from fastrnn.layers.options import LayerOptions, features, parameter_names, para
 from fastrnn.layers.stream import Stream
 from fastrnn.merges import MERGES
 from fastrnn.packed import PackedStack, Part, Tape
-from fastrnn.run import callers
+from fastrnn.run import as_given, callers
 
 #: whether the caller's arrays are unbatched, and whether they are batch-first
 Layout = tuple[bool, bool]
@@ -59,7 +61,7 @@ class Recurrent(LayerOptions, Layer):
     Parameters
     ----------
     cell : Cell
-        As `fastrnn.cell` makes it, or one of `fastrnn.cells.CELLS`. A cell with extra inputs has its own ``forward``.
+        As `fastrnn.cell` makes it, or one of `fastrnn.cells.CELLS`.
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences, dtype
         As for `LSTM`.
     weight_dtype, initializer, rng
@@ -68,10 +70,13 @@ class Recurrent(LayerOptions, Layer):
     Raises
     ------
     TypeError, ValueError
-        For what is not a cell, or one with extra inputs; the message names the argument.
+        For what is not a cell; the message names the argument.
 
     Notes
     -----
+    Calls of a layer whose cell has extra inputs are given them as ``e``, a dict, and every layer and direction gets the
+    same; there is no stream of such a layer, and `fit` has no place for them.
+
     States come and go as a tuple in the order of the cell's, or alone if there is one. Parameters are named as those of
     `LSTM`; a cell's own are ``parameter_l0`` (P*H,), in their order.
 
@@ -115,11 +120,6 @@ class Recurrent(LayerOptions, Layer):
         )
         if not isinstance(cell, Cell):
             raise TypeError(f"cell: expected what fastrnn.cell makes, got {cell!r:.80}")
-        if cell.inputs:
-            raise ValueError(
-                f"cell: {cell.name} has extra inputs ({', '.join(cell.inputs)}), for which a layer has no place; "
-                "call its forward and backward"
-            )
         shapes = parameter_shapes(self, cell)
         torch: dict[str, Initializer] = dict.fromkeys(shapes[0], RandomUniform(1 / np.sqrt(self.hidden_size)))
         start, rng = chosen(initializer, {"torch": torch, "keras": KERAS}), generator(rng)
@@ -137,6 +137,7 @@ class Recurrent(LayerOptions, Layer):
         directions = (False, True) if self.bidirectional else (False,)
         self.stack = PackedStack(cell, parts, directions, merge=self.merge, bf16=self.weight_dtype is not None)
         self._names = parameter_names(self, self.stack.cell)
+        self._plain = not cell.inputs
 
     def parameters(self) -> dict[str, Array]:
         """The parameters themselves under PyTorch's names: weight_ih_l0 (G*H, I), weight_hh_l0, bias_ih_l0, ...
@@ -156,7 +157,14 @@ class Recurrent(LayerOptions, Layer):
         self.stack.invalidate()
 
     def __call__(
-        self, x: Any, state: Any = None, lengths: Any = None, *, resets: Any = None, threads: int | None = None
+        self,
+        x: Any,
+        state: Any = None,
+        lengths: Any = None,
+        *,
+        resets: Any = None,
+        threads: int | None = None,
+        e: Mapping[str, Any] | None = None,
     ) -> tuple[Any, Any]:
         """Run over time.
 
@@ -172,6 +180,8 @@ class Recurrent(LayerOptions, Layer):
             Start afresh before these steps, in the direction of travel.
         threads : int, optional
             At most this many; `get_num_threads()` when absent. The result does not depend on it.
+        e : dict of arrays, optional
+            A cell's extra inputs by name: (T, B, H) or (T, B, 1), laid out like x, or (B, H) or (B, 1).
 
         Returns
         -------
@@ -187,13 +197,14 @@ class Recurrent(LayerOptions, Layer):
             For what is not an array, or of another dtype or shape; the message names the argument.
         """
         kind = None
-        if lengths is None and resets is None and type(x) is np.ndarray and (threads is None or type(threads) is int):
+        plain = lengths is None and resets is None and e is None and self._plain
+        if plain and type(x) is np.ndarray and (threads is None or type(threads) is int):
             kind = x.shape, backends.get_num_threads() if threads is None else threads
             run = self.stack.prepared(kind)
             outputs = None if run is None else self._at_once(run, x, state)
             if outputs is not None:
                 return outputs
-        outputs = self._run(*self._checked(x, state, lengths, resets, threads))
+        outputs = self._run(*self._checked(x, state, lengths, resets, threads, e))
         if kind is not None:  # the next of its kind need not be checked again
             self.stack.prepare(kind, self.batch_first, self.return_sequences)
         return outputs
@@ -220,12 +231,13 @@ class Recurrent(LayerOptions, Layer):
         checkpoint: Any = None,
         rng: Any = None,
         threads: int | None = None,
+        e: Mapping[str, Any] | None = None,
     ) -> Output:
         """Run over time, and with ``training=True`` keep what `backward` needs.
 
         Parameters
         ----------
-        x, state, lengths, resets, threads
+        x, state, lengths, resets, threads, e
             As for a call of the layer.
         training : bool
             Keep a cache, and drop out between layers.
@@ -248,12 +260,12 @@ class Recurrent(LayerOptions, Layer):
         if not training:
             if checkpoint is not None:
                 raise ValueError("checkpoint: only a forward with training=True keeps anything; got training=False")
-            return Output(*self(x, state, lengths, resets=resets, threads=threads), None)
+            return Output(*self(x, state, lengths, resets=resets, threads=threads, e=e), None)
         if self.weight_dtype is not None:
             raise ValueError(
                 f"weight_dtype: a layer of {self.weight_dtype} weights is for inference; got training=True"
             )
-        given, layout = self._checked(x, state, lengths, resets, threads)
+        given, layout = self._checked(x, state, lengths, resets, threads, e)
         T, B, _ = given["x"].shape
         rng = generator(rng) if self.dropout else None
         between = range(self.num_layers - 1 if self.dropout else 0)
@@ -278,7 +290,8 @@ class Recurrent(LayerOptions, Layer):
         Returns
         -------
         Back
-            ``dx``, ``dstate`` of the initial state (None if none was given), and ``grads`` by the parameters' names.
+            ``dx``, ``dstate`` of the initial state (None if none was given), ``grads`` by the parameters' names, and
+            ``de`` by the names of the cell's extra inputs.
 
         Raises
         ------
@@ -294,8 +307,11 @@ class Recurrent(LayerOptions, Layer):
         dy = self._checked_dy(dy, T, B, layout)
         if not self.return_sequences and dy is not None:
             dy, dfinal = None, (self._with_last(dfinal[0], dy, tape), *dfinal[1:])
-        dx, dinit, dparts = self.stack.backward(tape, dy, dfinal)
-        return Back(callers(dx, *layout), self._states_of_caller(dinit, layout), self._named(dparts))
+        dx, dinit, dparts, de = self.stack.backward(tape, dy, dfinal)
+        first = tape.calls[0]
+        inputs = zip(first.cell.inputs, de, first.e, first.fixed, strict=True)
+        given = {name: as_given(d, a, fixed, *layout) for name, d, a, fixed in inputs}
+        return Back(callers(dx, *layout), self._states_of_caller(dinit, layout), self._named(dparts), given or None)
 
     def _with_last(self, dh: Array | None, dy: Any, tape: Tape) -> Array:
         """The gradient of every final h, of which y is the top's."""
@@ -315,7 +331,7 @@ class Recurrent(LayerOptions, Layer):
         return (*shape[0 if self.return_sequences else 1 : 2], features(self))
 
     def _checked(
-        self, x: Any, state: Any, lengths: Any, resets: Any, threads: Any
+        self, x: Any, state: Any, lengths: Any, resets: Any, threads: Any, e: Any = None
     ) -> tuple[dict[str, Any], Layout]:
         """The arguments of the stack's forward, and how the caller lays things out."""
         x = expect_dtype("x", as_array("x", x), self.dtype, "the layer's")
@@ -335,6 +351,9 @@ class Recurrent(LayerOptions, Layer):
             "threads": backends.thread_count(threads),
             "init": self._checked_state(state, B, layout),
         }
+        if e is not None or not self._plain:
+            sizes = T, B, self.hidden_size
+            given["e"], given["fixed"] = checked_inputs(self.stack.cell, e, sizes, self.dtype, *layout)
         return given, layout
 
     def _run(self, given: dict[str, Any], layout: Layout, tape: Tape | None = None) -> tuple[Any, Any]:
@@ -406,6 +425,8 @@ class Recurrent(LayerOptions, Layer):
         """
         if self.bidirectional:
             raise ValueError("stream: a bidirectional layer needs the whole sequence; call the layer instead")
+        if not self._plain:
+            raise ValueError("stream: the cell has extra inputs, for which a step has no place; call the layer instead")
         threads = backends.thread_count(threads)
         B = size("batch_size", batch_size)
         sizes = B, self.input_size, self.hidden_size

@@ -120,7 +120,7 @@ class Stack:
             tape.calls.append(self.layers.call(i, read[i // D], own, lengths=steps, threads=threads(), tape=tape))
         dy = None if grads[0] is None else self._time_major(grads[0])
         dfinal = [None if d is None else np.ascontiguousarray(array(d)) for d in grads[1:]]
-        dx, dinit, dparts = self.layers.backward(tape, dy, dfinal)
+        dx, dinit, dparts, _ = self.layers.backward(tape, dy, dfinal)
         found = [self._turned(dx), *(dinit or ()), *[d for part in dparts for d in part.values()]]
         return [torch.from_numpy(a) for a in found]
 
