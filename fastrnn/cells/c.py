@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fastrnn.cells.definition import Cell
 from fastrnn.cells.graph import COMPARISONS, Node
 from fastrnn.cells.program import Loop, Place, Program
@@ -29,19 +31,16 @@ ROWS = {"prev": "t->prev[r] + at", "wx": "row_of(t->wx, r)", "uh": "row_of(t->uh
 BLOCKS = ("wx", "uh")
 
 
-def cell_source(cell: Cell) -> str:
-    """The whole of a cell_<name>.c."""
-    program = cell.program
-    parts = [
-        "/* Generated from fastrnn/cells; see its generate.py. */",
-        '#include "activation.h"',
-        '#include "cell.h"',
-        "",
-    ]
-    for q, phase in enumerate(program.phases):
-        parts.append(function(program, f"forward_{q}", "ForwardTile", phase.forward, q))
-        parts.append(function(program, f"backward_{q}", "BackwardTile", [phase.backward], q))
-    return "\n".join([*parts, table(cell)])
+def source(cells: Iterable[Cell]) -> str:
+    """The whole of a cell_<family>.c."""
+    parts = ["/* Generated from fastrnn/cells. */", '#include "activation.h"', '#include "cell.h"', ""]
+    for cell in cells:
+        program = cell.program
+        for q, phase in enumerate(program.phases):
+            parts.append(function(program, f"{cell.name}_forward_{q}", "ForwardTile", phase.forward, q))
+            parts.append(function(program, f"{cell.name}_backward_{q}", "BackwardTile", [phase.backward], q))
+        parts.append(table(cell))
+    return "\n".join(parts)
 
 
 def table(cell: Cell) -> str:
@@ -49,7 +48,7 @@ def table(cell: Cell) -> str:
     fields = dict(shape(cell.program))
     fields["name"] = f'"{cell.name}"'
     for way in ("forward", "backward"):
-        fields[way] = "{" + ", ".join(f"{way}_{q}" for q in range(len(cell.program.phases))) + "}"
+        fields[way] = "{" + ", ".join(f"{cell.name}_{way}_{q}" for q in range(len(cell.program.phases))) + "}"
     lines = ",\n".join(f"    .{name} = {value}" for name, value in fields.items())
     return f"const Cell X({cell.name}) = {{\n{lines},\n}};\n"
 

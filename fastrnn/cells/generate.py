@@ -2,8 +2,8 @@
 
     python fastrnn/cells/generate.py FOLDER
 
-writes one cell_<name>.c for each cell, and cells.h, their list. Nothing is written that is there already, so that only
-what changed is compiled again. It wants this package alone, not the rest of fastrnn, which is not built yet.
+writes one cell_<family>.c for each family of cells, and cells.h, their list. Nothing is written that is there already,
+so that only what changed is compiled again. It wants this package alone: the rest of fastrnn is not built yet.
 """
 
 from __future__ import annotations
@@ -14,13 +14,19 @@ from types import ModuleType
 
 
 def main(folder: Path) -> None:
-    from fastrnn.cells import CELLS
-    from fastrnn.cells.c import cell_source
+    from fastrnn.cells import CELLS, Cell
+    from fastrnn.cells.c import source
 
     entries = " \\\n".join(f"    CELL({name})" for name in CELLS)
     write(folder / "cells.h", f"#define FRNN_CELLS(CELL) \\\n{entries}\n")
+    families: dict[str, list[Cell]] = {}
     for cell in CELLS.values():
-        write(folder / f"cell_{cell.name}.c", cell_source(cell))
+        families.setdefault(cell.family, []).append(cell)
+    for family, cells in families.items():
+        write(folder / f"cell_{family}.c", source(cells))
+    for path in folder.glob("cell_*.c"):  # CMake compiles all that it finds
+        if path.stem.removeprefix("cell_") not in families:
+            path.unlink()
 
 
 def write(path: Path, text: str) -> None:
