@@ -638,7 +638,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "packed": (lambda: LSTM(4, 5)(pack_padded_sequence(X, [4, 2])), ValueError, r"data of shape \(N, 4\)"),
     "an array": (lambda: LSTM(3, 5)(X.numpy()), TypeError, "^input: expected a tensor or a Packed.*, got ndarray"),
     "nothing": (lambda: LSTM(3, 5)(None), TypeError, "^input: expected a tensor or a PackedSequence, got NoneType"),
-    "one state": (lambda: LSTM(3, 5)(X, S), TypeError, "hx: expected a pair of tensors"),
+    "one state": (lambda: LSTM(3, 5)(X, S), TypeError, "hx: expected a tuple of 2 tensors"),
     "two states": (lambda: fastrnn.torch.GRU(3, 5)(X, (S, S)), TypeError, "hx: expected a tensor, got tuple"),
     "shape": (lambda: LSTM(3, 5)(X, (S, S[:, :1])), ValueError, r"hx: expected shape \(1, 2, 5\), got \(1, 1, 5\)"),
     "state's dtype": (lambda: LSTM(3, 5)(X, (S, S.double())), TypeError, "hx: expected dtype torch.float32"),
