@@ -87,7 +87,6 @@ cdef class Compiled:
         for g in range(cell.gates):
             cell.added[g] = shape["added"][g]
 
-
     def known_to_xla(self):
         """Let programs of XLA find it by its key, for as long as the process lives."""
         self.forever = self
