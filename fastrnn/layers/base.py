@@ -34,7 +34,12 @@ class Back(NamedTuple):
     dx: Array | None  #: None where the input has no gradient, as the integers of an `Embedding`
     dstate: Any  #: of the initial state; None where none was given
     grads: dict[str, Array]  #: of the parameters, under the names of `Layer.parameters`
-    de: dict[str, Array] | None = None  #: of a cell's extra inputs, by their names; None where it has none
+
+
+class BackOfInputs(Back):
+    """What the backward of a layer returns whose cell has extra inputs: three fields likewise, and an attribute."""
+
+    de: dict[str, Array]  #: of the extra inputs, by their names
 
 
 @dataclass(frozen=True, slots=True, repr=False)

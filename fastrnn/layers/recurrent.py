@@ -28,7 +28,7 @@ from fastrnn.checks import (
     time_major,
 )
 from fastrnn.initializers import GlorotUniform, Initializer, Orthogonal, RandomUniform, Zeros, chosen, initial
-from fastrnn.layers.base import Back, Cache, Layer, Output, Shape, checked_shape
+from fastrnn.layers.base import Back, BackOfInputs, Cache, Layer, Output, Shape, checked_shape
 from fastrnn.layers.dropout import mask
 from fastrnn.layers.options import LayerOptions, features, parameter_names, parameter_shapes
 from fastrnn.layers.stream import Stream
@@ -290,8 +290,8 @@ class Recurrent(LayerOptions, Layer):
         Returns
         -------
         Back
-            ``dx``, ``dstate`` of the initial state (None if none was given), ``grads`` by the parameters' names, and
-            ``de`` by the names of the cell's extra inputs.
+            ``dx``, ``dstate`` of the initial state (None if none was given), and ``grads`` by the parameters' names.
+            For a cell with extra inputs it has an attribute ``de``, their gradients by name.
 
         Raises
         ------
@@ -311,7 +311,11 @@ class Recurrent(LayerOptions, Layer):
         first = tape.calls[0]
         inputs = zip(first.cell.inputs, de, first.e, first.fixed, strict=True)
         given = {name: as_given(d, a, fixed, *layout) for name, d, a, fixed in inputs}
-        return Back(callers(dx, *layout), self._states_of_caller(dinit, layout), self._named(dparts), given or None)
+        kind = BackOfInputs if given else Back
+        found = kind(callers(dx, *layout), self._states_of_caller(dinit, layout), self._named(dparts))
+        if isinstance(found, BackOfInputs):
+            found.de = given
+        return found
 
     def _with_last(self, dh: Array | None, dy: Any, tape: Tape) -> Array:
         """The gradient of every final h, of which y is the top's."""
