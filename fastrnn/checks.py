@@ -400,10 +400,10 @@ def among(value: Any, names: Iterable[str]) -> bool:
     return isinstance(value, str) and value in names
 
 
-def cell_name(value: Any) -> str:
+def named_cell(value: Any) -> Cell:
     if not among(value, CELLS):
         raise ValueError(f"cell: expected one of {', '.join(map(repr, CELLS))}, got {value!r:.80}")
-    return str(value)
+    return CELLS[value]
 
 
 def activation(name: str, value: Any, known: Iterable[str]) -> str:

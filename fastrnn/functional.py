@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from fastrnn.cells import CELLS
 from fastrnn.checks import Common, boolean
 from fastrnn.results import Cache, GRUGrads, GRUResult, LSTMGrads, LSTMResult, RNNGrads, RNNResult
 from fastrnn.run import gru_cell, lstm_cell, rnn_cell, run_backward, run_forward
@@ -66,7 +65,7 @@ def rnn_forward(
     >>> fastrnn.rnn_forward(x, W, U, activation="identity").y.ravel()
     array([1., 2., 3.])
     """
-    y, final, _, cache = run_forward(CELLS[rnn_cell(activation)], x, (W, U, b, b_rec, None), (h0,), common)
+    y, final, _, cache = run_forward(rnn_cell(activation), x, (W, U, b, b_rec, None), (h0,), common)
     return RNNResult(y, final[0], cache)
 
 
@@ -158,7 +157,7 @@ def gru_forward(
     >>> fastrnn.gru_forward(x, W, U, reset_after=True).y.shape
     (5, 2, 4)
     """
-    y, final, _, cache = run_forward(CELLS[gru_cell(reset_after)], x, (W, U, b, b_rec, None), (h0,), common)
+    y, final, _, cache = run_forward(gru_cell(reset_after), x, (W, U, b, b_rec, None), (h0,), common)
     return GRUResult(y, final[0], cache)
 
 
@@ -276,7 +275,7 @@ def lstm_forward(
     """
     boolean("return_cells", return_cells)
     weights = (W, U, b, b_rec, p)
-    y, final, states, cache = run_forward(CELLS[lstm_cell(p)], x, weights, (h0, c0), common, return_cells)
+    y, final, states, cache = run_forward(lstm_cell(p), x, weights, (h0, c0), common, return_cells)
     return LSTMResult(y, final[0], final[1], cache, states[0])
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from fastrnn import backends
 from fastrnn.call import Call
-from fastrnn.cells import CELLS, Cell
+from fastrnn.cells import Cell
 from fastrnn.checks import Options, checked_call
 from fastrnn.extras import needed
 from fastrnn.run import gru_cell, lstm_cell, rnn_cell
@@ -113,7 +113,7 @@ def rnn(
     >>> fastrnn.jax.rnn(x, W, U, activation="identity")[0].ravel().tolist()
     [1.0, 2.0, 3.0]
     """
-    y, h_n = _run(CELLS[rnn_cell(activation)], x, (W, U, b, b_rec, None), (h0,), lengths, resets, reverse, threads)
+    y, h_n = _run(rnn_cell(activation), x, (W, U, b, b_rec, None), (h0,), lengths, resets, reverse, threads)
     return y, h_n
 
 
@@ -156,7 +156,7 @@ def gru(
     >>> y.shape, h_n.shape
     ((3, 2, 5), (2, 5))
     """
-    y, h_n = _run(CELLS[gru_cell(reset_after)], x, (W, U, b, b_rec, None), (h0,), lengths, resets, reverse, threads)
+    y, h_n = _run(gru_cell(reset_after), x, (W, U, b, b_rec, None), (h0,), lengths, resets, reverse, threads)
     return y, h_n
 
 
@@ -209,7 +209,7 @@ def lstm(
     >>> dU.shape
     (20, 5)
     """
-    y, h_n, c_n = _run(CELLS[lstm_cell(p)], x, (W, U, b, b_rec, p), (h0, c0), lengths, resets, reverse, threads)
+    y, h_n, c_n = _run(lstm_cell(p), x, (W, U, b, b_rec, p), (h0, c0), lengths, resets, reverse, threads)
     return y, h_n, c_n
 
 

@@ -22,9 +22,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from fastrnn.convert.gates import GATES
-from fastrnn.convert.keras_options import keras_activation
-from fastrnn.run import ACTIVATIONS, gru_cell, rnn_cell
+from fastrnn.cells import Cell, find
+from fastrnn.frameworks import KERAS, keras_activation, keras_activations
+from fastrnn.run import gru_cell, rnn_cell
 
 try:
     keras: Any = importlib.import_module("keras")
@@ -40,9 +40,6 @@ from fastrnn.torch.stack import Setting, Stack
 
 __all__ = ["GRU", "LSTM", "SimpleRNN"]
 
-#: Keras' activations that a SimpleRNN's cell of ours has.
-PLAIN = tuple(map(keras_activation, ACTIVATIONS))
-
 _SimpleRNN: Any = keras.layers.SimpleRNN
 _GRU: Any = keras.layers.GRU
 _LSTM: Any = keras.layers.LSTM
@@ -50,7 +47,7 @@ _registered: Any = keras.saving.register_keras_serializable(package="fastrnn")
 
 
 class _Kernels:
-    """What the three layers share: Keras' `inner_loop`, on fastrnn; they say which cell, and its order of gates."""
+    """What the three layers share: Keras' `inner_loop`, on fastrnn; they say which cell."""
 
     _made: ops.Made | None = None
 
@@ -71,13 +68,16 @@ class _Kernels:
         return {"activation": ("tanh",), "recurrent_activation": ("sigmoid",)}
 
     @property
-    def _cell(self) -> str:
-        """The cell's name in `fastrnn.cells.CELLS`."""
+    def _cell(self) -> Cell:
         raise NotImplementedError
 
     def _reordered(self, a: Any) -> Any:
         """From Keras' order of gates to ours, along the first axis; by torch, for the gradient."""
-        return a
+        theirs, ours = KERAS.gates[self._cell.family], self._cell.gates
+        if ours == tuple(theirs):
+            return a
+        parts = dict(zip(theirs, a.chunk(len(theirs)), strict=True))
+        return torch.cat([parts[gate] for gate in ours])
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
         """The last output, every output (B, T, H), and the final states, from sequences (B, T, I)."""
@@ -117,7 +117,7 @@ class _Kernels:
 
     def _run(self, x: Any, states: list[Any], variables: list[Any], lengths: Any = None) -> list[Any]:
         """y (B, T, H) and the final states (B, H)."""
-        setting = Setting(self._cell, len(variables) == 3, False, True)
+        setting = Setting(self._cell.key, len(variables) == 3, False, True)
         states, grad = [s[None] for s in states], torch.is_grad_enabled()
         if not ops.plain():
             y, *final = ops.watched(setting, x, states, self._weights(variables), lengths, [], grad)
@@ -160,10 +160,10 @@ class SimpleRNN(_Kernels, _SimpleRNN):  # type: ignore[misc]
         super().__init__(units, keras_activation(activation), *args, **kwargs)
 
     def _activations(self) -> dict[str, tuple[str, ...]]:
-        return {"activation": PLAIN}
+        return {"activation": keras_activations("rnn")}
 
     @property
-    def _cell(self) -> str:
+    def _cell(self) -> Cell:
         return rnn_cell(keras.activations.serialize(self.activation))
 
 
@@ -180,12 +180,8 @@ class GRU(_Kernels, _GRU):  # type: ignore[misc]
     """
 
     @property
-    def _cell(self) -> str:
+    def _cell(self) -> Cell:
         return gru_cell(bool(self.reset_after))
-
-    def _reordered(self, a: Any) -> Any:
-        parts = dict(zip(GATES["keras"]["gru"], a.chunk(3), strict=True))
-        return torch.cat([parts[gate] for gate in GATES["fastrnn"]["gru"]])
 
 
 @_registered
@@ -203,5 +199,5 @@ class LSTM(_Kernels, _LSTM):  # type: ignore[misc]
     """
 
     @property
-    def _cell(self) -> str:
-        return "lstm"
+    def _cell(self) -> Cell:
+        return find("lstm", peephole=False)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastrnn import backends
 from fastrnn.call import Backward, Gradients
-from fastrnn.cells import CELLS, Array, Cell
+from fastrnn.cells import Array, Cell, find, members
 from fastrnn.checks import (
     BOOLEANS,
     Common,
@@ -20,32 +20,27 @@ from fastrnn.checks import (
 )
 from fastrnn.results import Cache, Kept
 
-ACTIVATIONS = tuple(cell.options["activation"] for cell in CELLS.values() if cell.family == "rnn")
+ACTIVATIONS = tuple(cell.options["activation"] for cell in members("rnn"))
 
 KEYWORDS = frozenset(Options._fields)
 
 
-def rnn_cell(chosen: str, name: str = "activation") -> str:
-    return f"rnn_{activation(name, chosen, ACTIVATIONS)}"
+def rnn_cell(chosen: str, name: str = "activation") -> Cell:
+    return find("rnn", activation=activation(name, chosen, ACTIVATIONS))
 
 
-def gru_cell(reset_after: bool | None) -> str:
+def gru_cell(reset_after: bool | None) -> Cell:
     """Which GRU: asked for, because the two are easily confused; None stands for no answer."""
     if not isinstance(reset_after, BOOLEANS):
         raise TypeError(
             "reset_after: expected True (the reset gate acts after the recurrent product: PyTorch, cuDNN, Keras 3 and "
             f"TensorFlow 2) or False (before it: Cho et al. 2014, ONNX's default), got {reset_after!r:.80}"
         )
-    return "gru_after" if reset_after else "gru_before"
+    return find("gru", reset_after=bool(reset_after))
 
 
-def lstm_cell(p: Any) -> str:
-    return "lstm" if p is None else "lstm_peephole"
-
-
-def family(cell: str) -> str:
-    """The prefix of the cell's public functions."""
-    return CELLS[cell].family
+def lstm_cell(p: Any) -> Cell:
+    return find("lstm", peephole=p is not None)
 
 
 def run_forward(
@@ -78,8 +73,8 @@ def run_backward(
     name: str, dy: Any, cache: Cache | None, dfinal: dict[str, Any], dstates: dict[str, Any], cell: Cell | None = None
 ) -> Gradients:
     """Every gradient, in the caller's layout; the cache is that of a family, or of one cell."""
-    own = isinstance(cache, Cache) and (cache.kept.call.cell is cell if cell else cache.kept.call.cell.family == name)
-    if not isinstance(cache, Cache) or not own:
+    its = cache.kept.call.cell if isinstance(cache, Cache) else None
+    if not isinstance(cache, Cache) or not its or not (its is cell if cell else its.builtin and its.family == name):
         got = repr(cache) if cache is None or isinstance(cache, Cache) else type(cache).__name__
         raise TypeError(f"cache: expected that of {name}_forward; call {name}_forward(..., training=True); got {got}")
     backend, call, saved, unbatched = cache.kept

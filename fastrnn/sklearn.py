@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import cell_name
+from fastrnn.checks import named_cell
 from fastrnn.extras import needed
 from fastrnn.layers import Activation, Dense
 from fastrnn.layers.rnn import of_cell
@@ -123,7 +123,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typ
 
     def _recurrent(self, input_size: int, rng: np.random.Generator) -> Any:
         options = {"bidirectional": self.bidirectional, "dropout": self.dropout, "return_sequences": False}
-        return of_cell(cell_name(self.cell), input_size, self.hidden_size, self.num_layers, rng=rng, **options)
+        return of_cell(named_cell(self.cell), input_size, self.hidden_size, self.num_layers, rng=rng, **options)
 
     def _outputs(self, X: Any) -> Array:
         """(N, K), float64 as scikit-learn wants it: what the model makes of new sequences."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastrnn.cells import CELLS, Array, Arrays, Cell
+from fastrnn.cells import Array, Arrays, Cell
 from fastrnn.checks import checked_step
 from fastrnn.run import gru_cell, lstm_cell, rnn_cell
 
@@ -42,7 +42,7 @@ def rnn_step(x: Any, h: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *
     >>> fastrnn.rnn_step(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)), activation="identity")
     array([[2.]])
     """
-    return _step(CELLS[rnn_cell(activation)], x, {"h": h}, {"W": W, "U": U, "b": b, "b_rec": b_rec})[0]
+    return _step(rnn_cell(activation), x, {"h": h}, {"W": W, "U": U, "b": b, "b_rec": b_rec})[0]
 
 
 def gru_step(
@@ -77,7 +77,7 @@ def gru_step(
     >>> fastrnn.gru_step(np.ones((1, 2)), np.ones((1, 1)), np.zeros((3, 2)), np.zeros((3, 1)), reset_after=True)
     array([[0.5]])
     """
-    return _step(CELLS[gru_cell(reset_after)], x, {"h": h}, {"W": W, "U": U, "b": b, "b_rec": b_rec})[0]
+    return _step(gru_cell(reset_after), x, {"h": h}, {"W": W, "U": U, "b": b, "b_rec": b_rec})[0]
 
 
 def lstm_step(
@@ -112,7 +112,7 @@ def lstm_step(
     >>> c
     array([[0.5]])
     """
-    h, c = _step(CELLS[lstm_cell(p)], x, {"h": h, "c": c}, {"W": W, "U": U, "b": b, "b_rec": b_rec, "p": p})
+    h, c = _step(lstm_cell(p), x, {"h": h, "c": c}, {"W": W, "U": U, "b": b, "b_rec": b_rec, "p": p})
     return h, c
 
 

@@ -25,8 +25,10 @@ from stacks import named
 from tolerance import assert_close, assert_same_bits
 
 import fastrnn
+from fastrnn.cells import CELLS
+from fastrnn.convert.by_gate import flipped
 from fastrnn.convert.files import BUILDERS
-from fastrnn.convert.gates import GATES, flipped, reordered, reordered_peepholes
+from fastrnn.frameworks import KERAS, ONNX, PYTORCH, reordered
 from fastrnn.training import weight_files
 from fastrnn.training.description import DESCRIPTIONS
 
@@ -36,19 +38,22 @@ DATA = Path(__file__).with_name("data")
 
 def test_orders_of_gates() -> None:
     ours = {"lstm": np.repeat(["i", "f", "g", "o"], 2), "gru": np.repeat(["r", "z", "n"], 2)}
-    assert "".join(reordered(ours["lstm"], "lstm", "fastrnn", "onnx")) == "iiooffgg"
-    assert "".join(reordered(ours["gru"], "gru", "fastrnn", "onnx")) == "zzrrnn"
-    assert "".join(reordered(ours["gru"], "gru", "fastrnn", "keras")) == "zzrrnn"
-    assert "".join(reordered_peepholes(np.repeat(["i", "f", "o"], 2), "fastrnn", "onnx")) == "iiooff"
-    for family, a in ours.items():
-        for framework in GATES:
-            back = reordered(reordered(a, family, "fastrnn", framework), family, framework, "fastrnn")
-            assert (back == a).all()
+    lstm, gru = CELLS["lstm_peephole"], CELLS["gru_after"]
+    assert "".join(reordered(ours["lstm"], lstm.gates, ONNX.gates["lstm"])) == "iiooffgg"
+    assert "".join(reordered(ours["gru"], gru.gates, ONNX.gates["gru"])) == "zzrrnn"
+    assert "".join(reordered(ours["gru"], gru.gates, KERAS.gates["gru"])) == "zzrrnn"
+    assert "".join(reordered(np.repeat(["i", "f", "o"], 2), lstm.parameters, ONNX.peepholes)) == "iiooff"
+    for cell in CELLS.values():
+        a = np.repeat(cell.gates, 2)
+        assert PYTORCH.gates[cell.family] == "".join(cell.gates)
+        for framework in (KERAS, ONNX):
+            theirs = reordered(a, cell.gates, framework.gates[cell.family])
+            assert (reordered(theirs, framework.gates[cell.family], cell.gates) == a).all()
 
 
 def test_flipped() -> None:
     a = np.arange(1.0, 7.0)
-    assert flipped(a).tolist() == [1, 2, -3, -4, 5, 6]
+    assert flipped(a, CELLS["gru_before"]).tolist() == [1, 2, -3, -4, 5, 6]
     assert a[2] == 3
 
 
@@ -125,7 +130,7 @@ GRU_GATES = {"Wr": W, "Wz": W, "Wh": W, "Ur": U, "Uz": U, "Uh": U}
         (GRU_GATES | {"reset_after": True, "Wr": W.astype(np.float32)}, "W: expected one shape and dtype"),
         ({"W": W, "U": U, "reset_after": True}, "reset_after: only a GRU"),
         ({"W": W, "U": U, "update": "write"}, "update: only a GRU"),
-        ({"W": W, "U": U, "p": W[0]}, "p: expected one for each gate"),
+        ({"W": W, "U": U, "p": W[0]}, "p: expected none; see h"),
         ({"W": W, "U": U, "b_rec": U[0]}, "b where there is b_rec"),
         ({"W": W}, "expected W and U"),
         ({"W": U, "U": U}, "transposed: W of shape"),

@@ -18,10 +18,10 @@ Python = Callable[..., CompletedProcess[str]]
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 LAYERS = [f"layers.{name}" for name in ("rnn", "stream", "dense", "embedding", "dropout", "activation")]
-MODULES = ["functional", "steps", "backends", "initializers", *LAYERS, "inspect", "plot", "sklearn"]
+MODULES = ["functional", "steps", "backends", "initializers", *LAYERS, "frameworks", "inspect", "plot", "sklearn"]
 MODULES += [f"training.{name}" for name in ("losses", "metrics", "optimizers", "schedules", "clipping")]
 MODULES += [f"training.{name}" for name in ("batches", "callbacks", "history", "model", "sequential")]
-MODULES += [f"convert.{name}" for name in ("by_gate", "files", "gates", "keras", "onnx", "torch")]
+MODULES += [f"convert.{name}" for name in ("by_gate", "files", "keras", "onnx", "torch")]
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
 
 

@@ -15,7 +15,8 @@ from tolerance import assert_close
 
 import fastrnn
 from fastrnn import GRU, LSTM, RNN, Dense, Sequential
-from fastrnn.convert.gates import reordered
+from fastrnn.cells import members
+from fastrnn.frameworks import KERAS, reordered
 from fastrnn.layers import Layer
 
 Arrays = dict[str, np.ndarray]
@@ -55,8 +56,9 @@ def stored(name: str) -> tuple[Arrays, list[np.ndarray]]:
 
 def parameters(kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarray, cell: str) -> Arrays:
     """W, U, b and, where there is one, b_rec of one direction."""
+    orders = KERAS.gates[cell], members(cell)[0].gates
     kernel, recurrent_kernel, bias = (
-        reordered(a, cell, "keras", "fastrnn", axis=-1) for a in (kernel, recurrent_kernel, np.atleast_2d(bias))
+        reordered(a, *orders, axis=-1) for a in (kernel, recurrent_kernel, np.atleast_2d(bias))
     )
     return {"W": kernel.T, "U": recurrent_kernel.T, **dict(zip(("b", "b_rec"), bias, strict=False))}
 

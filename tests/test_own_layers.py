@@ -14,7 +14,9 @@ from test_cells import problem
 from tolerance import assert_close, assert_same_bits
 
 import fastrnn
+from fastrnn.cells import sigmoid, tanh
 from fastrnn.convert.stack import recurrent
+from fastrnn.frameworks import KERAS, ONNX, PYTORCH, Framework
 
 Arrays = dict[str, np.ndarray]
 
@@ -152,6 +154,32 @@ def test_copies_and_pickles() -> None:
         assert_same_bits({"y": other(x)[0]}, {"y": layer(x)[0]})
 
 
+@fastrnn.cell(gates="ifgo", states="hc", parameters=("q",))
+def lstm(x: Any, U: Any, s: Any, p: Any) -> Any:
+    """Another than the built-in cell of this name."""
+    c = sigmoid(x.f + U.f @ s.h) * s.c + x.i * tanh(x.g)
+    return sigmoid(x.o) * (p.q * c), c
+
+
+def test_a_name_of_a_built_in_cell_makes_none() -> None:
+    """Not for converters, names of parameters, or caches."""
+    layer = fastrnn.Recurrent(lstm, 3, 4, rng=0)
+    assert [name for name in layer.parameters() if "_ih" not in name and "_hh" not in name] == ["parameter_l0"]
+    for framework in (PYTORCH, KERAS, ONNX):
+        with pytest.raises(ValueError, match=f"cell: {framework.name} has no lstm; expected a layer of a built-in"):
+            recurrent(layer, framework)
+    x, W, U, p = np.ones((2, 1, 3)), np.ones((16, 3)), np.ones((4, 4)), np.ones(4)
+    cache = lstm.forward(x, W, U, p=p, training=True).cache
+    with pytest.raises(TypeError, match="cache: expected that of lstm_forward"):
+        fastrnn.lstm_backward(np.ones((2, 1, 4)), cache)
+
+
+def test_a_family_that_a_framework_lacks_is_refused() -> None:
+    layer = fastrnn.LSTM(3, 4)
+    with pytest.raises(ValueError, match=r"cell: Caffe has no lstm; expected .* cell: gru_after, gru_before"):
+        recurrent(layer, Framework("Caffe", {"gru": "GRU"}, {"gru": "rzn"}))
+
+
 def test_refused() -> None:
     layer = fastrnn.Recurrent(own_cells.zoneout, 3, 4)
     with pytest.raises(ValueError, match="stream: the cell has extra inputs"):
@@ -165,8 +193,8 @@ def test_refused() -> None:
     layer = fastrnn.Recurrent(own_cells.slstm, 3, 4)
     with pytest.raises(TypeError, match=r"state: expected a tuple \(h, c, n, m\)"):
         layer(np.ones((5, 2, 3), np.float32), np.ones((1, 2, 4), np.float32))
-    for target in ("PyTorch", "Keras", "ONNX"):
-        with pytest.raises(ValueError, match=f"cell: {target} has no slstm; expected a layer of a built-in cell"):
+    for target in (PYTORCH, KERAS, ONNX):
+        with pytest.raises(ValueError, match=f"cell: {target.name} has no slstm; expected a layer of a built-in cell"):
             recurrent(layer, target)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Callable
 from typing import Any
@@ -111,6 +112,15 @@ def test_modules_of_ours(torch: Any) -> None:
     gru.reset_after = False
     assert fastrnn.from_torch(lstm).parameters()["peephole_l0"].tolist() == [1.0] * 12
     assert "gru_before" in repr(fastrnn.from_torch(gru))
+
+
+def test_a_cell_of_ones_own_that_is_named_as_a_mode(torch: Any) -> None:
+    def GRU(x: Any, U: Any, s: Any) -> Any:
+        return x.r + x.z * (U.n @ s.h)
+
+    cell = fastrnn.cell(gates="rzn", states="h")(GRU)
+    with pytest.raises(TypeError, match=r"module: expected torch\.nn\.RNN, GRU or LSTM, got Recurrent"):
+        fastrnn.from_torch(importlib.import_module("fastrnn.torch").Recurrent(cell, 3, 4))
 
 
 def test_from_torch_refuses(torch: Any) -> None:

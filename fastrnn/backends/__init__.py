@@ -22,7 +22,7 @@ from typing import Any, Self, TextIO
 import numpy as np
 
 from fastrnn.call import Backend
-from fastrnn.cells import CELLS, Cell
+from fastrnn.cells import Cell
 from fastrnn.checks import checked_threads, positive
 from fastrnn.version import version
 
@@ -81,13 +81,13 @@ def current() -> Backend:
 
 def in_kernels(cell: Cell) -> bool:
     """Whether the backend in use runs this cell in the compiled kernels."""
-    return current().name == "native" and (CELLS.get(cell.name) is cell or load("native").compiles())
+    return current().name == "native" and (cell.builtin or load("native").compiles())
 
 
 def of(cell: Cell) -> Backend:
     """The backend in use, or NumPy with a warning where that cannot compile a cell that is not built in."""
     backend = current()
-    if CELLS.get(cell.name) is cell or backend.name != "native" or load("native").compiles():
+    if cell.builtin or backend.name != "native" or load("native").compiles():
         return backend
     warnings.warn(
         f"fastrnn will be SLOW: cell {cell.name} is not built in, and there is no compiler for it; "

@@ -21,6 +21,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from fastrnn.cells.definition import Cell, CellError
@@ -85,6 +86,19 @@ def builtin(
         return cell
 
     return decorate
+
+
+def members(family: str) -> list[Cell]:
+    return [cell for cell in CELLS.values() if cell.family == family]
+
+
+@cache
+def find(family: str, **options: Any) -> Cell:
+    """The built-in cell of a family that has the most of these options, and no other; some may be other families'."""
+    found = [cell for cell in members(family) if cell.options.items() <= options.items()]
+    if not found:
+        raise ValueError(f"cell: there is no {family} with {options}")
+    return max(found, key=lambda cell: len(cell.options))
 
 
 @builtin("rnn", gates="h", states="h", activation="tanh")

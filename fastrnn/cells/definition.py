@@ -45,6 +45,8 @@ class Cell:
         The prefix of its public functions, if it has any; of a user's cell the name.
     options : dict
         What chooses it in its family.
+    builtin : bool
+        Whether it is the library's own, as one that has a family is.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Cell:
             raise TypeError(f"cell: expected a Python function, got {function!r}")
         self.function = function
         self.name: str = function.__name__
-        self.family, self.options = family or self.name, dict(options or {})
+        self.family, self.options, self.builtin = family or self.name, dict(options or {}), family is not None
         self.__module__, self.__doc__, self.__qualname__ = function.__module__, function.__doc__, function.__qualname__
         self.gates = self._names("gates", gates, 1, limits.MAX_GATES)
         self.states = self._names("states", states, 1, limits.MAX_STATES)
@@ -76,9 +78,9 @@ class Cell:
         self.initial = tuple([f"{s}0" for s in self.states])  #: names of the initial states
         self.arguments = ("x", "W", "U", "b", "b_rec", "p", *self.initial, "resets", *self.inputs)
         self._graph, self._after = self._traced()
-        #: What nothing else in this process goes by, and another process finds it by: where it is defined, and a digest
-        #: of its equations.
-        self.key = f"{self.__module__}:{self.__qualname__}:{self._digest()}"
+        #: What nothing else in this process goes by, and another process finds it by: of a built-in cell its name, of
+        #: another where it is defined, and a digest of its equations.
+        self.key = self.name if self.builtin else f"{self.__module__}:{self.__qualname__}:{self._digest()}"
         KNOWN[self.key] = self
         self.products = tuple(g for g in self.gates if any(n.op == "u" and n.name == g for n in needed(self._after)))
         G, N, P = (f"{n}*H" if n > 1 else "H" for n in (self.G, len(self.products), len(self.parameters)))

@@ -7,19 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array
+from fastrnn.cells import Array, Cell, find, members
 from fastrnn.checks import among, as_array, boolean
-from fastrnn.convert.gates import GATES, PEEPHOLES, flipped
 from fastrnn.convert.stack import Arrays, assembled
+from fastrnn.frameworks import BY_HAND
 from fastrnn.layers.recurrent import Recurrent
-from fastrnn.run import family, gru_cell, rnn_cell
-
-#: what a gate's name may be -> the letter of the gate
-LETTERS = {
-    "lstm": {"i": "i", "f": "f", "g": "g", "c": "g", "o": "o"},
-    "gru": {"r": "r", "z": "z", "n": "n", "h": "n", "": "n"},
-    "rnn": {"": "h"},
-}
+from fastrnn.run import gru_cell, rnn_cell
 
 NAME = re.compile("(W|U|b_rec|b|p)(?:_?([ifgcorznh]))?")
 
@@ -83,42 +76,48 @@ def from_gates(
     if unknown or not gates:
         raise ValueError(f"gates: expected names like Wi, U_f, bo, got {', '.join(unknown) or 'none'}")
     matches = {name: (match[1], match[2] or "") for name, match in given.items() if match}
-    cell = cell_of_gates({letter for _, letter in matches.values()}, reset_after, update, activation)
-    kind = family(cell)
+    peephole = any(key == "p" for key, _ in matches.values())
+    cell = cell_of_gates({letter for _, letter in matches.values()}, reset_after, update, activation, peephole)
     found: dict[str, Arrays] = {}
     for name, (key, letter) in matches.items():
-        gate = LETTERS[kind][letter]
+        gate = BY_HAND[cell.family][letter]
         if gate in found.setdefault(key, {}):
             raise ValueError(f"{name}: gate {gate} has been given under another name already")
         found[key][gate] = as_array(name, gates[name])
     for key, own in found.items():
-        expected = PEEPHOLES["fastrnn"] if key == "p" else GATES["fastrnn"][kind]
+        expected = cell.parameters if key == "p" else cell.gates
         if missing := set(expected) ^ own.keys():
-            raise ValueError(f"{key}: expected one for each gate of {', '.join(expected)}; see {', '.join(missing)}")
+            each = f"one for each gate of {', '.join(expected)}" if expected else "none"
+            raise ValueError(f"{key}: expected {each}; see {', '.join(missing)}")
     if not {"W", "U"} <= found.keys() or ("b_rec" in found and "b" not in found):
         raise ValueError(f"gates: expected W and U, and b where there is b_rec, got {', '.join(found)}")
     turned = orientation(found["W"], found["U"], transposed)
-    order = GATES["fastrnn"][kind]
-    parts = {key: stacked_gates(key, own, order, turned) for key, own in found.items()}
+    parts = {key: stacked_gates(key, own, cell, turned) for key, own in found.items()}
     if update == "write":
-        parts = {key: flipped(a) for key, a in parts.items()}
+        parts = {key: flipped(a, cell) for key, a in parts.items()}
     return assembled("gates", cell, [parts], False, batch_first=batch_first)
 
 
-def cell_of_gates(letters: set[str], reset_after: Any, update: Any, activation: Any) -> str:
-    kind = next((k for k in ("rnn", "gru", "lstm") if letters <= LETTERS[k].keys()), None)
-    if kind is None:
+def cell_of_gates(letters: set[str], reset_after: Any, update: Any, activation: Any, peephole: bool) -> Cell:
+    family = next((family for family, own in BY_HAND.items() if letters <= own.keys()), None)
+    if family is None:
         raise ValueError(f"gates: {', '.join(sorted(letters))} belong to no one cell; expected i f c o, r z h, or none")
-    for name, value, owner in (("reset_after", reset_after, "gru"), ("update", update, "gru")):
-        if value is not None and kind != owner:
-            raise ValueError(f"{name}: only a GRU has it, and these are the gates of an {kind.upper()}; got {value!r}")
-    if activation is not None and kind != "rnn":
-        raise ValueError(f"activation: only a vanilla RNN has it, and these are the gates of a {kind.upper()}")
+    options = members(family)[0].options
+    for name, value, option, owner in (
+        ("reset_after", reset_after, "reset_after", "GRU"),
+        ("update", update, "reset_after", "GRU"),
+        ("activation", activation, "activation", "vanilla RNN"),
+    ):
+        if value is not None and option not in options:
+            gates = f"the gates of the {family.upper()}"
+            raise ValueError(f"{name}: only a {owner} has it, and these are {gates}; got {value!r}")
     if update is not None and not among(update, ("keep", "write")):
         raise ValueError(f'update: expected "keep" or "write", got {update!r}')
-    if kind == "gru":
+    if "reset_after" in options:
         return gru_cell(reset_after)
-    return "lstm" if kind == "lstm" else rnn_cell("tanh" if activation is None else activation)
+    if "activation" in options:
+        return rnn_cell("tanh" if activation is None else activation)
+    return find(family, peephole=peephole)
 
 
 def orientation(W: Arrays, U: Arrays, transposed: Any) -> bool:
@@ -132,9 +131,9 @@ def orientation(W: Arrays, U: Arrays, transposed: Any) -> bool:
     return bool(shape[-1:] == H)
 
 
-def stacked_gates(key: str, own: Arrays, order: str, transposed: bool) -> Array:
+def stacked_gates(key: str, own: Arrays, cell: Cell, transposed: bool) -> Array:
     """One array of all gates in our order."""
-    arrays = [own[letter] for letter in (PEEPHOLES["fastrnn"] if key == "p" else order)]
+    arrays = [own[gate] for gate in (cell.parameters if key == "p" else cell.gates)]
     if key not in ("W", "U"):  # by hand a bias may be a column, or a row
         arrays = [a.reshape(-1) if max(a.shape, default=0) == a.size else a for a in arrays]
     elif transposed:
@@ -147,3 +146,11 @@ def stacked_gates(key: str, own: Arrays, order: str, transposed: bool) -> Array:
         raise ValueError(f"{key}: expected shape {'(H, I)' if key == 'W' else '(H, ...)'}, got {arrays[0].shape}")
     stacked: Array = np.concatenate(arrays)
     return stacked
+
+
+def flipped(a: Array, cell: Cell) -> Array:
+    """Our W, U or bias of a GRU whose z says how much is written, not kept: sigmoid(-a) = 1 - sigmoid(a)."""
+    new = a.copy()
+    z = np.split(new, cell.G)[cell.gates.index("z")]
+    np.negative(z, out=z)
+    return new

@@ -10,12 +10,11 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from fastrnn.cells import CELLS, Cell
+from fastrnn.cells import Cell, members
 from fastrnn.checks import positive
-from fastrnn.convert.gates import GATES
 from fastrnn.convert.stack import Arrays, built, expect_names
 from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
-from fastrnn.run import family
+from fastrnn.layers.rnn import LAYERS
 from fastrnn.training import Sequential, weight_files
 from fastrnn.training.description import RECURRENT, Spec, save_model
 
@@ -117,16 +116,17 @@ def restored(whose: str, spec: Any, tensors: Arrays, cells: Cells) -> Layer:
     return BUILDERS[name](whose, {key: value for key, value in spec.items() if key != "class"}, tensors, cells)
 
 
-def build_recurrent(name: str) -> Builder:
+def build_recurrent(family: str) -> Builder:
     def build(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
         expect_names(whose, spec, ("cell", "gates", *RECURRENT))
-        cell, gates = spec.pop("cell"), spec.pop("gates")
-        if not isinstance(cell, str) or cell not in CELLS or family(cell) != name.lower():
-            raise ValueError(f"{whose}: cell: expected one of {name}, got {cell!r:.80}")
-        if gates != GATES["fastrnn"][name.lower()]:
-            raise ValueError(f"{whose}: gates: expected {GATES['fastrnn'][name.lower()]!r}, got {gates!r:.80}")
+        name, gates = spec.pop("cell"), spec.pop("gates")
+        cell = next((own for own in members(family) if own.name == name), None)
+        if cell is None:
+            raise ValueError(f"{whose}: cell: expected one of {LAYERS[family].__name__}, got {name!r:.80}")
+        if gates != "".join(cell.gates):
+            raise ValueError(f"{whose}: gates: expected {''.join(cell.gates)!r}, got {gates!r:.80}")
         sizes = {key: positive(key, spec.pop(key)) for key in ("input_size", "hidden_size", "num_layers")}
-        return built(whose, CELLS[cell], tensors, **sizes, **spec)
+        return built(whose, cell, tensors, **sizes, **spec)
 
     return build
 
@@ -193,7 +193,7 @@ def build_sequential(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> L
 
 #: class -> what makes one of a `Spec` and tensors
 BUILDERS: dict[str, Builder] = {
-    **{name: build_recurrent(name) for name in ("RNN", "GRU", "LSTM")},
+    **{layer.__name__: build_recurrent(family) for family, layer in LAYERS.items()},
     "Recurrent": build_of_own_cell,
     "Dense": build_dense,
     "Embedding": build_embedding,

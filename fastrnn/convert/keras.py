@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import CELLS, Array
+from fastrnn.cells import Array, Cell
 from fastrnn.checks import boolean
 from fastrnn.convert import keras_files
-from fastrnn.convert.gates import reordered
-from fastrnn.convert.keras_cells import FAMILIES, MERGES
 from fastrnn.convert.keras_layers import check_masks, converted
-from fastrnn.convert.keras_options import Taken, keras_activation
+from fastrnn.convert.keras_options import Taken
 from fastrnn.convert.stack import Arrays, recurrent, refuse
 from fastrnn.extras import needed
+from fastrnn.frameworks import KERAS, keras_activation, reordered, two_biases
 from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
 from fastrnn.layers.recurrent import Recurrent
-from fastrnn.run import family
 from fastrnn.training import Sequential
 
 
@@ -151,7 +149,7 @@ def made_layers(keras: Any, layer: Layer) -> list[Any]:
     if isinstance(layer, Sequential):
         return [made for one in layer.layers for made in made_layers(keras, one)]
     if isinstance(layer, Recurrent):
-        return made_stack(keras, recurrent(layer, "Keras"))
+        return made_stack(keras, recurrent(layer, KERAS))
     if isinstance(layer, Dense):
         made = keras.layers.Dense(
             layer.output_size,
@@ -162,7 +160,7 @@ def made_layers(keras: Any, layer: Layer) -> list[Any]:
         values = [layer.weight.T, *([] if layer.bias is None else [layer.bias])]
         return [filled(made, (None, layer.input_size), values)]
     if isinstance(layer, Embedding):
-        refuse(layer, "Keras", "padding_idx", layer.padding_idx, None)
+        refuse(layer, KERAS, "padding_idx", layer.padding_idx, None)
         made = keras.layers.Embedding(layer.num_embeddings, layer.embedding_dim, dtype=str(layer.dtype))
         return [filled(made, (None, None), [layer.weight])]
     if isinstance(layer, Dropout):
@@ -174,23 +172,17 @@ def made_layers(keras: Any, layer: Layer) -> list[Any]:
 
 def made_stack(keras: Any, layer: Recurrent) -> list[Any]:
     """A layer of Keras' for each of the stack, and what is between them."""
-    cell = layer.stack.cell.name
-    refuse(layer, "Keras", "peephole", bool(CELLS[cell].parameters), False)
-    kind = {name: ours for ours, name in FAMILIES.items()}[family(cell)]
-    by_family: dict[str, dict[str, Any]] = {
-        "lstm": {},
-        "gru": {"reset_after": cell == "gru_after"},
-        "rnn": {"activation": keras_activation(cell.removeprefix("rnn_"))},
-    }
-    options = by_family[family(cell)] | {"use_bias": bool(layer.bias), "dtype": str(layer.dtype)}
+    cell = layer.stack.cell
+    options = {name: keras_activation(value) for name, value in cell.options.items()}  # which Keras calls as we do
+    options |= {"use_bias": bool(layer.bias), "dtype": str(layer.dtype)}
     parts, D, made = layer.stack.parts, 1 + layer.bidirectional, []
     for i in range(layer.num_layers):
         own, top = parts[i * D : (i + 1) * D], i == layer.num_layers - 1
-        one = getattr(keras.layers, kind)(
+        one = getattr(keras.layers, KERAS.classes[cell.family])(
             layer.hidden_size, return_sequences=layer.return_sequences or not top, **options
         )
         if layer.bidirectional:
-            mode = {ours: name for name, ours in MERGES.items()}[layer.merge]
+            mode = {ours: name for name, ours in KERAS.merges.items()}[layer.merge]
             one = keras.layers.Bidirectional(one, merge_mode=mode, dtype=str(layer.dtype))
         values = [a for way in own for a in keras_weights(way, cell)]
         made.append(filled(one, (None, None, own[0]["W"].shape[1]), values))
@@ -199,14 +191,14 @@ def made_stack(keras: Any, layer: Recurrent) -> list[Any]:
     return made
 
 
-def keras_weights(own: Arrays, cell: str) -> list[Array]:
+def keras_weights(own: Arrays, cell: Cell) -> list[Array]:
     """Kernel, recurrent kernel and bias of one direction."""
     arrays = [own["W"].T, own["U"].T]
     if "b" in own:
         b_rec = own.get("b_rec", np.zeros_like(own["b"]))
         both = np.stack([own["b"], b_rec])
-        arrays.append(both if cell == "gru_after" else own["b"] + b_rec if "b_rec" in own else own["b"])
-    return [reordered(a, family(cell), "fastrnn", "keras", axis=-1) for a in arrays]
+        arrays.append(both if two_biases(cell) else own["b"] + b_rec if "b_rec" in own else own["b"])
+    return [reordered(a, cell.gates, KERAS.gates[cell.family], axis=-1) for a in arrays]
 
 
 def filled(layer: Any, shape: tuple[int | None, ...], values: list[Array]) -> Any:

@@ -6,22 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import CELLS
+from fastrnn.cells import Cell, find
+from fastrnn.checks import activation
 from fastrnn.convert import keras_files
-from fastrnn.convert.gates import reordered
 from fastrnn.convert.keras_files import Piece
-from fastrnn.convert.keras_options import ALONE, Taken, expect, flag, keras_activation, size, weights
+from fastrnn.convert.keras_options import ALONE, Taken, expect, flag, size, weights
 from fastrnn.convert.keras_weights import count
 from fastrnn.convert.stack import Arrays, assembled
+from fastrnn.frameworks import CUDNN, KERAS, KERAS_CELLS, KERAS_RNN, keras_activations, reordered, two_biases
 from fastrnn.layers.recurrent import Recurrent
-from fastrnn.run import ACTIVATIONS, family, rnn_cell
-
-FAMILIES = {"SimpleRNN": "rnn", "GRU": "gru", "LSTM": "lstm"}
-
-#: Keras 1 and 2 had layers for graphics cards alone, whose weights are laid out another way.
-CUDNN = {"CuDNNGRU": "GRU", "CuDNNLSTM": "LSTM"}
-
-MERGES = {"concat": "concat", "sum": "sum", "mul": "mul", "ave": "average", None: None}
+from fastrnn.run import ACTIVATIONS
 
 
 def one_direction(piece: Piece, taken: Taken) -> Recurrent:
@@ -33,8 +27,9 @@ def one_direction(piece: Piece, taken: Taken) -> Recurrent:
 def two_directions(piece: Piece, taken: Taken) -> Recurrent:
     expect(piece, taken)
     merge = piece.config.get("merge_mode", "concat")
-    if not isinstance(merge, str | None) or merge not in MERGES:
-        raise ValueError(f"{piece.title}: merge_mode: expected one of {', '.join(map(repr, MERGES))}, got {merge!r}")
+    if not isinstance(merge, str | None) or merge not in KERAS.merges:
+        known = ", ".join(map(repr, KERAS.merges))
+        raise ValueError(f"{piece.title}: merge_mode: expected one of {known}, got {merge!r}")
     half = len(piece.weights) // 2
     forward = one_of(keras_files.inner(piece, "layer", piece.weights[:half]))
     cell, options = checked_cell(forward, taken, backwards=False)
@@ -43,12 +38,12 @@ def two_directions(piece: Piece, taken: Taken) -> Recurrent:
     if key == "backward_layer" and (other := checked_cell(backward, taken, backwards=True)) != (cell, options):
         raise ValueError(f"{backward.title}: expected the options of {forward.title}, {cell, options}, got {other}")
     both = [parts(forward, cell), parts(backward, cell)]
-    return assembled(piece.title, cell, both, True, merge=MERGES[merge], **options)
+    return assembled(piece.title, cell, both, True, merge=KERAS.merges[merge], **options)
 
 
 def one_of(piece: Piece) -> Piece:
     """The layer of one cell that a Bidirectional wraps."""
-    if piece.kind != "RNN":
+    if piece.kind != KERAS_RNN:
         return of_graphics_card(piece)
     found = cells(piece)
     if len(found) != 1:
@@ -56,30 +51,26 @@ def one_of(piece: Piece) -> Piece:
     return found[0]
 
 
-def checked_cell(piece: Piece, taken: Taken, backwards: bool) -> tuple[str, dict[str, Any]]:
-    """The name of our cell, and the layer's options."""
-    if piece.kind not in FAMILIES:
-        raise ValueError(f"{piece.title}: expected one of {', '.join(FAMILIES)}")
-    plain: tuple[Any, ...] = ("tanh",)
-    if piece.kind == "SimpleRNN":
-        plain = tuple(map(keras_activation, ACTIVATIONS))
+def checked_cell(piece: Piece, taken: Taken, backwards: bool) -> tuple[Cell, dict[str, Any]]:
+    """Our cell, and the layer's options."""
+    if piece.kind not in KERAS.families:
+        raise ValueError(f"{piece.title}: expected one of {', '.join(KERAS.families)}")
+    family = KERAS.families[piece.kind]
+    plain = keras_activations(family)
     config = expect(piece, taken, activation=plain, recurrent_activation=("sigmoid",), go_backwards=(backwards,))
     after = flag(piece, "reset_after", False)  # what it was before Keras had the option
-    cell = {
-        "lstm": "lstm",
-        "gru": "gru_after" if after else "gru_before",
-        "rnn": rnn_cell(config.get("activation", "tanh")),
-    }[FAMILIES[piece.kind]]
+    function = activation("activation", config.get("activation", "tanh"), ACTIVATIONS)
+    cell = find(family, activation=function, reset_after=after, peephole=False)
     return cell, {"batch_first": True, "return_sequences": flag(piece, "return_sequences", False)}
 
 
-def parts(piece: Piece, cell: str) -> Arrays:
+def parts(piece: Piece, cell: Cell) -> Arrays:
     """W, U, b, b_rec of one direction."""
-    H, kind = size(piece, "units"), family(cell)
-    GH = CELLS[cell].G * H
-    bias = [("bias", (2, GH) if cell == "gru_after" else (GH,))] if flag(piece, "use_bias", True) else []
+    H = size(piece, "units")
+    GH = cell.G * H
+    bias = [("bias", (2, GH) if two_biases(cell) else (GH,))] if flag(piece, "use_bias", True) else []
     arrays = weights(piece, ("kernel", (None, GH)), ("recurrent_kernel", (H, GH)), *bias)
-    W, U, *b = [reordered(a, kind, "keras", "fastrnn", axis=-1) for a in arrays]
+    W, U, *b = [reordered(a, KERAS.gates[cell.family], cell.gates, axis=-1) for a in arrays]
     biases = np.atleast_2d(*b) if b else []
     return {"W": W.T, "U": U.T} | dict(zip(("b", "b_rec"), biases, strict=False))
 
@@ -92,16 +83,16 @@ def of_graphics_card(piece: Piece) -> Piece:
     """
     if piece.kind not in CUDNN:
         return piece
-    kind, H = CUDNN[piece.kind], size(piece, "units")
-    G = CELLS["lstm" if kind == "LSTM" else "gru_after"].G
+    (kind, options), H = CUDNN[piece.kind], size(piece, "units")
+    G = len(KERAS.gates[KERAS.families[kind]])
     shapes = ("kernel", (None, G * H)), ("recurrent_kernel", (H, G * H)), ("bias", (2 * G * H,))
     kernel, recurrent_kernel, bias = weights(piece, *shapes)
     arrays = [
         np.hstack([gate.reshape(H, -1).T for gate in np.split(kernel, G, axis=1)]),
         np.hstack([gate.T for gate in np.split(recurrent_kernel, G, axis=1)]),
-        bias.reshape(2, -1).sum(axis=0) if kind == "LSTM" else bias.reshape(2, -1),
+        bias.reshape(2, -1) if options.get("reset_after") else bias.reshape(2, -1).sum(axis=0),
     ]
-    return Piece(kind, piece.config | ({"reset_after": True} if kind == "GRU" else {}), arrays)
+    return Piece(kind, piece.config | options, arrays)
 
 
 def cells(piece: Piece) -> list[Piece]:
@@ -122,11 +113,9 @@ def cells(piece: Piece) -> list[Piece]:
 
 def of_cell(piece: Piece, cell: Piece, top: bool) -> Piece:
     """The layer that an RNN of this cell is."""
-    kind = cell.kind.removesuffix("Cell")
-    if kind not in FAMILIES or kind == cell.kind:
-        wanted = ", ".join(f"{known}Cell" for known in FAMILIES)
-        raise ValueError(f"{piece.title}: cell: expected one of {wanted}, got {cell.kind}; {ALONE}")
+    if cell.kind not in KERAS_CELLS:
+        raise ValueError(f"{piece.title}: cell: expected one of {', '.join(KERAS_CELLS)}, got {cell.kind}; {ALONE}")
     options = {key: value for key, value in piece.config.items() if key != "cell"}
     options |= {} if top else {"return_sequences": True}
     options |= {"trainable": False} if cell.config.get("trainable") is False else {}
-    return Piece(kind, cell.config | options, cell.weights)
+    return Piece(KERAS_CELLS[cell.kind], cell.config | options, cell.weights)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fastrnn.convert import keras_files
-from fastrnn.convert.keras_cells import CUDNN, FAMILIES, cells, one_direction, two_directions
+from fastrnn.convert.keras_cells import cells, one_direction, two_directions
 from fastrnn.convert.keras_files import Piece
-from fastrnn.convert.keras_options import ALONE, LENGTHS, Taken, expect, flag, keras_activation, size, weights
+from fastrnn.convert.keras_options import ALONE, LENGTHS, Taken, expect, flag, size, weights
+from fastrnn.frameworks import CUDNN, KERAS, KERAS_RNN, keras_activation
 from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
 from fastrnn.layers.activation import FUNCTIONS
 
@@ -24,7 +25,7 @@ NOISE = (
 def converted(piece: Piece, taken: Taken) -> list[Layer]:
     """Our layers: none for what does nothing, several for cells upon cells."""
     kinds: dict[str, Callable[[Piece, Taken], Layer]] = {
-        **dict.fromkeys((*FAMILIES, *CUDNN), one_direction),
+        **dict.fromkeys((*KERAS.families, *CUDNN), one_direction),
         "Bidirectional": two_directions,
         "TimeDistributed": time_distributed,
         "Dense": dense,
@@ -36,7 +37,7 @@ def converted(piece: Piece, taken: Taken) -> list[Layer]:
     }
     if piece.kind in ("InputLayer", "Identity") or (piece.kind == "Masking" and taken.lengths):
         return []
-    if piece.kind == "RNN":
+    if piece.kind == KERAS_RNN:
         return [one_direction(one, taken) for one in cells(piece)]
     if piece.kind in NOISE:
         if taken.inference:
@@ -59,7 +60,7 @@ def check_masks(pieces: Sequence[Piece]) -> None:
         if masked and piece.kind == "Softmax":
             raise ValueError(f"{piece.title}: reads the mask of steps as one of features; expected it where none is")
         masked |= masks
-        if piece.kind in (*FAMILIES, *CUDNN, "RNN", "Bidirectional"):
+        if piece.kind in (*KERAS.families, *CUDNN, KERAS_RNN, "Bidirectional"):
             recurrent = piece
             own = piece.config.get("layer") if piece.kind == "Bidirectional" else {"config": piece.config}
             masked &= bool(((own or {}).get("config") or {}).get("return_sequences"))

@@ -70,11 +70,6 @@ def expect(piece: Piece, taken: Taken, **expected: tuple[Any, ...]) -> Config:
     return piece.config
 
 
-def keras_activation(name: Any) -> Any:
-    """Keras' word for a function of ours; `checks.activation` knows the way back."""
-    return "linear" if name == "identity" else name
-
-
 def policy(dtype: Any) -> Any:
     """The name of what Keras computes in."""
     return dtype["config"].get("name") if isinstance(dtype, dict) and isinstance(dtype.get("config"), dict) else dtype

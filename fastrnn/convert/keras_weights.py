@@ -16,6 +16,7 @@ import numpy as np
 
 from fastrnn.cells import Array
 from fastrnn.extras import needed
+from fastrnn.frameworks import CUDNN, KERAS, KERAS_CELLS, KERAS_RNN
 
 Config = dict[str, Any]
 
@@ -25,10 +26,7 @@ MODELS = ("Sequential", "Functional", "Model")
 PACKAGES = ("keras", "tf_keras", "tensorflow", "fastrnn")
 
 #: How many weights a layer has beside its bias. Of those with others it is not known, and they have no counterpart.
-COUNTS = {
-    **dict.fromkeys(("SimpleRNN", "GRU", "LSTM", "SimpleRNNCell", "GRUCell", "LSTMCell", "CuDNNGRU", "CuDNNLSTM"), 2),
-    **{"Dense": 1, "Embedding": 1},
-}
+COUNTS = dict.fromkeys((*KERAS.families, *KERAS_CELLS, *CUDNN), 2) | {"Dense": 1, "Embedding": 1}
 
 
 class Store(Protocol):
@@ -160,7 +158,7 @@ def count(layer: Config) -> int:
     kind, config = layer["class_name"], layer["config"]
     if kind in ("Bidirectional", "TimeDistributed"):
         return (2 if kind == "Bidirectional" else 1) * count(config["layer"])
-    if kind == "RNN":
+    if kind == KERAS_RNN:
         return count(config["cell"])
     if kind == "StackedRNNCells":
         return sum(count(cell) for cell in config["cells"])

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn.cells import Cell
 from fastrnn.checks import boolean
-from fastrnn.convert.gates import reordered, reordered_peepholes
-from fastrnn.convert.onnx_graph import FUNCTIONS, REDUCTIONS, Graph, Link, options_of, parsed, parts_of_node, title
+from fastrnn.convert.onnx_graph import Graph, Link, is_recurrent, options_of, parsed, parts_of_node, title
 from fastrnn.convert.stack import Arrays, Parts, assembled, recurrent
 from fastrnn.extras import needed
+from fastrnn.frameworks import ONNX, onnx_functions, reordered, spelled
 from fastrnn.layers.options import features
 from fastrnn.layers.recurrent import Recurrent
-from fastrnn.run import family
 
 #: of the models that are written: the opset in which reductions take their axes as an input, and its IR
 OPSET, IR = 18, 8
@@ -60,7 +60,7 @@ def from_onnx(path_or_model: Any, node: str | None = None) -> Recurrent:
     """
     onnx = needed("onnx", "onnx")
     graph = Graph(loaded(onnx, path_or_model))
-    nodes = [one for one in graph.nodes if graph.recurrent(one)]
+    nodes = [one for one in graph.nodes if is_recurrent(one)]
     if not nodes:
         raise ValueError("path_or_model: expected a model with an RNN, GRU or LSTM node, got one without")
     for one in nodes:
@@ -171,7 +171,7 @@ def to_onnx(layer: Any, *, lengths: bool = False, state: bool = False) -> Any:
     """
     boolean("lengths", lengths)
     boolean("state", state)
-    return Writer(needed("onnx", "onnx"), recurrent(layer, "ONNX")).model(lengths, state)
+    return Writer(needed("onnx", "onnx"), recurrent(layer, ONNX)).model(lengths, state)
 
 
 class Writer:
@@ -224,26 +224,24 @@ class Writer:
 
     def _layer_node(self, i: int, x: str, lengths: bool, initial: list[str]) -> None:
         layer = self._layer
-        cell = layer.stack.cell.name
-        kind = family(cell)
+        cell = layer.stack.cell
         parts = layer.stack.parts[i * self._D : (i + 1) * self._D]
-        weights = {name: self._constant(f"{name}{i}", a) for name, a in node_weights(parts, kind).items()}
+        weights = {name: self._constant(f"{name}{i}", a) for name, a in node_weights(parts, cell).items()}
         names = [x, weights["W"], weights["R"], weights.get("B", ""), "sequence_lens" if lengths else ""]
         names += initial or [""] * len(self._states)
         names += [weights["P"]] if "P" in weights else []
         attributes: dict[str, Any] = {"hidden_size": layer.hidden_size}
         if layer.bidirectional:
             attributes["direction"] = "bidirectional"
-        if kind == "gru":
-            attributes["linear_before_reset"] = int(cell == "gru_after")
-        if kind == "rnn":
-            function, alpha, beta = FUNCTIONS[cell.removeprefix("rnn_")]
-            attributes["activations"] = [function] * self._D
-            if alpha:
-                attributes |= {"activation_alpha": alpha * self._D, "activation_beta": beta * self._D}
+        if "reset_after" in cell.options:
+            attributes["linear_before_reset"] = int(cell.options["reset_after"])
+        if "activation" in cell.options:
+            attributes["activations"], alpha, beta = spelled(onnx_functions(cell), self._D)
+            attributes |= {"activation_alpha": alpha, "activation_beta": beta} if alpha else {}
         unused = i == layer.num_layers - 1 and not layer.return_sequences
         outputs = ["" if unused else f"Y{i}", *[f"{s}_of{i}" for s in self._states]]
-        self._nodes.append(self._onnx.helper.make_node(kind.upper(), names, outputs, name=f"layer{i}", **attributes))
+        kind = ONNX.classes[cell.family]
+        self._nodes.append(self._onnx.helper.make_node(kind, names, outputs, name=f"layer{i}", **attributes))
 
     def _joined(self, name: str, axis: int, result: str) -> str:
         """Without the axis of directions."""
@@ -259,7 +257,7 @@ class Writer:
             perm, flat = ((0, 2, 1, 3), [0, 0, -1]) if axis else ((1, 0, 2), [0, -1])
             turned = self._node("Transpose", [name], f"{name}_turned", perm=perm)
             return self._node("Reshape", [turned, self._constant(f"flat{axis}", np.array(flat))], result)
-        reduction = {ours: name for name, ours in REDUCTIONS.items()}[merge]
+        reduction = {ours: name for name, ours in ONNX.merges.items()}[merge]
         axes = self._constant(f"axis{axis}", np.array([axis]))
         return self._node(reduction, [name, axes], result, keepdims=0)
 
@@ -284,12 +282,13 @@ class Writer:
         return self._onnx.helper.make_tensor_value_info(name, kind, shape)
 
 
-def node_weights(parts: Parts, kind: str) -> Arrays:
+def node_weights(parts: Parts, cell: Cell) -> Arrays:
     """W, R, B and P of a node, as far as they are there, from what each direction has."""
-    made = {name: np.stack([reordered(own[key], kind, "fastrnn", "onnx") for own in parts]) for name, key in WEIGHTS}
+    orders = cell.gates, ONNX.gates[cell.family]
+    made = {name: np.stack([reordered(own[key], *orders) for own in parts]) for name, key in WEIGHTS}
     if "b" in parts[0]:
         halves = [(own["b"], own.get("b_rec", np.zeros_like(own["b"]))) for own in parts]
-        made["B"] = np.stack([np.hstack([reordered(b, kind, "fastrnn", "onnx") for b in both]) for both in halves])
+        made["B"] = np.stack([np.hstack([reordered(b, *orders) for b in both]) for both in halves])
     if "p" in parts[0]:
-        made["P"] = np.stack([reordered_peepholes(own["p"], "fastrnn", "onnx") for own in parts])
+        made["P"] = np.stack([reordered(own["p"], cell.parameters, ONNX.peepholes) for own in parts])
     return made

@@ -9,27 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import CELLS, Array
-from fastrnn.convert.gates import reordered, reordered_peepholes
+from fastrnn.cells import Array, Cell, find
 from fastrnn.convert.stack import Arrays, Parts
 from fastrnn.extras import needed
-from fastrnn.run import family
-
-FAMILIES = {"RNN": "rnn", "GRU": "gru", "LSTM": "lstm"}
-
-#: the gates' and the candidate's functions, when the node does not say
-ACTIVATIONS = {"RNN": ["tanh"], "GRU": ["sigmoid", "tanh"], "LSTM": ["sigmoid", "tanh", "tanh"]}
-
-#: what an RNN's function is called in ONNX, with the numbers that go with it
-FUNCTIONS: dict[str, tuple[str, list[float], list[float]]] = {
-    "tanh": ("Tanh", [], []),
-    "relu": ("Relu", [], []),
-    "sigmoid": ("Sigmoid", [], []),
-    "identity": ("Affine", [1.0], [0.0]),  # alpha a + beta
-}
-
-#: reduction of two directions -> our merge
-REDUCTIONS = {"ReduceSum": "sum", "ReduceMean": "average", "ReduceProd": "mul"}
+from fastrnn.frameworks import DEFAULTS, INPUTS, ONNX, WEIGHTS, onnx_activations, reordered, spelled
 
 #: attribute -> its type
 KINDS = {
@@ -90,6 +73,10 @@ def text(value: bytes) -> str:
     return value.decode(errors="replace")
 
 
+def is_recurrent(node: Any) -> bool:
+    return node.op_type in ONNX.families and node.domain in ("", "ai.onnx")
+
+
 @dataclass
 class Link:
     """What stands between a node and the recurrent one whose Y it reads."""
@@ -131,9 +118,6 @@ class Graph:
             self.consumers[name].append(node)
         if node.op_type == "Constant" and node.output and (value := self.attributes(node).get("value")) is not None:
             self.constants[node.output[0]] = array_of(value)
-
-    def recurrent(self, node: Any) -> bool:
-        return node.op_type in FAMILIES and node.domain in ("", "ai.onnx")
 
     def attributes(self, node: Any) -> dict[str, Any]:
         try:
@@ -201,12 +185,12 @@ class Graph:
     def link(self, node: Any) -> Link | None:
         """To the recurrent node right below, if there is one."""
         path, name, rate = list[Any](), node.input[0], 0.0
-        while (one := self.producers.get(name)) is not None and not self.recurrent(one) and len(path) <= MANY:
+        while (one := self.producers.get(name)) is not None and not is_recurrent(one) and len(path) <= MANY:
             if one.op_type == "Dropout":
                 rate = self._rate(one)
             path.append(one)
             name = one.input[0] if one.input else ""
-        if one is None or name != one.output[0] or not self.recurrent(one):
+        if one is None or name != one.output[0] or not is_recurrent(one):
             return None
         joining = [step for step in path[::-1] if step.op_type not in ("Dropout", "Identity")]
         found = self._joined(joining, one)
@@ -241,9 +225,9 @@ class Graph:
 
     def reduction(self, node: Any, axis: int) -> str | None:
         """The merge that a reduction over this axis is."""
-        if node.op_type not in REDUCTIONS or self.attributes(node).get("keepdims", 1):
+        if node.op_type not in ONNX.merges or self.attributes(node).get("keepdims", 1):
             return None
-        return REDUCTIONS[node.op_type] if self.integers(node, "axes") == [axis] else None
+        return ONNX.merges[node.op_type] if self.integers(node, "axes") == [axis] else None
 
     def index(self, node: Any, axis: int) -> int | None:
         """What the node picks of this axis, if that is what it does."""
@@ -261,50 +245,41 @@ def title(node: Any) -> str:
     return f"{node.op_type} node {node.name or ', '.join(node.output)!r}"
 
 
-def options_of(graph: Graph, node: Any) -> tuple[str, bool, int]:
+def options_of(graph: Graph, node: Any) -> tuple[Cell, bool, int]:
     """The node's cell, whether it has two directions, and its layout; what is not among that is refused."""
-    given = graph.attributes(node)
+    family, given = ONNX.families[node.op_type], graph.attributes(node)
     direction, layout = text(given.pop("direction", b"forward")), given.pop("layout", 0)
     if direction not in ("forward", "bidirectional"):
         raise ValueError(
             f"{title(node)}: direction: expected 'forward' or 'bidirectional', got {direction!r}; {HINT}, and "
             "lstm_forward(..., reverse=True) and its like have one direction backwards"
         )
-    names = [text(name).lower() for name in given.pop("activations", [])]
-    numbers = [[float(a) for a in given.pop(f"activation_{which}", [])] for which in ("alpha", "beta")]
-    cell = {"LSTM": "lstm", "GRU": "gru_after" if given.pop("linear_before_reset", 0) else "gru_before"}.get(
-        node.op_type, ""
-    )
     D = 1 + (direction == "bidirectional")
-    names = names or ACTIVATIONS[node.op_type] * D
-    if node.op_type == "RNN":
-        known = {
-            (function.lower(), *map(tuple, (alpha * D, beta * D))): f"rnn_{ours}"
-            for ours, (function, alpha, beta) in FUNCTIONS.items()
-        }
-        cell = known.get((names[0], *map(tuple, numbers)), "") if names == names[:1] * D else ""
-    elif names != ACTIVATIONS[node.op_type] * D or any(numbers):
-        cell = ""
-    if not cell:
+    names = [text(name) for name in given.pop("activations", [])] or DEFAULTS[family] * D
+    alpha, beta = (tuple(map(float, given.pop(f"activation_{which}", []))) for which in ("alpha", "beta"))
+    told = tuple(name.lower() for name in names), alpha, beta
+    known = {spelled(functions, D): activation for functions, activation in onnx_activations(family).items()}
+    if told not in known:
         raise ValueError(
-            f"{title(node)}: activations: {names} with alpha {numbers[0]} and beta {numbers[1]} have no counterpart in "
+            f"{title(node)}: activations: {[*told[0]]} with alpha {[*alpha]} and beta {[*beta]} have no counterpart in "
             f"fastrnn's layers; {HINT}"
         )
+    after, peephole = bool(given.pop("linear_before_reset", 0)), any(node.input[INPUTS.index("P") :])
+    cell = find(family, activation=known[told], reset_after=after, peephole=peephole)
     for name, value in given.items():
         if name not in ("hidden_size", "output_sequence") and not (name == "input_forget" and value == 0):
             raise ValueError(f"{title(node)}: {name}: {value!r} has no counterpart in fastrnn's layers; {HINT}")
     return cell, D == 2, layout
 
 
-def parts_of_node(graph: Graph, node: Any, cell: str, D: int) -> Parts:
+def parts_of_node(graph: Graph, node: Any, cell: Cell, D: int) -> Parts:
     """W, U, b, b_rec, p of each direction."""
-    kind, G = family(cell), CELLS[cell].G
-    arrays: dict[str, Array] = {}
-    for i, name in enumerate(("W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"), start=1):
+    G, arrays = cell.G, dict[str, Array]()
+    for i, name in enumerate(INPUTS[1:], start=1):
         if i >= len(node.input) or not node.input[i]:
             continue
         value = graph.constant(node, i)
-        if name in ("W", "R", "B", "P"):
+        if name in WEIGHTS:
             if value is None:
                 raise ValueError(f"{title(node)}: {name}: expected a constant, got the result {node.input[i]!r}")
             arrays[name] = value
@@ -316,19 +291,13 @@ def parts_of_node(graph: Graph, node: Any, cell: str, D: int) -> Parts:
         wanted = tuple([a.shape[-1:] and a.shape[-1] if n is None else n for n in shapes[name]])
         if a.shape != wanted:
             raise ValueError(f"{title(node)}: {name}: expected shape {wanted}, got {a.shape}")
-    return [
-        {
-            "W": reordered(arrays["W"][d], kind, "onnx", "fastrnn"),
-            "U": reordered(arrays["R"][d], kind, "onnx", "fastrnn"),
-        }
-        | biases(arrays, d, kind)
-        | ({"p": reordered_peepholes(arrays["P"][d], "onnx", "fastrnn")} if "P" in arrays else {})
-        for d in range(D)
-    ]
+    return [part({name: a[d] for name, a in arrays.items()}, ONNX.gates[cell.family], cell) for d in range(D)]
 
 
-def biases(arrays: Arrays, d: int, kind: str) -> Arrays:
-    if "B" not in arrays:
-        return {}
-    halves = np.split(arrays["B"][d], 2)
-    return {key: reordered(a, kind, "onnx", "fastrnn") for key, a in zip(("b", "b_rec"), halves, strict=True)}
+def part(arrays: Arrays, gates: str, cell: Cell) -> Arrays:
+    """W, U, b, b_rec, p of a cell from a direction's W, R, B, P, as far as they are there, in this order of gates."""
+    found = {"W": arrays["W"], "U": arrays["R"]}
+    if "B" in arrays:
+        found["b"], found["b_rec"] = np.split(arrays["B"], 2)
+    found = {key: reordered(a, gates, cell.gates) for key, a in found.items()}
+    return found | ({"p": reordered(arrays["P"], ONNX.peepholes, cell.parameters)} if "P" in arrays else {})

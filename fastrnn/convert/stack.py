@@ -8,19 +8,18 @@ from typing import Any
 import numpy as np
 
 from fastrnn import checks
-from fastrnn.cells import CELLS, Array, Cell
+from fastrnn.cells import Array, Cell, members
 from fastrnn.checks import DTYPES, describe
-from fastrnn.layers import GRU, LSTM, RNN
+from fastrnn.frameworks import Framework
 from fastrnn.layers.options import NAMES, LayerOptions, parameter_names, parameter_shapes
 from fastrnn.layers.recurrent import Recurrent
+from fastrnn.layers.rnn import layer_class
 from fastrnn.packed import Part
 
 Arrays = dict[str, Array]
 
 #: of each layer and direction in PyTorch's order
 Parts = list[Part]
-
-LAYERS: dict[str, type[Recurrent]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
 
 
 def expect_names(whose: str, given: Iterable[str], wanted: Iterable[str]) -> None:
@@ -43,10 +42,10 @@ def built(whose: str, cell: Cell, state: Mapping[str, Array], **options: Any) ->
             if a.shape != wanted[key]:
                 raise ValueError(f"{whose}: {name}: expected shape {wanted[key]}, got {a.shape}")
     parts = [{key: np.array(state[name], order="C") for key, name in own.items()} for own in names]
-    return (LAYERS[cell.family] if CELLS.get(cell.name) is cell else Recurrent).from_parts(cell, parts, **options)
+    return layer_class(cell).from_parts(cell, parts, **options)
 
 
-def stacked(whose: str, cell: str, state: Mapping[str, Array], **options: Any) -> Recurrent:
+def stacked(whose: str, cell: Cell, state: Mapping[str, Array], **options: Any) -> Recurrent:
     """A layer whose sizes, depth, directions, biases and dtype are what names and shapes say."""
     for name in ("weight_ih_l0", "weight_hh_l0"):
         if name not in state:
@@ -56,10 +55,10 @@ def stacked(whose: str, cell: str, state: Mapping[str, Array], **options: Any) -
     dtype = state["weight_ih_l0"].dtype
     if dtype not in DTYPES:
         raise TypeError(f"{whose}: weight_ih_l0: expected dtype float32 or float64, got {describe(dtype)}")
-    (rows, H), G = state["weight_hh_l0"].shape, CELLS[cell].G
+    (rows, H), G = state["weight_hh_l0"].shape, cell.G
     if rows != G * H or H < 1:
         shape = f"({G}*H, H)" if G > 1 else "(H, H)"
-        raise ValueError(f"{whose}: weight_hh_l0: expected shape {shape} for cell {cell!r}, got {(rows, H)}")
+        raise ValueError(f"{whose}: weight_hh_l0: expected shape {shape} for cell {cell.name!r}, got {(rows, H)}")
     if not state["weight_ih_l0"].size:
         raise ValueError(f"{whose}: weight_ih_l0: expected at least 1 input, got shape {state['weight_ih_l0'].shape}")
     both = any(name.startswith("bias_hh") for name in state)
@@ -67,32 +66,36 @@ def stacked(whose: str, cell: str, state: Mapping[str, Array], **options: Any) -
     options["bidirectional"] = any(name.endswith("_reverse") for name in state)
     layers = sum(name.startswith("weight_hh_l") and not name.endswith("_reverse") for name in state)
     sizes = {"input_size": state["weight_ih_l0"].shape[1], "hidden_size": H, "num_layers": layers}
-    return built(whose, CELLS[cell], state, **sizes, dtype=dtype, **options)
+    return built(whose, cell, state, **sizes, dtype=dtype, **options)
 
 
-def assembled(whose: str, cell: str, parts: Parts, bidirectional: bool, **options: Any) -> Recurrent:
-    """`stacked`, from what each layer and direction has; an LSTM with peepholes if there are any."""
-    if cell == "lstm" and any("p" in own for own in parts):
-        cell = "lstm_peephole"
+def assembled(whose: str, cell: Cell, parts: Parts, bidirectional: bool, **options: Any) -> Recurrent:
+    """`stacked`, from what each layer and direction has."""
     ways = ("", "_reverse") if bidirectional else ("",)
     suffixes = [f"_l{layer}{way}" for layer in range(len(parts) // len(ways)) for way in ways]
     state = {NAMES[key] + end: a for end, own in zip(suffixes, parts, strict=True) for key, a in own.items()}
     return stacked(whose, cell, state, **options)
 
 
-def recurrent(layer: Any, target: str) -> Recurrent:
-    """The layer, which the target is able to express as far as it is a recurrent one of float weights."""
+def recurrent(layer: Any, target: Framework) -> Recurrent:
+    """The layer, which the target is able to express."""
     if not isinstance(layer, Recurrent):
         raise TypeError(f"layer: expected an RNN, GRU or LSTM of fastrnn, got {type(layer).__name__}")
     cell = layer.stack.cell
-    if CELLS.get(cell.name) is not cell:
-        raise ValueError(f"cell: {target} has no {cell.name}; expected a layer of a built-in cell")
+    if not cell.builtin or cell.family not in target.classes:
+        known = ", ".join(c.name for family in target.classes for c in members(family))
+        raise ValueError(f"cell: {target.name} has no {cell.name}; expected a layer of a built-in cell: {known}")
     refuse(layer, target, "weight_dtype", layer.weight_dtype, None)
+    told = cell.options | {"return_sequences": layer.return_sequences}
+    told |= {"merge": layer.merge} if layer.bidirectional else {}
+    for option, values in target.only.items():
+        if option in told:
+            refuse(layer, target, option, told[option], *values)
     return layer
 
 
-def refuse(layer: Any, target: str, option: str, value: Any, *expected: Any) -> None:
+def refuse(layer: Any, target: Framework, option: str, value: Any, *expected: Any) -> None:
     """A ValueError, unless the option has one of the values that the target can express."""
     if value not in expected:
         wanted = " or ".join(map(repr, expected))
-        raise ValueError(f"{option}: {target} cannot express {value!r} of {layer!r}; expected {wanted}")
+        raise ValueError(f"{option}: {target.name} cannot express {value!r} of {layer!r}; expected {wanted}")

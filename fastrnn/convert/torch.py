@@ -7,15 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import CELLS, Array
-from fastrnn.checks import as_array, boolean, cell_name
-from fastrnn.convert.stack import Arrays, recurrent, refuse, stacked
+from fastrnn.cells import Array, Cell, find
+from fastrnn.checks import as_array, boolean, named_cell
+from fastrnn.convert.stack import Arrays, recurrent, stacked
 from fastrnn.extras import needed
+from fastrnn.frameworks import MODES, PYTORCH
 from fastrnn.layers.recurrent import Recurrent
-from fastrnn.run import family
-
-#: what PyTorch, or `fastrnn.torch`, calls a module's mode, and the cell that it is
-MODES = {"LSTM": "lstm", "GRU": "gru_after"} | {name.upper(): name for name in CELLS if family(name) == "rnn"}
 
 
 def from_torch(
@@ -64,22 +61,22 @@ def from_torch(
             for name, value in module_or_state_dict.items()
             if isinstance(name, str) and name.startswith(prefix)
         }
-        cell = cell_name(cell)
+        own = named_cell(cell)
         options: dict[str, Any] = {"batch_first": bool(batch_first)}
     else:
         if cell is not None or prefix:
             raise ValueError("cell, prefix: a module says itself what it is; expected them with a state_dict alone")
-        cell, state, options = read(module_or_state_dict)
+        own, state, options = read(module_or_state_dict)
         if batch_first is not None:
             options["batch_first"] = batch_first
     if any(name.startswith("weight_hr") for name in state):
         raise ValueError("proj_size: fastrnn has no projections; expected 0")
     if "weight_ih" in state:  # of a cell, which has one layer and does not number it
         state = {f"{name}_l0": value for name, value in state.items()}
-    return stacked("state_dict", cell, state, **options)
+    return stacked("state_dict", own, state, **options)
 
 
-def read(module: Any) -> tuple[str, Arrays, dict[str, Any]]:
+def read(module: Any) -> tuple[Cell, Arrays, dict[str, Any]]:
     """A module's cell, its parameters as they are now, however parametrized, and its options."""
     nn = needed("torch", "torch").nn
     if isinstance(module, nn.RNNBase):
@@ -87,15 +84,14 @@ def read(module: Any) -> tuple[str, Arrays, dict[str, Any]]:
             raise ValueError(f"proj_size: fastrnn has no projections; expected 0, got {module.proj_size}")
         if module.mode not in MODES:
             raise TypeError(f"module: expected torch.nn.RNN, GRU or LSTM, got {type(module).__name__}")
+        family, activation = MODES[module.mode]
         ways = ("", "_reverse") if module.bidirectional else ("",)
         ends = [f"_l{layer}{way}" for layer in range(module.num_layers) for way in ways]
         dropout = module.dropout if module.num_layers > 1 else 0.0  # PyTorch has it between layers too
         options = {"batch_first": module.batch_first, "dropout": dropout}
-        cell = MODES[module.mode] if getattr(module, "reset_after", True) else "gru_before"
     elif isinstance(module, nn.RNNCell | nn.LSTMCell | nn.GRUCell):
-        cell = "lstm" if isinstance(module, nn.LSTMCell) else "gru_after"
-        if isinstance(module, nn.RNNCell):
-            cell = f"rnn_{module.nonlinearity}"
+        family = next(f for f, kind in PYTORCH.classes.items() if isinstance(module, getattr(nn, f"{kind}Cell")))
+        activation = getattr(module, "nonlinearity", None)
         ends, options = [""], {}
     else:
         raise TypeError(
@@ -105,8 +101,8 @@ def read(module: Any) -> tuple[str, Arrays, dict[str, Any]]:
     kinds = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if module.bias else ()))
     names = [kind + end for end in ends for kind in kinds]
     peepholes = [f"peephole{end}" for end in ends if hasattr(module, f"peephole{end}")]  # fastrnn.torch's
-    if peepholes:
-        cell, names = "lstm_peephole", names + peepholes
+    told = {"reset_after": getattr(module, "reset_after", True), "peephole": bool(peepholes)}
+    cell, names = find(family, activation=activation, **told), names + peepholes
     return cell, {name: as_numpy(name, getattr(module, name)) for name in names}, options
 
 
@@ -147,21 +143,10 @@ def to_torch(layer: Any) -> Any:
     >>> import fastrnn
     >>> module = fastrnn.to_torch(fastrnn.LSTM(3, 4))  # doctest: +SKIP
     """
-    layer = recurrent(layer, "PyTorch")
-    cell = layer.stack.cell.name
-    name, extra = family(cell).upper(), {}
-    refuse(layer, "PyTorch", "return_sequences", layer.return_sequences, True)
-    if layer.bidirectional:
-        refuse(layer, "PyTorch", "merge", layer.merge, "concat")
-    if name == "LSTM":
-        refuse(layer, "PyTorch", "peephole", bool(CELLS[cell].parameters), False)
-    elif name == "GRU":
-        refuse(layer, "PyTorch", "reset_after", cell == "gru_after", True)
-    else:
-        refuse(layer, "PyTorch", "activation", cell.removeprefix("rnn_"), "tanh", "relu")
-        extra = {"nonlinearity": cell.removeprefix("rnn_")}
-    torch = needed("torch", "torch")
-    module = getattr(torch.nn, name)(
+    layer = recurrent(layer, PYTORCH)
+    cell, torch = layer.stack.cell, needed("torch", "torch")
+    extra = {"nonlinearity": cell.options["activation"]} if "activation" in cell.options else {}
+    module = getattr(torch.nn, PYTORCH.classes[cell.family])(
         layer.input_size,
         layer.hidden_size,
         layer.num_layers,

@@ -91,7 +91,7 @@ def parameter_names(options: LayerOptions, cell: Cell) -> list[dict[str, str]]:
         "b_rec": products and options.bias is True,
         "p": bool(cell.parameters),
     }
-    stems = NAMES if cell.family == "lstm" else NAMES | {"p": "parameter"}
+    stems = NAMES if "peephole" in cell.options else NAMES | {"p": "parameter"}
     keys = [key for key in NAMES if there[key]]
     return [{key: f"{stems[key]}_l{layer}{way}" for key in keys} for layer in range(options.num_layers) for way in ways]
 

@@ -8,10 +8,10 @@ from typing import Any, ParamSpec
 
 import numpy as np
 
-from fastrnn.cells import CELLS
+from fastrnn.cells import Cell, find
 from fastrnn.checks import boolean, finite
 from fastrnn.layers.recurrent import Recurrent
-from fastrnn.run import family, gru_cell, rnn_cell
+from fastrnn.run import gru_cell, rnn_cell
 
 P = ParamSpec("P")
 
@@ -112,7 +112,7 @@ class LSTM(Recurrent):
     ) -> None:
         boolean("peephole", peephole)
         super().__init__(
-            CELLS["lstm_peephole" if peephole else "lstm"], input_size, hidden_size, num_layers, bias=bias,
+            find("lstm", peephole=bool(peephole)), input_size, hidden_size, num_layers, bias=bias,
             batch_first=batch_first, dropout=dropout, bidirectional=bidirectional, merge=merge,
             return_sequences=return_sequences, dtype=dtype, weight_dtype=weight_dtype, initializer=initializer, rng=rng,
         )
@@ -124,10 +124,10 @@ class LSTM(Recurrent):
     def _set_forget_bias(self, value: float) -> None:
         if not self.bias:
             raise ValueError(f"forget_bias: there is none with bias=False, so expected None, got {value}")
-        H = self.hidden_size
-        for name, bias in self.parameters().items():
-            if name.startswith("bias"):
-                bias[H : 2 * H] = value if name.startswith("bias_ih") else 0  # gates i, f, g, o
+        f = self.stack.cell.gates.index("f")
+        for own in self.stack.parts:
+            for key in own.keys() & {"b", "b_rec"}:
+                np.split(own[key], self.stack.cell.G)[f][...] = value if key == "b" else 0
 
 
 class GRU(Recurrent):
@@ -169,7 +169,7 @@ class GRU(Recurrent):
         rng: Any = None,
     ) -> None:
         super().__init__(
-            CELLS[gru_cell(reset_after)], input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first,
+            gru_cell(reset_after), input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first,
             dropout=dropout, bidirectional=bidirectional, merge=merge, return_sequences=return_sequences, dtype=dtype,
             weight_dtype=weight_dtype, initializer=initializer, rng=rng,
         )
@@ -214,17 +214,20 @@ class RNN(Recurrent):
         rng: Any = None,
     ) -> None:
         super().__init__(
-            CELLS[rnn_cell(activation)], input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first,
+            rnn_cell(activation), input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first,
             dropout=dropout, bidirectional=bidirectional, merge=merge, return_sequences=return_sequences, dtype=dtype,
             weight_dtype=weight_dtype, initializer=initializer, rng=rng,
         )
 
 
-def of_cell(cell: str, input_size: int, hidden_size: int, num_layers: int = 1, **options: Any) -> Recurrent:
-    """The layer of the cell that `cells.CELLS` has by this name."""
-    sizes = input_size, hidden_size, num_layers
-    if family(cell) == "lstm":
-        return LSTM(*sizes, peephole=bool(CELLS[cell].parameters), **options)
-    if family(cell) == "gru":
-        return GRU(*sizes, reset_after=cell == "gru_after", **options)
-    return RNN(*sizes, activation=cell.removeprefix("rnn_"), **options)
+#: Family of cells -> the layer that has its options.
+LAYERS: dict[str, type[Recurrent]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
+
+
+def layer_class(cell: Cell) -> type[Recurrent]:
+    return LAYERS.get(cell.family, Recurrent) if cell.builtin else Recurrent
+
+
+def of_cell(cell: Cell, *sizes: int, **options: Any) -> Recurrent:
+    kind: Any = layer_class(cell)
+    return Recurrent(cell, *sizes, **options) if kind is Recurrent else kind(*sizes, **cell.options, **options)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from fastrnn.convert.onnx_graph import is_recurrent
 from fastrnn.extras import needed
-from fastrnn.onnx.graph import is_recurrent, loaded
-from fastrnn.onnx.node import DATA, INPUTS, WEIGHTS, Recurrent, Weights
+from fastrnn.frameworks import DATA, INPUTS, WEIGHTS
+from fastrnn.onnx.graph import loaded
+from fastrnn.onnx.node import Recurrent, Weights
 from fastrnn.onnx.session import Session
 
 _base = needed("onnx.backend.base", "onnx")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
-from fastrnn.convert.onnx_graph import FAMILIES, parsed
+from fastrnn.convert.onnx_graph import is_recurrent, parsed
 from fastrnn.extras import needed
 
 #: What runs the nodes that fastrnn does not: outputs by name, from inputs by name.
@@ -26,10 +26,6 @@ def loaded(model: Any) -> Any:
     if isinstance(model, str | os.PathLike):
         return parsed(f"model: {os.fspath(model)}", onnx.load, os.fspath(model))
     raise TypeError(f"model: expected a path, bytes or an onnx.ModelProto, got {type(model).__name__}")
-
-
-def is_recurrent(node: Any) -> bool:
-    return node.op_type in FAMILIES and node.domain in ("", "ai.onnx")
 
 
 def subgraphs(node: Any) -> list[Any]:

@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastrnn import backends
 from fastrnn.call import Call
-from fastrnn.cells import CELLS, Array, Arrays, Cell
+from fastrnn.cells import Array, Arrays, Cell, find, members
 from fastrnn.checks import checked_lengths, expect_dtype, expect_shape, floating_array, floats, rows
-from fastrnn.convert.gates import GATES, PEEPHOLES, reordered, reordered_peepholes
-from fastrnn.convert.onnx_graph import attributes_of, text
+from fastrnn.convert.onnx_graph import attributes_of, is_recurrent, part, text
+from fastrnn.frameworks import ATTRIBUTES, DEFAULTS, INPUTS, ONNX, WEIGHTS, onnx_activations
 from fastrnn.onnx import steps
-from fastrnn.onnx.graph import is_recurrent
-from fastrnn.packed import PackedStack, Part
+from fastrnn.packed import PackedStack
 
 #: Whether each direction runs in reverse.
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
-
-#: Activations of one direction, as they are by default.
-DEFAULTS = {"RNN": ("Tanh",), "GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid", "Tanh", "Tanh")}
-
-#: The kernels' cells of an RNN, by what activates it.
-RNNS = {
-    steps.Chosen("tanh"): "rnn_tanh",
-    steps.Chosen("relu"): "rnn_relu",
-    steps.Chosen("sigmoid"): "rnn_sigmoid",
-    steps.Chosen("affine", (1.0, 0.0)): "rnn_identity",
-}
-
-TO_OURS = ("onnx", "fastrnn")
-
-INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
-WEIGHTS = ("W", "R", "B", "P")
-DATA = ("X", "sequence_lens", "initial_h", "initial_c")
-
-COMMON = {"activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size", "layout"}
-ATTRIBUTES = {"RNN": COMMON, "GRU": COMMON | {"linear_before_reset"}, "LSTM": COMMON | {"input_forget"}}
 
 
 class Way(NamedTuple):
@@ -58,17 +37,20 @@ class Recurrent:
     def __init__(self, node: Any) -> None:
         self.op = str(node.op_type)
         if not is_recurrent(node):
-            raise ValueError(f"node: expected one of {', '.join(DEFAULTS)}, got {node.domain or 'ai.onnx'}.{self.op}")
-        names = [name for name in INPUTS if self.op == "LSTM" or name not in ("initial_c", "P")]
+            known = ", ".join(ONNX.families)
+            raise ValueError(f"node: expected one of {known}, got {node.domain or 'ai.onnx'}.{self.op}")
+        self.family = ONNX.families[self.op]
+        self.states = members(self.family)[0].states
+        names = INPUTS if len(self.states) == 2 else INPUTS[:-2]
         #: names of values in the graph: of the inputs by their names in the operator, of the outputs in order, or ""
         self.inputs = {name: str(value) for name, value in zip(names, node.input, strict=False) if value}
         self.outputs = tuple(node.output)
         if not self.inputs.keys() >= {"X", "W", "R"} or len(node.input) > len(names):
             raise ValueError(f"node: expected inputs X, W, R and of {', '.join(names[3:])}, got {list(node.input)}")
-        if len(self.outputs) > (most := 3 if self.op == "LSTM" else 2):
+        if len(self.outputs) > (most := 1 + len(self.states)):
             raise ValueError(f"node: expected at most {most} outputs, got {list(self.outputs)}")
         given = attributes_of(node)
-        if unknown := given.keys() - ATTRIBUTES[self.op]:
+        if unknown := given.keys() - ATTRIBUTES[self.family]:
             raise ValueError(f"{min(map(str, unknown))}: {self.op} has no such attribute here (ONNX 7 and later)")
         direction = text(given.get("direction", b"forward"))
         if direction not in DIRECTIONS:
@@ -103,7 +85,7 @@ class Recurrent:
         x = rows(x.swapaxes(0, 1) if self.batch_first else x)
         T, B, _ = x.shape
         init = [self._state(name, s, (D, B, H), x.dtype) for name, s in (("initial_h", h), ("initial_c", c))]
-        states = init[: 2 if self.op == "LSTM" else 1]
+        states = init[: len(self.states)]
         threads = backends.thread_count(threads)
         again = weights.again if lengths is None else None
         if again and (run := again.prepared((X.shape, threads))):
@@ -161,36 +143,29 @@ class Recurrent:
         return bool(given.get(name, 0))
 
     def _ways(self, directions: tuple[bool, ...], given: dict[str, Any]) -> list[Way]:
-        each = len(DEFAULTS[self.op])
+        each = len(DEFAULTS[self.family])
         names = [text(name) for name in given.get("activations", [])]
-        names = names or [*DEFAULTS[self.op] * len(directions)]
-        if self.op == "RNN" and len(directions) == 1:
-            names = names[:1]  # ONNX's own default is a pair
+        names = names or [*DEFAULTS[self.family] * len(directions)]
+        if each == len(directions) == 1:
+            names = names[:1]  # ONNX's own default of an RNN is a pair
         if len(names) != each * len(directions):
             raise ValueError(f"activations: expected {each * len(directions)} names, got {len(names)}: {names}")
         chosen = steps.chosen(names, given.get("activation_alpha", []), given.get("activation_beta", []))
         return [self._way(reverse, chosen[d * each : (d + 1) * each]) for d, reverse in enumerate(directions)]
 
     def _way(self, reverse: bool, chosen: list[steps.Chosen]) -> Way:
-        default = [steps.Chosen(name.lower()) for name in DEFAULTS[self.op]]
-        odd = chosen[0] not in RNNS if self.op == "RNN" else chosen != default
-        parts = [f"activations {', '.join(a.name for a in chosen)}"] if odd else []
+        known, functions = onnx_activations(self.family), tuple(chosen)
+        parts = [] if functions in known else [f"activations {', '.join(a.name for a in chosen)}"]
         parts += [] if self._clip is None else ["clip"]
         parts += ["input_forget"] if self._input_forget else []
 
         def built_in(peephole: bool) -> Cell:
-            if self.op == "RNN":
-                return CELLS[RNNS[chosen[0]]]
-            if self.op == "GRU":
-                return CELLS["gru_after" if self._linear_before_reset else "gru_before"]
-            return CELLS["lstm_peephole" if peephole else "lstm"]
+            after = self._linear_before_reset
+            return find(self.family, activation=known[functions], reset_after=after, peephole=peephole)
 
         def defined(peephole: bool) -> Cell:
-            if self.op == "RNN":
-                return steps.rnn(chosen[0], self._clip)
-            if self.op == "GRU":
-                return steps.gru(chosen[0], chosen[1], self._clip, self._linear_before_reset)
-            return steps.lstm(chosen[0], chosen[1], chosen[2], self._clip, self._input_forget, peephole)
+            make: Callable[..., Cell] = steps.CELLS[self.family]
+            return make(functions, self._clip, self._linear_before_reset, self._input_forget, peephole)
 
         return Way(reverse, defined if parts else built_in, " and ".join(parts))
 
@@ -209,8 +184,8 @@ class Weights:
     """
 
     def __init__(self, node: Recurrent, W: Any, R: Any, B: Any, P: Any, *, keep: bool = False) -> None:
-        family, D = node.op.lower(), len(node.ways)
-        G = len(GATES["onnx"][family])
+        gates, D = ONNX.gates[node.family], len(node.ways)
+        G = len(gates)
         GH = "H" if G == 1 else f"{G}*H"
         W, R = floating_array("W", W), floating_array("R", R)
         H = R.shape[-1] if R.ndim == 3 else 0
@@ -226,25 +201,12 @@ class Weights:
             P = floats("P", P, "(D, 3*H)", (D, 3 * H), W.dtype, "that of W")
         self.stacks = []
         for d, way in enumerate(node.ways):
-            cell = way.cell(P is not None)
-            gates, own = GATES["fastrnn"][family], cell.gates
-            part: Part = {"W": those(own, gates, reordered(W[d], family, *TO_OURS))}
-            part["U"] = those(own, gates, reordered(R[d], family, *TO_OURS))
-            if B is not None:
-                for name, half in zip(("b", "b_rec"), np.split(B[d], 2), strict=True):
-                    part[name] = those(own, gates, reordered(half, family, *TO_OURS))
-            if P is not None:
-                peepholes = reordered_peepholes(P[d], *TO_OURS)
-                part["p"] = those(cell.parameters, PEEPHOLES["fastrnn"], peepholes)
-            self.stacks.append(PackedStack(cell, [part], (way.reverse,)))
+            own = {name: a[d] for name, a in zip(WEIGHTS, (W, R, B, P), strict=True) if a is not None}
+            cell = way.cell("P" in own)
+            self.stacks.append(PackedStack(cell, [part(own, gates, cell)], (way.reverse,)))
         self._keep = keep
         self.again = self.stacks[0] if keep and D == 1 else None
 
     def packed(self) -> list[Any]:
         """For each direction, for the backend in use; None where weights are read as they are."""
         return [stack.packed()[1][0] if self._keep else None for stack in self.stacks]
-
-
-def those(kept: Sequence[str], names: Sequence[str], a: Array) -> Array:
-    """What a cell has of the gates, by these names, that are stacked along the first axis."""
-    return np.concatenate([part for name, part in zip(names, np.split(a, len(names)), strict=True) if name in kept])

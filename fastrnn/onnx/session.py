@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from fastrnn.checks import among, checked_threads
-from fastrnn.convert.onnx_graph import array_of
+from fastrnn.convert.onnx_graph import array_of, is_recurrent
+from fastrnn.frameworks import DATA, WEIGHTS
 from fastrnn.onnx.graph import (
     Engine,
     Whole,
@@ -16,12 +17,11 @@ from fastrnn.onnx.graph import (
     engine,
     expect_made,
     hidden,
-    is_recurrent,
     loaded,
     reads,
     title,
 )
-from fastrnn.onnx.node import DATA, WEIGHTS, Recurrent, Weights
+from fastrnn.onnx.node import Recurrent, Weights
 
 RESTS = ("onnxruntime", "reference")
 

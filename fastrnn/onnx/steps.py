@@ -70,7 +70,9 @@ def chosen(names: Sequence[str], alphas: Sequence[float], betas: Sequence[float]
 
 
 @cache
-def rnn(f: Chosen, clip: float | None) -> Cell:
+def rnn(functions: tuple[Chosen, ...], clip: float | None, *_: bool) -> Cell:
+    (f,) = functions
+
     def onnx_rnn(x: Any, U: Any, s: Any) -> Any:
         return f(x.h + U.h @ s.h, clip)
 
@@ -78,7 +80,9 @@ def rnn(f: Chosen, clip: float | None) -> Cell:
 
 
 @cache
-def gru(f: Chosen, g: Chosen, clip: float | None, linear_before_reset: bool) -> Cell:
+def gru(functions: tuple[Chosen, ...], clip: float | None, linear_before_reset: bool, *_: bool) -> Cell:
+    f, g = functions
+
     def onnx_gru(x: Any, U: Any, s: Any) -> Any:
         r = f(x.r + U.r @ s.h, clip)
         z = f(x.z + U.z @ s.h, clip)
@@ -89,8 +93,11 @@ def gru(f: Chosen, g: Chosen, clip: float | None, linear_before_reset: bool) -> 
 
 
 @cache
-def lstm(f: Chosen, g: Chosen, h: Chosen, clip: float | None, input_forget: bool, peephole: bool) -> Cell:
+def lstm(
+    functions: tuple[Chosen, ...], clip: float | None, _: bool, input_forget: bool, peephole: bool
+) -> Cell:
     """With `input_forget` what is forgotten makes room for what comes in: there is no gate f, which is 1 - i."""
+    f, g, h = functions
 
     def onnx_lstm(x: Any, U: Any, s: Any, p: Any = None) -> Any:
         def gate(g: str, c: Any) -> Any:
@@ -103,3 +110,8 @@ def lstm(f: Chosen, g: Chosen, h: Chosen, clip: float | None, input_forget: bool
 
     gates = "igo" if input_forget else "ifgo"
     return Cell(onnx_lstm, gates, "hc", tuple(gates.replace("g", "")) if peephole else ())
+
+
+#: Family of built-in cells -> what makes another, of a node's functions, clip, linear_before_reset, input_forget and
+#: whether it has peepholes.
+CELLS = {"rnn": rnn, "gru": gru, "lstm": lstm}

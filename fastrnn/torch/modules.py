@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
-from fastrnn.cells import CELLS, Cell
+from fastrnn.cells import Cell, find
 from fastrnn.checks import boolean
-from fastrnn.run import gru_cell, rnn_cell
+from fastrnn.run import ACTIVATIONS, gru_cell, rnn_cell
 from fastrnn.torch.recurrent import Base
 
 
@@ -46,7 +46,7 @@ class LSTM(Base):
     """
 
     peephole = False
-    _states = 2
+    _cells: ClassVar = {peephole: find("lstm", peephole=peephole) for peephole in (False, True)}
 
     def __init__(
         self,
@@ -82,8 +82,8 @@ class LSTM(Base):
         self._init_flat_weights()
 
     @property
-    def _cell(self) -> str:
-        return "lstm_peephole" if self.peephole else "lstm"
+    def _cell(self) -> Cell:
+        return self._cells[self.peephole]
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (", peephole=True" if self.peephole else "")
@@ -108,6 +108,7 @@ class GRU(Base):
     """
 
     reset_after = True
+    _cells: ClassVar = {after: find("gru", reset_after=after) for after in (False, True)}
 
     def __init__(
         self,
@@ -132,8 +133,8 @@ class GRU(Base):
         self.reset_after = bool(reset_after)
 
     @property
-    def _cell(self) -> str:
-        return gru_cell(self.reset_after)
+    def _cell(self) -> Cell:
+        return self._cells[self.reset_after]
 
     def extra_repr(self) -> str:
         return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
@@ -157,6 +158,8 @@ class RNN(Base):
     (torch.Size([5, 2, 4]), torch.Size([1, 2, 4]))
     """
 
+    _cells: ClassVar = {activation: find("rnn", activation=activation) for activation in ACTIVATIONS}
+
     def __init__(
         self,
         input_size: int,
@@ -177,15 +180,16 @@ class RNN(Base):
             "RNN_TANH", input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
             bidirectional=bidirectional, proj_size=proj_size, device=device, dtype=dtype,
         )
-        self.nonlinearity = cell.removeprefix("rnn_")
-        self.mode = cell.upper()
+        self.nonlinearity: str = cell.options["activation"]
+        self.mode = cell.name.upper()
 
     @property
-    def _cell(self) -> str:
-        return self.mode.lower()
+    def _cell(self) -> Cell:
+        return self._cells[self.nonlinearity]
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + ("" if self.mode == "RNN_TANH" else f", nonlinearity={self.mode[4:].lower()!r}")
+        told = "" if self.nonlinearity == "tanh" else f", nonlinearity={self.nonlinearity!r}"
+        return super().extra_repr() + told
 
 
 class Recurrent(Base):
@@ -242,9 +246,7 @@ class Recurrent(Base):
             "RNN_TANH", input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
             bidirectional=bidirectional, device=device, dtype=dtype,
         )
-        self.cell, self.mode = cell, cell.name
-        self._key = cell.name if CELLS.get(cell.name) is cell else cell.key
-        self._states = len(cell.states)
+        self.cell, self.mode = cell, cell.key
         self._resize()
 
     def _resize(self) -> None:
@@ -265,8 +267,8 @@ class Recurrent(Base):
         self._init_flat_weights()
 
     @property
-    def _cell(self) -> str:
-        return self._key
+    def _cell(self) -> Cell:
+        return self.cell
 
     def extra_repr(self) -> str:
         return f"{self.cell.name}, {super().extra_repr()}"

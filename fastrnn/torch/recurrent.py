@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from fastrnn.cells import Cell
 from fastrnn.torch import ops
 from fastrnn.torch.stack import Setting, Stack
 
@@ -34,7 +35,6 @@ class Base(nn.RNNBase):
     """What all modules have in common; a `torch.nn` module that becomes one of these has all it needs."""
 
     _made: ops.Made | None = None
-    _states = 1  #: of the cell
 
     def __init__(self, mode: str, input_size: int, hidden_size: int, num_layers: int, **options: Any) -> None:
         if options.pop("proj_size", 0):
@@ -45,8 +45,7 @@ class Base(nn.RNNBase):
             raise TypeError(why)
 
     @property
-    def _cell(self) -> str:
-        """The cell's name in `fastrnn.cells.CELLS`, or the `key` of another."""
+    def _cell(self) -> Cell:
         raise NotImplementedError
 
     def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
@@ -110,7 +109,7 @@ class Base(nn.RNNBase):
         unbatched: bool = False,
     ) -> Tensors:
         """y and each final state."""
-        setting = Setting(self._cell, self.bias, self.bidirectional, batch_first)
+        setting = Setting(self._cell.key, self.bias, self.bidirectional, batch_first)
         weights = self._weights()
         self._check(x, states, weights, batch_first, unbatched)
         if unbatched:
@@ -158,9 +157,10 @@ class Base(nn.RNNBase):
     def _given_states(self, hx: Any) -> list[Tensor]:
         if hx is None:
             return []
-        given = [hx] if self._states == 1 else list(hx) if isinstance(hx, tuple | list) else []
-        if len(given) != self._states or not all([isinstance(s, Tensor) for s in given]):
-            expected = "a tensor" if self._states == 1 else f"a tuple of {self._states} tensors"
+        states = len(self._cell.states)
+        given = [hx] if states == 1 else list(hx) if isinstance(hx, tuple | list) else []
+        if len(given) != states or not all([isinstance(s, Tensor) for s in given]):
+            expected = "a tensor" if states == 1 else f"a tuple of {states} tensors"
             raise TypeError(f"hx: expected {expected}, got {type(hx).__name__}")
         return given
 

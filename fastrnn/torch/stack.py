@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastrnn import backends
-from fastrnn.cells import CELLS, Array, Arrays, Cell
+from fastrnn.cells import Array, Arrays, Cell
 from fastrnn.cells.definition import by_key
 from fastrnn.checks import rows
 from fastrnn.packed import PackedStack, Tape
@@ -21,7 +21,7 @@ Tensors = list[Tensor]
 class Setting(NamedTuple):
     """What sizes of weights do not say."""
 
-    cell: str  #: a name in `cells.CELLS`, or the `key` of another
+    cell: str  #: its `key`
     bias: bool
     bidirectional: bool
     batch_first: bool
@@ -41,7 +41,7 @@ class Setting(NamedTuple):
 
     @property
     def recurrence(self) -> Cell:
-        return CELLS.get(self.cell) or by_key(self.cell)
+        return by_key(self.cell)
 
     @property
     def directions(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from fastrnn.layers.base import Layer
 from fastrnn.layers.options import LayerOptions
 from fastrnn.layers.recurrent import Recurrent
+from fastrnn.layers.rnn import LAYERS
 from fastrnn.training import weight_files
 from fastrnn.training.chain import Chain
 from fastrnn.version import version
@@ -45,7 +46,7 @@ def describe_recurrent(layer: Any) -> Spec:
 
 
 DESCRIPTIONS: dict[str, Callable[[Any], Spec]] = {
-    **dict.fromkeys(("RNN", "GRU", "LSTM", "Recurrent"), describe_recurrent),
+    **{layer.__name__: describe_recurrent for layer in (*LAYERS.values(), Recurrent)},
     "Dense": lambda d: {
         "input_size": d.input_size,
         "output_size": d.output_size,

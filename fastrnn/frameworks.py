@@ -1,0 +1,165 @@
+"""What PyTorch, Keras and ONNX call recurrent layers and what is in them; the one place that knows.
+
+Families of cells, gates, options and functions go by our names, those of `fastrnn.cells`. A gate has one letter: an
+LSTM's i, f, g (Keras' and ONNX's c), o; a GRU's r, z and n (their h); the RNN's only one h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fastrnn.cells import Array, Cell, members
+
+
+@dataclass(frozen=True)
+class Framework:
+    """What one framework has."""
+
+    name: str
+    classes: Mapping[str, str]  #: family of cells -> its class, or its operator
+    gates: Mapping[str, str]  #: family -> its gates, first to last
+    peepholes: str = ""  #: first to last
+    merges: Mapping[Any, Any] = field(default_factory=dict)  #: its word or operator -> our `merge`
+    only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  #: option -> what it has of it, if not all
+
+    @property
+    def families(self) -> dict[str, str]:
+        """Class or operator -> family of cells."""
+        return {kind: family for family, kind in self.classes.items()}
+
+
+#: Its orders are ours.
+PYTORCH = Framework(
+    "PyTorch",
+    classes={"rnn": "RNN", "gru": "GRU", "lstm": "LSTM"},
+    gates={"rnn": "h", "gru": "rzn", "lstm": "ifgo"},
+    only={
+        "activation": ("tanh", "relu"),
+        "reset_after": (True,),
+        "peephole": (False,),
+        "return_sequences": (True,),
+        "merge": ("concat",),
+    },
+)
+
+KERAS = Framework(
+    "Keras",
+    classes={"rnn": "SimpleRNN", "gru": "GRU", "lstm": "LSTM"},
+    gates={"rnn": "h", "gru": "zrn", "lstm": "ifgo"},
+    merges={"concat": "concat", "sum": "sum", "mul": "mul", "ave": "average", None: None},
+    only={"peephole": (False,)},
+)
+
+ONNX = Framework(
+    "ONNX",
+    classes={"rnn": "RNN", "gru": "GRU", "lstm": "LSTM"},
+    gates={"rnn": "h", "gru": "zrn", "lstm": "iofg"},
+    peepholes="iof",
+    merges={"ReduceSum": "sum", "ReduceMean": "average", "ReduceProd": "mul"},
+)
+
+
+def reordered(a: Array, source: Sequence[str], target: Sequence[str], axis: int = 0) -> Array:
+    """With the equal parts that are stacked along an axis, a name each, in another order: a new array.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> reordered(np.array([1, 2, 3, 4]), "ifgo", ONNX.gates["lstm"])
+    array([1, 4, 2, 3])
+    """
+    parts = dict(zip(source, np.split(a, len(source), axis), strict=True))
+    return np.concatenate([parts[name] for name in target], axis)
+
+
+# --- PyTorch
+
+#: A module's `mode` -> its family of cells, and the `activation` that it says; `fastrnn.torch` has more of them.
+MODES = {f"RNN_{cell.options['activation'].upper()}": ("rnn", cell.options["activation"]) for cell in members("rnn")}
+MODES |= {"GRU": ("gru", None), "LSTM": ("lstm", None)}
+
+
+# --- Keras
+
+#: The layer of any cell, and cell -> the layer that has it.
+KERAS_RNN = "RNN"
+KERAS_CELLS = {f"{kind}Cell": kind for kind in KERAS.families}
+
+#: Keras 1 and 2 had layers for graphics cards alone, whose weights are laid out another way: the layer, with options,
+#: that takes them over.
+CUDNN: dict[str, tuple[str, dict[str, bool]]] = {"CuDNNGRU": ("GRU", {"reset_after": True}), "CuDNNLSTM": ("LSTM", {})}
+
+
+def keras_activation(name: Any) -> Any:
+    """Keras' word for a function of ours; `checks.activation` knows the way back."""
+    return "linear" if name == "identity" else name
+
+
+def keras_activations(family: str) -> tuple[str, ...]:
+    """What `activation` may be for a cell of ours."""
+    return tuple(dict.fromkeys(keras_activation(c.options.get("activation", "tanh")) for c in members(family)))
+
+
+def two_biases(cell: Cell) -> bool:
+    """Whether Keras has both, (2, G*H), or their sum, (G*H,)."""
+    return bool(cell.options.get("reset_after"))
+
+
+# --- ONNX
+
+#: Inputs of a node, first to last, of which only an LSTM's has the last two; those of weights, and those of data.
+INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+WEIGHTS = ("W", "R", "B", "P")
+DATA = ("X", "sequence_lens", "initial_h", "initial_c")
+
+COMMON = {"activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size", "layout"}
+ATTRIBUTES = {"rnn": COMMON, "gru": COMMON | {"linear_before_reset"}, "lstm": COMMON | {"input_forget"}}
+
+#: A function's name, and its alpha and beta.
+Function = tuple[str, tuple[float, ...]]
+
+#: `activation` of ours -> the function of an RNN node.
+FUNCTIONS: dict[str, Function] = {
+    "tanh": ("Tanh", ()),
+    "relu": ("Relu", ()),
+    "sigmoid": ("Sigmoid", ()),
+    "identity": ("Affine", (1.0, 0.0)),  # alpha a + beta
+}
+
+#: The functions of gates and candidate when the node does not say.
+DEFAULTS = {"rnn": ("Tanh",), "gru": ("Sigmoid", "Tanh"), "lstm": ("Sigmoid", "Tanh", "Tanh")}
+
+
+def onnx_functions(cell: Cell) -> tuple[Function, ...]:
+    """Of one direction."""
+    if "activation" in cell.options:
+        return (FUNCTIONS[cell.options["activation"]],)
+    return tuple((name, ()) for name in DEFAULTS[cell.family])
+
+
+def onnx_activations(family: str) -> dict[tuple[Function, ...], str | None]:
+    """What the functions of a direction may be, in small letters, and the `activation` of our cell that has them."""
+    return {
+        tuple((name.lower(), numbers) for name, numbers in onnx_functions(cell)): cell.options.get("activation")
+        for cell in members(family)
+    }
+
+
+def spelled(functions: Sequence[Function], directions: int) -> tuple[tuple[Any, ...], ...]:
+    """Attributes `activations`, `activation_alpha` and `activation_beta` of a node."""
+    alpha, beta = (tuple(numbers[i] for _, numbers in functions if numbers) for i in (0, 1))
+    return tuple(name for name, _ in functions) * directions, alpha * directions, beta * directions
+
+
+# --- by hand
+
+#: Family of cells -> what people call a gate, "" being no name at all -> the gate.
+BY_HAND = {
+    "rnn": {"": "h"},
+    "gru": {"r": "r", "z": "z", "n": "n", "h": "n", "": "n"},
+    "lstm": {"i": "i", "f": "f", "g": "g", "c": "g", "o": "o"},
+}
