@@ -25,7 +25,7 @@ __all__ = ["gates", "gradient_norms", "history"]
 #: Okabe and Ito's colours, which colour-blind people tell apart, those that print well on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
-#: quantity of a layer -> its name for people
+#: quantity of a layer of a built-in cell -> its name for people
 LABELS = {
     "i": "input gate i",
     "f": "forget gate f",
@@ -37,9 +37,6 @@ LABELS = {
     "c": "cell state c",
     "h": "hidden state h",
 }
-
-#: those that open and shut: between 0 and 1, while the others have a sign
-OPENING = ("i", "f", "o", "r", "z")
 
 
 def history(history: Any, ax: Axes | Sequence[Axes] | None = None) -> Figure:
@@ -133,15 +130,18 @@ def gates(net: Any, x: Any, *, sequence: int = 0, lengths: Any = None, **options
     ['reset gate r', 'update gate z', 'candidate n', 'hidden state h']
     """
     found = inspect.gates(net, x, lengths=lengths, **options)
-    if found["h"].ndim == 3:
+    cell = net.stack.cell
+    h = cell.states[0]
+    if found[h].ndim == 3:
         found = {name: sequences(a, net) for name, a in found.items()}
-        B = found["h"].shape[1]
+        B = found[h].shape[1]
         if not -B <= sequence < B:
             raise ValueError(f"sequence: expected one of {-B}..{B - 1}, got {sequence}")
         found = {name: a[:, sequence] for name, a in found.items()}
     if lengths is not None:
         found = {name: a[: np.ravel(lengths)[sequence]] for name, a in found.items()}
-    rows = [[name for name in found if (name in OPENING) is opening] for opening in (True, False)]
+    sigmoids = {name for node, name in cell.names.items() if node.op == "sigmoid"} - {*cell.states}  # between 0 and 1
+    rows = [[name for name in found if (name in sigmoids) is opening] for opening in (True, False)]
     rows = [row for row in rows if row]
     columns = max(map(len, rows))
     figure: Figure = pyplot().figure(figsize=(3.8 * columns, 0.4 + 2.7 * len(rows)), layout="constrained")
@@ -149,7 +149,8 @@ def gates(net: Any, x: Any, *, sequence: int = 0, lengths: Any = None, **options
     for r, row in enumerate(rows):
         for k, name in enumerate(row):
             axes = figure.add_subplot(grid[r, k])
-            heat_map(axes, name, found[name])
+            heat_map(axes, found[name], name in sigmoids)
+            axes.set_title(LABELS.get(name, name) if cell.builtin else name)
             axes.set(xlabel="time step t" if r == len(rows) - 1 else None, ylabel="unit" if k == 0 else None)
     bars(figure)
     return figure
@@ -255,10 +256,9 @@ def decades(axis: Any) -> None:
         axis.set_ticks([], minor=True)
 
 
-def heat_map(axes: Axes, name: str, values: Array) -> None:
+def heat_map(axes: Axes, values: Array, opening: bool) -> None:
     """Units downwards, as matrices are written, by time steps."""
     T, H = values.shape
-    opening = name in OPENING
     limit = 1.0 if opening else max(1.0, float(np.abs(values[np.isfinite(values)]).max(initial=0)))
     axes.imshow(
         values.T,
@@ -269,7 +269,6 @@ def heat_map(axes: Axes, name: str, values: Array) -> None:
         interpolation="nearest",
         extent=(-0.5, T - 0.5, H - 0.5, -0.5),
     )
-    axes.set_title(LABELS.get(name, name))
     whole_numbers(axes.xaxis)
     whole_numbers(axes.yaxis)
 

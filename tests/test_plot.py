@@ -12,6 +12,7 @@ import pytest
 
 import fastrnn
 from fastrnn import inspect
+from fastrnn.cells import sigmoid, tanh
 from fastrnn.training import History
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -124,6 +125,19 @@ def test_gates(kind: Any, options: dict[str, Any], titles: list[str], batch_firs
         assert np.array_equal(image.get_array(), values[:5].T), name
         assert image.get_clim() == ((0, 1) if "gate" in axes.get_title() else (-1, 1)), name
         assert (image.cmap.name == "Greys") == ("gate" in axes.get_title()), name
+
+
+def test_gates_of_a_cell_of_ones_own() -> None:
+    """What opens and shuts is what is a sigmoid, whatever it is called; names are as they are given."""
+
+    @fastrnn.cell(gates="ifw", states=("rate",))
+    def cell(x: Any, U: Any, s: Any) -> Any:
+        i, f, w = tanh(x.i), sigmoid(x.f + U.f @ s.rate), sigmoid(x.w)
+        return w * i + f * s.rate
+
+    figure = plot.gates(fastrnn.Recurrent(cell, I, H, rng=0), inputs())
+    drawn_as = {axes.get_title(): axes.get_images()[0].cmap.name for axes in drawn(figure).axes[:4]}
+    assert drawn_as == {"f": "Greys", "w": "Greys", "i": "RdBu_r", "rate": "RdBu_r"}
 
 
 def test_a_large_state_has_a_scale_of_its_own() -> None:
