@@ -3,7 +3,8 @@
 They are Keras' own layers, weights, options, masks, states and all, whose loop over time is fastrnn's kernels. What the
 kernels do not have is refused by name when the layer is made: recurrent_dropout, other activations than the default
 ones (a SimpleRNN's may be tanh, relu, sigmoid or linear), and use_cudnn=True. ``unroll`` and ``implementation`` change
-nothing. Under a policy of half precision the kernels compute in float32. There is no gradient of a gradient.
+nothing. Under a policy of half precision the kernels compute in float32. Gradients of gradients and forward-mode
+derivatives are computed by the cell's equations, which is slow.
 Inference packs the weights once, and anew after any change that PyTorch counts: not through NumPy or ``.value.data``.
 
 Set ``KERAS_BACKEND=torch`` before Keras is imported; on its other backends these layers do not exist, and

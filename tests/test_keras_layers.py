@@ -180,23 +180,42 @@ def test_half_precision(name: str, policy: str, keras: Any, ours: Any) -> None:
         assert_close({"": got}, {"": expected}, 0.02)
 
 
-def test_no_gradient_of_a_gradient(ours: Any) -> None:
+@pytest.mark.filterwarnings("ignore:fastrnn.torch. gradients of gradients:RuntimeWarning")
+def test_gradient_of_a_gradient(keras: Any, ours: Any) -> None:
+    """With a mask; in float32, as Keras multiplies."""
     import torch
 
-    x = torch.ones((2, 3, 4), requires_grad=True)
-    (dx,) = torch.autograd.grad(ours.GRU(5)(x).sum(), x, create_graph=True)
-    with pytest.raises(NotImplementedError, match=r"double backward: fastrnn has no gradient of a gradient"):
-        dx.sum().backward()
+    theirs, mine = both(keras, ours)
+    found = []
+    for layer in (theirs, mine):
+        x = torch.linspace(-1, 1, 24).reshape(2, 4, 3).requires_grad_()
+        y = layer(x, mask=torch.tensor([[1, 1, 0, 1], [1, 1, 1, 1]]).bool())
+        (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(dx.square().sum(), x)[0].numpy())
+    assert_close({"": found[1]}, {"": found[0]}, FLOAT32)
 
 
+@pytest.mark.filterwarnings("ignore:fastrnn.torch. forward-mode derivatives:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-def test_no_forward_mode(ours: Any) -> None:
+def test_forward_mode(keras: Any, ours: Any) -> None:
     import torch
 
-    layer, x = ours.LSTM(5), torch.ones((2, 3, 4))
-    layer.build(x.shape)
-    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward-mode derivatives"):
-        layer(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+    x = torch.linspace(-1, 1, 24).reshape(2, 4, 3)
+    found = []
+    for layer in both(keras, ours):
+        with torch.autograd.forward_ad.dual_level():
+            y = layer(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+            found.append(torch.autograd.forward_ad.unpack_dual(y).tangent.detach().numpy())
+    assert_close({"": found[1]}, {"": found[0]}, FLOAT32)
+
+
+def both(keras: Any, ours: Any) -> tuple[Any, Any]:
+    """A GRU of Keras and of ours, of the same weights."""
+    theirs, mine = keras.layers.GRU(5), ours.GRU(5)
+    for layer in (theirs, mine):
+        layer.build((2, 4, 3))
+    mine.set_weights(theirs.get_weights())
+    return theirs, mine
 
 
 def test_on_the_cpu_alone(ours: Any) -> None:

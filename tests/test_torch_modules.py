@@ -473,25 +473,6 @@ def test_a_weight_that_changed_before_backward() -> None:
         y.sum().backward()
 
 
-def test_double_backward_is_refused() -> None:
-    module, x = fastrnn.torch.LSTM(3, 5), torch.randn(4, 2, 3, requires_grad=True)
-    _, (h, _) = module(x)
-    (dx,) = torch.autograd.grad(h.sum(), x, create_graph=True)
-    (plain,) = torch.autograd.grad(module(x)[1][0].sum(), x)
-    assert torch.equal(dx, plain)
-    with pytest.raises(NotImplementedError, match="double backward"):
-        dx.sum().backward()
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, by itself
-def test_forward_mode_is_refused() -> None:
-    module, x = fastrnn.torch.LSTM(3, 5), torch.randn(4, 2, 3)
-    with pytest.raises(NotImplementedError, match="forward-mode"):
-        torch.func.jvp(lambda x: module(x)[0], (x,), (x,))
-    with torch.autograd.forward_ad.dual_level(), torch.no_grad(), pytest.raises(NotImplementedError, match="forward-m"):
-        module(torch.autograd.forward_ad.make_dual(x, x))
-
-
 def test_outputs_share_no_memory_with_inputs() -> None:
     module, x, h = fastrnn.torch.GRU(3, 5), torch.randn(0, 2, 3), torch.randn(1, 2, 5)
     for context in (torch.no_grad(), torch.enable_grad()):
@@ -663,13 +644,6 @@ def test_autocast_leaves_float32() -> None:
         inside = module(X)[0]
     assert inside.dtype == torch.float32
     assert torch.equal(inside, module(X)[0])
-
-
-def test_functional_transforms_are_refused() -> None:
-    module = LSTM(3, 5)
-    for transform in (torch.func.grad, torch.func.jacrev, lambda f: lambda x: torch.func.vjp(f, x)):
-        with pytest.raises(RuntimeError, match="functorch transforms"):
-            transform(lambda x: module(x)[0].sum())(X)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from fastrnn.torch import equations
 from fastrnn.torch.stack import Setting, Stack, Tensors, addresses
 
 #: The arguments in common; a Setting comes as its four fields.
@@ -26,10 +26,9 @@ def plain() -> bool:
     """Whether tensors are memory and nothing else: no compiler, tracer, function transform or mode looks on."""
     return not (
         torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._get_tracing_state()
-        or forward_ad._current_level >= 0
+        or equations.transformed()
     )
 
 
@@ -112,19 +111,35 @@ def _backward(ctx: Any, grads: Tensors) -> tuple[Any, ...]:
     x, lengths, *rest = ctx.saved_tensors
     i, w, m = ctx.sizes
     init, weights, masks, kept = parts(rest, i, w, m)
-    dy, *dfinal = grads[: 1 + len(ctx.setting.recurrence.states)]
-    dx, *found = recurrence_backward(x, init, weights, lengths, masks, kept, dy, dfinal, *ctx.setting)
+    dy, *dfinal = grads = grads[: 1 + len(ctx.setting.recurrence.states)]
+    if why := equations.reason(grads):
+        equations.tell(why)
+        dx, *found = equations.gradient(ctx.setting, x, init, weights, lengths, masks, grads)
+    else:
+        dx, *found = recurrence_backward(x, init, weights, lengths, masks, kept, dy, dfinal, *ctx.setting)
     return dx, found[:i], found[i:], None, [None] * m, None, None, None, None, None
 
 
-def _refuse(ctx: Any, *grads: Any) -> Any:
-    raise NotImplementedError(
-        "double backward: fastrnn has no gradient of a gradient; use torch.nn's layer where create_graph=True is needed"
-    )
+def _keep_again(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+    x, init, weights, lengths, masks, kept, dy, dfinal, *setting = inputs
+    ctx.sizes = len(init), len(weights), len(masks)
+    ctx.setting, ctx.kept = Setting(*setting), len(kept)
+    ctx.save_for_backward(x, lengths, *init, *weights, *masks, dy, *dfinal)
+
+
+def _backward_again(ctx: Any, seconds: Tensors) -> tuple[Any, ...]:
+    """The kernels have no gradient of a gradient."""
+    equations.tell("gradients of gradients")
+    x, lengths, *rest = ctx.saved_tensors
+    i, w, m = ctx.sizes
+    init, weights, masks, grads = parts(rest, i, w, m)
+    dx, *found = equations.second_gradient(ctx.setting, x, init, weights, lengths, masks, grads, seconds)
+    dinit, dweights, (ddy, *ddfinal) = parts(found, i, w)
+    return dx, dinit, dweights, None, [None] * m, [None] * ctx.kept, ddy, ddfinal, None, None, None, None
 
 
 recurrence.register_autograd(_backward, setup_context=_keep)
-recurrence_backward.register_autograd(_refuse)
+recurrence_backward.register_autograd(_backward_again, setup_context=_keep_again)
 
 
 def watched(
@@ -132,8 +147,9 @@ def watched(
     masks: Sequence[Tensor], training: bool,
 ) -> Tensors:
     """y and each final state, where something looks on: a compiler, a tracer, a transform."""
-    if forward_ad._current_level >= 0:
-        raise NotImplementedError("forward-mode derivatives: fastrnn has none; use reverse mode, or torch.nn")
+    if why := equations.reason([x, *init, *weights]):
+        equations.tell(why)
+        return equations.evaluate(setting, x, init, weights, lengths, masks)
     outputs: Tensors = recurrence(x, init, weights, lengths, masks, training, *setting)
     return outputs[: 1 + len(setting.recurrence.states)]
 
@@ -157,7 +173,11 @@ class Recurrence(torch.autograd.Function):
         setting, stack, (i, w, m), key = ctx.known
         x, *rest = ctx.saved_tensors
         init, weights, masks, (lengths, *kept) = parts(rest, i, w, m)
-        if torch.is_grad_enabled():  # create_graph: whoever differentiates once more is to hear of it
+        if why := equations.reason(grads):
+            equations.tell(why)
+            given = whole(setting, x, weights, grads)
+            dx, *found = equations.gradient(setting, x, init, weights, lengths, masks, given)
+        elif torch.is_grad_enabled():  # create_graph: by the operator, which has a gradient of its own
             dy, *dfinal = whole(setting, x, weights, grads)
             kept.append(spelled(key))
             dx, *found = recurrence_backward(x, init, weights, lengths, masks, kept, dy, dfinal, *setting)

@@ -11,7 +11,7 @@ from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from fastrnn.cells import Cell
-from fastrnn.torch import ops
+from fastrnn.torch import equations, ops
 from fastrnn.torch.stack import Setting, Stack
 
 Tensors = Sequence[Tensor]
@@ -29,6 +29,13 @@ def refusal(what: str, tensor: Tensor) -> str:
             "which torch.autocast needs as well"
         )
     return ""
+
+
+def padded(data: Tensor, batch_sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """The data of a PackedSequence as (T, B, N), and the lengths."""
+    if equations.transformed():
+        return equations.padded(data, batch_sizes)
+    return pad_packed_sequence(PackedSequence(data, batch_sizes))
 
 
 class Base(nn.RNNBase):
@@ -92,12 +99,12 @@ class Base(nn.RNNBase):
             raise ValueError(f"input: expected data of shape (N, {self.input_size}), got {tuple(data.shape)}")
         if into is not None:
             states = [s.index_select(1, into) for s in states]
-        x, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
+        x, lengths = padded(data, batch_sizes)
         y, *final = self._run(x, states, False, lengths, batch_sizes)
         if back is not None:
             final = [s.index_select(1, back) for s in final]
-        packed = PackedSequence(pack_padded_sequence(y, lengths).data, batch_sizes, into, back)
-        return packed, tuple(final) if len(final) > 1 else final[0]
+        data = equations.packed(y, batch_sizes) if equations.transformed() else pack_padded_sequence(y, lengths).data
+        return PackedSequence(data, batch_sizes, into, back), tuple(final) if len(final) > 1 else final[0]
 
     def _run(
         self,
@@ -172,7 +179,7 @@ class Base(nn.RNNBase):
         masks = [dropout(ones, self.dropout) for _ in range(self.num_layers - 1)]
         if batch_sizes is None:
             return masks
-        return [pad_packed_sequence(PackedSequence(mask, batch_sizes))[0] for mask in masks]
+        return [padded(mask, batch_sizes)[0] for mask in masks]
 
     def _stack(self, setting: Setting, weights: list[Tensor], packed: bool = False) -> Stack:
         made = self.__dict__["_made"] = ops.made(self._made, setting, weights, packed=packed)

@@ -1,0 +1,158 @@
+"""The recurrence by the cells' own equations, step by step on tensors: for what the kernels cannot compute.
+
+Everything here is made of PyTorch's operators, so each of its transforms and derivatives of any order go through it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.functional import pad
+
+from fastrnn.torch.stack import Setting, Tensors
+
+#: The reasons of which a warning has told in this process.
+_told: set[str] = set()
+
+
+def transformed() -> bool:
+    """Whether tensors may be more than memory to this thread: inside a transform of torch.func, or to forward mode."""
+    return bool(torch._C._are_functorch_transforms_active()) or forward_ad._current_level >= 0
+
+
+def reason(tensors: Sequence[Tensor | None]) -> str:
+    """Why a layer on these tensors, or its backward on these gradients, is for the equations; empty if it is not."""
+    if torch._C._are_functorch_transforms_active():
+        return "torch.func's transforms (grad, vmap, jvp, ...)"
+    if forward_ad._current_level >= 0:
+        unpack: Any = forward_ad.unpack_dual
+        if any([a is not None and unpack(a).tangent is not None for a in tensors]):
+            return "forward-mode derivatives"
+    return ""
+
+
+def tell(what: str) -> None:
+    """Warn that this is slow, once in a process for each reason."""
+    if what not in _told:
+        _told.add(what)
+        warnings.warn(
+            f"fastrnn.torch: {what} are computed by the cell's equations, step by step, which is slow",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def evaluate(
+    setting: Setting,
+    x: Tensor,
+    init: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,
+    masks: Sequence[Tensor],
+) -> Tensors:
+    """y and each final state, as `Stack.train` has them."""
+    cell, keys, D = setting.recurrence, setting.keys, setting.directions
+    below = x.transpose(0, 1) if setting.batch_first else x
+    T, B, _ = below.shape
+    H, calls = weights[0].shape[0] // cell.G, len(weights) // len(keys)
+    valid = None if lengths is None else torch.arange(T).unsqueeze(1) < lengths
+    if valid is not None:  # whatever stands behind the end has no gradient, not even the NaN that 0 * inf would be
+        below = torch.where(valid.unsqueeze(2), below, 0.0)
+    final: list[tuple[Tensor, ...]] = []
+    for first in range(0, calls, D):
+        above = []
+        for call in range(first, first + D):
+            own = dict(zip(keys, weights[call * len(keys) :], strict=False))
+            state = tuple([s[call] for s in init]) or tuple([below.new_zeros(B, H) for _ in cell.states])
+            y, state = _direction(setting, below, state, own, valid, backwards=call > first)
+            above.append(y)
+            final.append(state)
+        below = torch.cat(above, 2)
+        if masks and first + D < calls:
+            below = below * masks[first // D]
+    states = [torch.stack(each) for each in zip(*final, strict=True)]
+    return [below.transpose(0, 1) if setting.batch_first else below, *states]
+
+
+def _direction(
+    setting: Setting,
+    x: Tensor,
+    state: tuple[Tensor, ...],
+    weights: dict[str, Tensor],
+    valid: Tensor | None,
+    backwards: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """y and the final states of one layer in one direction, time-major."""
+    W, U, b, b_rec, p = [weights.get(key) for key in ("W", "U", "b", "b_rec", "p")]
+    y: Tensors = []
+    for t in range(len(x) - 1, -1, -1) if backwards else range(len(x)):
+        after = setting.recurrence.evaluate(x[t], state, W, U, b, b_rec, p)
+        if valid is None:
+            y.append(after[0])
+            state = after
+        else:
+            alive = valid[t].unsqueeze(1)
+            y.append(torch.where(alive, after[0], 0.0))
+            state = tuple([torch.where(alive, a, s) for a, s in zip(after, state, strict=True)])
+    if not y:
+        return x.new_empty((0, *state[0].shape)), state
+    return torch.stack(y[::-1] if backwards else y), state
+
+
+def padded(data: Tensor, batch_sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """`pad_packed_sequence` for every transform and derivative, which PyTorch's own has not: (T, B, N) and lengths."""
+    B = int(batch_sizes[0])
+    steps = [pad(step, (0, 0, 0, B - len(step))) for step in data.split_with_sizes(batch_sizes.tolist())]
+    return torch.stack(steps), (batch_sizes > torch.arange(B).unsqueeze(1)).sum(1)
+
+
+def packed(y: Tensor, batch_sizes: Tensor) -> Tensor:
+    """The data of `pack_padded_sequence`, likewise."""
+    return torch.cat([y[t, :size] for t, size in enumerate(batch_sizes.tolist())])
+
+
+def gradient(
+    setting: Setting,
+    x: Tensor,
+    init: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,
+    masks: Sequence[Tensor],
+    grads: Sequence[Tensor],
+) -> Tensors:
+    """dx, that of each initial state, and that of each weight, as `Stack.back` has them, which can be differentiated.
+
+    By `torch.func.vjp`, which takes the arguments as independent of each other, whatever they were computed from.
+    """
+    i = len(init)
+
+    def run(x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        return tuple(evaluate(setting, x, rest[:i], rest[i:], lengths, masks))
+
+    pull: Any = torch.func.vjp(run, x, *init, *weights)[1]
+    return list(pull(tuple(grads)))
+
+
+def second_gradient(
+    setting: Setting,
+    x: Tensor,
+    init: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,
+    masks: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    seconds: Sequence[Tensor],
+) -> Tensors:
+    """From gradients of what `gradient` returns to those of x, each initial state, each weight and each of `grads`."""
+    i, w = len(init), len(weights)
+
+    def back(x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        return tuple(gradient(setting, x, rest[:i], rest[i : i + w], lengths, masks, rest[i + w :]))
+
+    pull: Any = torch.func.vjp(back, x, *init, *weights, *grads)[1]
+    return list(pull(tuple(seconds)))
