@@ -429,14 +429,46 @@ print(p.cell.forward(**p.inputs).y.tobytes().hex())
 """
 
 
-def run_with(folder: Path) -> str:
+def run_with(folder: Path, program: str = PROGRAM) -> str:
     """y in a process of its own that keeps machine code in this folder."""
-    code = PROGRAM.format(tests=str(Path(__file__).parent))
+    code = program.format(tests=str(Path(__file__).parent))
     environment = os.environ | {"FASTRNN_CACHE_DIR": str(folder)}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     return done.stdout
+
+
+FAR = """
+import ctypes, mmap, sys
+sys.path.insert(0, {tests!r})
+from test_cells import problem
+import own_cells
+
+libc, page, big = ctypes.CDLL(None), mmap.PAGESIZE, 8 << 30
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+def reserve(size):  # address space alone: no access, private, anonymous, no memory behind it
+    return libc.mmap(None, size, 0, 0x4022, -1, 0)
+
+
+run = lambda cell: cell.forward(**problem(cell, (3, 2, 2, 5)).inputs).y.tobytes().hex()
+run(own_cells.gru)  # the compiler has its memory
+block = reserve(big)
+while reserve(page) > block:  # no hole is left above it
+    pass
+libc.munmap(block + big // 2, page)  # but one, for a single section
+print(run(own_cells.min_gru))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the flags of mmap are Linux'")
+def test_code_far_from_its_constants(tmp_path: Path, native: str) -> None:
+    """Where the address space is crowded, code and constants come to lie gigabytes apart."""
+    assert run_with(tmp_path, FAR) == run_with(tmp_path)
 
 
 def test_the_cache_on_disk(tmp_path: Path, native: str) -> None:

@@ -295,6 +295,7 @@ def test_compiled_transforms() -> None:
     module, x = made("LSTM"), inputs()
     expected = torch.func.grad(loss(module))(x)
     assert_equal(torch.compile(torch.func.grad(loss(module)), backend="aot_eager")(x), expected)
+    torch.compiler.reset()  # or what could not be traced here is left out in other tests too
 
 
 def test_it_says_so_once(python: Callable[..., Any]) -> None:

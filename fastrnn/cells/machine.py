@@ -49,9 +49,8 @@ class Code:
             llvm.initialize_native_target()
             llvm.initialize_native_asmprinter()
             triple = llvm.get_process_triple()
-            target = llvm.Target.from_triple(triple).create_target_machine(
-                cpu=cpu, opt=3, reloc="pic", codemodel="small", jit=True
-            )
+            # For a JIT, LLVM chooses the code model in which constants may lie more than 2 GB away from the code.
+            target = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, opt=3, jit=True)
             version = ".".join(map(str, llvm.llvm_version_info))
             digest = hashlib.sha256("\0".join((text, triple, cpu, version)).encode())
             self.key = int.from_bytes(digest.digest()[:8], "little") >> 1 | 1 << 62  #: no small number
