@@ -11,6 +11,7 @@ from fastrnn.results import Cache, GRUGrads, GRUResult, LSTMGrads, LSTMResult, R
 from fastrnn.steps import gru_step, lstm_step, rnn_step
 
 if TYPE_CHECKING:
+    from fastrnn import catalogue as catalogue
     from fastrnn import convert as convert
     from fastrnn import training as training
     from fastrnn.convert import (
@@ -35,7 +36,7 @@ else:
 
         if name == "__version__":
             return import_module("fastrnn.version").version()
-        if name in ("convert", "training"):
+        if name in ("catalogue", "convert", "training"):
             return import_module(f"fastrnn.{name}")
         if name in __all__:
             return getattr(import_module("fastrnn.training" if name == "Sequential" else "fastrnn.convert"), name)

@@ -47,7 +47,11 @@ class Cell:
         What chooses it in its family.
     builtin : bool
         Whether it is the library's own, as one that has a family is.
+    maker : callable, or None
+        What makes it anew in another process, if no module has it.
     """
+
+    maker: Callable[[], Cell] | None = None
 
     def __init__(
         self,
@@ -205,7 +209,7 @@ class Cell:
         return f"<cell {self.name}: gates {' '.join(self.gates)}, states {' '.join(self.states)}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return found, (self.__module__, self.__qualname__)
+        return (self.maker, ()) if self.maker else (found, (self.__module__, self.__qualname__))
 
     def weights(
         self, W: Array, U: Array | None, b: Array | None, b_rec: Array | None, p: Array | None

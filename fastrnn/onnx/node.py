@@ -7,17 +7,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn import backends
+from fastrnn import backends, catalogue
 from fastrnn.call import Call
 from fastrnn.cells import Array, Arrays, Cell, find, members
 from fastrnn.checks import checked_lengths, expect_dtype, expect_shape, floating_array, floats, rows
 from fastrnn.convert.onnx_graph import attributes_of, is_recurrent, part, text
 from fastrnn.frameworks import ATTRIBUTES, DEFAULTS, INPUTS, ONNX, WEIGHTS, onnx_activations
-from fastrnn.onnx import steps
+from fastrnn.onnx import activations
 from fastrnn.packed import PackedStack
 
 #: Whether each direction runs in reverse.
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
+
+#: Family of built-in cells -> what makes another one of it, and the options besides clip that this takes.
+MAKERS: dict[str, tuple[Callable[..., Cell], tuple[str, ...]]] = {
+    "rnn": (catalogue.rnn_with, ()),
+    "gru": (catalogue.gru_with, ("reset_after",)),
+    "lstm": (catalogue.lstm_with, ("input_forget", "peephole")),
+}
 
 
 class Way(NamedTuple):
@@ -150,11 +157,11 @@ class Recurrent:
             names = names[:1]  # ONNX's own default of an RNN is a pair
         if len(names) != each * len(directions):
             raise ValueError(f"activations: expected {each * len(directions)} names, got {len(names)}: {names}")
-        chosen = steps.chosen(names, given.get("activation_alpha", []), given.get("activation_beta", []))
+        chosen = activations.chosen(names, given.get("activation_alpha", []), given.get("activation_beta", []))
         return [self._way(reverse, chosen[d * each : (d + 1) * each]) for d, reverse in enumerate(directions)]
 
-    def _way(self, reverse: bool, chosen: list[steps.Chosen]) -> Way:
-        known, functions = onnx_activations(self.family), tuple(chosen)
+    def _way(self, reverse: bool, chosen: list[activations.Chosen]) -> Way:
+        known, functions = onnx_activations(self.family), tuple((a.name, a.arguments) for a in chosen)
         parts = [] if functions in known else [f"activations {', '.join(a.name for a in chosen)}"]
         parts += [] if self._clip is None else ["clip"]
         parts += ["input_forget"] if self._input_forget else []
@@ -164,8 +171,10 @@ class Recurrent:
             return find(self.family, activation=known[functions], reset_after=after, peephole=peephole)
 
         def defined(peephole: bool) -> Cell:
-            make: Callable[..., Cell] = steps.CELLS[self.family]
-            return make(functions, self._clip, self._linear_before_reset, self._input_forget, peephole)
+            make, takes = MAKERS[self.family]
+            after, coupled = self._linear_before_reset, self._input_forget
+            options = {"reset_after": after, "input_forget": coupled, "peephole": peephole}
+            return make(*chosen, clip=self._clip, **{name: options[name] for name in takes})
 
         return Way(reverse, defined if parts else built_in, " and ".join(parts))
 
