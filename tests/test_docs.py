@@ -12,7 +12,9 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *DOCS.rglob("*.rst")])
 
 
-MODULES = ["", ".layers", ".initializers", ".training", ".convert", ".inspect", ".plot", ".sklearn", ".torch"]
+MODULES = [
+    "", ".layers", ".initializers", ".training", ".convert", ".inspect", ".plot", ".sklearn", ".torch", ".catalogue",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -22,7 +24,7 @@ def test_reference(module: str) -> None:
         pytest.importorskip(module[1:])
     public = importlib.import_module(f"fastrnn{module}")
     pages = "\n".join(page.read_text() for page in (DOCS / "api").iterdir())
-    entries = set(re.findall(r"^\.\. auto(?:function|class):: (\w+)", pages, re.MULTILINE))
+    entries = set(re.findall(r"^\.\. auto(?:function|class|data):: (\w+)", pages, re.MULTILINE))
     assert not set(public.__all__) - entries - {"__version__", "initializers"}
 
 

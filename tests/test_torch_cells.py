@@ -15,8 +15,8 @@ from tolerance import assert_close
 Arrays = dict[str, np.ndarray]
 
 
-def by_autograd(torch: Any, p: Any) -> Arrays:
-    """What `results` returns, by a plain loop over tensors."""
+def by_autograd(torch: Any, p: Any, step: Callable[..., Any] | None = None) -> Arrays:
+    """What `results` returns, by a plain loop over tensors, of the cell's own equations or of another step."""
     cell, options = p.cell, p.options
     given = p.inputs | p.e | {f"{s}0": a for s, a in zip(cell.states, p.init, strict=True)}
     tensors = {name: torch.tensor(a, requires_grad=True) for name, a in given.items()}
@@ -29,7 +29,7 @@ def by_autograd(torch: Any, p: Any) -> Arrays:
         before = tuple([torch.where(resets[t][:, None], 0.0, s) for s in state])
         e = {n: tensors[n][t] if tensors[n].ndim == 3 else tensors[n] for n in cell.inputs}
         weights = [tensors.get(n) for n in ("W", "U", "b", "b_rec", "p")]
-        after = cell.evaluate(x[t], before, *weights, e)
+        after = (step or cell.evaluate)(x[t], before, *weights, e)
         alive = (t < lengths)[:, None]
         every[t] = [torch.where(alive, a, torch.zeros_like(a)) for a in after]
         state = tuple([torch.where(alive, a, s) for a, s in zip(after, state, strict=True)])

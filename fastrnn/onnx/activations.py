@@ -8,6 +8,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from fastrnn.catalogue import elu, softsign
@@ -37,13 +38,15 @@ ACTIVATIONS = {
 }
 
 
-class Chosen(NamedTuple):
+@dataclass(frozen=True)
+class Chosen:
     """One activation of a node, with the alpha and beta that it takes."""
 
     name: str
     arguments: tuple[float, ...] = ()
 
     def __call__(self, a: Any) -> Any:
+        """f(a)."""
         return ACTIVATIONS[self.name].function(a, *self.arguments)
 
 
