@@ -3,9 +3,10 @@
 They are Keras' own layers, weights, options, masks, states and all, whose loop over time is fastrnn's kernels. What the
 kernels do not have is refused by name when the layer is made: recurrent_dropout, other activations than the default
 ones (a SimpleRNN's may be tanh, relu, sigmoid or linear), and use_cudnn=True. ``unroll`` and ``implementation`` change
-nothing. Under a policy of half precision the kernels compute in float32. Gradients of gradients and forward-mode
-derivatives are computed by the cell's equations, which is slow.
-Inference packs the weights once, and anew after any change that PyTorch counts: not through NumPy or ``.value.data``.
+nothing, but ``implementation=1`` is refused where there is dropout, which it draws for each gate. Under a policy of
+half precision the kernels compute in float32. Gradients of gradients and forward-mode derivatives are computed by the
+cell's equations, which is slow. Inference packs the weights once, and anew after any change that PyTorch counts: not
+through NumPy or ``.value.data``.
 
 Set ``KERAS_BACKEND=torch`` before Keras is imported; on its other backends these layers do not exist, and
 `fastrnn.from_keras` takes the weights instead. ``pip install 'fastrnn[keras]'`` brings both, Keras and PyTorch.
@@ -57,6 +58,8 @@ class _Kernels:
         layer: Any = self
         if layer.recurrent_dropout:
             raise ValueError(f"recurrent_dropout: fastrnn has none; expected 0, got {layer.recurrent_dropout}")
+        if layer.dropout and getattr(layer.cell, "implementation", 2) == 1:
+            raise ValueError("implementation: 1 drops other inputs for each gate; with dropout= expected 2, got 1")
         if getattr(layer, "use_cudnn", "auto") is True:
             raise ValueError('use_cudnn: fastrnn runs on the CPU; expected "auto" or False, got True')
         layer.use_cudnn = False  # else a Bidirectional may run both directions on a graphics card itself

@@ -308,6 +308,7 @@ def test_a_model_goes_to_a_file_and_back(keras: Any, ours: Any, tmp_path: Path) 
             "recurrent_activation: expected sigmoid, got 'hard_sigmoid'",
         ),
         ("SimpleRNN", {"activation": "elu"}, "activation: expected tanh or relu or sigmoid or linear, got 'elu'"),
+        ("LSTM", {"dropout": 0.1, "implementation": 1}, "implementation: 1 drops .*; with dropout= expected 2, got 1"),
         ("GRU", {"use_cudnn": True}, 'use_cudnn: fastrnn runs on the CPU; expected "auto" or False, got True'),
     ],
 )
