@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import own_cells
 import pytest
 from tolerance import assert_close, assert_same_bits
 
@@ -149,11 +150,19 @@ def test_mapped_files(mapped: np.ndarray, tmp_path: Path) -> None:
         assert torch.equal(net(tensor)[0], expected)
 
 
-def distributed_gradients(rank: int, directory: str) -> None:
+def of_an_own_cell() -> Any:
+    torch.manual_seed(0)
+    return fastrnn.torch.Recurrent(own_cells.coupled_peephole_lstm, *SIZES, bidirectional=True)
+
+
+MODULES = {"built-in": module, "own cell": of_an_own_cell}
+
+
+def distributed_gradients(rank: int, directory: str, kind: str) -> None:
     """One of two processes, each with half of the batch; the first one writes down what it got."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.distributed.init_process_group("gloo", f"file://{directory}/store", rank=rank, world_size=2)
-    net = module().double()
+    net = MODULES[kind]().double()
     parallel = torch.nn.parallel.DistributedDataParallel(net)
     x = torch.tensor(batch(np.float64)).chunk(2, dim=1)[rank]
     for _ in range(2):  # the second time through what the first one built
@@ -164,16 +173,17 @@ def distributed_gradients(rank: int, directory: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_distributed_data_parallel(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", MODULES)
+def test_distributed_data_parallel(kind: str, tmp_path: Path) -> None:
     """Two processes get the gradients of one process with the whole batch."""
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=distributed_gradients, args=(rank, str(tmp_path))) for rank in range(2)]
+    processes = [context.Process(target=distributed_gradients, args=(rank, str(tmp_path), kind)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0]
-    net = module().double()
+    net = MODULES[kind]().double()
     net(torch.tensor(batch(np.float64)))[0].square().mean().backward()
     got = dict(np.load(tmp_path / "grads.npz"))
     assert_close(got, {name: p.grad.numpy() for name, p in net.named_parameters()})
