@@ -12,6 +12,8 @@ import pytest
 from test_cells import problem, results
 from tolerance import assert_close
 
+from fastrnn.cells import CELLS
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -90,6 +92,13 @@ def test_a_module_is_the_built_in_one(options: dict[str, Any], torch: Any) -> No
         for p, q in zip(module.parameters(), theirs.parameters(), strict=True):
             assert torch.equal(p.grad, q.grad)
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize("cell", [CELLS["lstm_peephole"], own_cells.coupled_peephole_lstm], ids=lambda cell: cell.name)
+def test_names_of_parameters_are_the_layers(cell: Any, torch: Any) -> None:
+    import fastrnn.torch
+
+    assert set(fastrnn.torch.Recurrent(cell, 3, 4).state_dict()) == set(fastrnn.Recurrent(cell, 3, 4).state_dict())
 
 
 @pytest.mark.parametrize("cell", [c for c in own_cells.ALL if not c.inputs], ids=lambda cell: cell.name)

@@ -80,6 +80,11 @@ def features(options: LayerOptions) -> int:
     return options.hidden_size * (2 if options.bidirectional and options.merge == "concat" else 1)
 
 
+def stems(cell: Cell) -> dict[str, str]:
+    """Names of a layer's parameters before the layer's number, by those in a call."""
+    return NAMES if "peephole" in cell.options else NAMES | {"p": "parameter"}
+
+
 def parameter_names(options: LayerOptions, cell: Cell) -> list[dict[str, str]]:
     """For each layer and direction, in PyTorch's order: the names of its parameters, by those in a call."""
     ways = ("", "_reverse") if options.bidirectional else ("",)
@@ -91,9 +96,9 @@ def parameter_names(options: LayerOptions, cell: Cell) -> list[dict[str, str]]:
         "b_rec": products and options.bias is True,
         "p": bool(cell.parameters),
     }
-    stems = NAMES if "peephole" in cell.options else NAMES | {"p": "parameter"}
+    stem = stems(cell)
     keys = [key for key in NAMES if there[key]]
-    return [{key: f"{stems[key]}_l{layer}{way}" for key in keys} for layer in range(options.num_layers) for way in ways]
+    return [{key: f"{stem[key]}_l{layer}{way}" for key in keys} for layer in range(options.num_layers) for way in ways]
 
 
 def parameter_shapes(options: LayerOptions, cell: Cell) -> list[dict[str, tuple[int, ...]]]:

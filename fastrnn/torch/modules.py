@@ -8,6 +8,7 @@ from torch import nn
 
 from fastrnn.cells import Cell, find
 from fastrnn.checks import boolean
+from fastrnn.layers.options import stems
 from fastrnn.run import ACTIVATIONS, gru_cell, rnn_cell
 from fastrnn.torch.recurrent import Base
 
@@ -258,7 +259,7 @@ class Recurrent(Base):
             plain: dict[str, Any] = {name: self._parameters.pop(name) for name in names}
             like = plain[names[0]].detach()
             shapes = {name: (rows[name.partition("_l")[0]], *a.shape[1:]) for name, a in plain.items()}
-            shapes[names[0].replace("weight_ih", "parameter")] = (len(cell.parameters) * H,)
+            shapes[names[0].replace("weight_ih", stems(cell)["p"])] = (len(cell.parameters) * H,)
             names[:] = [name for name, shape in shapes.items() if shape[0]]
             for name in names:
                 new = nn.init.uniform_(like.new_empty(shapes[name]), -bound, bound)
