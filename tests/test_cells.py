@@ -17,6 +17,7 @@ from problems import PUBLIC
 from tolerance import assert_close, assert_rounded, assert_same_bits
 
 import fastrnn
+from fastrnn import catalogue
 from fastrnn.backends import available_isas
 from fastrnn.cells import CELLS, CellError, generate, machine, relu, sigmoid, tanh
 from fastrnn.cells.c import source
@@ -32,6 +33,9 @@ ALL = (
     *own_cells.ALL,
     *[DefinedCell(c.function, c.gates, c.states, c.parameters) for c in CELLS.values() if c.name not in PUBLIC],
 )
+
+
+CATALOGUE = tuple([cell for name in catalogue.__all__ if isinstance(cell := getattr(catalogue, name), Cell)])
 
 
 def problem(cell: Any, sizes: tuple[int, int, int, int], seed: int = 0, **options: Any) -> SimpleNamespace:
@@ -150,7 +154,7 @@ def test_gradients_are_complex_steps(cell: Any, n: int) -> None:
 
 @pytest.mark.parametrize("isa", available_isas())
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("cell", ALL, ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", [*ALL, *CATALOGUE], ids=lambda cell: cell.name)
 def test_machine_code_is_the_reference(cell: Any, dtype: Any, isa: str) -> None:
     """On every instruction set, at sizes round the widths of vectors."""
     for n, sizes in enumerate([(6, 5, 3, 7), (5, 1, 4, 33), (4, 9, 5, 64), (3, 2, 1, 1)]):
@@ -168,8 +172,9 @@ def test_machine_code_is_the_reference(cell: Any, dtype: Any, isa: str) -> None:
         assert_rounded(got, evaluate(), evaluate)
 
 
-@pytest.mark.parametrize("cell", ALL, ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", [*ALL, catalogue.lru], ids=lambda cell: cell.name)
 def test_numba_is_the_reference(cell: Any) -> None:
+    """lru keeps values that depend on parameters alone."""
     p = problem(cell, (4, 3, 2, 5), lengths=True, resets=True)
     with fastrnn.use_backend("numpy"):
         exact = results(p)

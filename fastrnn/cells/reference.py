@@ -106,9 +106,10 @@ class Reference:
 
     def _run(self, loop: Loop, function: Callable[..., Arrays], fields: Fields, shape: tuple[int, ...]) -> None:
         values = function(*[fields[place] for place in loop.loads.values()])
+        dtype = fields[Place("prev", 0)].dtype
         for (place, _), value in zip(loop.stores, values, strict=True):
             whole = np.shape(value) == shape
-            fields[place] = value if whole else np.broadcast_to(value, shape).astype(fields[Place("prev", 0)].dtype)
+            fields[place] = value if whole else np.broadcast_to(value, shape).astype(dtype, order="C")
 
 
 def part(a: Array, g: int, H: int) -> Array:
