@@ -19,6 +19,10 @@ from fastrnn.cells.llvm import Machine as Machine
 from fastrnn.cells.llvm import module
 from fastrnn.cells.program import Program
 
+#: What the compiler is asked for. For a JIT, LLVM chooses the code model in which constants may lie more than 2 GB away
+#: from the code, as they do in a process with much mapped memory.
+OPTIONS = {"opt": 3, "jit": True}
+
 _lock = threading.RLock()
 
 
@@ -49,10 +53,9 @@ class Code:
             llvm.initialize_native_target()
             llvm.initialize_native_asmprinter()
             triple = llvm.get_process_triple()
-            # For a JIT, LLVM chooses the code model in which constants may lie more than 2 GB away from the code.
-            target = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, opt=3, jit=True)
+            target = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, **OPTIONS)
             version = ".".join(map(str, llvm.llvm_version_info))
-            digest = hashlib.sha256("\0".join((text, triple, cpu, version)).encode())
+            digest = hashlib.sha256("\0".join((text, triple, cpu, repr(OPTIONS), version)).encode())
             self.key = int.from_bytes(digest.digest()[:8], "little") >> 1 | 1 << 62  #: no small number
             path = folder() / digest.hexdigest()
             compiled = read(path)
