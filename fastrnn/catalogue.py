@@ -341,7 +341,7 @@ Activation = str | Callable[[Any], Any]
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     f.__name__: f for f in (tanh, relu, sigmoid, hard_sigmoid, hard_sigmoid_keras2, identity, softsign, softplus, elu)
-}
+} | {"linear": identity}  # two names of one function, as everywhere
 
 
 def function(name: str, given: Activation, bound: float | None = None) -> Callable[[Any], Any]:
@@ -518,8 +518,8 @@ def lstm_with(
     ----------
     gate, candidate, output : str or function
         The activations of gates i, f and o, of g, and of the cell state in the output: "tanh", "relu", "sigmoid",
-        "hard_sigmoid", "hard_sigmoid_keras2", "identity", "softsign", "softplus", "elu", or a function of one value,
-        which pickles if it is one of a module.
+        "hard_sigmoid", "hard_sigmoid_keras2", "identity" ("linear" is another name of it), "softsign", "softplus",
+        "elu", or a function of one value, which pickles if it is one of a module.
     clip : float, optional
         What gates and candidate are functions of is clipped to +-clip, after bias and peepholes, and the cell state is
         not, as ONNX has it; `clipped_lstm` clips the cell state.

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from test_cells import problem, results
 from test_torch_cells import by_autograd
-from tolerance import assert_close
+from tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn import catalogue
@@ -285,6 +285,11 @@ def test_equal_arguments_give_one_cell() -> None:
     assert catalogue.lstm_with("relu", clip=2) is catalogue.lstm_with(gate="relu", clip=2.0)
     assert catalogue.lstm_with() is not catalogue.lstm_with("relu")
     assert catalogue.clipped_lstm(1) is catalogue.clipped_lstm(cell_clip=1.0)
+
+
+def test_linear_is_the_identity() -> None:
+    p, q = (problem(catalogue.rnn_with(name), (4, 2, 3, 5)) for name in ("linear", "identity"))
+    assert_same_bits(results(p), results(q))
 
 
 def test_what_factories_refuse() -> None:

@@ -34,7 +34,6 @@ ALL = (
     *[DefinedCell(c.function, c.gates, c.states, c.parameters) for c in CELLS.values() if c.name not in PUBLIC],
 )
 
-
 CATALOGUE = tuple([cell for name in catalogue.__all__ if isinstance(cell := getattr(catalogue, name), Cell)])
 
 
