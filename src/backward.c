@@ -171,20 +171,20 @@ static void prepare(const Plan *p, int id)
     const Cell *cell = p->cell;
     const int products = products_of(cell);
     const ptrdiff_t H = p->H, I = p->I;
-    if (call->checkpoint && !call->packed) X(fill_panels)(&p->weights, call, id, p->threads);
-    X(pack)(&p->W_back, share(p->W_back.groups, id, p->threads), share(p->W_back.groups, id + 1, p->threads),
-            call->W, 0, 1, I);
+    if (call->checkpoint && !call->packed) X(fill_panels)(&p->weights, call, id, p->threads, 0);
+    if (!packs_W_back_late(p))
+        X(pack)(&p->W_back, share(p->W_back.groups, id, p->threads), share(p->W_back.groups, id + 1, p->threads),
+                call->W, 0, 1, I);
     for (int q = 0; q < cell->phases; q++) {
         const Panels *U = &p->U_back[q];
         X(pack)(U, share(U->groups, id, p->threads), share(U->groups, id + 1, p->threads),
                 (const real *)call->U + first_product(cell, q) * H * H, 0, 1, H);
     }
-    const ptrdiff_t from = share(cell->gates * H, id, p->threads);
-    const ptrdiff_t n = share(cell->gates * H, id + 1, p->threads) - from;
-    zero_row((real *)call->dW + from * I, n * I);
-    const ptrdiff_t rec = share(products * H, id, p->threads);
-    if (products) zero_row((real *)call->dU + rec * H, (share(products * H, id + 1, p->threads) - rec) * H);
     if (id == 0) {
+        if (p->steps == 0) { /* else the first chunk writes them */
+            zero_row(call->dW, cell->gates * H * I);
+            if (products) zero_row(call->dU, products * H * H);
+        }
         memset(p->db, 0, (size_t)(cell->gates * H) * sizeof *p->db);
         if (cell->split) memset(p->db_rec, 0, (size_t)(products * H) * sizeof *p->db_rec);
         memset(p->dp_sums, 0, (size_t)(cell->parameters * H) * sizeof *p->dp_sums);

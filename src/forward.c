@@ -23,10 +23,18 @@ static ptrdiff_t list_inputs(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to
 static void input_product(const Plan *p, int id, ptrdiff_t group, ptrdiff_t rows, Rows wx)
 {
     const Panels *W = &p->weights.W;
+    const real *bias = p->weights.bias + group_start(W, group) * p->cell->gates;
+    Panels one;
+    if (packs_W_late(p)) {
+        const ptrdiff_t I = p->I, room = group_start(W, first_group(p, W, id)) * W->gates * I;
+        one = one_group(W, group, W->data + room);
+        X(pack)(&one, 0, 1, (const real *)p->call->W + group_start(W, group) * I, p->H * I, I, 1);
+        W = &one;
+        group = 0;
+    }
     for (ptrdiff_t row = 0; row < rows; row += ROWS_ONCE) {
         const ptrdiff_t n = rows - row < ROWS_ONCE ? rows - row : ROWS_ONCE;
-        X(multiply)(n, p->scratch[id].x_rows + row, 1, 0, W, group,
-                    p->weights.bias + group_start(W, group) * p->cell->gates, rows_from(wx, row));
+        X(multiply)(n, p->scratch[id].x_rows + row, 1, 0, W, group, bias, rows_from(wx, row));
     }
 }
 
@@ -37,7 +45,7 @@ static void input_products(const Plan *p, int id, ptrdiff_t rows)
     const int gates = p->cell->gates;
     const ptrdiff_t first = first_group(p, W, id), last = last_group(p, W, id), at = group_start(W, first) * gates;
     const Rows wx = {p->scratch[id].wx, gates * p->Hp};
-    if (rows == 1)
+    if (rows == 1 && !packs_W_late(p))
         X(multiply_row)(p->scratch[id].x_rows[0], 1, 0, W, first, last, p->weights.bias + at, wx.data + at);
     else
         for (ptrdiff_t group = first; group < last; group++)
@@ -246,7 +254,7 @@ void X(forward_job)(void *arg, int id)
     const Plan *p = arg;
     fill_padding(p, id);
     if (!p->call->packed) {
-        X(fill_panels)(&p->weights, p->call, id, p->threads);
+        X(fill_panels)(&p->weights, p->call, id, p->threads, packs_W_late(p));
         frnn_team_barrier(p->threads);
     }
     if (!p->checkpoints.data) {

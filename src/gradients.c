@@ -31,7 +31,7 @@ static Columns left_operand(const Plan *p, int id, Rows field, ptrdiff_t rows, p
 
 /* The parameters' gradients of a chunk, for this thread's hidden units. Where the gradients of W x + b and of U h are the
  * same, so are the gates and the products, and one left operand serves both. */
-static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows)
+static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows, int add)
 {
     const Cell *cell = p->cell;
     const frnn_call *call = p->call;
@@ -41,7 +41,7 @@ static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows)
     for (int g = 0; g < cell->gates && cell->split && !ended(p); g++) {
         const Rows da = rows_at(p->da, g * p->Hp + from);
         const ptrdiff_t at = g * H + from;
-        X(accumulate_outer)(n, left_operand(p, id, da, rows, n), &x, (Rows){(real *)call->dW + at * p->I, p->I});
+        X(multiply_outer)(n, left_operand(p, id, da, rows, n), &x, (Rows){(real *)call->dW + at * p->I, p->I}, add);
         add_columns(p->db + at, da, rows, n);
     }
     for (int q = 0, k = 0; q < cell->phases; q++) {
@@ -51,8 +51,8 @@ static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows)
             const Rows rec = rows_at(p->da_rec, k * p->Hp + from);
             const ptrdiff_t at = k * H + from;
             const Columns left = left_operand(p, id, rec, rows, n);
-            if (!cell->split) X(accumulate_outer)(n, left, &x, (Rows){(real *)call->dW + at * p->I, p->I});
-            X(accumulate_outer)(n, left, &operand, (Rows){(real *)call->dU + at * H, H});
+            if (!cell->split) X(multiply_outer)(n, left, &x, (Rows){(real *)call->dW + at * p->I, p->I}, add);
+            X(multiply_outer)(n, left, &operand, (Rows){(real *)call->dU + at * H, H}, add);
             add_columns(p->db_rec + at, rec, rows, n);
         }
     }
@@ -60,23 +60,37 @@ static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows)
         add_columns(p->dp_sums + k * H + from, rows_at(p->dp, k * p->Hp + from), rows, n);
 }
 
-/* dx of this thread's rows of a chunk. */
+/* dx of rows [from, to) of a chunk for one group of inputs. */
+static void write_dx_group(const Plan *p, const Panels *W, ptrdiff_t group, ptrdiff_t start, ptrdiff_t from, ptrdiff_t to)
+{
+    const ptrdiff_t lanes = group_lanes(W, group), valid = p->I - start;
+    const real *left[ROWS_ONCE];
+    real out[ROWS_ONCE * MAX_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
+    for (ptrdiff_t row = from; row < to; row += ROWS_ONCE) {
+        const int m = (int)(to - row < ROWS_ONCE ? to - row : ROWS_ONCE);
+        for (int i = 0; i < m; i++) left[i] = row_of(p->da, row + i);
+        X(multiply)(m, left, p->cell->gates, p->Hp, W, group, 0, (Rows){out, lanes});
+        for (int i = 0; i < m; i++)
+            memcpy(p->dx_rows[row + i] + start, out + i * lanes,
+                   (size_t)(valid < lanes ? valid : lanes) * sizeof(real));
+    }
+}
+
+/* This thread's part of a chunk's dx: its rows, or where W is packed only now all rows of its groups. */
 static void write_dx(const Plan *p, int id, ptrdiff_t rows)
 {
     const Panels *W = &p->W_back;
-    const ptrdiff_t to = share(rows, id + 1, p->threads);
-    const real *left[ROWS_ONCE];
-    real out[ROWS_ONCE * MAX_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
-    for (ptrdiff_t group = 0; group < W->groups && !ended(p); group++) {
-        const ptrdiff_t start = group_start(W, group), lanes = group_lanes(W, group), valid = p->I - start;
-        for (ptrdiff_t row = share(rows, id, p->threads); row < to; row += ROWS_ONCE) {
-            const int m = (int)(to - row < ROWS_ONCE ? to - row : ROWS_ONCE);
-            for (int i = 0; i < m; i++) left[i] = row_of(p->da, row + i);
-            X(multiply)(m, left, p->cell->gates, p->Hp, W, group, 0, (Rows){out, lanes});
-            for (int i = 0; i < m; i++)
-                memcpy(p->dx_rows[row + i] + start, out + i * lanes,
-                       (size_t)(valid < lanes ? valid : lanes) * sizeof(real));
-        }
+    const int late = packs_W_back_late(p);
+    const ptrdiff_t first = late ? share(W->groups, id, p->threads) : 0;
+    const ptrdiff_t last = late ? share(W->groups, id + 1, p->threads) : W->groups;
+    for (ptrdiff_t group = first; group < last && !ended(p); group++) {
+        const ptrdiff_t start = group_start(W, group);
+        if (late) {
+            const Panels one = one_group(W, group, W->data + group_start(W, first) * W->K);
+            X(pack)(&one, 0, 1, (const real *)p->call->W + start, 0, 1, p->I);
+            write_dx_group(p, &one, 0, start, 0, rows);
+        } else
+            write_dx_group(p, W, group, start, share(rows, id, p->threads), share(rows, id + 1, p->threads));
     }
 }
 
@@ -101,7 +115,7 @@ void X(finish_chunk)(const Plan *p, int id, Chunk chunk)
         memcpy(row_of(p->da_before, r), row_of(p->da_rec, chunk_row(p, chunk, chunk.low) + r),
                (size_t)(products_of(p->cell) * p->Hp) * sizeof(real));
     frnn_team_barrier(p->threads);
-    add_weight_gradients(p, id, rows);
+    add_weight_gradients(p, id, rows, chunk.high < p->steps - 1);
     frnn_team_barrier(p->threads);
 }
 

@@ -2,6 +2,7 @@
 
 enum {
     PANELS_ONCE = TILE_VECTORS == 4 ? 4 : 3, /* that a single row takes at a time: chains enough for FMA's latency */
+    FEW_TERMS = 64, /* of an outer product: its time goes into writing, which is fastest row by row */
 };
 
 /* One register tile's work: out = init + left * panel (or out += ...) over K terms. */
@@ -34,6 +35,9 @@ INLINE void run_tile(const int m, const int n, const int by_columns, const Tile 
         if (!by_columns) row[i] = t->rows[i] + t->offset;
 #pragma GCC unroll 4
         for (int j = 0; j < n; j++) acc[i][j] = t->init ? load(t->init + j * LANES) : splat(0);
+        if (by_columns) /* a gradient as large as the weights comes from afar: ask for it before it is written */
+#pragma GCC unroll 4
+            for (int j = 0; j < n; j += 64 / VBYTES) __builtin_prefetch(out + i * out_stride + j * LANES, 1, 3);
     }
     ptrdiff_t k = 0;
     for (; !by_columns && k + UNROLL <= K; k += UNROLL) {
@@ -322,18 +326,20 @@ void X(multiply)(ptrdiff_t n, const real *const *a, ptrdiff_t segments, ptrdiff_
     }
 }
 
-/* C += a tile that hangs over C's last column, by way of a scratch tile. */
-static void accumulate_edge(TileFn tile_fn, int m, Tile t, ptrdiff_t valid)
+/* A tile that hangs over C's last column, by way of a scratch tile. */
+static void outer_edge(TileFn tile_fn, int m, Tile t, ptrdiff_t valid)
 {
     real scratch[MAX_ROWS * MAX_VECTORS * LANES] __attribute__((aligned(64)));
     real *const c = t.out;
     const ptrdiff_t ldc = t.out_stride;
+    const int add = t.add;
     t.out = scratch;
     t.out_stride = MAX_VECTORS * LANES;
     t.add = 0;
     tile_fn(&t);
     for (int i = 0; i < m; i++)
-        for (ptrdiff_t j = 0; j < valid; j++) c[i * ldc + j] += scratch[i * MAX_VECTORS * LANES + j];
+        for (ptrdiff_t j = 0; j < valid; j++)
+            c[i * ldc + j] = (add ? c[i * ldc + j] : 0) + scratch[i * MAX_VECTORS * LANES + j];
 }
 
 Columns X(pack_columns)(real *dst, Rows rows, ptrdiff_t K, ptrdiff_t n)
@@ -347,28 +353,34 @@ Columns X(pack_columns)(real *dst, Rows rows, ptrdiff_t K, ptrdiff_t n)
     return (Columns){dst, OUTER_ROWS * K, OUTER_ROWS};
 }
 
-void X(accumulate_outer)(ptrdiff_t n, Columns a, const Panels *p, Rows c)
+/* One tile of an outer product: rows from `row` on by one group, terms from r on. */
+static void outer_tile(ptrdiff_t n, Columns a, const Panels *p, Rows c, int add, ptrdiff_t group, ptrdiff_t row, ptrdiff_t r)
 {
-    for (ptrdiff_t group = 0; group < p->groups; group++) {
-        const int width = group_width(p, group);
-        const ptrdiff_t column = group_start(p, group), valid = p->units - column;
-        for (ptrdiff_t r = 0; r < p->K; r += BLOCK)
-            for (ptrdiff_t row = 0; row < n; row += OUTER_ROWS) {
-                const int m = (int)(n - row < OUTER_ROWS ? n - row : OUTER_ROWS);
-                const TileFn tile_fn = column_tiles[width - 1][m - 1];
-                const Tile t = {
-                    .columns = a.data + row / OUTER_ROWS * a.block_stride + r * a.row_stride,
-                    .column_stride = a.row_stride,
-                    .panel = p->data + column * p->K + r * width * LANES,
-                    .K = p->K - r < BLOCK ? p->K - r : BLOCK,
-                    .out = row_of(c, row) + column,
-                    .out_stride = c.stride,
-                    .add = 1,
-                };
-                if (valid >= width * LANES)
-                    tile_fn(&t);
-                else
-                    accumulate_edge(tile_fn, m, t, valid);
-            }
-    }
+    const int width = group_width(p, group), m = (int)(n - row < OUTER_ROWS ? n - row : OUTER_ROWS);
+    const ptrdiff_t column = group_start(p, group), valid = p->units - column;
+    const TileFn tile_fn = column_tiles[width - 1][m - 1];
+    const Tile t = {
+        .columns = a.data + row / OUTER_ROWS * a.block_stride + r * a.row_stride,
+        .column_stride = a.row_stride,
+        .panel = p->data + column * p->K + r * width * LANES,
+        .K = p->K - r < BLOCK ? p->K - r : BLOCK,
+        .out = row_of(c, row) + column,
+        .out_stride = c.stride,
+        .add = add || r > 0,
+    };
+    if (valid >= width * LANES)
+        tile_fn(&t);
+    else
+        outer_edge(tile_fn, m, t, valid);
+}
+
+void X(multiply_outer)(ptrdiff_t n, Columns a, const Panels *p, Rows c, int add)
+{
+    if (p->K <= FEW_TERMS)
+        for (ptrdiff_t row = 0; row < n; row += OUTER_ROWS)
+            for (ptrdiff_t group = 0; group < p->groups; group++) outer_tile(n, a, p, c, add, group, row, 0);
+    else
+        for (ptrdiff_t group = 0; group < p->groups; group++)
+            for (ptrdiff_t r = 0; r < p->K; r += BLOCK)
+                for (ptrdiff_t row = 0; row < n; row += OUTER_ROWS) outer_tile(n, a, p, c, add, group, row, r);
 }

@@ -49,6 +49,17 @@ INLINE int panel_width(int vectors, int panel)
 }
 INLINE int group_width(const Panels *p, ptrdiff_t group) { return (int)(p->gates * group_lanes(p, group) / LANES); }
 
+/* One group of p as a matrix of its own, to be filled at `data`. */
+INLINE Panels one_group(const Panels *p, ptrdiff_t group, real *data)
+{
+    Panels one = *p;
+    one.units = p->units - group_start(p, group);
+    if (one.units > group_lanes(p, group)) one.units = group_lanes(p, group);
+    one.groups = 1;
+    one.data = data;
+    return one;
+}
+
 /* Fill groups [first, last) of p: element (k, gate, unit) is src[gate*gate_stride + unit*unit_stride + k*k_stride]. */
 void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
              ptrdiff_t unit_stride, ptrdiff_t k_stride);
@@ -82,7 +93,8 @@ typedef struct {
 /* Pack the first n columns of K rows into dst, which holds K times n rounded up to OUTER_ROWS. */
 Columns X(pack_columns)(real *dst, Rows rows, ptrdiff_t K, ptrdiff_t n);
 
-/* C[i][0..N) += sum over r of column i of A at r, times P[r][.], for n columns: P has one gate, K rows, N units. */
-void X(accumulate_outer)(ptrdiff_t n, Columns a, const Panels *p, Rows c);
+/* C[i][0..N) = (or, with `add`, +=) sum over r of column i of A at r, times P[r][.], for n columns: P has one gate, K
+ * rows, N units. */
+void X(multiply_outer)(ptrdiff_t n, Columns a, const Panels *p, Rows c, int add);
 
 #endif

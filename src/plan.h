@@ -109,6 +109,14 @@ INLINE const real *states_before(const Plan *p, ptrdiff_t s, ptrdiff_t start, pt
     return row_of(states_after(p, s - 1, start), row);
 }
 
+/* Whether a matrix is needed but once. Then each of its groups is packed where the one before it lay, just before it is
+ * multiplied: it never leaves the cache, while packing all of them first would write and read them to and from memory. */
+INLINE int packs_W_late(const Plan *p)
+{
+    return !p->call->packed && !p->call->checkpoint && p->owners == 1 && p->chunk >= p->steps;
+}
+INLINE int packs_W_back_late(const Plan *p) { return p->back_chunk >= p->steps && p->W_back.groups >= p->threads; }
+
 /* Whether no more is to be computed; asked in every phase of a step. */
 INLINE int ended(const Plan *p)
 {

@@ -48,12 +48,12 @@ void X(fill_vectors)(const Weights *w, const frnn_call *call, int p_only)
     }
 }
 
-void X(fill_panels)(const Weights *w, const frnn_call *call, int id, int threads)
+void X(fill_panels)(const Weights *w, const frnn_call *call, int id, int threads, int U_alone)
 {
     const Cell *cell = call->cell;
     const ptrdiff_t H = call->H, groups = w->W.groups;
     const ptrdiff_t first = share(groups, id, threads), last = share(groups, id + 1, threads);
-    X(pack)(&w->W, first, last, call->W, H * call->I, call->I, 1);
+    if (!U_alone) X(pack)(&w->W, first, last, call->W, H * call->I, call->I, 1);
     for (int q = 0; q < cell->phases; q++)
         X(pack)(&w->U[q], first, last, (const real *)call->U + first_product(cell, q) * H * H, H * H, H, 1);
 }
@@ -70,5 +70,5 @@ void X(pack_weights)(const frnn_call *call, void *packed)
     Arena arena = {packed, 0};
     const Weights w = X(take_weights)(call, &arena, 0);
     X(fill_vectors)(&w, call, 0);
-    X(fill_panels)(&w, call, 0, 1);
+    X(fill_panels)(&w, call, 0, 1, 0);
 }

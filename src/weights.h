@@ -29,9 +29,9 @@ Weights X(take_weights)(const frnn_call *call, Arena *arena, int p_only);
 size_t X(packed_size)(const frnn_call *call);
 void X(pack_weights)(const frnn_call *call, void *packed);
 
-/* Fill everything but the panels; and one thread's share of the panels. */
+/* Fill everything but the panels; and one thread's share of the panels, those of U alone where W is packed later. */
 void X(fill_vectors)(const Weights *weights, const frnn_call *call, int p_only);
-void X(fill_panels)(const Weights *weights, const frnn_call *call, int id, int threads);
+void X(fill_panels)(const Weights *weights, const frnn_call *call, int id, int threads, int U_alone);
 
 /* A thread's share [share(id), share(id + 1)) of n things. */
 INLINE ptrdiff_t share(ptrdiff_t n, int id, int threads) { return n * id / threads; }
