@@ -204,7 +204,8 @@ def cell(
     decorator
         Of a function of ``x, U, s``, then ``p`` if there are parameters and ``e`` if there are inputs. ``x.g`` is
         ``W_g x[t] + b_g``, ``U.g @ v`` is ``U_g v + b_rec_g``, ``s.h`` a state before the step, ``p.a`` a parameter and
-        ``e.m`` an input; all else is elementwise, of the functions of `fastrnn.cells`. It makes a `DefinedCell`.
+        ``e.m`` an input; all else is elementwise but for ``mean``, of the functions of `fastrnn.cells`. It makes a
+        `DefinedCell`.
 
     Raises
     ------

@@ -27,10 +27,12 @@ cdef extern from "fastrnn.h" nogil:
         int phases
         int phase_gates[FRNN_MAX_PHASES]
         int operand[FRNN_MAX_PHASES]
+        int phase_means[FRNN_MAX_PHASES]
         int added[FRNN_MAX_GATES]
         int split
         int carries_h
         int kept
+        int kept_same
         int pending
         void (*forward[FRNN_MAX_PHASES])(const ForwardTile *) noexcept nogil
         void (*backward[FRNN_MAX_PHASES])(const BackwardTile *) noexcept nogil

@@ -77,11 +77,13 @@ cdef class Compiled:
         cell.gates, cell.states, cell.parameters = shape["gates"], shape["states"], shape["parameters"]
         cell.inputs, cell.phases, cell.split = shape["inputs"], shape["phases"], shape["split"]
         cell.carries_h, cell.kept, cell.pending = shape["carries_h"], shape["kept"], shape["pending"]
+        cell.kept_same = shape["kept_same"]
         if not (1 <= cell.gates <= FRNN_MAX_GATES and 1 <= cell.states <= FRNN_MAX_STATES
                 and 1 <= cell.phases <= FRNN_MAX_PHASES and cell.inputs <= FRNN_MAX_INPUTS):
             raise ValueError(f"no room for a cell of {shape}")
         for q in range(cell.phases):
             cell.phase_gates[q], cell.operand[q] = shape["phase_gates"][q], shape["operand"][q]
+            cell.phase_means[q] = shape["phase_means"][q]
             cell.forward[q] = <void (*)(const ForwardTile *) noexcept nogil> <uintptr_t> forward[q]
             cell.backward[q] = <void (*)(const BackwardTile *) noexcept nogil> <uintptr_t> backward[q]
         for g in range(cell.gates):

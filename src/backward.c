@@ -71,17 +71,23 @@ static void undo_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q)
     const ptrdiff_t at_row = s < 0 ? 0 : chunk_row(p, chunk, s);
     const Rows next = states_after(p, s < 0 ? 0 : s, start), kept = kept_of(p, s < 0 ? 0 : s, start);
     if (ended(p)) return;
-    real dout[ROWS_ONCE * MAX_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
+    const int means = cell->phase_means[source];
+    real dout[ROWS_ONCE * FRNN_MAX_PHASE_MEANS * MAX_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
     BackwardTile tile = {.Hp = p->Hp, .p = {p->weights.p, 0}};
     find_left(p, id, chunk, s, q, n);
+    if (means) {
+        const ptrdiff_t first = products_of(cell) + first_mean(cell, source);
+        X(take_means)(p, id, n, rows_at(rows_from(p->da_rec, at_row), first * p->Hp), means);
+    }
     for (ptrdiff_t group = first_group(p, U, id); group < last_group(p, U, id); group++) {
         tile.at = group_start(U, group);
         tile.lanes = group_lanes(U, group);
-        tile.dout = (Rows){dout, tile.lanes};
+        tile.dout = (Rows){dout, (means ? means : 1) * tile.lanes};
         EACH_TILE(t, p, id, n, ROWS_ONCE)
         {
             if (cell->phase_gates[source])
                 X(multiply)(t.rows, p->scratch[id].left + t.row, cell->phase_gates[source], p->Hp, U, group, 0, tile.dout);
+            put_means(p, id, means, t.row, t.rows, tile.dout, tile.lanes);
             tile.rows = t.rows;
             tile.carry = rows_from(p->carry, t.row);
             if (last) complete(p, &tile, s, t.row);
@@ -145,7 +151,7 @@ static void undo_step(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
     if (s >= 0 && p->cell->inputs) X(fill_inputs)(p, id, s, &p->U_back[0]); /* all are grouped alike */
     for (int q = p->cell->phases - 1; q >= (s < 0 ? p->cell->phases - 1 : 0); q--) {
         undo_phase(p, id, chunk, s, q);
-        if (splits_hidden(p)) frnn_team_barrier(p->threads);
+        end_phase(p);
     }
     if (s >= 0 && p->cell->inputs) write_de(p, id, s);
 }

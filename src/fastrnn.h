@@ -13,7 +13,13 @@
 #include <stdint.h>
 
 /* What a cell may have; fastrnn/cells/program.py knows the same limits. */
-enum { FRNN_MAX_STATES = 4, FRNN_MAX_GATES = 8, FRNN_MAX_PHASES = 8, FRNN_MAX_INPUTS = 8 };
+enum {
+    FRNN_MAX_STATES = 4,
+    FRNN_MAX_GATES = 8,
+    FRNN_MAX_PHASES = 8,
+    FRNN_MAX_PHASE_MEANS = 4,
+    FRNN_MAX_INPUTS = 8
+};
 
 struct ForwardTile;
 struct BackwardTile;
@@ -24,10 +30,12 @@ typedef struct {
     int gates, states, parameters, inputs;
     int phases, phase_gates[FRNN_MAX_PHASES]; /* neighbouring products of each phase; the first may have none */
     int operand[FRNN_MAX_PHASES];             /* the kept field that they multiply; -1: the first state */
+    int phase_means[FRNN_MAX_PHASES];         /* of a phase without products: means over the hidden units */
     int added[FRNN_MAX_GATES]; /* for each gate the product whose b_rec may be added to its b, or -1 */
     int split;                 /* the gradients of W x + b and of U h + b_rec differ */
     int carries_h;             /* part of the first state's gradient reaches the step before past the products */
     int kept, pending;         /* fields that forward keeps, and that one backward phase leaves to another */
+    int kept_same;             /* values kept that are the same for every unit: a vector each, behind the fields */
     void (*forward[FRNN_MAX_PHASES])(const struct ForwardTile *);
     void (*backward[FRNN_MAX_PHASES])(const struct BackwardTile *);
 } frnn_cell;

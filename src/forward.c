@@ -153,7 +153,7 @@ static void run_rows(const Plan *p, int id, const Step *step, int q, const real 
     for (ptrdiff_t group = first_group(p, W, id); group < last_group(p, W, id); group++) {
         tile.at = group_start(W, group);
         tile.lanes = group_lanes(W, group);
-        tile.uh = (Rows){uh, cell->phase_gates[q] * tile.lanes};
+        tile.uh = (Rows){uh, (cell->phase_gates[q] + cell->phase_means[q]) * tile.lanes};
         Rows wx = wx_of(p, step, &tile);
         if (step->inputs) {
             wx = (Rows){p->scratch[id].wx, cell->gates * tile.lanes};
@@ -164,11 +164,13 @@ static void run_rows(const Plan *p, int id, const Step *step, int q, const real 
             if (p->call->out[0].data && q == cell->phases - 1) /* y comes from memory: ask for it while the product runs */
                 for (int i = 0; i < t.rows; i++) __builtin_prefetch(element(p, p->call->out[0], s, t.row + i) + tile.at, 1);
             if (cell->phase_gates[q]) X(multiply)(t.rows, left + t.row, 1, 0, U, group, 0, tile.uh);
+            put_means(p, id, cell->phase_means[q], t.row, t.rows, tile.uh, tile.lanes);
             tile.rows = t.rows;
             tile.wx = rows_from(wx, t.local);
             tile.prev = p->scratch[id].prev + t.row;
             tile.next = rows_from(next, t.row);
             tile.kept = rows_from(kept, t.row);
+            tile.made = rows_from(p->made, t.row);
             tile.e = rows_from(p->e, t.row);
             cell->forward[q](&tile);
             if (q == cell->phases - 1) deliver(p, &tile, s, t.row);
@@ -181,14 +183,15 @@ static void run_phase(const Plan *p, int id, const Step *step, int q)
     const Scratch *scratch = &p->scratch[id];
     const ptrdiff_t n = active_rows(p, step->s);
     if (ended(p)) return;
-    const int made = p->cell->phase_gates[q] && p->cell->operand[q] >= 0;
+    const int made = p->cell->phase_gates[q] && p->cell->operand[q] >= 0, means = p->cell->phase_means[q];
+    if (means) X(take_means)(p, id, n, rows_at(p->made, first_mean(p->cell, q) * p->Hp), means);
     if (made) {
         const Rows operand = rows_at(kept_of(p, step->s, step->start), p->cell->operand[q] * p->Hp);
         EACH_TILE(t, p, id, n, ROWS_ONCE)
             for (int i = 0; i < t.rows; i++) scratch->left[t.row + i] = row_of(operand, t.row + i);
     }
     const real *const *left = made ? scratch->left : scratch->prev;
-    if (n == 1 && p->owners == 1 && !step->inputs)
+    if (n == 1 && p->owners == 1 && !step->inputs && !means_of(p->cell))
         run_row(p, id, step, q, left[0]);
     else
         run_rows(p, id, step, q, left);
@@ -217,7 +220,7 @@ void X(run_steps)(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, ptrdif
         step.wx = scratch->wx + scratch->wx_start[s - chunk] * p->cell->gates * p->Hp;
         for (int q = 0; q < p->cell->phases; q++) {
             run_phase(p, id, &step, q);
-            if (splits_hidden(p)) frnn_team_barrier(p->threads);
+            end_phase(p);
         }
         if (p->done) frnn_team_reach(p->done, s + 1);
     }

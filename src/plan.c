@@ -40,6 +40,13 @@ static ptrdiff_t segment_length(const frnn_call *call, ptrdiff_t steps)
     return steps ? steps : 1;
 }
 
+/* n rows of what the cell keeps. */
+static Rows take_kept(const Plan *p, Arena *arena, ptrdiff_t n)
+{
+    const ptrdiff_t same = (p->cell->kept_same * LANES + p->Hp - 1) / p->Hp; /* in whole fields */
+    return take_rows(arena, n, p->cell->kept + same, p->Hp);
+}
+
 /* What a training forward leaves for backward: the states after every step and its gates, or the checkpoints. */
 static void take_saved(Plan *p, Arena *arena)
 {
@@ -49,7 +56,7 @@ static void take_saved(Plan *p, Arena *arena)
         p->checkpoints = take_rows(arena, (p->steps / p->segment + 1) * p->B, states, p->Hp);
     else {
         p->states = take_rows(arena, (p->steps + 1) * p->B, states, p->Hp);
-        p->kept = take_rows(arena, p->steps * p->B, p->cell->kept, p->Hp);
+        p->kept = take_kept(p, arena, p->steps * p->B);
     }
 }
 
@@ -58,6 +65,7 @@ static void share_out(Plan *p, int threads)
 {
     const frnn_call *call = p->call;
     const int products = products_of(p->cell);
+    p->waits = p->cell->phases > 1 || products || call->checkpoint;
     const double step = 2.0 * products * p->H * p->H * p->B;
     const double input = 2.0 * p->cell->gates * p->H * p->I * p->B;
     if (threads > FRNN_MAX_THREADS) threads = FRNN_MAX_THREADS;
@@ -66,7 +74,7 @@ static void share_out(Plan *p, int threads)
     if (p->flop < WORTH_THREADS) threads = 1;
     const ptrdiff_t weights = (products * p->H + p->cell->gates * p->I) * p->H * (ptrdiff_t)sizeof(real);
     const ptrdiff_t by_rows = least(threads, p->B / (weights > FAR_BYTES ? LEAST_FAR : LEAST_ROWS));
-    const ptrdiff_t by_groups = step < WORTH_BARRIER ? 1 : least(threads, p->weights.W.groups);
+    const ptrdiff_t by_groups = p->waits && step < WORTH_BARRIER ? 1 : least(threads, p->weights.W.groups);
     const int deal_rows = by_rows >= by_groups;
     p->threads = (int)(deal_rows ? by_rows : by_groups);
     if (p->threads < 1) p->threads = 1;
@@ -95,6 +103,7 @@ static void take_forward(Plan *p, Arena *arena, int scratch_only)
         }
         s.prev = take(arena, (size_t)p->B * sizeof *s.prev);
         s.left = take(arena, (size_t)p->B * sizeof *s.left);
+        s.means = take_reals(arena, means_of(cell) ? p->B * FRNN_MAX_PHASE_MEANS : 0);
         if (arena->base) p->scratch[i] = s;
     }
 }
@@ -118,7 +127,7 @@ static void take_backward(Plan *p, Arena *arena)
         if (p->call->checkpoint) p->operand_copy[q] = take_rows(arena, rows, 1, Hp);
     }
     p->da = take_rows(arena, rows, cell->gates, Hp);
-    p->da_rec = cell->split ? take_rows(arena, rows, products, Hp) : p->da;
+    p->da_rec = cell->split ? take_rows(arena, rows, products + means_of(cell), Hp) : p->da;
     p->dp = take_rows(arena, rows, cell->parameters, Hp);
     p->de = take_rows(arena, B, cell->inputs, Hp);
     p->da_before = take_rows(arena, B, products, Hp);
@@ -186,6 +195,7 @@ static void take_common(Plan *p, Arena *arena)
     p->init = take_rows(arena, p->B, p->cell->states, p->Hp);
     p->zeros = take_reals(arena, zeros_size(p));
     p->e = take_rows(arena, p->B, p->cell->inputs, p->Hp);
+    p->made = take_rows(arena, p->B, means_of(p->cell), p->Hp);
 }
 
 void X(fill_inputs)(const Plan *p, int id, ptrdiff_t s, const Panels *panels)
@@ -199,6 +209,30 @@ void X(fill_inputs)(const Plan *p, int id, ptrdiff_t s, const Panels *panels)
                 for (ptrdiff_t i = from; i < end; i++) field[i] = given[p->call->narrow[k] ? 0 : i];
                 for (ptrdiff_t i = end; i < to; i++) field[i] = 0;
             }
+}
+
+/* The mean over n units: sums of lanes, added in the order of the lanes. */
+static real mean_of(const real *a, ptrdiff_t n)
+{
+    vec even = splat(0), odd = splat(0);
+    real lanes[LANES], sum = 0;
+    ptrdiff_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        even += load(a + i);
+        odd += load(a + i + LANES);
+    }
+    store(lanes, even + odd);
+    for (int l = 0; l < LANES; l++) sum += lanes[l];
+    for (; i < n; i++) sum += a[i];
+    return sum / (real)n;
+}
+
+void X(take_means)(const Plan *p, int id, ptrdiff_t active, Rows fields, int n)
+{
+    EACH_TILE(t, p, id, active, ROWS_ONCE)
+        for (ptrdiff_t r = t.row; r < t.row + t.rows; r++)
+            for (int j = 0; j < n; j++)
+                p->scratch[id].means[r * FRNN_MAX_PHASE_MEANS + j] = mean_of(row_of(fields, r) + j * p->Hp, p->H);
 }
 
 size_t X(plan)(Plan *p, const frnn_call *call, int threads, int backward, void *work)
@@ -216,10 +250,10 @@ size_t X(plan)(Plan *p, const frnn_call *call, int threads, int backward, void *
     if (call->training) take_saved(p, &saved);
     if (recompute) { /* one segment's worth of what is otherwise saved */
         p->states = take_rows(&arena, (p->segment + 1) * p->B, cell->states, p->Hp);
-        p->kept = take_rows(&arena, p->segment * p->B, cell->kept, p->Hp);
+        p->kept = take_kept(p, &arena, p->segment * p->B);
     } else if (!keep_all) { /* the states before and after one step; gates only to hand from phase to phase */
         p->states = take_rows(&arena, 2 * p->B, cell->states, p->Hp);
-        if (cell->phases > 1) p->kept = take_rows(&arena, p->B, cell->kept, p->Hp);
+        if (cell->phases > 1) p->kept = take_kept(p, &arena, p->B);
     }
     p->slots = recompute || keep_all ? -1 : 1;
     p->kept_slots = recompute || keep_all ? -1 : 0;

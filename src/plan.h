@@ -3,7 +3,8 @@
  * Travel. Steps are counted in the direction of travel, s = 0 .. steps-1; time(s) is their place in x. Sequences are
  * sorted by falling length into rows, so that the rows at work in a step are always the first active(s).
  *
- * Threads deal rows when there are enough (no barrier is needed), or else hidden groups (one barrier a phase).
+ * Threads deal rows when there are enough (no barrier is needed), or else hidden groups (one barrier a phase, unless no
+ * unit sees another).
  */
 #ifndef FRNN_PLAN_H
 #define FRNN_PLAN_H
@@ -16,6 +17,7 @@ typedef struct {
     const real **x_rows; /* per row of wx */
     const real **prev;   /* per row: the states before this step */
     const real **left;   /* per row: left operand of the product at hand */
+    real *means;         /* per row: FRNN_MAX_PHASE_MEANS */
     real *wx;            /* [row][group][gate][lane]: W x + b for a chunk of steps */
     real *columns;       /* backward: one gate's gradients of the thread's units, packed */
 } Scratch;
@@ -29,6 +31,7 @@ typedef struct {
     int threads;
     int owners;     /* threads that rows are dealt to; 1 when hidden groups are dealt instead */
     ptrdiff_t unit; /* rows dealt at a time */
+    int waits;      /* threads that hidden groups are dealt to meet after every phase; units that never see others need not */
 
     ptrdiff_t *sequence; /* per row: its place in the batch */
     ptrdiff_t *length;   /* per row, falling */
@@ -42,6 +45,7 @@ typedef struct {
     Rows init;                                 /* B rows of states */
     Rows states;                               /* slots of B rows: slot 0 begins the segment */
     Rows kept;                                 /* slots of B rows; data is null when nothing needs them */
+    Rows made;                                 /* B rows of what means are taken of */
     ptrdiff_t slots, kept_slots;               /* masks: a slot for every step of a segment (-1), or 2 or 1 in turn */
     ptrdiff_t segment;                         /* steps between checkpoints; `steps` without */
     Rows checkpoints;                          /* states at the start of each segment, B rows each */
@@ -124,6 +128,10 @@ INLINE int ended(const Plan *p)
 }
 
 INLINE int splits_hidden(const Plan *p) { return p->owners < p->threads; }
+INLINE void end_phase(const Plan *p)
+{
+    if (splits_hidden(p) && p->waits) frnn_team_barrier(p->threads);
+}
 INLINE ptrdiff_t first_group(const Plan *p, const Panels *panels, int id)
 {
     return splits_hidden(p) ? share(panels->groups, id, p->threads) : 0;
@@ -142,6 +150,17 @@ INLINE ptrdiff_t end_unit(const Plan *p, const Panels *panels, int id)
 {
     const ptrdiff_t last = last_group(p, panels, id);
     return last < panels->groups ? group_start(panels, last) : p->Hp;
+}
+
+/* Take the means of n neighbouring fields of this thread's rows among the first `active`. */
+void X(take_means)(const Plan *p, int id, ptrdiff_t active, Rows fields, int n);
+
+/* Put the means of m rows from `row` on into the first vector of each block of a tile. */
+INLINE void put_means(const Plan *p, int id, int n, ptrdiff_t row, int m, Rows to, ptrdiff_t lanes)
+{
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < n; j++)
+            store(row_of(to, i) + j * lanes, splat(p->scratch[id].means[(row + i) * FRNN_MAX_PHASE_MEANS + j]));
 }
 
 /* Bring the extra inputs of step s to whole vectors: this thread's rows, and its units by these panels. */

@@ -9,8 +9,10 @@ Weights X(take_weights)(const frnn_call *call, Arena *arena, int p_only)
     const Cell *cell = call->cell;
     const ptrdiff_t H = call->H, Hp = padded(H);
     int most = products_of(cell) ? 0 : cell->gates;
-    for (int q = 0; q < cell->phases; q++)
-        if (cell->phase_gates[q] > most) most = cell->phase_gates[q];
+    for (int q = 0; q < cell->phases; q++) { /* a phase has either */
+        const int wide = cell->phase_gates[q] + cell->phase_means[q];
+        if (wide > most) most = wide;
+    }
     const int group_vectors = GROUP_VECTORS(most);
     Weights w = {.p = take_reals(arena, cell->parameters * Hp)};
     Arena nowhere = {0, 0};

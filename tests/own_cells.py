@@ -15,6 +15,7 @@ from fastrnn.cells import (
     log,
     log1p,
     maximum,
+    mean,
     minimum,
     relu,
     sigmoid,
@@ -123,6 +124,17 @@ def in_turns(x: Any, U: Any, s: Any, p: Any, e: Any) -> Any:
     return e.keep * s.h + (1 - e.keep) * (first * last + p.q * x.a * mid), e.drop * mid
 
 
+@fastrnn.cell(gates="ng", states="hc", parameters=("w",), inputs=("keep",))
+def normalised(x: Any, U: Any, s: Any, p: Any, e: Any) -> Any:
+    """Means over the units, of values that are known early and late, and a product of what they make."""
+    v = x.n + U.n @ s.h
+    d = v - mean(v)
+    h = tanh(p.w * d / sqrt(mean(d * d) + 0.1))
+    g = sigmoid(x.g + U.g @ (h - mean(h * e.keep)))
+    c = g * s.c + (1 - g) * h * mean(s.c)
+    return g * h + e.keep * mean(c * p.w), c
+
+
 ALL = (
     minimal_gated_unit,
     gru,
@@ -136,4 +148,5 @@ ALL = (
     slstm,
     everything,
     in_turns,
+    normalised,
 )

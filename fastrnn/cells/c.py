@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from fastrnn.cells.definition import Cell
 from fastrnn.cells.graph import COMPARISONS, Node
-from fastrnn.cells.program import Loop, Place, Program
+from fastrnn.cells.program import BLOCKS, Loop, Place, Program
 
 #: What each operation is, of its arguments.
 FORMS = {
@@ -26,9 +26,8 @@ FORMS = {
     "where": "choose({}, {}, {})",
 } | dict(zip(COMPARISONS, ("{} < {}", "{} <= {}", "{} > {}", "{} >= {}", "{} == {}", "{} != {}"), strict=True))
 
-#: Where an array begins for row r, and how far apart its fields are: gates lie by blocks, others in whole rows.
+#: Where an array begins for row r; "same" lies behind the kept fields.
 ROWS = {"prev": "t->prev[r] + at", "wx": "row_of(t->wx, r)", "uh": "row_of(t->uh, r)", "dout": "row_of(t->dout, r)"}
-BLOCKS = ("wx", "uh")
 
 
 def source(cells: Iterable[Cell]) -> str:
@@ -67,11 +66,13 @@ def function(program: Program, name: str, tile: str, loops: list[Loop], q: int) 
         "    (void)Hp, (void)at;",
     ]
     for loop in loops:
+        once_a_row, each_unit = bodies(program, loop, q)
         lines += [
             "    for (int r = 0; r < t->rows; r++) {",
             *[f"        {line}" for line in pointers(program, loop, q)],
+            *[f"        {line}" for line in once_a_row],
             "        for (ptrdiff_t l = 0; l < n; l += LANES) {",
-            *[f"            {line}" for line in body(program, loop, q)],
+            *[f"            {line}" for line in each_unit],
             "        }",
             "    }",
         ]
@@ -81,34 +82,44 @@ def function(program: Program, name: str, tile: str, loops: list[Loop], q: int) 
 def pointers(program: Program, loop: Loop, q: int) -> list[str]:
     written = {place.array for place, _ in loop.stores}
     arrays = dict.fromkeys(place.array for place in program.places(loop, q))
+    starts = ROWS | {"same": f"row_of(t->kept, r) + {len(program.kept)} * Hp"}
     return [
-        f"{'' if array in written else 'const '}real *{array} = {ROWS.get(array, f'row_of(t->{array}, r) + at')};"
+        f"{'' if array in written else 'const '}real *{array} = {starts.get(array, f'row_of(t->{array}, r) + at')};"
         for array in arrays
     ]
 
 
-def address(place: Place) -> str:
-    field = f" + {place.field} * {'n' if place.array in BLOCKS else 'Hp'}" if place.field else ""
-    return f"{place.array}{field} + l"
+def address(place: Place, unit: str = " + l") -> str:
+    apart = "n" if place.array in BLOCKS else "LANES" if place.array == "same" else "Hp"
+    field = f" + {place.field} * {apart}" if place.field else ""
+    return f"{place.array}{field}{unit}"
 
 
-def body(program: Program, loop: Loop, q: int) -> list[str]:
-    lines = []
+def bodies(program: Program, loop: Loop, q: int) -> tuple[list[str], list[str]]:
+    """What is the same for all units, from their first vector; and what is computed for each."""
+    once: list[str] = []
+    lines: list[str] = []
+    same = program.same_for_all(loop.values())
     for node, op, args in loop.steps():
-        kind = "ivec" if op in COMPARISONS else "vec"
-        lines.append(f"const {kind} v{node.number} = {expression(program, loop, q, node, op, args)};")
-    stores = [f"store({address(place)}, v{node.number});" for place, node in loop.stores if place not in loop.training]
+        kind, unit = "ivec" if op in COMPARISONS else "vec", "" if node in same else " + l"
+        value = expression(program, loop, q, node, op, args, unit)
+        (once if node in same else lines).append(f"const {kind} v{node.number} = {value};")
+    whole = [(place, node) for place, node in loop.stores if place.array != "same" and place not in loop.training]
+    stores = [f"store({address(place)}, v{node.number});" for place, node in whole]
+    for place, node in loop.stores:
+        if place.array == "same":
+            once.append(f"if (at == 0) store({address(place, '')}, v{node.number});")
     kept = [f"    store({address(place)}, v{node.number});" for place, node in loop.stores if place in loop.training]
-    return [*lines, *stores, *(["if (t->keep) {", *kept, "}"] if kept else [])]
+    return once, [*lines, *stores, *(["if (t->keep) {", *kept, "}"] if kept else [])]
 
 
-def expression(program: Program, loop: Loop, q: int, node: Node, op: str, args: tuple[Node, ...]) -> str:
+def expression(program: Program, loop: Loop, q: int, node: Node, op: str, args: tuple[Node, ...], unit: str) -> str:
     if op == "const":
         return f"splat((real){node.name!r})"
     if op == "load":
         place = loop.loads[node]
         if place.array != "u":
-            return f"load({address(place)})"
+            return f"load({address(place, unit)})"
         product, bias = Place("uh", place.field), Place("b_rec", program.first_product(q) + place.field)
         return f"load({address(product)}) + load({address(bias)})"
     return FORMS[op].format(*[f"v{a.number}" for a in args])

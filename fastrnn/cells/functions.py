@@ -1,4 +1,4 @@
-"""The elementwise functions of equations: on values of a trace, NumPy arrays of any dtype, PyTorch tensors, JAX arrays.
+"""The functions of equations: on values of a trace, NumPy arrays of any dtype, PyTorch tensors, JAX arrays.
 
 The NumPy forms, `ARRAYS`, are the textbook's. They do not depend on the dtype: for complex numbers the real part
 decides, so a complex step goes through them. Numba compiles these very functions.
@@ -87,6 +87,10 @@ def _where(condition: Array, a: Any, b: Any) -> Any:
     return np.where(condition, a, b)
 
 
+def _mean(a: Array) -> Any:
+    return a.mean(axis=-1, keepdims=True)
+
+
 ARRAYS: dict[str, Callable[..., Any]] = {
     "sigmoid": _sigmoid,
     "tanh": _tanh,
@@ -103,6 +107,7 @@ ARRAYS: dict[str, Callable[..., Any]] = {
     "maximum": _maximum,
     "clip": _clip,
     "where": _where,
+    "mean": _mean,
 }
 
 
@@ -118,6 +123,7 @@ def _of_framework(name: str) -> dict[str, Callable[..., Any]]:
     functions["maximum"] = lambda a, b: module.where(a >= b, a, b)
     functions["clip"] = lambda a, low, high: module.where(a <= low, low, module.where(a >= high, high, a))
     functions["where"] = module.where
+    functions["mean"] = lambda a: module.mean(a, -1, keepdims=True)
     return functions
 
 
@@ -217,3 +223,8 @@ def clip(a: Any, low: float, high: float) -> Any:
 def where(condition: Any, a: Any, b: Any) -> Any:
     """`a` where a comparison holds, else `b`; the branch not taken gets no gradient."""
     return _apply("where", condition, a, b)
+
+
+def mean(a: Any) -> Any:
+    """The mean over the hidden units, the same for each of them."""
+    return _apply("mean", a)

@@ -19,8 +19,11 @@ UNARY = ("sigmoid", "tanh", "relu", "exp", "log", "log1p", "softplus", "sqrt", "
 FUNCTIONS = (*UNARY, "minimum", "maximum", "clip", "where")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 
+#: What is not elementwise: a product with U, and the mean over the hidden units. What hangs on one waits for all units.
+JOINTS = ("u", "mean")
+
 #: What a node may read that is given: x, a product with U, a state, a parameter, an extra input, and in the reverse
-#: pass the gradient of a next state and that of a product's operand.
+#: pass the gradient of a next state and that of a joint's operand.
 LEAVES = ("const", "x", "u", "state", "parameter", "input", "dstate", "doperand")
 
 
@@ -240,6 +243,7 @@ def evaluated(op: str, *a: float) -> float:
         "maximum": max,
         "clip": lambda x, low, high: min(max(x, low), high),
         "abs": abs,
+        "mean": lambda x: x,
     }
     return rules.get(op, getattr(math, op, None))(*a)  # type: ignore[misc]
 
@@ -280,7 +284,7 @@ def reverse(graph: Graph, seeds: list[tuple[Node, Node]]) -> dict[Node, Node]:
             conditions, d = given[0][0], total(graph, [d for _, d in given])
         else:
             conditions, d = frozenset(), total(graph, [masked(graph, *part) for part in given])
-        if not node.args or node.op == "u":
+        if not node.args or node.op in JOINTS:
             adjoints[node] = masked(graph, conditions, d)
             continue
         for argument, condition, contribution in local(node, d):

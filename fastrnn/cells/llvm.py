@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastrnn.cells.graph import COMPARISONS
-from fastrnn.cells.program import Loop, Place, Program
+from fastrnn.cells.graph import COMPARISONS, Node
+from fastrnn.cells.program import BLOCKS, Loop, Place, Program
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Machine:
 
 #: The tiles of src/cell.h: what a field's number is, and its type.
 ROWS = "%Rows"
-FORWARD = ("rows", "keep", "at", "lanes", "Hp", "wx", "uh", "prev", "next", "kept", "b_rec", "p", "e")
+FORWARD = ("rows", "keep", "at", "lanes", "Hp", "wx", "uh", "prev", "next", "kept", "made", "b_rec", "p", "e")
 BACKWARD = ("rows", "at", "lanes", "Hp", "dout", "prev", "next", "kept", "carry", "da", "da_rec", "dp", "de", "p", "e")
 TYPES = {"rows": "i32", "keep": "i32", "at": "i64", "lanes": "i64", "Hp": "i64", "prev": "ptr"}
 
@@ -132,13 +132,24 @@ class Writer:
         row = f"%{label}.r"
         self._lines.append(f"  {row} = phi i64 [ 0, %{before} ], [ {row}.next, %{label}.done ]")
         starts = {place: self._start(place, bases[place.array], row, at, lanes, Hp) for place in places}
+        same = self._program.same_for_all(loop.values())
+        values: dict[int, str] = {}
+        self._compute(loop, values, starts, "0", lambda node: node in same)
+        first = self._emit(f"icmp eq i64 {at}, 0")
+        self._lines.append(f"  br i1 {first}, label %{label}.first, label %{label}.units")
+        self._label(f"{label}.first")
+        for place, node in loop.stores:
+            if place.array == "same":
+                self._store(starts[place], "0", values[node.number])
+        self._lines.append(f"  br label %{label}.units")
+        self._label(f"{label}.units")
         self._lines.append(f"  br label %{label}.unit")
         self._label(f"{label}.unit")
         unit = f"%{label}.l"
-        self._lines.append(f"  {unit} = phi i64 [ 0, %{label}.row ], [ {unit}.next, %{label}.unit.end ]")
-        values = self._body(loop, starts, unit)
+        self._lines.append(f"  {unit} = phi i64 [ 0, %{label}.units ], [ {unit}.next, %{label}.unit.end ]")
+        self._compute(loop, values, starts, unit, lambda node: node not in same)
         for place, node in loop.stores:
-            if place not in loop.training:
+            if place not in loop.training and place.array != "same":
                 self._store(starts[place], unit, values[node.number])
         if loop.training:
             self._lines.append(f"  br i1 {keep}, label %{label}.keep, label %{label}.unit.end")
@@ -164,7 +175,8 @@ class Writer:
 
     def _rows(self, array: str) -> tuple[str, str]:
         """The data and the stride of an array of the tile; of `prev` the pointers to rows."""
-        at = self._emit(f"getelementptr %{self._way}, ptr %t, i32 0, i32 {self._fields.index(array)}")
+        name = "kept" if array == "same" else array  # it lies behind the kept fields
+        at = self._emit(f"getelementptr %{self._way}, ptr %t, i32 0, i32 {self._fields.index(name)}")
         data = self._emit(f"load ptr, ptr {at}")
         if array == "prev":
             return data, ""
@@ -181,10 +193,14 @@ class Writer:
         else:
             offset = self._emit(f"mul i64 {row}, {stride}")
             start = self._emit(f"getelementptr {real}, ptr {data}, i64 {offset}")
-        if place.array == "dout":
+        if place.array == "dout" and place.field == 0:
             return start
-        field = self._emit(f"mul i64 {lanes if place.array in ('wx', 'uh') else Hp}, {place.field}")
-        if place.array not in ("wx", "uh"):
+        if place.array == "same":
+            kept = self._emit(f"mul i64 {Hp}, {len(self._program.kept)}")
+            field = self._emit(f"add i64 {kept}, {place.field * self._machine.lanes}")
+            return self._emit(f"getelementptr {real}, ptr {start}, i64 {field}")
+        field = self._emit(f"mul i64 {lanes if place.array in BLOCKS else Hp}, {place.field}")
+        if place.array not in BLOCKS:
             field = self._emit(f"add i64 {field}, {at}")
         return self._emit(f"getelementptr {real}, ptr {start}, i64 {field}")
 
@@ -196,16 +212,19 @@ class Writer:
         at = self._emit(f"getelementptr {self._machine.real}, ptr {start}, i64 {unit}")
         self._lines.append(f"  store {self._vec} {value}, ptr {at}, align {self._machine.bits // 8}")
 
-    def _body(self, loop: Loop, starts: dict[Place, str], unit: str) -> dict[int, str]:
-        values: dict[int, str] = {}
+    def _compute(
+        self, loop: Loop, values: dict[int, str], starts: dict[Place, str], unit: str, wanted: Callable[[Node], bool]
+    ) -> None:
+        """Add the wanted of the loop's values by their nodes' numbers."""
         for node, op, args in loop.steps():
+            if not wanted(node):
+                continue
             if op == "load":
                 values[node.number] = self._loaded(loop.loads[node], starts, unit)
             elif op == "const":
                 values[node.number] = self.const(node.name)
             else:
                 values[node.number] = self._operation(op, *[values[a.number] for a in args])
-        return values
 
     def _loaded(self, place: Place, starts: dict[Place, str], unit: str) -> str:
         if place.array != "u":

@@ -1,9 +1,10 @@
 """From the graph of a cell's equations to loops over hidden units: what the generators of C and machine code write out.
 
-A step runs in phases. Each multiplies its operand by the recurrent weights of its gates and then runs a loop over
-hidden units; a phase without gates has the loop alone. What one phase hands to a later one, or the forward to the
-backward, lies in kept fields. Backward runs the phases in the opposite order: the loop of phase q is given the gradient
-of the operand of phase q + 1, or in the last phase that of the first state, and hands values on in pending fields.
+A step runs in phases. Each multiplies its operand by the recurrent weights of its gates, or takes means of its operands
+over the hidden units, and then runs a loop over hidden units; a phase may also have the loop alone. What one phase
+hands to a later one, or the forward to the backward, lies in kept fields. Backward runs the phases in the opposite
+order: the loop of phase q is given the gradients of the operands of phase q + 1, or in the last phase that of the first
+state, and hands values on in pending fields.
 """
 
 from __future__ import annotations
@@ -12,10 +13,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from fastrnn.cells.graph import COMPARISONS, FUNCTIONS, Graph, Node, needed, reverse
+from fastrnn.cells.graph import COMPARISONS, FUNCTIONS, JOINTS, Graph, Node, needed, reverse
 
 #: What the driver has room for (src/cell.h).
 MAX_PHASES, MAX_PHASE_GATES, MAX_GATES, MAX_STATES, MAX_PARAMETERS, MAX_INPUTS = 8, 4, 8, 4, 16, 8
+MAX_PHASE_MEANS = 4
+
+
+#: Arrays of a tile whose fields lie a block of units apart; those of the others lie a whole row apart.
+BLOCKS = ("wx", "uh", "dout")
 
 
 class Place(NamedTuple):
@@ -82,10 +88,11 @@ class Loop:
 
 @dataclass
 class Phase:
-    """One product, its operand and gates, and the loops around it."""
+    """A product with its gates, or some means; their operands; and the loops around it."""
 
-    operand: Node | None = None
+    operands: tuple[Node, ...] = ()  # one for a product, one for each mean
     gates: tuple[str, ...] = ()
+    means: tuple[Node, ...] = ()
     forward: list[Loop] = field(default_factory=list)
     backward: Loop = field(default_factory=Loop)
 
@@ -113,15 +120,17 @@ class Program:
                 self.uses.setdefault(a, []).append(node)
         self.products = tuple([g for g in gates if g in self._u])
         self.apart = frozenset(g for g in self.products if not self._joined(g))
-        self.phases = self._phases()
+        self.phases = self._phases(forward)
         self.phase_of = {self._u[g]: q for q, phase in enumerate(self.phases) for g in phase.gates}
+        self.phase_of |= {mean: q for q, phase in enumerate(self.phases) for mean in phase.means}
+        self.means = [mean for phase in self.phases for mean in phase.means]
         #: The gates with a product in the order of the phases.
         self.order = tuple([g for phase in self.phases for g in phase.gates])
         #: Whether the gradients of W x + b and of U h + b_rec are two arrays.
-        self.split = bool(self.apart) or self.order != gates
+        self.split = bool(self.apart) or self.order != gates or bool(self.means)
         self._ready = self._when_ready(forward)
         seeds = [(node, graph.node("dstate", (), k)) for k, node in enumerate(after)]
-        seeds += [(operand, graph.node("doperand", (), q)) for q, operand in self._made_operands()]
+        seeds += [(operand, graph.node("doperand", (), (q, j))) for q, j, operand in self.made_operands()]
         self.adjoints = reverse(graph, seeds)
         self.carries_h = self._carry(0) is not None
         self._keep(forward)
@@ -141,33 +150,57 @@ class Program:
     def _is_first_state(self, node: Node) -> bool:
         return node.op == "state" and node.name == self.states[0]
 
-    def _made_operands(self) -> list[tuple[int, Node]]:
-        """Operands that lie in a kept field, by their phases: all but the first state as that of phase 0."""
+    def made_operands(self) -> list[tuple[int, int, Node]]:
+        """Operands that are made, by phase and place in it: all but the first state as that of phase 0.
+
+        Those of products lie in kept fields, those of means in fields of their own: backward does not ask for them.
+        """
         return [
-            (q, phase.operand)
+            (q, j, operand)
             for q, phase in enumerate(self.phases)
-            if phase.operand is not None and (q > 0 or not self._is_first_state(phase.operand))
+            for j, operand in enumerate(phase.operands)
+            if q > 0 or not self._is_first_state(operand)
         ]
 
     def _depth(self, operand: Node) -> int:
-        """How many products come one after another before this operand is known."""
-        return max((1 + self._depth(node.args[0]) for node in needed([operand]) if node.op == "u"), default=0)
+        """How many joints come one after another before this operand is known."""
+        return max((1 + self._depth(node.args[0]) for node in needed([operand]) if node.op in JOINTS), default=0)
 
-    def _phases(self) -> list[Phase]:
+    def _phases_of_means(self, forward: list[Node]) -> list[tuple[int, Phase]]:
+        """Means by the depth at which they are taken: as late as can be, so that many are taken in one phase."""
+        joints = [node for node in forward if node.op in JOINTS]
+        late = {node: self._depth(node.args[0]) for node in joints}
+        last = max(late.values(), default=0)
+        late |= dict.fromkeys([node for node in joints if node.op == "mean"], last)
+        for node in reversed(joints):
+            for before in needed([node.args[0]]):
+                if before.op == "mean":
+                    late[before] = min(late[before], late[node] - 1)
+        phases = []
+        for depth in sorted(set(late.values())):
+            means = [node for node in joints if node.op == "mean" and late[node] == depth]
+            for k in range(0, len(means), MAX_PHASE_MEANS):
+                some = tuple(means[k : k + MAX_PHASE_MEANS])
+                phases.append((depth, Phase(tuple([mean.args[0] for mean in some]), (), some)))
+        return phases
+
+    def _phases(self, forward: list[Node]) -> list[Phase]:
         operands: dict[Node, list[str]] = {}
         for g in self.products:
             operands.setdefault(self._u[g].args[0], []).append(g)
         ordered = sorted(operands, key=lambda n: (self._depth(n), not self._is_first_state(n), n.number))
-        phases = [
-            Phase(operand, tuple(operands[operand][k : k + MAX_PHASE_GATES]))
+        by_depth = [
+            (self._depth(operand), Phase((operand,), tuple(operands[operand][k : k + MAX_PHASE_GATES])))
             for operand in ordered
             for k in range(0, len(operands[operand]), MAX_PHASE_GATES)
         ]
-        if not phases or not self._is_first_state(ordered[0]):
+        by_depth += self._phases_of_means(forward)
+        phases = [phase for _, phase in sorted(by_depth, key=lambda pair: pair[0])]  # of one depth products first
+        if not ordered or not phases[0].gates or not self._is_first_state(ordered[0]):
             phases.insert(0, Phase())  # makes the first operand, or is all there is
         if len(phases) > MAX_PHASES:
             raise ValueError(
-                f"the equations need {len(phases)} products with different operands, one after another; "
+                f"the equations need {len(phases)} products with different operands, or means, one after another; "
                 f"at most {MAX_PHASES} can be made"
             )
         return phases
@@ -177,11 +210,11 @@ class Program:
         ready: dict[Node, int] = {}
         for node in nodes:
             own = self.phase_of.get(node, 0)
-            ready[node] = max([own, *[ready[a] for a in node.args if node.op != "u"]])
+            ready[node] = max([own, *[ready[a] for a in node.args if node.op not in JOINTS]])
         return ready
 
-    def _hangs_on_product(self, node: Node) -> bool:
-        return any(n.op == "u" for n in needed([node]))
+    def _hangs_on_joint(self, node: Node) -> bool:
+        return any(n.op in JOINTS for n in needed([node]))
 
     def _carry(self, state: int) -> Node | None:
         """The gradient that reaches a state past the products; that of the first as an operand is the driver's."""
@@ -191,6 +224,16 @@ class Program:
     def is_pending(self, place: Place) -> bool:
         """Whether it is a field that one backward loop leaves to another."""
         return place.array == "carry" and place.field >= len(self.states)
+
+    def same_for_all(self, nodes: Iterable[Node]) -> set[Node]:
+        """Of these, what is the same for every unit: means, the gradients of their operands, what follows from them."""
+        found: set[Node] = set()
+        for node in needed(nodes):
+            of_mean = node.op == "doperand" and bool(self.phases[node.name[0]].means)
+            follows = bool(node.args) and node.op != "u" and found.issuperset(node.args)
+            if node.op in ("mean", "const") or of_mean or follows:
+                found.add(node)
+        return found if any(node.op != "const" for node in found) else set()
 
     def first_product(self, q: int) -> int:
         """The products before those of phase q."""
@@ -208,11 +251,7 @@ class Program:
 
     def shape(self) -> dict[str, int | list[int]]:
         """What the drivers know of a cell: the numbers in frnn_cell (src/fastrnn.h), by its names."""
-        made = dict(self._made_operands())
-        operands = [
-            next(k for k, n in enumerate(self.kept) if n is made[q]) if q in made else -1
-            for q in range(len(self.phases))
-        ]
+        fields = {q: self.field_of(operand) for q, _, operand in self.made_operands() if self.phases[q].gates}
         return {
             "gates": len(self.gates),
             "states": len(self.states),
@@ -220,19 +259,25 @@ class Program:
             "inputs": len(self.inputs),
             "phases": len(self.phases),
             "phase_gates": [len(phase.gates) for phase in self.phases],
-            "operand": operands,
+            "operand": [fields.get(q, -1) for q in range(len(self.phases))],
+            "phase_means": [len(phase.means) for phase in self.phases],
             "added": [self.order.index(g) if g in self.products and g not in self.apart else -1 for g in self.gates],
             "split": int(self.split),
             "carries_h": int(self.carries_h),
             "kept": len(self.kept),
+            "kept_same": len(self.kept_same),
             "pending": self.pending,
         }
+
+    def field_of(self, node: Node) -> int:
+        """The kept field in which a value lies."""
+        return self.places_kept[node].field
 
     # What is kept ---------------------------------------------------------------------------------------------------
 
     def _worth_keeping(self, node: Node) -> bool:
         """Whether to read a value again is cheaper than to compute it again."""
-        if node.op in ("x", "u"):
+        if node.op == "x" or node.op in JOINTS:
             return True
         if node.op == "add" and {a.op for a in node.args} == {"x", "u"}:
             return True
@@ -246,8 +291,9 @@ class Program:
         known = set(forward)
         #: Fields that every step writes, training or not: operands, and what a later phase needs.
         handed: dict[Node, None] = {}
-        for _, operand in self._made_operands():
-            handed[operand] = None
+        for q, _, operand in self.made_operands():
+            if self.phases[q].gates:
+                handed[operand] = None
         for q in range(len(self.phases)):
             handed |= dict.fromkeys(self._across(self._roots(q), q))
         kept = dict(handed)
@@ -264,12 +310,17 @@ class Program:
                 kept[node] = None
             else:
                 stack.extend(node.args)
-        self.kept = sorted(kept, key=lambda n: n.number)
+        same = self.same_for_all(kept)
+        #: What lies in kept fields; and what is the same for every unit, of which one vector is kept.
+        self.kept = sorted(kept.keys() - same, key=lambda n: n.number)
+        self.kept_same = sorted(kept.keys() & same, key=lambda n: n.number)
+        self.places_kept = {node: Place("kept", k) for k, node in enumerate(self.kept)}
+        self.places_kept |= {node: Place("same", k) for k, node in enumerate(self.kept_same)}
         self.handed = frozenset(handed)
 
     def _roots(self, q: int) -> list[Node]:
         """What phase q must compute whatever is kept: operands of later phases, and in the last one the states."""
-        roots = [operand for _, operand in self._made_operands() if self._ready[operand] == q]
+        roots = [operand for _, _, operand in self.made_operands() if self._ready[operand] == q]
         return roots + (list(self.after) if q == len(self.phases) - 1 else [])
 
     def _across(self, roots: Iterable[Node], q: int) -> list[Node]:
@@ -278,10 +329,10 @@ class Program:
         stack = list(roots)
         while stack:
             node = stack.pop()
-            early = self._ready[node] < q and self._hangs_on_product(node)
-            if early and (node.op == "u" or node.op in FUNCTIONS):
+            early = self._ready[node] < q and self._hangs_on_joint(node)
+            if early and (node.op in JOINTS or node.op in FUNCTIONS):
                 found[node.number] = node
-            elif node.op != "u":
+            elif node.op not in JOINTS:
                 stack.extend(node.args)
         return list(found.values())
 
@@ -293,7 +344,7 @@ class Program:
             node = stack.pop()
             if node not in found and not (node in self.handed and self._ready[node] < q):
                 found.add(node)
-                stack.extend(node.args if node.op != "u" else ())
+                stack.extend(node.args if node.op not in JOINTS else ())
         return found
 
     # Loops ----------------------------------------------------------------------------------------------------------
@@ -316,14 +367,16 @@ class Program:
             stores: list[tuple[Place, Node]] = []
             if q == last:
                 stores += [(Place("next", k), node) for k, node in enumerate(self.after)]
-            for k, node in enumerate(self.kept):
-                early = node in self.handed or self._hangs_on_product(node)
+            made = [mean.args[0] for mean in self.means]
+            stores += [(Place("made", k), node) for k, node in enumerate(made) if self._ready[node] == q]
+            for node, place in self.places_kept.items():
+                early = node in self.handed or self._hangs_on_joint(node)
                 here = self._ready[node] == q if early else node in inside or q == last
                 if node not in written and here:
                     written.add(node)
-                    stores.append((Place("kept", k), node))
-                    if node not in self.handed:
-                        loop.training.add(Place("kept", k))
+                    stores.append((place, node))
+                    if node not in self.handed and place.array == "kept":
+                        loop.training.add(place)
             loop.stores = stores
             everything = needed(node for _, node in stores)
             loop.loads.update(self._leaves(everything))
@@ -333,9 +386,11 @@ class Program:
                 if node.op == "u" and self.phase_of[node] == q:
                     place = Place("u" if node.name in self.apart else "uh", phase.gates.index(node.name))
                     loop.loads[node] = place
-            for k, node in enumerate(self.kept):
+                if node.op == "mean" and self.phase_of[node] == q:
+                    loop.loads[node] = Place("uh", next(j for j, mean in enumerate(phase.means) if mean is node))
+            for node, place in self.places_kept.items():
                 if node in self.handed and self._ready[node] < q:
-                    loop.loads[node] = Place("kept", k)
+                    loop.loads[node] = place
             phase.forward = halves(loop) if q == last else [loop]
 
     def _when_known(self, nodes: Iterable[Node]) -> dict[Node, int]:
@@ -343,7 +398,7 @@ class Program:
         last = len(self.phases) - 1
         known: dict[Node, int] = {}
         for node in nodes:
-            own = node.name - 1 if node.op == "doperand" else last
+            own = node.name[0] - 1 if node.op == "doperand" else last
             known[node] = min([own, *[known[a] for a in node.args]])
         return known
 
@@ -360,6 +415,8 @@ class Program:
         if self.split:
             for k, g in enumerate(self.order):
                 outputs.append((Place("da_rec", k), self.adjoints.get(self._u[g], zero)))
+        for k, mean in enumerate(self.means):
+            outputs.append((Place("da_rec", len(self.order) + k), self.adjoints.get(mean, zero)))
         for array, op, names in (("dp", "parameter", self.parameters), ("de", "input", self.inputs)):
             for k, name in enumerate(names):
                 outputs.append((Place(array, k), self.adjoints.get(self.graph.node(op, (), name), zero)))
@@ -388,13 +445,13 @@ class Program:
             inside = needed(node for _, node in loop.stores)
             loop.loads.update(self._leaves(inside))
             for node in inside:
-                state, kept = self._index_of_state(node), [k for k, n in enumerate(self.kept) if n is node]
+                state = self._index_of_state(node)
                 if node.op == "dstate":
                     loop.loads.setdefault(node, Place("carry", node.name) if node.name else Place("dout"))
-                elif node.op == "doperand" and node.name == q + 1:
-                    loop.loads[node] = Place("dout")
-                elif kept:
-                    loop.loads[node] = Place("kept", kept[0])
+                elif node.op == "doperand" and node.name[0] == q + 1:
+                    loop.loads[node] = Place("dout", node.name[1])
+                elif node in self.places_kept:
+                    loop.loads[node] = self.places_kept[node]
                 elif state is not None:
                     loop.loads.setdefault(node, Place("next", state))
         self.pending = len(pending)

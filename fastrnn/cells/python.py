@@ -63,7 +63,8 @@ def target(program: Program, place: Any) -> str:
         case "da":
             return f"dx_{program.gates[place.field]}"
         case "da_rec":
-            return f"du_{program.order[place.field]}"
+            k = place.field - len(program.order)
+            return f"du_{program.order[place.field]}" if k < 0 else f"dmean_{k}"
         case "dp":
             return f"dp_{program.parameters[place.field]}"
         case "de":
@@ -86,7 +87,8 @@ def node_names(program: Program) -> dict[Node, str]:
             case "dstate":
                 names[node] = f"d{program.states[node.name]}"
             case "doperand":
-                names[node] = f"doperand_{node.name}"
+                names[node] = "doperand_" + "_".join(str(k) for k in node.name)
+    names |= {mean: f"mean_{k}" for k, mean in enumerate(program.means)}
     for state, node in zip(program.states, program.after, strict=True):
         names.setdefault(node, state)
     taken = {*names.values(), *FUNCTIONS}

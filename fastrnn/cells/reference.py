@@ -29,10 +29,8 @@ class Reference:
         self._forward = [[compiled(loop) for loop in phase.forward] for phase in program.phases]
         self._backward = [compiled(phase.backward) for phase in program.phases]
         self._rows = [[program.products.index(g) for g in phase.gates] for phase in program.phases]
-        self._kept = [
-            None if phase.operand is None else next((k for k, n in enumerate(program.kept) if n is phase.operand), None)
-            for phase in program.phases
-        ]
+        made = program.made_operands()
+        self._made = {q: program.places_kept[operand] for q, _, operand in made if program.phases[q].gates}
 
     def step(self, x: Array, state: Arrays, weights: Arrays, e: Sequence[Array]) -> tuple[Arrays, Arrays]:
         """The states after, and what backward wants to see again.
@@ -45,15 +43,19 @@ class Reference:
         fields = self._given(state, weights, e)
         wx = self._dot(x, W.T) + b
         fields |= {Place("wx", g): part(wx, g, H) for g in range(len(program.gates))}
+        means = 0
         for q, phase in enumerate(program.phases):
-            operand = self._operand(q, state, fields)
+            for j in range(len(phase.means)):
+                fields[Place("uh", j)] = mean(fields[Place("made", means + j)])
+            means += len(phase.means)
             for j, row in enumerate(self._rows[q]):
+                operand = self._operand(q, state, fields)
                 U, b_rec = rows(weights[1], row, H), rows(weights[3], row, H)
                 fields[Place("u", j)] = fields[Place("uh", j)] = self._dot(operand, U.T) + b_rec
             for loop, function in zip(phase.forward, self._forward[q], strict=True):
                 self._run(loop, function, fields, state[0].shape)
         after = tuple([fields[Place("next", k)] for k in range(len(state))])
-        return after, (*[fields[Place("kept", k)] for k in range(len(program.kept))], *after)
+        return after, (*[fields[place] for place in program.places_kept.values()], *after)
 
     def step_backward(
         self, dstate: Arrays, x: Array, state: Arrays, saved: Arrays, weights: Arrays, e: Sequence[Array]
@@ -65,22 +67,26 @@ class Reference:
         W, U = weights[:2]
         program, H, dot = self._program, state[0].shape[1], self._dot
         fields = self._given(state, weights, e)
-        fields |= {Place("kept", k): a for k, a in enumerate(saved[: len(program.kept)])}
-        fields |= {Place("next", k): a for k, a in enumerate(saved[len(program.kept) :])}
+        kept = len(program.places_kept)
+        fields |= dict(zip(program.places_kept.values(), saved[:kept], strict=True))
+        fields |= {Place("next", k): a for k, a in enumerate(saved[kept:])}
         fields |= {Place("carry", k): d for k, d in enumerate(dstate) if k > 0}
         d, dU, db_rec = dstate[0], np.zeros_like(U), np.zeros_like(weights[3])
-        first = len(program.order)
+        first, first_mean = len(program.order), len(program.order) + len(program.means)
+        fields[Place("dout")] = d
         for q in range(len(program.phases) - 1, -1, -1):
             phase = program.phases[q]
-            fields[Place("dout")] = d
             self._run(phase.backward, self._backward[q], fields, state[0].shape)
-            operand, d = self._operand(q, state, fields), np.zeros_like(d)
-            first -= len(phase.gates)
+            first, first_mean, d = first - len(phase.gates), first_mean - len(phase.means), np.zeros_like(d)
             for j, row in enumerate(self._rows[q]):
+                operand = self._operand(q, state, fields)
                 du = self._du(fields, first + j)
                 rows(dU, row, H)[:] = dot(du.T, operand)
                 rows(db_rec, row, H)[:] = du.sum(axis=0)
                 d = d + dot(du, rows(U, row, H))
+            fields[Place("dout")] = d
+            for j in range(len(phase.means)):
+                fields[Place("dout", j)] = mean(fields[Place("da_rec", first_mean + j)])
         carry = [fields[Place("carry", k)] for k in range(len(state)) if k > 0 or program.carries_h]
         carry[:1] = [carry[0] + d] if program.carries_h else [d, *carry[:1]]
         da = np.hstack([fields[Place("da", g)] for g in range(len(program.gates))])
@@ -95,8 +101,7 @@ class Reference:
         return fields | {Place("e", k): a for k, a in enumerate(e)}
 
     def _operand(self, q: int, state: Arrays, fields: Fields) -> Array:
-        kept = self._kept[q]
-        return state[0] if kept is None else fields[Place("kept", kept)]
+        return fields[self._made[q]] if q in self._made else state[0]
 
     def _du(self, fields: Fields, k: int) -> Array:
         program = self._program
@@ -110,6 +115,11 @@ class Reference:
         for (place, _), value in zip(loop.stores, values, strict=True):
             whole = np.shape(value) == shape
             fields[place] = value if whole else np.broadcast_to(value, shape).astype(dtype, order="C")
+
+
+def mean(a: Array) -> Array:
+    """Of each row, as long as the row."""
+    return np.repeat(a.mean(axis=1, keepdims=True), a.shape[1], axis=1)
 
 
 def part(a: Array, g: int, H: int) -> Array:
