@@ -20,6 +20,7 @@ cdef extern from "fastrnn.h" nogil:
 
     ctypedef struct frnn_cell:
         const char *name
+        const char *digest
         int gates
         int states
         int parameters

@@ -28,7 +28,7 @@ class Compiled:
     key: int
     def known_to_xla(self) -> None: ...
 
-# One of the built-in cells by its index, or one compiled elsewhere.
+# A cell that is compiled in by its index, or one compiled elsewhere.
 AnyCell = int | Compiled
 # (cell, call, states of every step, final, saved)
 Job = tuple[AnyCell, Call, tuple[Array | None, ...], tuple[Array, ...], Any]

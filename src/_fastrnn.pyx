@@ -46,9 +46,9 @@ cdef const frnn_table *table(int isa, Py_ssize_t itemsize) except NULL:
 
 
 def cells():
-    """Names of the cells -> (index, gates, states)."""
+    """Digests of the cells that are compiled in -> (index, gates, states)."""
     cdef const frnn_table *core = frnn_isas[0].f32
-    return {core.cell[i].name.decode(): (i, core.cell[i].gates, core.cell[i].states) for i in range(core.cells)}
+    return {core.cell[i].digest.decode(): (i, core.cell[i].gates, core.cell[i].states) for i in range(core.cells)}
 
 
 def vector(int isa):
@@ -73,7 +73,7 @@ cdef class Compiled:
         table(isa, itemsize)
         self.isa, self.itemsize, self.code, self.key = isa, itemsize, code, code.key
         cdef frnn_cell *cell = &self.cell
-        cell.name = b"compiled"
+        cell.name, cell.digest = b"compiled", b""
         cell.gates, cell.states, cell.parameters = shape["gates"], shape["states"], shape["parameters"]
         cell.inputs, cell.phases, cell.split = shape["inputs"], shape["phases"], shape["split"]
         cell.carries_h, cell.kept, cell.pending = shape["carries_h"], shape["kept"], shape["pending"]
@@ -97,7 +97,7 @@ cdef class Compiled:
 
 
 cdef const frnn_cell *found_cell(int isa, Py_ssize_t itemsize, which) except NULL:
-    """A built-in cell by its index, or one that was compiled for this dtype and instruction set."""
+    """A cell that is compiled in by its index, or one that was compiled for this dtype and instruction set."""
     cdef const frnn_table *core = table(isa, itemsize)
     cdef Compiled compiled
     if isinstance(which, Compiled):

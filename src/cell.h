@@ -1,5 +1,5 @@
-/* A cell is pairs of pointwise functions; the drivers own time, batch, threads and the matrix products. The built-in ones
- * are generated from the equations in fastrnn/cells (see kernels.cmake); others are compiled while the program runs.
+/* A cell is pairs of pointwise functions; the drivers own time, batch, threads and the matrix products. Those that
+ * fastrnn/cells/generate.py chooses are generated from their equations; others are compiled while the program runs.
  *
  * A step runs in phases. Phase q multiplies its operand, the first state before the step or a kept field that an earlier
  * phase wrote, by the recurrent weights of its gates, and hands the cell a tile of a few rows by one block of hidden
@@ -64,8 +64,9 @@ INLINE int first_mean(const Cell *cell, int phase)
 }
 INLINE int means_of(const Cell *cell) { return first_mean(cell, cell->phases); }
 
-/* The registry, in the order of fastrnn.cells.CELLS. */
-#define DECLARE(name) extern const Cell X(name);
+/* The registry, in the order of fastrnn/cells/generate.py. */
+#define CELL(name) FRNN_EXPAND(name, FRNN_BITS, FRNN_CELLS_ISA)
+#define DECLARE(name) extern const Cell CELL(name);
 FRNN_CELLS(DECLARE)
 #undef DECLARE
 

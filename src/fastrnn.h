@@ -27,6 +27,7 @@ struct BackwardTile;
 /* A cell of one dtype and instruction set: cell.h explains it. */
 typedef struct {
     const char *name;
+    const char *digest; /* of its equations, as fastrnn.cells.Cell has it */
     int gates, states, parameters, inputs;
     int phases, phase_gates[FRNN_MAX_PHASES]; /* neighbouring products of each phase; the first may have none */
     int operand[FRNN_MAX_PHASES];             /* the kept field that they multiply; -1: the first state */
@@ -95,7 +96,7 @@ enum { FRNN_ALIGN = 64 };
 
 typedef struct {
     int cells;
-    const frnn_cell *const *cell; /* the built-in ones */
+    const frnn_cell *const *cell; /* those that were compiled with the core */
     size_t (*packed_bytes)(const frnn_call *);   /* of I, H, the cell and its parameters alone */
     void (*pack)(const frnn_call *, void *packed); /* aligned to FRNN_ALIGN */
     size_t (*saved_bytes)(const frnn_call *);

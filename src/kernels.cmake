@@ -5,13 +5,14 @@ if(MSVC)
 endif()
 find_package(Threads REQUIRED)
 
-# The built-in cells are written from their equations.
+# The cells that are compiled in are written from their equations.
 find_package(Python REQUIRED COMPONENTS Interpreter)
 set(EQUATIONS ${CMAKE_CURRENT_LIST_DIR}/../fastrnn/cells)
 set(CELLS_FOLDER ${CMAKE_CURRENT_BINARY_DIR}/cells)
 execute_process(COMMAND ${Python_EXECUTABLE} ${EQUATIONS}/generate.py ${CELLS_FOLDER} COMMAND_ERROR_IS_FATAL ANY)
 file(GLOB CELLS ${CELLS_FOLDER}/cell_*.c)
 file(GLOB EQUATIONS ${EQUATIONS}/*.py)
+list(APPEND EQUATIONS ${CMAKE_CURRENT_LIST_DIR}/../fastrnn/catalogue.py)
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${EQUATIONS})
 
 # What is compiled once per (dtype, instruction set).
@@ -27,7 +28,6 @@ set(KERNELS
   yardstick.c
   table.c)
 list(TRANSFORM KERNELS PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
-list(APPEND KERNELS ${CELLS})
 
 # The gates of a cell are independent chains: GCC interleaves them only when told to (a tenth of the cells' time).
 if(CMAKE_C_COMPILER_ID STREQUAL "GNU")
@@ -41,12 +41,18 @@ set(CORE_PROPERTIES C_STANDARD 11 C_EXTENSIONS ON C_VISIBILITY_PRESET hidden POS
 set(CORE_OBJECTS "")
 set(BUILT "")
 function(fastrnn_isa suffix)
+  cmake_parse_arguments(PARSE_ARGV 1 isa "" CELLS_OF "")
+  set(sources ${KERNELS})
+  if(NOT isa_CELLS_OF)
+    set(isa_CELLS_OF ${suffix})
+    list(APPEND sources ${CELLS})
+  endif()
   foreach(bits 32 64)
     set(name kernels_${suffix}_${bits})
-    add_library(${name} OBJECT ${KERNELS})
+    add_library(${name} OBJECT ${sources})
     target_include_directories(${name} PRIVATE ${CMAKE_CURRENT_LIST_DIR} ${CELLS_FOLDER})
-    target_compile_definitions(${name} PRIVATE FRNN_BITS=${bits} FRNN_ISA=${suffix})
-    target_compile_options(${name} PRIVATE ${KERNEL_OPTIONS} ${ARGN})
+    target_compile_definitions(${name} PRIVATE FRNN_BITS=${bits} FRNN_ISA=${suffix} FRNN_CELLS_ISA=${isa_CELLS_OF})
+    target_compile_options(${name} PRIVATE ${KERNEL_OPTIONS} ${isa_UNPARSED_ARGUMENTS})
     set_target_properties(${name} PROPERTIES ${CORE_PROPERTIES})
     list(APPEND CORE_OBJECTS $<TARGET_OBJECTS:${name}>)
   endforeach()
@@ -60,7 +66,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
   fastrnn_isa(v3 -mavx2 -mfma)
   set(V4 -mavx512f -mavx512bw -mavx512cd -mavx512dq -mavx512vl -mavx2 -mfma -mprefer-vector-width=512)
   fastrnn_isa(v4 ${V4})
-  fastrnn_isa(v4_bf16 ${V4} -mavx512bf16)
+  fastrnn_isa(v4_bf16 CELLS_OF v4 ${V4} -mavx512bf16) # the same arithmetic: only products of bfloat16 differ
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
   fastrnn_isa(neon)
 else()

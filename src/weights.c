@@ -1,6 +1,6 @@
 #include "weights.h"
 
-#define POINTER(name) &X(name),
+#define POINTER(name) &CELL(name),
 const Cell *const X(cells)[] = {FRNN_CELLS(POINTER)};
 #undef POINTER
 

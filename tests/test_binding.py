@@ -14,12 +14,13 @@ from problems import call as called
 from problems import make
 
 from fastrnn.call import Call, Gradients
+from fastrnn.cells import CELLS
 
 core = pytest.importorskip("_fastrnn")
 
 T, B, I, H = 5, 3, 2, 17
 ISA = max(core.isas().values())
-CELL = core.cells()["lstm_peephole"][0]
+CELL = core.cells()[CELLS["lstm_peephole"].digest][0]
 
 
 class Job(NamedTuple):
@@ -100,7 +101,7 @@ WRONG: list[tuple[str, Callable[[Job], Any], str]] = [
     ("saved", lambda job: job.saved[:-64], "expected at least"),
     ("cell", lambda job: -1, "no cell -1"),
     ("cell", lambda job: len(core.cells()), "no cell"),
-    ("cell", lambda job: core.cells()["lstm"][0], "p with parameters"),
+    ("cell", lambda job: core.cells()[CELLS["lstm"].digest][0], "p with parameters"),
     ("p", lambda job: None, "p with parameters"),
     ("W", lambda job: job.call.W[:-1], "expected 136 aligned elements of 8 bytes"),
     ("W", lambda job: None, "NoneType"),
@@ -151,7 +152,7 @@ def test_lengths_leave_no_thread_without_rows(sequences: int) -> None:
         problem = make("lstm", (20, sequences, 64, 64), dtype=np.float32, lengths=lengths, training=True)
         call = called(problem)[0].cache.kept.call._replace(training=False, threads=2)
         scratch, y = Scratch(), np.empty((20, sequences, 64), np.float32)
-        core.forward(ISA, [Job(core.cells()["lstm"][0], call, (y,), (None, None), None)], scratch)
+        core.forward(ISA, [Job(core.cells()[CELLS["lstm"].digest][0], call, (y,), (None, None), None)], scratch)
         asked.append(scratch.asked)
     assert asked[0] == asked[1]
 

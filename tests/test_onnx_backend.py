@@ -290,14 +290,17 @@ def test_lengths_of_zero(onnx: Any, ours: Any) -> None:
         ("GRU", {"activations": ["Sigmoid", "Tanh"]}, True),
         ("GRU", {"activations": ["Tanh", "Tanh"]}, False),
         ("LSTM", {"hidden_size": 3}, True),
-        ("LSTM", {"input_forget": 1}, False),
+        ("GRU", {"activations": ["HardSigmoid", "Relu"], "linear_before_reset": 1}, True),
+        ("LSTM", {"input_forget": 1}, True),
+        ("LSTM", {"activations": ["HardSigmoid", "Tanh", "Tanh"]}, True),
+        ("LSTM", {"activations": ["Sigmoid", "Relu", "Tanh"]}, False),
         ("LSTM", {"clip": 1.0}, False),
     ],
 )
 def test_runs_in_kernels(
     op: str, attributes: dict[str, Any], kernels: bool, onnx: Any, ours: Any, native: str, monkeypatch: Any
 ) -> None:
-    """All of them, where there is a compiler for what is not built in."""
+    """All of them, where there is a compiler for what is not compiled in."""
     node = onnx.helper.make_node(op, ["X", "W", "R"], ["Y"], **attributes)
     assert ours.runs_in_kernels(node)
     monkeypatch.setattr(machine, "available", lambda: False)

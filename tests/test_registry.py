@@ -9,7 +9,8 @@ from problems import PUBLIC
 from test_reference import BY_HAND
 
 import fastrnn
-from fastrnn.cells import CELLS
+from fastrnn.backends import in_kernels
+from fastrnn.cells import CELLS, generate, machine
 
 
 def test_tests_know_every_cell() -> None:
@@ -23,9 +24,21 @@ def test_tests_know_every_cell() -> None:
 
 def test_c_core_knows_every_cell(native: str) -> None:
     compiled = importlib.import_module("_fastrnn").cells()
-    assert {name: (gates, states) for name, (_, gates, states) in compiled.items()} == {
-        name: (cell.G, len(cell.states)) for name, cell in CELLS.items()
+    assert {digest: (gates, states) for digest, (_, gates, states) in compiled.items()} == {
+        cell.digest: (cell.G, len(cell.states)) for cell in generate.compiled().values()
     }
+
+
+def test_what_is_compiled_in_needs_no_compiler(native: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "available", lambda: False)
+    assert all(in_kernels(cell) for cell in generate.compiled().values())
+
+
+def test_what_is_compiled_in() -> None:
+    """The built-in cells come first, and no cell is there twice."""
+    names = [*generate.compiled()]
+    assert names[: len(CELLS)] == [*CELLS]
+    assert len(names) == len(CELLS) + 21
 
 
 @pytest.mark.parametrize("cell", PUBLIC)

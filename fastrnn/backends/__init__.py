@@ -81,16 +81,16 @@ def current() -> Backend:
 
 def in_kernels(cell: Cell) -> bool:
     """Whether the backend in use runs this cell in the compiled kernels."""
-    return current().name == "native" and (cell.builtin or load("native").compiles())
+    return current().name == "native" and load("native").runs(cell)
 
 
 def of(cell: Cell) -> Backend:
-    """The backend in use, or NumPy with a warning where that cannot compile a cell that is not built in."""
+    """The backend in use, or NumPy with a warning where that has neither this cell nor a compiler for it."""
     backend = current()
-    if cell.builtin or backend.name != "native" or load("native").compiles():
+    if backend.name != "native" or load("native").runs(cell):
         return backend
     warnings.warn(
-        f"fastrnn will be SLOW: cell {cell.name} is not built in, and there is no compiler for it; "
+        f"fastrnn will be SLOW: cell {cell.name} is not compiled in, and there is no compiler for it; "
         "`pip install 'fastrnn[cells]'` provides one. Using the numpy backend for it instead.",
         RuntimeWarning,
         stacklevel=4,

@@ -16,13 +16,13 @@ import numpy as np
 import _fastrnn
 from fastrnn.backends import usable_cpus
 from fastrnn.call import Backward, Call, Forward, Gradients, Prepared, Stepper
-from fastrnn.cells import CELLS, Cell, machine
+from fastrnn.cells import Cell, machine
 from fastrnn.checks import stepped, stepped_state
 from fastrnn.unchanged import changed
 
 name = "native"
 
-_cells: dict[Cell, int] = {CELLS[name]: index for name, (index, _, _) in _fastrnn.cells().items()}
+_compiled_in = {digest: index for digest, (index, _, _) in _fastrnn.cells().items()}
 _isas = _fastrnn.isas()
 _isa = next(reversed(_isas))
 _fastrnn.set_cpus(usable_cpus())
@@ -32,16 +32,16 @@ _fastrnn.set_cpus(usable_cpus())
 _CPUS = {"x86-64-v4-bf16": "x86-64-v4", "neon": "generic", "portable": "generic"}
 
 
-def compiles() -> bool:
-    """Whether cells that are not built in can be run."""
-    return machine.available()
+def runs(cell: Cell) -> bool:
+    """Whether the kernels have this cell, or a compiler for it."""
+    return cell.digest in _compiled_in or machine.available()
 
 
 @functools.cache
 def _code(cell: Cell, itemsize: int, isa: str) -> _fastrnn.AnyCell:
     """A cell as the core takes it: its index, or its machine code."""
-    if cell in _cells:
-        return _cells[cell]
+    if cell.digest in _compiled_in:
+        return _compiled_in[cell.digest]
     vector_bytes, fused = _fastrnn.vector(_isas[isa])
     made = machine.Code(cell.program, machine.Machine(8 * itemsize, vector_bytes, fused), _CPUS.get(isa, isa))
     return _fastrnn.Compiled(_isas[isa], itemsize, cell.program.shape(), made.forward, made.backward, made)

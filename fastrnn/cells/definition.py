@@ -82,9 +82,10 @@ class Cell:
         self.initial = tuple([f"{s}0" for s in self.states])  #: names of the initial states
         self.arguments = ("x", "W", "U", "b", "b_rec", "p", *self.initial, "resets", *self.inputs)
         self._graph, self._after = self._traced()
+        self.digest = self._digest()  #: of its equations and all their names: equal cells are run by the same code
         #: What nothing else in this process goes by, and another process finds it by: of a built-in cell its name, of
-        #: another where it is defined, and a digest of its equations.
-        self.key = self.name if self.builtin else f"{self.__module__}:{self.__qualname__}:{self._digest()}"
+        #: another where it is defined, and the digest of its equations.
+        self.key = self.name if self.builtin else f"{self.__module__}:{self.__qualname__}:{self.digest}"
         KNOWN[self.key] = self
         self.products = tuple(g for g in self.gates if any(n.op == "u" and n.name == g for n in needed(self._after)))
         G, N, P = (f"{n}*H" if n > 1 else "H" for n in (self.G, len(self.products), len(self.parameters)))

@@ -1,4 +1,4 @@
-"""Machine code of a cell that is not built in, made by LLVM at its first use and kept on disk.
+"""Machine code of a cell that is not compiled in, made by LLVM at its first use and kept on disk.
 
 llvmlite, which Numba brings along, is LLVM's compiler as a library. The code is stored in the user's cache folder under
 a hash of all that it was made of. A file there that is damaged, or cannot be written, costs time and nothing else.

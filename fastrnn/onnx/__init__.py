@@ -3,9 +3,9 @@
 Every attribute and input is taken: directions, peepholes, sequence_lens, layout, linear_before_reset, clip,
 activations with their alpha and beta, input_forget, initial states; of float and double. The compiled kernels run
 them all. Other activations than the default ones (an RNN's may be Tanh, Relu, Sigmoid, or Affine with alpha 1 and beta
-0), clip and input_forget make a cell that is compiled at its first use, for which ``pip install 'fastrnn[cells]'`` has
-the compiler; without it a loop in NumPy runs them, many times slower. `runs_in_kernels` tells, and so does
-``Session.nodes``.
+0), clip and input_forget make a cell that is compiled at its first use unless the wheel has it (Relu in the place of
+every Tanh, HardSigmoid in that of Sigmoid, input_forget), for which ``pip install 'fastrnn[cells]'`` has the compiler;
+without it a loop in NumPy runs them, many times slower. `runs_in_kernels` tells, and so does ``Session.nodes``.
 
 Where ONNX's words leave a choice, it is ONNX Runtime's: each activation consumes the next alpha and beta that it
 takes, clip bounds what goes into the gates and not the cell state on its way out, and Y is 0 past a sequence's length.

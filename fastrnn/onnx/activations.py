@@ -31,7 +31,7 @@ ACTIVATIONS = {
     "leakyrelu": Kind(lambda a, alpha: where(a < 0, alpha * a, a), (0.01,)),
     "thresholdedrelu": Kind(lambda a, alpha: where(a < alpha, 0, a), (1.0,)),
     "scaledtanh": Kind(lambda a, alpha, beta: alpha * tanh(beta * a), (1.0, 1.0)),
-    "hardsigmoid": Kind(lambda a, alpha, beta: clip(alpha * a + beta, 0, 1), (0.2, 0.5)),
+    "hardsigmoid": Kind(lambda a, alpha, beta: clip(a * alpha + beta, 0, 1), (0.2, 0.5)),
     "elu": Kind(elu, (1.0,)),
     "softsign": Kind(softsign),
     "softplus": Kind(softplus),

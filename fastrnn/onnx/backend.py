@@ -215,7 +215,8 @@ def runs_in_kernels(node: Any) -> bool:
     """Whether the compiled kernels run an RNN, GRU or LSTM node, all of its directions; else a NumPy loop does.
 
     Other activations than the default ones (an RNN's may be Tanh, Relu, Sigmoid, or Affine with alpha 1 and beta 0),
-    clip and input_forget make a cell that is compiled at its first use: ``pip install 'fastrnn[cells]'``.
+    clip and input_forget make a cell that is compiled at its first use unless the wheel has it: ``pip install
+    'fastrnn[cells]'``.
 
     Parameters
     ----------
