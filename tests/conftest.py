@@ -34,6 +34,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before the first import of
 # Numba compiles in half the time, and small problems do not miss the rest. CI has its tests at users' level, 3, too.
 os.environ.setdefault("NUMBA_OPT", "1")  # before the first import of Numba
 
+# Machine code of the tests' many cells stays out of the user's cache folder, and is there for the next run.
+os.environ.setdefault("FASTRNN_CACHE_DIR", str(Path(__file__).parents[1] / "build" / "machine_code"))
+
 import crowded  # noqa: F401
 import numpy as np
 
