@@ -299,7 +299,7 @@ def slstm(x: Any, U: Any, s: Any) -> Any:
 
     References
     ----------
-    M. Beck et al., "xLSTM: extended long short-term memory", NeurIPS 2024, section 2.2.
+    M. Beck et al., "xLSTM: extended long short-term memory", NeurIPS 2024, eq. 8-17.
     """
     o, c, n, m = slstm_sums(x, U, s)
     return o * c / n, c, n, m
