@@ -16,6 +16,7 @@ Examples
 from __future__ import annotations
 
 import inspect
+import numbers
 from collections.abc import Callable
 from functools import cache, partial, wraps
 from typing import Any, ParamSpec
@@ -36,6 +37,7 @@ from fastrnn.cells import (
     tanh,
     where,
 )
+from fastrnn.checks import BOOLEANS
 from fastrnn.defined import DefinedCell, cell
 from fastrnn.run import gru_cell
 
@@ -332,6 +334,26 @@ def elu(a: Any, alpha: float = 1.0) -> Any:
     return where(a < 0, alpha * (exp(minimum(a, 0)) - 1), a)
 
 
+def selu(a: Any) -> Any:
+    """`elu` with an alpha and a scale that keep activations at mean 0 and variance 1 from layer to layer.
+
+    References
+    ----------
+    G. Klambauer, T. Unterthiner, A. Mayr, S. Hochreiter, "Self-normalizing neural networks", NeurIPS 2017.
+    """
+    return 1.0507009873554805 * elu(a, 1.6732632423543772)
+
+
+def silu(a: Any) -> Any:
+    """``a * sigmoid(a)``, also called swish."""
+    return a * sigmoid(a)
+
+
+def exponential(a: Any) -> Any:
+    """``exp(a)``."""
+    return exp(a)
+
+
 def identity(a: Any) -> Any:
     """``a``."""
     return a
@@ -340,8 +362,13 @@ def identity(a: Any) -> Any:
 Activation = str | Callable[[Any], Any]
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
-    f.__name__: f for f in (tanh, relu, sigmoid, hard_sigmoid, hard_sigmoid_keras2, identity, softsign, softplus, elu)
-} | {"linear": identity}  # two names of one function, as everywhere
+    f.__name__: f
+    for f in (
+        *(tanh, relu, sigmoid, hard_sigmoid, hard_sigmoid_keras2),
+        *(identity, softsign, softplus, elu, selu, silu, exponential),
+    )
+}
+ACTIVATIONS |= {"linear": identity, "swish": silu}  # two names of one function, as everywhere
 
 
 def function(name: str, given: Activation, bound: float | None = None) -> Callable[[Any], Any]:
@@ -362,22 +389,38 @@ def positive_number(name: str, given: Any) -> float:
 
 
 def factory(make: Callable[Arguments, DefinedCell]) -> Callable[Arguments, DefinedCell]:
-    """Of a function that makes cells, one that makes each once. Its cells pickle as their arguments."""
+    """Of a function that makes cells, one that makes each once.
+
+    Its cells pickle as their arguments, have them as options, and are called by the call that makes them.
+    """
     signature = inspect.signature(make)
 
     @cache
     def made(**arguments: Any) -> DefinedCell:
         new = make(**arguments)  # type: ignore[call-arg]
-        new.maker = partial(get, **arguments)
+        new.maker, new.options = partial(get, **arguments), arguments
+        chosen = {k: given for k, given in arguments.items() if given != signature.parameters[k].default}
+        written = [f"{k}={getattr(given, '__name__', repr(given))}" for k, given in chosen.items()]
+        new.name = f"{make.__name__}({', '.join(written)})"
         return new
 
     @wraps(make)
     def get(*args: Arguments.args, **kwargs: Arguments.kwargs) -> DefinedCell:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        return made(**bound.arguments)
+        return made(**{k: plain(given) for k, given in bound.arguments.items()})
 
     return get
+
+
+def plain(given: Any) -> Any:
+    """The one form of an argument that has several: a number of Python's own, the name of an activation with a name."""
+    if isinstance(given, BOOLEANS):
+        return bool(given)
+    if isinstance(given, numbers.Real):
+        return float(given)
+    f = ACTIVATIONS.get(given, given)
+    return f.__name__ if f in ACTIVATIONS.values() else given
 
 
 @factory
@@ -446,10 +489,10 @@ def rnn_with(activation: Activation = "tanh", *, clip: float | None = None) -> D
     f = function("activation", activation, clip)
 
     @cell(gates="h", states="h")
-    def rnn_with(x: Any, U: Any, s: Any) -> Any:
+    def rnn(x: Any, U: Any, s: Any) -> Any:
         return f(x.h + U.h @ s.h)
 
-    return rnn_with
+    return rnn
 
 
 @factory
@@ -493,13 +536,13 @@ def gru_with(
     f, g = function("gate", gate, clip), function("candidate", candidate, clip)
 
     @cell(gates="rzn", states="h")
-    def gru_with(x: Any, U: Any, s: Any) -> Any:
+    def gru(x: Any, U: Any, s: Any) -> Any:
         r = f(x.r + U.r @ s.h)
         z = f(x.z + U.z @ s.h)
         n = g(x.n + (r * (U.n @ s.h) if reset_after else U.n @ (r * s.h)))
         return (1 - z) * n + z * s.h
 
-    return gru_with
+    return gru
 
 
 @factory
@@ -518,8 +561,9 @@ def lstm_with(
     ----------
     gate, candidate, output : str or function
         The activations of gates i, f and o, of g, and of the cell state in the output: "tanh", "relu", "sigmoid",
-        "hard_sigmoid", "hard_sigmoid_keras2", "identity" ("linear" is another name of it), "softsign", "softplus",
-        "elu", or a function of one value, which pickles if it is one of a module.
+        "hard_sigmoid" (Keras 3's and PyTorch's), "hard_sigmoid_keras2", "identity" (also "linear"), "softsign",
+        "softplus", "elu", "selu", "silu" (also "swish"), "exponential", or a function of one value, which pickles if it
+        is one of a module.
     clip : float, optional
         What gates and candidate are functions of is clipped to +-clip, after bias and peepholes, and the cell state is
         not, as ONNX has it; `clipped_lstm` clips the cell state.
@@ -546,7 +590,7 @@ def lstm_with(
     """
     f, g, h = function("gate", gate, clip), function("candidate", candidate, clip), function("output", output)
 
-    def lstm_with(x: Any, U: Any, s: Any, p: Any = None) -> Any:
+    def lstm(x: Any, U: Any, s: Any, p: Any = None) -> Any:
         def gate(k: str, c: Any) -> Any:
             a = getattr(x, k) + getattr(U, k) @ s.h
             return f(a + getattr(p, k) * c if peephole else a)
@@ -556,4 +600,4 @@ def lstm_with(
         return gate("o", c) * h(c), c
 
     gates = "igo" if input_forget else "ifgo"
-    return DefinedCell(lstm_with, gates, "hc", tuple(gates.replace("g", "")) if peephole else ())
+    return DefinedCell(lstm, gates, "hc", tuple(gates.replace("g", "")) if peephole else ())

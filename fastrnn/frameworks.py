@@ -6,13 +6,13 @@ LSTM's i, f, g (Keras' and ONNX's c), o; a GRU's r, z and n (their h); the RNN's
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array, Cell, members
+from fastrnn.cells import Array, Cell, find, members
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Framework:
     peepholes: str = ""  #: first to last
     merges: Mapping[Any, Any] = field(default_factory=dict)  #: its word or operator -> our `merge`
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  #: option -> what it has of it, if not all
+    factories: bool = False  #: whether cells of the factories `lstm_with`, ... of `fastrnn.catalogue` count, too
 
     @property
     def families(self) -> dict[str, str]:
@@ -46,12 +47,24 @@ PYTORCH = Framework(
     },
 )
 
+#: Functions inside of recurrent layers that Keras has as well.
+KERAS_FUNCTIONS = (
+    *("tanh", "relu", "sigmoid", "hard_sigmoid", "identity", "softsign", "softplus", "elu", "selu", "silu"),
+    "exponential",
+)
+
 KERAS = Framework(
     "Keras",
     classes={"rnn": "SimpleRNN", "gru": "GRU", "lstm": "LSTM"},
     gates={"rnn": "h", "gru": "zrn", "lstm": "ifgo"},
     merges={"concat": "concat", "sum": "sum", "mul": "mul", "ave": "average", None: None},
-    only={"peephole": (False,)},
+    only={
+        **dict.fromkeys(("activation", "gate", "candidate", "output"), KERAS_FUNCTIONS),
+        "peephole": (False,),
+        "clip": (None,),
+        "input_forget": (False,),
+    },
+    factories=True,
 )
 
 ONNX = Framework(
@@ -99,9 +112,37 @@ def keras_activation(name: Any) -> Any:
     return "linear" if name == "identity" else name
 
 
-def keras_activations(family: str) -> tuple[str, ...]:
-    """What `activation` may be for a cell of ours."""
-    return tuple(dict.fromkeys(keras_activation(c.options.get("activation", "tanh")) for c in members(family)))
+#: What Keras 1 and 2 meant by a word that means another function now -> our word for it.
+KERAS_2 = {"hard_sigmoid": "hard_sigmoid_keras2"}
+
+#: Family of cells -> the options of its layer that are functions, and what they may be of a layer that was read.
+KERAS_FUNCTION_OPTIONS: dict[str, tuple[str, ...]] = {"rnn": ("activation",)}
+KERAS_FUNCTION_OPTIONS |= dict.fromkeys(("gru", "lstm"), ("activation", "recurrent_activation"))
+KERAS_ACTIVATIONS = (*map(keras_activation, KERAS_FUNCTIONS), "swish", *KERAS_2.values())
+
+
+def keras_cell(
+    family: str, *, activation: str = "tanh", recurrent_activation: str = "sigmoid", reset_after: bool = False
+) -> Cell:
+    """The cell of a layer of these options: a built-in one where there is one."""
+    own, gate = "identity" if activation == "linear" else activation, recurrent_activation
+    if gate == "sigmoid" and own in [cell.options.get("activation", "tanh") for cell in members(family)]:
+        return find(family, activation=own, reset_after=reset_after, peephole=False)
+    from fastrnn import catalogue  # here, because it takes long to import
+
+    make: dict[str, Callable[[], Cell]] = {
+        "rnn": lambda: catalogue.rnn_with(own),
+        "gru": lambda: catalogue.gru_with(gate, own, reset_after=reset_after),
+        "lstm": lambda: catalogue.lstm_with(gate, own, own),
+    }
+    return make[family]()
+
+
+def keras_options(cell: Cell) -> dict[str, Any]:
+    """Those that choose the cell of a layer; an LSTM's `candidate` is its `output`, too."""
+    words = {"candidate": "activation", "gate": "recurrent_activation"}
+    words |= {name: name for name in ("activation", "reset_after")}
+    return {words[name]: keras_activation(value) for name, value in cell.options.items() if name in words}
 
 
 def two_biases(cell: Cell) -> bool:

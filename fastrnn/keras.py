@@ -1,8 +1,10 @@
 """Keras 3 layers on fastrnn, for Keras' torch backend: `SimpleRNN`, `GRU` and `LSTM`.
 
 They are Keras' own layers, weights, options, masks, states and all, whose loop over time is fastrnn's kernels. What the
-kernels do not have is refused by name when the layer is made: recurrent_dropout, other activations than the default
-ones (a SimpleRNN's may be tanh, relu, sigmoid or linear), and use_cudnn=True. ``unroll`` and ``implementation`` change
+kernels do not have is refused by name when the layer is made: recurrent_dropout, use_cudnn=True, and activations other
+than tanh, relu, sigmoid, hard_sigmoid, linear, softsign, softplus, elu, selu, silu and exponential. Layers with other
+activations than Keras' defaults have cells of `fastrnn.catalogue`, which are compiled at their first use (``pip install
+'fastrnn[cells]'``); a SimpleRNN's tanh, relu, sigmoid and linear are built in. ``unroll`` and ``implementation`` change
 nothing, but ``implementation=1`` is refused where there is dropout, which it draws for each gate. Under a policy of
 half precision the kernels compute in float32. Gradients of gradients and forward-mode derivatives are computed by the
 cell's equations, which is slow. Inference packs the weights once, and anew after any change that PyTorch counts: not
@@ -24,9 +26,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from fastrnn.cells import Cell, find
-from fastrnn.frameworks import KERAS, keras_activation, keras_activations
-from fastrnn.run import gru_cell, rnn_cell
+from fastrnn.cells import Cell
+from fastrnn.convert.keras_options import OWN
+from fastrnn.frameworks import KERAS, KERAS_FUNCTION_OPTIONS, KERAS_FUNCTIONS, keras_activation, keras_cell
 
 try:
     keras: Any = importlib.import_module("keras")
@@ -42,6 +44,9 @@ from fastrnn.torch.stack import Setting, Stack
 
 __all__ = ["GRU", "LSTM", "SimpleRNN"]
 
+#: Keras' functions that our cells have, and its words for them.
+KNOWN: dict[Any, str] = {keras.activations.get(word): word for word in map(keras_activation, KERAS_FUNCTIONS)}
+
 _SimpleRNN: Any = keras.layers.SimpleRNN
 _GRU: Any = keras.layers.GRU
 _LSTM: Any = keras.layers.LSTM
@@ -49,12 +54,14 @@ _registered: Any = keras.saving.register_keras_serializable(package="fastrnn")
 
 
 class _Kernels:
-    """What the three layers share: Keras' `inner_loop`, on fastrnn; they say which cell."""
+    """What the three layers share: Keras' `inner_loop`, on fastrnn; they say which family of cells."""
 
+    _family: str
+    _cell: Cell
     _made: ops.Made | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, units: int, activation: Any = "tanh", *args: Any, **kwargs: Any) -> None:
+        super().__init__(units, keras_activation(activation), *args, **kwargs)  # type: ignore[call-arg]
         layer: Any = self
         if layer.recurrent_dropout:
             raise ValueError(f"recurrent_dropout: fastrnn has none; expected 0, got {layer.recurrent_dropout}")
@@ -63,17 +70,8 @@ class _Kernels:
         if getattr(layer, "use_cudnn", "auto") is True:
             raise ValueError('use_cudnn: fastrnn runs on the CPU; expected "auto" or False, got True')
         layer.use_cudnn = False  # else a Bidirectional may run both directions on a graphics card itself
-        for option, expected in self._activations().items():
-            name = keras.activations.serialize(getattr(layer, option))
-            if name not in expected:
-                raise ValueError(f"{option}: expected {' or '.join(expected)}, got {name!r}")
-
-    def _activations(self) -> dict[str, tuple[str, ...]]:
-        return {"activation": ("tanh",), "recurrent_activation": ("sigmoid",)}
-
-    @property
-    def _cell(self) -> Cell:
-        raise NotImplementedError
+        functions = {name: known_as(name, getattr(layer, name)) for name in KERAS_FUNCTION_OPTIONS[self._family]}
+        self._cell = keras_cell(self._family, reset_after=bool(getattr(layer, "reset_after", False)), **functions)
 
     def _reordered(self, a: Any) -> Any:
         """From Keras' order of gates to ours, along the first axis; by torch, for the gradient."""
@@ -144,6 +142,14 @@ class _Kernels:
         return weights
 
 
+def known_as(option: str, function: Any) -> str:
+    """Keras' word for a function of its own; another one may have the same name."""
+    if function not in KNOWN:
+        known = ", ".join(KNOWN.values())
+        raise ValueError(f"{option}: expected one of Keras' {known}, got {function!r:.80}; {OWN}")
+    return KNOWN[function]
+
+
 def kind(variables: list[Any]) -> Any:
     """The dtype in which the kernels compute."""
     return torch.float64 if variables[0].dtype == torch.float64 else torch.float32
@@ -151,7 +157,7 @@ def kind(variables: list[Any]) -> Any:
 
 @_registered
 class SimpleRNN(_Kernels, _SimpleRNN):  # type: ignore[misc]
-    """``keras.layers.SimpleRNN`` on fastrnn; activation tanh, relu, sigmoid or linear, also as "identity".
+    """``keras.layers.SimpleRNN`` on fastrnn; activation "linear" may be called "identity".
 
     Examples
     --------
@@ -160,20 +166,12 @@ class SimpleRNN(_Kernels, _SimpleRNN):  # type: ignore[misc]
     torch.Size([2, 5, 4])
     """
 
-    def __init__(self, units: int, activation: Any = "tanh", *args: Any, **kwargs: Any) -> None:
-        super().__init__(units, keras_activation(activation), *args, **kwargs)
-
-    def _activations(self) -> dict[str, tuple[str, ...]]:
-        return {"activation": keras_activations("rnn")}
-
-    @property
-    def _cell(self) -> Cell:
-        return rnn_cell(keras.activations.serialize(self.activation))
+    _family = "rnn"
 
 
 @_registered
 class GRU(_Kernels, _GRU):  # type: ignore[misc]
-    """``keras.layers.GRU`` on fastrnn, reset after or before; activation tanh, recurrent_activation sigmoid.
+    """``keras.layers.GRU`` on fastrnn, reset after or before.
 
     Examples
     --------
@@ -183,14 +181,12 @@ class GRU(_Kernels, _GRU):  # type: ignore[misc]
     (torch.Size([2, 4]), [(3, 12), (4, 12), (12,)])
     """
 
-    @property
-    def _cell(self) -> Cell:
-        return gru_cell(bool(self.reset_after))
+    _family = "gru"
 
 
 @_registered
 class LSTM(_Kernels, _LSTM):  # type: ignore[misc]
-    """``keras.layers.LSTM`` on fastrnn; activation tanh, recurrent_activation sigmoid.
+    """``keras.layers.LSTM`` on fastrnn; `activation` is that of the candidate and of the output.
 
     Examples
     --------
@@ -202,6 +198,4 @@ class LSTM(_Kernels, _LSTM):  # type: ignore[misc]
     True
     """
 
-    @property
-    def _cell(self) -> Cell:
-        return find("lstm", peephole=False)
+    _family = "lstm"

@@ -7,6 +7,7 @@ import functools
 import gzip
 import json
 import operator
+import pickle
 import re
 import struct
 import sys
@@ -25,6 +26,7 @@ from stacks import named
 from tolerance import assert_close, assert_same_bits
 
 import fastrnn
+from fastrnn.catalogue import gru_with
 from fastrnn.cells import CELLS
 from fastrnn.convert.by_gate import flipped
 from fastrnn.convert.files import BUILDERS
@@ -516,8 +518,9 @@ def test_from_keras_2_files(functional: bool, h5py: Any, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"activation": "relu"}, r"layer 'gru' \(GRU\): activation: expected 'tanh', got 'relu'"),
-        ({"recurrent_activation": "hard_sigmoid"}, "recurrent_activation: expected 'sigmoid', got 'hard_sigmoid'"),
+        ({"activation": "gelu"}, r"layer 'gru' \(GRU\): activation: expected 'tanh' or .*, got 'gelu'; fastrnn.cell"),
+        ({"recurrent_activation": "mish"}, "recurrent_activation: expected 'tanh' or .*, got 'mish'; fastrnn.cell"),
+        ({"recurrent_activation": {"class_name": "LeakyReLU"}}, "recurrent_activation: expected 'tanh' or .*, got {"),
         ({"go_backwards": True}, r"go_backwards: expected False, got True; lstm_forward\(..., reverse=True\)"),
         ({"stateful": True}, "stateful: True has no counterpart"),
         ({"time_major": True}, "time_major: True has no counterpart"),
@@ -539,6 +542,64 @@ def test_from_keras_refuses(changes: dict[str, Any], message: str, h5py: Any, tm
     keras_2(h5py, tmp_path / "model.h5", **changes)
     with pytest.raises(ValueError, match=message):
         fastrnn.from_keras(tmp_path / "model.h5")
+
+
+#: what says which Keras wrote a file -> slope of its hard_sigmoid
+SLOPES: dict[Any, float] = {None: 0.2, np.bytes_(b"1.2.2"): 0.2, "2.2.4-tf": 0.2, "2.15.0": 0.2, "3.0.0": 1 / 6}
+
+
+@pytest.mark.parametrize("version", SLOPES)
+def test_hard_sigmoid_is_that_of_the_keras_that_wrote_it(version: Any, h5py: Any, tmp_path: Path) -> None:
+    keras_2(h5py, tmp_path / "model.h5", recurrent_activation="hard_sigmoid", activation="swish")
+    with h5py.File(tmp_path / "model.h5", "r+") as file:
+        if version is not None:
+            file.attrs["keras_version"] = version
+        arrays = [np.float64(file[f"model_weights/gru/gru/gru_cell/{a}:0"]) for a in ("kernel", "recurrent_kernel")]
+        b, b_rec = np.float64(file["model_weights/gru/gru/gru_cell/bias:0"])
+    gru, _ = fastrnn.from_keras(tmp_path / "model.h5")
+    x = np.random.default_rng(1).standard_normal((3, 5, 3)).astype(np.float32)
+    expected, h = [], np.zeros((3, 2))
+    for x_t in x.swapaxes(0, 1):
+        a, u = (np.split(v, 3, axis=1) for v in (x_t @ arrays[0] + b, h @ arrays[1] + b_rec))
+        z, r = (np.clip(SLOPES[version] * (a[k] + u[k]) + 0.5, 0, 1) for k in (0, 1))
+        n = a[2] + r * u[2]
+        h = z * h + (1 - z) * n / (1 + np.exp(-n))
+        expected.append(h)
+    assert_close({"y": gru(x)[0]}, {"y": np.stack(expected, axis=1)}, 1e-6)
+
+
+def test_layers_of_other_activations_are_saved(h5py: Any, tmp_path: Path) -> None:
+    """The error of `load` says what to write, and other activations are another cell."""
+    keras_2(h5py, tmp_path / "model.h5", recurrent_activation="hard_sigmoid", activation="swish")
+    gru, _ = fastrnn.from_keras(tmp_path / "model.h5")
+    path, x = tmp_path / "ours.safetensors", np.ones((3, 5, 3), np.float32)
+    fastrnn.save(path, gru)
+    call = "gru_with(gate='hard_sigmoid_keras2', candidate='silu', reset_after=True)"
+    for cell in ((), gru_with(gate="hard_sigmoid", candidate="silu", reset_after=True)):
+        with pytest.raises(ValueError, match=re.escape(f"; give it: load(path, cell={call})")):
+            fastrnn.load(path, cell=cell)
+    same = eval(call, {"gru_with": gru_with})
+    other = gru_with(gate="hard_sigmoid_keras2", candidate="silu", reset_after=True)
+    anew = fastrnn.Recurrent(other, 3, 2, bias=True, batch_first=True, return_sequences=True)
+    anew.load_state_dict(gru.state_dict())
+    for again in (fastrnn.load(path, cell=same), pickle.loads(pickle.dumps(gru)), anew):
+        assert again.stack.cell is gru.stack.cell
+        assert_same_bits({"y": again(x)[0]}, {"y": gru(x)[0]})
+
+
+@pytest.mark.parametrize(("metadata", "name"), [({"keras_version": "2.15.0"}, "_keras2"), ({}, ""), (None, "")])
+def test_hard_sigmoid_in_a_keras_file(metadata: Any, name: str, keras_2_files: Path) -> None:
+    """Inside of what wraps it, too."""
+    with zipfile.ZipFile(keras_2_files / "of_cells.keras") as old, zipfile.ZipFile(keras_2_files / "new", "w") as new:
+        config = old.read("config.json").replace(b'"sigmoid"', b'"hard_sigmoid"')
+        new.writestr("config.json", config)
+        new.writestr("model.weights.h5", old.read("model.weights.h5"))
+        if metadata is not None:
+            new.writestr("metadata.json", json.dumps(metadata))
+    cells = [layer.stack.cell.name for layer in fastrnn.from_keras(keras_2_files / "new")]
+    gate = f"gate='hard_sigmoid{name}'"
+    lstm, grus = f"lstm_with({gate})", [f"gru_with({gate}, reset_after={after})" for after in (True, False)]
+    assert cells == [lstm, grus[0], lstm, grus[1], "rnn_tanh"]
 
 
 def test_from_keras_for_inference(h5py: Any, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tolerance import assert_close, assert_same_bits
 
 import fastrnn
+from fastrnn.catalogue import abs, li_gru, lstm_with, rnn_with
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Keras and its backends give some while they are imported
 
@@ -118,11 +119,54 @@ def test_an_update_gate_that_writes(keras: Any) -> None:
     assert_same_bits({name: fastrnn.from_keras(made).parameters()[name] for name in own}, own)
 
 
+@pytest.mark.parametrize("activation", ["relu", "hard_sigmoid", "linear", "softsign", "elu", "selu", "silu"])
+@pytest.mark.parametrize("suffix", [None, ".keras", ".h5"])
+def test_other_activations(suffix: str | None, activation: str, keras: Any, tmp_path: Path) -> None:
+    """In every place where a layer may stand: alone, in two directions, as cells upon cells; there and back."""
+    k = keras.layers
+    both = {"activation": activation, "recurrent_activation": "hard_sigmoid"}
+    cells = [k.GRUCell(2, reset_after=False, activation="softplus", recurrent_activation=activation)]
+    layers = [
+        k.LSTM(4, **both, return_sequences=True),
+        k.Bidirectional(k.GRU(3, **both, return_sequences=True)),
+        k.RNN([*cells, k.LSTMCell(3, **both), k.SimpleRNNCell(3, activation=activation)]),
+    ]
+    x = keras.Input((None, 3))
+    y = x
+    for layer in layers:
+        y = layer(y)
+    model = randomized(keras.Sequential([x, *layers]) if activation < "l" else keras.Model(x, y), 9)
+    source = model if suffix is None else tmp_path / f"model{suffix}"
+    if suffix is not None:
+        model.save(source)
+    x = np.random.default_rng(9).standard_normal((2, 5, 3)).astype(np.float32)
+    ours = fastrnn.from_keras(source)
+    expected = {"y": keras.ops.convert_to_numpy(model(x))}
+    assert_close({"y": ours.predict(x)}, expected, BOUND)
+    back = fastrnn.to_keras(ours)
+    assert_close({"y": keras.ops.convert_to_numpy(back(x))}, expected, BOUND)
+    again = fastrnn.from_keras(back)
+    assert repr(again) == repr(ours)
+    assert_same_bits(again.parameters(), ours.parameters())
+
+
+def test_defaults_are_built_in(keras: Any) -> None:
+    for layer, kind in (
+        (keras.layers.LSTM(4, activation="tanh", recurrent_activation="sigmoid"), fastrnn.LSTM),
+        (keras.layers.GRU(4, activation="tanh"), fastrnn.GRU),
+        (keras.layers.SimpleRNN(4, activation="linear"), fastrnn.RNN),
+        (keras.layers.SimpleRNN(4, activation="elu"), fastrnn.Recurrent),
+    ):
+        layer.build((None, None, 3))
+        assert type(fastrnn.from_keras(layer)) is kind
+
+
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_files_of_layers_on_fastrnn(suffix: str, keras: Any, tmp_path: Path) -> None:
     import fastrnn.keras
 
-    layers = [keras.layers.Bidirectional(fastrnn.keras.GRU(4)), keras.layers.Dense(2)]
+    gru = fastrnn.keras.GRU(4, "softsign", "hard_sigmoid", return_sequences=True)
+    layers = [gru, keras.layers.Bidirectional(fastrnn.keras.GRU(4)), keras.layers.Dense(2)]
     model = randomized(keras.Sequential([keras.Input((None, 3)), *layers]), 8)
     model.save(tmp_path / f"model{suffix}")
     x = np.random.default_rng(8).standard_normal((2, 5, 3)).astype(np.float32)
@@ -310,9 +354,9 @@ def test_functional_models_that_are_no_chain(kind: str, keras: Any) -> None:
         (lambda k: k.LSTM(4, recurrent_dropout=0.5), r"\(LSTM\): recurrent_dropout: expected 0, got 0.5"),
         (lambda k: k.LSTM(4, dropout=0.5), "dropout: expected 0, got 0.5"),
         (lambda k: k.LSTM(4, kernel_regularizer="l2"), "kernel_regularizer: expected None"),
-        (lambda k: k.GRU(4, activation="relu"), "activation: expected 'tanh', got 'relu'"),
-        (lambda k: k.GRU(4, recurrent_activation="hard_sigmoid"), "recurrent_activation: expected 'sigmoid'"),
-        (lambda k: k.SimpleRNN(4, activation="elu"), "activation: expected 'tanh' or .* got 'elu'"),
+        (lambda k: k.GRU(4, activation="gelu"), "activation: expected 'tanh' or .* got 'gelu'; fastrnn.cell makes"),
+        (lambda k: k.GRU(4, recurrent_activation="mish"), "recurrent_activation: expected 'tanh' or .* got 'mish'"),
+        (lambda k: k.SimpleRNN(4, activation="gelu"), "activation: expected 'tanh' or .* got 'gelu'; fastrnn.cell"),
         (lambda k: k.Dense(4, activation="gelu"), "activation: expected 'linear' or .* got 'gelu'"),
         (
             lambda k: k.Bidirectional(k.LSTM(4, go_backwards=True), backward_layer=k.LSTM(4)),
@@ -321,7 +365,7 @@ def test_functional_models_that_are_no_chain(kind: str, keras: Any) -> None:
         (lambda k: k.Bidirectional(k.LSTM(4), backward_layer=k.GRU(4, go_backwards=True)), "expected the options of"),
         (lambda k: k.TimeDistributed(k.LSTM(4)), "LSTM.*has no counterpart in a TimeDistributed"),
         (lambda k: k.RNN(k.LSTMCell(4)), r"layer 'rnn\w*' \(LSTM\): expected kernel, .*, got 0 arrays"),
-        (lambda k: k.RNN(k.LSTMCell(4, activation="relu")), r"'rnn\w*' \(LSTM\): activation: expected 'tanh', got"),
+        (lambda k: k.RNN(k.LSTMCell(4, activation="gelu")), r"'rnn\w*' \(LSTM\): activation: expected 'tanh' or"),
         (lambda k: k.Bidirectional(k.RNN([k.LSTMCell(4), k.LSTMCell(4)])), "expected one in a Bidirectional, got 2"),
         (lambda k: k.ConvLSTM1D(4, 2), r"\(ConvLSTM1D\): has no counterpart"),
         (lambda k: k.Conv1D(4, 2), r"\(Conv1D\): has no counterpart; expected one of SimpleRNN.*; layer= takes"),
@@ -350,6 +394,16 @@ def test_merge_none(keras: Any) -> None:
         assert_close({"y": ours}, {"y": keras.ops.convert_to_numpy(theirs)}, BOUND)
 
 
+def named_lstm() -> Any:
+    """A cell of somebody's own, of whose equations its name says nothing."""
+
+    @fastrnn.cell(gates="ifgo", states="hc")
+    def lstm(x: Any, U: Any, s: Any) -> Any:
+        return x.i + x.f + x.g + x.o, s.c
+
+    return lstm
+
+
 def test_models_of_ones_own(keras: Any) -> None:
     class Mine(keras.Model):
         pass
@@ -367,6 +421,30 @@ def test_models_of_ones_own(keras: Any) -> None:
             ValueError,
             "weight_dtype: Keras cannot express 'bfloat16'",
         ),
+        (
+            lambda: fastrnn.Recurrent(lstm_with("hard_sigmoid_keras2"), 3, 4),
+            ValueError,
+            "gate: Keras cannot express 'hard_sigmoid_keras2' of .*; expected 'tanh' or",
+        ),
+        (
+            lambda: fastrnn.Recurrent(lstm_with(candidate="relu"), 3, 4),
+            ValueError,
+            "output: Keras cannot express 'tanh' of .*; expected 'relu'",
+        ),
+        (lambda: fastrnn.Recurrent(rnn_with("elu", clip=2), 3, 4), ValueError, "clip: Keras cannot express 2.0 of"),
+        (lambda: fastrnn.Recurrent(rnn_with(abs), 3, 4), ValueError, "activation: Keras cannot express <function abs"),
+        (
+            lambda: fastrnn.Recurrent(lstm_with(input_forget=True), 3, 4),
+            ValueError,
+            "input_forget: Keras cannot express True",
+        ),
+        (
+            lambda: fastrnn.Recurrent(lstm_with(peephole=True), 3, 4),
+            ValueError,
+            "peephole: Keras cannot express True",
+        ),
+        (lambda: fastrnn.Recurrent(li_gru, 3, 4), ValueError, "cell: Keras has no li_gru; expected .*, or of one that"),
+        (lambda: fastrnn.Recurrent(named_lstm(), 3, 4), ValueError, "cell: Keras has no lstm; expected"),
         (lambda: small(), ValueError, "padding_idx: Keras cannot express 1"),
         (lambda: fastrnn.layers.Layer(), TypeError, "layer: expected one of fastrnn's"),
     ],

@@ -45,7 +45,7 @@ def ours(keras: Any) -> Any:
 
 def pair(keras: Any, ours: Any, name: str, **options: Any) -> tuple[Any, Any]:
     """Keras' layer and ours with its weights, none of them zero."""
-    both = [getattr(module, name)(H, dtype="float64", **options) for module in (keras.layers, ours)]
+    both = [getattr(module, name)(H, **{"dtype": "float64"} | options) for module in (keras.layers, ours)]
     for layer in both:
         layer.build((B, T, I))
     rng = np.random.default_rng(0)
@@ -72,6 +72,54 @@ def outputs_and_gradients(layer: Any, x: np.ndarray, mask: Any, initial: list[np
     leaves += [variable.value for variable in layer.trainable_variables]
     gradients = torch.autograd.grad(loss, leaves)
     return named | {f"d{k}": g.numpy() for k, g in enumerate(gradients)}
+
+
+#: Keras' words for functions that cells of ours have in the place of tanh and sigmoid.
+ACTIVATIONS = (
+    *("tanh", "relu", "sigmoid", "hard_sigmoid", "linear", "softsign"),
+    *("softplus", "elu", "selu", "exponential", "silu"),
+)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("k", range(len(ACTIVATIONS)))
+@pytest.mark.parametrize("name", ["GRU before", "GRU after", "LSTM"])
+def test_activations(name: str, k: int, dtype: str, keras: Any, ours: Any) -> None:
+    """Each function in each place, by every implementation of Keras'."""
+    name, _, reset = name.partition(" ")
+    options: dict[str, Any] = {"activation": ACTIVATIONS[k], "recurrent_activation": ACTIVATIONS[k - 8]}
+    options |= {"implementation": 1 + k % 2, "return_sequences": k % 3 > 0}
+    expect_the_same(keras, ours, name, dtype, options | ({"reset_after": reset == "after"} if reset else {}))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_of_a_simple_rnn(activation: str, dtype: str, keras: Any, ours: Any) -> None:
+    expect_the_same(keras, ours, "SimpleRNN", dtype, {"activation": activation, "return_sequences": True})
+
+
+def expect_the_same(keras: Any, ours: Any, name: str, dtype: str, options: dict[str, Any]) -> None:
+    rng, steps = np.random.default_rng(9), T
+    both = pair(keras, ours, name, dtype=dtype, **options)
+    if {*options.values()} & {*ACTIVATIONS} - {"tanh", "sigmoid", "hard_sigmoid", "softsign"}:
+        steps = 2  # unbounded gates multiply, and soon are beyond any number
+        weights = [0.2 * w for w in both[0].get_weights()]
+        for layer in both:
+            layer.set_weights(weights)
+    x, states = rng.standard_normal((B, steps, I)).astype(dtype), 2 if name == "LSTM" else 1
+    given = x, None, [rng.standard_normal((B, H)).astype(dtype) for _ in range(states)]
+    expected, got = (outputs_and_gradients(layer, *given) for layer in both)
+    assert_close(got, expected, FLOAT32)
+
+
+def test_a_function_of_the_same_name(ours: Any) -> None:
+    """Keras writes down its name alone."""
+
+    def tanh(a: Any) -> Any:
+        return 2 * a
+
+    with pytest.raises(ValueError, match=r"activation: expected one of Keras' tanh, .*, got <function .*tanh at"):
+        ours.LSTM(H, activation=tanh)
 
 
 def masks() -> dict[str, np.ndarray | None]:
@@ -113,10 +161,10 @@ def cases(draw: Any) -> dict[str, Any]:
     name = draw(st.sampled_from(LAYERS))
     flags = ("return_sequences", "return_state", "go_backwards", "stateful", "use_bias", "zero_output_for_mask")
     options: dict[str, Any] = {flag: draw(st.booleans()) for flag in (*flags, "unroll")}
-    options["implementation"] = draw(st.sampled_from([1, 2]))
-    if name == "SimpleRNN":
-        del options["implementation"]
-        options["activation"] = draw(st.sampled_from(["tanh", "relu", "sigmoid", "linear"]))
+    options["activation"] = draw(st.sampled_from(["tanh", "relu", "sigmoid", "linear", "softsign"]))
+    if name != "SimpleRNN":
+        options["implementation"] = draw(st.sampled_from([1, 2]))
+        options["recurrent_activation"] = draw(st.sampled_from(["sigmoid", "hard_sigmoid"]))
     if name == "GRU":
         options["reset_after"] = draw(st.booleans())
     merge = draw(st.sampled_from(["one way", "concat", "sum", "mul", "ave", None]))
@@ -288,12 +336,14 @@ def test_dropout_of_inputs(keras: Any, ours: Any) -> None:
 
 
 def test_a_model_goes_to_a_file_and_back(keras: Any, ours: Any, tmp_path: Path) -> None:
-    sequential = [keras.Input((T, I)), ours.GRU(H, return_sequences=True), keras.layers.Bidirectional(ours.LSTM(H))]
-    model = keras.Sequential(sequential)
+    gru = ours.GRU(H, activation="relu", recurrent_activation="hard_sigmoid", return_sequences=True)
+    lstm = keras.layers.Bidirectional(ours.LSTM(H, "silu"))
+    model = keras.Sequential([keras.Input((T, I)), gru, lstm])
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     x = np.random.default_rng(6).standard_normal((B, T, I)).astype(np.float32)
     assert type(again.layers[0]) is ours.GRU
+    assert again.layers[0]._cell is gru._cell
     assert np.array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
@@ -301,13 +351,17 @@ def test_a_model_goes_to_a_file_and_back(keras: Any, ours: Any, tmp_path: Path) 
     ("name", "options", "message"),
     [
         ("LSTM", {"recurrent_dropout": 0.1}, r"recurrent_dropout: fastrnn has none; expected 0, got 0\.1"),
-        ("GRU", {"activation": "relu"}, "activation: expected tanh, got 'relu'"),
         (
-            "LSTM",
-            {"recurrent_activation": "hard_sigmoid"},
-            "recurrent_activation: expected sigmoid, got 'hard_sigmoid'",
+            "GRU",
+            {"activation": "gelu"},
+            r"^activation: expected one of .*, got <function gelu .*>; fastrnn\.cell",
         ),
-        ("SimpleRNN", {"activation": "elu"}, "activation: expected tanh or relu or sigmoid or linear, got 'elu'"),
+        ("LSTM", {"recurrent_activation": "mish"}, "^recurrent_activation: expected one of .*, got <function mish"),
+        (
+            "SimpleRNN",
+            {"activation": "softmax"},
+            "^activation: expected one of Keras' tanh, relu, .*, got <function",
+        ),
         ("LSTM", {"dropout": 0.1, "implementation": 1}, "implementation: 1 drops .*; with dropout= expected 2, got 1"),
         ("GRU", {"use_cudnn": True}, 'use_cudnn: fastrnn runs on the CPU; expected "auto" or False, got True'),
     ],

@@ -17,7 +17,7 @@ from fastrnn.convert.keras_layers import check_masks, converted
 from fastrnn.convert.keras_options import Taken
 from fastrnn.convert.stack import Arrays, recurrent, refuse
 from fastrnn.extras import needed
-from fastrnn.frameworks import KERAS, keras_activation, reordered, two_biases
+from fastrnn.frameworks import KERAS, keras_activation, keras_options, reordered, two_biases
 from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.training import Sequential
@@ -36,7 +36,8 @@ def from_keras(
     Files are read with h5py alone: neither Keras nor TensorFlow need be installed. Models are Sequential, or functional
     and one chain of layers, and may stand inside one another; what is in them is SimpleRNN, GRU, LSTM (also as an RNN
     of cells, and as CuDNNGRU, CuDNNLSTM), Bidirectional, Dense, TimeDistributed, Embedding, Dropout, Activation, ReLU,
-    Softmax. Recurrent layers become ``batch_first``, and have one bias where Keras has one (``bias="input"``).
+    Softmax. Recurrent layers become ``batch_first``, and have one bias where Keras has one (``bias="input"``); those
+    with functions that no built-in cell has become a `Recurrent` of a cell of `fastrnn.catalogue`.
 
     Parameters
     ----------
@@ -125,7 +126,8 @@ def to_keras(layer: Any) -> Any:
     TypeError
         For another layer.
     ValueError
-        For what Keras does not have: peepholes, bfloat16 weights, an embedding's ``padding_idx``. The message names it.
+        For what Keras does not have: peepholes, bfloat16 weights, an embedding's ``padding_idx``, other cells than its
+        own and those of `fastrnn.catalogue` that are its own with other activations. The message names it.
     ImportError
         If Keras is not installed; it uses the backend that it is set to.
 
@@ -173,8 +175,9 @@ def made_layers(keras: Any, layer: Layer) -> list[Any]:
 def made_stack(keras: Any, layer: Recurrent) -> list[Any]:
     """A layer of Keras' for each of the stack, and what is between them."""
     cell = layer.stack.cell
-    options = {name: keras_activation(value) for name, value in cell.options.items()}  # which Keras calls as we do
-    options |= {"use_bias": bool(layer.bias), "dtype": str(layer.dtype)}
+    if "output" in cell.options:
+        refuse(layer, KERAS, "output", cell.options["output"], cell.options["candidate"])
+    options = keras_options(cell) | {"use_bias": bool(layer.bias), "dtype": str(layer.dtype)}
     parts, D, made = layer.stack.parts, 1 + layer.bidirectional, []
     for i in range(layer.num_layers):
         own, top = parts[i * D : (i + 1) * D], i == layer.num_layers - 1

@@ -6,16 +6,24 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Cell, find
-from fastrnn.checks import activation
+from fastrnn.cells import Cell
 from fastrnn.convert import keras_files
 from fastrnn.convert.keras_files import Piece
 from fastrnn.convert.keras_options import ALONE, Taken, expect, flag, size, weights
 from fastrnn.convert.keras_weights import count
 from fastrnn.convert.stack import Arrays, assembled
-from fastrnn.frameworks import CUDNN, KERAS, KERAS_CELLS, KERAS_RNN, keras_activations, reordered, two_biases
+from fastrnn.frameworks import (
+    CUDNN,
+    KERAS,
+    KERAS_ACTIVATIONS,
+    KERAS_CELLS,
+    KERAS_FUNCTION_OPTIONS,
+    KERAS_RNN,
+    keras_cell,
+    reordered,
+    two_biases,
+)
 from fastrnn.layers.recurrent import Recurrent
-from fastrnn.run import ACTIVATIONS
 
 
 def one_direction(piece: Piece, taken: Taken) -> Recurrent:
@@ -56,11 +64,10 @@ def checked_cell(piece: Piece, taken: Taken, backwards: bool) -> tuple[Cell, dic
     if piece.kind not in KERAS.families:
         raise ValueError(f"{piece.title}: expected one of {', '.join(KERAS.families)}")
     family = KERAS.families[piece.kind]
-    plain = keras_activations(family)
-    config = expect(piece, taken, activation=plain, recurrent_activation=("sigmoid",), go_backwards=(backwards,))
+    functions = KERAS_FUNCTION_OPTIONS[family]
+    config = expect(piece, taken, **dict.fromkeys(functions, KERAS_ACTIVATIONS), go_backwards=(backwards,))
     after = flag(piece, "reset_after", False)  # what it was before Keras had the option
-    function = activation("activation", config.get("activation", "tanh"), ACTIVATIONS)
-    cell = find(family, activation=function, reset_after=after, peephole=False)
+    cell = keras_cell(family, reset_after=after, **{name: config[name] for name in functions if name in config})
     return cell, {"batch_first": True, "return_sequences": flag(piece, "return_sequences", False)}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from fastrnn.convert.keras_weights import (
     plain,
 )
 from fastrnn.extras import needed
+from fastrnn.frameworks import KERAS, KERAS_2
 
 #: what a file that is no model's may lead to
 BROKEN: tuple[type[Exception], ...] = (
@@ -58,7 +60,8 @@ def read(path: str | os.PathLike[str], layer: str | None) -> list[Piece]:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                model = json.loads(member(archive, "config.json"))
+                made = json.loads(member(archive, "metadata.json")) if "metadata.json" in archive.namelist() else {}
+                model = as_meant(json.loads(member(archive, "config.json")), made.get("keras_version", "3"))
                 weights = io.BytesIO(member(archive, "model.weights.h5"))
             with h5py.File(weights, "r") as file:
                 expect_groups(file)
@@ -67,7 +70,8 @@ def read(path: str | os.PathLike[str], layer: str | None) -> list[Piece]:
             expect_groups(file)
             if "model_config" not in file.attrs:
                 raise ValueError(f"{whose} holds no model; expected a .keras file, or the .h5 file of a whole model")
-            return pieces(json.loads(file.attrs["model_config"]), Named(item(file, "model_weights")), layer)
+            model = as_meant(json.loads(file.attrs["model_config"]), file.attrs.get("keras_version", "1"))
+            return pieces(model, Named(item(file, "model_weights")), layer)
     except FileNotFoundError:
         raise
     except broken as error:
@@ -86,7 +90,7 @@ def of_model(model: Any, layer: str | None) -> list[Piece]:
     """The layers of a model that is there, or the one that is asked for."""
     kind = "Sequential" if any(base.__name__ == "Sequential" for base in type(model).__mro__) else "Functional"
     try:
-        config = plain(model)
+        config = as_meant(plain(model), version(model))
     except NotImplementedError:
         config = {}
     if not isinstance(config, dict) or "layers" not in config:
@@ -95,7 +99,35 @@ def of_model(model: Any, layer: str | None) -> list[Piece]:
 
 
 def of_layer(layer: Any) -> Piece:
-    return Piece(type(layer).__name__, plain(layer), Live(layer).arrays({}))
+    return Piece(type(layer).__name__, as_meant(plain(layer), version(layer)), Live(layer).arrays({}))
+
+
+def version(layer: Any) -> Any:
+    """That of the Keras which has this layer or model."""
+    packages = [base.__module__.partition(".")[0] for base in type(layer).__mro__]
+    own = next((name for name in packages if name in ("keras", "tf_keras", "tensorflow")), "keras")
+    return getattr(sys.modules.get(own), "__version__", "3")
+
+
+def as_meant(config: Any, version: Any) -> Any:
+    """The configuration in words that mean the same whichever Keras wrote it."""
+    version = version.decode() if isinstance(version, bytes) else str(version)
+    functions = KERAS_2 if version.partition(".")[0] in ("1", "2") else {}
+    #: option -> word -> ours; an .h5 calls layers of `fastrnn.keras` by what they are registered as
+    words = dict.fromkeys(("activation", "recurrent_activation"), functions)
+    words["class_name"] = {f"fastrnn>{kind}": kind for kind in KERAS.families}
+    return renamed(config, words)
+
+
+def renamed(config: Any, words: dict[str, dict[str, str]]) -> Any:
+    if isinstance(config, list):
+        return [renamed(one, words) for one in config]
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: words.get(key, {}).get(value, value) if isinstance(value, str) else renamed(value, words)
+        for key, value in config.items()
+    }
 
 
 def inner(piece: Piece, key: str, weights: list[Array]) -> Piece:

@@ -33,6 +33,7 @@ STATE = "state=True leaves it out, and calls take state= in its place"
 CALLED = {"mask_zero": ("lengths", LENGTHS), "stateful": ("state", STATE)}
 
 BACKWARDS = "lstm_forward(..., reverse=True) and its like have one direction backwards"
+OWN = "fastrnn.cell makes a cell of any equations, for fastrnn.Recurrent"
 ALONE = "layer= takes one layer of a model alone"
 
 
@@ -51,6 +52,7 @@ def expect(piece: Piece, taken: Taken, **expected: tuple[Any, ...]) -> Config:
             if not any(value is one or (type(value) is type(one) and value == one) for one in expected[key]):
                 wanted = " or ".join(map(repr, expected[key]))
                 hint = f"; {BACKWARDS}" if key == "go_backwards" and value is True else ""
+                hint = f"; {OWN}" if "go_backwards" in expected and key.endswith("activation") else hint
                 raise ValueError(f"{piece.title}: {key}: expected {wanted}, got {value!r:.80}{hint}")
         elif key in TRAINING:
             if not taken.inference and value != TRAINING[key]:

@@ -82,8 +82,9 @@ def recurrent(layer: Any, target: Framework) -> Recurrent:
     if not isinstance(layer, Recurrent):
         raise TypeError(f"layer: expected an RNN, GRU or LSTM of fastrnn, got {type(layer).__name__}")
     cell = layer.stack.cell
-    if not cell.builtin or cell.family not in target.classes:
+    if cell.family not in target.classes or not (cell.builtin or (target.factories and cell.options)):
         known = ", ".join(c.name for family in target.classes for c in members(family))
+        known += ", or of one that catalogue.lstm_with, gru_with or rnn_with made" if target.factories else ""
         raise ValueError(f"cell: {target.name} has no {cell.name}; expected a layer of a built-in cell: {known}")
     refuse(layer, target, "weight_dtype", layer.weight_dtype, None)
     told = cell.options | {"return_sequences": layer.return_sequences}
