@@ -18,7 +18,7 @@ from __future__ import annotations
 import inspect
 import numbers
 from collections.abc import Callable
-from functools import cache, partial, wraps
+from functools import lru_cache, partial, wraps
 from typing import Any, ParamSpec
 
 from fastrnn.cells import (
@@ -383,9 +383,10 @@ def function(name: str, given: Activation, bound: float | None = None) -> Callab
 
 
 def positive_number(name: str, given: Any) -> float:
-    if isinstance(given, bool) or not isinstance(given, int | float) or not given > 0:
+    """Of an argument that is `plain`."""
+    if not isinstance(given, float) or not given > 0:
         raise ValueError(f"{name}: expected a positive number, got {given!r}")
-    return float(given)
+    return given
 
 
 def factory(make: Callable[Arguments, DefinedCell]) -> Callable[Arguments, DefinedCell]:
@@ -395,7 +396,7 @@ def factory(make: Callable[Arguments, DefinedCell]) -> Callable[Arguments, Defin
     """
     signature = inspect.signature(make)
 
-    @cache
+    @lru_cache(None, typed=True)  # True is no number
     def made(**arguments: Any) -> DefinedCell:
         new = make(**arguments)  # type: ignore[call-arg]
         new.maker, new.options = partial(get, **arguments), arguments

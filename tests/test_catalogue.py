@@ -288,7 +288,8 @@ def test_pickle(cell: Any, python: Any) -> None:
 def test_equal_arguments_give_one_cell() -> None:
     assert catalogue.lstm_with("relu", clip=2) is catalogue.lstm_with(gate="relu", clip=2.0)
     assert catalogue.lstm_with() is not catalogue.lstm_with("relu")
-    assert catalogue.clipped_lstm(1) is catalogue.clipped_lstm(cell_clip=1.0)
+    for one in (1, np.float32(1), np.float64(1), np.int64(1)):
+        assert catalogue.clipped_lstm(one) is catalogue.clipped_lstm(cell_clip=1.0)
 
 
 @pytest.mark.parametrize(("one", "other"), [("linear", "identity"), ("swish", "silu"), (catalogue.elu, "elu")])
@@ -325,7 +326,8 @@ def test_what_factories_refuse() -> None:
         catalogue.lstm_with("gelu")
     with pytest.raises(ValueError, match="clip: expected a positive number, got 0"):
         catalogue.rnn_with("tanh", clip=0)
-    with pytest.raises(ValueError, match="cell_clip: expected a positive number, got None"):
-        catalogue.clipped_lstm(None)  # type: ignore[arg-type]
+    for given in (None, True, np.True_, "1", float("nan"), np.float32(-1)):
+        with pytest.raises(ValueError, match="cell_clip: expected a positive number, got "):
+            catalogue.clipped_lstm(given)
     with pytest.raises(TypeError, match="reset_after: expected True"):
         catalogue.gru_with()
