@@ -33,6 +33,9 @@ class Framework:
         return {kind: family for family, kind in self.classes.items()}
 
 
+#: What acts within a layer in training.
+REGULARISERS = dict.fromkeys(("recurrent_dropout", "weight_drop"), (0.0,))
+
 #: Its orders are ours.
 PYTORCH = Framework(
     "PyTorch",
@@ -44,7 +47,8 @@ PYTORCH = Framework(
         "peephole": (False,),
         "return_sequences": (True,),
         "merge": ("concat",),
-    },
+    }
+    | REGULARISERS,
 )
 
 #: Functions inside of recurrent layers that Keras has as well.
@@ -63,7 +67,8 @@ KERAS = Framework(
         "peephole": (False,),
         "clip": (None,),
         "input_forget": (False,),
-    },
+    }
+    | REGULARISERS,
     factories=True,
 )
 

@@ -155,10 +155,10 @@ def which(net: Any, layer: Any, reverse: Any) -> int:
 
 
 def plain(layer: Recurrent) -> Recurrent:
-    """A layer on the same parameters that trains as this one infers: it drops nothing out."""
+    """A layer on the same parameters that trains as this one infers: no mask is drawn."""
     options = {field.name: getattr(layer, field.name) for field in fields(LayerOptions)}
-    options |= {"dropout": 0.0, "weight_dtype": None}
-    return layer.from_parts(layer.stack.cell, layer.stack.parts, **options)
+    options |= dict.fromkeys(("dropout", "recurrent_dropout", "zoneout", "weight_drop"), 0.0) | {"weight_dtype": None}
+    return layer.from_parts(layer.stack.inference, layer.stack.parts, **options)
 
 
 def forward(layer: Recurrent, x: Any, state: Any, lengths: Any, resets: Any) -> Cache:

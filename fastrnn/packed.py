@@ -29,6 +29,13 @@ States = Sequence[Array | None]
 Kind = tuple[tuple[int, ...], int]
 
 
+class Masks(NamedTuple):
+    """What one call is regularised by in training."""
+
+    U: Array | None = None  #: what U is multiplied with, shaped like it
+    e: Arrays = ()  #: (T, B, H), extra inputs of the tape's cell after those of the stack's
+
+
 @dataclass
 class Tape:
     """What a training forward is told and keeps."""
@@ -37,6 +44,8 @@ class Tape:
     #: (T, B, features) for each layer but the top: what its y is multiplied with. None without dropout
     masks: Sequence[Array] = ()
     checkpoint: int | None = None  #: as a `Call` has it, and so has `clean`
+    cell: Cell | None = None  #: what runs in place of the stack's cell, whose weights and states it has
+    drawn: Sequence[Masks] = ()  #: of every call, if not empty
     clean: bool = False
     calls: list[Call] = field(default_factory=list)
     saved: list[Any] = field(default_factory=list)
@@ -82,6 +91,8 @@ class PackedStack:
         What becomes of two directions' outputs.
     bf16 : bool
         Round W and U to bfloat16, in place, and pack them as such.
+    inference : Cell, optional
+        What runs in place of the cell where there is no tape, with the same weights, states and inputs.
     """
 
     def __init__(
@@ -92,7 +103,9 @@ class PackedStack:
         *,
         merge: str | None = "concat",
         bf16: bool = False,
+        inference: Cell | None = None,
     ) -> None:
+        self.inference = inference or cell
         self.cell, self.parts, self.directions = cell, parts, directions
         self.merge, self.bf16 = merge, bf16
         self.num_layers = len(parts) // len(directions)
@@ -121,8 +134,13 @@ class PackedStack:
     ) -> Call:
         """The call of layer and direction number i, whose initial states are (B, H); a training one with a tape."""
         parameters: dict[str, Any] = self.parts[i]
+        if tape is not None and tape.drawn:
+            drawn = tape.drawn[i]
+            e, fixed = (*e, *drawn.e), (*fixed, *[False] * len(drawn.e))
+            if drawn.U is not None:
+                parameters = parameters | {"U": parameters["U"] * drawn.U}
         return Call(
-            cell=self.cell,
+            cell=self.inference if tape is None else tape.cell or self.cell,
             x=x,
             init=init or (None,) * len(self.cell.states),
             lengths=lengths,
@@ -207,9 +225,14 @@ class PackedStack:
             if first and tape.masks:
                 dy = dy * tape.masks[first // D - 1]
         dinit = None if tape.calls[0].init[0] is None else joined([g.dinit for g in found])
+        given = [g.de[: len(self.cell.inputs)] for g in found]  # masks have no gradient
+        de = tuple([functools.reduce(np.add, parts) for parts in zip(*given, strict=True)])
         pairs = zip(self.parts, found, strict=True)
-        de = tuple([functools.reduce(np.add, parts) for parts in zip(*[g.de for g in found], strict=True)])
-        return StackGradients(dy, dinit, [{key: getattr(g, f"d{key}") for key in part} for part, g in pairs], de)
+        dparts = [{key: getattr(g, f"d{key}") for key in part} for part, g in pairs]
+        for dpart, drawn in zip(dparts, tape.drawn, strict=False):
+            if drawn.U is not None:
+                dpart["U"] *= drawn.U
+        return StackGradients(dy, dinit, dparts, de)
 
     def stepper(self, B: int, threads: int) -> tuple[Stepper, Arrays]:
         """For one step of B sequences after another, and the states that it reads and updates; of one direction.
@@ -257,7 +280,7 @@ class PackedStack:
 
     def packed(self) -> tuple[Backend, list[Any]]:
         """The backend in use, and the parameters of each layer and direction packed for it."""
-        backend = backends.of(self.cell)
+        backend = backends.of(self.inference)
         key = (backend.name, backend.layout())
         packed = self._packed.get(key)
         if packed is None:

@@ -87,7 +87,9 @@ def recurrent(layer: Any, target: Framework) -> Recurrent:
         known += ", or of one that catalogue.lstm_with, gru_with or rnn_with made" if target.factories else ""
         raise ValueError(f"cell: {target.name} has no {cell.name}; expected a layer of a built-in cell: {known}")
     refuse(layer, target, "weight_dtype", layer.weight_dtype, None)
-    told = cell.options | {"return_sequences": layer.return_sequences}
+    refuse(layer, target, "zoneout", layer.zoneout, 0.0)
+    options = ("return_sequences", "recurrent_dropout", "weight_drop")
+    told = cell.options | {name: getattr(layer, name) for name in options}
     told |= {"merge": layer.merge} if layer.bidirectional else {}
     for option, values in target.only.items():
         if option in told:

@@ -134,7 +134,8 @@ def to_torch(layer: Any) -> Any:
         For another layer.
     ValueError
         For what PyTorch does not have: peepholes, ``reset_after=False``, activations other than tanh and relu, a
-        ``merge`` other than "concat", ``return_sequences=False``, bfloat16 weights. The message names it.
+        ``merge`` other than "concat", ``return_sequences=False``, recurrent dropout, zoneout, weight drop,
+        bfloat16 weights. The message names it.
     ImportError
         If PyTorch is not installed.
 

@@ -32,6 +32,9 @@ class LayerOptions:
     merge: str | None = "concat"
     return_sequences: bool = True
     weight_dtype: str | None = None
+    recurrent_dropout: float = 0.0
+    zoneout: float | tuple[float, ...] = 0.0
+    weight_drop: float = 0.0
     dtype: Any = np.float32
 
     def __post_init__(self) -> None:
@@ -44,7 +47,11 @@ class LayerOptions:
         else:
             boolean("bias", self.bias)
             self._take("bias", bool(self.bias))
-        self._take("dropout", fraction("dropout", self.dropout))
+        for name in ("dropout", "recurrent_dropout", "weight_drop"):
+            self._take(name, fraction(name, getattr(self, name)))
+        given = self.zoneout if isinstance(self.zoneout, tuple | list) else (self.zoneout,)
+        rates = tuple([fraction("zoneout", rate) for rate in given])
+        self._take("zoneout", rates if given is self.zoneout else rates[0])
         if self.merge is not None and not isinstance(self.merge, str):
             raise TypeError(f"merge: expected a string or None, got {self.merge!r}")
         if self.merge not in MERGES:

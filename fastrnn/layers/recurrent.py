@@ -31,6 +31,7 @@ from fastrnn.initializers import GlorotUniform, Initializer, Orthogonal, RandomU
 from fastrnn.layers.base import Back, BackOfInputs, Cache, Layer, Output, Shape, checked_shape
 from fastrnn.layers.dropout import mask
 from fastrnn.layers.options import LayerOptions, features, parameter_names, parameter_shapes
+from fastrnn.layers.regularised import Regularised
 from fastrnn.layers.stream import Stream
 from fastrnn.merges import MERGES
 from fastrnn.packed import PackedStack, Part, Tape
@@ -64,7 +65,7 @@ class Recurrent(LayerOptions, Layer):
         As `fastrnn.cell` makes it, or one of `fastrnn.cells.CELLS`.
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences, dtype
         As for `LSTM`.
-    weight_dtype, initializer, rng
+    weight_dtype, recurrent_dropout, zoneout, weight_drop, initializer, rng
         As for `LSTM`. A cell's own parameters are drawn as its weights are; give them an initializer to have others.
 
     Raises
@@ -79,6 +80,11 @@ class Recurrent(LayerOptions, Layer):
 
     States come and go as a tuple in the order of the cell's, or alone if there is one. Parameters are named as those of
     `LSTM`; a cell's own are ``parameter_l0`` (P*H,), in their order.
+
+    What training drops is what ``rng.random(shape, np.float32)`` has below the rate, and what it zones out likewise.
+    Shapes are time-major and drawn in this order: those of `dropout`, from below; then for each layer and direction, in
+    the order of the parameters, of `weight_drop` that of U, of `recurrent_dropout` (B, H), and of `zoneout` (T, B, H)
+    for each state whose rate is above 0.
 
     Examples
     --------
@@ -111,12 +117,15 @@ class Recurrent(LayerOptions, Layer):
         return_sequences: bool = True,
         dtype: Any = np.float32,
         weight_dtype: str | None = None,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, ...] = 0.0,
+        weight_drop: float = 0.0,
         initializer: Any = "torch",
         rng: Any = None,
     ) -> None:
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences,
-            weight_dtype=weight_dtype, dtype=dtype,
+            weight_dtype, recurrent_dropout, zoneout, weight_drop, dtype,
         )
         if not isinstance(cell, Cell):
             raise TypeError(f"cell: expected what fastrnn.cell makes, got {cell!r:.80}")
@@ -134,8 +143,13 @@ class Recurrent(LayerOptions, Layer):
         return layer
 
     def _hold(self, cell: Cell, parts: list[Part]) -> None:
+        zoneout = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,) * len(cell.states)
+        self._regularised = Regularised(cell, self.recurrent_dropout, zoneout, self.weight_drop)
         directions = (False, True) if self.bidirectional else (False,)
-        self.stack = PackedStack(cell, parts, directions, merge=self.merge, bf16=self.weight_dtype is not None)
+        self.stack = PackedStack(
+            cell, parts, directions, merge=self.merge, bf16=self.weight_dtype is not None,
+            inference=self._regularised.inference,
+        )
         self._names = parameter_names(self, self.stack.cell)
         self._plain = not cell.inputs
 
@@ -240,11 +254,11 @@ class Recurrent(LayerOptions, Layer):
         x, state, lengths, resets, threads, e
             As for a call of the layer.
         training : bool
-            Keep a cache, and drop out between layers.
+            Keep a cache, and draw the masks of dropout, zoneout and weight drop.
         checkpoint : int or "auto", optional
             In training, keep the state of every `checkpoint`-th step only; see `lstm_forward`.
         rng : int or numpy.random.Generator, optional
-            For dropout.
+            For the masks.
 
         Returns
         -------
@@ -267,10 +281,13 @@ class Recurrent(LayerOptions, Layer):
             )
         given, layout = self._checked(x, state, lengths, resets, threads, e)
         T, B, _ = given["x"].shape
-        rng = generator(rng) if self.dropout else None
+        own = self._regularised
+        rng = generator(rng) if self.dropout or own.draws else None
         between = range(self.num_layers - 1 if self.dropout else 0)
         masks = [mask((T, B, features(self)), self.dropout, rng, self.dtype) for _ in between]
-        tape = Tape(backends.of(self.stack.cell), masks, checked_checkpoint(checkpoint, T))
+        calls = self.stack.parts if own.draws else []
+        drawn = [own.draw(part.get("U"), (T, B, self.hidden_size), rng, self.dtype) for part in calls]
+        tape = Tape(backends.of(own.training), masks, checked_checkpoint(checkpoint, T), own.training, drawn)
         return Output(*self._run(given, layout, tape), Cache(self, Taped(tape, layout)))
 
     def backward(self, dy: Any, cache: Any, *, dstate: Any = None) -> Back:
@@ -308,8 +325,8 @@ class Recurrent(LayerOptions, Layer):
         if not self.return_sequences and dy is not None:
             dy, dfinal = None, (self._with_last(dfinal[0], dy, tape), *dfinal[1:])
         dx, dinit, dparts, de = self.stack.backward(tape, dy, dfinal)
-        first = tape.calls[0]
-        inputs = zip(first.cell.inputs, de, first.e, first.fixed, strict=True)
+        first, names = tape.calls[0], self.stack.cell.inputs
+        inputs = zip(names, de, first.e[: len(names)], first.fixed[: len(names)], strict=True)
         given = {name: as_given(d, a, fixed, *layout) for name, d, a, fixed in inputs}
         kind = BackOfInputs if given else Back
         found = kind(callers(dx, *layout), self._states_of_caller(dinit, layout), self._named(dparts))

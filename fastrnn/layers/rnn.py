@@ -59,6 +59,18 @@ class LSTM(Recurrent):
     weight_dtype : "bfloat16", optional
         Round W and U to bfloat16 (8 significant bits) and keep them so, half the bytes to read for each step; float32
         only, for inference. Sums are float32; instruction set x86-64-v4-bf16 rounds x and h for the products as well.
+    recurrent_dropout : float
+        In training, the probability in [0, 1) with which a unit is 0 in what U is multiplied with, and else
+        1 / (1 - recurrent_dropout) times as large [1]_. One mask a sequence, for all of its steps and gates (Keras
+        draws one a gate); where h is used without U it is whole, as in Keras.
+    zoneout : float or tuple of float
+        In training, the probability in [0, 1) with which a unit of a state stays in a step as it was [2]_: of every
+        state, or of each, (h, c). h is made of the c that would be without zoneout, as in the paper; (p, 0.0) is
+        haste's. Inference has the expectation, p * before + (1 - p) * after. The masks are (T, B, H) for each state,
+        layer and direction, in memory until backward is done, with checkpoints too.
+    weight_drop : float
+        In training, the probability in [0, 1) with which an element of U is 0 throughout a call, and else
+        1 / (1 - weight_drop) times as large [3]_.
     forget_bias : float, optional
         Where the forget gate's bias starts: bias_ih is filled with it there, and bias_hh with 0.
     initializer : {"torch", "keras"} or dict
@@ -72,6 +84,13 @@ class LSTM(Recurrent):
     ------
     TypeError, ValueError
         For an option that is not one of these; the message names the argument.
+
+    References
+    ----------
+    .. [1] Y. Gal, Z. Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks",
+       NeurIPS 2016.
+    .. [2] D. Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR 2017.
+    .. [3] S. Merity, N. S. Keskar, R. Socher, "Regularizing and optimizing LSTM language models", ICLR 2018.
 
     Examples
     --------
@@ -106,6 +125,9 @@ class LSTM(Recurrent):
         peephole: bool = False,
         dtype: Any = np.float32,
         weight_dtype: str | None = None,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, ...] = 0.0,
+        weight_drop: float = 0.0,
         forget_bias: float | None = None,
         initializer: Any = "torch",
         rng: Any = None,
@@ -114,7 +136,9 @@ class LSTM(Recurrent):
         super().__init__(
             find("lstm", peephole=bool(peephole)), input_size, hidden_size, num_layers, bias=bias,
             batch_first=batch_first, dropout=dropout, bidirectional=bidirectional, merge=merge,
-            return_sequences=return_sequences, dtype=dtype, weight_dtype=weight_dtype, initializer=initializer, rng=rng,
+            return_sequences=return_sequences, dtype=dtype, weight_dtype=weight_dtype,
+            recurrent_dropout=recurrent_dropout, zoneout=zoneout, weight_drop=weight_drop, initializer=initializer,
+            rng=rng,
         )
         if forget_bias is not None:
             self._set_forget_bias(finite("forget_bias", forget_bias))
@@ -138,7 +162,7 @@ class GRU(Recurrent):
     reset_after : bool
         Which of the two GRUs; True is PyTorch's, cuDNN's, Keras 3's and TensorFlow 2's. Asked for.
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences, dtype,
-    weight_dtype, initializer, rng
+    weight_dtype, recurrent_dropout, zoneout, weight_drop, initializer, rng
         As for `LSTM`.
 
     Examples
@@ -165,13 +189,17 @@ class GRU(Recurrent):
         return_sequences: bool = True,
         dtype: Any = np.float32,
         weight_dtype: str | None = None,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, ...] = 0.0,
+        weight_drop: float = 0.0,
         initializer: Any = "torch",
         rng: Any = None,
     ) -> None:
         super().__init__(
             gru_cell(reset_after), input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first,
             dropout=dropout, bidirectional=bidirectional, merge=merge, return_sequences=return_sequences, dtype=dtype,
-            weight_dtype=weight_dtype, initializer=initializer, rng=rng,
+            weight_dtype=weight_dtype, recurrent_dropout=recurrent_dropout, zoneout=zoneout, weight_drop=weight_drop,
+            initializer=initializer, rng=rng,
         )
 
 
@@ -183,7 +211,7 @@ class RNN(Recurrent):
     activation : {"tanh", "relu", "sigmoid", "identity"}
         "linear" is another name of "identity".
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences, dtype,
-    weight_dtype, initializer, rng
+    weight_dtype, recurrent_dropout, zoneout, weight_drop, initializer, rng
         As for `LSTM`.
 
     Examples
@@ -210,13 +238,17 @@ class RNN(Recurrent):
         return_sequences: bool = True,
         dtype: Any = np.float32,
         weight_dtype: str | None = None,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, ...] = 0.0,
+        weight_drop: float = 0.0,
         initializer: Any = "torch",
         rng: Any = None,
     ) -> None:
         super().__init__(
             rnn_cell(activation), input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first,
             dropout=dropout, bidirectional=bidirectional, merge=merge, return_sequences=return_sequences, dtype=dtype,
-            weight_dtype=weight_dtype, initializer=initializer, rng=rng,
+            weight_dtype=weight_dtype, recurrent_dropout=recurrent_dropout, zoneout=zoneout, weight_drop=weight_drop,
+            initializer=initializer, rng=rng,
         )
 
 
