@@ -135,6 +135,15 @@ def normalised(x: Any, U: Any, s: Any, p: Any, e: Any) -> Any:
     return g * h + e.keep * mean(c * p.w), c
 
 
+@fastrnn.cell(gates="fig", states="hc", inputs=("keep",))
+def relay(x: Any, U: Any, s: Any, e: Any) -> Any:
+    """The third product's phase is handed what the second's made of what the first's did."""
+    f = sigmoid(x.f + U.f @ s.h)
+    i = sigmoid(x.i + U.i @ (e.keep * s.h))
+    c = tanh(f * s.c + i)
+    return c * tanh(x.g + U.g @ (s.c * s.c)), c
+
+
 ALL = (
     minimal_gated_unit,
     gru,
@@ -149,4 +158,5 @@ ALL = (
     everything,
     in_turns,
     normalised,
+    relay,
 )

@@ -294,8 +294,9 @@ class Program:
         for q, _, operand in self.made_operands():
             if self.phases[q].gates:
                 handed[operand] = None
-        for q in range(len(self.phases)):
-            handed |= dict.fromkeys(self._across(self._roots(q), q))
+        for q in reversed(range(len(self.phases))):  # what is handed on from phase q may itself need earlier values
+            made = [node for node in handed if self._ready[node] == q]
+            handed |= dict.fromkeys(self._across([*self._roots(q), *made], q))
         kept = dict(handed)
         stack = [*self.adjoints.values()]
         seen: set[int] = set()
