@@ -202,6 +202,15 @@ def test_implementations(implementation: str) -> None:
     assert_rounded(results(net, given, d, 3) | {"inference": net(given["x"])[0]}, exact(), exact)
 
 
+@pytest.mark.parametrize("cell", own_cells.ALL, ids=lambda cell: cell.name)
+def test_kernels_run_every_cell(cell: Any, native: str) -> None:
+    net = made(cell, 3, 5, 2, dtype=np.float64, **(RATES if cell.products else {"zoneout": 0.3}))
+    given, d = problem(net, 6, 5, 0)
+    with fastrnn.use_backend("numpy"):
+        expected = results(net, given, d, 3)
+    assert_close(results(net, given, d, 3), expected)
+
+
 def test_checkpoints(implementation: str) -> None:
     net = layer("lstm", 3, 9, 2, bidirectional=True, **RATES)
     given, d = problem(net, 7, 5, 0)
@@ -332,7 +341,7 @@ def test_fit_learns(options: dict[str, Any], seed: int) -> None:
     net = model(seed, **options)
     before = net.evaluate(x, y)["loss"]
     net.fit(x, y, epochs=30, batch_size=16, rng=seed)
-    assert net.evaluate(x, y)["loss"] < 0.3 * before
+    assert net.evaluate(x, y)["loss"] < 0.1 * before
 
 
 def test_fit_is_determined_by_its_rng() -> None:
