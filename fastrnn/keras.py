@@ -40,7 +40,7 @@ if keras.backend.backend() != "torch":
     raise ImportError(f"fastrnn.keras needs KERAS_BACKEND=torch, got {keras.backend.backend()!r}")
 
 from fastrnn.torch import ops  # PyTorch is there
-from fastrnn.torch.stack import Setting, Stack
+from fastrnn.torch.stack import Given, Setting, Stack
 
 __all__ = ["GRU", "LSTM", "SimpleRNN"]
 
@@ -122,15 +122,14 @@ class _Kernels:
         setting = Setting(self._cell.key, len(variables) == 3, False, True)
         states, grad = [s[None] for s in states], torch.is_grad_enabled()
         if not ops.plain():
-            y, *final = ops.watched(setting, x, states, self._weights(variables), lengths, [], grad)
+            y, *final = ops.watched(setting, Given(x, states, self._weights(variables), lengths), grad)
         elif grad and any(a.requires_grad for a in (x, *states, *variables)):
-            weights = self._weights(variables)
-            stack, sizes = Stack(setting, weights), (len(states), len(weights), 0)
-            y, *final = ops.differentiable(setting, stack, sizes, x, *states, *weights, lengths)
+            given = Given(x, states, self._weights(variables), lengths)
+            y, *final = ops.differentiable(setting, Stack(setting, given.weights), given.sizes, *given.flat)
         else:
             made = ops.made(self._made, setting, variables, packed=True, weights=self._weights)
             self.__dict__["_made"] = made  # past Keras, which tracks attributes
-            y, *final = made.stack.infer(x, states, lengths)
+            y, *final = made.stack.infer(Given(x, states, [], lengths))
         return [y, *(s[0] for s in final)]
 
     def _weights(self, variables: list[Any]) -> list[Any]:

@@ -169,7 +169,8 @@ def test_nothing_behind_the_end_is_seen() -> None:
     clean = torch.where(x.isinf(), 0.0, x)
     found = []
     for a in (x, clean):
-        outputs = fastrnn.torch.equations.evaluate(setting, a, [], weights, lengths, [])
+        given = fastrnn.torch.stack.Given(a, [], weights, lengths)
+        outputs = fastrnn.torch.equations.evaluate(setting, given)
         found.append(torch.autograd.grad(sum(a.square().sum() for a in outputs), weights))
     assert_equal(*found)
 

@@ -26,6 +26,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence  # noqa
 
 import fastrnn.torch  # noqa: E402
 from fastrnn.torch import modules, ops, replacing  # noqa: E402
+from fastrnn.torch.stack import Given  # noqa: E402
 
 KINDS: dict[str, dict[str, Any]] = {"LSTM": {}, "GRU": {}, "RNN": {"nonlinearity": "relu"}}
 
@@ -172,7 +173,7 @@ def test_backend_may_change_before_backward() -> None:
 def given_to_op(cell: str, **options: Any) -> tuple[Any, ...]:
     """Small arguments of the operator, in float64, all of which ask for gradients."""
     kind, chosen = CELLS[cell]
-    masked, lengths = options.pop("masked", False), options.pop("lengths", None)
+    masked, lengths, resets = options.pop("masked", False), options.pop("lengths", None), options.pop("resets", None)
     torch.manual_seed(0)
     module = getattr(fastrnn.torch, kind)(2, 3, dtype=torch.float64, **chosen, **options)
     D = 1 + module.bidirectional
@@ -184,7 +185,7 @@ def given_to_op(cell: str, **options: Any) -> tuple[Any, ...]:
     init = [leaf(module.num_layers * D, 2, 3) for _ in module._cell.states]
     masks = [2 * torch.rand(4, 2, 3 * D, dtype=torch.float64)] * (module.num_layers - 1) if masked else []
     setting = ops.Setting(module._cell.key, module.bias, module.bidirectional, module.batch_first)
-    return x, init, list(module.parameters()), lengths, masks, True, *setting
+    return *Given(x, init, list(module.parameters()), lengths, resets, masks), True, *setting
 
 
 def test_instruction_set_by_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,8 +206,11 @@ def test_instruction_set_by_another_name(monkeypatch: pytest.MonkeyPatch) -> Non
 
 OPERATIONS = {
     "lstm": {"num_layers": 2, "bidirectional": True},
-    "lstm_peephole": {"lengths": torch.tensor([2, 4])},
-    "gru_after": {"num_layers": 2, "batch_first": True, "masked": True},
+    "lstm_peephole": {"lengths": torch.tensor([2, 4]), "resets": torch.tensor([[1, 0], [0, 1], [0, 1], [0, 0]]).bool()},
+    "gru_after": {
+        "num_layers": 2, "batch_first": True, "masked": True,
+        "resets": torch.tensor([[0, 0, 1, 0], [1, 0, 1, 1]]).bool().t(),
+    },
     "gru_before": {"bidirectional": True, "batch_first": True},
     "rnn_tanh": {"bias": False},
 }
@@ -216,12 +220,12 @@ OPERATIONS = {
 def test_opcheck(cell: str) -> None:
     arguments = given_to_op(cell, **OPERATIONS[cell])
     torch.library.opcheck(ops.recurrence, arguments)
-    x, init, weights, lengths, masks, _, *setting = arguments
-    states = 1 + len(init)
+    given, _, setting = ops.taken(arguments)
+    states = 1 + len(given.init)
     with torch.no_grad():
-        torch.library.opcheck(ops.recurrence, (*arguments[:5], False, *setting))
+        torch.library.opcheck(ops.recurrence, (*given, False, *setting))
         y, *rest = ops.recurrence(*arguments)
-        back = (x, init, weights, lengths, masks, rest[states - 1 :], y, rest[: states - 1], *setting)
+        back = (*given, rest[states - 1 :], y, rest[: states - 1], *setting)
         torch.library.opcheck(ops.recurrence_backward, back)
 
 
@@ -229,18 +233,17 @@ def test_opcheck(cell: str) -> None:
 @pytest.mark.parametrize("way", ["operator", "module"])
 def test_gradcheck(way: str, cell: str) -> None:
     """By finite differences: of x, the states and every weight, with and without the dispatcher."""
-    x, init, weights, lengths, masks, _, *setting = given_to_op(cell, **OPERATIONS[cell])
-    states, n = 1 + len(init), len(init)
+    given, _, setting = ops.taken(given_to_op(cell, **OPERATIONS[cell]))
+    states = 1 + len(given.init)
 
-    def by_operator(x: Any, *rest: Any) -> Any:
-        return tuple(ops.recurrence(x, list(rest[:n]), list(rest[n:]), lengths, masks, True, *setting)[:states])
+    def by_operator(*leaves: Any) -> Any:
+        return tuple(ops.recurrence(*given.on(leaves), True, *setting)[:states])
 
-    def by_module(x: Any, *rest: Any) -> Any:
-        stack = ops.Stack(ops.Setting(*setting), rest[n:])
-        sizes = n, len(weights), len(masks)
-        return ops.Recurrence.apply(ops.Setting(*setting), stack, sizes, x, *rest, *masks, lengths)
+    def by_module(*leaves: Any) -> Any:
+        own = given.on(leaves)
+        return ops.Recurrence.apply(setting, ops.Stack(setting, own.weights), own.sizes, *own.flat)
 
-    assert torch.autograd.gradcheck(by_operator if way == "operator" else by_module, (x, *init, *weights))
+    assert torch.autograd.gradcheck(by_operator if way == "operator" else by_module, given.leaves)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, by itself
@@ -662,7 +665,7 @@ def test_traced_and_scripted(tmp_path: Any) -> None:
     assert torch.equal(*grads)
     with pytest.raises(torch.jit.TracingCheckError):
         torch.jit.trace(module, X)
-    with pytest.raises(RuntimeError, match="Unknown type name 'Cell'"):
+    with pytest.raises(torch.jit.frontend.NotSupportedError, match="keyword-only arguments"):
         torch.jit.script(module)
 
 

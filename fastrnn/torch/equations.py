@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.functional import pad
 
-from fastrnn.torch.stack import Setting, Tensors
+from fastrnn.torch.stack import Given, Setting, Tensors, parts
 
 #: The reasons of which a warning has told in this process.
 _told: set[str] = set()
@@ -47,16 +47,10 @@ def tell(what: str) -> None:
         )
 
 
-def evaluate(
-    setting: Setting,
-    x: Tensor,
-    init: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    lengths: Tensor | None,
-    masks: Sequence[Tensor],
-) -> Tensors:
+def evaluate(setting: Setting, given: Given) -> Tensors:
     """y and each final state, as `Stack.train` has them."""
     cell, keys, D = setting.recurrence, setting.keys, setting.directions
+    x, init, weights, lengths, resets, masks = given
     below = x.transpose(0, 1) if setting.batch_first else x
     T, B, _ = below.shape
     H, calls = weights[0].shape[0] // cell.G, len(weights) // len(keys)
@@ -69,7 +63,7 @@ def evaluate(
         for call in range(first, first + D):
             own = dict(zip(keys, weights[call * len(keys) :], strict=False))
             state = tuple([s[call] for s in init]) or tuple([below.new_zeros(B, H) for _ in cell.states])
-            y, state = _direction(setting, below, state, own, valid, backwards=call > first)
+            y, state = _direction(setting, below, state, own, valid, resets, backwards=call > first)
             above.append(y)
             final.append(state)
         below = torch.cat(above, 2)
@@ -85,13 +79,17 @@ def _direction(
     state: tuple[Tensor, ...],
     weights: dict[str, Tensor],
     valid: Tensor | None,
+    resets: Tensor | None,
     backwards: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """y and the final states of one layer in one direction, time-major."""
     W, U, b, b_rec, p = [weights.get(key) for key in ("W", "U", "b", "b_rec", "p")]
     y: Tensors = []
     for t in range(len(x) - 1, -1, -1) if backwards else range(len(x)):
-        after = setting.recurrence.evaluate(x[t], state, W, U, b, b_rec, p)
+        before = state
+        if resets is not None:
+            before = tuple([torch.where(resets[t].unsqueeze(1), 0.0, s) for s in state])
+        after = setting.recurrence.evaluate(x[t], before, W, U, b, b_rec, p)
         if valid is None:
             y.append(after[0])
             state = after
@@ -116,43 +114,29 @@ def packed(y: Tensor, batch_sizes: Tensor) -> Tensor:
     return torch.cat([y[t, :size] for t, size in enumerate(batch_sizes.tolist())])
 
 
-def gradient(
-    setting: Setting,
-    x: Tensor,
-    init: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    lengths: Tensor | None,
-    masks: Sequence[Tensor],
-    grads: Sequence[Tensor],
-) -> Tensors:
-    """dx, that of each initial state, and that of each weight, as `Stack.back` has them, which can be differentiated.
+def gradient(setting: Setting, given: Given, grads: Sequence[Tensor]) -> Tensors:
+    """Gradients of the leaves, as `Stack.back` has them, which can be differentiated.
 
     By `torch.func.vjp`, which takes the arguments as independent of each other, whatever they were computed from.
     """
-    i = len(init)
 
-    def run(x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        return tuple(evaluate(setting, x, rest[:i], rest[i:], lengths, masks))
+    def run(*leaves: Tensor) -> tuple[Tensor, ...]:
+        return tuple(evaluate(setting, given.on(leaves)))
 
-    pull: Any = torch.func.vjp(run, x, *init, *weights)[1]
+    pull: Any = torch.func.vjp(run, *given.leaves)[1]
     return list(pull(tuple(grads)))
 
 
 def second_gradient(
-    setting: Setting,
-    x: Tensor,
-    init: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    lengths: Tensor | None,
-    masks: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    seconds: Sequence[Tensor],
-) -> Tensors:
-    """From gradients of what `gradient` returns to those of x, each initial state, each weight and each of `grads`."""
-    i, w = len(init), len(weights)
+    setting: Setting, given: Given, grads: Sequence[Tensor], seconds: Sequence[Tensor]
+) -> tuple[Tensors, Tensors]:
+    """From gradients of what `gradient` returns to those of the leaves, and of each of `grads`."""
+    leaves = given.leaves
 
-    def back(x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        return tuple(gradient(setting, x, rest[:i], rest[i : i + w], lengths, masks, rest[i + w :]))
+    def back(*arguments: Tensor) -> tuple[Tensor, ...]:
+        own, grads = parts(arguments, len(leaves))
+        return tuple(gradient(setting, given.on(own), grads))
 
-    pull: Any = torch.func.vjp(back, x, *init, *weights, *grads)[1]
-    return list(pull(tuple(seconds)))
+    pull: Any = torch.func.vjp(back, *leaves, *grads)[1]
+    first, second = parts(pull(tuple(seconds)), len(leaves))
+    return list(first), list(second)

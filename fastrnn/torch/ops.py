@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fastrnn.torch import equations
-from fastrnn.torch.stack import Setting, Stack, Tensors, addresses
+from fastrnn.torch.stack import Given, Setting, Sizes, Stack, Tensors, addresses, parts, unflat
 
-#: The arguments in common; a Setting comes as its four fields.
-_GIVEN = "Tensor x, Tensor[] init, Tensor[] weights, Tensor? lengths, Tensor[] masks"
+#: A Given comes first, a Setting last, each as its fields.
+_GIVEN = "Tensor x, Tensor[] init, Tensor[] weights, Tensor? lengths, Tensor? resets, Tensor[] masks"
 _SETTING = "str cell, bool bias, bool bidirectional, bool batch_first"
+
 
 def plain() -> bool:
     """Whether tensors are memory and nothing else: no compiler, tracer, function transform or mode looks on."""
@@ -30,6 +31,12 @@ def plain() -> bool:
         or torch._C._get_tracing_state()
         or equations.transformed()
     )
+
+
+def taken(arguments: Sequence[Any]) -> tuple[Given, list[Any], Setting]:
+    """An operator's arguments: what the call is given, what is the operator's own, and the setting."""
+    given, own, setting = parts(arguments, len(Given._fields), len(arguments) - len(Given._fields + Setting._fields))
+    return Given(*given), list(own), Setting(*setting)
 
 
 def spelled(key: str) -> Tensor:
@@ -43,13 +50,12 @@ def spelled(key: str) -> Tensor:
     device_types="cpu",
     schema=f"({_GIVEN}, bool training, {_SETTING}) -> Tensor[]",
 )
-def recurrence(
-    x: Tensor, init: Tensors, weights: Tensors, lengths: Tensor | None, masks: Tensors, training: bool, *setting: Any
-) -> Tensors:
-    stack = Stack(Setting(*setting), weights)
-    if not training and not masks:
-        return stack.infer(x, init, lengths)
-    outputs, kept, key = stack.train(x, init, lengths, masks, clean=True)
+def recurrence(*arguments: Any) -> Tensors:
+    given, (training,), setting = taken(arguments)
+    stack = Stack(setting, given.weights)
+    if not training and not given.masks:
+        return stack.infer(given)
+    outputs, kept, key = stack.train(given, clean=True)
     return [*outputs, *kept, spelled(key)] if training else outputs
 
 
@@ -59,24 +65,18 @@ def recurrence(
     device_types="cpu",
     schema=f"({_GIVEN}, Tensor[] kept, Tensor dy, Tensor[] dfinal, {_SETTING}) -> Tensor[]",
 )
-def recurrence_backward(
-    x: Tensor, init: Tensors, weights: Tensors, lengths: Tensor | None, masks: Tensors, kept: Tensors, dy: Tensor,
-    dfinal: Tensors, *setting: Any,
-) -> Tensors:
-    stack = Stack(Setting(*setting), weights)
-    *rest, key = kept
-    return stack.back(x, init, lengths, masks, rest, key.numpy().tobytes().decode(), [dy, *dfinal])
+def recurrence_backward(*arguments: Any) -> Tensors:
+    given, ((*kept, key), dy, dfinal), setting = taken(arguments)
+    return Stack(setting, given.weights).back(given, kept, key.numpy().tobytes().decode(), [dy, *dfinal])
 
 
 @recurrence.register_fake
-def _(
-    x: Tensor, init: Tensors, weights: Tensors, lengths: Tensor | None, masks: Tensors, training: bool, *setting: Any
-) -> Tensors:
-    found = Setting(*setting)
-    calls, H, D = len(weights) // len(found.keys), weights[0].shape[0] // found.recurrence.G, found.directions
-    T, B = (x.shape[1], x.shape[0]) if found.batch_first else (x.shape[0], x.shape[1])
+def _(*arguments: Any) -> Tensors:
+    (x, _, weights, *_), (training,), setting = taken(arguments)
+    calls, H, D = len(weights) // len(setting.keys), weights[0].shape[0] // setting.recurrence.G, setting.directions
+    T, B = (x.shape[1], x.shape[0]) if setting.batch_first else (x.shape[0], x.shape[1])
     y = x.new_empty((*x.shape[:2], D * H))
-    final = [x.new_empty((calls, B, H)) for _ in found.recurrence.states]
+    final = [x.new_empty((calls, B, H)) for _ in setting.recurrence.states]
     if not training:
         return [y, *final]
     inner = [x.new_empty((T, B, D * H)) for _ in range(calls // D - 1)]
@@ -86,71 +86,70 @@ def _(
 
 
 @recurrence_backward.register_fake
-def _(
-    x: Tensor, init: Tensors, weights: Tensors, lengths: Tensor | None, masks: Tensors, kept: Tensors, dy: Tensor,
-    dfinal: Tensors, *setting: Any,
-) -> Tensors:
+def _(*arguments: Any) -> Tensors:
+    given, _, setting = taken(arguments)
+
     def time_major(a: Tensor) -> Tensor:
         return a.new_empty((a.shape[1], a.shape[0], a.shape[2])).transpose(0, 1)
 
-    dx = time_major(x) if Setting(*setting).batch_first else x.new_empty(x.shape)
-    return [dx, *[a.new_empty(a.shape) for a in (*init, *weights)]]
+    x, *rest = given.leaves
+    dx = time_major(x) if setting.batch_first else x.new_empty(x.shape)
+    return [dx, *[a.new_empty(a.shape) for a in rest]]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
-    x, init, weights, lengths, masks, training, *setting = inputs
-    states = len(Setting(*setting).recurrence.states)
-    ctx.sizes = len(init), len(weights), len(masks)
-    ctx.setting, ctx.training = Setting(*setting), training
-    ctx.save_for_backward(x, lengths, *init, *weights, *masks, *output[1 + states :])
+    given, (ctx.training,), ctx.setting = taken(inputs)
+    ctx.sizes = given.sizes
+    ctx.save_for_backward(*given.flat, *output[1 + len(ctx.setting.recurrence.states) :])
 
 
 def _backward(ctx: Any, grads: Tensors) -> tuple[Any, ...]:
     if not ctx.training:
         raise RuntimeError("fastrnn::recurrence: it ran with training=False, which keeps nothing for a backward")
-    x, lengths, *rest = ctx.saved_tensors
-    i, w, m = ctx.sizes
-    init, weights, masks, kept = parts(rest, i, w, m)
-    dy, *dfinal = grads = grads[: 1 + len(ctx.setting.recurrence.states)]
+    given, kept = unflat(ctx.sizes, ctx.saved_tensors)
+    grads = grads[: 1 + len(ctx.setting.recurrence.states)]
     if why := equations.reason(grads):
         equations.tell(why)
-        dx, *found = equations.gradient(ctx.setting, x, init, weights, lengths, masks, grads)
+        found = equations.gradient(ctx.setting, given, grads)
     else:
-        dx, *found = recurrence_backward(x, init, weights, lengths, masks, kept, dy, dfinal, *ctx.setting)
-    return dx, found[:i], found[i:], None, [None] * m, None, None, None, None, None
+        found = recurrence_backward(*given, kept, grads[0], grads[1:], *ctx.setting)
+    return *_by_argument(given, found), None, *_NONE
 
 
 def _keep_again(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
-    x, init, weights, lengths, masks, kept, dy, dfinal, *setting = inputs
-    ctx.sizes = len(init), len(weights), len(masks)
-    ctx.setting, ctx.kept = Setting(*setting), len(kept)
-    ctx.save_for_backward(x, lengths, *init, *weights, *masks, dy, *dfinal)
+    given, (kept, dy, dfinal), ctx.setting = taken(inputs)
+    ctx.sizes, ctx.kept = given.sizes, len(kept)
+    ctx.save_for_backward(*given.flat, dy, *dfinal)
 
 
 def _backward_again(ctx: Any, seconds: Tensors) -> tuple[Any, ...]:
     """The kernels have no gradient of a gradient."""
     equations.tell("gradients of gradients")
-    x, lengths, *rest = ctx.saved_tensors
-    i, w, m = ctx.sizes
-    init, weights, masks, grads = parts(rest, i, w, m)
-    dx, *found = equations.second_gradient(ctx.setting, x, init, weights, lengths, masks, grads, seconds)
-    dinit, dweights, (ddy, *ddfinal) = parts(found, i, w)
-    return dx, dinit, dweights, None, [None] * m, [None] * ctx.kept, ddy, ddfinal, None, None, None, None
+    given, grads = unflat(ctx.sizes, ctx.saved_tensors)
+    found, (ddy, *ddfinal) = equations.second_gradient(ctx.setting, given, grads, seconds)
+    return *_by_argument(given, found), [None] * ctx.kept, ddy, ddfinal, *_NONE
+
+
+#: The gradient of a Setting.
+_NONE = (None,) * len(Setting._fields)
+
+
+def _by_argument(given: Given, grads: Tensors) -> tuple[Any, ...]:
+    """The gradient of each argument of a Given, from those of its leaves."""
+    back = given.on(grads)
+    return tuple(back._replace(lengths=None, resets=None, masks=[None] * len(given.masks)))  # type: ignore[list-item]
 
 
 recurrence.register_autograd(_backward, setup_context=_keep)
 recurrence_backward.register_autograd(_backward_again, setup_context=_keep_again)
 
 
-def watched(
-    setting: Setting, x: Tensor, init: Sequence[Tensor], weights: Sequence[Tensor], lengths: Tensor | None,
-    masks: Sequence[Tensor], training: bool,
-) -> Tensors:
+def watched(setting: Setting, given: Given, training: bool) -> Tensors:
     """y and each final state, where something looks on: a compiler, a tracer, a transform."""
-    if why := equations.reason([x, *init, *weights]):
+    if why := equations.reason(given.leaves):
         equations.tell(why)
-        return equations.evaluate(setting, x, init, weights, lengths, masks)
-    outputs: Tensors = recurrence(x, init, weights, lengths, masks, training, *setting)
+        return equations.evaluate(setting, given)
+    outputs: Tensors = recurrence(*given, training, *setting)
     return outputs[: 1 + len(setting.recurrence.states)]
 
 
@@ -158,34 +157,28 @@ class Recurrence(torch.autograd.Function):
     """The same for plain tensors, without the dispatcher's way through Python, which takes longer than a small net."""
 
     @staticmethod
-    def forward(
-        ctx: Any, setting: Setting, stack: Stack, sizes: tuple[int, int, int], x: Tensor, *rest: Any
-    ) -> tuple[Tensor, ...]:
-        i, w, m = sizes
-        outputs, kept, key = stack.train(x, rest[:i], rest[i + w + m], rest[i + w : i + w + m])
+    def forward(ctx: Any, setting: Setting, stack: Stack, sizes: Sizes, *flat: Any) -> tuple[Tensor, ...]:
+        outputs, kept, key = stack.train(unflat(sizes, flat)[0])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, *rest, *kept)
+        ctx.save_for_backward(*flat, *kept)
         ctx.known = setting, stack, sizes, key
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        setting, stack, (i, w, m), key = ctx.known
-        x, *rest = ctx.saved_tensors
-        init, weights, masks, (lengths, *kept) = parts(rest, i, w, m)
+        setting, stack, sizes, key = ctx.known
+        given, kept = unflat(sizes, ctx.saved_tensors)
         if why := equations.reason(grads):
             equations.tell(why)
-            given = whole(setting, x, weights, grads)
-            dx, *found = equations.gradient(setting, x, init, weights, lengths, masks, given)
+            found = equations.gradient(setting, given, whole(setting, given, grads))
         elif torch.is_grad_enabled():  # create_graph: by the operator, which has a gradient of its own
-            dy, *dfinal = whole(setting, x, weights, grads)
-            kept.append(spelled(key))
-            dx, *found = recurrence_backward(x, init, weights, lengths, masks, kept, dy, dfinal, *setting)
+            dy, *dfinal = whole(setting, given, grads)
+            found = recurrence_backward(*given, [*kept, spelled(key)], dy, dfinal, *setting)
         else:
-            if addresses(weights) != stack.addresses:  # a hook on saved tensors has put them elsewhere
-                stack = Stack(setting, weights)
-            dx, *found = stack.back(x, init, lengths, masks, kept, key, grads)
-        return None, None, None, dx, *found, *[None] * (m + 1)
+            if addresses(given.weights) != stack.addresses:  # a hook on saved tensors has put them elsewhere
+                stack = Stack(setting, given.weights)
+            found = stack.back(given, kept, key, grads)
+        return None, None, None, *found, *[None] * (len(given.masks) + 2)
 
 
 #: `Recurrence.apply` less its look at function transforms, which plain tensors know nothing of.
@@ -241,17 +234,9 @@ def made(
     return Made(stack, [t.detach() for t in tensors], known if packed or stack.in_place else None)
 
 
-def parts(flat: Sequence[Any], *sizes: int) -> list[Any]:
-    """Lists of these sizes, and one of what is left."""
-    found, start = [], 0
-    for size in sizes:
-        found.append(flat[start : start + size])
-        start += size
-    return [*found, flat[start:]]
-
-
-def whole(setting: Setting, x: Tensor, weights: Tensors, grads: Sequence[Tensor | None]) -> Tensors:
+def whole(setting: Setting, given: Given, grads: Sequence[Tensor | None]) -> Tensors:
     """Gradients of y and of each final state, zeros for those that autograd leaves out."""
+    x, _, weights, *_ = given
     B = x.shape[0] if setting.batch_first else x.shape[1]
     H, calls = weights[0].shape[0] // setting.recurrence.G, len(weights) // len(setting.keys)
     shapes = [(*x.shape[:2], setting.directions * H)] + [(calls, B, H)] * (len(grads) - 1)

@@ -11,8 +11,9 @@ from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from fastrnn.cells import Cell
+from fastrnn.checks import every_step
 from fastrnn.torch import equations, ops
-from fastrnn.torch.stack import Setting, Stack
+from fastrnn.torch.stack import Given, Setting, Stack
 
 Tensors = Sequence[Tensor]
 
@@ -55,7 +56,7 @@ class Base(nn.RNNBase):
     def _cell(self) -> Cell:
         raise NotImplementedError
 
-    def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
+    def forward(self, input: Any, hx: Any = None, *, resets: Any = None) -> tuple[Any, Any]:
         """Run over time, as the module of `torch.nn` does.
 
         Parameters
@@ -64,6 +65,9 @@ class Base(nn.RNNBase):
             Inputs, of the weights' dtype.
         hx : (L*D, B, H) tensor, or for an LSTM a pair of them, optional
             Initial h, or (h, c), of L layers in D directions; (L*D, H) for one sequence; zeros when absent.
+        resets : (T, B) bool tensor, (B, T) with ``batch_first``, (T,) for one sequence, optional
+            Start afresh before these steps, in the direction of travel: with a state of zeros, across which no gradient
+            goes. Beside a PackedSequence of the sequences as they were before packing, padded to the longest.
 
         Returns
         -------
@@ -79,7 +83,7 @@ class Base(nn.RNNBase):
         """
         states = self._given_states(hx)
         if isinstance(input, PackedSequence):
-            return self._forward_packed(input, states)
+            return self._forward_packed(input, states, resets)
         if not isinstance(input, Tensor):
             raise TypeError(f"input: expected a tensor or a PackedSequence, got {type(input).__name__}")
         if input.dim() not in (2, 3) or input.shape[-1] != self.input_size:
@@ -87,12 +91,12 @@ class Base(nn.RNNBase):
             I = self.input_size
             raise ValueError(f"input: expected shape {layout} or (T, I) with I = {I}, got {tuple(input.shape)}")
         if input.dim() == 3:
-            y, *final = self._run(input, states, self.batch_first)
+            y, *final = self._run(input, states, self.batch_first, resets)
         else:
-            y, *final = [a.squeeze(1) for a in self._run(input.unsqueeze(1), states, False, unbatched=True)]
+            y, *final = [a.squeeze(1) for a in self._run(input.unsqueeze(1), states, False, resets, unbatched=True)]
         return y, tuple(final) if len(final) > 1 else final[0]
 
-    def _forward_packed(self, input: PackedSequence, states: list[Tensor]) -> tuple[PackedSequence, Any]:
+    def _forward_packed(self, input: PackedSequence, states: list[Tensor], resets: Any) -> tuple[PackedSequence, Any]:
         """The sequences stand in the order of falling lengths; the states in the caller's."""
         data, batch_sizes, into, back = input
         if data.shape[-1] != self.input_size:
@@ -100,7 +104,7 @@ class Base(nn.RNNBase):
         if into is not None:
             states = [s.index_select(1, into) for s in states]
         x, lengths = padded(data, batch_sizes)
-        y, *final = self._run(x, states, False, lengths, batch_sizes)
+        y, *final = self._run(x, states, False, resets, lengths, batch_sizes, into)
         if back is not None:
             final = [s.index_select(1, back) for s in final]
         data = equations.packed(y, batch_sizes) if equations.transformed() else pack_padded_sequence(y, lengths).data
@@ -111,28 +115,33 @@ class Base(nn.RNNBase):
         x: Tensor,
         states: list[Tensor],
         batch_first: bool,
+        resets: Any,
         lengths: Tensor | None = None,
         batch_sizes: Tensor | None = None,
+        into: Tensor | None = None,
         unbatched: bool = False,
     ) -> Tensors:
-        """y and each final state."""
+        """y and each final state; `into` is the order of the batch in the caller's."""
         setting = Setting(self._cell.key, self.bias, self.bidirectional, batch_first)
         weights = self._weights()
         self._check(x, states, weights, batch_first, unbatched)
+        if resets is not None:
+            T, B = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
+            resets = self._checked_resets(resets, T, B, unbatched)
+            resets = resets if into is None else resets.index_select(1, into)
         if unbatched:
             states = [s.unsqueeze(1) for s in states]
         masks = self._masks(x, batch_first, batch_sizes) if self.training and self.dropout else []
+        given = Given(x, states, weights, lengths, resets, masks)
         grad = torch.is_grad_enabled()
         if type(x) is not Tensor or not ops.plain():
-            return ops.watched(setting, x, states, weights, lengths, masks, grad)
+            return ops.watched(setting, given, grad)
         if grad and any([a.requires_grad for a in (x, *weights, *states)]):
-            sizes = len(states), len(weights), len(masks)
-            stack = self._stack(setting, weights)
-            found: Tensors = ops.differentiable(setting, stack, sizes, x, *states, *weights, *masks, lengths)
+            found: Tensors = ops.differentiable(setting, self._stack(setting, weights), given.sizes, *given.flat)
             return found
         if masks:
-            return self._stack(setting, weights).train(x, states, lengths, masks)[0]
-        return self._stack(setting, weights, packed=True).infer(x, states, lengths)
+            return self._stack(setting, weights).train(given)[0]
+        return self._stack(setting, weights, packed=True).infer(given)
 
     def _weights(self) -> list[Any]:
         """Every parameter in PyTorch's order, also where something else put a plain tensor in its place."""
@@ -160,6 +169,16 @@ class Base(nn.RNNBase):
                 raise TypeError(refusal("hx", s) or f"hx: expected dtype {dtype}, the input's, got {s.dtype}")
             if s.shape != shape:
                 raise ValueError(f"hx: expected shape {shape}, got {tuple(s.shape)}")
+
+    def _checked_resets(self, resets: Any, T: int, B: int, unbatched: bool) -> Tensor:
+        """(T, B), of a batch in the caller's order."""
+        if not isinstance(resets, Tensor) or resets.dtype != torch.bool or not resets.is_cpu:
+            got = f"{resets.dtype} on {resets.device}" if isinstance(resets, Tensor) else type(resets).__name__
+            raise TypeError(f"resets: expected a tensor of torch.bool on the CPU, got {got}")
+        meaning, shape = every_step(T, B, (), unbatched, self.batch_first)
+        if resets.shape != shape:
+            raise ValueError(f"resets: expected shape {meaning} = {shape}, got {tuple(resets.shape)}")
+        return resets.unsqueeze(1) if unbatched else resets.t() if self.batch_first else resets
 
     def _given_states(self, hx: Any) -> list[Tensor]:
         if hx is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,11 +48,57 @@ class Setting(NamedTuple):
         return 1 + self.bidirectional
 
 
-class Stack:
-    """Layers of these parameters: (G*H, I), (G*H, H), ... of each layer and direction in PyTorch's order.
+#: How many initial states, weights and masks a `Given` has.
+Sizes = tuple[int, int, int]
 
-    x is (T, B, I), or (B, T, I) with `batch_first`, here and below; states are one (L*D, B, H) tensor for each of the
-    cell's; masks are what each layer's y but the last's is multiplied with, (T, B, D*H), or none.
+
+class Given(NamedTuple):
+    """What the recurrence is given, in the order of the operators' arguments."""
+
+    x: Tensor  #: (T, B, I), or (B, T, I) with `batch_first`, as y is; all else is time-major
+    init: Sequence[Tensor]  #: (L*D, B, H) for each of the cell's states, or none
+    weights: Sequence[Tensor]  #: (G*H, I), (G*H, H), ... of each layer and direction in PyTorch's order
+    lengths: Tensor | None = None  #: (B,)
+    resets: Tensor | None = None  #: (T, B) of booleans
+    masks: Sequence[Tensor] = ()  #: (T, B, D*H) that each layer's y but the last's is multiplied with, or none
+
+    @property
+    def leaves(self) -> Tensors:
+        """What has a gradient, in the order in which `Stack.back` returns the gradients."""
+        return [self.x, *self.init, *self.weights]
+
+    def on(self, leaves: Sequence[Tensor]) -> Given:
+        """The same on other leaves."""
+        (x,), init, weights, _ = parts(leaves, 1, len(self.init), len(self.weights))
+        return self._replace(x=x, init=init, weights=weights)
+
+    @property
+    def sizes(self) -> Sizes:
+        return len(self.init), len(self.weights), len(self.masks)
+
+    @property
+    def flat(self) -> list[Tensor | None]:
+        """For what keeps tensors one by one; `unflat` is the way back."""
+        return [*self.leaves, *self.masks, self.lengths, self.resets]
+
+
+def unflat(sizes: Sizes, flat: Sequence[Any]) -> tuple[Given, list[Any]]:
+    """A `Given`, and what stood behind it."""
+    (x,), init, weights, masks, (lengths, resets, *rest) = parts(flat, 1, *sizes)
+    return Given(x, init, weights, lengths, resets, masks), rest
+
+
+def parts(flat: Sequence[Any], *sizes: int) -> list[Any]:
+    """Lists of these sizes, and one of what is left."""
+    found, start = [], 0
+    for size in sizes:
+        found.append(flat[start : start + size])
+        start += size
+    return [*found, flat[start:]]
+
+
+class Stack:
+    """Layers of the weights of a `Given`.
 
     Attributes
     ----------
@@ -71,53 +117,40 @@ class Stack:
         parts = [dict(zip(keys, own[i : i + len(keys)], strict=True)) for i in range(0, len(own), len(keys))]
         self.layers = PackedStack(setting.recurrence, parts, directions)
 
-    def infer(self, x: Tensor, init: Sequence[Tensor], lengths: Tensor | None, tape: Tape | None = None) -> Tensors:
+    def infer(self, given: Given, tape: Tape | None = None) -> Tensors:
         """y and each final state, by weights that are packed once; those of a training, with a tape, are not."""
         y, final = self.layers.forward(
-            self._time_major(x), states_of(init), steps_of(lengths), threads=threads(), batch_first=self.batch_first,
-            tape=tape,
+            self._time_major(given.x), states_of(given.init), steps_of(given.lengths), steps_of(given.resets),
+            threads=threads(), batch_first=self.batch_first, tape=tape,
         )
         return [torch.from_numpy(a) for a in (self._turned(y), *final)]
 
-    def train(
-        self,
-        x: Tensor,
-        init: Sequence[Tensor],
-        lengths: Tensor | None,
-        masks: Sequence[Tensor],
-        clean: bool = False,
-    ) -> tuple[Tensors, Tensors, str]:
+    def train(self, given: Given, clean: bool = False) -> tuple[Tensors, Tensors, str]:
         """The same with dropout between layers; and what `back` needs, no byte of it undefined if it is to be `clean`.
 
         That is what each layer but the first reads, (T, B, D*H), and the bytes that the kernels kept of each layer and
         direction; and the name of the backend and that of its layout: only their backward can read those bytes.
         """
         backend, D = backends.of(self.layers.cell), len(self.layers.directions)
-        tape = Tape(backend, [array(mask) for mask in masks], clean=clean)
-        outputs = self.infer(x, init, lengths, tape)
+        tape = Tape(backend, [array(mask) for mask in given.masks], clean=clean)
+        outputs = self.infer(given, tape)
         kept = [call.x for call in tape.calls[D::D]] + [backend.to_bytes(saved) for saved in tape.saved]
         return outputs, [torch.from_numpy(a) for a in kept], f"{backend.name} {backend.layout()}"
 
-    def back(
-        self,
-        x: Tensor,
-        init: Sequence[Tensor],
-        lengths: Tensor | None,
-        masks: Sequence[Tensor],
-        kept: Sequence[Tensor],
-        key: str,
-        grads: Sequence[Tensor | None],
-    ) -> Tensors:
+    def back(self, given: Given, kept: Sequence[Tensor], key: str, grads: Sequence[Tensor | None]) -> Tensors:
         """dx, that of each initial state, and that of each weight."""
         name, _, layout = key.partition(" ")
         backend, D, inner = backends.load(name), len(self.layers.directions), self.layers.num_layers - 1
-        tape = Tape(backend, [array(mask) for mask in masks])
+        tape = Tape(backend, [array(mask) for mask in given.masks])
         tape.saved = [backend.from_bytes(memory.numpy(), layout) for memory in kept[inner:]]
-        read = [self._time_major(x), *[a.numpy() for a in kept[:inner]]]
-        states, steps = states_of(init), steps_of(lengths)
+        read = [self._time_major(given.x), *[a.numpy() for a in kept[:inner]]]
+        states, lengths, resets = states_of(given.init), steps_of(given.lengths), steps_of(given.resets)
         for i in range(len(self.layers.parts)):
             own = None if states is None else tuple([s[i] for s in states])
-            tape.calls.append(self.layers.call(i, read[i // D], own, lengths=steps, threads=threads(), tape=tape))
+            call = self.layers.call(
+                i, read[i // D], own, lengths=lengths, resets=resets, threads=threads(), tape=tape
+            )
+            tape.calls.append(call)
         dy = None if grads[0] is None else self._time_major(grads[0])
         dfinal = [None if d is None else np.ascontiguousarray(array(d)) for d in grads[1:]]
         dx, dinit, dparts, _ = self.layers.backward(tape, dy, dfinal)
@@ -143,8 +176,9 @@ def states_of(init: Sequence[Tensor]) -> Arrays | None:
     return tuple([np.ascontiguousarray(array(s)) for s in init]) if init else None
 
 
-def steps_of(lengths: Tensor | None) -> Array | None:
-    return None if lengths is None else array(lengths)
+def steps_of(numbers: Tensor | None) -> Array | None:
+    """Lengths, or resets."""
+    return None if numbers is None else np.ascontiguousarray(array(numbers))
 
 
 def addresses(weights: Sequence[Tensor]) -> list[int]:
