@@ -50,20 +50,22 @@ def tell(what: str) -> None:
 def evaluate(setting: Setting, given: Given) -> Tensors:
     """y and each final state, as `Stack.train` has them."""
     cell, keys, D = setting.recurrence, setting.keys, setting.directions
-    x, init, weights, lengths, resets, masks = given
+    x, init, weights, lengths, resets, masks, e = given
     below = x.transpose(0, 1) if setting.batch_first else x
     T, B, _ = below.shape
     H, calls = weights[0].shape[0] // cell.G, len(weights) // len(keys)
     valid = None if lengths is None else torch.arange(T).unsqueeze(1) < lengths
     if valid is not None:  # whatever stands behind the end has no gradient, not even the NaN that 0 * inf would be
         below = torch.where(valid.unsqueeze(2), below, 0.0)
+        e = [torch.where(valid.unsqueeze(2), a, 0.5) for a in e]  # where logarithms and reciprocals have gradients
+    inputs = dict(zip(cell.inputs, e, strict=True))
     final: list[tuple[Tensor, ...]] = []
     for first in range(0, calls, D):
         above = []
         for call in range(first, first + D):
             own = dict(zip(keys, weights[call * len(keys) :], strict=False))
             state = tuple([s[call] for s in init]) or tuple([below.new_zeros(B, H) for _ in cell.states])
-            y, state = _direction(setting, below, state, own, valid, resets, backwards=call > first)
+            y, state = _direction(setting, below, state, own, inputs, valid, resets, backwards=call > first)
             above.append(y)
             final.append(state)
         below = torch.cat(above, 2)
@@ -78,6 +80,7 @@ def _direction(
     x: Tensor,
     state: tuple[Tensor, ...],
     weights: dict[str, Tensor],
+    inputs: dict[str, Tensor],
     valid: Tensor | None,
     resets: Tensor | None,
     backwards: bool,
@@ -89,7 +92,7 @@ def _direction(
         before = state
         if resets is not None:
             before = tuple([torch.where(resets[t].unsqueeze(1), 0.0, s) for s in state])
-        after = setting.recurrence.evaluate(x[t], before, W, U, b, b_rec, p)
+        after = setting.recurrence.evaluate(x[t], before, W, U, b, b_rec, p, {name: a[t] for name, a in inputs.items()})
         if valid is None:
             y.append(after[0])
             state = after

@@ -199,19 +199,19 @@ class Recurrent(Base):
     Parameters
     ----------
     cell : Cell
-        As `fastrnn.cell` makes it, or one of `fastrnn.cells.CELLS`, without extra inputs.
+        As `fastrnn.cell` makes it, or one of `fastrnn.cells.CELLS`.
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
         As for `LSTM`.
 
     Raises
     ------
     TypeError, ValueError
-        For what is not a cell, or one with extra inputs; the message names the argument.
+        For what is not a cell; the message names the argument.
 
     Notes
     -----
     Weights are named as those of `LSTM`, a cell's own parameters ``parameter_l0`` (P*H,). States are a tensor, or a
-    tuple in the order of the cell's.
+    tuple in the order of the cell's. Calls of a module whose cell has extra inputs are given them as ``e``, a dict.
 
     Examples
     --------
@@ -240,9 +240,6 @@ class Recurrent(Base):
     ) -> None:
         if not isinstance(cell, Cell):
             raise TypeError(f"cell: expected what fastrnn.cell makes, got {cell!r:.80}")
-        if cell.inputs:
-            inputs = ", ".join(cell.inputs)
-            raise ValueError(f"cell: {cell.name} has extra inputs ({inputs}), for which a module has no place")
         super().__init__(
             "RNN_TANH", input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
             bidirectional=bidirectional, device=device, dtype=dtype,

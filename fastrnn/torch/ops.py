@@ -19,7 +19,7 @@ from fastrnn.torch import equations
 from fastrnn.torch.stack import Given, Setting, Sizes, Stack, Tensors, addresses, parts, unflat
 
 #: A Given comes first, a Setting last, each as its fields.
-_GIVEN = "Tensor x, Tensor[] init, Tensor[] weights, Tensor? lengths, Tensor? resets, Tensor[] masks"
+_GIVEN = "Tensor x, Tensor[] init, Tensor[] weights, Tensor? lengths, Tensor? resets, Tensor[] masks, Tensor[] e"
 _SETTING = "str cell, bool bias, bool bidirectional, bool batch_first"
 
 

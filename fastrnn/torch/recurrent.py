@@ -11,7 +11,7 @@ from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from fastrnn.cells import Cell
-from fastrnn.checks import every_step
+from fastrnn.checks import every_step, expect_mapping, expect_names
 from fastrnn.torch import equations, ops
 from fastrnn.torch.stack import Given, Setting, Stack
 
@@ -56,7 +56,7 @@ class Base(nn.RNNBase):
     def _cell(self) -> Cell:
         raise NotImplementedError
 
-    def forward(self, input: Any, hx: Any = None, *, resets: Any = None) -> tuple[Any, Any]:
+    def forward(self, input: Any, hx: Any = None, *, resets: Any = None, e: Any = None) -> tuple[Any, Any]:
         """Run over time, as the module of `torch.nn` does.
 
         Parameters
@@ -68,6 +68,9 @@ class Base(nn.RNNBase):
         resets : (T, B) bool tensor, (B, T) with ``batch_first``, (T,) for one sequence, optional
             Start afresh before these steps, in the direction of travel: with a state of zeros, across which no gradient
             goes. Beside a PackedSequence of the sequences as they were before packing, padded to the longest.
+        e : dict of tensors, optional
+            A cell's extra inputs by name: (T, B, H) or (T, B, 1), laid out like resets, or (B, H) or (B, 1) for every
+            step; without B for one sequence. Every layer and direction gets the same.
 
         Returns
         -------
@@ -83,7 +86,7 @@ class Base(nn.RNNBase):
         """
         states = self._given_states(hx)
         if isinstance(input, PackedSequence):
-            return self._forward_packed(input, states, resets)
+            return self._forward_packed(input, states, resets, e)
         if not isinstance(input, Tensor):
             raise TypeError(f"input: expected a tensor or a PackedSequence, got {type(input).__name__}")
         if input.dim() not in (2, 3) or input.shape[-1] != self.input_size:
@@ -91,12 +94,14 @@ class Base(nn.RNNBase):
             I = self.input_size
             raise ValueError(f"input: expected shape {layout} or (T, I) with I = {I}, got {tuple(input.shape)}")
         if input.dim() == 3:
-            y, *final = self._run(input, states, self.batch_first, resets)
+            y, *final = self._run(input, states, self.batch_first, resets, e)
         else:
-            y, *final = [a.squeeze(1) for a in self._run(input.unsqueeze(1), states, False, resets, unbatched=True)]
+            y, *final = [a.squeeze(1) for a in self._run(input.unsqueeze(1), states, False, resets, e, unbatched=True)]
         return y, tuple(final) if len(final) > 1 else final[0]
 
-    def _forward_packed(self, input: PackedSequence, states: list[Tensor], resets: Any) -> tuple[PackedSequence, Any]:
+    def _forward_packed(
+        self, input: PackedSequence, states: list[Tensor], resets: Any, e: Any
+    ) -> tuple[PackedSequence, Any]:
         """The sequences stand in the order of falling lengths; the states in the caller's."""
         data, batch_sizes, into, back = input
         if data.shape[-1] != self.input_size:
@@ -104,7 +109,7 @@ class Base(nn.RNNBase):
         if into is not None:
             states = [s.index_select(1, into) for s in states]
         x, lengths = padded(data, batch_sizes)
-        y, *final = self._run(x, states, False, resets, lengths, batch_sizes, into)
+        y, *final = self._run(x, states, False, resets, e, lengths, batch_sizes, into)
         if back is not None:
             final = [s.index_select(1, back) for s in final]
         data = equations.packed(y, batch_sizes) if equations.transformed() else pack_padded_sequence(y, lengths).data
@@ -116,6 +121,7 @@ class Base(nn.RNNBase):
         states: list[Tensor],
         batch_first: bool,
         resets: Any,
+        e: Any,
         lengths: Tensor | None = None,
         batch_sizes: Tensor | None = None,
         into: Tensor | None = None,
@@ -125,18 +131,24 @@ class Base(nn.RNNBase):
         setting = Setting(self._cell.key, self.bias, self.bidirectional, batch_first)
         weights = self._weights()
         self._check(x, states, weights, batch_first, unbatched)
-        if resets is not None:
+        inputs: list[Tensor] = []
+        if resets is not None or e is not None or setting.recurrence.inputs:
             T, B = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
-            resets = self._checked_resets(resets, T, B, unbatched)
-            resets = resets if into is None else resets.index_select(1, into)
+            if resets is not None:
+                resets = self._checked_resets(resets, T, B, unbatched)
+            inputs = self._checked_inputs(e, x.dtype, T, B, unbatched)
+            if into is not None:
+                resets = None if resets is None else resets.index_select(1, into)
+                inputs = [a.index_select(1, into) for a in inputs]
+            inputs = [a.expand(T, B, self.hidden_size) for a in inputs]
         if unbatched:
             states = [s.unsqueeze(1) for s in states]
         masks = self._masks(x, batch_first, batch_sizes) if self.training and self.dropout else []
-        given = Given(x, states, weights, lengths, resets, masks)
+        given = Given(x, states, weights, lengths, resets, masks, inputs)
         grad = torch.is_grad_enabled()
         if type(x) is not Tensor or not ops.plain():
             return ops.watched(setting, given, grad)
-        if grad and any([a.requires_grad for a in (x, *weights, *states)]):
+        if grad and any([a.requires_grad for a in (x, *weights, *states, *inputs)]):
             found: Tensors = ops.differentiable(setting, self._stack(setting, weights), given.sizes, *given.flat)
             return found
         if masks:
@@ -179,6 +191,28 @@ class Base(nn.RNNBase):
         if resets.shape != shape:
             raise ValueError(f"resets: expected shape {meaning} = {shape}, got {tuple(resets.shape)}")
         return resets.unsqueeze(1) if unbatched else resets.t() if self.batch_first else resets
+
+    def _checked_inputs(self, e: Any, dtype: torch.dtype, T: int, B: int, unbatched: bool) -> list[Tensor]:
+        """(T, B, H), with 1 for what is the same along an axis, of a batch in the caller's order."""
+        e = {} if e is None else e
+        expect_mapping("e", e)
+        expect_names("e", e, self._cell.inputs, ValueError)
+        found = []
+        for name in self._cell.inputs:
+            a, shapes = e[name], []
+            if not isinstance(a, Tensor):
+                raise TypeError(f"{name}: expected a tensor, got {type(a).__name__}")
+            if a.dtype != dtype or not a.is_cpu:
+                raise TypeError(refusal(name, a) or f"{name}: expected dtype {dtype}, the input's, got {a.dtype}")
+            for width in (self.hidden_size, 1):
+                shapes += [every_step(T, B, (width,), unbatched, self.batch_first)[1]]
+                shapes += [(width,) if unbatched else (B, width)]
+            if a.shape not in shapes:
+                expected = ", ".join(map(str, dict.fromkeys(shapes)))
+                raise ValueError(f"{name}: expected one of the shapes {expected}, got {tuple(a.shape)}")
+            whole = a.unsqueeze(-2) if unbatched else a.transpose(0, 1) if self.batch_first and a.dim() == 3 else a
+            found.append(whole if whole.dim() == 3 else whole.unsqueeze(0))
+        return found
 
     def _given_states(self, hx: Any) -> list[Tensor]:
         if hx is None:

@@ -48,8 +48,8 @@ class Setting(NamedTuple):
         return 1 + self.bidirectional
 
 
-#: How many initial states, weights and masks a `Given` has.
-Sizes = tuple[int, int, int]
+#: How many initial states, weights, extra inputs and masks a `Given` has.
+Sizes = tuple[int, int, int, int]
 
 
 class Given(NamedTuple):
@@ -61,20 +61,21 @@ class Given(NamedTuple):
     lengths: Tensor | None = None  #: (B,)
     resets: Tensor | None = None  #: (T, B) of booleans
     masks: Sequence[Tensor] = ()  #: (T, B, D*H) that each layer's y but the last's is multiplied with, or none
+    e: Sequence[Tensor] = ()  #: (T, B, H) for each of the cell's extra inputs
 
     @property
     def leaves(self) -> Tensors:
         """What has a gradient, in the order in which `Stack.back` returns the gradients."""
-        return [self.x, *self.init, *self.weights]
+        return [self.x, *self.init, *self.weights, *self.e]
 
     def on(self, leaves: Sequence[Tensor]) -> Given:
         """The same on other leaves."""
-        (x,), init, weights, _ = parts(leaves, 1, len(self.init), len(self.weights))
-        return self._replace(x=x, init=init, weights=weights)
+        (x,), init, weights, e = parts(leaves, 1, len(self.init), len(self.weights))
+        return self._replace(x=x, init=init, weights=weights, e=e)
 
     @property
     def sizes(self) -> Sizes:
-        return len(self.init), len(self.weights), len(self.masks)
+        return len(self.init), len(self.weights), len(self.e), len(self.masks)
 
     @property
     def flat(self) -> list[Tensor | None]:
@@ -84,8 +85,8 @@ class Given(NamedTuple):
 
 def unflat(sizes: Sizes, flat: Sequence[Any]) -> tuple[Given, list[Any]]:
     """A `Given`, and what stood behind it."""
-    (x,), init, weights, masks, (lengths, resets, *rest) = parts(flat, 1, *sizes)
-    return Given(x, init, weights, lengths, resets, masks), rest
+    (x,), init, weights, e, masks, (lengths, resets, *rest) = parts(flat, 1, *sizes)
+    return Given(x, init, weights, lengths, resets, masks, e), rest
 
 
 def parts(flat: Sequence[Any], *sizes: int) -> list[Any]:
@@ -121,7 +122,7 @@ class Stack:
         """y and each final state, by weights that are packed once; those of a training, with a tape, are not."""
         y, final = self.layers.forward(
             self._time_major(given.x), states_of(given.init), steps_of(given.lengths), steps_of(given.resets),
-            threads=threads(), batch_first=self.batch_first, tape=tape,
+            threads=threads(), batch_first=self.batch_first, tape=tape, e=inputs_of(given.e),
         )
         return [torch.from_numpy(a) for a in (self._turned(y), *final)]
 
@@ -138,23 +139,24 @@ class Stack:
         return outputs, [torch.from_numpy(a) for a in kept], f"{backend.name} {backend.layout()}"
 
     def back(self, given: Given, kept: Sequence[Tensor], key: str, grads: Sequence[Tensor | None]) -> Tensors:
-        """dx, that of each initial state, and that of each weight."""
+        """dx, that of each initial state, of each weight, and of each extra input."""
         name, _, layout = key.partition(" ")
         backend, D, inner = backends.load(name), len(self.layers.directions), self.layers.num_layers - 1
         tape = Tape(backend, [array(mask) for mask in given.masks])
         tape.saved = [backend.from_bytes(memory.numpy(), layout) for memory in kept[inner:]]
         read = [self._time_major(given.x), *[a.numpy() for a in kept[:inner]]]
         states, lengths, resets = states_of(given.init), steps_of(given.lengths), steps_of(given.resets)
+        e = inputs_of(given.e)
         for i in range(len(self.layers.parts)):
             own = None if states is None else tuple([s[i] for s in states])
             call = self.layers.call(
-                i, read[i // D], own, lengths=lengths, resets=resets, threads=threads(), tape=tape
+                i, read[i // D], own, lengths=lengths, resets=resets, threads=threads(), tape=tape, e=e
             )
             tape.calls.append(call)
         dy = None if grads[0] is None else self._time_major(grads[0])
         dfinal = [None if d is None else np.ascontiguousarray(array(d)) for d in grads[1:]]
-        dx, dinit, dparts, _ = self.layers.backward(tape, dy, dfinal)
-        found = [self._turned(dx), *(dinit or ()), *[d for part in dparts for d in part.values()]]
+        dx, dinit, dparts, de = self.layers.backward(tape, dy, dfinal)
+        found = [self._turned(dx), *(dinit or ()), *[d for part in dparts for d in part.values()], *de]
         return [torch.from_numpy(a) for a in found]
 
     def _turned(self, a: Array) -> Array:
@@ -174,6 +176,11 @@ def array(tensor: Tensor) -> Array:
 
 def states_of(init: Sequence[Tensor]) -> Arrays | None:
     return tuple([np.ascontiguousarray(array(s)) for s in init]) if init else None
+
+
+def inputs_of(e: Sequence[Tensor]) -> Arrays:
+    """(T, B, H), or (T, B, 1) of what is the same for all units."""
+    return tuple([rows(array(a)[:, :, :1] if a.stride(2) == 0 else array(a)) for a in e])
 
 
 def steps_of(numbers: Tensor | None) -> Array | None:
