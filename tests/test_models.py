@@ -1,9 +1,11 @@
-"""Real models on fastrnn, the programs model_*.py and speech_torch.py of docs/examples: each makes its claims good.
+"""Real models on fastrnn, programs of docs/examples: each makes its claims good.
 
 A program ends with an error where a claim of its own fails (tests/test_docs_examples.py), so these tests see it end
 well, having made the claims that it is there for. The models come inside packages:
 
     pip install --no-deps g2p-en==2.1.0 g2pM==0.1.2.5 silero-vad==6.2.3
+
+RecurrentPPO comes with sb3-contrib==2.9.2.
 """
 
 from __future__ import annotations
@@ -39,12 +41,14 @@ PROGRAMS = {
         ["silero_vad", "onnx", "onnxruntime"],
         ["the voice is found in", "and in", *["onnxruntime's probabilities"] * 4],
     ),
+    "recurrent_ppo": (["torch", "sb3_contrib"], ["one rollout later", "fastrnn makes"]),
     "speech_torch": (["torch"], ["they agree", "they agree", "packed utterances take less time"]),
 }
 
 
 def test_every_model_is_here() -> None:
-    assert list(PROGRAMS) == sorted(path.stem for path in [*EXAMPLES.glob("model_*.py"), *EXAMPLES.glob("speech_*.py")])
+    kinds = ("model_*.py", "recurrent_*.py", "speech_*.py")
+    assert list(PROGRAMS) == sorted(path.stem for kind in kinds for path in EXAMPLES.glob(kind))
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
