@@ -597,7 +597,9 @@ def lstm_with(
             return f(a + getattr(p, k) * c if peephole else a)
 
         i = gate("i", s.c)
-        c = (1 - i if input_forget else gate("f", s.c)) * s.c + i * g(x.g + U.g @ s.h)
+        kept = 1 - i if input_forget else gate("f", s.c)
+        new = g(x.g + U.g @ s.h)
+        c = kept * s.c + i * new
         return gate("o", c) * h(c), c
 
     gates = "igo" if input_forget else "ifgo"

@@ -46,7 +46,9 @@ def compiled() -> dict[str, Cell]:
     cells: dict[str, Cell] = {}
     for cell in chosen():
         cells.setdefault(cell.digest, cell)
-    return {cell.name if cell.builtin else f"{cell.name}_{cell.digest}": cell for cell in cells.values()}
+    return {
+        cell.name if cell.builtin else f"{cell.name.partition('(')[0]}_{cell.digest}": cell for cell in cells.values()
+    }
 
 
 def main(folder: Path) -> None:
