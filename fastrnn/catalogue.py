@@ -29,11 +29,13 @@ from fastrnn.cells import (
     hard_sigmoid,
     hard_sigmoid_keras2,
     maximum,
+    mean,
     minimum,
     relu,
     sigmoid,
     sin,
     softplus,
+    sqrt,
     tanh,
     where,
 )
@@ -50,6 +52,9 @@ __all__ = [
     "ind_rnn",
     "ind_rnn_tanh",
     "janet",
+    "layer_norm_gru",
+    "layer_norm_lstm",
+    "layer_norm_lstm_addons",
     "leaky_esn",
     "li_gru",
     "lru",
@@ -76,6 +81,31 @@ def slstm_sums(x: Any, U: Any, s: Any) -> tuple[Any, Any, Any, Any]:
     i, f = exp(a - m), exp(minimum(kept - m, 0))  # at a beginning nothing is kept, however large `kept`
     c = f * s.c + i * tanh(x.z + U.z @ s.h)
     return sigmoid(x.o + U.o @ s.h), c, f * s.n + i, m
+
+
+def normalised(eps: float, *gates: Any) -> list[Any]:
+    """Layer normalisation of gates that are one row: less their mean, over the square root of their variance."""
+    n = len(gates)
+    middle = mean(sum(gates[1:], gates[0])) * (1 / n)
+    centred = [a - middle for a in gates]
+    squares = [a * a for a in centred]
+    scale = 1 / sqrt(mean(sum(squares[1:], squares[0])) * (1 / n) + eps)
+    return [a * scale for a in centred]
+
+
+def gains_and_biases(gates: str, **others: float) -> dict[str, float]:
+    """Parameters of a cell whose W x and U h are normalised, as they start."""
+    return {f"g{of}{k}": 1.0 for of in "xh" for k in gates} | {f"b{k}": 0.0 for k in gates} | others
+
+
+def layer_norm_gates(x: Any, U: Any, s: Any, p: Any, eps: float) -> tuple[Any, Any, Any, Any]:
+    """The gates of an LSTM whose W x and U h are normalised."""
+    xi, xf, xg, xo = normalised(eps, x.i, x.f, x.g, x.o)
+    hi, hf, hg, ho = normalised(eps, U.i @ s.h, U.f @ s.h, U.g @ s.h, U.o @ s.h)
+    i = sigmoid(p.gxi * xi + p.ghi * hi + p.bi)
+    f = sigmoid(p.gxf * xf + p.ghf * hf + p.bf)
+    g = tanh(p.gxg * xg + p.ghg * hg + p.bg)
+    return i, f, g, sigmoid(p.gxo * xo + p.gho * ho + p.bo)
 
 
 def positive(a: Any) -> Any:
@@ -322,6 +352,53 @@ def slstm_floor(x: Any, U: Any, s: Any) -> Any:
     o, c, n, m = slstm_sums(x, U, s)
     n = maximum(n, 1)
     return o * c / n, c, n, m
+
+
+@cell(gates="ifgo", states="hc", parameters=gains_and_biases("ifgo", gc=1, bc=0) | {"bf": 1.0})
+def layer_norm_lstm(x: Any, U: Any, s: Any, p: Any) -> Any:
+    """The layer-normalised LSTM, as the paper and haste have it: the cell state is normalised in the output alone.
+
+    W x and U h are normalised over all four gates together, each with a gain for every gate and unit (``gxi``,
+    ``ghi``, ...), and one bias is added afterwards (``bi``, ...): give the layer ``bias=False``, for b would be
+    normalised with W x. epsilon is 1e-5. As in haste the forget gate's bias starts at 1. `layer_norm_lstm_addons` is
+    the other form.
+
+    References
+    ----------
+    J. L. Ba, J. R. Kiros, G. E. Hinton, "Layer normalization", 2016, eq. 20-22.
+    """
+    i, f, g, o = layer_norm_gates(x, U, s, p, 1e-5)
+    c = f * s.c + i * g
+    [seen] = normalised(1e-5, c)
+    return o * tanh(p.gc * seen + p.bc), c
+
+
+@cell(gates="ifgo", states="hc", parameters=gains_and_biases("ifgo", gc=1, bc=0) | {"bf": 1.0})
+def layer_norm_lstm_addons(x: Any, U: Any, s: Any, p: Any) -> Any:
+    """The layer-normalised LSTM of TensorFlow Addons: the normalised cell state is also what is carried on.
+
+    Otherwise `layer_norm_lstm`, with an epsilon of 1e-3. TensorFlow Addons has three biases for a gate, those of both
+    normalisations and its own: ``bi``, ... are their sums.
+    """
+    i, f, g, o = layer_norm_gates(x, U, s, p, 1e-3)
+    [seen] = normalised(1e-3, f * s.c + i * g)
+    c = p.gc * seen + p.bc
+    return o * tanh(c), c
+
+
+@cell(gates="rzn", states="h", parameters=gains_and_biases("rzn", bhn=0))
+def layer_norm_gru(x: Any, U: Any, s: Any, p: Any) -> Any:
+    """The layer-normalised GRU of haste: W x and U h are normalised over all three gates together.
+
+    The reset acts after the product and its bias ``bhn``; haste's two biases of r and of z are one, ``br`` and ``bz``.
+    As for `layer_norm_lstm`, give the layer ``bias=False``; epsilon is 1e-5.
+    """
+    xr, xz, xn = normalised(1e-5, x.r, x.z, x.n)
+    hr, hz, hn = normalised(1e-5, U.r @ s.h, U.z @ s.h, U.n @ s.h)
+    r = sigmoid(p.gxr * xr + p.ghr * hr + p.br)
+    z = sigmoid(p.gxz * xz + p.ghz * hz + p.bz)
+    n = tanh(p.gxn * xn + p.bn + r * (p.ghn * hn + p.bhn))
+    return (1 - z) * n + z * s.h
 
 
 def softsign(a: Any) -> Any:

@@ -184,7 +184,11 @@ class DefinedCell(Cell):
 
 
 def cell(
-    *, gates: Iterable[str], states: Iterable[str], parameters: Iterable[str] = (), inputs: Iterable[str] = ()
+    *,
+    gates: Iterable[str],
+    states: Iterable[str],
+    parameters: Iterable[str] | Mapping[str, float] = (),
+    inputs: Iterable[str] = (),
 ) -> Callable[[Callable[..., Any]], DefinedCell]:
     """Make a cell of a function that holds one step's equations.
 
@@ -194,8 +198,8 @@ def cell(
         Names of the gates: each has rows in W, and in U if it has a product. A string is a name a letter.
     states : str or tuple of str
         Names of up to four states, in the order in which the function returns them. The first is the output.
-    parameters : tuple of str
-        Names of learnt vectors of H elements.
+    parameters : tuple of str, or dict
+        Names of learnt vectors of H elements; in a dict each with the value with which a layer starts it.
     inputs : tuple of str
         Names of values that come with every step or sequence.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,30 @@ def formulas(torch: Any) -> dict[str, Callable[..., Any]]:
         n = torch.clamp(n, min=1) if floor else n
         return [sigmoid(raw[3]) * c / n, c, n, m]
 
+    norm = torch.nn.functional.layer_norm
+
+    def layer_norm_lstm(a: Any, u: Any, s: Any, p: Any, e: Any, eps: float = 1e-5, carried: bool = False) -> Any:
+        h, c = s
+        width = (c.shape[-1],)
+        wx = norm(torch.cat(a, -1), (4 * c.shape[-1],), weight=torch.cat(p[:4]), eps=eps)
+        uh = norm(torch.cat([u(k, h) for k in range(4)], -1), (4 * c.shape[-1],), weight=torch.cat(p[4:8]), eps=eps)
+        i, f, g, o = (wx + uh + torch.cat(p[8:12])).chunk(4, -1)
+        c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        seen = norm(c, width, weight=p[12], bias=p[13], eps=eps)
+        return [sigmoid(o) * tanh(seen), seen if carried else c]
+
+    def layer_norm_gru(a: Any, u: Any, s: Any, p: Any, e: Any) -> Any:
+        [h] = s
+        width = (3 * h.shape[-1],)
+        wx = norm(torch.cat(a, -1), width, weight=torch.cat(p[:3])).chunk(3, -1)
+        uh = norm(torch.cat([u(k, h) for k in range(3)], -1), width, weight=torch.cat(p[3:6])).chunk(3, -1)
+        r, z = (sigmoid(wx[k] + uh[k] + p[6 + k]) for k in range(2))
+        return [z * h + (1 - z) * tanh(wx[2] + p[8] + r * (uh[2] + p[9]))]
+
     return {
+        "layer_norm_lstm": layer_norm_lstm,
+        "layer_norm_lstm_addons": lambda *given: layer_norm_lstm(*given, eps=1e-3, carried=True),
+        "layer_norm_gru": layer_norm_gru,
         "li_gru": li_gru,
         "minimal_gated_unit": minimal_gated_unit,
         "cifg_lstm_input": cifg_lstm_input,
@@ -254,6 +278,22 @@ def test_slstm_is_the_quotient_of_two_sums(backend: str) -> None:
     large.inputs["b"][:5] = -2000  # m far below the 0 it starts with
     large.init = tuple([0 * a for a in large.init])
     assert all(np.isfinite(a).all() for a in results(large).values())
+
+
+def test_parameters_start_as_the_cell_says(oracle: Callable[[str], Any]) -> None:
+    cell = catalogue.layer_norm_lstm
+    starts = np.repeat([1.0] * 8 + [0, 1, 0, 0] + [1, 0], 4)
+    layer = fastrnn.Recurrent(cell, 3, 4, bidirectional=True, bias=False)
+    for name, p in layer.parameters().items():
+        assert name.startswith("parameter") == np.array_equal(p, starts)
+    oracle("torch")
+    module = import_module("fastrnn.torch").Recurrent(cell, 3, 4, num_layers=2, bias=False)
+    for name, p in module.named_parameters():
+        assert name.startswith("parameter") == np.array_equal(p.detach().numpy(), starts)
+    ones = {"p": lambda shape, rng, dtype: np.ones(shape, dtype)}
+    assert (fastrnn.Recurrent(cell, 3, 4, initializer=ones).parameters()["parameter_l0"] == 1).all()
+    with pytest.raises(fastrnn.cells.CellError, match="parameters: expected a number with which a starts, got 'one'"):
+        fastrnn.cell(gates="n", states="h", parameters={"a": "one"})(lambda x, U, s, p: x.n + p.a * s.h)
 
 
 def test_min_lstm_where_both_gates_are_zero() -> None:

@@ -41,6 +41,8 @@ class Cell:
         In the order in which weights, states and parameters are stacked.
     products : tuple of str
         The gates that have a product with U.
+    starts : dict
+        Of parameters that a layer does not draw at random: the value with which they start.
     family : str
         The prefix of its public functions, if it has any; of a user's cell the name.
     options : dict
@@ -58,7 +60,7 @@ class Cell:
         function: Callable[..., Any],
         gates: Iterable[str],
         states: Iterable[str],
-        parameters: Iterable[str] = (),
+        parameters: Iterable[str] | Mapping[str, float] = (),
         inputs: Iterable[str] = (),
         family: str | None = None,
         options: Mapping[str, Any] | None = None,
@@ -72,6 +74,7 @@ class Cell:
         self.gates = self._names("gates", gates, 1, limits.MAX_GATES)
         self.states = self._names("states", states, 1, limits.MAX_STATES)
         self.parameters = self._names("parameters", parameters, 0, limits.MAX_PARAMETERS)
+        self.starts = self._starts(parameters)
         self.inputs = self._names("inputs", inputs, 0, limits.MAX_INPUTS)
         self.G = len(self.gates)
         arguments = ["x", "U", "s", *["p"] * bool(self.parameters), *["e"] * bool(self.inputs)]
@@ -105,6 +108,20 @@ class Cell:
         if not least <= len(found) <= most:
             raise self._error(f"{what}: expected {least} to {most} names, got {len(found)}")
         return found
+
+    def _starts(self, parameters: Iterable[str] | Mapping[str, float]) -> dict[str, float]:
+        given = dict(parameters) if isinstance(parameters, Mapping) else {}
+        for name, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise self._error(f"parameters: expected a number with which {name} starts, got {value!r}")
+        return given
+
+    def begin(self, p: Any) -> None:
+        """Set what has a value to start with in an array of all parameters, (P*H,)."""
+        H = len(p) // max(len(self.parameters), 1)
+        for k, name in enumerate(self.parameters):
+            if name in self.starts:
+                p[k * H : (k + 1) * H] = self.starts[name]
 
     def _error(self, message: str, line: int | None = None) -> CellError:
         code = self.function.__code__

@@ -66,7 +66,8 @@ class Recurrent(LayerOptions, Layer):
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences, dtype
         As for `LSTM`.
     weight_dtype, recurrent_dropout, zoneout, weight_drop, initializer, rng
-        As for `LSTM`. A cell's own parameters are drawn as its weights are; give them an initializer to have others.
+        As for `LSTM`. A cell's own parameters start as the cell says, else they are drawn as its weights are; an
+        initializer for "p" is of them all.
 
     Raises
     ------
@@ -132,7 +133,11 @@ class Recurrent(LayerOptions, Layer):
         shapes = parameter_shapes(self, cell)
         torch: dict[str, Initializer] = dict.fromkeys(shapes[0], RandomUniform(1 / np.sqrt(self.hidden_size)))
         start, rng = chosen(initializer, {"torch": torch, "keras": KERAS}), generator(rng)
-        self._hold(cell, [{key: initial(start[key], key, own[key], rng, self.dtype) for key in own} for own in shapes])
+        parts = [{key: initial(start[key], key, own[key], rng, self.dtype) for key in own} for own in shapes]
+        for part in parts:
+            if cell.starts and start["p"] is torch["p"]:
+                cell.begin(part["p"])
+        self._hold(cell, parts)
 
     @classmethod
     def from_parts(cls, cell: Cell, parts: list[Part], **options: Any) -> Self:

@@ -260,6 +260,8 @@ class Recurrent(Base):
             names[:] = [name for name, shape in shapes.items() if shape[0]]
             for name in names:
                 new = nn.init.uniform_(like.new_empty(shapes[name]), -bound, bound)
+                if name.startswith(stems(cell)["p"]):
+                    cell.begin(new)
                 self.register_parameter(name, nn.Parameter(new))
         self._flat_weights_names = [name for names in self._all_weights for name in names]
         self._init_flat_weights()
