@@ -228,6 +228,33 @@ def test_threads(cell: str, sizes: tuple[int, int, int, int]) -> None:
     assert_same_bits(results(net, given, d, 1, threads=2), results(net, given, d, 1, threads=1))
 
 
+def test_layouts(backend: str) -> None:
+    """Masks are drawn time-major, whatever the caller's layout."""
+    nets = [layer("lstm", 3, 9, 2, batch_first=batch_first, **RATES) for batch_first in (False, True)]
+    x = np.random.default_rng(0).standard_normal((6, 4, 3), np.float32)
+
+    def both_ways(net: Any, x: np.ndarray) -> Arrays:
+        y, state, cache = net.forward(x, training=True, rng=1)
+        back = net.backward(np.cos(y), cache)
+        return named(y, state) | {"dx": back.dx} | back.grads
+
+    expected, got = both_ways(nets[0], x), both_ways(nets[1], x.swapaxes(0, 1))
+    assert_same_bits(got | {name: got[name].swapaxes(0, 1) for name in ("y", "dx")}, expected)
+    expected, got = both_ways(nets[0], x[:, :1]), both_ways(nets[0], x[:, 0])
+    alone = {"y": got["y"][:, None], "dx": got["dx"][:, None], "h_n": got["h_n"][:, None], "c_n": got["c_n"][:, None]}
+    assert_same_bits(got | alone, expected)
+
+
+@pytest.mark.parametrize("sizes", [(0, 3), (3, 0)])
+def test_nothing_to_do(sizes: tuple[int, int], backend: str) -> None:
+    net = layer("lstm", 3, 9, 2, bidirectional=True, **RATES)
+    given, d = problem(net, *sizes, 0)
+    found = results(net, given, d, 1)
+    for name in net.parameters():
+        assert not found[f"d{name}"].any()
+    assert found["y"].shape == (*sizes, 18)
+
+
 @pytest.mark.parametrize("options", [*ONE_EACH, RATES])
 def test_the_rng_decides(options: dict[str, Any]) -> None:
     net = layer("gru_after", 3, 9, 2, **options)
