@@ -26,10 +26,11 @@ class Call(NamedTuple):
     x: np.ndarray  #: (T, B, I)
     W: np.ndarray  #: (G*H, I)
     init: tuple[np.ndarray | None, ...]  #: one (B, H) per state of the cell; None is zeros
-    U: np.ndarray | None = None  #: (products*H, H); None for a cell without a product
+    U: np.ndarray | None = None  #: (products*H, H), with R (products*H, P); None for a cell without a product
     b: np.ndarray | None = None  #: (G*H,)
     b_rec: np.ndarray | None = None  #: (products*H,)
     p: np.ndarray | None = None  #: (parameters*H,), of a cell that has any
+    R: np.ndarray | None = None  #: (P, H): y and the first state are what it makes of the cell's, P wide everywhere
     lengths: np.ndarray | None = None  #: (B,) int64, each in 0..T
     resets: np.ndarray | None = None  #: (T, B) bool
     reverse: bool = False
@@ -48,21 +49,32 @@ class Call(NamedTuple):
 
     def arrays(self) -> tuple[np.ndarray | None, ...]:
         """What backward reads of the caller's arrays, in the order of the cell's `arguments`."""
-        return (self.x, self.W, self.U, self.b, self.b_rec, self.p, *self.init, self.resets, *self.e)
+        return (self.x, *self.weights, *self.init, self.resets, *self.e)
 
     def arguments(self) -> dict[str, np.ndarray | None]:
         """The same by the caller's names for them."""
         return dict(zip(self.cell.arguments, self.arrays(), strict=True))
 
     @property
+    def weights(self) -> tuple[np.ndarray | None, ...]:
+        """What the cell's step takes, in the order of `Cell.weights`."""
+        return self.W, self.U, self.b, self.b_rec, self.p, self.R
+
+    @property
     def sizes(self) -> tuple[int, int, int, int]:
         """T, B, I, H."""
         T, B, I = self.x.shape
-        return T, B, I, self.W.shape[0] // self.cell.G if self.U is None else self.U.shape[1]
+        return T, B, I, self.W.shape[0] // self.cell.G
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Units of each state: H, but of a first one that is projected P."""
+        H = self.W.shape[0] // self.cell.G
+        return (H,) * len(self.init) if self.R is None else (self.R.shape[0], *(H,) * (len(self.init) - 1))
 
     def output(self) -> np.ndarray:
         """Where y goes."""
-        return self.empty(self.sizes[3]) if self.y is None else self.y
+        return self.empty(self.widths[0]) if self.y is None else self.y
 
     def empty(self, features: int) -> np.ndarray:
         """An uninitialised (T, B, features) output in the caller's memory order."""
@@ -107,6 +119,7 @@ class Gradients(NamedTuple):
     dp: np.ndarray | None
     dinit: tuple[np.ndarray | None, ...]  #: one (B, H) per state
     de: tuple[np.ndarray, ...] = ()  #: (T, B, H) for each extra input, 0 past a length
+    dR: np.ndarray | None = None
 
 
 class Stepper(Protocol):

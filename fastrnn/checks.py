@@ -284,13 +284,14 @@ def stepped(name: str, a: Any, shape: tuple[int, ...], dtype: Any, writable: boo
     return a
 
 
-def stepped_state(state: Any, number: int, shape: tuple[int, ...], dtype: Any) -> Arrays:
+def stepped_state(state: Any, shapes: tuple[tuple[int, ...], ...], dtype: Any) -> Arrays:
     """What a step of a stream reads and updates in place of the stream's own: an array (L, B, H) for each state."""
+    number = len(shapes)
     if not isinstance(state, tuple | list) and not (isinstance(state, np.ndarray) and state.ndim):
         raise TypeError(f"state: expected a tuple of {number} array(s), got {type(state).__name__}")
     if len(state) != number:
         raise ValueError(f"state: expected {number} array(s), got {len(state)}")
-    arrays = tuple([stepped("state", s, shape, dtype, True) for s in state])
+    arrays = tuple([stepped("state", s, shape, dtype, True) for s, shape in zip(state, shapes, strict=True)])
     if any(np.may_share_memory(a, b) for a, b in itertools.combinations(arrays, 2)):
         raise ValueError("state: its arrays share memory; give each its own")
     return arrays

@@ -67,6 +67,7 @@ KERAS = Framework(
         "peephole": (False,),
         "clip": (None,),
         "input_forget": (False,),
+        "proj_size": (0,),
     }
     | REGULARISERS,
     factories=True,
@@ -77,6 +78,7 @@ ONNX = Framework(
     classes={"rnn": "RNN", "gru": "GRU", "lstm": "LSTM"},
     gates={"rnn": "h", "gru": "zrn", "lstm": "iofg"},
     peepholes="iof",
+    only={"proj_size": (0,)},
     merges={"ReduceSum": "sum", "ReduceMean": "average", "ReduceProd": "mul"},
 )
 

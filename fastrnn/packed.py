@@ -83,8 +83,9 @@ class PackedStack:
     ----------
     cell : Cell
     parts : list of dict
-        W (G*H, I), U (G*H, H) and what else the cell takes, of each layer and direction. They are not copied: whoever
-        changes them says so by `invalidate`, and a call that was given a tape reads them as they are.
+        W (G*H, I), U (G*H, H), R (P, H) where h is projected, and what else the cell takes, of each layer and
+        direction. They are not copied: whoever changes them says so by `invalidate`, and a call that was given a tape
+        reads them as they are.
     directions : tuple of bool
         Whether each of them runs in reverse.
     merge : key of MERGES
@@ -110,6 +111,10 @@ class PackedStack:
         self.merge, self.bf16 = merge, bf16
         self.num_layers = len(parts) // len(directions)
         self.input_size, self.hidden_size = parts[0]["W"].shape[1], parts[0]["W"].shape[0] // cell.G
+        #: Units of each state, the first of which is the output.
+        self.widths = (self.hidden_size,) * len(cell.states)
+        if "R" in parts[0]:
+            self.widths = (len(parts[0]["R"]), *self.widths[1:])
         self.dtype = parts[0]["W"].dtype
         self._packed: dict[tuple[str, str], list[Any]] = {}
         self._streamed: set[tuple[str, str]] = set()
@@ -181,7 +186,7 @@ class PackedStack:
         backend, packed = self.packed() if tape is None else (tape.backend, [None] * len(self.parts))
         masks = () if tape is None else tape.masks
         T, B, _ = x.shape
-        D, H = len(self.directions), self.hidden_size
+        D, H = len(self.directions), self.widths[0]
         final: list[Arrays] = []
         calls: list[Call] = []
         for layer in range(self.num_layers):
@@ -241,9 +246,9 @@ class PackedStack:
         """
         backend, packed = self.packed()
         self._streamed.add((backend.name, backend.layout()))
-        L, H = self.num_layers, self.hidden_size
-        state = tuple([np.zeros((L, B, H), self.dtype) for _ in self.cell.states])
-        between = [np.empty((1, B, H), self.dtype) for _ in range(L - 1)]
+        L = self.num_layers
+        state = tuple([np.zeros((L, B, width), self.dtype) for width in self.widths])
+        between = [np.empty((1, B, self.widths[0]), self.dtype) for _ in range(L - 1)]
         xs, ys = [np.zeros((1, B, self.input_size), self.dtype), *between], [*between, None]
         inits = zip(*state, strict=True)
         each = enumerate(zip(xs, inits, packed, ys, strict=True))
@@ -271,7 +276,7 @@ class PackedStack:
             shape, threads = kind
             batch_first = batch_first and len(shape) == 3
             T, B = (shape[0], 1) if len(shape) == 2 else (shape[1], shape[0]) if batch_first else shape[:2]
-            y = stand_in(T, B, self.hidden_size, self.dtype)
+            y = stand_in(T, B, self.widths[0], self.dtype)
             xs = [stand_in(T, B, self.input_size, self.dtype)] + [y] * (self.num_layers - 1)
             calls = [
                 self.call(i, x, packed=packed[i], y=y, threads=threads, follows=i > 0) for i, x in enumerate(xs)
@@ -297,7 +302,7 @@ class PackedStack:
         """The parameters were changed in place. Steppers go on with the new ones."""
         if self.bf16:
             for part in self.parts:
-                for key in part.keys() & {"W", "U"}:  # only the matrices are worth rounding
+                for key in part.keys() & {"W", "U", "R"}:  # only the matrices are worth rounding
                     part[key][...] = bfloat16(part[key])
         for backend, layout in list(self._packed):
             if (backend, layout) in self._streamed:

@@ -55,6 +55,7 @@ cdef extern from "fastrnn.h" nogil:
         int bf16
         int follows
         ptrdiff_t checkpoint
+        ptrdiff_t P
         ptrdiff_t T
         ptrdiff_t B
         ptrdiff_t I
@@ -65,6 +66,7 @@ cdef extern from "fastrnn.h" nogil:
         const void *b
         const void *b_rec
         const void *p
+        const void *R
         const void *packed
         const void *init[FRNN_MAX_STATES]
         const int64_t *lengths
@@ -81,6 +83,7 @@ cdef extern from "fastrnn.h" nogil:
         void *db
         void *db_rec
         void *dp
+        void *dR
         void *dinit[FRNN_MAX_STATES]
         frnn_array de[FRNN_MAX_INPUTS]
         void *saved

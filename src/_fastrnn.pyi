@@ -57,7 +57,7 @@ class Stepper:
         jobs: Sequence[Job],
         scratch: Scratch,
         check: Callable[[str, Any, tuple[int, ...], Any, bool], Array],
-        check_state: Callable[[Any, int, tuple[int, ...], Any], tuple[Array, ...]],
+        check_state: Callable[[Any, tuple[tuple[int, ...], ...], Any], tuple[Array, ...]],
         empty: Callable[..., Array],
     ) -> None: ...
     def step(self, x: Any, out: Any = None, state: Any = None) -> Array: ...

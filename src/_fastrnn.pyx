@@ -117,6 +117,16 @@ cdef int products_of(const frnn_cell *cell) noexcept:
     return n
 
 
+cdef bint projects(const frnn_cell *cell) noexcept:
+    """Whether its first state may be projected: it is multiplied by U in the first phase, and read nowhere else."""
+    return cell.phase_gates[0] > 0 and products_of(cell) == cell.phase_gates[0] and not cell.carries_h
+
+
+cdef Py_ssize_t width(const frnn_call *c, Py_ssize_t state) noexcept:
+    """Units of a state as others see it."""
+    return c.P if state == 0 and c.P else c.H
+
+
 cdef enum:
     MAX_PINS = 64
 
@@ -254,6 +264,9 @@ cdef int describe(frnn_call *c, Pins pins, int isa, which, call) except -1:
     c.T, c.B, c.I, c.H = call.sizes
     if c.H < 1 or max((c.T + 1.0) * c.B, c.H) * (c.I + c.H) > 2.0 ** 48:  # or sums of bytes may overflow
         raise ValueError(f"sizes {call.sizes}: expected H of at least 1, and no more than memory holds")
+    c.P = 0 if call.R is None else call.R.shape[0]
+    if call.R is not None and not (0 < c.P <= c.H and projects(cell)):
+        raise ValueError(f"no projection to {c.P} units")
     c.reverse = call.reverse
     c.training = call.training
     c.threads = min(<int> call.threads, cpus)  # more would take turns
@@ -270,12 +283,13 @@ cdef int describe(frnn_call *c, Pins pins, int isa, which, call) except -1:
         c.W = pins.flat(call.W, G * c.H * c.I, size)
         if (call.U is None) != (products == 0) or (call.p is None) != (cell.parameters == 0):
             raise ValueError("U goes with products, and p with parameters")
-        c.U = pins.optional(call.U, products * c.H * c.H, size)
+        c.U = pins.optional(call.U, products * c.H * width(c, 0), size)
+        c.R = pins.optional(call.R, c.P * c.H, size)
         c.b = pins.optional(call.b, G * c.H, size)
         c.b_rec = pins.optional(call.b_rec, products * c.H, size)
         c.p = pins.optional(call.p, cell.parameters * c.H, size)
     for k in range(cell.states):
-        c.init[k] = pins.optional(call.init[k], c.B * c.H, size)
+        c.init[k] = pins.optional(call.init[k], c.B * width(c, k), size)
     c.lengths = <const int64_t *> pins.optional(call.lengths, c.B, 8)
     for b in range(c.B if c.lengths != NULL else 0):
         if not 0 <= c.lengths[b] <= c.T:
@@ -332,9 +346,9 @@ cdef size_t describe_forward(frnn_call *c, Pins pins, int isa, const frnn_table 
     if call.packed is not None:
         c.packed = aligned(pins, call.packed, core.packed_bytes(c))
     for k in range(len(outputs)):
-        pins.sequence(&c.out[k], outputs[k], c.T, c.B, c.H, pins.itemsize, True)
+        pins.sequence(&c.out[k], outputs[k], c.T, c.B, width(c, k), pins.itemsize, True)
     for k in range(c.cell.states):
-        c.final[k] = pins.optional(final[k], c.B * c.H, pins.itemsize, True)
+        c.final[k] = pins.optional(final[k], c.B * width(c, k), pins.itemsize, True)
     if c.training:
         c.saved = aligned(pins, saved, core.saved_bytes(c))
     return core.forward_bytes(c)
@@ -352,20 +366,21 @@ cdef size_t describe_backward(frnn_call *c, Pins pins, int isa, const frnn_table
         raise TypeError("dx has to be there")
     c.saved = aligned(pins, saved, core.saved_bytes(c))
     for k in range(len(douts)):
-        pins.sequence(&c.dout[k], douts[k], c.T, c.B, c.H, size)
+        pins.sequence(&c.dout[k], douts[k], c.T, c.B, width(c, k), size)
     pins.sequence(&c.dx, grads.dx, c.T, c.B, c.I, size, True)
     c.dW = pins.flat(grads.dW, rows * c.I, size, True)
-    c.dU = pins.optional(grads.dU, rec * c.H, size, True)
+    c.dU = pins.optional(grads.dU, rec * width(c, 0), size, True)
+    c.dR = pins.optional(grads.dR, c.P * c.H, size, True)
     c.db = pins.optional(grads.db, rows, size, True)
     c.db_rec = pins.optional(grads.db_rec, rec, size, True)
     c.dp = pins.optional(grads.dp, c.cell.parameters * c.H, size, True)
-    if (grads.dU is None) != (rec == 0) or len(grads.de) != c.cell.inputs:
-        raise TypeError("dU and de have to be there where U and e are")
+    if (grads.dU is None) != (rec == 0) or (grads.dR is None) != (c.P == 0) or len(grads.de) != c.cell.inputs:
+        raise TypeError("dU, dR and de have to be there where U, R and e are")
     for k in range(c.cell.inputs):
         pins.sequence(&c.de[k], grads.de[k], c.T, c.B, c.H, size, True)
     for k in range(c.cell.states):
-        c.dfinal[k] = pins.optional(dfinal[k], c.B * c.H, size)
-        c.dinit[k] = pins.optional(grads.dinit[k], c.B * c.H, size, True)
+        c.dfinal[k] = pins.optional(dfinal[k], c.B * width(c, k), size)
+        c.dinit[k] = pins.optional(grads.dinit[k], c.B * width(c, k), size, True)
     return core.backward_bytes(c)
 
 

@@ -14,28 +14,28 @@ static void add_to(real *to, const real *from, ptrdiff_t n)
     for (ptrdiff_t i = 0; i < n; i++) to[i] += from[i];
 }
 
-/* Turn rows of a product, the gradient of the first state after step s by way of step s + 1, into the whole gradient of
- * all states. Rows that have no step s leave: what reached them is the gradient of their initial state. */
-static void complete(const Plan *p, const BackwardTile *t, ptrdiff_t s, ptrdiff_t row)
+/* Turn rows of a product, the gradient of the first state after step s by way of step s + 1, and what was carried of the
+ * others into the whole gradient of states [first, end). Rows that have no step s leave: what reached them is the gradient
+ * of their initial state. */
+static void complete(const Plan *p, const BackwardTile *t, ptrdiff_t s, ptrdiff_t row, int first, int end)
 {
     const frnn_call *call = p->call;
-    const ptrdiff_t left = p->H - t->at, n = left < t->lanes ? left : t->lanes;
-    const int states = p->cell->states, product = p->cell->phase_gates[0];
-    for (int i = 0; i < t->rows; i++) {
-        const ptrdiff_t r = row + i, at = p->sequence[r] * p->H + t->at;
-        real *dh = row_of(t->dout, i), *carry = row_of(t->carry, i) + t->at;
-        if (r >= active_rows(p, s + 1) || is_reset(p, s + 1, r)) {
-            zero_row(dh, t->lanes);
-            for (int k = 0; k < states; k++) zero_row(carry + k * p->Hp, t->lanes);
-        } else if (p->cell->carries_h && product)
-            add_to(dh, carry, t->lanes);
-        else if (p->cell->carries_h)
-            memcpy(dh, carry, (size_t)t->lanes * sizeof(real));
-        else if (!product)
-            zero_row(dh, t->lanes);
-        for (int k = 0; k < states; k++) {
-            real *const d = k ? carry + k * p->Hp : dh;
-            if (r >= active_rows(p, s)) {
+    const int product = p->cell->phase_gates[0], carries = p->cell->carries_h;
+    const ptrdiff_t active = active_rows(p, s), after = active_rows(p, s + 1);
+    for (int k = first; k < end; k++) {
+        const ptrdiff_t width = width_of(p, k), left = width - t->at, n = left < t->lanes ? left : t->lanes;
+        for (int i = 0; i < t->rows; i++) {
+            const ptrdiff_t r = row + i, at = p->sequence[r] * width + t->at;
+            real *const carry = row_of(t->carry, i) + t->at + k * p->Hp, *const d = k ? carry : row_of(t->dout, i);
+            if (r >= after || is_reset(p, s + 1, r))
+                zero_row(d, t->lanes);
+            else if (k == 0 && carries && product)
+                add_to(d, carry, t->lanes);
+            else if (k == 0 && carries)
+                memcpy(d, carry, (size_t)t->lanes * sizeof(real));
+            else if (k == 0 && !product)
+                zero_row(d, t->lanes);
+            if (r >= active) {
                 if (call->dinit[k]) memcpy((real *)call->dinit[k] + at, d, (size_t)n * sizeof(real));
                 continue;
             }
@@ -60,12 +60,38 @@ static void find_left(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q, pt
         for (ptrdiff_t r = t.row; r < t.row + t.rows; r++) left[r] = r < ready ? row_of(from, r) + field : p->zeros;
 }
 
+/* The gradient of what step s projected to, this thread's part; s = -1 only lets the last rows leave. */
+static void undo_projection(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
+{
+    const Panels *U = &p->U_back[0];
+    const ptrdiff_t active = active_rows(p, s), after = active_rows(p, s + 1), n = after > active ? after : active;
+    const Rows dh = rows_from(p->dh, s < 0 ? 0 : chunk_row(p, chunk, s));
+    if (ended(p)) return;
+    real out[ROWS_ONCE * MAX_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
+    find_left(p, id, chunk, s, p->cell->phases - 1, n);
+    for (ptrdiff_t group = first_group(p, U, id); group < last_group(p, U, id); group++) {
+        BackwardTile tile = {.at = group_start(U, group), .lanes = group_lanes(U, group)};
+        tile.dout = (Rows){out, tile.lanes};
+        EACH_TILE(t, p, id, n, ROWS_ONCE)
+        {
+            tile.rows = t.rows;
+            tile.carry = rows_from(p->carry, t.row);
+            X(multiply)(t.rows, p->scratch[id].left + t.row, p->cell->phase_gates[0], p->Hp, U, group, 0, tile.dout);
+            complete(p, &tile, s, t.row, 0, 1);
+            for (int i = 0; i < t.rows && t.row + i < active; i++) /* those that leave have no place in the chunk */
+                memcpy(row_of(dh, t.row + i) + tile.at, out + i * tile.lanes, (size_t)tile.lanes * sizeof(real));
+        }
+    }
+}
+
 /* One phase of step s against the travel. s = -1 only lets the last rows leave. */
 static void undo_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q)
 {
     const Cell *cell = p->cell;
     const int last = q == cell->phases - 1, source = last ? 0 : q + 1;
-    const Panels *U = &p->U_back[source];
+    const int projected = last && projects(p); /* then this phase made what was multiplied by R */
+    const Panels *U = projected ? &p->R_back : &p->U_back[source];
+    const ptrdiff_t segments = projected ? 1 : cell->phase_gates[source];
     const ptrdiff_t active = active_rows(p, s), after = active_rows(p, s + 1);
     const ptrdiff_t n = last && after > active ? after : active, start = s < 0 ? 0 : segment_start(p, s);
     const ptrdiff_t at_row = s < 0 ? 0 : chunk_row(p, chunk, s);
@@ -74,7 +100,12 @@ static void undo_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q)
     const int means = cell->phase_means[source];
     real dout[ROWS_ONCE * FRNN_MAX_PHASE_MEANS * MAX_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
     BackwardTile tile = {.Hp = p->Hp, .p = {p->weights.p, 0}};
-    find_left(p, id, chunk, s, q, n);
+    if (projected)
+        EACH_TILE(t, p, id, n, ROWS_ONCE)
+            for (ptrdiff_t r = t.row; r < t.row + t.rows; r++)
+                p->scratch[id].left[r] = r < active ? row_of(p->dh, at_row + r) : p->zeros;
+    else
+        find_left(p, id, chunk, s, q, n);
     if (means) {
         const ptrdiff_t first = products_of(cell) + first_mean(cell, source);
         X(take_means)(p, id, n, rows_at(rows_from(p->da_rec, at_row), first * p->Hp), means);
@@ -85,12 +116,12 @@ static void undo_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q)
         tile.dout = (Rows){dout, (means ? means : 1) * tile.lanes};
         EACH_TILE(t, p, id, n, ROWS_ONCE)
         {
-            if (cell->phase_gates[source])
-                X(multiply)(t.rows, p->scratch[id].left + t.row, cell->phase_gates[source], p->Hp, U, group, 0, tile.dout);
+            if (segments)
+                X(multiply)(t.rows, p->scratch[id].left + t.row, segments, p->Hp, U, group, 0, tile.dout);
             put_means(p, id, means, t.row, t.rows, tile.dout, tile.lanes);
             tile.rows = t.rows;
             tile.carry = rows_from(p->carry, t.row);
-            if (last) complete(p, &tile, s, t.row);
+            if (last) complete(p, &tile, s, t.row, projected, cell->states);
             if (t.row >= active) continue;
             if (t.row + t.rows > active) tile.rows = (int)(active - t.row);
             tile.prev = p->scratch[id].prev + t.row;
@@ -104,6 +135,13 @@ static void undo_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q)
             cell->backward[q](&tile);
         }
     }
+}
+
+static void note_operand(const Plan *p, int which, ptrdiff_t row, const real *operand)
+{
+    if (p->operand_copy[which].data)
+        operand = memcpy(row_of(p->operand_copy[which], row), operand, (size_t)p->Hp * sizeof(real));
+    p->operand[which][row] = operand;
 }
 
 /* Note for every row of step s what its weight gradients will multiply: x, and each phase's operand. */
@@ -120,22 +158,21 @@ static void note_operands(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
             p->dx_rows[first + r] = element(p, p->call->dx, s, r);
             for (int q = 0; q < cell->phases; q++) {
                 if (!cell->phase_gates[q]) continue;
-                const real *operand = p->scratch[id].prev[r];
+                const real *operand = p->scratch[id].prev[r] + p->y_field;
                 if (cell->operand[q] >= 0) operand = row_of(kept, r) + cell->operand[q] * p->Hp;
-                if (p->operand_copy[q].data) {
-                    real *copy = row_of(p->operand_copy[q], first + r);
-                    memcpy(copy, operand, (size_t)p->Hp * sizeof(real));
-                    operand = copy;
-                }
-                p->operand[q][first + r] = operand;
+                note_operand(p, q, first + r, operand);
             }
+            if (projects(p)) note_operand(p, cell->phases, first + r, row_of(states_after(p, s, start), r));
         }
 }
+
+/* By which hidden units are dealt in backward. */
+static const Panels *hidden_panels(const Plan *p) { return projects(p) ? &p->R_back : &p->U_back[0]; }
 
 /* The gradients of the extra inputs of step s, this thread's part. */
 static void write_de(const Plan *p, int id, ptrdiff_t s)
 {
-    const Panels *U = &p->U_back[0];
+    const Panels *U = hidden_panels(p);
     const ptrdiff_t from = first_unit(p, U, id), to = end_unit(p, U, id), end = to < p->H ? to : p->H;
     for (int k = 0; k < p->cell->inputs; k++)
         EACH_TILE(t, p, id, active_rows(p, s), ROWS_ONCE)
@@ -148,7 +185,11 @@ static void write_de(const Plan *p, int id, ptrdiff_t s)
 static void undo_step(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
 {
     if (s >= 0) note_operands(p, id, chunk, s);
-    if (s >= 0 && p->cell->inputs) X(fill_inputs)(p, id, s, &p->U_back[0]); /* all are grouped alike */
+    if (s >= 0 && p->cell->inputs) X(fill_inputs)(p, id, s, hidden_panels(p));
+    if (projects(p)) {
+        undo_projection(p, id, chunk, s);
+        end_phase(p);
+    }
     for (int q = p->cell->phases - 1; q >= (s < 0 ? p->cell->phases - 1 : 0); q--) {
         undo_phase(p, id, chunk, s, q);
         end_phase(p);
@@ -165,7 +206,7 @@ static void recompute(const Plan *p, int id, ptrdiff_t s)
     if (start > 0 && (!splits_hidden(p) || id == 0))
         EACH_TILE(t, p, id, active_rows(p, start - 1), ROWS_ONCE)
             for (ptrdiff_t r = t.row; r < t.row + t.rows; r++)
-                memcpy(row_of(p->states, r), row_of(from, r), (size_t)(p->cell->states * p->Hp) * sizeof(real));
+                memcpy(row_of(p->states, r), row_of(from, r), (size_t)(p->fields * p->Hp) * sizeof(real));
     if (splits_hidden(p)) frnn_team_barrier(p->threads);
     X(run_steps)(p, id, start, start, s + 1);
 }
@@ -183,13 +224,17 @@ static void prepare(const Plan *p, int id)
                 call->W, 0, 1, I);
     for (int q = 0; q < cell->phases; q++) {
         const Panels *U = &p->U_back[q];
+        const ptrdiff_t K = operand_width(call, q);
         X(pack)(U, share(U->groups, id, p->threads), share(U->groups, id + 1, p->threads),
-                (const real *)call->U + first_product(cell, q) * H * H, 0, 1, H);
+                (const real *)call->U + first_product(cell, q) * H * K, 0, 1, K);
     }
+    const Panels *R = &p->R_back;
+    X(pack)(R, share(R->groups, id, p->threads), share(R->groups, id + 1, p->threads), call->R, 0, 1, H);
     if (id == 0) {
         if (p->steps == 0) { /* else the first chunk writes them */
             zero_row(call->dW, cell->gates * H * I);
-            if (products) zero_row(call->dU, products * H * H);
+            if (products) zero_row(call->dU, products * H * operand_width(call, 0));
+            if (call->P) zero_row(call->dR, call->P * H);
         }
         memset(p->db, 0, (size_t)(cell->gates * H) * sizeof *p->db);
         if (cell->split) memset(p->db_rec, 0, (size_t)(products * H) * sizeof *p->db_rec);
@@ -204,11 +249,12 @@ static void prepare(const Plan *p, int id)
         }
         for (int k = 0; k < cell->states && p->length[row] == 0; k++) {
             if (!call->dinit[k]) continue;
-            real *to = (real *)call->dinit[k] + b * H;
+            const ptrdiff_t width = width_of(p, k);
+            real *to = (real *)call->dinit[k] + b * width;
             if (call->dfinal[k])
-                memcpy(to, (const real *)call->dfinal[k] + b * H, (size_t)H * sizeof(real));
+                memcpy(to, (const real *)call->dfinal[k] + b * width, (size_t)width * sizeof(real));
             else
-                zero_row(to, H);
+                zero_row(to, width);
         }
     }
 }

@@ -65,12 +65,14 @@ typedef struct {
     int follows;          /* in a batch of calls: x is the y of the call before, of the same steps and lengths */
     ptrdiff_t checkpoint; /* keep the state of every k-th step; 0 keeps every step's gates and states */
     ptrdiff_t T, B, I, H;
+    ptrdiff_t P; /* units that the first state is projected to, or 0: its arrays are P wide, and so are U and dU */
 
     frnn_array x;               /* (T, B, I) */
     const void *W, *U;          /* (gates*H, I), (products*H, H) */
     const void *b, *b_rec;      /* (gates*H,), (products*H,) */
     const void *p;              /* (parameters*H,) */
-    const void *packed;         /* the five above as pack() left them: forward then reads nothing else */
+    const void *R;              /* (P, H) */
+    const void *packed;         /* the six above as pack() left them: forward then reads nothing else */
     const void *init[FRNN_MAX_STATES]; /* (B, H) */
     const int64_t *lengths;     /* (B,) */
     frnn_array resets;          /* (T, B, 1) bytes */
@@ -83,7 +85,7 @@ typedef struct {
     frnn_array dout[FRNN_MAX_STATES];    /* (T, B, H) inputs of backward */
     const void *dfinal[FRNN_MAX_STATES]; /* (B, H) */
     frnn_array dx;                       /* (T, B, I) */
-    void *dW, *dU, *db, *db_rec, *dp;
+    void *dW, *dU, *db, *db_rec, *dp, *dR;
     void *dinit[FRNN_MAX_STATES];    /* (B, H) */
     frnn_array de[FRNN_MAX_INPUTS]; /* (T, B, H) */
 

@@ -70,21 +70,25 @@ static void deliver_rows(const Plan *p, const ForwardTile *t, frnn_array to, con
     for (int i = 0; i < t->rows; i++) copy_units(base + sequence[i] * to.row, from + i * stride, n);
 }
 
-/* Copy a finished tile's states to the caller's arrays. */
-static void deliver(const Plan *p, const ForwardTile *t, ptrdiff_t s, ptrdiff_t row)
+/* Copy states [first, end) of a finished tile to the caller's arrays. */
+static void deliver(const Plan *p, const ForwardTile *t, ptrdiff_t s, ptrdiff_t row, int first, int end)
 {
     const frnn_call *call = p->call;
-    const ptrdiff_t left = p->H - t->at, n = left < t->lanes ? left : t->lanes;
-    const real *const h = t->next.data + t->at;
-    for (int k = 0; k < p->cell->states; k++)
-        if (call->out[k].data) deliver_rows(p, t, call->out[k], h + k * p->Hp, s, row, n);
-    if (s < last_step(p, row + t->rows - 1)) return; /* the shortest of the sequences goes on */
-    for (int i = 0; i < t->rows; i++)
-        for (int k = 0; k < p->cell->states && s == last_step(p, row + i); k++)
-            if (call->final[k])
-                copy_units((real *)call->final[k] + p->sequence[row + i] * p->H + t->at,
-                           h + i * t->next.stride + k * p->Hp, n);
+    const real *const state = t->next.data + t->at;
+    const int goes_on = s < last_step(p, row + t->rows - 1); /* the shortest of the sequences */
+    for (int k = first; k < end; k++) {
+        if (goes_on && !call->out[k].data) continue;
+        const ptrdiff_t width = width_of(p, k), left = width - t->at, n = left < t->lanes ? left : t->lanes;
+        const real *const from = state + field_of(p, k);
+        if (call->out[k].data) deliver_rows(p, t, call->out[k], from, s, row, n);
+        for (int i = 0; i < t->rows && !goes_on && call->final[k]; i++)
+            if (s == last_step(p, row + i))
+                copy_units((real *)call->final[k] + p->sequence[row + i] * width + t->at, from + i * t->next.stride, n);
+    }
 }
+
+/* The first of the states that a step's last phase can deliver: the first one of all may wait for its projection. */
+INLINE int first_ready(const Plan *p) { return projects(p) ? 1 : 0; }
 
 /* One step: where its segment begins, and W x + b of its rows. Where `inputs` are listed instead, that product is made
  * group by group, in a strip that stays in L2. */
@@ -138,7 +142,7 @@ static void run_row(const Plan *p, int id, const Step *step, int q, const real *
     tile.rows = 1;
     tile.at = group_start(W, first);
     tile.lanes = (last < W->groups ? group_start(W, last) : p->Hp) - tile.at;
-    deliver(p, &tile, step->s, 0);
+    deliver(p, &tile, step->s, 0, first_ready(p), p->cell->states);
 }
 
 /* One phase of a step: this thread's groups and rows. */
@@ -161,7 +165,7 @@ static void run_rows(const Plan *p, int id, const Step *step, int q, const real 
         }
         EACH_TILE(t, p, id, n, ROWS_ONCE)
         {
-            if (p->call->out[0].data && q == cell->phases - 1) /* y comes from memory: ask for it while the product runs */
+            if (p->call->out[0].data && q == cell->phases - 1 && !projects(p)) /* y comes from memory: ask for it while the product runs */
                 for (int i = 0; i < t.rows; i++) __builtin_prefetch(element(p, p->call->out[0], s, t.row + i) + tile.at, 1);
             if (cell->phase_gates[q]) X(multiply)(t.rows, left + t.row, 1, 0, U, group, 0, tile.uh);
             put_means(p, id, cell->phase_means[q], t.row, t.rows, tile.uh, tile.lanes);
@@ -173,7 +177,7 @@ static void run_rows(const Plan *p, int id, const Step *step, int q, const real 
             tile.made = rows_from(p->made, t.row);
             tile.e = rows_from(p->e, t.row);
             cell->forward[q](&tile);
-            if (q == cell->phases - 1) deliver(p, &tile, s, t.row);
+            if (q == cell->phases - 1) deliver(p, &tile, s, t.row, first_ready(p), cell->states);
         }
     }
 }
@@ -190,11 +194,36 @@ static void run_phase(const Plan *p, int id, const Step *step, int q)
         EACH_TILE(t, p, id, n, ROWS_ONCE)
             for (int i = 0; i < t.rows; i++) scratch->left[t.row + i] = row_of(operand, t.row + i);
     }
-    const real *const *left = made ? scratch->left : scratch->prev;
-    if (n == 1 && p->owners == 1 && !step->inputs && !means_of(p->cell))
+    if (!made && projects(p))
+        EACH_TILE(t, p, id, n, ROWS_ONCE)
+            for (int i = 0; i < t.rows; i++) scratch->left[t.row + i] = scratch->prev[t.row + i] + p->y_field;
+    const real *const *left = made || projects(p) ? scratch->left : scratch->prev;
+    if (n == 1 && p->owners == 1 && !step->inputs && !p->made.data)
         run_row(p, id, step, q, left[0]);
     else
         run_rows(p, id, step, q, left);
+}
+
+/* The projection of a step's first state: this thread's groups and rows. */
+static void project(const Plan *p, int id, const Step *step)
+{
+    const Panels *R = &p->weights.R;
+    const ptrdiff_t n = active_rows(p, step->s);
+    const Rows next = states_after(p, step->s, step->start);
+    const real **left = p->scratch[id].left;
+    if (ended(p)) return;
+    EACH_TILE(t, p, id, n, ROWS_ONCE)
+        for (int i = 0; i < t.rows; i++) left[t.row + i] = row_of(next, t.row + i);
+    for (ptrdiff_t group = first_group(p, R, id); group < last_group(p, R, id); group++) {
+        ForwardTile tile = {.at = group_start(R, group), .lanes = group_lanes(R, group)};
+        EACH_TILE(t, p, id, n, ROWS_ONCE)
+        {
+            tile.rows = t.rows;
+            tile.next = rows_from(next, t.row);
+            X(multiply)(t.rows, left + t.row, 1, 0, R, group, 0, rows_at(tile.next, p->y_field + tile.at));
+            deliver(p, &tile, step->s, t.row, 0, 1);
+        }
+    }
 }
 
 void X(run_steps)(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, ptrdiff_t to)
@@ -222,6 +251,10 @@ void X(run_steps)(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, ptrdif
             run_phase(p, id, &step, q);
             end_phase(p);
         }
+        if (projects(p)) {
+            project(p, id, &step);
+            end_phase(p);
+        }
         if (p->done) frnn_team_reach(p->done, s + 1);
     }
 }
@@ -234,22 +267,22 @@ static void save_checkpoint(const Plan *p, int id, ptrdiff_t s)
     EACH_TILE(t, p, id, active_rows(p, s - 1), ROWS_ONCE)
         for (int i = 0; i < t.rows; i++)
             memcpy(row_of(to, t.row + i), row_of(from, t.row + i),
-                   (size_t)(p->cell->states * p->Hp) * sizeof(real));
+                   (size_t)(p->fields * p->Hp) * sizeof(real));
 }
 
 /* Outputs of steps that a sequence does not have are 0; of a sequence without steps, the initial state is the final. */
 static void fill_padding(const Plan *p, int id)
 {
     const frnn_call *call = p->call;
-    const size_t bytes = (size_t)p->H * sizeof(real);
-    for (ptrdiff_t row = share(p->B, id, p->threads); row < share(p->B, id + 1, p->threads); row++) {
-        const ptrdiff_t b = p->sequence[row];
-        for (int k = 0; k < p->cell->states; k++)
+    for (ptrdiff_t row = share(p->B, id, p->threads); row < share(p->B, id + 1, p->threads); row++)
+        for (int k = 0; k < p->cell->states; k++) {
+            const ptrdiff_t b = p->sequence[row], width = width_of(p, k);
+            const size_t bytes = (size_t)width * sizeof(real);
             for (ptrdiff_t t = p->length[row]; call->out[k].data && t < call->T; t++)
                 memset((real *)call->out[k].data + t * call->out[k].step + b * call->out[k].row, 0, bytes);
-        for (int k = 0; k < p->cell->states && p->length[row] == 0; k++)
-            if (call->final[k]) memcpy((real *)call->final[k] + b * p->H, row_of(p->init, row) + k * p->Hp, bytes);
-    }
+            if (p->length[row] == 0 && call->final[k])
+                memcpy((real *)call->final[k] + b * width, row_of(p->init, row) + field_of(p, k), bytes);
+        }
 }
 
 void X(forward_job)(void *arg, int id)

@@ -52,9 +52,16 @@ static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows, int add)
             const ptrdiff_t at = k * H + from;
             const Columns left = left_operand(p, id, rec, rows, n);
             if (!cell->split) X(multiply_outer)(n, left, &x, (Rows){(real *)call->dW + at * p->I, p->I}, add);
-            X(multiply_outer)(n, left, &operand, (Rows){(real *)call->dU + at * H, H}, add);
+            X(multiply_outer)(n, left, &operand, (Rows){(real *)call->dU + at * operand.units, operand.units}, add);
             add_columns(p->db_rec + at, rec, rows, n);
         }
+    }
+    if (call->P && !ended(p)) {
+        const ptrdiff_t first = share(call->P, id, p->threads), own = share(call->P, id + 1, p->threads) - first;
+        Panels operand = p->operand_panels[cell->phases];
+        operand.K = rows;
+        const Columns left = left_operand(p, id, rows_at(p->dh, first), rows, own);
+        X(multiply_outer)(own, left, &operand, (Rows){(real *)call->dR + first * H, H}, add);
     }
     for (int k = 0; k < cell->parameters; k++)
         add_columns(p->dp_sums + k * H + from, rows_at(p->dp, k * p->Hp + from), rows, n);
@@ -103,8 +110,8 @@ void X(finish_chunk)(const Plan *p, int id, Chunk chunk)
     Panels x = p->x_panels;
     x.K = rows;
     X(pack_rows)(&x, from, to, p->x_rows);
-    for (int q = 0; q < p->cell->phases; q++) {
-        if (!p->cell->phase_gates[q]) continue;
+    for (int q = 0; q <= p->cell->phases; q++) {
+        if (!p->operand[q]) continue;
         Panels operand = p->operand_panels[q];
         operand.K = rows;
         X(pack_rows)(&operand, from, to, p->operand[q]);

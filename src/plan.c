@@ -40,6 +40,15 @@ static ptrdiff_t segment_length(const frnn_call *call, ptrdiff_t steps)
     return steps ? steps : 1;
 }
 
+static void lay_out_rows(Plan *p)
+{
+    const int states = p->cell->states;
+    p->Hp = padded(p->H);
+    p->fields = p->call->P ? states + 1 : states;
+    p->y_field = p->call->P ? states * p->Hp : 0;
+    p->y_width = p->call->P ? p->call->P : p->H;
+}
+
 /* n rows of what the cell keeps. */
 static Rows take_kept(const Plan *p, Arena *arena, ptrdiff_t n)
 {
@@ -51,11 +60,10 @@ static Rows take_kept(const Plan *p, Arena *arena, ptrdiff_t n)
 static void take_saved(Plan *p, Arena *arena)
 {
     const frnn_call *call = p->call;
-    const int states = p->cell->states;
     if (call->checkpoint)
-        p->checkpoints = take_rows(arena, (p->steps / p->segment + 1) * p->B, states, p->Hp);
+        p->checkpoints = take_rows(arena, (p->steps / p->segment + 1) * p->B, p->fields, p->Hp);
     else {
-        p->states = take_rows(arena, (p->steps + 1) * p->B, states, p->Hp);
+        p->states = take_rows(arena, (p->steps + 1) * p->B, p->fields, p->Hp);
         p->kept = take_kept(p, arena, p->steps * p->B);
     }
 }
@@ -108,6 +116,14 @@ static void take_forward(Plan *p, Arena *arena, int scratch_only)
     }
 }
 
+/* Room for what a product multiplied in a chunk of so many rows. */
+static void take_operand(Plan *p, Arena *arena, int which, ptrdiff_t rows, ptrdiff_t width)
+{
+    p->operand_panels[which] = take_matrix(arena, rows, width);
+    p->operand[which] = take(arena, (size_t)rows * sizeof *p->operand[which]);
+    if (p->call->checkpoint) p->operand_copy[which] = take_rows(arena, rows, 1, p->Hp);
+}
+
 static void take_backward(Plan *p, Arena *arena)
 {
     const Cell *cell = p->cell;
@@ -120,11 +136,14 @@ static void take_backward(Plan *p, Arena *arena)
     p->W_back = take_matrix(arena, cell->gates * p->H, p->I);
     p->x_panels = take_matrix(arena, rows, p->I);
     for (int q = 0; q < cell->phases; q++) {
-        p->U_back[q] = take_matrix(arena, cell->phase_gates[q] * p->H, p->H);
-        if (!cell->phase_gates[q]) continue;
-        p->operand_panels[q] = take_matrix(arena, rows, p->H);
-        p->operand[q] = take(arena, (size_t)rows * sizeof *p->operand[q]);
-        if (p->call->checkpoint) p->operand_copy[q] = take_rows(arena, rows, 1, Hp);
+        const ptrdiff_t width = operand_width(p->call, q);
+        p->U_back[q] = take_matrix(arena, cell->phase_gates[q] * p->H, width);
+        if (cell->phase_gates[q]) take_operand(p, arena, q, rows, width);
+    }
+    if (p->call->P) {
+        p->R_back = take_matrix(arena, p->call->P, p->H);
+        take_operand(p, arena, cell->phases, rows, p->H);
+        p->dh = take_rows(arena, rows, 1, Hp);
     }
     p->da = take_rows(arena, rows, cell->gates, Hp);
     p->da_rec = cell->split ? take_rows(arena, rows, products + means_of(cell), Hp) : p->da;
@@ -169,20 +188,21 @@ static void sort_rows(Plan *p, ptrdiff_t *cursor)
 
 void X(fill_init)(const Plan *p)
 {
-    for (ptrdiff_t row = 0; row < p->B; row++)
+    for (ptrdiff_t row = 0; row < p->B; row++) {
+        memset(row_of(p->init, row), 0, (size_t)(p->fields * p->Hp) * sizeof(real));
         for (int k = 0; k < p->cell->states; k++) {
-            real *to = row_of(p->init, row) + k * p->Hp;
             const real *from = p->call->init[k];
-            memset(to, 0, (size_t)p->Hp * sizeof *to);
-            if (from) memcpy(to, from + p->sequence[row] * p->H, (size_t)p->H * sizeof *to);
+            const ptrdiff_t n = width_of(p, k);
+            if (from) memcpy(row_of(p->init, row) + field_of(p, k), from + p->sequence[row] * n, (size_t)n * sizeof(real));
         }
+    }
 }
 
 /* The widest of the rows that zeros stand for: states, and the products' gradients. */
 static ptrdiff_t zeros_size(const Plan *p)
 {
-    const int products = products_of(p->cell), states = p->cell->states;
-    return (products > states ? products : states) * p->Hp;
+    const int products = products_of(p->cell);
+    return (products > p->fields ? products : p->fields) * p->Hp;
 }
 
 static void take_common(Plan *p, Arena *arena)
@@ -192,10 +212,10 @@ static void take_common(Plan *p, Arena *arena)
     p->length = take(arena, (size_t)p->B * sizeof *p->length);
     p->active = take(arena, (size_t)(p->steps + 1) * sizeof *p->active);
     p->later = take(arena, (size_t)(p->steps + 1) * sizeof *p->later);
-    p->init = take_rows(arena, p->B, p->cell->states, p->Hp);
+    p->init = take_rows(arena, p->B, p->fields, p->Hp);
     p->zeros = take_reals(arena, zeros_size(p));
     p->e = take_rows(arena, p->B, p->cell->inputs, p->Hp);
-    p->made = take_rows(arena, p->B, means_of(p->cell), p->Hp);
+    if (means_of(p->cell)) p->made = take_rows(arena, p->B, means_of(p->cell), p->Hp);
 }
 
 void X(fill_inputs)(const Plan *p, int id, ptrdiff_t s, const Panels *panels)
@@ -239,7 +259,7 @@ size_t X(plan)(Plan *p, const frnn_call *call, int threads, int backward, void *
 {
     const Cell *cell = call->cell;
     *p = (Plan){.call = call, .cell = cell, .steps = longest(call), .B = call->B, .I = call->I, .H = call->H};
-    p->Hp = padded(p->H);
+    lay_out_rows(p);
     p->segment = segment_length(call, p->steps);
 
     Arena arena = {work, 0}, saved = {call->saved, 0}, packed = {(char *)call->packed, 0};
@@ -249,10 +269,10 @@ size_t X(plan)(Plan *p, const frnn_call *call, int threads, int backward, void *
     take_common(p, &arena);
     if (call->training) take_saved(p, &saved);
     if (recompute) { /* one segment's worth of what is otherwise saved */
-        p->states = take_rows(&arena, (p->segment + 1) * p->B, cell->states, p->Hp);
+        p->states = take_rows(&arena, (p->segment + 1) * p->B, p->fields, p->Hp);
         p->kept = take_kept(p, &arena, p->segment * p->B);
     } else if (!keep_all) { /* the states before and after one step; gates only to hand from phase to phase */
-        p->states = take_rows(&arena, 2 * p->B, cell->states, p->Hp);
+        p->states = take_rows(&arena, 2 * p->B, p->fields, p->Hp);
         if (cell->phases > 1) p->kept = take_kept(p, &arena, p->B);
     }
     p->slots = recompute || keep_all ? -1 : 1;
@@ -274,7 +294,7 @@ size_t X(saved_size)(const frnn_call *call)
 {
     Plan p = {.call = call, .cell = call->cell, .steps = longest(call), .B = call->B, .H = call->H};
     Arena arena = {0, 0};
-    p.Hp = padded(p.H);
+    lay_out_rows(&p);
     p.segment = segment_length(call, p.steps);
     take_saved(&p, &arena);
     return arena.used;

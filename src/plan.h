@@ -26,6 +26,8 @@ typedef struct {
     const frnn_call *call;
     const Cell *cell;
     ptrdiff_t steps, B, I, H, Hp;
+    int fields;        /* of a row of states: theirs, and one for the first as it is projected */
+    ptrdiff_t y_field, y_width; /* of the first state as others see it: where it stands in a row, and its units */
     double flop;    /* of a forward pass */
     frnn_stop *stop; /* of a call that is long enough; or null */
     int threads;
@@ -39,13 +41,13 @@ typedef struct {
     ptrdiff_t *later;    /* per step: rows of all the steps after it, summed */
 
     Weights weights;                           /* for forward */
-    Panels W_back, U_back[FRNN_MAX_PHASES];    /* transposed, for backward */
+    Panels W_back, U_back[FRNN_MAX_PHASES], R_back; /* transposed, for backward */
     real *zeros;                               /* as long as the widest row */
     Rows e;                                    /* of a step: extra inputs of B rows */
     Rows init;                                 /* B rows of states */
     Rows states;                               /* slots of B rows: slot 0 begins the segment */
     Rows kept;                                 /* slots of B rows; data is null when nothing needs them */
-    Rows made;                                 /* B rows of what means are taken of */
+    Rows made;                                 /* B rows of what means are taken of; data is null without means */
     ptrdiff_t slots, kept_slots;               /* masks: a slot for every step of a segment (-1), or 2 or 1 in turn */
     ptrdiff_t segment;                         /* steps between checkpoints; `steps` without */
     Rows checkpoints;                          /* states at the start of each segment, B rows each */
@@ -57,13 +59,15 @@ typedef struct {
     /* backward: a chunk of steps whose weight gradients are computed together; rows in order of falling step */
     ptrdiff_t back_chunk;                      /* steps */
     Rows da, da_rec, dp;                       /* gate gradients and the parameters' terms */
+    Rows dh;                                   /* gradients of what was projected to */
     Rows da_before;                            /* da_rec of the step done last in the chunk before, B rows */
     Rows carry, de;                            /* B rows of states and of what phases leave; of extra inputs */
     double *db, *db_rec, *dp_sums;             /* sums so far; db_rec is db unless the cell splits */
-    const real **x_rows, **operand[FRNN_MAX_PHASES]; /* per chunk row: x, and what the phase's product multiplied */
+    const real **x_rows, **operand[FRNN_MAX_PHASES + 1]; /* per chunk row: x, what each phase's product multiplied, and
+                                                             after them the projection */
     real **dx_rows;
-    Rows operand_copy[FRNN_MAX_PHASES];           /* with checkpoints, where operands do not outlive their segment */
-    Panels x_panels, operand_panels[FRNN_MAX_PHASES];
+    Rows operand_copy[FRNN_MAX_PHASES + 1];       /* with checkpoints, where operands do not outlive their segment */
+    Panels x_panels, operand_panels[FRNN_MAX_PHASES + 1];
     int packs_columns; /* the weight gradients are wide enough to repay packing their left operand */
 } Plan;
 
@@ -96,6 +100,10 @@ INLINE real *element(const Plan *p, frnn_array a, ptrdiff_t s, ptrdiff_t row)
 {
     return (real *)a.data + time_of(p, s) * a.step + p->sequence[row] * a.row;
 }
+INLINE int projects(const Plan *p) { return p->y_field != 0; }
+/* Of state k as others see it: its units, and where it stands in a row. */
+INLINE ptrdiff_t width_of(const Plan *p, int k) { return k == 0 ? p->y_width : p->H; }
+INLINE ptrdiff_t field_of(const Plan *p, int k) { return k == 0 ? p->y_field : k * p->Hp; }
 INLINE ptrdiff_t segment_start(const Plan *p, ptrdiff_t s) { return s / p->segment * p->segment; }
 /* States after step s (s = segment start - 1: before the segment), and what step s keeps. */
 INLINE Rows states_after(const Plan *p, ptrdiff_t s, ptrdiff_t start)

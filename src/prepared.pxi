@@ -5,12 +5,13 @@ cdef class Prepared:
     """A stack of layers for inputs of one shape, described once: the `call.Prepared` of this backend."""
 
     cdef Calls stack
-    cdef Py_ssize_t T, B, I, H, L, itemsize, x_ndim
+    cdef Py_ssize_t L, T, B, I, itemsize, x_ndim
+    cdef Py_ssize_t widths[FRNN_MAX_STATES]
     cdef size_t between
     cdef int states
     cdef bint batch_first, every_step
     cdef object scratch, empty, dtype, ndarray
-    cdef tuple y_shape, state_shape
+    cdef tuple y_shape, state_shapes
     cdef char format
 
     def __cinit__(self, int isa, jobs, scratch, empty, x_shape, bint batch_first, bint every_step):
@@ -22,14 +23,18 @@ cdef class Prepared:
         call = jobs[0][1]
         self.stack = Calls(isa, jobs, scratch)
         cdef const frnn_call *calls = self.stack.calls
-        self.L, self.T, self.B, self.I, self.H = self.stack.n, calls.T, calls.B, calls.I, calls.H
+        self.T, self.B, self.I, self.L = calls.T, calls.B, calls.I, self.stack.n
         self.states, self.dtype, self.ndarray = len(call.init), call.x.dtype, type(call.x)
         self.itemsize, self.format = self.dtype.itemsize, ord(self.dtype.char)
         self.scratch, self.empty, self.every_step = scratch, empty, every_step
         self.x_ndim, self.batch_first = len(x_shape), batch_first
-        self.y_shape = (*x_shape[:-1], self.H)
-        self.state_shape = (self.L, *((self.B,) if self.x_ndim == 3 else ()), self.H)
-        self.between = padded(self.T * self.B * self.H * self.itemsize)
+        cdef Py_ssize_t k
+        for k in range(self.states):
+            self.widths[k] = width(calls, k)
+        self.y_shape = (*x_shape[:-1], self.widths[0])
+        batch = (self.B,) if self.x_ndim == 3 else ()
+        self.state_shapes = tuple([(self.L, *batch, self.widths[k]) for k in range(self.states)])
+        self.between = padded(self.T * self.B * self.widths[0] * self.itemsize)
         scratch.give(self.stack.room)
         self.stack.room = None
 
@@ -39,21 +44,22 @@ cdef class Prepared:
         cdef Pins pins = Pins()
         cdef void *init[FRNN_MAX_STATES]
         cdef void *final[FRNN_MAX_STATES]
-        cdef Py_ssize_t part = self.L * self.B * self.H, k
+        cdef Py_ssize_t rows = self.L * self.B, k
         if type(x) is not self.ndarray or not self.fits(x, &x_view):
             return None
         try:
             for k in range(self.states):
                 init[k] = NULL
                 if state is not None:
-                    if type(state[k]) is not self.ndarray or not self.is_state(state[k]):
+                    if type(state[k]) is not self.ndarray or not self.is_state(state[k], self.state_shapes[k]):
                         return None
-                    init[k] = pins.flat(state[k], part, self.itemsize)
+                    init[k] = pins.flat(state[k], rows * self.widths[k], self.itemsize)
             y = self.empty(self.y_shape, self.dtype) if self.every_step else None
-            last = tuple([self.empty(self.state_shape, self.dtype) for _ in range(self.states)])
+            last = tuple([self.empty(shape, self.dtype) for shape in self.state_shapes])
             for k in range(self.states):
-                final[k] = pins.flat(last[k], part, self.itemsize, True)
-            self.run(pins, &x_view, NULL if y is None else pins.flat(y, self.T * self.B * self.H, self.itemsize, True),
+                final[k] = pins.flat(last[k], rows * self.widths[k], self.itemsize, True)
+            self.run(pins, &x_view,
+                     NULL if y is None else pins.flat(y, self.T * self.B * self.widths[0], self.itemsize, True),
                      init, final)
         finally:
             PyBuffer_Release(&x_view)
@@ -72,9 +78,9 @@ cdef class Prepared:
             PyBuffer_Release(view)
         return good
 
-    cdef bint is_state(self, array) except *:
+    cdef bint is_state(self, array, tuple shape) except *:
         flags = array.flags
-        return array.shape == self.state_shape and array.dtype == self.dtype and flags.c_contiguous and flags.aligned
+        return array.shape == shape and array.dtype == self.dtype and flags.c_contiguous and flags.aligned
 
     cdef int run(self, Pins pins, Py_buffer *x, void *y, void **init, void **final) except -1:
         """With calls of its own, after the work areas and the outputs between layers: other threads may be in here."""
@@ -84,7 +90,7 @@ cdef class Prepared:
         cdef frnn_call *calls = <frnn_call *> start
         cdef const frnn_table *core = self.stack.core
         cdef const frnn_call *first = self.stack.calls
-        cdef Py_ssize_t size = self.B * self.H * self.itemsize
+        cdef Py_ssize_t P = self.widths[0]
         cdef frnn_stop stop
         cdef int steps = 1 if self.batch_first else 0
         cdef frnn_array out
@@ -96,18 +102,18 @@ cdef class Prepared:
             calls[i].stop = &stop
             calls[i].work = start + bytes + (<char *> first[i].work - <char *> first[0].work)
             out.data = start + described + i * self.between
-            out.step, out.row = self.B * self.H, self.H
+            out.step, out.row = self.B * P, P
             if i == self.L - 1:
                 out.data = y
                 if self.batch_first:
-                    out.step, out.row = self.H, self.T * self.H
+                    out.step, out.row = P, self.T * P
             calls[i].out[0] = out
             if i:
                 calls[i].x = calls[i - 1].out[0]
             for k in range(self.states):
                 if init[k] != NULL:
-                    calls[i].init[k] = <char *> init[k] + i * size
-                calls[i].final[k] = <char *> final[k] + i * size
+                    calls[i].init[k] = <char *> init[k] + i * self.B * self.widths[k] * self.itemsize
+                calls[i].final[k] = <char *> final[k] + i * self.B * self.widths[k] * self.itemsize
         calls[0].x.data, calls[0].x.step = x.buf, x.strides[steps] // self.itemsize
         calls[0].x.row = x.strides[1 - steps] // self.itemsize if x.ndim == 3 else 0
         with nogil:

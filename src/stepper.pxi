@@ -23,11 +23,12 @@ cdef class Stepper:
     cdef char *prepared
     cdef char *x_copy
     cdef void *own[FRNN_MAX_STATES]
-    cdef Py_ssize_t B, I, H, L, itemsize
+    cdef Py_ssize_t L, B, I, itemsize
+    cdef Py_ssize_t widths[FRNN_MAX_STATES]
     cdef int states
     cdef atomic_flag busy  # clear as it is made: 0
     cdef object check, check_state, empty, dtype, ndarray
-    cdef tuple shapes
+    cdef tuple shapes, state_shapes
     cdef char format
 
     def __cinit__(self, int isa, jobs, scratch, check, check_state, empty):
@@ -35,7 +36,7 @@ cdef class Stepper:
         part l of one array (L, B, H) for each state.
 
         `check(name, array, shape, dtype, writable)` makes an array fit or raises the error that says why it does
-        not, `check_state(state, number, shape, dtype)` does so for a state of the caller's; `empty(shape, dtype)`
+        not, `check_state(state, shapes, dtype)` does so for a state of the caller's; `empty(shape, dtype)`
         makes those that are handed out.
         """
         call = jobs[0][1]
@@ -43,10 +44,13 @@ cdef class Stepper:
         cdef const frnn_table *core = self.stack.core
         cdef frnn_call *calls = self.stack.calls
         cdef Py_ssize_t i
-        self.L, self.B, self.I, self.H = self.stack.n, calls.B, calls.I, calls.H
+        self.B, self.I, self.L = calls.B, calls.I, self.stack.n
         self.states = len(call.init)
         self.check, self.check_state, self.empty, self.dtype = check, check_state, empty, call.x.dtype
-        self.shapes = ((self.H,), (self.B, self.H))
+        for i in range(self.states):
+            self.widths[i] = width(calls, i)
+        self.shapes = ((self.widths[0],), (self.B, self.widths[0]))
+        self.state_shapes = tuple([(self.L, self.B, self.widths[i]) for i in range(self.states)])
         self.ndarray = type(call.x)
         self.itemsize, self.format = self.dtype.itemsize, ord(self.dtype.char)
         self.x_copy = <char *> calloc(self.B * self.I + 1, self.itemsize)
@@ -72,7 +76,7 @@ cdef class Stepper:
             try:
                 if out is None:
                     out = self.empty(self.shapes[x_view.ndim - 1], self.dtype)
-                self.view(&y_view, "out", out, self.H, PyBUF_WRITABLE)
+                self.view(&y_view, "out", out, self.widths[0], PyBUF_WRITABLE)
                 try:
                     self.run(&x_view, &y_view, state)
                 finally:
@@ -115,8 +119,8 @@ cdef class Stepper:
             states[i] = self.own[i]
         if state is not None:
             pins = Pins()
-            for i, array in enumerate(self.check_state(state, self.states, (self.L, self.B, self.H), self.dtype)):
-                states[i] = pins.flat(array, self.L * self.B * self.H, self.itemsize, True)
+            for i, array in enumerate(self.check_state(state, self.state_shapes, self.dtype)):
+                states[i] = pins.flat(array, self.L * self.B * self.widths[i], self.itemsize, True)
         calls[0].x.data, calls[0].x.row = x.buf, x_row // self.itemsize
         calls[self.L - 1].out[0].data = y.buf
         calls[self.L - 1].out[0].row = y.strides[0] // self.itemsize if y.ndim == 2 else 0
@@ -124,7 +128,7 @@ cdef class Stepper:
         cdef bint overlap = meet(read, written)
         for i in range(self.states):
             kept.low = <char *> states[i]
-            kept.high = kept.low + self.L * self.B * self.H * self.itemsize
+            kept.high = kept.low + self.L * self.B * self.widths[i] * self.itemsize
             if meet(written, kept):
                 raise ValueError("out: shares memory with the state; give it an array of its own")
             overlap |= meet(read, kept)
@@ -136,7 +140,7 @@ cdef class Stepper:
             for i in range(self.L):
                 for k in range(self.states):
                     calls[i].init[k] = calls[i].final[k] = (
-                        <char *> states[k] + i * self.B * self.H * self.itemsize
+                        <char *> states[k] + i * self.B * self.widths[k] * self.itemsize
                     )
                 core.forward_prepared(self.prepared + i * core.prepared_bytes)
         return 0

@@ -21,7 +21,9 @@ Weights X(take_weights)(const frnn_call *call, Arena *arena, int p_only)
     w.b_rec = take_reals(arena, products_of(cell) * Hp);
     w.W = take_panels(arena, (Panels){0, call->I, H, cell->gates, group_vectors, call->bf16, 0});
     for (int q = 0; q < cell->phases; q++)
-        w.U[q] = take_panels(arena, (Panels){0, H, H, cell->phase_gates[q], group_vectors, call->bf16, 0});
+        w.U[q] = take_panels(
+            arena, (Panels){0, operand_width(call, q), H, cell->phase_gates[q], group_vectors, call->bf16, 0});
+    w.R = take_panels(arena, (Panels){0, H, call->P, 1, TILE_VECTORS, call->bf16, 0});
     return w;
 }
 
@@ -56,8 +58,11 @@ void X(fill_panels)(const Weights *w, const frnn_call *call, int id, int threads
     const ptrdiff_t H = call->H, groups = w->W.groups;
     const ptrdiff_t first = share(groups, id, threads), last = share(groups, id + 1, threads);
     if (!U_alone) X(pack)(&w->W, first, last, call->W, H * call->I, call->I, 1);
-    for (int q = 0; q < cell->phases; q++)
-        X(pack)(&w->U[q], first, last, (const real *)call->U + first_product(cell, q) * H * H, H * H, H, 1);
+    for (int q = 0; q < cell->phases; q++) {
+        const ptrdiff_t K = operand_width(call, q);
+        X(pack)(&w->U[q], first, last, (const real *)call->U + first_product(cell, q) * H * K, H * K, K, 1);
+    }
+    X(pack)(&w->R, share(w->R.groups, id, threads), share(w->R.groups, id + 1, threads), call->R, 0, H, 1);
 }
 
 size_t X(packed_size)(const frnn_call *call)

@@ -10,10 +10,17 @@
 
 typedef struct {
     Panels W, U[FRNN_MAX_PHASES]; /* W alone says how units are grouped: there may be no product */
+    Panels R;    /* of the projection, if there is one */
     real *bias;  /* one row of wx's layout: b, and of b_rec what may be added to it */
     real *b_rec; /* of each product */
     real *p;     /* of each parameter */
 } Weights;
+
+/* Units of what phase q multiplies. */
+INLINE ptrdiff_t operand_width(const frnn_call *call, int q)
+{
+    return call->P && call->cell->phase_gates[q] && call->cell->operand[q] < 0 ? call->P : call->H;
+}
 
 INLINE Panels take_panels(Arena *arena, Panels p)
 {

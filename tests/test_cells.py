@@ -156,7 +156,8 @@ def test_gradients_are_complex_steps(cell: Any, n: int) -> None:
 @pytest.mark.parametrize("cell", [*ALL, *CATALOGUE], ids=lambda cell: cell.name)
 def test_machine_code_is_the_reference(cell: Any, dtype: Any, isa: str) -> None:
     """On every instruction set, at sizes round the widths of vectors."""
-    for n, sizes in enumerate([(6, 5, 3, 7), (5, 1, 4, 33), (4, 9, 5, 64), (3, 2, 1, 1)]):
+    least = 5 if cell.program.means else 1  # of few units, what is normalised is their rounding
+    for n, sizes in enumerate([(6, 5, 3, 7), (5, 1, 4, 33), (4, 9, 5, 64), (3, 2, 1, least)]):
         p = problem(cell, sizes, n, **OPTIONS[n])
 
         def evaluate(p: SimpleNamespace = p) -> Arrays:

@@ -124,10 +124,6 @@ def test_a_cell_of_ones_own_that_is_named_as_a_mode(torch: Any) -> None:
 
 
 def test_from_torch_refuses(torch: Any) -> None:
-    with pytest.raises(ValueError, match="proj_size: fastrnn has no projections; expected 0, got 2"):
-        fastrnn.from_torch(torch.nn.LSTM(3, 4, proj_size=2))
-    with pytest.raises(ValueError, match="proj_size"):
-        fastrnn.from_torch(torch.nn.LSTM(3, 4, proj_size=2).state_dict(), cell="lstm")
     with pytest.raises(TypeError, match=r"weight_ih_l0: expected dtype float32 or float64, got torch.float16"):
         fastrnn.from_torch(torch.nn.LSTM(3, 4, dtype=torch.float16))
     with pytest.raises(TypeError, match=r"expected torch.nn.RNN, GRU, LSTM, .* got Linear"):

@@ -203,7 +203,7 @@ def forward(calls: Sequence[Call]) -> list[Forward]:
     results, jobs = [], []
     for call in calls:
         cell = _cell(call, isa)
-        _, B, _, H = call.sizes
+        B, widths = call.x.shape[1], call.widths
         saved = None
         if call.training:
             n = _fastrnn.saved_bytes(_isas[isa], cell, call)
@@ -212,8 +212,8 @@ def forward(calls: Sequence[Call]) -> list[Forward]:
                 saved.memory[:] = 0
         result = Forward(
             call.output(),
-            tuple([np.empty((B, H), call.x.dtype) for _ in call.init]),
-            tuple([call.empty(H) if call.return_states else None for _ in call.init[1:]]),
+            tuple([np.empty((B, width), call.x.dtype) for width in widths]),
+            tuple([call.empty(width) if call.return_states else None for width in widths[1:]]),
             saved,
         )
         results.append(result)
@@ -272,7 +272,7 @@ def stepper(calls: Sequence[Call]) -> Stepper:
 def prepared(calls: Sequence[Call], x_shape: tuple[int, ...], batch_first: bool, every_step: bool) -> Prepared:
     jobs: list[_fastrnn.Job] = []
     for call in calls:
-        final = tuple([np.empty((call.sizes[1], call.sizes[3]), call.x.dtype) for _ in call.init])
+        final = tuple([np.empty((call.sizes[1], width), call.x.dtype) for width in call.widths])
         jobs.append((_cell(call, _isa), call, (call.y,), final, None))
     return _fastrnn.Prepared(_isas[_isa], jobs, _scratch, np.empty, x_shape, batch_first, every_step)
 
@@ -310,6 +310,7 @@ def _empty_gradients(call: Call) -> Gradients:
         dp=like(call.p),
         dinit=tuple([like(state) for state in call.init]),
         de=tuple([call.empty(call.sizes[3]) for _ in call.e]),
+        dR=like(call.R),
     )
 
 

@@ -96,12 +96,12 @@ class Steps:
 
     def step(self, x: Array, out: Array | None = None, state: Arrays | None = None) -> Array:
         call = self._calls[0]
-        _, B, _, H = call.sizes
+        B, widths = call.sizes[1], call.widths
         x = stepped("x", x, call.x.shape[1:], call.x.dtype, False)
-        y = np.empty((B, H) if x.ndim == 2 else H, x.dtype) if out is None else out
-        to = stepped("out", y, (B, H), x.dtype, True)
+        y = np.empty((B, widths[0]) if x.ndim == 2 else widths[0], x.dtype) if out is None else out
+        to = stepped("out", y, (B, widths[0]), x.dtype, True)
         if state is not None:
-            state = stepped_state(state, len(call.init), (len(self._calls), B, H), x.dtype)
+            state = stepped_state(state, tuple([(len(self._calls), B, width) for width in widths]), x.dtype)
             if any(np.may_share_memory(to, s) for s in state):
                 raise ValueError("out: shares memory with the state; give it an array of its own")
         for layer, call in enumerate(self._calls):
@@ -122,7 +122,8 @@ def scan(call: Call, of: Reference) -> Forward:
     What it saves is one list of visits per segment, or, with `checkpoint`, one state per segment to redo it from.
     """
     _, B, _, H = call.sizes
-    state: Arrays = tuple(np.zeros((B, H), call.x.dtype) if s is None else s for s in call.init)
+    each = zip(call.init, call.widths, strict=True)
+    state: Arrays = tuple([np.zeros((B, width), call.x.dtype) if s is None else s for s, width in each])
     y = call.output()
     others = tuple([call.empty(H) if call.return_states else None for _ in call.init[1:]])
     keep = call.training and not call.checkpoint
@@ -148,9 +149,10 @@ def scan_backward(back: Backward, of: Reference) -> Gradients:
     call, (seen, tape), dy, dfinal, dstates = back
     expect_unchanged(seen, call.arguments())
     _, B, I, H = call.sizes
-    weights = call.cell.weights(call.W, call.U, call.b, call.b_rec, call.p)
+    weights = call.cell.weights(call.W, *call.weights[1:])
     dweights = tuple(np.zeros_like(w) for w in weights)
-    dstate = tuple(np.zeros((B, H), call.x.dtype) if d is None else d.copy() for d in dfinal)
+    each = zip(dfinal, call.widths, strict=True)
+    dstate = tuple([np.zeros((B, width), call.x.dtype) if d is None else d.copy() for d, width in each])
     dx, de = call.empty(I), tuple([call.empty(H) for _ in call.e])
     for inputs in de:
         inputs[...] = 0
@@ -170,11 +172,11 @@ def scan_backward(back: Backward, of: Reference) -> Gradients:
                 whole[t, rows] = part
             for ds, prev in zip(dstate, afresh(call, t, rows, d_prev), strict=True):
                 ds[rows] = prev
-    given = (call.W, call.U, call.b, call.b_rec, call.p)
-    dW, dU, db, db_rec, dp = (d if w is not None else None for d, w in zip(dweights, given, strict=True))
+    given = zip(dweights, call.weights, strict=True)
+    dW, dU, db, db_rec, dp, dR = (d if w is not None else None for d, w in given)
     dinit = tuple(ds if s is not None else None for ds, s in zip(dstate, call.init, strict=True))
     assert dW is not None  # nor is W ever
-    return Gradients(dx, dW, dU, db, db_rec, dp, dinit, de)
+    return Gradients(dx, dW, dU, db, db_rec, dp, dinit, de, dR)
 
 
 def segments(call: Call) -> list[range]:
@@ -187,7 +189,7 @@ def segments(call: Call) -> list[range]:
 
 def walk(call: Call, of: Reference, times: range, state: Arrays) -> Iterator[tuple[Visit, Arrays]]:
     """Visit the steps of one segment; yields each visit and the state of the whole batch after it."""
-    weights = call.cell.weights(call.W, call.U, call.b, call.b_rec, call.p)
+    weights = call.cell.weights(call.W, *call.weights[1:])
     for t in times:
         rows = slice(None) if call.lengths is None else np.flatnonzero(t < call.lengths)
         x = np.ascontiguousarray(call.x[t, rows])

@@ -24,7 +24,7 @@ from fastrnn.cells.python import derivative, node_names
 KNOWN: dict[str, Cell] = {}
 
 #: What extra inputs may not be called: other arguments, and what errors speak of.
-RESERVED = ("x", "W", "U", "b", "b_rec", "p", "init", "lengths", "resets")
+RESERVED = ("x", "W", "U", "b", "b_rec", "p", "R", "init", "lengths", "resets")
 
 
 class CellError(ValueError):
@@ -83,7 +83,7 @@ class Cell:
         except TypeError as error:
             raise self._error(f"expected a function of {', '.join(arguments)}: {error}") from error
         self.initial = tuple([f"{s}0" for s in self.states])  #: names of the initial states
-        self.arguments = ("x", "W", "U", "b", "b_rec", "p", *self.initial, "resets", *self.inputs)
+        self.arguments = ("x", "W", "U", "b", "b_rec", "p", "R", *self.initial, "resets", *self.inputs)
         self._graph, self._after = self._traced()
         self.digest = self._digest()  #: of its equations and all their names: equal cells are run by the same code
         #: What nothing else in this process goes by, and another process finds it by: of a built-in cell its name, of
@@ -230,9 +230,9 @@ class Cell:
         return (self.maker, ()) if self.maker else (found, (self.__module__, self.__qualname__))
 
     def weights(
-        self, W: Array, U: Array | None, b: Array | None, b_rec: Array | None, p: Array | None
+        self, W: Array, U: Array | None, b: Array | None, b_rec: Array | None, p: Array | None, R: Array | None
     ) -> tuple[Array, ...]:
-        """The weights as a step takes them: zeros for an absent bias."""
+        """The weights as a step takes them: zeros for an absent bias, and no rows for what else is absent."""
         H = len(W) // self.G
         n = len(self.products) * H
         return (
@@ -241,6 +241,7 @@ class Cell:
             np.zeros(len(W), W.dtype) if b is None else b,
             np.zeros(n, W.dtype) if b_rec is None else b_rec,
             np.zeros(0, W.dtype) if p is None else p,
+            np.zeros((0, H), W.dtype) if R is None else R,
         )
 
 

@@ -133,6 +133,13 @@ class Program:
         seeds += [(operand, graph.node("doperand", (), (q, j))) for q, j, operand in self.made_operands()]
         self.adjoints = reverse(graph, seeds)
         self.carries_h = self._carry(0) is not None
+        first = graph.node("state", (), states[0])
+        #: Whether the first state may be projected to other units: nothing but the first phase's product reads it.
+        self.projects = (
+            bool(self.products)
+            and self.phases[0].gates == self.order
+            and all(node.op == "u" for node in self.uses.get(first, ()))
+        )
         self._keep(forward)
         self._write_forward()
         self._write_backward()

@@ -35,11 +35,12 @@ class Reference:
     def step(self, x: Array, state: Arrays, weights: Arrays, e: Sequence[Array]) -> tuple[Arrays, Arrays]:
         """The states after, and what backward wants to see again.
 
-        x (B, I) and state, (B, H) each, before the step; weights (W, U, b, b_rec, p), e in the order of the cell's
-        inputs.
+        x (B, I) and state, (B, H) each, before the step; weights (W, U, b, b_rec, p, R), e in the order of the cell's
+        inputs. R without rows is no projection.
         """
-        W, _, b, _, _ = weights
-        program, H = self._program, state[0].shape[1]
+        W, _, b, _, _, R = weights
+        program, H = self._program, len(b) // len(self._program.gates)
+        shape = len(x), H
         fields = self._given(state, weights, e)
         wx = self._dot(x, W.T) + b
         fields |= {Place("wx", g): part(wx, g, H) for g in range(len(program.gates))}
@@ -53,9 +54,10 @@ class Reference:
                 U, b_rec = rows(weights[1], row, H), rows(weights[3], row, H)
                 fields[Place("u", j)] = fields[Place("uh", j)] = self._dot(operand, U.T) + b_rec
             for loop, function in zip(phase.forward, self._forward[q], strict=True):
-                self._run(loop, function, fields, state[0].shape)
+                self._run(loop, function, fields, shape)
         after = tuple([fields[Place("next", k)] for k in range(len(state))])
-        return after, (*[fields[place] for place in program.places_kept.values()], *after)
+        saved = (*[fields[place] for place in program.places_kept.values()], *after)
+        return (self._dot(after[0], R.T), *after[1:]) if len(R) else after, saved
 
     def step_backward(
         self, dstate: Arrays, x: Array, state: Arrays, saved: Arrays, weights: Arrays, e: Sequence[Array]
@@ -64,20 +66,24 @@ class Reference:
 
         A name with d in front is the gradient of a scalar by that name.
         """
-        W, U = weights[:2]
-        program, H, dot = self._program, state[0].shape[1], self._dot
+        W, U, R = weights[0], weights[1], weights[5]
+        program, H, dot = self._program, len(W) // len(self._program.gates), self._dot
+        shape = len(x), H
         fields = self._given(state, weights, e)
         kept = len(program.places_kept)
         fields |= dict(zip(program.places_kept.values(), saved[:kept], strict=True))
         fields |= {Place("next", k): a for k, a in enumerate(saved[kept:])}
         fields |= {Place("carry", k): d for k, d in enumerate(dstate) if k > 0}
-        d, dU, db_rec = dstate[0], np.zeros_like(U), np.zeros_like(weights[3])
+        d, dU, db_rec, dR = dstate[0], np.zeros_like(U), np.zeros_like(weights[3]), R
+        if len(R):
+            d, dR = dot(d, R), dot(d.T, fields[Place("next", 0)])
         first, first_mean = len(program.order), len(program.order) + len(program.means)
         fields[Place("dout")] = d
         for q in range(len(program.phases) - 1, -1, -1):
             phase = program.phases[q]
-            self._run(phase.backward, self._backward[q], fields, state[0].shape)
-            first, first_mean, d = first - len(phase.gates), first_mean - len(phase.means), np.zeros_like(d)
+            self._run(phase.backward, self._backward[q], fields, shape)
+            first, first_mean = first - len(phase.gates), first_mean - len(phase.means)
+            d = np.zeros_like(self._operand(q, state, fields))
             for j, row in enumerate(self._rows[q]):
                 operand = self._operand(q, state, fields)
                 du = self._du(fields, first + j)
@@ -91,11 +97,11 @@ class Reference:
         carry[:1] = [carry[0] + d] if program.carries_h else [d, *carry[:1]]
         da = np.hstack([fields[Place("da", g)] for g in range(len(program.gates))])
         dp = [fields[Place("dp", k)].sum(axis=0) for k in range(len(program.parameters))]
-        dweights = (dot(da.T, x), dU, da.sum(axis=0), db_rec, np.hstack(dp) if dp else weights[4])
+        dweights = (dot(da.T, x), dU, da.sum(axis=0), db_rec, np.hstack(dp) if dp else weights[4], dR)
         return dot(da, W), tuple(carry), dweights, [fields[Place("de", k)] for k in range(len(e))]
 
     def _given(self, state: Arrays, weights: Arrays, e: Sequence[Array]) -> Fields:
-        H = state[0].shape[1]
+        H = len(weights[2]) // len(self._program.gates)
         fields = {Place("prev", k): s for k, s in enumerate(state)}
         fields |= {Place("p", k): rows(weights[4], k, H) for k in range(len(self._program.parameters))}
         return fields | {Place("e", k): a for k, a in enumerate(e)}

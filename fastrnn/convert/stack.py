@@ -56,6 +56,8 @@ def stacked(whose: str, cell: Cell, state: Mapping[str, Array], **options: Any) 
     if dtype not in DTYPES:
         raise TypeError(f"{whose}: weight_ih_l0: expected dtype float32 or float64, got {describe(dtype)}")
     (rows, H), G = state["weight_hh_l0"].shape, cell.G
+    if "weight_hr_l0" in state:  # (P, H); weight_hh is (G*H, P)
+        options["proj_size"], H = H, rows // G
     if rows != G * H or H < 1:
         shape = f"({G}*H, H)" if G > 1 else "(H, H)"
         raise ValueError(f"{whose}: weight_hh_l0: expected shape {shape} for cell {cell.name!r}, got {(rows, H)}")
@@ -88,7 +90,7 @@ def recurrent(layer: Any, target: Framework) -> Recurrent:
         raise ValueError(f"cell: {target.name} has no {cell.name}; expected a layer of a built-in cell: {known}")
     refuse(layer, target, "weight_dtype", layer.weight_dtype, None)
     refuse(layer, target, "zoneout", layer.zoneout, 0.0)
-    options = ("return_sequences", "recurrent_dropout", "weight_drop")
+    options = ("return_sequences", "recurrent_dropout", "weight_drop", "proj_size")
     told = cell.options | {name: getattr(layer, name) for name in options}
     told |= {"merge": layer.merge} if layer.bidirectional else {}
     for option, values in target.only.items():

@@ -41,7 +41,7 @@ def from_torch(
     TypeError
         For another kind of module, or weights that are neither float32 nor float64.
     ValueError
-        For ``proj_size``, which has no counterpart, and for names and shapes that do not fit; the message names them.
+        For names and shapes that do not fit; the message names them.
 
     Examples
     --------
@@ -69,8 +69,6 @@ def from_torch(
         own, state, options = read(module_or_state_dict)
         if batch_first is not None:
             options["batch_first"] = batch_first
-    if any(name.startswith("weight_hr") for name in state):
-        raise ValueError("proj_size: fastrnn has no projections; expected 0")
     if "weight_ih" in state:  # of a cell, which has one layer and does not number it
         state = {f"{name}_l0": value for name, value in state.items()}
     return stacked("state_dict", own, state, **options)
@@ -80,8 +78,6 @@ def read(module: Any) -> tuple[Cell, Arrays, dict[str, Any]]:
     """A module's cell, its parameters as they are now, however parametrized, and its options."""
     nn = needed("torch", "torch").nn
     if isinstance(module, nn.RNNBase):
-        if module.proj_size:
-            raise ValueError(f"proj_size: fastrnn has no projections; expected 0, got {module.proj_size}")
         if module.mode not in MODES:
             raise TypeError(f"module: expected torch.nn.RNN, GRU or LSTM, got {type(module).__name__}")
         family, activation = MODES[module.mode]
@@ -98,7 +94,8 @@ def read(module: Any) -> tuple[Cell, Arrays, dict[str, Any]]:
             "module_or_state_dict: expected torch.nn.RNN, GRU, LSTM, one of their cells, or a state_dict, "
             f"got {type(module).__name__}"
         )
-    kinds = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if module.bias else ()))
+    projected = ("weight_hr",) if getattr(module, "proj_size", 0) else ()
+    kinds = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if module.bias else ()), *projected)
     names = [kind + end for end in ends for kind in kinds]
     peepholes = [f"peephole{end}" for end in ends if hasattr(module, f"peephole{end}")]  # fastrnn.torch's
     told = {"reset_after": getattr(module, "reset_after", True), "peephole": bool(peepholes)}
@@ -147,6 +144,7 @@ def to_torch(layer: Any) -> Any:
     layer = recurrent(layer, PYTORCH)
     cell, torch = layer.stack.cell, needed("torch", "torch")
     extra = {"nonlinearity": cell.options["activation"]} if "activation" in cell.options else {}
+    extra |= {"proj_size": layer.proj_size} if layer.proj_size else {}
     module = getattr(torch.nn, PYTORCH.classes[cell.family])(
         layer.input_size,
         layer.hidden_size,

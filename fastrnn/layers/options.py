@@ -12,7 +12,7 @@ from fastrnn.checks import among, boolean, expect_room, floating, fraction, size
 from fastrnn.merges import MERGES
 
 #: parameter of a call -> its name in a state_dict, before "_l0" or "_l0_reverse"
-NAMES = {"W": "weight_ih", "U": "weight_hh", "b": "bias_ih", "b_rec": "bias_hh", "p": "peephole"}
+NAMES = {"W": "weight_ih", "U": "weight_hh", "b": "bias_ih", "b_rec": "bias_hh", "R": "weight_hr", "p": "peephole"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,6 +35,7 @@ class LayerOptions:
     recurrent_dropout: float = 0.0
     zoneout: float | tuple[float, ...] = 0.0
     weight_drop: float = 0.0
+    proj_size: int = 0
     dtype: Any = np.float32
 
     def __post_init__(self) -> None:
@@ -61,6 +62,8 @@ class LayerOptions:
         self._take("dtype", floating(self.dtype))
         for name in ("input_size", "hidden_size", "num_layers"):
             self._take(name, size(name, getattr(self, name)))
+        if isinstance(self.proj_size, bool) or self.proj_size != 0:
+            self._take("proj_size", size("proj_size", self.proj_size))
         self._check_together()
 
     def _take(self, name: str, value: Any) -> None:
@@ -69,6 +72,13 @@ class LayerOptions:
     def _check_together(self) -> None:
         I, H = self.input_size, self.hidden_size
         expect_room("hidden_size", "input_size, hidden_size", (I, H), 8 * H, I + H)
+        if self.proj_size and (self.recurrent_dropout or self.zoneout not in (0, (0,) * 2)):
+            raise ValueError(
+                f"proj_size: it goes with no recurrent_dropout and no zoneout, got {self.recurrent_dropout} and "
+                f"{self.zoneout}"
+            )
+        if self.proj_size >= H:
+            raise ValueError(f"proj_size: expected less than hidden_size, {H}, or 0 for none, got {self.proj_size}")
         if self.weight_dtype and self.dtype != np.float32:
             raise ValueError(f"weight_dtype: bfloat16 goes with float32 inputs and sums, got dtype {self.dtype}")
         if self.num_layers > 1 and self.merge is None and self.bidirectional:
@@ -84,7 +94,8 @@ class LayerOptions:
 
 def features(options: LayerOptions) -> int:
     """The last axis of y, or of both where there is a pair of them."""
-    return options.hidden_size * (2 if options.bidirectional and options.merge == "concat" else 1)
+    width = options.proj_size or options.hidden_size
+    return 2 * width if options.bidirectional and options.merge == "concat" else width
 
 
 def stems(cell: Cell) -> dict[str, str]:
@@ -101,6 +112,7 @@ def parameter_names(options: LayerOptions, cell: Cell) -> list[dict[str, str]]:
         "U": products,
         "b": options.bias,
         "b_rec": products and options.bias is True,
+        "R": bool(options.proj_size),
         "p": bool(cell.parameters),
     }
     stem = stems(cell)
@@ -110,11 +122,12 @@ def parameter_names(options: LayerOptions, cell: Cell) -> list[dict[str, str]]:
 
 def parameter_shapes(options: LayerOptions, cell: Cell) -> list[dict[str, tuple[int, ...]]]:
     """Their shapes likewise."""
-    G, N, P = cell.G, len(cell.products), len(cell.parameters)
-    H, D = options.hidden_size, 1 + options.bidirectional
+    G, N, H, D = cell.G, len(cell.products), options.hidden_size, 1 + options.bidirectional
+    own_h = options.proj_size or H
     found = []
     for i, own in enumerate(parameter_names(options, cell)):
         I = options.input_size if i < D else features(options)
-        shapes = {"W": (G * H, I), "U": (N * H, H), "b": (G * H,), "b_rec": (N * H,), "p": (P * H,)}
+        shapes: dict[str, tuple[int, ...]] = {"W": (G * H, I), "U": (N * H, own_h), "b": (G * H,), "b_rec": (N * H,)}
+        shapes |= {"R": (own_h, H), "p": (len(cell.parameters) * H,)}
         found.append({key: shapes[key] for key in own})
     return found

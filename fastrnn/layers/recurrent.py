@@ -65,7 +65,7 @@ class Recurrent(LayerOptions, Layer):
         As `fastrnn.cell` makes it, or one of `fastrnn.cells.CELLS`.
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences, dtype
         As for `LSTM`.
-    weight_dtype, recurrent_dropout, zoneout, weight_drop, initializer, rng
+    weight_dtype, recurrent_dropout, zoneout, weight_drop, proj_size, initializer, rng
         As for `LSTM`. A cell's own parameters start as the cell says, else they are drawn as its weights are; an
         initializer for "p" is of them all.
 
@@ -121,15 +121,20 @@ class Recurrent(LayerOptions, Layer):
         recurrent_dropout: float = 0.0,
         zoneout: float | tuple[float, ...] = 0.0,
         weight_drop: float = 0.0,
+        proj_size: int = 0,
         initializer: Any = "torch",
         rng: Any = None,
     ) -> None:
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences,
-            weight_dtype, recurrent_dropout, zoneout, weight_drop, dtype,
+            weight_dtype, recurrent_dropout, zoneout, weight_drop, proj_size, dtype,
         )
         if not isinstance(cell, Cell):
             raise TypeError(f"cell: expected what fastrnn.cell makes, got {cell!r:.80}")
+        if self.proj_size and not cell.program.projects:
+            raise ValueError(
+                f"proj_size: {cell.name} reads {cell.states[0]} elsewhere than in one product with U; expected 0"
+            )
         shapes = parameter_shapes(self, cell)
         torch: dict[str, Initializer] = dict.fromkeys(shapes[0], RandomUniform(1 / np.sqrt(self.hidden_size)))
         start, rng = chosen(initializer, {"torch": torch, "keras": KERAS}), generator(rng)
@@ -422,10 +427,13 @@ class Recurrent(LayerOptions, Layer):
         unbatched, names = layout[0], self.stack.cell.states
         if len(names) > 1 and (not isinstance(state, tuple | list) or len(state) != len(names)):
             raise TypeError(f"{name}: expected a tuple ({', '.join(names)}), got {type(state).__name__}")
-        shape = (len(self.stack.parts), *(() if unbatched else (B,)), self.hidden_size)
+        shape = (len(self.stack.parts), *(() if unbatched else (B,)))
         meaning = "(L*D, H)" if unbatched else "(L*D, B, H)"
-        given = zip(names, state if len(names) > 1 else (state,), strict=True)
-        arrays = [floats(f"{name} {which}", s, meaning, shape, self.dtype, "the layer's") for which, s in given]
+        given = zip(names, self.stack.widths, state if len(names) > 1 else (state,), strict=True)
+        arrays = [
+            floats(f"{name} {which}", s, meaning, (*shape, width), self.dtype, "the layer's")
+            for which, width, s in given
+        ]
         return tuple([a[:, None] if unbatched else a for a in arrays])
 
     def stream(self, batch_size: int = 1, *, threads: int | None = None) -> Stream:

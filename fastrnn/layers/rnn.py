@@ -71,6 +71,9 @@ class LSTM(Recurrent):
     weight_drop : float
         In training, the probability in [0, 1) with which an element of U is 0 throughout a call, and else
         1 / (1 - weight_drop) times as large [3]_.
+    proj_size : int
+        P, less than H: h is projected to P units by ``weight_hr_l0`` (P, H) after every step, as in PyTorch [4]_. y and
+        h are P wide, and weight_hh is (4*H, P); c stays H wide. 0 is no projection.
     forget_bias : float, optional
         Where the forget gate's bias starts: bias_ih is filled with it there, and bias_hh with 0.
     initializer : {"torch", "keras"} or dict
@@ -91,6 +94,8 @@ class LSTM(Recurrent):
        NeurIPS 2016.
     .. [2] D. Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR 2017.
     .. [3] S. Merity, N. S. Keskar, R. Socher, "Regularizing and optimizing LSTM language models", ICLR 2018.
+    .. [4] H. Sak, A. Senior, F. Beaufays, "Long short-term memory based recurrent neural network architectures for
+       large vocabulary speech recognition", 2014, eq. 1-6.
 
     Examples
     --------
@@ -128,6 +133,7 @@ class LSTM(Recurrent):
         recurrent_dropout: float = 0.0,
         zoneout: float | tuple[float, ...] = 0.0,
         weight_drop: float = 0.0,
+        proj_size: int = 0,
         forget_bias: float | None = None,
         initializer: Any = "torch",
         rng: Any = None,
@@ -137,7 +143,8 @@ class LSTM(Recurrent):
             find("lstm", peephole=bool(peephole)), input_size, hidden_size, num_layers, bias=bias,
             batch_first=batch_first, dropout=dropout, bidirectional=bidirectional, merge=merge,
             return_sequences=return_sequences, dtype=dtype, weight_dtype=weight_dtype,
-            recurrent_dropout=recurrent_dropout, zoneout=zoneout, weight_drop=weight_drop, initializer=initializer,
+            recurrent_dropout=recurrent_dropout, zoneout=zoneout, weight_drop=weight_drop, proj_size=proj_size,
+            initializer=initializer,
             rng=rng,
         )
         if forget_bias is not None:
