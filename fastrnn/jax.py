@@ -3,8 +3,9 @@
 XLA calls the compiled kernels itself (``jax.ffi``), without Python and without a copy; float32 or, with
 ``jax_enable_x64``, float64. Arguments are those of `fastrnn.lstm_forward` and its sisters, time-major.
 
-* Reverse mode is differentiable (``grad``, ``value_and_grad``, ``vjp``); forward mode and a gradient of a gradient are
-  not, and JAX says so.
+* Reverse mode (``grad``, ``value_and_grad``, ``vjp``) is the kernels'. Forward mode (``jvp``, ``jacfwd``) and
+  derivatives of gradients (``hessian``, ``grad`` of ``grad``) are computed by the cell's equations in a ``lax.scan``:
+  right, of any order, and slow, which a warning says once.
 * ``vmap`` over x, states, lengths or resets alone is one call with a larger batch. Over weights, and in training, it
   is a call for each. So sequences that JAX's users map over, ``vmap(lambda x: lstm(x, W, U))`` with x (T, I), infer as
   fast as a batch; to train them as fast, give the batch: x (T, B, I).
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn import backends
+from fastrnn import backends, slow
 from fastrnn.call import Call
 from fastrnn.cells import Cell
 from fastrnn.checks import Options, checked_call
@@ -28,6 +29,7 @@ from fastrnn.extras import needed
 from fastrnn.run import gru_cell, lstm_cell, rnn_cell
 
 jax = needed("jax", "jax")
+ad, batching, mlir = [needed(f"jax.interpreters.{name}", "jax") for name in ("ad", "batching", "mlir")]
 
 __all__ = ["gru", "lstm", "recurrent", "rnn"]
 
@@ -330,27 +332,194 @@ def _checked(cell: Cell, given: Given, inputs: Given, options: Options) -> tuple
     return checked_call(cell, blank.get("x"), weights, init, options, e=e or None)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _call(settings: Settings, room: int, given: Given) -> list[Any]:
     """y and the final states; `room` is for the bytes that a forward leaves to its backward."""
     return _inference(settings)(given)
 
 
-def _call_forward(settings: Settings, room: int, given: Given) -> tuple[list[Any], tuple[Given, Any]]:
-    *outputs, saved = _forward(settings, given, room)
-    return outputs, (given, saved)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _trained(settings: Settings, room: int, given: Given) -> list[Any]:
+    """The same, and those bytes."""
+    return _forward(settings, given, room)
 
 
-def _call_backward(settings: Settings, room: int, kept: tuple[Given, Any], cotangents: list[Any]) -> tuple[Given]:
-    given, saved = kept
-    real = {name: a for name, a in given.items() if jax.numpy.issubdtype(a.dtype, jax.numpy.floating)}
-    names = [name for name in settings.arguments if name in real]
-    shapes = [jax.ShapeDtypeStruct(real[name].shape, real[name].dtype) for name in names]
-    found = _kernels("backward", settings, shapes, given, True, [saved, *cotangents])
-    return (dict.fromkeys(given) | dict(zip(names, found, strict=True)),)
+def _call_jvp(
+    settings: Settings, room: int, primals: tuple[Given], tangents: tuple[Given]
+) -> tuple[list[Any], list[Any]]:
+    *outputs, saved = _trained(settings, room, *primals)
+    return outputs, _tangents_out(settings, *primals, saved, *tangents)
 
 
-_call.defvjp(_call_forward, _call_backward)
+def _trained_jvp(
+    settings: Settings, room: int, primals: tuple[Given], tangents: tuple[Given]
+) -> tuple[list[Any], list[Any]]:
+    *outputs, saved = _trained(settings, room, *primals)
+    nothing = np.zeros(saved.shape, jax.dtypes.float0)
+    return [*outputs, saved], [*_tangents_out(settings, *primals, saved, *tangents), nothing]
+
+
+_call.defjvp(_call_jvp)
+_trained.defjvp(_trained_jvp)
+
+
+def real(given: Given) -> list[str]:
+    """The names of what has a gradient."""
+    return [name for name, a in given.items() if jax.numpy.issubdtype(a.dtype, jax.numpy.floating)]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _back(settings: Settings, given: Given, saved: Any, cotangents: list[Any]) -> Given:
+    """Every gradient, from those of what `_call` returns."""
+    names = [name for name in settings.arguments if name in real(given)]
+    shapes = [jax.ShapeDtypeStruct(given[name].shape, given[name].dtype) for name in names]
+    return dict(zip(names, _kernels("backward", settings, shapes, given, True, [saved, *cotangents]), strict=True))
+
+
+def _back_jvp(settings: Settings, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Given, Given]:
+    slow.tell("fastrnn.jax", "gradients of gradients")
+    (given, _, cotangents), (dgiven, _, dcotangents) = primals, tangents
+
+    def back(leaves: Given, cotangents: list[Any]) -> Given:
+        pull = jax.vjp(lambda leaves: _equations(settings, given | leaves), leaves)[1]
+        found: Given = pull(cotangents)[0]
+        return found
+
+    leaves, dleaves = ({name: arrays[name] for name in real(given)} for arrays in (given, dgiven))
+    return _back(settings, *primals), jax.jvp(back, (leaves, cotangents), (dleaves, dcotangents))[1]
+
+
+_back.defjvp(_back_jvp)
+
+
+def _equations(settings: Settings, given: Given) -> list[Any]:
+    """What `_call` returns, by the cell's equations, step by step."""
+    cell, jnp, x = settings.cell, jax.numpy, given["x"]
+    (T, B, _), H = x.shape, given["W"].shape[0] // cell.G
+    W, U, b, b_rec, p = [given.get(name) for name in WEIGHTS]
+    if cell.order:  # back from the order of the kernels
+        order = np.argsort(cell.order)
+        U, b_rec = (a if a is None else a.reshape(len(order), H, -1)[order].reshape(a.shape) for a in (U, b_rec))
+    e = {name: given[f"e.{name}"] for name in cell.inputs}
+    valid = None
+    if "lengths" in given:  # whatever stands behind the end has no gradient, not even the NaN that 0 * inf would be
+        valid = (jnp.arange(T)[:, None] < given["lengths"])[:, :, None]
+        x = jnp.where(valid, x, 0)
+        e = {name: jnp.where(valid, a, 0.5) for name, a in e.items()}  # where logarithms and reciprocals have gradients
+    state = tuple([given.get(name, jnp.zeros((B, H), x.dtype)) for name in cell.initial])
+
+    def step(state: Any, now: Any) -> Any:
+        x, e, valid, reset = now
+        before = state if reset is None else tuple([jnp.where(reset[:, None], 0, s) for s in state])
+        after = cell.evaluate(x, before, W, U, b, b_rec, p, e)
+        if valid is None:
+            return after, after[0]
+        state = tuple([jnp.where(valid, a, s) for a, s in zip(after, state, strict=True)])
+        return state, jnp.where(valid, after[0], 0)
+
+    final, y = jax.lax.scan(step, state, (x, e, valid, given.get("resets")), reverse=settings.reverse)
+    return [y, *final]
+
+
+# --- tangents of the outputs: linear in those of the arguments, transposed by the kernels
+
+_tangents = needed("jax.extend.core", "jax").Primitive("fastrnn_tangents")
+_tangents.multiple_results = True
+
+#: For each vmap around it, the outermost first, which of the arguments and saved bytes have an axis in front.
+Mapped = tuple[tuple[bool, ...], ...]
+
+
+def _tangents_out(settings: Settings, given: Given, saved: Any, tangents: Given) -> list[Any]:
+    """From tangents of the arguments to those of the outputs."""
+    leaves = [tangents[name] for name in real(given)]
+    found: list[Any] = _tangents.bind(*given.values(), saved, *leaves, settings=settings, names=tuple(given), mapped=())
+    return found
+
+
+def _apart(arguments: Sequence[Any], names: tuple[str, ...]) -> tuple[list[Any], list[Any]]:
+    """The arguments with the saved bytes, and the tangents."""
+    n = len(names) + 1
+    return list(arguments[:n]), list(arguments[n:])
+
+
+def _in_vmaps(run: Callable[..., Any], mapped: Mapped) -> Callable[..., Any]:
+    """A function of the arguments with the saved bytes, and of what has every axis in front."""
+    for of in reversed(mapped):
+        run = jax.vmap(run, in_axes=([0 if here else None for here in of], 0))
+    return run
+
+
+def _by_equations(*arguments: Any, settings: Settings, names: tuple[str, ...], mapped: Mapped) -> list[Any]:
+    slow.tell("fastrnn.jax", "forward-mode derivatives")
+
+    def run(fixed: list[Any], tangents: list[Any]) -> list[Any]:
+        given = dict(zip(names, fixed[:-1], strict=True))
+        leaves = {name: given[name] for name in real(given)}
+        found: list[Any] = jax.jvp(
+            lambda leaves: _equations(settings, given | leaves),
+            (leaves,),
+            (dict(zip(leaves, tangents, strict=True)),),
+        )[1]
+        return found
+
+    found: list[Any] = _in_vmaps(run, mapped)(*_apart(arguments, names))
+    return found
+
+
+def _shapes(*arguments: Any, settings: Settings, names: tuple[str, ...], mapped: Mapped) -> list[Any]:
+    tangents = dict(zip(real(dict(zip(names, arguments, strict=False))), _apart(arguments, names)[1], strict=True))
+    *front, T, B, _ = tangents["x"].shape
+    H = tangents["W"].shape[-2] // settings.cell.G
+    sizes = [(T, B, H)] + [(B, H)] * len(settings.cell.states)
+    return [tangents["x"].update(shape=(*front, *size)) for size in sizes]
+
+
+def _transposed(
+    cotangents: list[Any], *arguments: Any, settings: Settings, names: tuple[str, ...], mapped: Mapped
+) -> list[Any]:
+    fixed, tangents = _apart(arguments, names)
+
+    def run(fixed: list[Any], cotangents: list[Any]) -> list[Any]:
+        *values, saved = fixed
+        given = dict(zip(names, values, strict=True))
+        grads = _back(settings, given, saved, cotangents)
+        return [grads[name] for name in real(given)]
+
+    grads = _in_vmaps(run, mapped)(fixed, [ad.instantiate_zeros(a) for a in cotangents])
+    asked = [ad.is_undefined_primal(a) for a in tangents]
+    return [None] * len(fixed) + [d if here else None for d, here in zip(grads, asked, strict=True)]
+
+
+def _differentiated(primals: list[Any], tangents: list[Any], **options: Any) -> tuple[list[Any], list[Any]]:
+    whole = tuple([ad.instantiate_zeros(a) for a in tangents])
+    found: tuple[list[Any], list[Any]] = jax.jvp(functools.partial(_by_equations, **options), tuple(primals), whole)
+    return found
+
+
+def _mapped(
+    arguments: list[Any], axes: list[Any], *, names: tuple[str, ...], mapped: Mapped, **options: Any
+) -> tuple[list[Any], list[int]]:
+    there = [axis is not None for axis in axes]
+    size = next(a.shape[axis] for a, axis in zip(arguments, axes, strict=True) if axis is not None)
+    front = [jax.numpy.moveaxis(a, axis, 0) if axis is not None else a for a, axis in zip(arguments, axes, strict=True)]
+    fixed, tangents = _apart(front, names)
+    n = len(fixed)
+    pairs = zip(tangents, there[n:], strict=True)
+    every = [a if here else jax.numpy.broadcast_to(a, (size, *a.shape)) for a, here in pairs]
+    found = _tangents.bind(*fixed, *every, names=names, mapped=(tuple(there[:n]), *mapped), **options)
+    return found, [0] * len(found)
+
+
+_tangents.def_impl(jax.jit(_by_equations, static_argnames=("settings", "names", "mapped")))
+_tangents.def_abstract_eval(_shapes)
+mlir.register_lowering(_tangents, mlir.lower_fun(_by_equations, multiple_results=True))
+ad.primitive_transposes[_tangents] = _transposed
+ad.primitive_jvps[_tangents] = _differentiated
+batching.primitive_batchers[_tangents] = _mapped
+
+
+# --- the kernels
 
 
 def _forward(settings: Settings, given: Given, room: int | None = None) -> list[Any]:

@@ -5,7 +5,7 @@ Everything here is made of PyTorch's operators, so each of its transforms and de
 
 from __future__ import annotations
 
-import warnings
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.functional import pad
 
+from fastrnn import slow
 from fastrnn.torch.stack import Given, Setting, Tensors, parts
 
-#: The reasons of which a warning has told in this process.
-_told: set[str] = set()
+tell = functools.partial(slow.tell, "fastrnn.torch")
 
 
 def transformed() -> bool:
@@ -34,17 +34,6 @@ def reason(tensors: Sequence[Tensor | None]) -> str:
         if any([a is not None and unpack(a).tangent is not None for a in tensors]):
             return "forward-mode derivatives"
     return ""
-
-
-def tell(what: str) -> None:
-    """Warn that this is slow, once in a process for each reason."""
-    if what not in _told:
-        _told.add(what)
-        warnings.warn(
-            f"fastrnn.torch: {what} are computed by the cell's equations, step by step, which is slow",
-            RuntimeWarning,
-            stacklevel=2,
-        )
 
 
 def evaluate(setting: Setting, given: Given) -> Tensors:
