@@ -292,6 +292,53 @@ def test_dual_numbers() -> None:
         assert_equal(tangent, primal)  # a gradient is linear in the one that comes in
 
 
+def test_batched_gradients() -> None:
+    """`is_grads_batched`, whose several gradients the kernels take one by one; also to be differentiated."""
+    several, found = torch.stack([inputs(5, 2, 8), inputs(5, 2, 8) ** 2, -inputs(5, 2, 8)]), []
+    ours, theirs = peers(num_layers=2, bidirectional=True)
+    for module, batched in ((ours, True), (theirs, False)):
+        x = inputs().requires_grad_()
+        y, leaves = module(x)[0], [x, *module.parameters()]
+        if batched:
+            first = torch.autograd.grad(y, leaves, several, is_grads_batched=True, create_graph=True)
+        else:
+            each = [torch.autograd.grad(y, leaves, dy, create_graph=True) for dy in several]
+            first = [torch.stack(parts) for parts in zip(*each, strict=True)]
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+        found.append([*[g.detach() for g in first], *second])
+    assert_equal(*found)
+
+
+def test_batched_gradients_alone() -> None:
+    """Without `create_graph`, of some outputs alone, they are the kernels' to the last bit."""
+    module, x, several = made("GRU", num_layers=2), inputs().requires_grad_(), inputs(3, 2, 2, 4)
+    _, h = module(x)
+    leaves = [x, *module.parameters()]
+    got = torch.autograd.grad(h, leaves, several, is_grads_batched=True, retain_graph=True)
+    each = [torch.autograd.grad(h, leaves, dh, retain_graph=True) for dh in several]
+    assert all(torch.equal(a, torch.stack(parts)) for a, parts in zip(got, zip(*each, strict=True), strict=True))
+
+
+@pytest.mark.parametrize("what", ["jacobian", "hessian"])
+def test_vectorized(what: str) -> None:
+    """`torch.autograd.functional`, beside torch.nn's without vectorize."""
+    ours, theirs = (lambda x, m=m: loss(m)(x) if what == "hessian" else m(x)[0] for m in peers(num_layers=2))
+    compute = getattr(torch.autograd.functional, what)
+    assert_equal(compute(ours, inputs(3, 2, 3), vectorize=True), compute(theirs, inputs(3, 2, 3)))
+
+
+def test_batched_gradients_of_the_operator() -> None:
+    """Where something looks on, as a compiled module's graph has it."""
+    module, x = made("LSTM"), inputs().requires_grad_()
+    given = fastrnn.torch.stack.Given(x, [], list(module.parameters()))
+    setting = fastrnn.torch.stack.Setting("lstm", True, False, False)
+    y = fastrnn.torch.ops.recurrence(*given, True, *setting)[0]
+    several = inputs(3, 5, 2, 4)
+    (got,) = torch.autograd.grad(y, x, several, is_grads_batched=True, retain_graph=True)
+    expected = [torch.autograd.grad(y, x, dy, retain_graph=True)[0] for dy in several]
+    assert torch.equal(got, torch.stack(expected))
+
+
 def test_compiled_transforms() -> None:
     module, x = made("LSTM"), inputs()
     expected = torch.func.grad(loss(module))(x)

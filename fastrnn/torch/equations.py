@@ -119,9 +119,7 @@ def gradient(setting: Setting, given: Given, grads: Sequence[Tensor]) -> Tensors
     return list(pull(tuple(grads)))
 
 
-def second_gradient(
-    setting: Setting, given: Given, grads: Sequence[Tensor], seconds: Sequence[Tensor]
-) -> tuple[Tensors, Tensors]:
+def second_gradient(setting: Setting, given: Given, grads: Sequence[Tensor], seconds: Sequence[Tensor]) -> Tensors:
     """From gradients of what `gradient` returns to those of the leaves, and of each of `grads`."""
     leaves = given.leaves
 
@@ -130,5 +128,4 @@ def second_gradient(
         return tuple(gradient(setting, given.on(own), grads))
 
     pull: Any = torch.func.vjp(back, *leaves, *grads)[1]
-    first, second = parts(pull(tuple(seconds)), len(leaves))
-    return list(first), list(second)
+    return list(pull(tuple(seconds)))

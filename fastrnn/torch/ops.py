@@ -8,6 +8,7 @@ them like any others. What the kernels keep depends on the lengths, and its size
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +38,22 @@ def taken(arguments: Sequence[Any]) -> tuple[Given, list[Any], Setting]:
     """An operator's arguments: what the call is given, what is the operator's own, and the setting."""
     given, own, setting = parts(arguments, len(Given._fields), len(arguments) - len(Given._fields + Setting._fields))
     return Given(*given), list(own), Setting(*setting)
+
+
+def one_by_one(run: Callable[[Sequence[Any]], Sequence[Tensor]], grads: Sequence[Any]) -> Sequence[Tensor]:
+    """What a backward makes of these gradients: for each in turn where `is_grads_batched` or `vectorize` has several.
+
+    That is PyTorch's older vmap, which wraps tensors in others that no kernel can read.
+    """
+    several = [d is not None and torch._C._functorch.is_legacy_batchedtensor(d) for d in grads]
+    if not any(several):
+        return run(grads)
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    pairs = zip(grads, several, strict=True)
+    apart = [torch._remove_batch_dim(d, level, 0, 0) if batched else itertools.repeat(d) for d, batched in pairs]
+    found = [run(own) for own in zip(*apart, strict=False)]
+    return [torch._add_batch_dim(torch.stack(parts), 0, level) for parts in zip(*found, strict=True)]
 
 
 def spelled(key: str) -> Tensor:
@@ -108,12 +125,15 @@ def _backward(ctx: Any, grads: Tensors) -> tuple[Any, ...]:
         raise RuntimeError("fastrnn::recurrence: it ran with training=False, which keeps nothing for a backward")
     given, kept = unflat(ctx.sizes, ctx.saved_tensors)
     grads = grads[: 1 + len(ctx.setting.recurrence.states)]
-    if why := equations.reason(grads):
-        equations.tell(why)
-        found = equations.gradient(ctx.setting, given, grads)
-    else:
-        found = recurrence_backward(*given, kept, grads[0], grads[1:], *ctx.setting)
-    return *_by_argument(given, found), None, *_NONE
+
+    def back(grads: Sequence[Any]) -> Tensors:
+        if why := equations.reason(grads):
+            equations.tell(why)
+            return equations.gradient(ctx.setting, given, grads)
+        found: Tensors = recurrence_backward(*given, kept, grads[0], grads[1:], *ctx.setting)
+        return found
+
+    return *_by_argument(given, one_by_one(back, grads)), None, *_NONE
 
 
 def _keep_again(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
@@ -126,7 +146,11 @@ def _backward_again(ctx: Any, seconds: Tensors) -> tuple[Any, ...]:
     """The kernels have no gradient of a gradient."""
     equations.tell("gradients of gradients")
     given, grads = unflat(ctx.sizes, ctx.saved_tensors)
-    found, (ddy, *ddfinal) = equations.second_gradient(ctx.setting, given, grads, seconds)
+
+    def back(seconds: Sequence[Any]) -> Tensors:
+        return equations.second_gradient(ctx.setting, given, grads, seconds)
+
+    found, (ddy, *ddfinal) = parts(one_by_one(back, seconds), len(given.leaves))
     return *_by_argument(given, found), [None] * ctx.kept, ddy, ddfinal, *_NONE
 
 
@@ -134,7 +158,7 @@ def _backward_again(ctx: Any, seconds: Tensors) -> tuple[Any, ...]:
 _NONE = (None,) * len(Setting._fields)
 
 
-def _by_argument(given: Given, grads: Tensors) -> tuple[Any, ...]:
+def _by_argument(given: Given, grads: Sequence[Tensor]) -> tuple[Any, ...]:
     """The gradient of each argument of a Given, from those of its leaves."""
     back = given.on(grads)
     return tuple(back._replace(lengths=None, resets=None, masks=[None] * len(given.masks)))  # type: ignore[list-item]
@@ -168,17 +192,19 @@ class Recurrence(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         setting, stack, sizes, key = ctx.known
         given, kept = unflat(sizes, ctx.saved_tensors)
-        if why := equations.reason(grads):
-            equations.tell(why)
-            found = equations.gradient(setting, given, whole(setting, given, grads))
-        elif torch.is_grad_enabled():  # create_graph: by the operator, which has a gradient of its own
-            dy, *dfinal = whole(setting, given, grads)
-            found = recurrence_backward(*given, [*kept, spelled(key)], dy, dfinal, *setting)
-        else:
-            if addresses(given.weights) != stack.addresses:  # a hook on saved tensors has put them elsewhere
-                stack = Stack(setting, given.weights)
-            found = stack.back(given, kept, key, grads)
-        return None, None, None, *found, *[None] * (len(given.masks) + 2)
+
+        def back(grads: Sequence[Any]) -> Tensors:
+            if why := equations.reason(grads):
+                equations.tell(why)
+                return equations.gradient(setting, given, whole(setting, given, grads))
+            if torch.is_grad_enabled():  # create_graph: by the operator, which has a gradient of its own
+                dy, *dfinal = whole(setting, given, grads)
+                found: Tensors = recurrence_backward(*given, [*kept, spelled(key)], dy, dfinal, *setting)
+                return found
+            moved = addresses(given.weights) != stack.addresses  # by a hook on saved tensors
+            return (Stack(setting, given.weights) if moved else stack).back(given, kept, key, grads)
+
+        return None, None, None, *one_by_one(back, grads), *[None] * (len(given.masks) + 2)
 
 
 #: `Recurrence.apply` less its look at function transforms, which plain tensors know nothing of.
