@@ -125,7 +125,7 @@ class _Kernels:
             y, *final = ops.watched(setting, Given(x, states, self._weights(variables), lengths), grad)
         elif grad and any(a.requires_grad for a in (x, *states, *variables)):
             given = Given(x, states, self._weights(variables), lengths)
-            y, *final = ops.differentiable(setting, Stack(setting, given.weights), given.sizes, *given.flat)
+            y, *final = ops.differentiable(setting, Stack(setting, given.weights), given, *given.flat)
         else:
             made = ops.made(self._made, setting, variables, packed=True, weights=self._weights)
             self.__dict__["_made"] = made  # past Keras, which tracks attributes

@@ -241,7 +241,7 @@ def test_gradcheck(way: str, cell: str) -> None:
 
     def by_module(*leaves: Any) -> Any:
         own = given.on(leaves)
-        return ops.Recurrence.apply(setting, ops.Stack(setting, own.weights), own.sizes, *own.flat)
+        return ops.Recurrence.apply(setting, ops.Stack(setting, own.weights), own, *own.flat)
 
     assert torch.autograd.gradcheck(by_operator if way == "operator" else by_module, given.leaves)
 

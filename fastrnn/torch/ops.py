@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fastrnn.torch import equations
-from fastrnn.torch.stack import Given, Setting, Sizes, Stack, Tensors, addresses, parts, unflat
+from fastrnn.torch.stack import Given, Setting, Stack, Tensors, addresses, parts, unflat
 
 #: A Given comes first, a Setting last, each as its fields.
 _GIVEN = "Tensor x, Tensor[] init, Tensor[] weights, Tensor? lengths, Tensor? resets, Tensor[] masks, Tensor[] e"
@@ -40,13 +40,16 @@ def taken(arguments: Sequence[Any]) -> tuple[Given, list[Any], Setting]:
     return Given(*given), list(own), Setting(*setting)
 
 
+_is_batched = torch._C._functorch.is_legacy_batchedtensor
+
+
 def one_by_one(run: Callable[[Sequence[Any]], Sequence[Tensor]], grads: Sequence[Any]) -> Sequence[Tensor]:
     """What a backward makes of these gradients: for each in turn where `is_grads_batched` or `vectorize` has several.
 
     That is PyTorch's older vmap, which wraps tensors in others that no kernel can read.
     """
-    several = [d is not None and torch._C._functorch.is_legacy_batchedtensor(d) for d in grads]
-    if not any(several):
+    several = [d is not None and _is_batched(d) for d in grads]
+    if True not in several:
         return run(grads)
     level = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()
@@ -181,11 +184,12 @@ class Recurrence(torch.autograd.Function):
     """The same for plain tensors, without the dispatcher's way through Python, which takes longer than a small net."""
 
     @staticmethod
-    def forward(ctx: Any, setting: Setting, stack: Stack, sizes: Sizes, *flat: Any) -> tuple[Tensor, ...]:
-        outputs, kept, key = stack.train(unflat(sizes, flat)[0])
+    def forward(ctx: Any, setting: Setting, stack: Stack, given: Given, *flat: Any) -> tuple[Tensor, ...]:
+        """`flat` is that of `given`, for autograd to see."""
+        outputs, kept, key = stack.train(given)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*flat, *kept)
-        ctx.known = setting, stack, sizes, key
+        ctx.known = setting, stack, given.sizes, key
         return tuple(outputs)
 
     @staticmethod

@@ -128,11 +128,12 @@ class Base(nn.RNNBase):
         unbatched: bool = False,
     ) -> Tensors:
         """y and each final state; `into` is the order of the batch in the caller's."""
-        setting = Setting(self._cell.key, self.bias, self.bidirectional, batch_first)
+        cell = self._cell
+        setting = Setting(cell.key, self.bias, self.bidirectional, batch_first)
         weights = self._weights()
         self._check(x, states, weights, batch_first, unbatched)
         inputs: list[Tensor] = []
-        if resets is not None or e is not None or setting.recurrence.inputs:
+        if resets is not None or e is not None or cell.inputs:
             T, B = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
             if resets is not None:
                 resets = self._checked_resets(resets, T, B, unbatched)
@@ -149,7 +150,7 @@ class Base(nn.RNNBase):
         if type(x) is not Tensor or not ops.plain():
             return ops.watched(setting, given, grad)
         if grad and any([a.requires_grad for a in (x, *weights, *states, *inputs)]):
-            found: Tensors = ops.differentiable(setting, self._stack(setting, weights), given.sizes, *given.flat)
+            found: Tensors = ops.differentiable(setting, self._stack(setting, weights), given, *given.flat)
             return found
         if masks:
             return self._stack(setting, weights).train(given)[0]

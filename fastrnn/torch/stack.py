@@ -180,7 +180,7 @@ def states_of(init: Sequence[Tensor]) -> Arrays | None:
 
 def inputs_of(e: Sequence[Tensor]) -> Arrays:
     """(T, B, H), or (T, B, 1) of what is the same for all units."""
-    return tuple([rows(array(a)[:, :, :1] if a.stride(2) == 0 else array(a)) for a in e])
+    return tuple([rows(array(a)[:, :, :1] if a.stride(2) == 0 else array(a)) for a in e]) if e else ()
 
 
 def steps_of(numbers: Tensor | None) -> Array | None:
