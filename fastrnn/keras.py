@@ -1,14 +1,18 @@
 """Keras 3 layers on fastrnn, for Keras' torch backend: `SimpleRNN`, `GRU` and `LSTM`.
 
 They are Keras' own layers, weights, options, masks, states and all, whose loop over time is fastrnn's kernels. What the
-kernels do not have is refused by name when the layer is made: recurrent_dropout, use_cudnn=True, and activations other
-than tanh, relu, sigmoid, hard_sigmoid, linear, softsign, softplus, elu, selu, silu and exponential. Layers with other
-activations than Keras' defaults have cells of `fastrnn.catalogue`, which are compiled at their first use (``pip install
-'fastrnn[cells]'``); a SimpleRNN's tanh, relu, sigmoid and linear are built in. ``unroll`` and ``implementation`` change
-nothing, but ``implementation=1`` is refused where there is dropout, which it draws for each gate. Under a policy of
-half precision the kernels compute in float32. Gradients of gradients and forward-mode derivatives are computed by the
-cell's equations, which is slow. Inference packs the weights once, and anew after any change that PyTorch counts: not
-through NumPy or ``.value.data``.
+kernels do not have is refused by name when the layer is made: use_cudnn=True, and activations other than tanh, relu,
+sigmoid, hard_sigmoid, linear, softsign, softplus, elu, selu, silu and exponential. Layers with other activations than
+Keras' defaults have cells of `fastrnn.catalogue`, which are compiled at their first use (``pip install
+'fastrnn[cells]'``), as is what trains with ``recurrent_dropout``; a SimpleRNN's tanh, relu, sigmoid and linear are
+built in.
+
+Masks of dropout are those that Keras' layer of the same seed draws. ``implementation=1``, which ``recurrent_dropout``
+brings with it, means a mask of the inputs for each gate, so ``dropout`` then multiplies a copy of them for each: in G
+times the memory and time of one, for a cell of G gates. ``implementation`` has no other effect, and ``unroll`` none.
+Under a policy of half precision the kernels compute in float32. Gradients of gradients and forward-mode derivatives are
+computed by the cell's equations, which is slow. Inference packs the weights once, and anew after any change that
+PyTorch counts: not through NumPy or ``.value.data``.
 
 Set ``KERAS_BACKEND=torch`` before Keras is imported; on its other backends these layers do not exist, and
 `fastrnn.from_keras` takes the weights instead. ``pip install 'fastrnn[keras]'`` brings both, Keras and PyTorch.
@@ -27,6 +31,7 @@ import importlib
 from typing import Any
 
 from fastrnn.cells import Cell
+from fastrnn.cells.regularised import masked
 from fastrnn.convert.keras_options import OWN
 from fastrnn.frameworks import KERAS, KERAS_FUNCTION_OPTIONS, KERAS_FUNCTIONS, keras_activation, keras_cell
 
@@ -58,20 +63,18 @@ class _Kernels:
 
     _family: str
     _cell: Cell
+    _dropping: Cell  #: what trains with recurrent_dropout: `_cell` with a mask of h for each gate
     _made: ops.Made | None = None
 
     def __init__(self, units: int, activation: Any = "tanh", *args: Any, **kwargs: Any) -> None:
         super().__init__(units, keras_activation(activation), *args, **kwargs)  # type: ignore[call-arg]
         layer: Any = self
-        if layer.recurrent_dropout:
-            raise ValueError(f"recurrent_dropout: fastrnn has none; expected 0, got {layer.recurrent_dropout}")
-        if layer.dropout and getattr(layer.cell, "implementation", 2) == 1:
-            raise ValueError("implementation: 1 drops other inputs for each gate; with dropout= expected 2, got 1")
         if getattr(layer, "use_cudnn", "auto") is True:
             raise ValueError('use_cudnn: fastrnn runs on the CPU; expected "auto" or False, got True')
         layer.use_cudnn = False  # else a Bidirectional may run both directions on a graphics card itself
         functions = {name: known_as(name, getattr(layer, name)) for name in KERAS_FUNCTION_OPTIONS[self._family]}
         self._cell = keras_cell(self._family, reset_after=bool(getattr(layer, "reset_after", False)), **functions)
+        self._dropping = masked(self._cell, tuple([f"mask_{gate}" for gate in self._cell.products]))
 
     def _reordered(self, a: Any) -> Any:
         """From Keras' order of gates to ours, along the first axis; by torch, for the gradient."""
@@ -95,41 +98,51 @@ class _Kernels:
         x, *states = [a.to(kind(variables)) for a in (sequences, *states)]
         if layer.stateful:
             states = [s.clone() for s in states]  # Keras writes into its own
-        if training and layer.dropout:
-            x = x * layer.cell.get_dropout_mask(x[:, 0, :])[:, None]
+        e: list[Any] = []
+        if training and self._drops(layer.dropout):
+            masks = listed(layer.cell.get_dropout_mask(sequences[:, 0, :]))
+            x, variables[0] = for_each_gate(x, masks, variables[0])
+        if training and self._drops(layer.recurrent_dropout):
+            masks = listed(layer.cell.get_recurrent_dropout_mask(states[0]))
+            drawn = dict(zip(KERAS.gates[self._family], masks, strict=True))
+            e = [drawn[gate].to(x.dtype).expand(x.shape[1], -1, -1) for gate in self._cell.products]
         if layer.go_backwards:
             x, mask = x.flip(1), None if mask is None else mask.flip(1)
         if mask is None:
-            y, *states = self._run(x, states, variables)
+            y, *states = self._run(x, states, variables, e)
             last = states[0]
         else:
-            y, states = self._masked(x, mask.bool(), states, variables)
+            y, states = self._masked(x, mask.bool(), states, variables, e)
             last = y[:, -1]
         return last, y if layer.return_sequences else last[:, None], states
 
-    def _masked(self, x: Any, mask: Any, states: list[Any], variables: list[Any]) -> tuple[Any, Any]:
+    def _drops(self, rate: float) -> bool:
+        """Whether Keras' cell applies a mask that it draws at this rate."""
+        return 0 < rate < 1 or (rate == 1 and self._family == "rnn")
+
+    def _masked(self, x: Any, mask: Any, states: list[Any], variables: list[Any], e: list[Any]) -> tuple[Any, Any]:
         """Valid steps move to the front, and their outputs back; between them Keras repeats the last one, first 0."""
         layer: Any = self
         order = torch.argsort((~mask).int(), dim=1, stable=True)
         x = torch.take_along_dim(x, order[:, :, None], 1)
-        y, *states = self._run(x, states, variables, mask.sum(1))
+        y, *states = self._run(x, states, variables, e, mask.sum(1))
         so_far = mask.cumsum(1)[:, :, None]
         y = torch.take_along_dim(y, (so_far - 1).clamp(min=0), 1) * (so_far > 0)
         return y * mask[:, :, None] if layer.zero_output_for_mask else y, states
 
-    def _run(self, x: Any, states: list[Any], variables: list[Any], lengths: Any = None) -> list[Any]:
-        """y (B, T, H) and the final states (B, H)."""
-        setting = Setting(self._cell.key, len(variables) == 3, False, True)
+    def _run(self, x: Any, states: list[Any], variables: list[Any], e: list[Any], lengths: Any = None) -> list[Any]:
+        """y (B, T, H) and the final states (B, H); e holds the masks of h, (T, B, H), if there are any."""
+        setting = Setting((self._dropping if e else self._cell).key, len(variables) == 3, False, True)
         states, grad = [s[None] for s in states], torch.is_grad_enabled()
         if not ops.plain():
-            y, *final = ops.watched(setting, Given(x, states, self._weights(variables), lengths), grad)
+            y, *final = ops.watched(setting, Given(x, states, self._weights(variables), lengths, e=e), grad)
         elif grad and any(a.requires_grad for a in (x, *states, *variables)):
-            given = Given(x, states, self._weights(variables), lengths)
+            given = Given(x, states, self._weights(variables), lengths, e=e)
             y, *final = ops.differentiable(setting, Stack(setting, given.weights), given, *given.flat)
         else:
             made = ops.made(self._made, setting, variables, packed=True, weights=self._weights)
             self.__dict__["_made"] = made  # past Keras, which tracks attributes
-            y, *final = made.stack.infer(Given(x, states, [], lengths))
+            y, *final = made.stack.infer(Given(x, states, [], lengths, e=e))
         return [y, *(s[0] for s in final)]
 
     def _weights(self, variables: list[Any]) -> list[Any]:
@@ -139,6 +152,17 @@ class _Kernels:
         for b in bias:
             weights += map(self._reordered, b if b.dim() == 2 else (b, torch.zeros_like(b)))
         return weights
+
+
+def listed(masks: Any) -> list[Any]:
+    """One for each gate, or one for all."""
+    return masks if isinstance(masks, list) else [masks]
+
+
+def for_each_gate(x: Any, masks: list[Any], kernel: Any) -> tuple[Any, Any]:
+    """x (B, T, N*I) under each of N masks, and the kernel (N*I, G*H) that reads of each what is for its gates."""
+    parts = [x * mask.to(x.dtype)[:, None] for mask in masks]
+    return torch.cat(parts, 2), torch.block_diag(*kernel.chunk(len(masks), 1))
 
 
 def known_as(option: str, function: Any) -> str:

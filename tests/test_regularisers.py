@@ -20,7 +20,8 @@ from tolerance import assert_close, assert_rounded, assert_same_bits, relative_e
 import fastrnn
 import fastrnn.inspect
 from fastrnn import training
-from fastrnn.cells import tanh
+from fastrnn.cells import CELLS, tanh
+from fastrnn.cells.regularised import masked
 
 RATES: dict[str, Any] = {"recurrent_dropout": 0.5, "zoneout": 0.3, "weight_drop": 0.25}
 ONE_EACH = [{name: rate} for name, rate in RATES.items()]
@@ -178,6 +179,23 @@ def test_gradients(cell: Any, seed: int, oracle: Callable[[str], Any]) -> None:
     given, d = problem(net, T, B, seed)
     exact = by_autograd(oracle("torch"), cell, net, given, d, seed)
     assert_close(results(net, given, d, seed, checkpoint=[None, 2, "auto"][seed % 3]), exact)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru_before", names_taken], ids=lambda cell: getattr(cell, "name", cell))
+def test_a_mask_for_each_gate(
+    cell: Any, implementation: str, oracle: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `fastrnn.keras` asks for it, with the gradients of the masks themselves."""
+    plain = CELLS[cell] if isinstance(cell, str) else cell
+    own, n = masked(plain, tuple([f"mask_{gate}" for gate in plain.products])), len(plain.inputs)
+
+    def textbook(torch: Any, a: Any, u: Any, s: Any, p: Any, e: Any) -> Any:
+        return TEXTBOOK[cell](torch, a, lambda k, v: u(k, e[n + k] * v), s, p, e[:n])
+
+    monkeypatch.setitem(TEXTBOOK, own, textbook)
+    net = made(own, 3, 9, 2, dtype=np.float64, bidirectional=True)
+    given, d = problem(net, 6, 5, 0)
+    assert_close(results(net, given, d, 0), by_autograd(oracle("torch"), own, net, given, d, 0))
 
 
 def test_a_rate_for_each_state(oracle: Callable[[str], Any]) -> None:

@@ -20,8 +20,11 @@ HARMLESS = {
     *("merge_mode", "layer", "backward_layer", "cell"),
 }
 
+#: Masks of x and of h that Keras draws once for all steps, and for each gate: no layer of ours has such.
+DROPOUTS = ("dropout", "recurrent_dropout")
+
 #: Options that act in training alone, and what they are when they do not.
-TRAINING: dict[str, Any] = {"trainable": True} | dict.fromkeys(("dropout", "recurrent_dropout"), 0)
+TRAINING: dict[str, Any] = {"trainable": True} | dict.fromkeys(DROPOUTS, 0)
 TRAINING |= dict.fromkeys(
     [f"{what}_{how}" for what in ("kernel", "recurrent", "bias", "embeddings") for how in ("regularizer", "constraint")]
     + ["activity_regularizer"]
@@ -56,9 +59,10 @@ def expect(piece: Piece, taken: Taken, **expected: tuple[Any, ...]) -> Config:
                 raise ValueError(f"{piece.title}: {key}: expected {wanted}, got {value!r:.80}{hint}")
         elif key in TRAINING:
             if not taken.inference and value != TRAINING[key]:
+                hint = "; fastrnn.keras trains with it" if key in DROPOUTS else ""
                 raise ValueError(
                     f"{piece.title}: {key}: expected {TRAINING[key]!r}, got {value!r:.80}; "
-                    "inference=True leaves out what acts in training alone"
+                    f"inference=True leaves out what acts in training alone{hint}"
                 )
         elif key in CALLED:
             left_out, hint = CALLED[key]
