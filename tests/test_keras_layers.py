@@ -121,6 +121,7 @@ def expect_the_same(
 RATES: list[dict[str, Any]] = [
     {"recurrent_dropout": 0.4},
     {"recurrent_dropout": 0.4, "dropout": 0.3},
+    {"recurrent_dropout": 0.4, "dropout": 0.3, "activation": "softsign", "recurrent_activation": "hard_sigmoid"},
     {"recurrent_dropout": 0.6, "dropout": 1.0},
     {"recurrent_dropout": 1.0},
     {"dropout": 0.5, "implementation": 1, "use_cudnn": False},
@@ -136,7 +137,8 @@ def test_dropout(name: str, k: int, dtype: str, keras: Any, ours: Any) -> None:
     name, _, reset = name.partition(" ")
     options = RATES[k] | {"seed": 1, "return_sequences": k > 0} | ({"reset_after": reset == "after"} if reset else {})
     if name == "SimpleRNN":
-        options = {option: value for option, value in options.items() if option not in ("implementation", "use_cudnn")}
+        others = ("implementation", "use_cudnn", "recurrent_activation")
+        options = {option: value for option, value in options.items() if option not in others}
     for training in (True, False):
         expect_the_same(keras, ours, name, dtype, options, training)
 

@@ -20,7 +20,7 @@ HARMLESS = {
     *("merge_mode", "layer", "backward_layer", "cell"),
 }
 
-#: Masks of x and of h that Keras draws once for all steps, and for each gate: no layer of ours has such.
+#: Of x and of h, by masks that are the same for all steps, and others for each gate: no layer of ours has such.
 DROPOUTS = ("dropout", "recurrent_dropout")
 
 #: Options that act in training alone, and what they are when they do not.
