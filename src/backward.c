@@ -2,7 +2,8 @@
  *
  * Step by step against the travel: the gradient that reaches h is the product of the gate gradients of the step after
  * with U, plus what the cell carries past the products, plus the caller's dy; the cell turns it into this step's gate
- * gradients. What can wait, waits until a chunk of steps is whole (gradients.c).
+ * gradients. With a projection that sum is the gradient of the projected h, and its product with R that of h itself.
+ * What can wait, waits until a chunk of steps is whole (gradients.c).
  */
 #include "drive.h"
 #include "team.h"
@@ -14,9 +15,9 @@ static void add_to(real *to, const real *from, ptrdiff_t n)
     for (ptrdiff_t i = 0; i < n; i++) to[i] += from[i];
 }
 
-/* Turn rows of a product, the gradient of the first state after step s by way of step s + 1, and what was carried of the
- * others into the whole gradient of states [first, end). Rows that have no step s leave: what reached them is the gradient
- * of their initial state. */
+/* Make whole the gradients of states [first, end) after step s. By way of step s + 1 came, of the first state, the
+ * product in t->dout, and of the others, what that step carried; the caller's gradients are added. Rows that have no
+ * step s leave: what reached them is the gradient of their initial state. */
 static void complete(const Plan *p, const BackwardTile *t, ptrdiff_t s, ptrdiff_t row, int first, int end)
 {
     const frnn_call *call = p->call;
@@ -60,7 +61,7 @@ static void find_left(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q, pt
         for (ptrdiff_t r = t.row; r < t.row + t.rows; r++) left[r] = r < ready ? row_of(from, r) + field : p->zeros;
 }
 
-/* The gradient of what step s projected to, this thread's part; s = -1 only lets the last rows leave. */
+/* The gradient of the projected state after step s, this thread's part; s = -1 only lets the last rows leave. */
 static void undo_projection(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
 {
     const Panels *U = &p->U_back[0];

@@ -17,7 +17,7 @@ INLINE ptrdiff_t chunk_row(const Plan *p, Chunk c, ptrdiff_t s) { return p->late
 /* Add a whole chunk to the parameters' gradients, and write its dx. */
 void X(finish_chunk)(const Plan *p, int id, Chunk chunk);
 
-/* Hand the biases' and peepholes' gradients to the caller. */
+/* Hand the biases' and parameters' gradients to the caller. */
 void X(write_sums)(const Plan *p);
 
 /* What each thread of a call does; arg is the Plan. */

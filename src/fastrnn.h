@@ -29,7 +29,7 @@ typedef struct {
     const char *name;
     const char *digest; /* of its equations, as fastrnn.cells.Cell has it */
     int gates, states, parameters, inputs;
-    int phases, phase_gates[FRNN_MAX_PHASES]; /* neighbouring products of each phase; the first may have none */
+    int phases, phase_gates[FRNN_MAX_PHASES]; /* products of each phase; the first, and one of means, have none */
     int operand[FRNN_MAX_PHASES];             /* the kept field that they multiply; -1: the first state */
     int phase_means[FRNN_MAX_PHASES];         /* of a phase without products: means over the hidden units */
     int added[FRNN_MAX_GATES]; /* for each gate the product whose b_rec may be added to its b, or -1 */
@@ -40,7 +40,6 @@ typedef struct {
     void (*forward[FRNN_MAX_PHASES])(const struct ForwardTile *);
     void (*backward[FRNN_MAX_PHASES])(const struct BackwardTile *);
 } frnn_cell;
-
 
 /* A (T, B, ·) array: element (t, b, i) stands at data[t*step + b*row + i]. */
 typedef struct {
@@ -65,7 +64,7 @@ typedef struct {
     int follows;          /* in a batch of calls: x is the y of the call before, of the same steps and lengths */
     ptrdiff_t checkpoint; /* keep the state of every k-th step; 0 keeps every step's gates and states */
     ptrdiff_t T, B, I, H;
-    ptrdiff_t P; /* units that the first state is projected to, or 0: its arrays are P wide, and so are U and dU */
+    ptrdiff_t P; /* units that the first state is projected to, or 0. If not 0 its arrays, U and dU are P wide, not H */
 
     frnn_array x;               /* (T, B, I) */
     const void *W, *U;          /* (gates*H, I), (products*H, H) */

@@ -1,4 +1,5 @@
-/* The forward driver: for every step and phase, product and pointwise function on one tile after the other.
+/* The forward driver: for every step and phase, product and pointwise function on one tile after the other; and after
+ * the last phase the projection, if there is one.
  *
  * Panels are outside, tiles of rows inside, so that a panel is read once a step from wherever it lives and a tile's
  * product never leaves L1 before the cell has used it.
@@ -87,7 +88,7 @@ static void deliver(const Plan *p, const ForwardTile *t, ptrdiff_t s, ptrdiff_t 
     }
 }
 
-/* The first of the states that a step's last phase can deliver: the first one of all may wait for its projection. */
+/* The first of the states that are final after a step's last phase: state 0 is not if it is projected. */
 INLINE int first_ready(const Plan *p) { return projects(p) ? 1 : 0; }
 
 /* One step: where its segment begins, and W x + b of its rows. Where `inputs` are listed instead, that product is made
@@ -165,7 +166,8 @@ static void run_rows(const Plan *p, int id, const Step *step, int q, const real 
         }
         EACH_TILE(t, p, id, n, ROWS_ONCE)
         {
-            if (p->call->out[0].data && q == cell->phases - 1 && !projects(p)) /* y comes from memory: ask for it while the product runs */
+            /* y comes from memory: ask for it while the product runs */
+            if (p->call->out[0].data && q == cell->phases - 1 && !projects(p))
                 for (int i = 0; i < t.rows; i++) __builtin_prefetch(element(p, p->call->out[0], s, t.row + i) + tile.at, 1);
             if (cell->phase_gates[q]) X(multiply)(t.rows, left + t.row, 1, 0, U, group, 0, tile.uh);
             put_means(p, id, cell->phase_means[q], t.row, t.rows, tile.uh, tile.lanes);

@@ -1,7 +1,8 @@
 /* The gradients that are put off until a chunk of steps is whole, and then computed as large products over its rows:
  *
- *   dW = sum of da x^T     dU = sum of da_rec h_prev^T     db, db_rec, dp = sums of columns     dx = da W
+ *   dW = sum of da x^T     dU = sum of da_rec operand^T     dR = sum of dh h^T     dx = da W
  *
+ * and db, db_rec and dp, the sums of columns. An operand is what the product multiplied, in the first phase h_prev.
  * A chunk's extent depends on the problem's sizes alone, never on threads or checkpoints, and so do the bits.
  */
 #include "drive.h"
@@ -29,8 +30,8 @@ static Columns left_operand(const Plan *p, int id, Rows field, ptrdiff_t rows, p
     return (Columns){field.data, OUTER_ROWS, field.stride};
 }
 
-/* The parameters' gradients of a chunk, for this thread's hidden units. Where the gradients of W x + b and of U h are the
- * same, so are the gates and the products, and one left operand serves both. */
+/* The parameters' gradients of a chunk, for this thread's hidden units. Where the gradients of W x + b and of U h are
+ * the same, so are the gates and the products, and one left operand serves both. */
 static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows, int add)
 {
     const Cell *cell = p->cell;
@@ -83,7 +84,7 @@ static void write_dx_group(const Plan *p, const Panels *W, ptrdiff_t group, ptrd
     }
 }
 
-/* This thread's part of a chunk's dx: its rows, or where W is packed only now all rows of its groups. */
+/* This thread's part of a chunk's dx: all columns of its rows; or where W is packed late, all rows of its groups. */
 static void write_dx(const Plan *p, int id, ptrdiff_t rows)
 {
     const Panels *W = &p->W_back;

@@ -3,8 +3,8 @@
  * Travel. Steps are counted in the direction of travel, s = 0 .. steps-1; time(s) is their place in x. Sequences are
  * sorted by falling length into rows, so that the rows at work in a step are always the first active(s).
  *
- * Threads deal rows when there are enough (no barrier is needed), or else hidden groups (one barrier a phase, unless no
- * unit sees another).
+ * Threads share the rows when there are enough (no barrier is needed), or else the groups of hidden units (a barrier
+ * after every phase and projection, unless no unit sees another).
  */
 #ifndef FRNN_PLAN_H
 #define FRNN_PLAN_H
@@ -17,7 +17,7 @@ typedef struct {
     const real **x_rows; /* per row of wx */
     const real **prev;   /* per row: the states before this step */
     const real **left;   /* per row: left operand of the product at hand */
-    real *means;         /* per row: FRNN_MAX_PHASE_MEANS */
+    real *means;         /* per row: the phase's means, in room for FRNN_MAX_PHASE_MEANS */
     real *wx;            /* [row][group][gate][lane]: W x + b for a chunk of steps */
     real *columns;       /* backward: one gate's gradients of the thread's units, packed */
 } Scratch;
@@ -26,14 +26,14 @@ typedef struct {
     const frnn_call *call;
     const Cell *cell;
     ptrdiff_t steps, B, I, H, Hp;
-    int fields;        /* of a row of states: theirs, and one for the first as it is projected */
-    ptrdiff_t y_field, y_width; /* of the first state as others see it: where it stands in a row, and its units */
-    double flop;    /* of a forward pass */
+    int fields;                 /* of a row of states: one for each state, and one for the first state's projection */
+    ptrdiff_t y_field, y_width; /* the first state as others see it, projected or not: its place in a row, its units */
+    double flop;     /* of a forward pass */
     frnn_stop *stop; /* of a call that is long enough; or null */
     int threads;
-    int owners;     /* threads that rows are dealt to; 1 when hidden groups are dealt instead */
-    ptrdiff_t unit; /* rows dealt at a time */
-    int waits;      /* threads that hidden groups are dealt to meet after every phase; units that never see others need not */
+    int owners;      /* threads that rows are dealt to; 1 when hidden groups are dealt instead */
+    ptrdiff_t unit;  /* rows dealt at a time */
+    int waits;       /* threads that share hidden groups meet after every phase; else no unit sees another */
 
     ptrdiff_t *sequence; /* per row: its place in the batch */
     ptrdiff_t *length;   /* per row, falling */
@@ -42,13 +42,14 @@ typedef struct {
 
     Weights weights;                           /* for forward */
     Panels W_back, U_back[FRNN_MAX_PHASES], R_back; /* transposed, for backward */
-    real *zeros;                               /* as long as the widest row */
+    real *zeros;                               /* as long as the widest row that they stand for */
     Rows e;                                    /* of a step: extra inputs of B rows */
     Rows init;                                 /* B rows of states */
     Rows states;                               /* slots of B rows: slot 0 begins the segment */
     Rows kept;                                 /* slots of B rows; data is null when nothing needs them */
-    Rows made;                                 /* B rows of what means are taken of; data is null without means */
-    ptrdiff_t slots, kept_slots;               /* masks: a slot for every step of a segment (-1), or 2 or 1 in turn */
+    Rows made;                                 /* B rows of what all means are taken of; data is null without means */
+    ptrdiff_t slots, kept_slots;               /* masks of a step's number: -1, a slot for each; or 1 for states, two in
+                                                  turn, and 0 for what is kept, one slot */
     ptrdiff_t segment;                         /* steps between checkpoints; `steps` without */
     Rows checkpoints;                          /* states at the start of each segment, B rows each */
     ptrdiff_t chunk;                           /* steps of one input product */
@@ -58,15 +59,15 @@ typedef struct {
 
     /* backward: a chunk of steps whose weight gradients are computed together; rows in order of falling step */
     ptrdiff_t back_chunk;                      /* steps */
-    Rows da, da_rec, dp;                       /* gate gradients and the parameters' terms */
-    Rows dh;                                   /* gradients of what was projected to */
+    Rows da, da_rec, dp;                       /* as in a BackwardTile */
+    Rows dh;                                   /* gradients of the projected states */
     Rows da_before;                            /* da_rec of the step done last in the chunk before, B rows */
-    Rows carry, de;                            /* B rows of states and of what phases leave; of extra inputs */
+    Rows carry, de;                            /* likewise as in a BackwardTile, B rows: of the step at hand alone */
     double *db, *db_rec, *dp_sums;             /* sums so far; db_rec is db unless the cell splits */
-    const real **x_rows, **operand[FRNN_MAX_PHASES + 1]; /* per chunk row: x, what each phase's product multiplied, and
-                                                             after them the projection */
+    const real **x_rows, **operand[FRNN_MAX_PHASES + 1]; /* per chunk row: x, what each phase's products multiplied, and
+                                                            behind the phases what the projection did */
     real **dx_rows;
-    Rows operand_copy[FRNN_MAX_PHASES + 1];       /* with checkpoints, where operands do not outlive their segment */
+    Rows operand_copy[FRNN_MAX_PHASES + 1]; /* with checkpoints, where operands do not outlive their segment */
     Panels x_panels, operand_panels[FRNN_MAX_PHASES + 1];
     int packs_columns; /* the weight gradients are wide enough to repay packing their left operand */
 } Plan;
@@ -121,8 +122,9 @@ INLINE const real *states_before(const Plan *p, ptrdiff_t s, ptrdiff_t start, pt
     return row_of(states_after(p, s - 1, start), row);
 }
 
-/* Whether a matrix is needed but once. Then each of its groups is packed where the one before it lay, just before it is
- * multiplied: it never leaves the cache, while packing all of them first would write and read them to and from memory. */
+/* Whether W is multiplied in a single product of the whole call, forward or backward. Then each of a thread's groups is
+ * packed just before it is multiplied, all in the same place: it stays in the cache, where a large W that is packed as
+ * a whole is written to memory and read back. */
 INLINE int packs_W_late(const Plan *p)
 {
     return !p->call->packed && !p->call->checkpoint && p->owners == 1 && p->chunk >= p->steps;
@@ -160,10 +162,10 @@ INLINE ptrdiff_t end_unit(const Plan *p, const Panels *panels, int id)
     return last < panels->groups ? group_start(panels, last) : p->Hp;
 }
 
-/* Take the means of n neighbouring fields of this thread's rows among the first `active`. */
+/* The means of n neighbouring fields, for this thread's rows among the first `active`, into its scratch. */
 void X(take_means)(const Plan *p, int id, ptrdiff_t active, Rows fields, int n);
 
-/* Put the means of m rows from `row` on into the first vector of each block of a tile. */
+/* Put the n means of each of m rows, from `row` on, where the cell finds them: in the first vector of each block. */
 INLINE void put_means(const Plan *p, int id, int n, ptrdiff_t row, int m, Rows to, ptrdiff_t lanes)
 {
     for (int i = 0; i < m; i++)

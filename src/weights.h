@@ -16,7 +16,7 @@ typedef struct {
     real *p;     /* of each parameter */
 } Weights;
 
-/* Units of what phase q multiplies. */
+/* Units of what the products of phase q multiply. */
 INLINE ptrdiff_t operand_width(const frnn_call *call, int q)
 {
     return call->P && call->cell->phase_gates[q] && call->cell->operand[q] < 0 ? call->P : call->H;
@@ -36,7 +36,7 @@ Weights X(take_weights)(const frnn_call *call, Arena *arena, int p_only);
 size_t X(packed_size)(const frnn_call *call);
 void X(pack_weights)(const frnn_call *call, void *packed);
 
-/* Fill everything but the panels; and one thread's share of the panels, those of U alone where W is packed later. */
+/* Fill everything but the panels; and one thread's share of the panels, with `U_alone` all but those of W. */
 void X(fill_vectors)(const Weights *weights, const frnn_call *call, int p_only);
 void X(fill_panels)(const Weights *weights, const frnn_call *call, int id, int threads, int U_alone);
 
