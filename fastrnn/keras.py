@@ -64,6 +64,7 @@ class _Kernels:
     _family: str
     _cell: Cell
     _dropping: Cell  #: what trains with recurrent_dropout: `_cell` with a mask of h for each gate
+    _drops_all = False  #: whether a rate of 1 drops everything; to the cells of GRU and LSTM it is no rate
     _made: ops.Made | None = None
 
     def __init__(self, units: int, activation: Any = "tanh", *args: Any, **kwargs: Any) -> None:
@@ -118,7 +119,7 @@ class _Kernels:
 
     def _drops(self, rate: float) -> bool:
         """Whether Keras' cell applies a mask that it draws at this rate."""
-        return 0 < rate < 1 or (rate == 1 and self._family == "rnn")
+        return 0 < rate < 1 or (rate == 1 and self._drops_all)
 
     def _masked(self, x: Any, mask: Any, states: list[Any], variables: list[Any], e: list[Any]) -> tuple[Any, Any]:
         """Valid steps move to the front, and their outputs back; between them Keras repeats the last one, first 0."""
@@ -190,6 +191,7 @@ class SimpleRNN(_Kernels, _SimpleRNN):  # type: ignore[misc]
     """
 
     _family = "rnn"
+    _drops_all = True
 
 
 @_registered
