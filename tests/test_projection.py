@@ -148,6 +148,8 @@ def test_other_cells() -> None:
     """Whose h is read by one product alone."""
     layer = fastrnn.Recurrent(fastrnn.catalogue.cifg_lstm_input, 3, 8, proj_size=5)
     assert layer(np.ones((4, 2, 3), np.float32))[0].shape == (4, 2, 5)
+    layer = fastrnn.Recurrent(fastrnn.cells.CELLS["rnn_tanh"], 3, 8, proj_size=5, zoneout=(0.0,))
+    assert layer(np.ones((4, 2, 3), np.float32))[0].shape == (4, 2, 5)
     for cell in (fastrnn.catalogue.li_gru, fastrnn.catalogue.min_gru, fastrnn.catalogue.minimal_gated_unit):
         with pytest.raises(ValueError, match=f"proj_size: {cell.name} reads h elsewhere than in one product with U"):
             fastrnn.Recurrent(cell, 3, 8, proj_size=5)

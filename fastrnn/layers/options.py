@@ -72,7 +72,7 @@ class LayerOptions:
     def _check_together(self) -> None:
         I, H = self.input_size, self.hidden_size
         expect_room("hidden_size", "input_size, hidden_size", (I, H), 8 * H, I + H)
-        if self.proj_size and (self.recurrent_dropout or self.zoneout not in (0, (0,) * 2)):
+        if self.proj_size and (self.recurrent_dropout or np.any(self.zoneout)):
             raise ValueError(
                 f"proj_size: it goes with no recurrent_dropout and no zoneout, got {self.recurrent_dropout} and "
                 f"{self.zoneout}"
