@@ -73,9 +73,7 @@ class DefinedCell(Cell):
         TypeError, ValueError
             For what is not an array, and for a wrong shape; the message names the argument.
         """
-        if not isinstance(state, tuple | list) or len(state) != len(self.states):
-            raise ValueError(f"state: expected a tuple of {', '.join(self.states)}, got {state!r:.80}")
-        named = dict(zip(self.states, state, strict=True))
+        named = dict(zip(self.states, self.of_states("state", state), strict=True))
         x_t, before, weights = checked_step(self, x_t, named, {"W": W, "U": U, "b": b, "b_rec": b_rec, "p": p})
         sizes = 1, len(x_t), before[0].shape[1]
         given = dict(zip(self.inputs, checked_inputs(self, e, sizes, None, False, False)[0], strict=True))
@@ -131,11 +129,8 @@ class DefinedCell(Cell):
         TypeError, ValueError
             For what is not an array, or of another dtype or shape; the message names the argument.
         """
-        if init is None:
-            init = (None,) * len(self.states)
-        if not isinstance(init, tuple | list) or len(init) != len(self.states):
-            raise ValueError(f"init: expected a tuple of {', '.join(self.states)}, got {init!r:.80}")
-        y, final, others, cache = run_forward(self, x, (W, U, b, b_rec, p), tuple(init), common, return_states, e)
+        init = self.of_states("init", init)
+        y, final, others, cache = run_forward(self, x, (W, U, b, b_rec, p), init, common, return_states, e)
         return CellResult(y, final, (y, *others) if return_states else None, cache)
 
     def backward(
@@ -169,11 +164,7 @@ class DefinedCell(Cell):
         TypeError, ValueError
             For another cache, and for gradients of another dtype or shape.
         """
-        none = (None,) * len(self.states)
-        dfinal, dstates = (none if d is None else tuple(d) for d in (dfinal, dstates))
-        for name, d in (("dfinal", dfinal), ("dstates", dstates)):
-            if len(d) != len(self.states):
-                raise ValueError(f"{name}: expected a tuple of {', '.join(self.states)}, got {len(d)} of them")
+        dfinal, dstates = self.of_states("dfinal", dfinal), self.of_states("dstates", dstates)
         if dstates[0] is not None:
             dy = dstates[0] if dy is None else np.add(dy, dstates[0])
         finals = {f"d{name}_n": d for name, d in zip(self.states, dfinal, strict=True)}

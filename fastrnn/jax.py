@@ -265,10 +265,7 @@ def recurrent(
     """
     if not isinstance(cell, Cell):
         raise TypeError(f"cell: expected what fastrnn.cell makes, got {cell!r}")
-    if init is None:
-        init = (None,) * len(cell.states)
-    if not isinstance(init, tuple | list) or len(init) != len(cell.states):
-        raise ValueError(f"init: expected a tuple of {', '.join(cell.states)}, got {init!r:.80}")
+    init = cell.of_states("init", init)
     y, *final = _run(cell, x, (W, U, b, b_rec, p), init, lengths, resets, reverse, threads, e)
     return y, tuple(final)
 

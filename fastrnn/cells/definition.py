@@ -116,6 +116,14 @@ class Cell:
                 raise self._error(f"parameters: expected a number with which {name} starts, got {value!r}")
         return given
 
+    def of_states(self, name: str, given: Any) -> tuple[Any, ...]:
+        """The argument of this name, a value or None for each state; None stands for no value of any."""
+        if given is None:
+            return (None,) * len(self.states)
+        if not isinstance(given, tuple | list) or len(given) != len(self.states):
+            raise ValueError(f"{name}: expected a tuple of {', '.join(self.states)}, got {given!r:.80}")
+        return tuple(given)
+
     def begin(self, p: Any) -> None:
         """Set what has a value to start with in an array of all parameters, (P*H,)."""
         H = len(p) // max(len(self.parameters), 1)
