@@ -2,7 +2,8 @@
 
 `x.g` is W_g x[t] + b_g, `U.g @ v` is U_g v + b_rec_g, `s` holds the states before the step, `p` the parameters and `e`
 the extra inputs; see `fastrnn.cell`. Each docstring says which form it is where papers and libraries differ. Parameters
-of a `Recurrent` layer start as its initializers say, not as the papers do.
+of a `Recurrent` layer start as its initializers say, not as the papers do, but for the gains and biases of the
+layer-normalised cells.
 
 Examples
 --------

@@ -22,13 +22,13 @@ COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 #: What is not elementwise: a product with U, and the mean over the hidden units. What hangs on one waits for all units.
 JOINTS = ("u", "mean")
 
-#: What a node may read that is given: x, a product with U, a state, a parameter, an extra input, and in the reverse
-#: pass the gradient of a next state and that of a joint's operand.
-LEAVES = ("const", "x", "u", "state", "parameter", "input", "dstate", "doperand")
-
 
 class Node:
-    """One value, (B, H), of an equation. Arithmetic on nodes makes nodes."""
+    """One value, (B, H), of an equation. Arithmetic on nodes makes nodes.
+
+    What is given has its kind as `op`: "const", "x", "state", "parameter", "input", and in the reverse pass "dstate",
+    the gradient of a next state, and "doperand", that of a joint's operand.
+    """
 
     __slots__ = ("args", "graph", "line", "name", "number", "op")
 

@@ -126,9 +126,9 @@ def to_keras(layer: Any) -> Any:
     TypeError
         For another layer.
     ValueError
-        For what Keras does not have: peepholes, bfloat16 weights, zoneout, weight drop, `recurrent_dropout` with one
-        mask for all gates, an embedding's ``padding_idx``, other cells than its own and those of `fastrnn.catalogue`
-        that are its own with other activations. The message names it.
+        For what Keras does not have: peepholes, `proj_size`, bfloat16 weights, zoneout, weight drop,
+        `recurrent_dropout` with one mask for all gates, an embedding's ``padding_idx``, other cells than its own and
+        those of `fastrnn.catalogue` that are its own with other activations. The message names it.
     ImportError
         If Keras is not installed; it uses the backend that it is set to.
 

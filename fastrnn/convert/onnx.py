@@ -160,7 +160,7 @@ def to_onnx(layer: Any, *, lengths: bool = False, state: bool = False) -> Any:
     TypeError
         For another layer.
     ValueError
-        For bfloat16 weights, and zoneout.
+        For `proj_size`, bfloat16 weights, and zoneout.
     ImportError
         If onnx is not installed.
 

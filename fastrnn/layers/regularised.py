@@ -1,7 +1,5 @@
-"""Recurrent dropout, zoneout and weight drop, of any cell.
-
-The first two are in the equations of another cell, which is given the masks as extra inputs; so the kernels run them,
-and gradients are derived as of every cell. Weight drop is a mask of U.
+"""Recurrent dropout, zoneout and weight drop, of any cell: the first two by the cells of `fastrnn.cells.regularised`,
+weight drop by a mask of U.
 """
 
 from __future__ import annotations

@@ -73,7 +73,8 @@ class LSTM(Recurrent):
         1 / (1 - weight_drop) times as large [3]_.
     proj_size : int
         P, less than H: h is projected to P units by ``weight_hr_l0`` (P, H) after every step, as in PyTorch [4]_. y and
-        h are P wide, and weight_hh is (4*H, P); c stays H wide. 0 is no projection.
+        h are P wide, and weight_hh is (4*H, P); c stays H wide. 0 is no projection. It goes with no recurrent_dropout
+        and no zoneout.
     forget_bias : float, optional
         Where the forget gate's bias starts: bias_ih is filled with it there, and bias_hh with 0.
     initializer : {"torch", "keras"} or dict
@@ -144,8 +145,7 @@ class LSTM(Recurrent):
             batch_first=batch_first, dropout=dropout, bidirectional=bidirectional, merge=merge,
             return_sequences=return_sequences, dtype=dtype, weight_dtype=weight_dtype,
             recurrent_dropout=recurrent_dropout, zoneout=zoneout, weight_drop=weight_drop, proj_size=proj_size,
-            initializer=initializer,
-            rng=rng,
+            initializer=initializer, rng=rng,
         )
         if forget_bias is not None:
             self._set_forget_bias(finite("forget_bias", forget_bias))
