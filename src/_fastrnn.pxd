@@ -34,6 +34,7 @@ cdef extern from "fastrnn.h" nogil:
         int carries_h
         int kept
         int kept_same
+        int scans
         int pending
         void (*forward[FRNN_MAX_PHASES])(const ForwardTile *) noexcept nogil
         void (*backward[FRNN_MAX_PHASES])(const BackwardTile *) noexcept nogil

@@ -77,7 +77,7 @@ cdef class Compiled:
         cell.gates, cell.states, cell.parameters = shape["gates"], shape["states"], shape["parameters"]
         cell.inputs, cell.phases, cell.split = shape["inputs"], shape["phases"], shape["split"]
         cell.carries_h, cell.kept, cell.pending = shape["carries_h"], shape["kept"], shape["pending"]
-        cell.kept_same = shape["kept_same"]
+        cell.kept_same, cell.scans = shape["kept_same"], shape["scans"]
         if not (1 <= cell.gates <= FRNN_MAX_GATES and 1 <= cell.states <= FRNN_MAX_STATES
                 and 1 <= cell.phases <= FRNN_MAX_PHASES and cell.inputs <= FRNN_MAX_INPUTS):
             raise ValueError(f"no room for a cell of {shape}")

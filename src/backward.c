@@ -27,15 +27,17 @@ static void complete(const Plan *p, const BackwardTile *t, ptrdiff_t s, ptrdiff_
         const ptrdiff_t width = width_of(p, k), left = width - t->at, n = left < t->lanes ? left : t->lanes;
         for (int i = 0; i < t->rows; i++) {
             const ptrdiff_t r = row + i, at = p->sequence[r] * width + t->at;
-            real *const carry = row_of(t->carry, i) + t->at + k * p->Hp, *const d = k ? carry : row_of(t->dout, i);
+            real *const carry = row_of(t->carry, i) + t->at + k * p->Hp, *const dh = row_of(t->dout, i);
+            real *const d = k || p->cell->scans ? carry : dh;
             if (r >= after || is_reset(p, s + 1, r))
                 zero_row(d, t->lanes);
-            else if (k == 0 && carries && product)
+            else if (d == dh && carries && product)
                 add_to(d, carry, t->lanes);
-            else if (k == 0 && carries)
+            else if (d == dh && carries)
                 memcpy(d, carry, (size_t)t->lanes * sizeof(real));
-            else if (k == 0 && !product)
+            else if (d == dh && !product)
                 zero_row(d, t->lanes);
+            if (k == 0 && d != dh) zero_row(dh, t->lanes);
             if (r >= active) {
                 if (call->dinit[k]) memcpy((real *)call->dinit[k] + at, d, (size_t)n * sizeof(real));
                 continue;
@@ -43,7 +45,7 @@ static void complete(const Plan *p, const BackwardTile *t, ptrdiff_t s, ptrdiff_
             /* onto zeros: copied, for a sum would lose the sign of a zero carried back */
             if (s == last_step(p, r) && call->dfinal[k])
                 memcpy(d, (const real *)call->dfinal[k] + at, (size_t)n * sizeof(real));
-            if (call->dout[k].data) add_to(d, element(p, call->dout[k], s, r) + t->at, n);
+            if (call->dout[k].data) add_to(k ? d : dh, element(p, call->dout[k], s, r) + t->at, n);
         }
     }
 }
@@ -183,6 +185,55 @@ static void write_de(const Plan *p, int id, ptrdiff_t s)
                            (size_t)(end - from) * sizeof(real));
 }
 
+/* Whether backward does as scan_steps: nothing comes to other states than the first from outside. */
+static int undoes_scan(const Plan *p)
+{
+    int others = 0;
+    for (int k = 1; k < p->cell->states; k++) others |= p->call->dout[k].data != 0;
+    return scans(p) && !p->call->checkpoint && !others;
+}
+
+/* A chunk of such steps, this thread's groups: to the cell, steps are rows, the last one first. */
+static void undo_scan(const Plan *p, int id, Chunk chunk)
+{
+    const frnn_call *call = p->call;
+    const Panels *W = &p->U_back[0];
+    const real *prev[ROWS_ONCE];
+    real dout[ROWS_ONCE * MAX_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
+    BackwardTile tile = {.Hp = p->Hp, .prev = prev, .carry = {p->carry.data, 0}, .p = {p->weights.p, 0}};
+    for (ptrdiff_t s = chunk.high; s >= chunk.low; s--) note_operands(p, id, chunk, s);
+    for (ptrdiff_t group = first_group(p, W, id); group < last_group(p, W, id) && !ended(p); group++) {
+        const ptrdiff_t lanes = group_lanes(W, group), at = group_start(W, group), left = p->H - at;
+        const size_t valid = (size_t)(left < lanes ? left : lanes) * sizeof(real);
+        tile.at = at;
+        tile.lanes = lanes;
+        tile.dout = (Rows){dout, lanes};
+        for (ptrdiff_t s = chunk.high; s >= chunk.low; s -= tile.rows) {
+            if (s == p->steps - 1 || is_reset(p, s + 1, 0))
+                for (int k = 0; k < p->cell->states; k++) {
+                    real *carry = p->carry.data + k * p->Hp + at;
+                    zero_row(carry, lanes);
+                    if (s == p->steps - 1 && call->dfinal[k]) memcpy(carry, (const real *)call->dfinal[k] + at, valid);
+                }
+            for (tile.rows = 0; tile.rows < ROWS_ONCE && s - tile.rows >= chunk.low; tile.rows++) {
+                const ptrdiff_t step = s - tile.rows;
+                if (tile.rows && is_reset(p, step + 1, 0)) break;
+                real *dh = dout + tile.rows * lanes;
+                zero_row(dh, lanes);
+                if (call->dout[0].data) memcpy(dh, element(p, call->dout[0], step, 0) + at, valid);
+                prev[tile.rows] = states_before(p, step, 0, 0);
+            }
+            const Rows next = states_after(p, s, 0), kept = kept_of(p, s, 0);
+            tile.next = (Rows){next.data, -next.stride};
+            tile.kept = (Rows){kept.data, -kept.stride};
+            tile.da = rows_from(p->da, chunk_row(p, chunk, s));
+            tile.da_rec = rows_from(p->da_rec, chunk_row(p, chunk, s));
+            tile.dp = rows_from(p->dp, chunk_row(p, chunk, s));
+            p->cell->backward[0](&tile);
+        }
+    }
+}
+
 static void undo_step(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
 {
     if (s >= 0) note_operands(p, id, chunk, s);
@@ -269,7 +320,8 @@ void X(backward_job)(void *arg, int id)
     Chunk chunk = {0, 0};
     for (chunk.high = p->steps - 1; chunk.high >= 0; chunk.high = chunk.low - 1) {
         chunk.low = chunk.high + 1 > p->back_chunk ? chunk.high + 1 - p->back_chunk : 0;
-        for (ptrdiff_t s = chunk.high; s >= chunk.low; s--) {
+        if (undoes_scan(p)) undo_scan(p, id, chunk);
+        for (ptrdiff_t s = chunk.high; s >= chunk.low && !undoes_scan(p); s--) {
             if (s < ready) {
                 recompute(p, id, s);
                 ready = segment_start(p, s);

@@ -40,7 +40,8 @@ typedef struct ForwardTile {
 typedef struct BackwardTile {
     int rows;
     ptrdiff_t at, lanes, Hp;
-    Rows dout;               /* gradients of what the phase after reads, a field each; only this block */
+    Rows dout;               /* gradients of what the phase after reads, a field each; only this block. Of a cell that
+                                scans: what reaches y from outside, while the rest is in `carry` as for other states */
     const real *const *prev; /* states before the step */
     Rows next, kept;         /* states after it, and what forward kept */
     Rows carry;              /* per state: gradient that reaches the state before the step past the products. On entry

@@ -33,6 +33,7 @@ typedef struct {
     int operand[FRNN_MAX_PHASES];             /* the kept field that they multiply; -1: the first state */
     int phase_means[FRNN_MAX_PHASES];         /* of a phase without products: means over the hidden units */
     int added[FRNN_MAX_GATES]; /* for each gate the product whose b_rec may be added to its b, or -1 */
+    int scans;                 /* no unit sees another; backward adds `dout` to the first state's carry itself */
     int split;                 /* the gradients of W x + b and of U h + b_rec differ */
     int carries_h;             /* part of the first state's gradient reaches the step before past the products */
     int kept, pending;         /* fields that forward keeps, and that one backward phase leaves to another */

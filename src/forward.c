@@ -228,6 +228,33 @@ static void project(const Plan *p, int id, const Step *step)
     }
 }
 
+/* Steps [from, to) of one sequence whose units do not see each other, this thread's groups: to the cell, steps are rows,
+ * each of which begins with what the one before it wrote. */
+static void scan_steps(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, ptrdiff_t to)
+{
+    const Cell *cell = p->cell;
+    const Panels *W = &p->weights.W;
+    const real *prev[ROWS_ONCE];
+    ForwardTile tile = {.Hp = p->Hp, .keep = 1, .prev = prev, .p = {p->weights.p, 0}};
+    for (ptrdiff_t group = first_group(p, W, id); group < last_group(p, W, id) && !ended(p); group++) {
+        tile.at = group_start(W, group);
+        tile.lanes = group_lanes(W, group);
+        for (ptrdiff_t s = from; s < to; s += ROWS_ONCE) {
+            const int m = (int)(to - s < ROWS_ONCE ? to - s : ROWS_ONCE);
+            const Step step = {.wx = p->scratch[id].wx + (s - from) * cell->gates * p->Hp};
+            for (int i = 0; i < m; i++) prev[i] = states_before(p, s + i, start, 0);
+            tile.rows = m;
+            tile.wx = wx_of(p, &step, &tile);
+            tile.next = states_after(p, s, start);
+            tile.kept = kept_of(p, s, start);
+            cell->forward[0](&tile);
+            tile.rows = 1;
+            for (int i = 0; i < m; i++, tile.next = rows_from(tile.next, 1))
+                deliver(p, &tile, s + i, 0, 0, cell->states);
+        }
+    }
+}
+
 void X(run_steps)(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, ptrdiff_t to)
 {
     const Scratch *scratch = &p->scratch[id];
@@ -244,6 +271,12 @@ void X(run_steps)(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, ptrdif
                 step.inputs = inputs;
             else if (inputs && !ended(p))
                 input_products(p, id, inputs);
+            if (scans(p) && p->kept_slots) { /* every step's states stay */
+                scan_steps(p, id, start, s, end);
+                if (p->done) frnn_team_reach(p->done, end);
+                s = end - 1;
+                continue;
+            }
         }
         EACH_TILE(t, p, id, active_rows(p, s), ROWS_ONCE)
             for (int i = 0; i < t.rows; i++) scratch->prev[t.row + i] = states_before(p, s, start, t.row + i);

@@ -137,6 +137,9 @@ INLINE int ended(const Plan *p)
     return p->stop && frnn_team_ended(p->stop, p->flop / (double)(p->steps * p->cell->phases));
 }
 
+/* Whether one sequence is run unit by unit, many steps at a time. Of more sequences a tile has rows enough. */
+INLINE int scans(const Plan *p) { return p->cell->scans && p->B == 1; }
+
 INLINE int splits_hidden(const Plan *p) { return p->owners < p->threads; }
 INLINE void end_phase(const Plan *p)
 {

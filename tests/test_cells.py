@@ -201,6 +201,30 @@ def test_bits(cell: Any, native: str) -> None:
         assert_same_bits({"y": y.swapaxes(0, 1).copy()}, {"y": expected["y"]})
 
 
+SCANS = [cell for cell in (*ALL, *CATALOGUE) if cell.program.scans]
+
+
+@pytest.mark.parametrize("options", [{}, {"reverse": True}, {"lengths": True, "resets": True}], ids=str)
+@pytest.mark.parametrize("cell", SCANS, ids=lambda cell: cell.name)
+def test_one_long_sequence(cell: Any, options: dict[str, Any], native: str) -> None:
+    """Whose units are run one after the other, over many steps at a time; several sequences are not."""
+    for T, H in ((150, 40), (64, 70), (65, 3)):
+        p = problem(cell, (T, 1, 3, H), **options)
+        p.inputs["W"] /= 4
+        if "p" in p.inputs:
+            p.inputs["p"] = np.abs(p.inputs["p"]) / (2 + np.abs(p.inputs["p"]))  # or states grow beyond any number
+        with fastrnn.use_backend("numpy"):
+            exact = results(p)
+        assert_close(results(p), exact)
+        expected = results(p, np.float32, threads=1)
+        assert_same_bits(results(p, np.float32, threads=2), expected)
+        assert_same_bits(results(p, np.float32, checkpoint=9), expected)
+
+
+def test_some_cells_scan() -> None:
+    assert {"min_gru", "ind_rnn", "sru", "lru"} <= {cell.name for cell in SCANS}
+
+
 @pytest.mark.parametrize("isa", available_isas())
 @pytest.mark.parametrize("cell", generate.compiled().values(), ids=generate.compiled())
 def test_a_cell_has_the_same_bits_compiled_in_and_here(cell: Any, isa: str, monkeypatch: Any) -> None:

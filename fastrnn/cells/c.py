@@ -118,6 +118,8 @@ def expression(program: Program, loop: Loop, q: int, node: Node, op: str, args: 
         return f"splat((real){node.name!r})"
     if op == "load":
         place = loop.loads[node]
+        if place.array == "total":
+            return f"load({address(Place('carry'))}) + load({address(Place('dout'))})"
         if place.array != "u":
             return f"load({address(place, unit)})"
         product, bias = Place("uh", place.field), Place("b_rec", program.first_product(q) + place.field)

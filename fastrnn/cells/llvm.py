@@ -227,6 +227,8 @@ class Writer:
                 values[node.number] = self._operation(op, *[values[a.number] for a in args])
 
     def _loaded(self, place: Place, starts: dict[Place, str], unit: str) -> str:
+        if place.array == "total":
+            return self.add(self._load(starts[Place("carry")], unit), self._load(starts[Place("dout")], unit))
         if place.array != "u":
             return self._load(starts[place], unit)
         product = self._load(starts[Place("uh", place.field)], unit)

@@ -124,6 +124,8 @@ class Program:
         self.phase_of = {self._u[g]: q for q, phase in enumerate(self.phases) for g in phase.gates}
         self.phase_of |= {mean: q for q, phase in enumerate(self.phases) for mean in phase.means}
         self.means = [mean for phase in self.phases for mean in phase.means]
+        #: Whether no unit sees another one, so that the kernels run a sequence unit by unit.
+        self.scans = len(self.phases) == 1 and not self.products and not inputs
         #: The gates with a product in the order of the phases.
         self.order = tuple([g for phase in self.phases for g in phase.gates])
         #: Whether the gradients of W x + b and of U h + b_rec are two arrays.
@@ -247,10 +249,16 @@ class Program:
         return sum(len(phase.gates) for phase in self.phases[:q])
 
     def places(self, loop: Loop, q: int) -> list[Place]:
-        """All that a loop of phase q reads and writes, each once; "u" is the sum of a product and its bias."""
+        """All that a loop of phase q reads and writes, each once.
+
+        "u" is the sum of a product and its bias, "total" that of the first state's gradients from the step after and from
+        outside.
+        """
         found: dict[Place, None] = {}
         for place in [loop.loads[node] for node in loop.values() if node in loop.loads]:
-            if place.array == "u":
+            if place.array == "total":
+                found |= {Place("carry"): None, Place("dout"): None}
+            elif place.array == "u":
                 found |= {Place("uh", place.field): None, Place("b_rec", self.first_product(q) + place.field): None}
             else:
                 found[place] = None
@@ -269,6 +277,7 @@ class Program:
             "operand": [fields.get(q, -1) for q in range(len(self.phases))],
             "phase_means": [len(phase.means) for phase in self.phases],
             "added": [self.order.index(g) if g in self.products and g not in self.apart else -1 for g in self.gates],
+            "scans": int(self.scans),
             "split": int(self.split),
             "carries_h": int(self.carries_h),
             "kept": len(self.kept),
@@ -399,7 +408,7 @@ class Program:
             for node, place in self.places_kept.items():
                 if node in self.handed and self._ready[node] < q:
                     loop.loads[node] = place
-            phase.forward = halves(loop) if q == last else [loop]
+            phase.forward = halves(loop) if q == last and not self.scans else [loop]
 
     def _when_known(self, nodes: Iterable[Node]) -> dict[Node, int]:
         """The backward loop, counted by its phase, in which each value of the reverse pass is first known."""
@@ -415,7 +424,7 @@ class Program:
         outputs: list[tuple[Place, Node]] = []
         for k in range(len(self.states)):
             carry = self._carry(k)
-            if carry is not None or k > 0:
+            if carry is not None or k > 0 or self.scans:
                 outputs.append((Place("carry", k), carry if carry is not None else zero))
         for k, g in enumerate(self.gates):
             x = self._x.get(g)
@@ -455,7 +464,8 @@ class Program:
             for node in inside:
                 state = self._index_of_state(node)
                 if node.op == "dstate":
-                    loop.loads.setdefault(node, Place("carry", node.name) if node.name else Place("dout"))
+                    first = Place("total" if self.scans else "dout")
+                    loop.loads.setdefault(node, Place("carry", node.name) if node.name else first)
                 elif node.op == "doperand" and node.name[0] == q + 1:
                     loop.loads[node] = Place("dout", node.name[1])
                 elif node in self.places_kept:

@@ -78,7 +78,7 @@ class Reference:
         if len(R):
             d, dR = dot(d, R), dot(d.T, fields[Place("next", 0)])
         first, first_mean = len(program.order), len(program.order) + len(program.means)
-        fields[Place("dout")] = d
+        fields[Place("dout")] = fields[Place("total")] = d
         for q in range(len(program.phases) - 1, -1, -1):
             phase = program.phases[q]
             self._run(phase.backward, self._backward[q], fields, shape)
