@@ -26,7 +26,7 @@ from fastrnn.call import Call
 from fastrnn.cells import Cell
 from fastrnn.checks import Options, checked_call
 from fastrnn.extras import needed
-from fastrnn.run import gru_cell, lstm_cell, rnn_cell
+from fastrnn.run import WEIGHTS, gru_cell, lstm_cell, rnn_cell
 
 jax = needed("jax", "jax")
 ad, batching, mlir = [needed(f"jax.interpreters.{name}", "jax") for name in ("ad", "batching", "mlir")]
@@ -35,8 +35,6 @@ __all__ = ["gru", "lstm", "recurrent", "rnn"]
 
 #: Arrays by name, of those that there are; JAX sorts them by it.
 Given = dict[str, Any]
-
-WEIGHTS = ("W", "U", "b", "b_rec", "p")
 
 for way, handler in backends.load("native").xla_handlers().items():
     jax.ffi.register_ffi_target(f"fastrnn_{way}", handler, platform="cpu")
@@ -321,10 +319,9 @@ def _array(name: str, a: Any) -> Any:
 
 def _checked(cell: Cell, given: Given, inputs: Given, options: Options) -> tuple[Call, bool]:
     """Of arrays of these shapes and dtypes, whose values are not known."""
-    blank: Given = {name: np.zeros(a.shape, a.dtype) for name, a in given.items()}
+    blank, e = ({name: np.zeros(a.shape, a.dtype) for name, a in arrays.items()} for arrays in (given, inputs))
     weights = {name: blank.get(name) for name in WEIGHTS}
     init = tuple([blank.get(name) for name in cell.initial])
-    e = {name: np.zeros(a.shape, a.dtype) for name, a in inputs.items()}
     options = options._replace(lengths=blank.get("lengths"), resets=blank.get("resets"))
     return checked_call(cell, blank.get("x"), weights, init, options, e=e or None)
 

@@ -135,15 +135,17 @@ class _Kernels:
         """y (B, T, H) and the final states (B, H); e holds the masks of h, (T, B, H), if there are any."""
         setting = Setting((self._dropping if e else self._cell).key, len(variables) == 3, False, True)
         states, grad = [s[None] for s in states], torch.is_grad_enabled()
-        if not ops.plain():
-            y, *final = ops.watched(setting, Given(x, states, self._weights(variables), lengths, e=e), grad)
-        elif grad and any(a.requires_grad for a in (x, *states, *variables)):
-            given = Given(x, states, self._weights(variables), lengths, e=e)
-            y, *final = ops.differentiable(setting, Stack(setting, given.weights), given, *given.flat)
-        else:
+        given = Given(x, states, [], lengths, e=e)
+        if ops.plain() and not (grad and any(a.requires_grad for a in (x, *states, *variables))):
             made = ops.made(self._made, setting, variables, packed=True, weights=self._weights)
             self.__dict__["_made"] = made  # past Keras, which tracks attributes
-            y, *final = made.stack.infer(Given(x, states, [], lengths, e=e))
+            y, *final = made.stack.infer(given)
+        else:
+            given = given._replace(weights=self._weights(variables))
+            if ops.plain():
+                y, *final = ops.differentiable(setting, Stack(setting, given.weights), given, *given.flat)
+            else:
+                y, *final = ops.watched(setting, given, grad)
         return [y, *(s[0] for s in final)]
 
     def _weights(self, variables: list[Any]) -> list[Any]:

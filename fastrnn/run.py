@@ -9,20 +9,14 @@ import numpy as np
 from fastrnn import backends
 from fastrnn.call import Backward, Gradients
 from fastrnn.cells import Array, Cell, find, members
-from fastrnn.checks import (
-    BOOLEANS,
-    Common,
-    Options,
-    activation,
-    checked_call,
-    checked_gradient,
-    checked_state,
-)
+from fastrnn.checks import BOOLEANS, Common, Options, activation, checked_call, checked_gradient, checked_state
 from fastrnn.results import Cache, Kept
 
 ACTIVATIONS = tuple(cell.options["activation"] for cell in members("rnn"))
 
 KEYWORDS = frozenset(Options._fields)
+
+WEIGHTS = ("W", "U", "b", "b_rec", "p")
 
 
 def rnn_cell(chosen: str, name: str = "activation") -> Cell:
@@ -58,7 +52,7 @@ def run_forward(
     if common.get("threads") is None:
         common["threads"] = backends.get_num_threads()
     options = Options(**common)
-    parameters = dict(zip(("W", "U", "b", "b_rec", "p"), weights, strict=True))
+    parameters = dict(zip(WEIGHTS, weights, strict=True))
     call, unbatched = checked_call(cell, x, parameters, init, options, return_states, e)
     backend = backends.of(cell)
     (out,) = backend.forward([call])

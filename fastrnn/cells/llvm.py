@@ -193,8 +193,6 @@ class Writer:
         else:
             offset = self._emit(f"mul i64 {row}, {stride}")
             start = self._emit(f"getelementptr {real}, ptr {data}, i64 {offset}")
-        if place.array == "dout" and place.field == 0:
-            return start
         if place.array == "same":
             kept = self._emit(f"mul i64 {Hp}, {len(self._program.kept)}")
             field = self._emit(f"add i64 {kept}, {place.field * self._machine.lanes}")

@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 from fastrnn.cells.graph import COMPARISONS, FUNCTIONS, JOINTS, Graph, Node, needed, reverse
 
-#: What the driver has room for (src/cell.h).
+#: What the driver has room for (src/fastrnn.h).
 MAX_PHASES, MAX_PHASE_GATES, MAX_GATES, MAX_STATES, MAX_PARAMETERS, MAX_INPUTS = 8, 4, 8, 4, 16, 8
 MAX_PHASE_MEANS = 4
-
 
 #: Arrays of a tile whose fields lie a block of units apart; those of the others lie a whole row apart.
 BLOCKS = ("wx", "uh", "dout")
@@ -126,13 +125,15 @@ class Program:
         self.means = [mean for phase in self.phases for mean in phase.means]
         #: Whether no unit sees another one, so that the kernels run a sequence unit by unit.
         self.scans = len(self.phases) == 1 and not self.products and not inputs
+        #: What the products of a phase multiply where that is made; it lies in a kept field.
+        self.made = {q: operand for q, _, operand in self._made_operands() if self.phases[q].gates}
         #: The gates with a product in the order of the phases.
         self.order = tuple([g for phase in self.phases for g in phase.gates])
         #: Whether the gradients of W x + b and of U h + b_rec are two arrays.
         self.split = bool(self.apart) or self.order != gates or bool(self.means)
         self._ready = self._when_ready(forward)
         seeds = [(node, graph.node("dstate", (), k)) for k, node in enumerate(after)]
-        seeds += [(operand, graph.node("doperand", (), (q, j))) for q, j, operand in self.made_operands()]
+        seeds += [(operand, graph.node("doperand", (), (q, j))) for q, j, operand in self._made_operands()]
         self.adjoints = reverse(graph, seeds)
         self.carries_h = self._carry(0) is not None
         first = graph.node("state", (), states[0])
@@ -159,11 +160,8 @@ class Program:
     def _is_first_state(self, node: Node) -> bool:
         return node.op == "state" and node.name == self.states[0]
 
-    def made_operands(self) -> list[tuple[int, int, Node]]:
-        """Operands that are made, by phase and place in it: all but the first state as that of phase 0.
-
-        Those of products lie in kept fields, those of means in fields of their own: backward does not ask for them.
-        """
+    def _made_operands(self) -> list[tuple[int, int, Node]]:
+        """Operands that are made, by phase and place in it: all but the first state as that of phase 0."""
         return [
             (q, j, operand)
             for q, phase in enumerate(self.phases)
@@ -266,7 +264,7 @@ class Program:
 
     def shape(self) -> dict[str, int | list[int]]:
         """What the drivers know of a cell: the numbers in frnn_cell (src/fastrnn.h), by its names."""
-        fields = {q: self.field_of(operand) for q, _, operand in self.made_operands() if self.phases[q].gates}
+        fields = {q: self.places_kept[operand].field for q, operand in self.made.items()}
         return {
             "gates": len(self.gates),
             "states": len(self.states),
@@ -285,10 +283,6 @@ class Program:
             "pending": self.pending,
         }
 
-    def field_of(self, node: Node) -> int:
-        """The kept field in which a value lies."""
-        return self.places_kept[node].field
-
     # What is kept ---------------------------------------------------------------------------------------------------
 
     def _worth_keeping(self, node: Node) -> bool:
@@ -306,10 +300,7 @@ class Program:
     def _keep(self, forward: list[Node]) -> None:
         known = set(forward)
         #: Fields that every step writes, training or not: operands, and what a later phase needs.
-        handed: dict[Node, None] = {}
-        for q, _, operand in self.made_operands():
-            if self.phases[q].gates:
-                handed[operand] = None
+        handed: dict[Node, None] = dict.fromkeys(self.made.values())
         for q in reversed(range(len(self.phases))):  # what is handed on from phase q may itself need earlier values
             made = [node for node in handed if self._ready[node] == q]
             handed |= dict.fromkeys(self._across([*self._roots(q), *made], q))
@@ -337,7 +328,7 @@ class Program:
 
     def _roots(self, q: int) -> list[Node]:
         """What phase q must compute whatever is kept: operands of later phases, and in the last one the states."""
-        roots = [operand for _, _, operand in self.made_operands() if self._ready[operand] == q]
+        roots = [operand for _, _, operand in self._made_operands() if self._ready[operand] == q]
         return roots + (list(self.after) if q == len(self.phases) - 1 else [])
 
     def _across(self, roots: Iterable[Node], q: int) -> list[Node]:

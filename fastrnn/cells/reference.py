@@ -29,8 +29,7 @@ class Reference:
         self._forward = [[compiled(loop) for loop in phase.forward] for phase in program.phases]
         self._backward = [compiled(phase.backward) for phase in program.phases]
         self._rows = [[program.products.index(g) for g in phase.gates] for phase in program.phases]
-        made = program.made_operands()
-        self._made = {q: program.places_kept[operand] for q, _, operand in made if program.phases[q].gates}
+        self._made = {q: program.places_kept[operand] for q, operand in program.made.items()}
 
     def step(self, x: Array, state: Arrays, weights: Arrays, e: Sequence[Array]) -> tuple[Arrays, Arrays]:
         """The states after, and what backward wants to see again.

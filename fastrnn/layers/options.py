@@ -106,28 +106,19 @@ def stems(cell: Cell) -> dict[str, str]:
 def parameter_names(options: LayerOptions, cell: Cell) -> list[dict[str, str]]:
     """For each layer and direction, in PyTorch's order: the names of its parameters, by those in a call."""
     ways = ("", "_reverse") if options.bidirectional else ("",)
-    products = bool(cell.products)
-    there = {
-        "W": True,
-        "U": products,
-        "b": options.bias,
-        "b_rec": products and options.bias is True,
-        "R": bool(options.proj_size),
-        "p": bool(cell.parameters),
-    }
-    stem = stems(cell)
-    keys = [key for key in NAMES if there[key]]
-    return [{key: f"{stem[key]}_l{layer}{way}" for key in keys} for layer in range(options.num_layers) for way in ways]
+    ends = [f"_l{layer}{way}" for layer in range(options.num_layers) for way in ways]
+    each, stem = zip(ends, parameter_shapes(options, cell), strict=True), stems(cell)
+    return [{key: stem[key] + end for key in own} for end, own in each]
 
 
 def parameter_shapes(options: LayerOptions, cell: Cell) -> list[dict[str, tuple[int, ...]]]:
     """Their shapes likewise."""
     G, N, H, D = cell.G, len(cell.products), options.hidden_size, 1 + options.bidirectional
-    own_h = options.proj_size or H
+    rows = {"W": G * H, "U": N * H, "b": G * H * bool(options.bias), "b_rec": N * H * (options.bias is True)}
+    rows |= {"R": options.proj_size, "p": len(cell.parameters) * H}
     found = []
-    for i, own in enumerate(parameter_names(options, cell)):
+    for i in range(options.num_layers * D):
         I = options.input_size if i < D else features(options)
-        shapes: dict[str, tuple[int, ...]] = {"W": (G * H, I), "U": (N * H, own_h), "b": (G * H,), "b_rec": (N * H,)}
-        shapes |= {"R": (own_h, H), "p": (len(cell.parameters) * H,)}
-        found.append({key: shapes[key] for key in own})
+        columns = {"W": (I,), "U": (options.proj_size or H,), "R": (H,)}
+        found.append({key: (n, *columns.get(key, ())) for key, n in rows.items() if n})
     return found
