@@ -579,10 +579,10 @@ def test_replace() -> None:
     twin, expected = copy.deepcopy(model.state_dict()), [step() for _ in range(3)]
     model.load_state_dict(twin)
     report = fastrnn.torch.replace(model)
-    assert list(report.swapped) == ["lstm", "gru", "rnn"]
+    assert list(report.swapped) == ["lstm", "gru", "rnn", "projected"]
     assert report.swapped["gru"] == "fastrnn.torch.GRU(10, 5, batch_first=True)"
-    assert list(report.kept) == ["projected", "own", "bfloat", "unmade", "cell", "patched"]
-    why = ["proj_size=2", "Own is a class", "torch.bfloat16", "device meta", "one step", "its forward was replaced"]
+    assert list(report.kept) == ["own", "bfloat", "unmade", "cell", "patched"]
+    why = ["Own is a class", "torch.bfloat16", "device meta", "one step", "its forward was replaced"]
     assert all(part in reason for part, reason in zip(why, report.kept.values(), strict=True))
     assert [p is q for p, q in zip(used, optimizer.param_groups[0]["params"], strict=True)]
     assert [step() for _ in range(3)] == pytest.approx(expected, rel=1e-5)
@@ -606,8 +606,6 @@ LSTM = fastrnn.torch.LSTM
 X, S = torch.ones(4, 2, 3), torch.ones(1, 2, 5)
 
 REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "proj_size": (lambda: LSTM(3, 5, proj_size=2), ValueError, "proj_size: .* torch.nn.LSTM"),
-    "proj_size of a GRU": (lambda: fastrnn.torch.GRU(3, 5, proj_size=2), ValueError, "proj_size"),
     "bfloat16 weights": (lambda: LSTM(3, 5, dtype=torch.bfloat16), TypeError, r"bfloat16; convert with \.float"),
     "meta weights": (lambda: LSTM(3, 5, device="meta"), TypeError, r'device meta; move it with \.to\("cpu"\)'),
     "peephole": (lambda: LSTM(3, 5, peephole=1), TypeError, "peephole"),

@@ -199,23 +199,33 @@ class Cell:
         return after if isinstance(after, tuple) else (after,)
 
     def evaluate(
-        self, x: Any, state: Any, W: Any, U: Any, b: Any, b_rec: Any, p: Any = None, e: Mapping[str, Any] | None = None
+        self,
+        x: Any,
+        state: Any,
+        W: Any,
+        U: Any,
+        b: Any,
+        b_rec: Any,
+        p: Any = None,
+        e: Mapping[str, Any] | None = None,
+        R: Any = None,
     ) -> tuple[Any, ...]:
         """One step on arrays of any library: the states after."""
-        H = state[0].shape[-1]
+        H = W.shape[0] // self.G
 
         def cut(a: Any, k: int) -> Any:
             return None if a is None else a[k * H : (k + 1) * H]
 
         gates = {g: add(x @ cut(W, k).T, cut(b, k)) for k, g in enumerate(self.gates)}
         products = {g: Product(cut(U, k), cut(b_rec, k)) for k, g in enumerate(self.products)}
-        return self.equations(
+        first, *others = self.equations(
             SimpleNamespace(**gates),
             SimpleNamespace(**products),
             SimpleNamespace(**dict(zip(self.states, state, strict=True))),
             SimpleNamespace(**{name: cut(p, k) for k, name in enumerate(self.parameters)}),
             SimpleNamespace(**(e or {})),
         )
+        return (first if R is None else first @ R.T, *others)
 
     def derivative(self) -> str:
         """The derived backward of a step as text.

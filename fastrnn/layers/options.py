@@ -103,6 +103,14 @@ def stems(cell: Cell) -> dict[str, str]:
     return NAMES if "peephole" in cell.options else NAMES | {"p": "parameter"}
 
 
+def expect_projects(cell: Cell) -> None:
+    """Whether `proj_size` goes with a cell."""
+    if not cell.program.projects:
+        raise ValueError(
+            f"proj_size: {cell.name} reads {cell.states[0]} elsewhere than in one product with U; expected 0"
+        )
+
+
 def parameter_names(options: LayerOptions, cell: Cell) -> list[dict[str, str]]:
     """For each layer and direction, in PyTorch's order: the names of its parameters, by those in a call."""
     ways = ("", "_reverse") if options.bidirectional else ("",)

@@ -30,7 +30,7 @@ from fastrnn.checks import (
 from fastrnn.initializers import GlorotUniform, Initializer, Orthogonal, RandomUniform, Zeros, chosen, initial
 from fastrnn.layers.base import Back, BackOfInputs, Cache, Layer, Output, Shape, checked_shape
 from fastrnn.layers.dropout import mask
-from fastrnn.layers.options import LayerOptions, features, parameter_names, parameter_shapes
+from fastrnn.layers.options import LayerOptions, expect_projects, features, parameter_names, parameter_shapes
 from fastrnn.layers.regularised import Regularised
 from fastrnn.layers.stream import Stream
 from fastrnn.merges import MERGES
@@ -131,10 +131,8 @@ class Recurrent(LayerOptions, Layer):
         )
         if not isinstance(cell, Cell):
             raise TypeError(f"cell: expected what fastrnn.cell makes, got {cell!r:.80}")
-        if self.proj_size and not cell.program.projects:
-            raise ValueError(
-                f"proj_size: {cell.name} reads {cell.states[0]} elsewhere than in one product with U; expected 0"
-            )
+        if self.proj_size:
+            expect_projects(cell)
         shapes = parameter_shapes(self, cell)
         torch: dict[str, Initializer] = dict.fromkeys(shapes[0], RandomUniform(1 / np.sqrt(self.hidden_size)))
         start, rng = chosen(initializer, {"torch": torch, "keras": KERAS}), generator(rng)

@@ -42,7 +42,7 @@ def evaluate(setting: Setting, given: Given) -> Tensors:
     x, init, weights, lengths, resets, masks, e = given
     below = x.transpose(0, 1) if setting.batch_first else x
     T, B, _ = below.shape
-    H, calls = weights[0].shape[0] // cell.G, len(weights) // len(keys)
+    widths, calls = setting.widths(weights), len(weights) // len(keys)
     valid = None if lengths is None else torch.arange(T).unsqueeze(1) < lengths
     if valid is not None:  # whatever stands behind the end has no gradient, not even the NaN that 0 * inf would be
         below = torch.where(valid.unsqueeze(2), below, 0.0)
@@ -53,7 +53,7 @@ def evaluate(setting: Setting, given: Given) -> Tensors:
         above = []
         for call in range(first, first + D):
             own = dict(zip(keys, weights[call * len(keys) :], strict=False))
-            state = tuple([s[call] for s in init]) or tuple([below.new_zeros(B, H) for _ in cell.states])
+            state = tuple([s[call] for s in init]) or tuple([below.new_zeros(B, width) for width in widths])
             y, state = _direction(setting, below, state, own, inputs, valid, resets, backwards=call > first)
             above.append(y)
             final.append(state)
@@ -75,13 +75,14 @@ def _direction(
     backwards: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """y and the final states of one layer in one direction, time-major."""
-    W, U, b, b_rec, p = [weights.get(key) for key in ("W", "U", "b", "b_rec", "p")]
+    W, U, b, b_rec, p, R = [weights.get(key) for key in ("W", "U", "b", "b_rec", "p", "R")]
     y: Tensors = []
     for t in range(len(x) - 1, -1, -1) if backwards else range(len(x)):
         before = state
         if resets is not None:
             before = tuple([torch.where(resets[t].unsqueeze(1), 0.0, s) for s in state])
-        after = setting.recurrence.evaluate(x[t], before, W, U, b, b_rec, p, {name: a[t] for name, a in inputs.items()})
+        e = {name: a[t] for name, a in inputs.items()}
+        after = setting.recurrence.evaluate(x[t], before, W, U, b, b_rec, p, e, R)
         if valid is None:
             y.append(after[0])
             state = after

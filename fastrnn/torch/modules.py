@@ -8,7 +8,7 @@ from torch import nn
 
 from fastrnn.cells import Cell, find
 from fastrnn.checks import boolean
-from fastrnn.layers.options import stems
+from fastrnn.layers.options import expect_projects, stems
 from fastrnn.run import ACTIVATIONS, gru_cell, rnn_cell
 from fastrnn.torch.recurrent import Base
 
@@ -22,7 +22,8 @@ class LSTM(Base):
         As for `torch.nn.LSTM`; with the same ``torch.manual_seed`` the initial weights and the dropout are its own.
         Only the CPU, float32 and float64.
     proj_size : int
-        Not supported: expected 0.
+        P, less than H: h is projected to P units by ``weight_hr_l0`` (P, H) after every step. y and h are P wide, and
+        weight_hh is (4*H, P); c stays H wide. 0 is no projection.
     peephole : bool
         Gates see the cell state through weights ``peephole_l0`` (3*H,) of i, f, o, and so on for each layer and
         direction; they begin as uniform in +-1/sqrt(H).
@@ -90,6 +91,11 @@ class LSTM(Base):
         return super().extra_repr() + (", peephole=True" if self.peephole else "")
 
 
+def expect_no_projection(proj_size: int) -> None:
+    if proj_size:
+        raise ValueError(f"proj_size: it is for an LSTM alone, as in torch.nn; expected 0, got {proj_size}")
+
+
 class GRU(Base):
     """`torch.nn.GRU`, computed by fastrnn; `fastrnn.gru_forward` has the equations and papers.
 
@@ -127,9 +133,10 @@ class GRU(Base):
         reset_after: bool = True,
     ) -> None:
         gru_cell(reset_after)
+        expect_no_projection(proj_size)
         super().__init__(
             "GRU", input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
-            bidirectional=bidirectional, proj_size=proj_size, device=device, dtype=dtype,
+            bidirectional=bidirectional, device=device, dtype=dtype,
         )
         self.reset_after = bool(reset_after)
 
@@ -177,9 +184,10 @@ class RNN(Base):
         proj_size: int = 0,
     ) -> None:
         cell = rnn_cell(nonlinearity, "nonlinearity")
+        expect_no_projection(proj_size)
         super().__init__(
             "RNN_TANH", input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
-            bidirectional=bidirectional, proj_size=proj_size, device=device, dtype=dtype,
+            bidirectional=bidirectional, device=device, dtype=dtype,
         )
         self.nonlinearity: str = cell.options["activation"]
         self.mode = cell.name.upper()
@@ -200,13 +208,13 @@ class Recurrent(Base):
     ----------
     cell : Cell
         As `fastrnn.cell` makes it, or one of `fastrnn.cells.CELLS`.
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
-        As for `LSTM`.
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
+        As for `LSTM`; ``proj_size`` for a cell that reads h in one product alone.
 
     Raises
     ------
     TypeError, ValueError
-        For what is not a cell; the message names the argument.
+        For what is not a cell, and for a ``proj_size`` of another; the message names the argument.
 
     Notes
     -----
@@ -235,14 +243,17 @@ class Recurrent(Base):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        proj_size: int = 0,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         if not isinstance(cell, Cell):
             raise TypeError(f"cell: expected what fastrnn.cell makes, got {cell!r:.80}")
+        if proj_size:
+            expect_projects(cell)
         super().__init__(
             "RNN_TANH", input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
-            bidirectional=bidirectional, device=device, dtype=dtype,
+            bidirectional=bidirectional, proj_size=proj_size, device=device, dtype=dtype,
         )
         self.cell, self.mode = cell, cell.key
         self._resize()
@@ -252,6 +263,7 @@ class Recurrent(Base):
         H, cell, bound = self.hidden_size, self.cell, self.hidden_size**-0.5
         inputs, products = cell.G * H, len(cell.products) * H
         rows = {"weight_ih": inputs, "weight_hh": products, "bias_ih": inputs, "bias_hh": products}
+        rows["weight_hr"] = self.proj_size
         for names in self._all_weights:
             plain: dict[str, Any] = {name: self._parameters.pop(name) for name in names}
             like = plain[names[0]].detach()

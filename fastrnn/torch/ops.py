@@ -21,7 +21,7 @@ from fastrnn.torch.stack import Given, Setting, Stack, Tensors, addresses, parts
 
 #: A Given comes first, a Setting last, each as its fields.
 _GIVEN = "Tensor x, Tensor[] init, Tensor[] weights, Tensor? lengths, Tensor? resets, Tensor[] masks, Tensor[] e"
-_SETTING = "str cell, bool bias, bool bidirectional, bool batch_first"
+_SETTING = "str cell, bool bias, bool bidirectional, bool batch_first, bool projected"
 
 
 def plain() -> bool:
@@ -93,13 +93,13 @@ def recurrence_backward(*arguments: Any) -> Tensors:
 @recurrence.register_fake
 def _(*arguments: Any) -> Tensors:
     (x, _, weights, *_), (training,), setting = taken(arguments)
-    calls, H, D = len(weights) // len(setting.keys), weights[0].shape[0] // setting.recurrence.G, setting.directions
+    calls, D, widths = len(weights) // len(setting.keys), setting.directions, setting.widths(weights)
     T, B = (x.shape[1], x.shape[0]) if setting.batch_first else (x.shape[0], x.shape[1])
-    y = x.new_empty((*x.shape[:2], D * H))
-    final = [x.new_empty((calls, B, H)) for _ in setting.recurrence.states]
+    y = x.new_empty((*x.shape[:2], D * widths[0]))
+    final = [x.new_empty((calls, B, width)) for width in widths]
     if not training:
         return [y, *final]
-    inner = [x.new_empty((T, B, D * H)) for _ in range(calls // D - 1)]
+    inner = [x.new_empty((T, B, D * widths[0])) for _ in range(calls // D - 1)]
     size = torch.library.get_ctx().new_dynamic_size
     saved_and_key = [x.new_empty((size(),), dtype=torch.uint8) for _ in range(calls + 1)]
     return [y, *final, *inner, *saved_and_key]
@@ -268,6 +268,6 @@ def whole(setting: Setting, given: Given, grads: Sequence[Tensor | None]) -> Ten
     """Gradients of y and of each final state, zeros for those that autograd leaves out."""
     x, _, weights, *_ = given
     B = x.shape[0] if setting.batch_first else x.shape[1]
-    H, calls = weights[0].shape[0] // setting.recurrence.G, len(weights) // len(setting.keys)
-    shapes = [(*x.shape[:2], setting.directions * H)] + [(calls, B, H)] * (len(grads) - 1)
+    calls, widths = len(weights) // len(setting.keys), setting.widths(weights)
+    shapes = [(*x.shape[:2], setting.directions * widths[0]), *[(calls, B, width) for width in widths]]
     return [x.new_zeros(s) if d is None else d for d, s in zip(grads, shapes, strict=True)]

@@ -45,8 +45,6 @@ class Base(nn.RNNBase):
     _made: ops.Made | None = None
 
     def __init__(self, mode: str, input_size: int, hidden_size: int, num_layers: int, **options: Any) -> None:
-        if options.pop("proj_size", 0):
-            raise ValueError("proj_size: fastrnn has no projections; expected 0, or use torch.nn.LSTM")
         super().__init__(mode, input_size, hidden_size, num_layers, **options)
         why = refusal("device and dtype", self._parameters["weight_hh_l0"])  # type: ignore[arg-type]  # never None
         if why:
@@ -64,7 +62,8 @@ class Base(nn.RNNBase):
         input : (T, B, I) tensor, (B, T, I) with ``batch_first``, (T, I) for one sequence, or a PackedSequence
             Inputs, of the weights' dtype.
         hx : (L*D, B, H) tensor, or for an LSTM a pair of them, optional
-            Initial h, or (h, c), of L layers in D directions; (L*D, H) for one sequence; zeros when absent.
+            Initial h, or (h, c), of L layers in D directions; (L*D, H) for one sequence; zeros when absent. With
+            ``proj_size`` P h has P units, here and in what is returned.
         resets : (T, B) bool tensor, (B, T) with ``batch_first``, (T,) for one sequence, optional
             Start afresh before these steps, in the direction of travel: with a state of zeros, across which no gradient
             goes. Beside a PackedSequence of the sequences as they were before packing, padded to the longest.
@@ -129,7 +128,7 @@ class Base(nn.RNNBase):
     ) -> Tensors:
         """y and each final state; `into` is the order of the batch in the caller's."""
         cell = self._cell
-        setting = Setting(cell.key, self.bias, self.bidirectional, batch_first)
+        setting = Setting(cell.key, self.bias, self.bidirectional, batch_first, self.proj_size > 0)
         weights = self._weights()
         self._check(x, states, weights, batch_first, unbatched)
         inputs: list[Tensor] = []
@@ -176,12 +175,13 @@ class Base(nn.RNNBase):
         if not states:
             return
         B = () if unbatched else (x.shape[0 if batch_first else 1],)
-        shape = (self.num_layers * (1 + self.bidirectional), *B, self.hidden_size)
+        calls, width = self.num_layers * (1 + self.bidirectional), self.proj_size or self.hidden_size
         for s in states:
             if s.dtype != dtype or not s.is_cpu:
                 raise TypeError(refusal("hx", s) or f"hx: expected dtype {dtype}, the input's, got {s.dtype}")
-            if s.shape != shape:
-                raise ValueError(f"hx: expected shape {shape}, got {tuple(s.shape)}")
+            if s.shape != (calls, *B, width):
+                raise ValueError(f"hx: expected shape {(calls, *B, width)}, got {tuple(s.shape)}")
+            width = self.hidden_size  # of all but the first
 
     def _checked_resets(self, resets: Any, T: int, B: int, unbatched: bool) -> Tensor:
         """(T, B), of a batch in the caller's order."""
@@ -229,7 +229,7 @@ class Base(nn.RNNBase):
         """What each layer but the last is multiplied with, drawn as torch.nn draws it: of valid steps, time-major."""
         T, B = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
         rows = (T, B) if batch_sizes is None else (int(batch_sizes.sum()),)
-        ones = x.new_ones((*rows, self.hidden_size * (1 + self.bidirectional)))
+        ones = x.new_ones((*rows, (self.proj_size or self.hidden_size) * (1 + self.bidirectional)))
         masks = [dropout(ones, self.dropout) for _ in range(self.num_layers - 1)]
         if batch_sizes is None:
             return masks

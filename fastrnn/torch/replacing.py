@@ -49,10 +49,10 @@ def replace(model: nn.Module) -> Report:
     Examples
     --------
     >>> import torch, fastrnn.torch
-    >>> model = torch.nn.ModuleDict({"encoder": torch.nn.GRU(3, 4), "decoder": torch.nn.LSTM(4, 4, proj_size=2)})
+    >>> model = torch.nn.ModuleDict({"encoder": torch.nn.GRU(3, 4), "decoder": torch.nn.LSTMCell(4, 4)})
     >>> print(fastrnn.torch.replace(model))
     encoder: fastrnn.torch.GRU(3, 4)
-    decoder: kept, fastrnn has no projections (proj_size=2)
+    decoder: kept, a cell takes one step, whose time is PyTorch's own
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
@@ -76,6 +76,6 @@ def obstacle(module: nn.Module) -> str:
         return f"{type(module).__name__} is a class of its own, which may compute something else"
     if "forward" in vars(module):
         return "its forward was replaced by another"
-    if proj_size := getattr(module, "proj_size", 0):
-        return f"fastrnn has no projections (proj_size={proj_size})"
+    if module.proj_size and not isinstance(module, nn.LSTM):  # made by position, and refused by PyTorch when called
+        return f"proj_size={module.proj_size} is for an LSTM alone"
     return next(filter(None, (refusal(name, parameter) for name, parameter in module.named_parameters())), "")

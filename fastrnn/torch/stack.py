@@ -25,6 +25,7 @@ class Setting(NamedTuple):
     bias: bool
     bidirectional: bool
     batch_first: bool
+    projected: bool = False  #: whether there is an R
 
     @property
     def keys(self) -> list[str]:
@@ -35,9 +36,19 @@ class Setting(NamedTuple):
             "U": bool(cell.products),
             "b": self.bias,
             "b_rec": self.bias and bool(cell.products),
+            "R": self.projected,
             "p": bool(cell.parameters),
         }
         return [key for key, given in there.items() if given]
+
+    def widths(self, weights: Sequence[Tensor]) -> list[int]:
+        """Units of each state, the first of which is the output."""
+        cell = self.recurrence
+        H = weights[0].shape[0] // cell.G
+        found = [H] * len(cell.states)
+        if self.projected:
+            found[0] = weights[self.keys.index("R")].shape[0]
+        return found
 
     @property
     def recurrence(self) -> Cell:
@@ -56,11 +67,11 @@ class Given(NamedTuple):
     """What the recurrence is given, in the order of the operators' arguments."""
 
     x: Tensor  #: (T, B, I), or (B, T, I) with `batch_first`, as y is; all else is time-major
-    init: Sequence[Tensor]  #: (L*D, B, H) for each of the cell's states, or none
+    init: Sequence[Tensor]  #: (L*D, B, H) for each of the cell's states, P wide if projected, or none
     weights: Sequence[Tensor]  #: (G*H, I), (G*H, H), ... of each layer and direction in PyTorch's order
     lengths: Tensor | None = None  #: (B,)
     resets: Tensor | None = None  #: (T, B) of booleans
-    masks: Sequence[Tensor] = ()  #: (T, B, D*H) that each layer's y but the last's is multiplied with, or none
+    masks: Sequence[Tensor] = ()  #: shaped like each layer's y but the last's, which is multiplied with it, or none
     e: Sequence[Tensor] = ()  #: (T, B, H) for each of the cell's extra inputs
 
     @property
@@ -129,7 +140,7 @@ class Stack:
     def train(self, given: Given, clean: bool = False) -> tuple[Tensors, Tensors, str]:
         """The same with dropout between layers; and what `back` needs, no byte of it undefined if it is to be `clean`.
 
-        That is what each layer but the first reads, (T, B, D*H), and the bytes that the kernels kept of each layer and
+        That is what each layer but the first reads, and the bytes that the kernels kept of each layer and
         direction; and the name of the backend and that of its layout: only their backward can read those bytes.
         """
         backend, D = backends.of(self.layers.cell), len(self.layers.directions)
