@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -53,7 +54,7 @@ def gates(
     -------
     dict of (T, B, H) arrays
         i, f, g, o, c, h of an LSTM, r, z, n, h of a GRU, h of an RNN. Laid out as x is, (B, T, H) or (T, H) then; gates
-        after their sigmoid or tanh; 0 past a sequence's length.
+        after their sigmoid or tanh; 0 past a sequence's length. With ``proj_size`` P h is the projected one, P wide.
 
     Raises
     ------
@@ -99,7 +100,8 @@ def gradient_norms(
     dy, dstate
         Gradients of L with respect to the net's y and final state, as `backward` takes them. When both are absent L
         is sum(h_n) / sqrt(H), of the final h that is looked at alone: its gradient there has norm 1, so that what
-        comes out is the factor by which a gradient shrinks or grows.
+        comes out is the factor by which a gradient shrinks or grows. With ``proj_size`` P h is the projected one, and
+        H is P.
     layer, reverse
         Whose h to look at, as for `gates`.
 
@@ -167,11 +169,11 @@ def forward(layer: Recurrent, x: Any, state: Any, lengths: Any, resets: Any) -> 
 
 
 def activations(call: Call) -> dict[str, Array]:
-    """Every gate and state, (T, B, H) each."""
-    cell = call.cell
+    """Every gate and state, (T, B, H) each; a projected one (T, B, P)."""
+    cell, (T, B, _, H) = call.cell, call.sizes
     [run] = by_numpy.forward([call._replace(y=None, training=True, return_states=True)])
     names = [cell.names.get(node) for node in cell.program.kept]
-    found = {name: np.zeros_like(run.y) for name in cell.gates if name in names}
+    found = {name: np.zeros((T, B, H), run.y.dtype) for name in cell.gates if name in names}
     for visit in (visit for segment in run.saved.segments for visit in segment):
         saved = dict(zip(names, visit.saved, strict=False))
         for name, values in found.items():
@@ -192,11 +194,10 @@ def unit(tape: Tape, layout: Layout, i: int) -> Any:
 def norms(back: Backward) -> Array:
     """(T, B): the norms of the gradients of every h on the way back, as calls of one step have them."""
     call, dy = back.call, back.dy
-    T, B, _, H = call.sizes
+    T, B, _, _ = call.sizes
     valid = np.full((T, B), True) if call.lengths is None else np.arange(T)[:, None] < call.lengths
     found = np.zeros((T, B))
-    zeros = np.zeros((B, H), call.x.dtype)
-    dstate: Arrays = tuple([zeros if d is None else d for d in back.dfinal])
+    dstate = given_or_zeros(call, back.dfinal)
     for t, step, saved in reversed(steps(call, valid)):
         dh = dstate[0] if dy is None else dstate[0] + dy[t]
         rows = valid[t]
@@ -209,8 +210,7 @@ def norms(back: Backward) -> Array:
 
 def steps(call: Call, valid: Array) -> list[tuple[int, Call, Any]]:
     """The call as calls of one step each, in the direction of travel: its time, and what its forward saved."""
-    T, B, _, H = call.sizes
-    state = tuple([np.zeros((B, H), call.x.dtype) if s is None else s for s in call.init])
+    T, state = len(call.x), given_or_zeros(call, call.init)
     taken = []
     for t in range(T - 1, -1, -1) if call.reverse else range(T):
         one = slice(t, t + 1)
@@ -221,3 +221,9 @@ def steps(call: Call, valid: Array) -> list[tuple[int, Call, Any]]:
         taken.append((t, step, result.saved))
         state = result.final
     return taken
+
+
+def given_or_zeros(call: Call, states: Sequence[Array | None]) -> Arrays:
+    """One (B, H) for each state of the call, the first (B, P) if it is projected."""
+    B, each = call.x.shape[1], zip(states, call.widths, strict=True)
+    return tuple([np.zeros((B, width), call.x.dtype) if s is None else s for s, width in each])

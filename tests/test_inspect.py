@@ -134,6 +134,43 @@ def test_gates_make_the_states() -> None:
             assert_close({"h": g["h"]}, {"h": (1 - g["z"]) * g["n"] + g["z"] * before["h"]})
 
 
+def test_gates_of_a_projected_layer() -> None:
+    """h is what is carried on, P wide; all else H."""
+    net = fastrnn.LSTM(I, H, 2, proj_size=3, bidirectional=True, dtype=np.float64, rng=0)
+    x = np.random.default_rng(0).standard_normal((T, B, I))
+    found = [gates(net, x, reverse=reverse, lengths=LENGTHS) for reverse in (False, True)]
+    for g, way in zip(found, ("", "_reverse"), strict=True):
+        assert_close({"h": g["h"]}, {"h": g["o"] * np.tanh(g["c"]) @ net.parameters()[f"weight_hr_l1{way}"].T})
+    assert_close({"y": np.concatenate([g["h"] for g in found], -1)}, {"y": net(x, lengths=LENGTHS)[0]})
+
+
+def test_norms_of_a_projected_layer() -> None:
+    """By central differences, one step after another."""
+    P, rng = 3, np.random.default_rng(0)
+    net = fastrnn.LSTM(I, H, proj_size=P, dtype=np.float64, rng=0)
+    x, resets = rng.standard_normal((T, B, I)), rng.random((T, B)) < 0.2
+    shapes = {"h0": (1, B, P), "c0": (1, B, H), "dy": (T, B, P), "dh_n": (1, B, P), "dc_n": (1, B, H)}
+    h0, c0, dy, *dstate = [rng.standard_normal(shape) for shape in shapes.values()]
+
+    def losses(at: int, e: np.ndarray) -> np.ndarray:
+        """One for each sequence, with e added to its h[at]."""
+        state, total = (h0, c0), np.zeros(B)
+        for t in range(T):
+            valid = t < LENGTHS
+            y, (h, c) = net(x[t : t + 1], state, valid.astype(int), resets=resets[t : t + 1])
+            e_t = e * valid[:, None] * (t == at)
+            state = (h + e_t, c)
+            total += ((y[0] + e_t) * dy[t]).sum(-1)
+        return total + sum((d * s)[0].sum(-1) for d, s in zip(dstate, state, strict=True))
+
+    e = 1e-5 * np.eye(P)
+    d = [[(losses(t, e[k]) - losses(t, -e[k])) / 2e-5 for k in range(P)] for t in range(T)]
+    given = {"state": (h0, c0), "lengths": LENGTHS, "resets": resets}
+    got = gradient_norms(net, x, dy, dstate=tuple(dstate), **given)
+    assert relative_error(got, np.linalg.norm(np.array(d), axis=1)) < 1e-8
+    assert_close({"last": gradient_norms(net, x)[-1]}, {"last": np.ones(B)})
+
+
 def test_padding_is_not_looked_at() -> None:
     given = problem("lstm")
     padding = np.arange(T)[:, None] >= LENGTHS

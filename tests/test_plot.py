@@ -107,6 +107,11 @@ def test_gradient_norms_of_nothing() -> None:
             {},
             ["input gate i", "forget gate f", "output gate o", "candidate g", "cell state c", "hidden state h"],
         ),
+        (
+            fastrnn.LSTM,
+            {"proj_size": 2},
+            ["input gate i", "forget gate f", "output gate o", "candidate g", "cell state c", "hidden state h"],
+        ),
         (fastrnn.GRU, {"reset_after": True}, ["reset gate r", "update gate z", "candidate n", "hidden state h"]),
         (fastrnn.RNN, {}, ["hidden state h"]),
     ],

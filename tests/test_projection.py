@@ -177,6 +177,48 @@ def test_it_learns() -> None:
     assert losses[-1] < 0.3 * losses[0]
 
 
+def test_stateful_and_truncated() -> None:
+    """A training whose state goes on from batch to batch is that of one long sequence in windows, to the last bit."""
+    rng, trained = np.random.default_rng(0), []
+    x, y = (rng.standard_normal((4, 15, n)).astype(np.float32) for n in (2, 1))
+    cut = [np.concatenate(np.split(a, 3, axis=1)) for a in (x, y)]
+    for given, options in (((x, y), {"truncate": 5}), (cut, {"stateful": True}), (cut, {})):
+        model = fastrnn.Sequential([fastrnn.LSTM(2, 8, 2, proj_size=3, rng=0), fastrnn.Dense(3, 1, rng=1)])
+        model.compile("adam", "mse")
+        model.fit(*given, epochs=2, batch_size=4, shuffle=False, **options)
+        trained.append(model.state_dict())
+    assert_same_bits(*trained[:2])
+    assert any((a != b).any() for a, b in zip(trained[1].values(), trained[2].values(), strict=True))
+
+
+def test_a_model(tmp_path: Any) -> None:
+    """What it says of itself, and its file; that of a peephole LSTM, and that of a layer of another cell."""
+    layers = [fastrnn.LSTM(2, 8, 2, proj_size=3, peephole=True, bidirectional=True, rng=0), fastrnn.Dense(6, 1, rng=1)]
+    model = fastrnn.Sequential(layers)
+    assert "(None, None, 6)" in str(model.summary())
+    model.save(tmp_path / "model.safetensors")
+    x = np.ones((4, 5, 2), np.float32)
+    assert_same_bits({"y": fastrnn.load(tmp_path / "model.safetensors").predict(x)}, {"y": model.predict(x)})
+    cell = fastrnn.catalogue.cifg_lstm_input
+    layer = fastrnn.Recurrent(cell, 2, 8, proj_size=3, rng=0)
+    fastrnn.save(tmp_path / "layer.safetensors", layer)
+    assert_same_bits(fastrnn.load(tmp_path / "layer.safetensors", cell=cell).state_dict(), layer.state_dict())
+
+
+def test_states_of_both_widths() -> None:
+    """A stream's and a layer's are checked each for its own."""
+    layer = fastrnn.LSTM(3, 8, 2, proj_size=5, rng=0)
+    stream, h, c = layer.stream(4), np.ones((2, 4, 5), np.float32), np.ones((2, 4, 8), np.float32)
+    stream.state = (h, c)
+    assert_same_bits(dict(zip("hc", stream.state, strict=True)), {"h": h, "c": c})
+    for state, width, wrong in (((c, c), 5, 8), ((h, h), 8, 5)):
+        with pytest.raises(ValueError, match=rf"= \(2, 4, {width}\), got \(2, 4, {wrong}\)"):
+            stream.state = state
+        with pytest.raises(ValueError, match=rf"= \(2, 4, {width}\), got \(2, 4, {wrong}\)"):
+            layer(np.ones((1, 4, 3), np.float32), state)
+    assert_same_bits({"h": stream.state[0]}, {"h": h})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
