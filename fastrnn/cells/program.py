@@ -249,8 +249,8 @@ class Program:
     def places(self, loop: Loop, q: int) -> list[Place]:
         """All that a loop of phase q reads and writes, each once.
 
-        "u" is the sum of a product and its bias, "total" that of the first state's gradients from the step after and from
-        outside.
+        "u" is the sum of a product and its bias, "total" that of the first state's gradients, from the step after and
+        from outside.
         """
         found: dict[Place, None] = {}
         for place in [loop.loads[node] for node in loop.values() if node in loop.loads]:
