@@ -189,6 +189,18 @@ def test_second_gradients(options: dict[str, Any]) -> None:
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("output", range(3))
+def test_second_gradients_of_one_output(output: int) -> None:
+    """y or a final state alone: zeros stand for the gradients of the others."""
+    found = []
+    for module in peers(num_layers=2, bidirectional=True):
+        leaves = list(module.parameters())
+        first = torch.autograd.grad(flat(module(*inputs(module)))[output].pow(3).sum(), leaves, create_graph=True)
+        found.append([*first, *torch.autograd.grad(sum(g.square().sum() for g in first), leaves)])
+    for expected, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
+
+
 def test_by_equations() -> None:
     """Forward mode and second gradients by finite differences, resets and lengths included; vmap of inputs."""
     _, module = peers(num_layers=2, bidirectional=True)
