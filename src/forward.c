@@ -228,8 +228,8 @@ static void project(const Plan *p, int id, const Step *step)
     }
 }
 
-/* Steps [from, to) of one sequence whose units do not see each other, this thread's groups: to the cell, steps are rows,
- * each of which begins with what the one before it wrote. */
+/* Steps [from, to) of one sequence whose units do not see each other, this thread's groups. To the cell, steps are
+ * rows, each of which begins with what the one before it wrote. */
 static void scan_steps(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, ptrdiff_t to)
 {
     const Cell *cell = p->cell;
