@@ -145,8 +145,4 @@ INLINE vec vtanh(vec x)
 
 #endif
 
-/* Derivatives by the value: sigmoid' = y (1 - y), tanh' = (1 - y)(1 + y), which does not cancel as 1 - y^2 would. */
-INLINE vec sigmoid_slope(vec y) { return y * (splat(1) - y); }
-INLINE vec tanh_slope(vec y) { return (splat(1) - y) * (splat(1) + y); }
-
 #endif

@@ -154,7 +154,9 @@ static void run_rows(const Plan *p, int id, const Step *step, int q, const real 
     const ptrdiff_t n = active_rows(p, step->s), s = step->s;
     const Rows next = states_after(p, s, step->start), kept = kept_of(p, s, step->start);
     real uh[TILE_ROOM * LANES] __attribute__((aligned(FRNN_ALIGN)));
-    ForwardTile tile = {.Hp = p->Hp, .keep = p->kept_slots != 0, .b_rec = {p->weights.b_rec, 0}, .p = {p->weights.p, 0}};
+    ForwardTile tile = {.Hp = p->Hp, .keep = p->kept_slots != 0};
+    tile.b_rec = (Rows){p->weights.b_rec, 0};
+    tile.p = (Rows){p->weights.p, 0};
     for (ptrdiff_t group = first_group(p, W, id); group < last_group(p, W, id); group++) {
         tile.at = group_start(W, group);
         tile.lanes = group_lanes(W, group);
@@ -168,7 +170,8 @@ static void run_rows(const Plan *p, int id, const Step *step, int q, const real 
         {
             /* y comes from memory: ask for it while the product runs */
             if (p->call->out[0].data && q == cell->phases - 1 && !projects(p))
-                for (int i = 0; i < t.rows; i++) __builtin_prefetch(element(p, p->call->out[0], s, t.row + i) + tile.at, 1);
+                for (int i = 0; i < t.rows; i++)
+                    __builtin_prefetch(element(p, p->call->out[0], s, t.row + i) + tile.at, 1);
             if (cell->phase_gates[q]) X(multiply)(t.rows, left + t.row, 1, 0, U, group, 0, tile.uh);
             put_means(p, id, cell->phase_means[q], t.row, t.rows, tile.uh, tile.lanes);
             tile.rows = t.rows;

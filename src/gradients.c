@@ -69,7 +69,8 @@ static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows, int add)
 }
 
 /* dx of rows [from, to) of a chunk for one group of inputs. */
-static void write_dx_group(const Plan *p, const Panels *W, ptrdiff_t group, ptrdiff_t start, ptrdiff_t from, ptrdiff_t to)
+static void write_dx_group(const Plan *p, const Panels *W, ptrdiff_t group, ptrdiff_t start, ptrdiff_t from,
+                           ptrdiff_t to)
 {
     const ptrdiff_t lanes = group_lanes(W, group), valid = p->I - start;
     const real *left[ROWS_ONCE];

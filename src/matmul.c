@@ -354,7 +354,8 @@ Columns X(pack_columns)(real *dst, Rows rows, ptrdiff_t K, ptrdiff_t n)
 }
 
 /* One tile of an outer product: rows from `row` on by one group, terms from r on. */
-static void outer_tile(ptrdiff_t n, Columns a, const Panels *p, Rows c, int add, ptrdiff_t group, ptrdiff_t row, ptrdiff_t r)
+static void outer_tile(ptrdiff_t n, Columns a, const Panels *p, Rows c, int add, ptrdiff_t group, ptrdiff_t row,
+                       ptrdiff_t r)
 {
     const int width = group_width(p, group), m = (int)(n - row < OUTER_ROWS ? n - row : OUTER_ROWS);
     const ptrdiff_t column = group_start(p, group), valid = p->units - column;

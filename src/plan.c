@@ -193,7 +193,8 @@ void X(fill_init)(const Plan *p)
         for (int k = 0; k < p->cell->states; k++) {
             const real *from = p->call->init[k];
             const ptrdiff_t n = width_of(p, k);
-            if (from) memcpy(row_of(p->init, row) + field_of(p, k), from + p->sequence[row] * n, (size_t)n * sizeof(real));
+            real *to = row_of(p->init, row) + field_of(p, k);
+            if (from) memcpy(to, from + p->sequence[row] * n, (size_t)n * sizeof(real));
         }
     }
 }

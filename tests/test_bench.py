@@ -464,7 +464,8 @@ def test_small_run(cell: str, python: Python, tmp_path: Path) -> None:
     forward, training = found["rows"]
     for row in (forward, training):
         own, peer = row["times"]["fastrnn"], row["times"]["numpy"]
-        assert row["ratios"]["R_peer"] == pytest.approx(peer["median"] / own["median"], rel=0.3)
+        # the median of a few rounds' quotients is not the quotient of medians on a machine that others use too
+        assert 0.5 < row["ratios"]["R_peer"] * own["median"] / peer["median"] < 2
         assert row["ratios"]["verdict"] in figures.VERDICTS
         assert row["ratios"]["best"] == "numpy"
         assert 0 < own["median"] < 1

@@ -233,6 +233,7 @@ def test_refused(options: dict[str, Any], message: str) -> None:
         fastrnn.LSTM(3, 8, **options)
 
 
-def test_onnx_has_none() -> None:
+def test_onnx_has_none(oracle: Callable[[str], Any]) -> None:
+    oracle("onnx")
     with pytest.raises(ValueError, match="proj_size: ONNX cannot express 5"):
         fastrnn.to_onnx(fastrnn.LSTM(3, 8, proj_size=5))
