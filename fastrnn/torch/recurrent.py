@@ -39,6 +39,50 @@ def padded(data: Tensor, batch_sizes: Tensor) -> tuple[Tensor, Tensor]:
     return pad_packed_sequence(PackedSequence(data, batch_sizes))
 
 
+def untraced(function: Any) -> Any:
+    """`torch.compiler.disable` without its import of the compiler, which would compile it for each batch's numbers."""
+    function._torchdynamo_disable = True
+    return function
+
+
+@untraced
+def expect_packed(input: PackedSequence, I: int) -> None:
+    """PyTorch checks nothing of a PackedSequence, neither where one is made nor where its own functions write by it."""
+    data, batch_sizes, into, back = input
+    if not isinstance(data, Tensor):
+        raise TypeError(f"data: expected a tensor, got {type(data).__name__}")
+    if not data.is_cpu or data.dtype not in DTYPES:
+        raise TypeError(refusal("data", data))
+    if data.layout != torch.strided:
+        raise TypeError(f"data: expected a dense tensor, got layout {data.layout}")
+    if data.dim() != 2 or data.shape[1] != I:
+        raise ValueError(f"input: expected data of shape (N, {I}), got {tuple(data.shape)}")
+    sizes = integers("batch_sizes", batch_sizes)
+    if not sizes or sizes[-1] < 1 or sum(sizes) != len(data) or sorted(sizes, reverse=True) != sizes:
+        wanted = f"positive numbers that never rise, with the sum {len(data)}, the rows of data"
+        raise ValueError(f"batch_sizes: expected {wanted}, got {sizes!s:.80}")
+    every = list(range(sizes[0]))
+    orders = {"sorted_indices": into, "unsorted_indices": back}
+    given = {name: integers(name, order) for name, order in orders.items() if order is not None}
+    for name, order in given.items():
+        if sorted(order) != every:
+            raise ValueError(f"{name}: expected each of 0 to {every[-1]} once, got {order!s:.80}")
+    there, again = given.values() if len(given) == 2 else (every, every)
+    if [there[i] for i in again] != every:
+        raise ValueError(f"unsorted_indices: expected the inverse of sorted_indices, got {again!s:.80}")
+
+
+@untraced
+def integers(name: str, tensor: Any) -> list[int]:
+    """The values of a vector of whole numbers."""
+    if not isinstance(tensor, Tensor) or not tensor.is_cpu or tensor.dtype != torch.int64 or tensor.dim() != 1:
+        described = isinstance(tensor, Tensor) and f"{tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
+        wanted = "a tensor of torch.int64 with one axis on the CPU"
+        raise TypeError(f"{name}: expected {wanted}, got {described or type(tensor).__name__}")
+    values: list[int] = tensor.tolist()
+    return values
+
+
 class Base(nn.RNNBase):
     """What all modules have in common; a `torch.nn` module that becomes one of these has all it needs."""
 
@@ -102,11 +146,8 @@ class Base(nn.RNNBase):
         self, input: PackedSequence, states: list[Tensor], resets: Any, e: Any
     ) -> tuple[PackedSequence, Any]:
         """The sequences stand in the order of falling lengths; the states in the caller's."""
+        expect_packed(input, self.input_size)
         data, batch_sizes, into, back = input
-        if data.shape[-1] != self.input_size:
-            raise ValueError(f"input: expected data of shape (N, {self.input_size}), got {tuple(data.shape)}")
-        if into is not None:
-            states = [s.index_select(1, into) for s in states]
         x, lengths = padded(data, batch_sizes)
         y, *final = self._run(x, states, False, resets, e, lengths, batch_sizes, into)
         if back is not None:
@@ -131,6 +172,8 @@ class Base(nn.RNNBase):
         setting = Setting(cell.key, self.bias, self.bidirectional, batch_first, self.proj_size > 0)
         weights = self._weights()
         self._check(x, states, weights, batch_first, unbatched)
+        if into is not None:
+            states = [s.index_select(1, into) for s in states]
         inputs: list[Tensor] = []
         if resets is not None or e is not None or cell.inputs:
             T, B = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
