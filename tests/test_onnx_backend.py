@@ -70,7 +70,7 @@ def random_node(op: str, rng: np.random.Generator, **attributes: Any) -> SimpleN
         "W": rng.uniform(-1, 1, (D, G * H, I)) / np.sqrt(I),
         "R": rng.uniform(-1, 1, (D, G * H, H)) / np.sqrt(H),
         "B": rng.uniform(-1, 1, (D, 2 * G * H)),
-        "sequence_lens": rng.integers(1, T + 1, B).astype(np.int32),  # the runtime takes no empty sequence
+        "sequence_lens": rng.integers(1, T + 1, B).astype(np.int32),
         "initial_h": rng.uniform(-1, 1, (D, B, H)),
     }
     if op == "LSTM":
@@ -264,16 +264,68 @@ def test_one_direction_in_the_loop(onnx: Any, runtime: Any, ours: Any) -> None:
     assert_close(by_fastrnn(onnx, ours, node), by_runtime(onnx, runtime, node), 2e-6)
 
 
-def test_lengths_of_zero(onnx: Any, ours: Any) -> None:
-    """Nothing is read, and the state stays."""
-    node = random_node("GRU", np.random.default_rng(1))
-    B = node.inputs["X"].shape[1]
-    node.inputs["initial_h"] = np.ones((1, B, node.inputs["R"].shape[2]))
-    node.inputs = {name: node.inputs[name] for name in ("X", "W", "R", "initial_h")}
-    node.inputs["sequence_lens"] = np.zeros(B, np.int32)
+@pytest.fixture(params=["forward", "reverse", "bidirectional"])
+def with_empty(request: Any) -> Callable[..., SimpleNamespace]:
+    """A node of four sequences of at most T steps, with initial states; float32."""
+
+    def made(op: str, T: int, lengths: list[int] | None, **attributes: Any) -> SimpleNamespace:
+        rng, B, I, H = np.random.default_rng(len(op)), 4, 3, 5
+        D, G = 1 + (request.param == "bidirectional"), GATES[op]
+        inputs = {"X": rng.standard_normal((T, B, I)), "W": rng.standard_normal((D, G * H, I))}
+        inputs |= {"R": rng.standard_normal((D, G * H, H)) / 3}
+        inputs |= {} if lengths is None else {"sequence_lens": np.array(lengths, np.int32)}
+        inputs |= {name: rng.uniform(0.1, 1, (D, B, H)) for name in ("initial_h", "initial_c")[: 1 + (op == "LSTM")]}
+        attributes |= {"direction": request.param, "hidden_size": H}
+        return cast(SimpleNamespace(op=op, inputs=inputs, attributes=attributes), np.float32)
+
+    return made
+
+
+@pytest.mark.parametrize("attributes", [{}, {"clip": 0.3}], ids=["plain", "clip"])
+@pytest.mark.parametrize("lengths", [[0, 4, 2, 0], [3, 0, 4, 1], [0, 0, 0, 0]], ids=str)
+@pytest.mark.parametrize("op", GATES)
+def test_empty_sequences(
+    op: str, lengths: list[int], attributes: dict[str, Any], with_empty: Any, onnx: Any, runtime: Any, ours: Any
+) -> None:
+    """As in ONNX Runtime their final states are 0, by every way to a node; what the caller gave stays as it was."""
+    node = with_empty(op, 4, lengths, **attributes)
+    given = {name: a.copy() for name, a in node.inputs.items()}
     got = by_fastrnn(onnx, ours, node)
-    assert_same_bits({"Y_h": got["Y_h"]}, {"Y_h": node.inputs["initial_h"]})
-    assert not got["Y"].any()
+    assert_same_bits(node.inputs, given)
+    assert_close(got, by_runtime(onnx, runtime, node), 2e-6)
+    for name in got.keys() - {"Y"}:
+        assert (got[name].any(axis=(0, 2)) == (np.array(lengths) > 0)).all()
+    for again in (by_node, by_session):
+        assert_same_bits(again(onnx, ours, node), got)
+    turned = by_session(onnx, ours, swapped(node))
+    expected = {name: a.transpose(2, 0, 1, 3) if name == "Y" else a.swapaxes(0, 1) for name, a in got.items()}
+    assert_same_bits(*({name: np.ascontiguousarray(a) for name, a in each.items()} for each in (turned, expected)))
+
+
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize("op", GATES)
+def test_no_steps(op: str, layout: int, with_empty: Any, onnx: Any, runtime: Any, ours: Any) -> None:
+    """Without sequence_lens every sequence of an X of no steps is empty, at each call of a session."""
+    node = with_empty(op, 0, None)
+    if op != "GRU":  # which aborts the process in ONNX Runtime
+        assert_same_bits(by_fastrnn(onnx, ours, node), by_runtime(onnx, runtime, node))
+    node = swapped(node) if layout else node
+    session = ours.Session(model(onnx, node), rest="reference")
+    for _ in range(4):
+        y, *states = session.run(None, node.inputs)
+        assert y.size == 0
+        for s in states:
+            assert s.shape == node.inputs["initial_h"].shape
+            assert not s.any()
+
+
+def by_node(onnx: Any, ours: Any, node: SimpleNamespace) -> Arrays:
+    made = model(onnx, node).graph.node[0]
+    return dict(zip(OUTPUTS, ours.run_node(made, [node.inputs[name] for name in made.input if name]), strict=False))
+
+
+def by_session(onnx: Any, ours: Any, node: SimpleNamespace) -> Arrays:
+    return dict(zip(OUTPUTS, ours.Session(model(onnx, node), rest="reference").run(None, node.inputs), strict=False))
 
 
 @pytest.mark.parametrize(

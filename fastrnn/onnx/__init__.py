@@ -8,7 +8,8 @@ every Tanh, HardSigmoid in that of Sigmoid, input_forget), for which ``pip insta
 without it a loop in NumPy runs them, many times slower. `runs_in_kernels` tells, and so does ``Session.nodes``.
 
 Where ONNX's words leave a choice, it is ONNX Runtime's: each activation consumes the next alpha and beta that it
-takes, clip bounds what goes into the gates and not the cell state on its way out, and Y is 0 past a sequence's length.
+takes, clip bounds what goes into the gates and not the cell state on its way out, and Y is 0 past a sequence's length,
+as Y_h and Y_c are of a sequence of length 0, whatever its initial state.
 An alpha or beta that is not given is that of ONNX's operator of the same name, or 1 where there is none.
 
 Examples

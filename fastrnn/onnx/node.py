@@ -92,16 +92,16 @@ class Recurrent:
         x = rows(x.swapaxes(0, 1) if self.batch_first else x)
         T, B, _ = x.shape
         init = [self._state(name, s, (D, B, H), x.dtype) for name, s in (("initial_h", h), ("initial_c", c))]
-        states = init[: len(self.states)]
+        steps_of = checked_lengths(lengths, T, B, False, "sequence_lens")
+        states = self._of_sequences(init[: len(self.states)], T, steps_of)
         threads = backends.thread_count(threads)
         again = weights.again if lengths is None else None
         if again and (run := again.prepared((X.shape, threads))):
-            outputs = run(X, None if h is None and c is None else tuple(states))
+            outputs = run(X, None if all(s is None for s in states) else tuple(states))
             if outputs is not None:
                 y, last = outputs
                 return y[:, :, None] if self.batch_first else y[:, None], *self._laid_out(last)
         y, by_direction = self._output(T, D, B, H, x.dtype)
-        steps_of = checked_lengths(lengths, T, B, False, "sequence_lens")
         calls = [
             stack.call(
                 0, x, tuple([None if s is None else s[d] for s in states]), packed=packed, y=by_direction[d],
@@ -142,6 +142,15 @@ class Recurrent:
         if self.batch_first:
             return np.ascontiguousarray(floats(name, s, "(B, D, H)", (B, D, H), dtype, "that of X").swapaxes(0, 1))
         return floats(name, s, "(D, B, H)", shape, dtype, "that of X")
+
+    @staticmethod
+    def _of_sequences(states: list[Array | None], T: int, lengths: Array | None) -> list[Array | None]:
+        """Initial states without those of empty sequences, whose final state, the same, is 0 in ONNX Runtime."""
+        if T == 0:
+            return [None] * len(states)
+        if lengths is None or lengths.all():
+            return states
+        return [None if s is None else np.where(lengths[:, None] > 0, s, 0) for s in states]
 
     @staticmethod
     def _switch(given: dict[str, Any], name: str) -> bool:
