@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 
 import fastrnn
-from fastrnn.backends import available_backends, available_isas
+from fastrnn.backends import available_backends, available_isas, openmp_threads, usable_cpus
 
 Python = Callable[..., CompletedProcess[str]]
 
@@ -107,6 +110,43 @@ def test_wrong_environment(variable: str, python: Python) -> None:
     assert done.returncode != 0
     assert variable in done.stderr
     assert "itanium" in done.stderr
+
+
+COUNT = "import os; os.sched_getaffinity = lambda pid: range(8); import fastrnn; print(fastrnn.get_num_threads())"
+
+
+@pytest.mark.parametrize(
+    ("openmp", "own", "threads"),
+    [("1", "", 1), ("3,2", "", 3), ("1", "5", 5), ("5", "1", 1), ("64", "", 8), ("two", "", 8)],
+)
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs a number of CPUs that can be set")
+def test_openmp_bounds_the_default(openmp: str, own: str, threads: int, python: Python, monkeypatch: Any) -> None:
+    """On eight CPUs, of which a container's quota may leave fewer; FASTRNN_NUM_THREADS counts as it is."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8))
+    done = python("-c", COUNT, OMP_NUM_THREADS=openmp, FASTRNN_NUM_THREADS=own)
+    assert done.stdout.split() == [str(threads if own else min(threads, usable_cpus()))], done.stderr
+    assert not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "threads"),
+    [("1", 1), (" 03 ", 3), ("3,2", 3), ("2 , 4,1", 2), ("12", 12)]
+    + [
+        (value, math.inf)
+        for value in ("", " ", "0", "00", "-1", "2.5", "2x", "two", "٣", ",2", "2,", "2,x", "0,2", "2 3")
+    ]
+    + [("9" * 5000, math.inf)],
+)
+def test_what_openmp_says(value: str, threads: float, monkeypatch: Any) -> None:
+    """The first number of a list counts, and nonsense bounds nothing."""
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert openmp_threads() == threads
+
+
+def test_calls_are_told_more_than_openmp(python: Python) -> None:
+    """The bound is the default's alone."""
+    code = "import fastrnn; fastrnn.set_num_threads(3); print(fastrnn.get_num_threads())"
+    assert python("-c", code, OMP_NUM_THREADS="1", FASTRNN_NUM_THREADS="").stdout.split() == ["3"]
 
 
 def test_fall_back_is_said_once(python: Python) -> None:

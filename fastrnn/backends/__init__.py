@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from fastrnn.version import version
 
 #: In the order of preference.
 BACKENDS = ("native", "numba", "numpy")
+
+#: What OpenMP takes: numbers from 1 on; one of more digits bounds nothing.
+OPENMP_THREADS = re.compile(r"\s*0*([1-9][0-9]{0,8})\s*(,\s*0*[1-9][0-9]*\s*)*")
 
 _REMEDY = {
     "native": "the compiled kernels were not built; with a C compiler on this machine, install fastrnn again "
@@ -227,7 +231,8 @@ def set_num_threads(threads: int) -> None:
 def get_num_threads() -> int:
     """How many threads a call may use when it is not told by ``threads=``.
 
-    The default is ``FASTRNN_NUM_THREADS``, else the CPUs that this process may use by its affinity and its cgroup.
+    The default is ``FASTRNN_NUM_THREADS``, else the CPUs that this process may use by its affinity and its cgroup, but
+    at most ``OMP_NUM_THREADS``.
 
     Examples
     --------
@@ -268,6 +273,15 @@ def _quota(group: Path) -> float:
         return math.inf if limit == "max" else int(limit) / int(period)
     limit = one.read_text() if one.is_file() else "-1"
     return int(limit) / int((group / "cpu.cfs_period_us").read_text()) if int(limit) > 0 else math.inf
+
+
+def openmp_threads() -> float:
+    """``OMP_NUM_THREADS``, by which joblib, Dask, Ray and others limit what their workers run.
+
+    A list has a number for each level of nested threads, and fastrnn's are of the first. OpenMP ignores anything else.
+    """
+    found = OPENMP_THREADS.fullmatch(os.environ.get("OMP_NUM_THREADS", ""))
+    return int(found[1]) if found else math.inf
 
 
 def config() -> dict[str, Any]:
@@ -330,7 +344,7 @@ def _from_environment() -> _Settings:
     backend = os.environ.get("FASTRNN_BACKEND") or "native"
     if backend not in BACKENDS:
         raise ValueError(f"FASTRNN_BACKEND={backend!r}: expected one of {', '.join(BACKENDS)}")
-    threads = os.environ.get("FASTRNN_NUM_THREADS") or str(usable_cpus())
+    threads = os.environ.get("FASTRNN_NUM_THREADS") or str(min(usable_cpus(), openmp_threads()))
     if not threads.isdecimal() or int(threads) < 1:
         raise ValueError(f"FASTRNN_NUM_THREADS={threads!r}: expected a positive integer")
     return _Settings(backend, int(threads))
