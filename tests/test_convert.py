@@ -98,6 +98,42 @@ def test_from_gates(net: Any, letters: str, extra: dict[str, Any], bias: Any, tr
     assert_same_bits(told.parameters(), layer.parameters())
 
 
+@pytest.mark.parametrize("column", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("cell", "letters", "given"),
+    [
+        ("gru_after", "rzn", ["b_r", "b_z", "b_n", "b_rec_n"]),  # Flax, Equinox
+        ("gru_after", "rzh", ["b_rec_h"]),
+        ("gru_before", "rzn", ["b_z", "b_rec_r"]),
+        ("gru_after", "rz ", ["b_rec_", "br"]),
+        ("lstm", "ifco", ["bf"]),  # a forget bias alone
+        ("lstm_peephole", "ifgo", ["b_rec_o", "b_i"]),
+        ("rnn_tanh", " ", ["b_rec"]),
+    ],
+)
+def test_from_gates_with_some_of_the_biases(
+    cell: str, letters: str, given: list[str], dtype: Any, column: bool
+) -> None:
+    """The others are zeros, and a layer without recurrent ones has none."""
+    rng, options = np.random.default_rng(0), {"reset_after": cell == "gru_after"} if cell.startswith("gru") else {}
+    gates = {f"W_{letter}".rstrip("_ "): rng.standard_normal((4, 3)).astype(dtype) for letter in letters}
+    gates |= {f"U_{letter}".rstrip("_ "): rng.standard_normal((4, 4)).astype(dtype) for letter in letters}
+    gates |= {f"p{letter}": rng.standard_normal(4).astype(dtype) for letter in "ifo" if cell == "lstm_peephole"}
+    shape = (4, 1) if column else (4,)
+    some = {name.rstrip("_"): rng.standard_normal(shape).astype(dtype) for name in given}
+    every = {}
+    for kind in ("b", "b_rec") if any("rec" in name for name in some) else ("b",):
+        for letter in letters.replace(" ", "_"):
+            names = [f"{kind}_{letter}".rstrip("_"), f"{kind}{letter}".rstrip("_")]
+            found = [some[name] for name in names if name in some]
+            every[names[0]] = found[0] if found else np.zeros(shape, dtype)
+    expected, got = (fastrnn.from_gates(**gates, **biases, **options) for biases in (every, some))
+    assert got.bias == expected.bias == (True if "rec" in str(given) else "input")
+    assert_same_bits(got.parameters(), expected.parameters())
+    assert sum(a.any() for name, a in got.parameters().items() if "bias" in name) == len({"rec" in n for n in given})
+
+
 def test_from_gates_with_a_flipped_update_gate() -> None:
     """The seeds' GRU: z says how much is written, and biases are columns."""
     rng = np.random.default_rng(0)
@@ -133,7 +169,19 @@ GRU_GATES = {"Wr": W, "Wz": W, "Wh": W, "Ur": U, "Uz": U, "Uh": U}
         ({"W": W, "U": U, "reset_after": True}, "reset_after: only a GRU"),
         ({"W": W, "U": U, "update": "write"}, "update: only a GRU"),
         ({"W": W, "U": U, "p": W[0]}, "p: expected none; see h"),
-        ({"W": W, "U": U, "b_rec": U[0]}, "b where there is b_rec"),
+        ({"U": U, "b_rec": U[0]}, "expected W and U, got U, b_rec"),
+        (GRU_GATES | {"reset_after": True, "b_rec_n": U[0, :3]}, "b_rec: expected one shape and dtype"),
+        (GRU_GATES | {"reset_after": True, "b_rec_n": U[0], "b_r": U[0, :3]}, "^b: expected one shape and dtype"),
+        (GRU_GATES | {"reset_after": True, "b_rec_n": U[0].astype(np.float32)}, "b_rec: expected one shape and dtype"),
+        (
+            GRU_GATES | {"reset_after": True, "Ur": U[0, 0], "b_n": U[0]},
+            "expected one shape and dtype|U: expected shape",
+        ),
+        (GRU_GATES | {"reset_after": True, "b_n": U[0, :3]}, "b: expected one shape and dtype"),
+        (
+            {f"{key}{gate}": a for key, a in (("W", W), ("U", U)) for gate in "ifco"} | {"pi": W[:, 0]},
+            "p: expected one for",
+        ),
         ({"W": W}, "expected W and U"),
         ({"W": U, "U": U}, "transposed: W of shape"),
         ({"W": W, "U": W, "transposed": False}, "weight_hh_l0: expected shape"),

@@ -38,7 +38,8 @@ def from_gates(
     W, U, b : arrays
         A vanilla RNN.
     b_rec_i, ... : (H,) arrays
-        A second bias, of the recurrent side. Names are also read with an underscore before the letter: ``W_i``.
+        A second bias, of the recurrent side. Names are also read with an underscore before the letter: ``W_i``. Of the
+        biases those that are not given are zeros: a GRUCell of Flax or Equinox has ``b_rec_n`` alone of the second.
     reset_after : bool
         For a GRU, where it is asked for: whether the reset gate acts after the recurrent product.
     update : {"keep", "write"}, optional
@@ -84,13 +85,17 @@ def from_gates(
         if gate in found.setdefault(key, {}):
             raise ValueError(f"{name}: gate {gate} has been given under another name already")
         found[key][gate] = as_array(name, gates[name])
+    if not {"W", "U"} <= found.keys():
+        raise ValueError(f"gates: expected W and U, got {', '.join(found)}")
+    a = next(iter(found["U"].values()))
+    zeros = np.zeros(a.shape[-1:], a.dtype)
+    for key in ("b", "b_rec") if "b_rec" in found else ("b",) if "b" in found else ():
+        found[key] = dict.fromkeys(cell.gates, zeros) | found.get(key, {})
     for key, own in found.items():
         expected = cell.parameters if key == "p" else cell.gates
         if missing := set(expected) ^ own.keys():
             each = f"one for each gate of {', '.join(expected)}" if expected else "none"
             raise ValueError(f"{key}: expected {each}; see {', '.join(missing)}")
-    if not {"W", "U"} <= found.keys() or ("b_rec" in found and "b" not in found):
-        raise ValueError(f"gates: expected W and U, and b where there is b_rec, got {', '.join(found)}")
     turned = orientation(found["W"], found["U"], transposed)
     parts = {key: stacked_gates(key, own, cell, turned) for key, own in found.items()}
     if update == "write":
