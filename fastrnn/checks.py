@@ -252,6 +252,8 @@ def as_array(name: str, value: Any, sequence: bool = False) -> Array:
     except (TypeError, ValueError, AttributeError, RuntimeError, BufferError) as error:
         kinds = "an array or a sequence" if sequence else "an array"
         why = "" if isinstance(error, TypeError) else f" ({error})"
+        if isinstance(value, list) and not sequence:
+            why = "; convert it with np.asarray(..., np.float32), indices with np.asarray(...)"
         raise TypeError(f"{name}: expected {kinds}, got {type(value).__name__}{why}") from error
 
 

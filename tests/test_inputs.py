@@ -67,6 +67,26 @@ def test_not_an_array(name: str, value: Any) -> None:
     refuses(ALL.changed(**{name: value}), TypeError, name)
 
 
+HINT = r": expected an array, got list; convert it with np\.asarray\(\.\.\., np\.float32\)"
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_lists_get_a_hint(name: str) -> None:
+    """As JSON has them, ragged ones too."""
+    for value in ((ALL.inputs | ALL.cotangents)[name].tolist(), [[1.0, 2.0], [3.0]], []):
+        with pytest.raises(TypeError, match=f"^{name}{HINT}"):
+            run(ALL.changed(**{name: value}))
+
+
+def test_lists_get_a_hint_elsewhere() -> None:
+    with pytest.raises(TypeError, match=f"^Wi{HINT}"):
+        fastrnn.from_gates(Wi=[[1.0]])
+    with pytest.raises(TypeError, match=f"^weight_ih_l0{HINT}"):
+        fastrnn.from_torch({"weight_ih_l0": [[1.0]]}, cell="lstm")
+    with pytest.raises(TypeError, match=f"^x{HINT}"):
+        fastrnn.Dense(2, 3)([[1.0, 2.0]])
+
+
 @pytest.mark.parametrize("name", ["x", "W", "U"])
 def test_missing(name: str) -> None:
     arrays = {n: None if n == name else ALL.inputs[n] for n in ("x", "W", "U")}

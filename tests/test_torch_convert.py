@@ -99,6 +99,30 @@ def test_parametrized_weights_are_taken_as_they_are(torch: Any) -> None:
     assert_same_bits({"": layer.parameters()["weight_hh_l0"]}, {"": module.weight_hh_l0.detach().numpy()})
 
 
+@pytest.mark.parametrize("made", [lambda nn: nn.LSTM(3, 4, 2, bidirectional=True), lambda nn: nn.LSTMCell(3, 4)])
+@pytest.mark.parametrize("way", ["weight_norm", "spectral_norm", "identity", "pruned"])
+@pytest.mark.parametrize("prefix", ["", "encoder."])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_parametrized_modules_state_dict(way: str, prefix: str, made: Callable[[Any], Any], torch: Any) -> None:
+    """What is in it is not the weights; the module has them."""
+    module, utils = made(torch.nn), torch.nn.utils
+    name = "weight_hh_l1_reverse" if hasattr(module, "weight_hh_l1_reverse") else "weight_hh"
+    if way == "weight_norm":
+        utils.weight_norm(module, name)  # the older one
+    elif way == "spectral_norm":
+        utils.spectral_norm(module, name)
+    elif way == "pruned":
+        importlib.import_module("torch.nn.utils.prune").l1_unstructured(module, name, amount=0.3)
+    else:
+        utils.parametrize.register_parametrization(module, name, torch.nn.Identity())
+    state = {prefix + key: value for key, value in module.state_dict().items()}
+    with pytest.raises(ValueError, match=rf"^state_dict: '.*{name}.*' is what .* computed from; give the module"):
+        fastrnn.from_torch(state, cell="lstm", prefix=prefix)
+    expected = {"": getattr(module, name).detach().numpy()}
+    taken = fastrnn.from_torch(module).parameters()[name if "_l" in name else "weight_hh_l0"]
+    assert_same_bits({"": taken}, expected)
+
+
 def test_batch_first_is_the_modules_or_as_told(torch: Any) -> None:
     module = torch.nn.LSTM(3, 4, batch_first=True)
     assert fastrnn.from_torch(module).batch_first

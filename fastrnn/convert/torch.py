@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ from fastrnn.convert.stack import Arrays, recurrent, stacked
 from fastrnn.extras import needed
 from fastrnn.frameworks import MODES, PYTORCH
 from fastrnn.layers.recurrent import Recurrent
+
+#: Names of what parametrizations, pruning and norms keep in the place of a weight.
+PARAMETRIZED = re.compile(r"parametrizations\.|(weight|bias)_[ih][hr]\w*_(orig|g|v)$")
 
 
 def from_torch(
@@ -41,7 +45,7 @@ def from_torch(
     TypeError
         For another kind of module, or weights that are neither float32 nor float64.
     ValueError
-        For names and shapes that do not fit; the message names them.
+        For names and shapes that do not fit, and for what parametrizations keep; the message names them.
 
     Examples
     --------
@@ -61,6 +65,8 @@ def from_torch(
             for name, value in module_or_state_dict.items()
             if isinstance(name, str) and name.startswith(prefix)
         }
+        if parametrized := next(filter(PARAMETRIZED.match, state), None):
+            raise ValueError(f"state_dict: {parametrized!r} is what a weight is computed from; give the module itself")
         own = named_cell(cell)
         options: dict[str, Any] = {"batch_first": bool(batch_first)}
     else:
