@@ -12,7 +12,8 @@ brings with it, means a mask of the inputs for each gate, so ``dropout`` then mu
 times the memory and time of one, for a cell of G gates. ``implementation`` has no other effect, and ``unroll`` none.
 Under a policy of half precision the kernels compute in float32. Gradients of gradients and forward-mode derivatives are
 computed by the cell's equations, which is slow. Inference packs the weights once, and anew after any change that
-PyTorch counts: not through NumPy or ``.value.data``.
+PyTorch counts or that shows in sixteen elements of each weight. After a write to a few elements by NumPy, by
+``.value.data`` or from another process call ``layer.set_weights(layer.get_weights())``.
 
 Set ``KERAS_BACKEND=torch`` before Keras is imported; on its other backends these layers do not exist, and
 `fastrnn.from_keras` takes the weights instead. ``pip install 'fastrnn[keras]'`` brings both, Keras and PyTorch.

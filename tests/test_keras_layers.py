@@ -457,6 +457,8 @@ CHANGES: dict[str, Callable[[Any, Any], object]] = {
     "another tensor": lambda layer, torch: setattr(
         layer.cell.kernel, "_value", torch.nn.Parameter(layer.cell.kernel.value.detach() * 2)
     ),
+    "data": lambda layer, torch: [v.value.data.mul_(2) for v in layer.trainable_variables],
+    "NumPy": lambda layer, torch: [np.multiply(a := v.value.detach().numpy(), 2, a) for v in layer.trainable_variables],
     "a fused optimizer": lambda layer, torch: stepped(
         torch.optim.Adam([v.value for v in layer.trainable_variables], fused=True)
     ),

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from fastrnn.cells import Array, Arrays
 from fastrnn.torch import equations
-from fastrnn.torch.stack import Given, Setting, Stack, Tensors, addresses, parts, unflat
+from fastrnn.torch.stack import Given, Setting, Stack, Tensors, addresses, array, parts, unflat
+from fastrnn.unchanged import contents, spread
 
 #: A Given comes first, a Setting last, each as its fields.
 _GIVEN = "Tensor x, Tensor[] init, Tensor[] weights, Tensor? lengths, Tensor? resets, Tensor[] masks, Tensor[] e"
@@ -229,10 +231,11 @@ register_optimizer_step_post_hook(Steps.one_more)
 
 
 def versions(weights: Sequence[Tensor]) -> list[int] | None:
-    """Numbers that are others when one of the weights has changed; None if nobody counts that."""
-    if any([weight.is_inference() for weight in weights]):
+    """Numbers that are others when one of the weights was changed as a tensor; None if nobody counts that."""
+    try:
+        return [Steps.count, *[weight._version for weight in weights]]
+    except RuntimeError:  # made in inference mode; to ask each of them first would take longer than to look at it
         return None
-    return [Steps.count, *[weight._version for weight in weights]]
 
 
 class Made(NamedTuple):
@@ -241,6 +244,8 @@ class Made(NamedTuple):
     stack: Stack
     tensors: Tensors  #: held, so that nothing else can come to lie there
     known: tuple[Any, ...] | None  #: None for a stack of one use
+    samples: Arrays  #: views of some elements of each tensor, valid as long as it has the same address
+    seen: list[int | None]  #: what those were
 
 
 def made(
@@ -253,15 +258,25 @@ def made(
 ) -> Made:
     """A stack on the weights that these tensors are, or that `weights` makes of them: the last one, if it still is.
 
-    With `packed` it is for inference, and another one as soon as a tensor has changed. Else it reads the tensors where
-    they are and packs nothing: what comes next may change them, and not tell.
+    With `packed` it is for inference, and another one as soon as a tensor has changed, by what PyTorch counts or by a
+    look at some elements. Else it reads the tensors where they are and packs nothing.
     """
     changes = versions(tensors) if packed else []
     known = None if changes is None else (setting, tensors[0].dtype, addresses(tensors), changes)
-    if last is not None and known is not None and last.known == known:
+    if last is not None and known is not None and last.known == known and contents(last.samples) == last.seen:
         return last
+    held = [t.detach() for t in tensors]
+    if packed and any([t.is_neg() for t in held]):
+        known = None  # of those NumPy has a copy
+    samples = tuple([sample(t) for t in held]) if packed and known is not None else ()
+    seen = contents(samples)  # before they are packed: what is written meanwhile is a change
     stack = Stack(setting, weights(tensors))
-    return Made(stack, [t.detach() for t in tensors], known if packed or stack.in_place else None)
+    return Made(stack, held, known if packed or stack.in_place else None, samples, seen)
+
+
+def sample(tensor: Tensor) -> Array:
+    """A view of some elements, of bfloat16 as integers, because NumPy has no such type."""
+    return spread(array(tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor))
 
 
 def whole(setting: Setting, given: Given, grads: Sequence[Tensor | None]) -> Tensors:

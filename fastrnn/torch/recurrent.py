@@ -285,8 +285,9 @@ class Base(nn.RNNBase):
     def flatten_parameters(self) -> None:
         """Kept for compatibility; forgets what was packed of the weights.
 
-        PyTorch counts the changes of a parameter, and a changed one is packed anew by itself. It does not count those
-        through ``parameter.data`` or NumPy: after one of them between two inferences call this, or ``train()``.
+        Inference packs changed parameters anew by itself: what PyTorch counts as a change, and what a look at sixteen
+        elements of each parameter shows, as after any update of all weights. After a write that PyTorch does not count
+        (``parameter.data``, NumPy, another process) to a few elements alone call this, ``train()`` or ``eval()``.
         """
         self.__dict__.pop("_made", None)
 
