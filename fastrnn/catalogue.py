@@ -158,7 +158,8 @@ def cifg_lstm_input(x: Any, U: Any, s: Any) -> Any:
     IEEE Transactions on Neural Networks and Learning Systems 28, 2017.
     """
     i = sigmoid(x.i + U.i @ s.h)
-    c = (1 - i) * s.c + i * tanh(x.g + U.g @ s.h)
+    kept, new = 1 - i, tanh(x.g + U.g @ s.h)
+    c = kept * s.c + i * new
     return sigmoid(x.o + U.o @ s.h) * tanh(c), c
 
 

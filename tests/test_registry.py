@@ -9,8 +9,9 @@ from problems import PUBLIC
 from test_reference import BY_HAND
 
 import fastrnn
+from fastrnn import catalogue
 from fastrnn.backends import in_kernels
-from fastrnn.cells import CELLS, generate, machine
+from fastrnn.cells import CELLS, find, generate, machine
 
 
 def test_tests_know_every_cell() -> None:
@@ -52,3 +53,11 @@ def test_public_functions(cell: str) -> None:
 def test_exports() -> None:
     assert sorted(set(fastrnn.__all__)) == sorted(fastrnn.__all__)
     assert not [name for name in fastrnn.__all__ if not hasattr(fastrnn, name)]
+
+
+def test_a_factory_gives_what_is_compiled_in() -> None:
+    """Of equations that are the same but for the order in which they are written, each cell would be another."""
+    assert catalogue.lstm_with().digest == CELLS["lstm"].digest
+    assert catalogue.lstm_with(input_forget=True).digest == catalogue.cifg_lstm_input.digest
+    for after in (True, False):
+        assert catalogue.gru_with(reset_after=after).digest == find("gru", reset_after=after).digest
