@@ -367,6 +367,7 @@ def test_training(name: str, options: dict[str, Any], keras: Any, ours: Any) -> 
     import torch
 
     rng = np.random.default_rng(4)
+    keras.utils.set_random_seed(0)
     words, classes = rng.integers(0, 11, (20, T)), rng.integers(0, 2, 20)
     losses, start = [], None
     for layer in (getattr(keras.layers, name), getattr(ours, name)):
@@ -385,7 +386,7 @@ def test_training(name: str, options: dict[str, Any], keras: Any, ours: Any) -> 
         torch.manual_seed(0)  # for the seed of a SimpleRNN's, which Keras loses when a Bidirectional copies it
         losses.append(model.fit(words, classes, epochs=3, batch_size=8, shuffle=False, verbose=0).history["loss"])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
-    assert losses[1][-1] < losses[1][0]
+    assert options or losses[1][-1] < losses[1][0]  # with dropout three epochs promise nothing
 
 
 def test_a_model_goes_to_a_file_and_back(keras: Any, ours: Any, tmp_path: Path) -> None:
