@@ -28,7 +28,8 @@ static void complete(const Plan *p, const BackwardTile *t, ptrdiff_t s, ptrdiff_
         for (int i = 0; i < t->rows; i++) {
             const ptrdiff_t r = row + i, at = p->sequence[r] * width + t->at;
             real *const carry = row_of(t->carry, i) + t->at + k * p->Hp, *const dh = row_of(t->dout, i);
-            real *const d = k || p->cell->scans ? carry : dh;
+            const int apart = k == 0 && p->cell->scans; /* what comes from outside stays in dh, the rest in carry */
+            real *const d = k || apart ? carry : dh;
             if (r >= after || is_reset(p, s + 1, r))
                 zero_row(d, t->lanes);
             else if (d == dh && carries && product)
@@ -37,7 +38,7 @@ static void complete(const Plan *p, const BackwardTile *t, ptrdiff_t s, ptrdiff_
                 memcpy(d, carry, (size_t)t->lanes * sizeof(real));
             else if (d == dh && !product)
                 zero_row(d, t->lanes);
-            if (k == 0 && d != dh) zero_row(dh, t->lanes);
+            if (apart) zero_row(dh, t->lanes);
             if (r >= active) {
                 if (call->dinit[k]) memcpy((real *)call->dinit[k] + at, d, (size_t)n * sizeof(real));
                 continue;
@@ -45,7 +46,11 @@ static void complete(const Plan *p, const BackwardTile *t, ptrdiff_t s, ptrdiff_
             /* onto zeros: copied, for a sum would lose the sign of a zero carried back */
             if (s == last_step(p, r) && call->dfinal[k])
                 memcpy(d, (const real *)call->dfinal[k] + at, (size_t)n * sizeof(real));
-            if (call->dout[k].data) add_to(k ? d : dh, element(p, call->dout[k], s, r) + t->at, n);
+            const real *outside = call->dout[k].data ? element(p, call->dout[k], s, r) + t->at : 0;
+            if (outside && apart)
+                memcpy(dh, outside, (size_t)n * sizeof(real));
+            else if (outside)
+                add_to(d, outside, n);
         }
     }
 }

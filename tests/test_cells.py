@@ -221,6 +221,19 @@ def test_one_long_sequence(cell: Any, options: dict[str, Any], native: str) -> N
         assert_same_bits(results(p, np.float32, checkpoint=9), expected)
 
 
+def test_a_zero_that_is_carried_back_keeps_its_sign(native: str) -> None:
+    """Gradients of -0 reach the initial state as -0, alone, in a batch, and with checkpoints."""
+    cell, x, W = catalogue.min_gru, np.ones((3, 2, 1), np.float32), np.ones((10, 1), np.float32)
+
+    def carried(sequences: int, **options: Any) -> np.ndarray:
+        minus = np.full((sequences, 5), -0.0, np.float32)
+        out = cell.forward(x[:, :sequences], W, None, init=(minus,), training=True, **options)
+        return cell.backward(np.broadcast_to(minus, out.y.shape), out.cache, dfinal=(minus,)).dinit[0][0]
+
+    for got in (carried(1), carried(2), carried(1, checkpoint=2)):
+        assert_same_bits({"dh0": got}, {"dh0": np.full(5, -0.0, np.float32)})
+
+
 def test_some_cells_scan() -> None:
     assert {"min_gru", "ind_rnn", "sru", "lru"} <= {cell.name for cell in SCANS}
 

@@ -150,7 +150,13 @@ def test_other_cells() -> None:
     assert layer(np.ones((4, 2, 3), np.float32))[0].shape == (4, 2, 5)
     layer = fastrnn.Recurrent(fastrnn.cells.CELLS["rnn_tanh"], 3, 8, proj_size=5, zoneout=(0.0,))
     assert layer(np.ones((4, 2, 3), np.float32))[0].shape == (4, 2, 5)
-    for cell in (fastrnn.catalogue.li_gru, fastrnn.catalogue.min_gru, fastrnn.catalogue.minimal_gated_unit):
+
+    @fastrnn.cell(gates="n", states=("h", "before"))
+    def delayed(x: Any, U: Any, s: Any) -> Any:
+        return fastrnn.cells.tanh(x.n + U.n @ s.h), s.h
+
+    catalogue = fastrnn.catalogue
+    for cell in (catalogue.li_gru, catalogue.min_gru, catalogue.minimal_gated_unit, delayed):
         with pytest.raises(ValueError, match=f"proj_size: {cell.name} reads h elsewhere than in one product with U"):
             fastrnn.Recurrent(cell, 3, 8, proj_size=5)
 

@@ -141,6 +141,7 @@ class Program:
         self.projects = (
             bool(self.products)
             and self.phases[0].gates == self.order
+            and not self.carries_h
             and all(node.op == "u" for node in self.uses.get(first, ()))
         )
         self._keep(forward)
@@ -440,9 +441,12 @@ class Program:
             self.phases[known[node]].backward.stores.append((place, node))
         for q, phase in enumerate(self.phases):
             loop = phase.backward
-            stack = [node for _, node in loop.stores]
+            stack, seen = [node for _, node in loop.stores], set()
             while stack:  # what an earlier loop knew is handed on, at the last sum or product that it knew
                 node = stack.pop()
+                if node in seen:
+                    continue
+                seen.add(node)
                 if node in adjoint and known[node] > q:
                     if all(node is not other for other in pending):
                         pending.append(node)
