@@ -56,7 +56,7 @@ class Call(NamedTuple):
         return dict(zip(self.cell.arguments, self.arrays(), strict=True))
 
     @property
-    def weights(self) -> tuple[np.ndarray | None, ...]:
+    def weights(self) -> tuple[Any, ...]:
         """What the cell's step takes, in the order of `Cell.weights`."""
         return self.W, self.U, self.b, self.b_rec, self.p, self.R
 

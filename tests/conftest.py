@@ -188,6 +188,11 @@ def oracle() -> Callable[[str], Any]:
     return pytest.importorskip
 
 
+@pytest.fixture(scope="session")
+def onnx(oracle: Callable[[str], Any]) -> Any:
+    return oracle("onnx")
+
+
 @pytest.fixture
 def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a fresh interpreter in an empty directory, on the same fastrnn and problems.py: python("-c", code)."""

@@ -44,11 +44,6 @@ ACTIVATIONS = {
 
 
 @pytest.fixture(scope="module")
-def onnx(oracle: Callable[[str], Any]) -> Any:
-    return oracle("onnx")
-
-
-@pytest.fixture(scope="module")
 def ours(onnx: Any) -> Any:
     import fastrnn.onnx
 

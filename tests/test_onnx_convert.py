@@ -16,11 +16,6 @@ import fastrnn
 
 
 @pytest.fixture(scope="module")
-def onnx(oracle: Callable[[str], Any]) -> Any:
-    return oracle("onnx")
-
-
-@pytest.fixture(scope="module")
 def runtime(oracle: Callable[[str], Any]) -> Any:
     return oracle("onnxruntime")
 

@@ -21,11 +21,6 @@ BOUND = 5e-5
 
 
 @pytest.fixture(scope="module")
-def onnx(oracle: Callable[[str], Any]) -> Any:
-    return oracle("onnx")
-
-
-@pytest.fixture(scope="module")
 def ours(onnx: Any) -> Any:
     import fastrnn.onnx
 

@@ -149,7 +149,7 @@ def scan_backward(back: Backward, of: Reference) -> Gradients:
     call, (seen, tape), dy, dfinal, dstates = back
     expect_unchanged(seen, call.arguments())
     _, B, I, H = call.sizes
-    weights = call.cell.weights(call.W, *call.weights[1:])
+    weights = call.cell.weights(*call.weights)
     dweights = tuple(np.zeros_like(w) for w in weights)
     each = zip(dfinal, call.widths, strict=True)
     dstate = tuple([np.zeros((B, width), call.x.dtype) if d is None else d.copy() for d, width in each])
@@ -189,7 +189,7 @@ def segments(call: Call) -> list[range]:
 
 def walk(call: Call, of: Reference, times: range, state: Arrays) -> Iterator[tuple[Visit, Arrays]]:
     """Visit the steps of one segment; yields each visit and the state of the whole batch after it."""
-    weights = call.cell.weights(call.W, *call.weights[1:])
+    weights = call.cell.weights(*call.weights)
     for t in times:
         rows = slice(None) if call.lengths is None else np.flatnonzero(t < call.lengths)
         x = np.ascontiguousarray(call.x[t, rows])

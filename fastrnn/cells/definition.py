@@ -126,7 +126,7 @@ class Cell:
 
     def begin(self, p: Any) -> None:
         """Set what has a value to start with in an array of all parameters, (P*H,)."""
-        H = len(p) // max(len(self.parameters), 1)
+        H = len(p) // len(self.parameters)
         for k, name in enumerate(self.parameters):
             if name in self.starts:
                 p[k * H : (k + 1) * H] = self.starts[name]
