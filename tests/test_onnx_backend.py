@@ -299,11 +299,12 @@ def test_empty_sequences(
 
 @pytest.mark.parametrize("layout", [0, 1])
 @pytest.mark.parametrize("op", GATES)
-def test_no_steps(op: str, layout: int, with_empty: Any, onnx: Any, runtime: Any, ours: Any) -> None:
-    """Without sequence_lens every sequence of an X of no steps is empty, at each call of a session."""
+def test_no_steps(op: str, layout: int, with_empty: Any, onnx: Any, ours: Any) -> None:
+    """Without sequence_lens every sequence of an X of no steps is empty, at each call of a session.
+
+    ONNX Runtime is no oracle here: a GRU aborts its process, and an LSTM's Y_c is memory that nothing has written.
+    """
     node = with_empty(op, 0, None)
-    if op != "GRU":  # which aborts the process in ONNX Runtime
-        assert_same_bits(by_fastrnn(onnx, ours, node), by_runtime(onnx, runtime, node))
     node = swapped(node) if layout else node
     session = ours.Session(model(onnx, node), rest="reference")
     for _ in range(4):

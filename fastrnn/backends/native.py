@@ -6,17 +6,18 @@ Raises ImportError on import where the extension was not built.
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import _fastrnn
 from fastrnn.backends import usable_cpus
 from fastrnn.call import Backward, Call, Forward, Gradients, Prepared, Stepper
-from fastrnn.cells import Cell, machine
+from fastrnn.cells import Cell
 from fastrnn.checks import stepped, stepped_state
 from fastrnn.unchanged import changed
 
@@ -32,9 +33,14 @@ _fastrnn.set_cpus(usable_cpus())
 _CPUS = {"x86-64-v4-bf16": "x86-64-v4", "neon": "generic", "portable": "generic"}
 
 
+def _compiler() -> Any:
+    """`cells.machine`, imported when a cell first needs it: its imports take a seventh of fastrnn's own."""
+    return importlib.import_module("fastrnn.cells.machine")
+
+
 def runs(cell: Cell) -> bool:
     """Whether the kernels have this cell, or a compiler for it."""
-    return cell.digest in _compiled_in or machine.available()
+    return cell.digest in _compiled_in or _compiler().available()
 
 
 @functools.cache
@@ -43,6 +49,7 @@ def _code(cell: Cell, itemsize: int, isa: str) -> _fastrnn.AnyCell:
     if cell.digest in _compiled_in:
         return _compiled_in[cell.digest]
     vector_bytes, fused = _fastrnn.vector(_isas[isa])
+    machine = _compiler()
     made = machine.Code(cell.program, machine.Machine(8 * itemsize, vector_bytes, fused), _CPUS.get(isa, isa))
     return _fastrnn.Compiled(_isas[isa], itemsize, cell.program.shape(), made.forward, made.backward, made)
 
