@@ -482,6 +482,8 @@ def factory(make: Callable[Arguments, DefinedCell]) -> Callable[Arguments, Defin
         chosen = {k: given for k, given in arguments.items() if given != signature.parameters[k].default}
         written = [f"{k}={getattr(given, '__name__', repr(given))}" for k, given in chosen.items()]
         new.name = f"{make.__name__}({', '.join(written)})"
+        if not any(callable(given) for given in chosen.values()):
+            new.publish(new.name)
         return new
 
     @wraps(make)

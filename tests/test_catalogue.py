@@ -323,6 +323,8 @@ def test_pickle(cell: Any, python: Any) -> None:
     code = f"import pickle, numpy as np; net = pickle.loads({pickle.dumps(layer)!r}); "
     done = python("-c", code + "print(net(np.ones((5, 2, 3), np.float32))[0].tobytes().hex())")
     assert done.stdout.strip() == layer(x)[0].tobytes().hex(), done.stderr
+    done = python("-c", f"from fastrnn.cells.definition import by_key; print(by_key({cell.key!r}).key)")
+    assert done.stdout.strip() == cell.key, done.stderr
 
 
 def test_equal_arguments_give_one_cell() -> None:

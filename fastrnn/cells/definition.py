@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import inspect
@@ -86,10 +87,7 @@ class Cell:
         self.arguments = ("x", "W", "U", "b", "b_rec", "p", "R", *self.initial, "resets", *self.inputs)
         self._graph, self._after = self._traced()
         self.digest = self._digest()  #: of its equations and all their names: equal cells are run by the same code
-        #: What nothing else in this process goes by, and another process finds it by: of a built-in cell its name, of
-        #: another where it is defined, and the digest of its equations.
-        self.key = self.name if self.builtin else f"{self.__module__}:{self.__qualname__}:{self.digest}"
-        KNOWN[self.key] = self
+        self.publish(self.__qualname__)
         self.products = tuple(g for g in self.gates if any(n.op == "u" and n.name == g for n in needed(self._after)))
         G, N, P = (f"{n}*H" if n > 1 else "H" for n in (self.G, len(self.products), len(self.parameters)))
         #: The weights' shapes in words.
@@ -166,6 +164,15 @@ class Cell:
                 if not any(n.op == op and n.name == name for n in needed(nodes)):
                     raise self._error(f"{op} {name} is not used: take it out of {op}s, or use it")
         return graph, nodes
+
+    def publish(self, written: str) -> None:
+        """Give the cell its `key`, unique in this process, by which `by_key` finds it in another.
+
+        The key of a built-in cell is its name. Any other has its module, what is written there to get it (a name, or
+        a call with literal arguments), and the digest of its equations.
+        """
+        self.key = self.name if self.builtin else f"{self.__module__}:{written}:{self.digest}"
+        KNOWN[self.key] = self
 
     def _digest(self) -> str:
         nodes = [(n.op, [a.number for a in n.args], n.name) for n in self._graph.nodes]
@@ -305,11 +312,15 @@ def by_key(key: str) -> Cell:
     return KNOWN[key]
 
 
-def found(module: str, name: str) -> Cell:
-    """A cell by where it is defined, for pickle."""
+def found(module: str, written: str) -> Cell:
+    """A cell by where it is defined: a name in the module, or a call of one with literal arguments."""
+    name, call, _ = written.partition("(")
     place: Any = importlib.import_module(module)
     for part in name.split("."):
         place = getattr(place, part)
+    if call:
+        expression: Any = ast.parse(written, mode="eval").body
+        place = place(**{argument.arg: ast.literal_eval(argument.value) for argument in expression.keywords})
     if not isinstance(place, Cell):
-        raise TypeError(f"{module}.{name}: expected a cell, got {place!r}")
+        raise TypeError(f"{module}.{written}: expected a cell, got {place!r}")
     return place
