@@ -197,8 +197,18 @@ class PackedStack:
                 own = None if init is None else tuple([s[i] for s in init])
                 part = y[:, :, d * H : (d + 1) * H] if D > 1 else y
                 call = self.call(
-                    i, x, own, packed=packed[i], y=part, lengths=lengths, resets=resets, threads=threads,
-                    follows=len(calls) > d, tape=tape, e=e, fixed=fixed,
+                    i,
+                    x,
+                    own,
+                    packed=packed[i],
+                    y=part,
+                    lengths=lengths,
+                    resets=resets,
+                    threads=threads,
+                    follows=len(calls) > d,
+                    tape=tape,
+                    e=e,
+                    fixed=fixed,
                 )
                 calls.append(call)
             if D > 1 or masks or top:  # other layers go up together
@@ -278,9 +288,7 @@ class PackedStack:
             T, B = (shape[0], 1) if len(shape) == 2 else (shape[1], shape[0]) if batch_first else shape[:2]
             y = stand_in(T, B, self.widths[0], self.dtype)
             xs = [stand_in(T, B, self.input_size, self.dtype)] + [y] * (self.num_layers - 1)
-            calls = [
-                self.call(i, x, packed=packed[i], y=y, threads=threads, follows=i > 0) for i, x in enumerate(xs)
-            ]
+            calls = [self.call(i, x, packed=packed[i], y=y, threads=threads, follows=i > 0) for i, x in enumerate(xs)]
             self._kept = kept._replace(run=backend.prepared(calls, shape, batch_first, every_step))
 
     def packed(self) -> tuple[Backend, list[Any]]:

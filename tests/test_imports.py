@@ -30,9 +30,18 @@ def imported(path: Path) -> set[str]:
 
 #: Of PyTorch, which has no other way to them.
 PYTORCH = {
-    "_C", "_add_batch_dim", "_are_functorch_transforms_active", "_current_level", "_functorch", "_get_tracing_state",
-    "_len_torch_dispatch_stack", "_remove_batch_dim", "_torchdynamo_disable", "_version",
-    "_vmapmode_decrement_nesting", "_vmapmode_increment_nesting",
+    "_C",
+    "_add_batch_dim",
+    "_are_functorch_transforms_active",
+    "_current_level",
+    "_functorch",
+    "_get_tracing_state",
+    "_len_torch_dispatch_stack",
+    "_remove_batch_dim",
+    "_torchdynamo_disable",
+    "_version",
+    "_vmapmode_decrement_nesting",
+    "_vmapmode_increment_nesting",
 }
 
 NAMEDTUPLE = {"_asdict", "_fields", "_make", "_replace"}

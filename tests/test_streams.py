@@ -137,9 +137,7 @@ def placed(flat: np.ndarray, start: int, B: int, features: int, row: int) -> np.
     ],
 )
 @pytest.mark.parametrize("cell", CELLS)
-def test_out_over_x(
-    cell: str, x_at: int, x_row: int, out_at: int, out_row: int, num_layers: int, backend: str
-) -> None:
+def test_out_over_x(cell: str, x_at: int, x_row: int, out_at: int, out_row: int, num_layers: int, backend: str) -> None:
     """x is read before `out` is written, wherever the two meet."""
     net = layer(cell, 100, 100, num_layers)
     flat = np.zeros(3000, np.float32)

@@ -96,8 +96,19 @@ def everything(module: Any, x: Any, hx: Any, cotangents: Any, lengths: Any, seed
     seed=st.integers(0, 99),
 )
 def test_like_torch(
-    kind: str, T: int, B: int, I: int, H: int, num_layers: int, options: Any, dropout: float, form: str, state: bool,
-    single: bool, training: bool, seed: int,
+    kind: str,
+    T: int,
+    B: int,
+    I: int,
+    H: int,
+    num_layers: int,
+    options: Any,
+    dropout: float,
+    form: str,
+    state: bool,
+    single: bool,
+    training: bool,
+    seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
     options |= KINDS[kind] | {"dropout": dropout if num_layers > 1 else 0.0}
@@ -208,7 +219,9 @@ OPERATIONS = {
     "lstm": {"num_layers": 2, "bidirectional": True},
     "lstm_peephole": {"lengths": torch.tensor([2, 4]), "resets": torch.tensor([[1, 0], [0, 1], [0, 1], [0, 0]]).bool()},
     "gru_after": {
-        "num_layers": 2, "batch_first": True, "masked": True,
+        "num_layers": 2,
+        "batch_first": True,
+        "masked": True,
         "resets": torch.tensor([[0, 0, 1, 0], [1, 0, 1, 1]]).bool().t(),
     },
     "gru_before": {"bidirectional": True, "batch_first": True},

@@ -126,8 +126,21 @@ class Recurrent(LayerOptions, Layer):
         rng: Any = None,
     ) -> None:
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences,
-            weight_dtype, recurrent_dropout, zoneout, weight_drop, proj_size, dtype,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            merge,
+            return_sequences,
+            weight_dtype,
+            recurrent_dropout,
+            zoneout,
+            weight_drop,
+            proj_size,
+            dtype,
         )
         if not isinstance(cell, Cell):
             raise TypeError(f"cell: expected what fastrnn.cell makes, got {cell!r:.80}")
@@ -155,7 +168,11 @@ class Recurrent(LayerOptions, Layer):
         self._regularised = Regularised(cell, self.recurrent_dropout, zoneout, self.weight_drop)
         directions = (False, True) if self.bidirectional else (False,)
         self.stack = PackedStack(
-            cell, parts, directions, merge=self.merge, bf16=self.weight_dtype is not None,
+            cell,
+            parts,
+            directions,
+            merge=self.merge,
+            bf16=self.weight_dtype is not None,
             inference=self._regularised.inference,
         )
         self._names = parameter_names(self, self.stack.cell)

@@ -141,11 +141,24 @@ class LSTM(Recurrent):
     ) -> None:
         boolean("peephole", peephole)
         super().__init__(
-            find("lstm", peephole=bool(peephole)), input_size, hidden_size, num_layers, bias=bias,
-            batch_first=batch_first, dropout=dropout, bidirectional=bidirectional, merge=merge,
-            return_sequences=return_sequences, dtype=dtype, weight_dtype=weight_dtype,
-            recurrent_dropout=recurrent_dropout, zoneout=zoneout, weight_drop=weight_drop, proj_size=proj_size,
-            initializer=initializer, rng=rng,
+            find("lstm", peephole=bool(peephole)),
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            merge=merge,
+            return_sequences=return_sequences,
+            dtype=dtype,
+            weight_dtype=weight_dtype,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
+            weight_drop=weight_drop,
+            proj_size=proj_size,
+            initializer=initializer,
+            rng=rng,
         )
         if forget_bias is not None:
             self._set_forget_bias(finite("forget_bias", forget_bias))
@@ -203,10 +216,23 @@ class GRU(Recurrent):
         rng: Any = None,
     ) -> None:
         super().__init__(
-            gru_cell(reset_after), input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first,
-            dropout=dropout, bidirectional=bidirectional, merge=merge, return_sequences=return_sequences, dtype=dtype,
-            weight_dtype=weight_dtype, recurrent_dropout=recurrent_dropout, zoneout=zoneout, weight_drop=weight_drop,
-            initializer=initializer, rng=rng,
+            gru_cell(reset_after),
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            merge=merge,
+            return_sequences=return_sequences,
+            dtype=dtype,
+            weight_dtype=weight_dtype,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
+            weight_drop=weight_drop,
+            initializer=initializer,
+            rng=rng,
         )
 
 
@@ -252,10 +278,23 @@ class RNN(Recurrent):
         rng: Any = None,
     ) -> None:
         super().__init__(
-            rnn_cell(activation), input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first,
-            dropout=dropout, bidirectional=bidirectional, merge=merge, return_sequences=return_sequences, dtype=dtype,
-            weight_dtype=weight_dtype, recurrent_dropout=recurrent_dropout, zoneout=zoneout, weight_drop=weight_drop,
-            initializer=initializer, rng=rng,
+            rnn_cell(activation),
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            merge=merge,
+            return_sequences=return_sequences,
+            dtype=dtype,
+            weight_dtype=weight_dtype,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
+            weight_drop=weight_drop,
+            initializer=initializer,
+            rng=rng,
         )
 
 

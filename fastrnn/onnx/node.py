@@ -104,8 +104,13 @@ class Recurrent:
         y, by_direction = self._output(T, D, B, H, x.dtype)
         calls = [
             stack.call(
-                0, x, tuple([None if s is None else s[d] for s in states]), packed=packed, y=by_direction[d],
-                lengths=steps_of, threads=threads,
+                0,
+                x,
+                tuple([None if s is None else s[d] for s in states]),
+                packed=packed,
+                y=by_direction[d],
+                lengths=steps_of,
+                threads=threads,
             )
             for d, (stack, packed) in enumerate(zip(weights.stacks, weights.packed(), strict=True))
         ]

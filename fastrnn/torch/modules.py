@@ -67,8 +67,17 @@ class LSTM(Base):
     ) -> None:
         boolean("peephole", peephole)
         super().__init__(
-            "LSTM", input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
-            bidirectional=bidirectional, proj_size=proj_size, device=device, dtype=dtype,
+            "LSTM",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            proj_size=proj_size,
+            device=device,
+            dtype=dtype,
         )
         if peephole:
             self.peephole = True
@@ -135,8 +144,16 @@ class GRU(Base):
         gru_cell(reset_after)
         expect_no_projection(proj_size)
         super().__init__(
-            "GRU", input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
-            bidirectional=bidirectional, device=device, dtype=dtype,
+            "GRU",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            device=device,
+            dtype=dtype,
         )
         self.reset_after = bool(reset_after)
 
@@ -186,8 +203,16 @@ class RNN(Base):
         cell = rnn_cell(nonlinearity, "nonlinearity")
         expect_no_projection(proj_size)
         super().__init__(
-            "RNN_TANH", input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
-            bidirectional=bidirectional, device=device, dtype=dtype,
+            "RNN_TANH",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            device=device,
+            dtype=dtype,
         )
         self.nonlinearity: str = cell.options["activation"]
         self.mode = cell.name.upper()
@@ -252,8 +277,17 @@ class Recurrent(Base):
         if proj_size:
             expect_projects(cell)
         super().__init__(
-            "RNN_TANH", input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
-            bidirectional=bidirectional, proj_size=proj_size, device=device, dtype=dtype,
+            "RNN_TANH",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            proj_size=proj_size,
+            device=device,
+            dtype=dtype,
         )
         self.cell, self.mode = cell, cell.key
         self._resize()

@@ -132,8 +132,14 @@ class Stack:
     def infer(self, given: Given, tape: Tape | None = None) -> Tensors:
         """y and each final state, by weights that are packed once; those of a training, with a tape, are not."""
         y, final = self.layers.forward(
-            self._time_major(given.x), states_of(given.init), steps_of(given.lengths), steps_of(given.resets),
-            threads=threads(), batch_first=self.batch_first, tape=tape, e=inputs_of(given.e),
+            self._time_major(given.x),
+            states_of(given.init),
+            steps_of(given.lengths),
+            steps_of(given.resets),
+            threads=threads(),
+            batch_first=self.batch_first,
+            tape=tape,
+            e=inputs_of(given.e),
         )
         return [torch.from_numpy(a) for a in (self._turned(y), *final)]
 

@@ -82,9 +82,7 @@ MODELS: dict[str, Callable[[], tf.keras.Model]] = {
 #: what Keras loads the weights of another model into, to run them
 IN_PLACE: dict[str, Callable[[], tf.keras.Model]] = {
     "cudnn_lstm": lambda: one_after_another(layers.LSTM(4, return_sequences=True), layers.Dense(2)),
-    "cudnn_gru": lambda: one_after_another(
-        layers.Bidirectional(layers.GRU(4, return_sequences=True)), layers.Dense(2)
-    ),
+    "cudnn_gru": lambda: one_after_another(layers.Bidirectional(layers.GRU(4, return_sequences=True)), layers.Dense(2)),
 }
 
 
