@@ -56,14 +56,17 @@ class Live:
 
 
 class Numbered:
-    """A `Store`: model.weights.h5. A group has its layer's name as an attribute, or is called by class and number."""
+    """A `Store`: model.weights.h5. A group has its layer's name as an attribute, or is called by class and number.
+
+    The numbers leave gaps: TensorFlow 2.13 counts a layer with weights twice, and so numbers only say the order.
+    """
 
     def __init__(self, group: Any) -> None:
         self._group = group
 
     def parts(self, layers: list[Config]) -> list[Store]:
         root = next((r for r in ("layers", "_layer_checkpoint_dependencies") if r in self._group), None)
-        return [Numbered(group) for group in self._groups(root, layers)]
+        return self._paired(root, layers)
 
     def arrays(self, layer: Config) -> list[Array]:
         return [] if self._group is None else list(self._below(layer))
@@ -78,21 +81,55 @@ class Numbered:
                 wrapped = layer["config"].get("cell" if part == "cell" else "layer", layer)
                 yield from Numbered(item(self._group, part))._below(wrapped)
         if "cells" in self._group:
-            for group in self._groups("cells", layer["config"]["cells"]):
-                yield from Numbered(group).arrays(layer)
+            cells = layer["config"]["cells"]
+            for cell, store in zip(cells, self._paired("cells", cells), strict=True):
+                yield from store.arrays(cell)
 
-    def _groups(self, root: str | None, layers: list[Config]) -> list[Any]:
-        """The group of each of these layers, or None where it has none."""
+    def _paired(self, root: str | None, layers: list[Config]) -> list[Store]:
+        """Each of these layers with its group: that of its name, or the next one of its class."""
         groups = {} if root is None else {key: item(self._group, f"{root}/{key}") for key in self._group[root]}
-        named = {group["vars"].attrs.get("name"): group for group in groups.values() if "vars" in group}
-        seen: Counter[str] = Counter()
-        found = []
+        names = {key: group["vars"].attrs.get("name") for key, group in groups.items() if "vars" in group}
+        shared = Counter(map(name, layers)) + Counter(names.values())  # one here and one there; cells may share one
+        keys = {own: key for key, own in names.items() if own is not None and shared[own] == 2}
+        stores: dict[int, Store] = {}
         for one in layers:
-            snake = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<!^)(?=[A-Z][a-z])", "_", one["class_name"]).lower()
-            counted = f"{snake}_{seen[snake]}" if seen[snake] else snake
-            seen[snake] += 1
-            found.append(named.get(name(one), groups.get(counted)))
-        return found
+            key = keys.get(name(one))
+            stores[id(one)] = Numbered(None if key is None else groups[key])
+        for kind in {snake_case(one["class_name"]) for one in layers}:
+            numbers = {key: number(key, kind) for key in groups.keys() - keys.values()}
+            rest = sorted((n, key) for key, n in numbers.items() if n is not None)
+            left = [one for one in layers if name(one) not in keys and snake_case(one["class_name"]) == kind]
+            weighty = [one for one in left if any(map(count, leaves(one)))]
+            own = next((some for some in (left, weighty) if len(some) == len(rest)), None)
+            if own is not None:
+                stores |= {id(one): Numbered(groups[key]) for one, (_, key) in zip(own, rest, strict=True)}
+            elif rest:
+                stores |= {id(one): Unpaired([key for _, key in rest], len(left)) for one in left}
+        return [stores[id(one)] for one in layers]
+
+
+class Unpaired:
+    """A `Store`: a layer of which it is not known which group of a file is its own."""
+
+    def __init__(self, groups: list[str], layers: int) -> None:
+        self._message = f"the file has weights in {', '.join(groups)}, and the model {layers} layers of this class"
+
+    def parts(self, layers: list[Config]) -> list[Store]:
+        return [self for _ in layers]
+
+    def arrays(self, layer: Config) -> list[Array]:
+        raise ValueError(f"layer {name(layer)!r} ({layer['class_name']}): {self._message}")
+
+
+def snake_case(kind: str) -> str:
+    """A class's name as Keras calls groups."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<!^)(?=[A-Z][a-z])", "_", kind).lower()
+
+
+def number(group: str, kind: str) -> int | None:
+    """Which of its class a group is, 0 without a number; None if it is of another class."""
+    match = re.fullmatch(rf"{re.escape(kind)}(?:_([0-9]+))?", group)
+    return None if match is None else int(match[1] or 0)
 
 
 class Named:
