@@ -369,7 +369,9 @@ ERRORS: dict[str, Callable[[], Any]] = {
     "validation_split: expected 0 beside validation_data": lambda: fit(
         classifier(), validation_split=0.5, validation_data=(inputs(), classes(N))
     ),
-    "validation_data: expected \\(x, y\\) or \\(x, y, lengths\\), got 3": lambda: fit(classifier(), validation_data=3),
+    "validation_data: expected \\(x, y\\) or \\(x, y, lengths\\), or what gives batches, got 3": lambda: fit(
+        classifier(), validation_data=3
+    ),
     "validation_data y: expected shape \\(N, \\.\\.\\.\\) = \\(13, \\.\\.\\.\\), got \\(5,\\)": lambda: fit(
         classifier(), validation_data=(inputs(), classes(5))
     ),

@@ -10,6 +10,9 @@ import numpy as np
 from fastrnn.cells import Array
 from fastrnn.checks import as_array, checked_lengths
 
+#: elements of y that are looked at together
+PART = 2**20
+
 
 def pad_sequences(sequences: Sequence[Any]) -> tuple[Array, Array]:
     """Stack sequences of unequal length, with zeros after the shorter ones.
@@ -109,7 +112,10 @@ class Batch(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Checked samples first: x (N, T, I), (N, T) of integers, or (N, F); zeros after each length."""
+    """Checked samples first: x (N, T, I), (N, T) of integers, or (N, F); what lies past the lengths may be anything.
+
+    They may be mapped from a disk and larger than memory: what is read is read batch by batch.
+    """
 
     x: Array
     y: Array | None
@@ -125,12 +131,12 @@ class Samples(NamedTuple):
         return Samples(self.x[which], y, lengths, self.stepwise)
 
     def batch(self, which: slice | Array) -> Batch:
-        """Time-major, and no longer than its longest sequence; a view of consecutive samples."""
+        """Time-major, no longer than its longest sequence, zeros after each; else a view of consecutive samples."""
         x, y, lengths, stepwise = self.take(which)
         if lengths is not None:
             longest = max(int(lengths.max()), 1)
-            x = x[:, :longest]
-            y = y[:, :longest] if y is not None and stepwise else y
+            x = zeros_after(x[:, :longest], lengths)
+            y = zeros_after(y[:, :longest], lengths) if y is not None and stepwise else y
         return Batch(turned(x), y.swapaxes(0, 1) if y is not None and stepwise else y, lengths, stepwise)
 
     def batches(self, size: int, order: Array | None = None) -> Iterator[Batch]:
@@ -138,6 +144,15 @@ class Samples(NamedTuple):
         for start in range(0, self.size, size):
             which = slice(start, start + size)
             yield self.batch(which if order is None else order[which])
+
+    def targets(self) -> Iterator[Array]:
+        """y of all samples, zeros after each length, a few MB at a time."""
+        assert self.y is not None
+        some = max(PART // max(self.y[0].size, 1), 1)
+        for start in range(0, self.size, some):
+            _, y, lengths, stepwise = self.take(slice(start, start + some))
+            assert y is not None
+            yield zeros_after(y, lengths) if lengths is not None and stepwise else y
 
     def split(self, fraction: float) -> tuple[Samples, Samples]:
         """The first samples, and this fraction of all, which are the last."""
@@ -165,8 +180,7 @@ def as_inputs(name: str, x: Any, lengths: Any) -> tuple[Array, Array | None]:
         return x, None
     if not has_steps(x):
         raise ValueError(f"lengths: {name} of shape {x.shape} has no axis of time")
-    lengths = checked_lengths(lengths, x.shape[1], len(x), False)
-    return zeros_after(x, lengths), lengths
+    return x, checked_lengths(lengths, x.shape[1], len(x), False)
 
 
 def as_targets(name: str, y: Any, x: Array, lengths: Array | None, stepwise: bool) -> Array:
@@ -177,14 +191,14 @@ def as_targets(name: str, y: Any, x: Array, lengths: Array | None, stepwise: boo
         for n, (got, wanted) in enumerate(zip(steps, expected, strict=False)):
             if got != wanted:
                 raise ValueError(f"{name}: expected {wanted} steps in sequence {n}, as x has, got {got}")
-    y = as_array(name, y, sequence=True)
+    found = as_array(name, y, sequence=True)
     leading = x.shape[:2] if stepwise else x.shape[:1]
-    if y.shape[: len(leading)] != leading:
+    if found.shape[: len(leading)] != leading:
         meaning = "(N, T, ...)" if stepwise else "(N, ...)"
         shape = ", ".join([*map(str, leading), "..."])
-        hint = "; a model for one y a sequence has return_sequences=False" if stepwise and len(y) == len(x) else ""
-        raise ValueError(f"{name}: expected shape {meaning} = ({shape}), got {y.shape}{hint}")
-    return y if lengths is None or not stepwise else zeros_after(y, lengths)
+        hint = "; a model for one y a sequence has return_sequences=False" if stepwise and len(found) == len(x) else ""
+        raise ValueError(f"{name}: expected shape {meaning} = ({shape}), got {found.shape}{hint}")
+    return found
 
 
 def zeros_after(a: Array, lengths: Array) -> Array:

@@ -217,8 +217,10 @@ class Progress(Callback):
 
     def on_train_begin(self, training: Training) -> None:
         batches = training.batches_per_epoch
-        total, initial = training.epochs * batches, training.epoch * batches
-        self._bar = needed("tqdm.auto", "train").tqdm(total=total, initial=initial, unit="batch")
+        total = initial = None
+        if batches is not None:
+            total, initial = training.epochs * batches, training.epoch * batches
+        self._bar = needed("tqdm.auto", "train").tqdm(total=total, initial=initial or 0, unit="batch")
 
     def on_batch_end(self, training: Training) -> None:
         self._bar.update()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from fastrnn.cells import Array
-from fastrnn.training.batches import Batch, Samples, turned
+from fastrnn.training.batches import Batch, Samples, zeros_after
 from fastrnn.training.chain import Chain
 from fastrnn.training.compiled import Compiled
 from fastrnn.training.losses import Loss
+from fastrnn.training.sources import Source
 
 
 class Totals:
@@ -31,36 +30,38 @@ class Totals:
         return {prefix + name: total / max(count, 1) for name, (total, count) in self._sums.items()}
 
 
-def expect_targets(name: str, samples: Samples, prediction: Array, loss: Loss) -> None:
-    """That all targets go with what the model predicts; `prediction` is that of some samples, time-major."""
-    assert samples.y is not None
-    shape = *samples.x.shape[: prediction.ndim - 1], prediction.shape[-1]
-    loss.expect_targets(name, samples.y, shape, prediction.dtype)
+class Fits:
+    """That samples go with a model and its loss: one of them is tried, once, and all targets are looked at."""
+
+    def __init__(self, model: Chain, loss: Loss, threads: int | None, truncate: int | None = None) -> None:
+        self._model, self._loss, self._threads, self._truncate = model, loss, threads, truncate
+        self._tried: Array | None = None
+
+    def __call__(self, name: str, samples: Samples) -> None:
+        if self._tried is None:
+            first = next(samples.batch(slice(0, 1)).windows(self._truncate))
+            self._tried = self._model.run_forward(first.x, lengths=first.lengths, threads=self._threads).y
+        steps, K, dtype = self._tried.ndim - 1, self._tried.shape[-1], self._tried.dtype
+        for y in samples.targets():
+            self._loss.expect_targets(name, y, (*y.shape[:steps], K), dtype)
 
 
-def evaluate(model: Chain, compiled: Compiled, samples: Samples, batch_size: int, threads: int | None) -> Totals:
+def evaluate(model: Chain, compiled: Compiled, source: Source, threads: int | None) -> Totals:
     totals = Totals(compiled)
-    for number, batch in enumerate(samples.batches(batch_size)):
+    for batch in source.epoch(None):
         y = model.run_forward(batch.x, lengths=batch.lengths, threads=threads).y
-        if number == 0:
-            expect_targets("y", samples, y, compiled.loss)
         totals.add(compiled.loss(y, batch.y, batch.mask), y, batch)
     return totals
 
 
-def predict(model: Chain, samples: Samples, batch_size: int, threads: int | None) -> Array:
+def predict(model: Chain, source: Source, threads: int | None) -> Array:
     """Samples first, 0 past the lengths."""
-    out: Array | None = None
-    for i, batch in enumerate(samples.batches(batch_size)):
-        y = model.run_forward(batch.x, lengths=batch.lengths, threads=threads).y
-        if out is None:
-            leading = samples.x.shape[: 1 + samples.stepwise]
-            out = np.zeros((*leading, *y.shape[len(leading) :]), y.dtype)
-        rows = out[i * batch_size : (i + 1) * batch_size]
-        if samples.stepwise:
-            rows = rows[:, : len(y)]
-        rows[...] = turned(y)
-        if batch.mask is not None:
-            rows[np.arange(len(y)) >= batch.mask[:, None]] = 0
-    assert out is not None  # there is at least one sample
-    return out
+    return source.joined(prediction(model, batch, threads) for batch in source.epoch(None))
+
+
+def prediction(model: Chain, batch: Batch, threads: int | None) -> Array:
+    y: Array = model.run_forward(batch.x, lengths=batch.lengths, threads=threads).y
+    if not batch.stepwise:
+        return y
+    y = y.swapaxes(0, 1)
+    return y if batch.lengths is None else zeros_after(y, batch.lengths)

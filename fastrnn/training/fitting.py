@@ -13,13 +13,13 @@ from fastrnn.training.chain import Chain
 from fastrnn.training.evaluation import Totals, evaluate
 from fastrnn.training.history import History
 from fastrnn.training.model import Model
+from fastrnn.training.sources import Source
 
 
 class Options(NamedTuple):
     """Those of `Sequential.fit`, checked."""
 
     epochs: int
-    batch_size: int
     shuffle: bool
     truncate: int | None
     stateful: bool
@@ -40,9 +40,6 @@ def check_carried(model: Chain, samples: Samples, options: Options) -> None:
         raise ValueError("truncate: expected a model that predicts every step, got one that predicts at the end")
     if options.stateful and options.shuffle:
         raise ValueError("stateful: the order of the samples matters, so expected shuffle=False")
-    if options.stateful and samples.size % options.batch_size:
-        got = f"{samples.size} samples in batches of {options.batch_size}"
-        raise ValueError(f"stateful: expected batches of equal size, got {got}")
 
 
 class Callback:
@@ -105,7 +102,8 @@ class Training:
         The epochs that are done.
     rng : numpy.random.Generator
         Shuffles and drops out.
-    batches_per_epoch : int
+    batches_per_epoch : int or None
+        None where x gives batches, and does not say how many.
     stopped : bool
         Whether this epoch is the last.
     """
@@ -113,8 +111,8 @@ class Training:
     def __init__(
         self,
         model: Model,
-        samples: Samples,
-        validation: Samples | None,
+        source: Source,
+        validation: Source | None,
         options: Options,
         callbacks: list[Callback],
         rng: np.random.Generator,
@@ -125,10 +123,10 @@ class Training:
         self.callbacks = named(callbacks)
         self.history, self.logs = History(), dict[str, float]()
         self.epoch, self.batch, self.stopped = 0, 0, False
-        self.batches_per_epoch = math.ceil(samples.size / options.batch_size)
+        self.batches_per_epoch = source.batches_per_epoch
         names = ["loss", *model.compiled.metrics]
         self.names = names + [f"val_{name}" for name in names if validation is not None]
-        self._samples, self._validation, self._options = samples, validation, options
+        self._source, self._validation, self._options = source, validation, options
         self._parameters = model.parameters()
 
     def stop(self) -> None:
@@ -136,13 +134,15 @@ class Training:
         self.stopped = True
 
     def run(self) -> History:
+        for source in (self._source, self._validation):
+            if source is not None:
+                source.expect_epochs(self.epochs - self.epoch)
         self._tell("on_train_begin")
         while self.epoch < self.epochs and not self.stopped:
             self._tell("on_epoch_begin")
             self.logs = self._one_epoch().means()
             if self._validation is not None:
-                size, threads = self._options.batch_size, self._options.threads
-                totals = evaluate(self.model, self.model.compiled, self._validation, size, threads)
+                totals = evaluate(self.model, self.model.compiled, self._validation, self._options.threads)
                 self.logs |= totals.means("val_")
             self.epoch += 1
             self.history.append(self.logs)
@@ -156,8 +156,7 @@ class Training:
 
     def _one_epoch(self) -> Totals:
         options, totals, state = self._options, Totals(self.model.compiled), None
-        order = self.rng.permutation(self._samples.size) if options.shuffle else None
-        for number, batch in enumerate(self._samples.batches(options.batch_size, order), 1):
+        for number, batch in enumerate(self._source.epoch(self.rng if options.shuffle else None), 1):
             self.batch = number
             if not options.stateful:
                 state = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fastrnn.cells import Array
@@ -14,13 +14,14 @@ from fastrnn.training.batches import Samples, as_inputs, as_targets, turned
 from fastrnn.training.chain import Chain
 from fastrnn.training.compiled import Compiled
 from fastrnn.training.description import save_model
-from fastrnn.training.evaluation import evaluate, predict
+from fastrnn.training.evaluation import Fits, evaluate, predict
 from fastrnn.training.losses import Loss
 from fastrnn.training.losses import loss as loss_of
 from fastrnn.training.metrics import Metric, metric_name
 from fastrnn.training.metrics import metric as metric_of
 from fastrnn.training.optimizer import Optimizer
 from fastrnn.training.optimizers import optimizer as optimizer_of
+from fastrnn.training.sources import Arrays, Given, Source, fields, gives_batches
 from fastrnn.training.summary import summary
 
 
@@ -71,7 +72,14 @@ class Model(Chain):
         return self._compiled
 
     def evaluate(
-        self, x: Any, y: Any, *, batch_size: int = 32, lengths: Any = None, threads: int | None = None
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        batch_size: int = 32,
+        lengths: Any = None,
+        steps: int | None = None,
+        threads: int | None = None,
     ) -> dict[str, float]:
         """The loss and the metrics over all samples; they depend on `batch_size` by rounding alone.
 
@@ -79,6 +87,8 @@ class Model(Chain):
         ----------
         x, y, batch_size, lengths, threads
             As for `fit`.
+        steps : int, optional
+            Take so many batches of an x that gives batches, where it has no end.
 
         Returns
         -------
@@ -93,28 +103,41 @@ class Model(Chain):
             For a wrong argument.
         """
         compiled = self.compiled
-        size = positive("batch_size", batch_size)
-        return evaluate(self, compiled, self._samples(x, y, lengths), size, threads).means()
+        check = Fits(self, compiled.loss, threads)
+        source = self._source(x, y, lengths, batch_size, check=check, steps=("steps", steps))
+        return evaluate(self, compiled, source, threads).means()
 
-    def predict(self, x: Any, *, batch_size: int = 32, lengths: Any = None, threads: int | None = None) -> Array:
+    def predict(
+        self,
+        x: Any,
+        *,
+        batch_size: int = 32,
+        lengths: Any = None,
+        steps: int | None = None,
+        threads: int | None = None,
+    ) -> Array:
         """y of all samples, in their order; it does not depend on `batch_size` but by rounding.
 
         Parameters
         ----------
         x, batch_size, lengths, threads
-            As for `fit`.
+            As for `fit`. What gives batches may also give arrays x in place of (x, y), whose y is not used; a list is
+            sequences here.
+        steps : int, optional
+            As for `evaluate`.
 
         Returns
         -------
         (N, T, K) array, 0 past the lengths, or (N, K)
+            T is the longest batch's where x gives batches.
 
         Raises
         ------
         TypeError, ValueError
             For a wrong argument.
         """
-        size = positive("batch_size", batch_size)
-        return predict(self, self._samples(x, None, lengths, targets=False), size, threads)
+        source = self._source(x, None, lengths, batch_size, check=None, steps=("steps", steps))
+        return predict(self, source, threads)
 
     def summary(self) -> str:
         """A table of the layers, the shapes that they give, samples first, and the numbers of their parameters.
@@ -200,7 +223,42 @@ class Model(Chain):
         """
         weight_files.load_weights(path, self)
 
-    def _samples(self, x: Any, y: Any, lengths: Any, prefix: str = "", targets: bool = True) -> Samples:
+    def _source(
+        self,
+        x: Any,
+        y: Any,
+        lengths: Any,
+        batch_size: int,
+        *,
+        check: Callable[[str, Samples], None] | None,
+        steps: tuple[str, int | None],
+        prefix: str = "",
+    ) -> Source:
+        """Where batches come from; with `check`, which is given what messages call y, they have targets."""
+        size = positive("batch_size", batch_size)
+        argument, number = steps
+        number = None if number is None else positive(argument, number)
+        if not gives_batches(x) or (check is None and isinstance(x, list)):
+            if number is not None:
+                raise ValueError(f"{argument}: expected None with an array or a list as {prefix}x, got {number}")
+            samples = self._samples(x, y, lengths, prefix, check is not None)
+            if check is not None:
+                check(f"{prefix}y", samples)
+            return Arrays(samples, size)
+        for name, given in (("y", y), ("lengths", lengths)):
+            if given is not None:
+                raise ValueError(f"{prefix}{name}: expected None, since x gives batches with their own {name}")
+
+        def read(batch: str, given: Any) -> Samples:
+            name, targets = f"{prefix}{batch}", check is not None
+            samples = self._samples(**fields(name, given, targets), prefix=f"{name} ", targets=targets)
+            if check is not None:
+                check(f"{name} y", samples)
+            return samples
+
+        return Given(f"{prefix}x", x, read, number, argument)
+
+    def _samples(self, x: Any, y: Any, lengths: Any = None, prefix: str = "", targets: bool = True) -> Samples:
         """Checked, but for the sizes of targets, which the loss checks."""
         x, lengths = as_inputs(f"{prefix}x", x, lengths)
         stepwise = len(self.output_shape(turned(x).shape)) == 3

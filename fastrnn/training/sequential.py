@@ -11,10 +11,11 @@ from fastrnn.training import checkpoint
 from fastrnn.training.arguments import number
 from fastrnn.training.batches import Samples
 from fastrnn.training.callbacks import in_order
-from fastrnn.training.evaluation import expect_targets
+from fastrnn.training.evaluation import Fits
 from fastrnn.training.fitting import Callback, Options, Training, check_carried
 from fastrnn.training.history import History
 from fastrnn.training.model import Model
+from fastrnn.training.sources import Source, gives_batches
 
 
 class Sequential(Model):
@@ -55,12 +56,14 @@ class Sequential(Model):
     def fit(
         self,
         x: Any,
-        y: Any,
+        y: Any = None,
         epochs: int = 1,
         *,
         batch_size: int = 32,
         lengths: Any = None,
-        validation_data: tuple[Any, ...] | None = None,
+        steps_per_epoch: int | None = None,
+        validation_data: Any = None,
+        validation_steps: int | None = None,
         validation_split: float = 0.0,
         shuffle: bool = True,
         callbacks: Sequence[Callback] = (),
@@ -76,21 +79,29 @@ class Sequential(Model):
         Parameters
         ----------
         x : (N, T, I) array, (N, T) integers, (N, F), or a list of N arrays (T_n, ...), which are padded
-            Inputs, of the layers' dtype (dimensionless).
-        y : array
+            Inputs, of the layers' dtype (dimensionless). Arrays may be mapped from a disk, and are read batch by batch.
+            Or what gives batches (x, y), or dicts {"x": ..., "y": ..., "lengths": ...}: a generator, a list of them, a
+            Sequence as Keras has it (``__len__`` and ``__getitem__``), a torch DataLoader, or another iterable.
+        y : array, None if x gives batches
             Targets: (N, T, ...) where the model predicts every step, or a list of N arrays (T_n, ...); else (N, ...).
         epochs : int
             How often to go through all samples, those before a resumption included.
         batch_size : int
-            Samples a step of the optimizer.
+            Samples a step of the optimizer; an x that gives batches has made them.
         lengths : (N,) integers, optional
             Valid steps of each sequence. What lies past them in x and y is not used and may be NaN.
-        validation_data : (x, y) or (x, y, lengths), optional
+        steps_per_epoch : int, optional
+            Batches an epoch of an x that gives them, where it has no end, or is a generator for several epochs: each
+            goes on where the one before ended, and an x that can be had again begins again at its end.
+        validation_data : (x, y) or (x, y, lengths), or what gives batches, optional
             Evaluated after every epoch: "val_loss" and so on.
+        validation_steps : int, optional
+            As `steps_per_epoch`.
         validation_split : float
             Or take this part of the samples for that, the last ones, in [0, 1).
         shuffle : bool
-            Take the samples in a new random order in every epoch.
+            Take the samples in a new random order in every epoch, or the batches of a Sequence; other iterables have
+            their own order.
         callbacks : list of Callback
         truncate : int, optional
             Truncated backpropagation through time [1]_: cut every batch into windows of so many steps. Each is one
@@ -118,8 +129,8 @@ class Sequential(Model):
         RuntimeError
             Before `compile`.
         TypeError, ValueError
-            For a wrong argument, a class or a probability out of range anywhere in y included: before the first step.
-            The message names it, and the layer that does not take it.
+            For a wrong argument, a class or a probability out of range anywhere in y included: before the first step,
+            or before that of the batch if x gives batches. The message names it, and the layer that does not take it.
         FloatingPointError
             When the loss is NaN or infinite; the weights are those before that step.
         ImportError
@@ -133,31 +144,38 @@ class Sequential(Model):
         for name, value in (("shuffle", shuffle), ("stateful", stateful)):
             boolean(name, value)
         truncate = None if truncate is None else positive("truncate", truncate)
-        size = positive("batch_size", batch_size)
-        options = Options(positive("epochs", epochs), size, bool(shuffle), truncate, bool(stateful), threads)
-        loss = self.compiled.loss
-        given = self._samples(x, y, lengths)
-        samples, validation = self._split(given, validation_data, validation_split)
-        check_carried(self, samples, options)
-        first = next(given.batch(slice(0, 1)).windows(truncate))
-        prediction = self.run_forward(first.x, lengths=first.lengths, threads=threads).y
-        expect_targets("y", given, prediction, loss)
-        if validation is not None and validation_data is not None:
-            expect_targets("validation_data y", validation, prediction, loss)
-        rng = generator(rng)
-        training = Training(self, samples, validation, options, in_order(callbacks, progress), rng)
+        options = Options(positive("epochs", epochs), bool(shuffle), truncate, bool(stateful), threads)
+        fits = Fits(self, self.compiled.loss, threads, truncate)
+
+        def check(name: str, samples: Samples) -> None:
+            check_carried(self, samples, options)
+            fits(name, samples)
+
+        steps = "steps_per_epoch", steps_per_epoch
+        given = self._source(x, y, lengths, batch_size, check=check, steps=steps)
+        source, validation = given, None
+        fraction = number("validation_split", validation_split, below=1)
+        if validation_data is not None:
+            if fraction:
+                raise ValueError("validation_split: expected 0 beside validation_data")
+            validation = self._validation(validation_data, batch_size, fits, validation_steps)
+        elif validation_steps is not None:
+            raise ValueError(f"validation_steps: expected None without validation_data, got {validation_steps}")
+        elif fraction:
+            source, validation = given.split(fraction)
+        if stateful:
+            source.expect_equal()
+        training = Training(self, source, validation, options, in_order(callbacks, progress), generator(rng))
         if resume is not None:
             checkpoint.load_training(resume, training)
         return training.run()
 
-    def _split(self, samples: Samples, validation_data: Any, validation_split: float) -> tuple[Samples, Samples | None]:
-        """What to train on, and what to validate with."""
-        fraction = number("validation_split", validation_split, below=1)
-        if validation_data is None:
-            return samples.split(fraction) if fraction else (samples, None)
-        if fraction:
-            raise ValueError("validation_split: expected 0 beside validation_data")
-        if not isinstance(validation_data, list | tuple) or len(validation_data) not in (2, 3):
-            raise TypeError(f"validation_data: expected (x, y) or (x, y, lengths), got {validation_data!r:.80}")
-        x, y, *lengths = validation_data
-        return samples, self._samples(x, y, lengths[0] if lengths else None, "validation_data ")
+    def _validation(self, data: Any, batch_size: int, fits: Fits, steps: int | None) -> Source:
+        x, y, lengths = data, None, None
+        if not gives_batches(data):
+            if not isinstance(data, list | tuple) or len(data) not in (2, 3):
+                expected = "(x, y) or (x, y, lengths), or what gives batches"
+                raise TypeError(f"validation_data: expected {expected}, got {data!r:.80}")
+            x, y, lengths = (*data, None)[:3]
+        named = "validation_steps", steps
+        return self._source(x, y, lengths, batch_size, check=fits, steps=named, prefix="validation_data ")

@@ -1,0 +1,206 @@
+"""Where batches come from: arrays, of which they are cut, or what gives one after the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Set
+from typing import Any, Protocol
+
+import numpy as np
+
+from fastrnn.cells import Array
+from fastrnn.training.batches import Batch, Samples
+
+#: what a batch may be, as a tuple and as a dict, and what of it a training needs
+TUPLE = ("x", "y")
+FIELDS = (*TUPLE, "lengths")
+NEEDED = {"x", "y"}
+
+
+class Source(Protocol):
+    """What a training, an evaluation or a prediction goes through."""
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """None where nobody knows before the end."""
+
+    def epoch(self, rng: np.random.Generator | None) -> Iterator[Batch]:
+        """All batches once, with rng in a new order where the source has none of its own."""
+
+    def expect_epochs(self, number: int) -> None:
+        """That it can be gone through so often."""
+
+    def expect_equal(self) -> None:
+        """That all batches are of one size, now or when they come."""
+
+    def split(self, fraction: float) -> tuple[Source, Source]:
+        """All but this last part, and that."""
+
+    def joined(self, predictions: Iterator[Array]) -> Array:
+        """Those of all batches, samples first, as one array."""
+
+
+class Arrays:
+    """Batches of `size` samples that are cut from arrays."""
+
+    def __init__(self, samples: Samples, size: int) -> None:
+        self.samples, self._size = samples, size
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        return math.ceil(self.samples.size / self._size)
+
+    def epoch(self, rng: np.random.Generator | None) -> Iterator[Batch]:
+        return self.samples.batches(self._size, None if rng is None else rng.permutation(self.samples.size))
+
+    def expect_epochs(self, number: int) -> None:
+        """Any number."""
+
+    def expect_equal(self) -> None:
+        if self.samples.size % self._size:
+            got = f"{self.samples.size} samples in batches of {self._size}"
+            raise ValueError(f"stateful: expected batches of equal size, got {got}")
+
+    def split(self, fraction: float) -> tuple[Source, Source]:
+        first, last = self.samples.split(fraction)
+        return Arrays(first, self._size), Arrays(last, self._size)
+
+    def joined(self, predictions: Iterator[Array]) -> Array:
+        samples, out, start = self.samples, None, 0
+        for y in predictions:
+            if out is None:
+                leading = samples.x.shape[: 1 + samples.stepwise]
+                out = np.zeros((*leading, *y.shape[len(leading) :]), y.dtype)
+            rows = out[start : start + len(y)]
+            rows[:, : y.shape[1]] = y
+            start += len(y)
+        assert out is not None  # there is at least one sample
+        return out
+
+
+class Given:
+    """Batches as the caller's iterable or sequence gives them.
+
+    Parameters
+    ----------
+    name : str
+        What messages call it.
+    batches : iterable, or what has ``__len__`` and ``__getitem__``
+    read : callable
+        From a word for messages, "batch 3", and a batch to its checked samples.
+    steps : int, optional
+        Batches an epoch, which goes on where the one before ended, and begins again at the end.
+    argument : str
+        The one that steps came by.
+    """
+
+    def __init__(
+        self, name: str, batches: Any, read: Callable[[str, Any], Samples], steps: int | None, argument: str
+    ) -> None:
+        self._name, self._batches, self._read, self._steps, self._argument = name, batches, read, steps, argument
+        self._indexed = indexed(batches)
+        self._once = not self._indexed and iter(batches) is batches
+        self._running: Iterator[Any] = iter(())
+        self._began = False
+        self._equal = False
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        if self._steps is not None:
+            return self._steps
+        return len(self._batches) if hasattr(self._batches, "__len__") else None
+
+    def expect_epochs(self, number: int) -> None:
+        if self._once and self._steps is None and number > 1:
+            raise ValueError(
+                f"{self._name}: a generator can be gone through once, and not in each of {number} epochs; give "
+                f"{self._argument}, or batches that can be had again: a Sequence, a DataLoader"
+            )
+
+    def expect_equal(self) -> None:
+        self._equal = True
+
+    def epoch(self, rng: np.random.Generator | None) -> Iterator[Batch]:
+        size = 0
+        for number, given in enumerate(self._one_pass(rng) if self._steps is None else self._some(rng), 1):
+            samples = self._read(f"batch {number}", given)
+            if self._equal and number > 1 and samples.size != size:
+                got = f"{samples.size} samples in batch {number} after {size}"
+                raise ValueError(f"stateful: expected batches of equal size, got {got}")
+            size = samples.size
+            yield samples.batch(slice(None))
+        if size == 0:
+            raise ValueError(f"{self._name}: expected at least one batch, got none")
+
+    def split(self, fraction: float) -> tuple[Source, Source]:
+        raise ValueError(
+            f"validation_split: expected 0, since {self._name} gives batches, of which no part can be set aside, "
+            f"got {fraction}; give validation_data"
+        )
+
+    def joined(self, predictions: Iterator[Array]) -> Array:
+        every = list(predictions)
+        longest = max([y.shape[1] for y in every])
+        if any(y.shape[1] < longest for y in every):
+            every = [np.pad(y, [(0, 0), (0, longest - y.shape[1]), (0, 0)]) for y in every]
+        return np.concatenate(every)
+
+    def _one_pass(self, rng: np.random.Generator | None) -> Iterator[Any]:
+        if not self._indexed:
+            yield from self._batches
+            return
+        count = len(self._batches)
+        for i in range(count) if rng is None else rng.permutation(count):
+            yield self._batches[int(i)]
+        if hasattr(self._batches, "on_epoch_end"):  # Keras' word for "shuffle your samples"
+            self._batches.on_epoch_end()
+
+    def _some(self, rng: np.random.Generator | None) -> Iterator[Any]:
+        assert self._steps is not None
+        end = object()
+        for done in range(self._steps):
+            given = next(self._running, end)
+            if given is end and not (self._once and self._began):
+                self._began, self._running = True, self._one_pass(rng)
+                given = next(self._running, end)
+            if given is end:
+                raise ValueError(
+                    f"{self._name}: expected {self._argument} = {self._steps} batches in every epoch, got {done} "
+                    "before its end"
+                )
+            yield given
+
+
+def fields(name: str, given: Any, targets: bool) -> dict[str, Any]:
+    """What a batch holds as it was given, by names: with `targets` x and y, and perhaps more."""
+    found = {} if targets else {"x": given}
+    if isinstance(given, Mapping):
+        found = dict(given)
+    elif isinstance(given, tuple | list):
+        found = dict(zip(TUPLE, given, strict=False)) if len(given) <= len(TUPLE) else {}
+    if not (NEEDED if targets else {"x"}) <= found.keys() <= {*FIELDS}:
+        what = f"{'' if targets else 'x, '}({', '.join(TUPLE)}) or a dict of {', '.join(FIELDS)}"
+        got = type(given).__name__
+        if isinstance(given, Mapping):
+            got = f"a dict of {', '.join(map(str, given))}"
+        elif isinstance(given, tuple | list):
+            got = f"a {got} of {len(given)}"
+        raise TypeError(f"{name}: expected {what}, got {got}")
+    return {"y": None} | found
+
+
+def indexed(x: Any) -> bool:
+    return hasattr(x, "__getitem__") and hasattr(x, "__len__")
+
+
+def gives_batches(x: Any) -> bool:
+    """Whether x is no array and no list of sequences, but gives batches; a list of tuples or dicts does."""
+    if isinstance(x, list):
+        return bool(x) and isinstance(x[0], tuple | Mapping)
+    if isinstance(x, tuple | str | Mapping | Set) or hasattr(x, "shape") or hasattr(x, "__dlpack__"):
+        return False
+    try:
+        memoryview(x)
+    except TypeError:
+        return hasattr(x, "__iter__") or indexed(x)
+    return False
