@@ -56,7 +56,7 @@ def found(name):  # None leaves its examples out
 torch, onnx, jax, keras = map(found, ("torch", "onnx", "jax", "keras"))
 """
 
-plot_formats = [("png", 130)]
+plot_formats = ["svg"]
 plot_html_show_formats = False
 plot_html_show_source_link = False
 plot_include_source = False
