@@ -131,6 +131,35 @@ def test_padding_of_integers_does_not_matter() -> None:
     assert_same_bits(results[2], results[0])
 
 
+def words(sparse: bool | None, optimizer: Any) -> Sequential:
+    """Reads (N, T) integers below 6, predicts (N, K)."""
+    embedding = fastrnn.Embedding(6, 3, padding_idx=0, sparse=sparse, dtype=np.float64, rng=1)
+    embedding.weight[0] = 1.0
+    lstm = fastrnn.LSTM(3, 5, return_sequences=False, dtype=np.float64, rng=2)
+    model = Sequential([embedding, lstm, fastrnn.Dense(5, K, "softmax", dtype=np.float64, rng=3)])
+    model.compile(optimizer, "categorical_crossentropy")
+    return model
+
+
+@pytest.mark.parametrize("kind", [training.SGD, training.Adam, training.AdamW, training.RMSprop])
+def test_sparse_embeddings_train(kind: Any) -> None:
+    """As dense ones where every batch has every row; else the rows that no batch has stay, padding among them."""
+    x = np.random.default_rng(0).permuted(np.tile(np.arange(1, 6), (N, 2)), axis=1)
+    options = {"learning_rate": 0.05, "clip_norm": 0.1}
+    dense, sparse = (words(s, kind(**options, weight_decay=0)) for s in (False, True))
+    for model in (dense, sparse):
+        model.fit(x, classes(N), epochs=3, batch_size=4, rng=0)
+    assert_same_bits(sparse.state_dict(), dense.state_dict())
+    sparse, dense = (words(s, kind(**options, weight_decay=0.5)) for s in (True, False))
+    before = sparse.layers[0].parameters()["weight"].copy()
+    for model in (sparse, dense):
+        model.fit(np.where(x == 4, 0, x), classes(N), epochs=2, batch_size=4, rng=0)
+    after = sparse.layers[0].parameters()["weight"]
+    assert_same_bits({"rows": after[[0, 4]]}, {"rows": before[[0, 4]]})
+    assert (after[[1, 2, 3, 5]] != before[[1, 2, 3, 5]]).all()
+    assert (dense.layers[0].parameters()["weight"] != before).all()  # decay moves these rows too
+
+
 def test_empty_sequences_alone_are_no_step() -> None:
     model = regressor()
     model.fit(inputs(), targets(N, T))  # so that there is momentum, which a step would follow

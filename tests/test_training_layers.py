@@ -201,6 +201,27 @@ def test_embedding_of_padding() -> None:
     np.testing.assert_array_equal(dW[:, 0], [1, 0, 0, 2])
 
 
+@pytest.mark.parametrize("padding", [None, 2])
+@pytest.mark.parametrize("shape", [(), (7,), (2, 5), (0, 3)])
+def test_sparse_embedding(shape: tuple[int, ...], padding: int | None) -> None:
+    """The rows of the batch alone, and as a whole the gradient of a dense one."""
+    rng = np.random.default_rng(1)
+    x, dy = rng.integers(0, 4, shape), rng.standard_normal((*shape, 3))
+    dense, sparse = (fastrnn.Embedding(4, 3, padding, sparse=s, dtype=np.float64, rng=0) for s in (False, True))
+    found = gradients(sparse, {"x": x}, {"y": dy})["weight"]
+    assert isinstance(found, fastrnn.layers.RowGradient)
+    np.testing.assert_array_equal(found.rows, np.setdiff1d(x, [padding]))
+    assert_same_bits({"weight": np.asarray(found)}, gradients(dense, {"x": x}, {"y": dy}))
+
+
+def test_large_embeddings_are_sparse() -> None:
+    assert [fastrnn.Embedding(n, 1).sparse for n in (1, 1024, 1025)] == [False, False, True]
+    assert repr(fastrnn.Embedding(5, 3, 0, sparse=True)) == "Embedding(5, 3, padding_idx=0, sparse=True, dtype=float32)"
+    assert repr(fastrnn.Embedding(2000, 3)) == "Embedding(2000, 3, dtype=float32)"
+    with pytest.raises(TypeError, match=r"^sparse: expected True or False, got 1"):
+        fastrnn.Embedding(5, 3, sparse=1)  # type: ignore[arg-type]
+
+
 # All backends, both precisions
 
 WIDE = (11, 6, 5, 17)  # T, B, I, H

@@ -157,7 +157,7 @@ def build_dense(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
 
 
 def build_embedding(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
-    expect_names(whose, spec, ("num_embeddings", "embedding_dim", "padding_idx", "dtype"))
+    expect_names(whose, spec, ("num_embeddings", "embedding_dim", "padding_idx", "sparse", "dtype"))
     expect_names(whose, tensors, ("weight",))
     shape = positive("num_embeddings", spec["num_embeddings"]), positive("embedding_dim", spec["embedding_dim"])
     expect_table(whose, tensors, shape)

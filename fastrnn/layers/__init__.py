@@ -5,6 +5,7 @@ from fastrnn.layers.base import Back, Layer, Output
 from fastrnn.layers.dense import Dense
 from fastrnn.layers.dropout import Dropout
 from fastrnn.layers.embedding import Embedding
+from fastrnn.layers.gradients import RowGradient
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.layers.rnn import GRU, LSTM, RNN
 from fastrnn.layers.stream import Stream
@@ -21,5 +22,6 @@ __all__ = [
     "Layer",
     "Output",
     "Recurrent",
+    "RowGradient",
     "Stream",
 ]

@@ -33,7 +33,8 @@ class Back(NamedTuple):
 
     dx: Array | None  #: None where the input has no gradient, as the integers of an `Embedding`
     dstate: Any  #: of the initial state; None where none was given
-    grads: dict[str, Array]  #: of the parameters, under the names of `Layer.parameters`
+    #: of the parameters, under the names of `Layer.parameters`; of a table that is `sparse` a `RowGradient`
+    grads: dict[str, Any]
 
 
 class BackOfInputs(Back):
@@ -221,7 +222,7 @@ class Stateless(Layer):
     def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, dict[str, Array]]:
         raise NotImplementedError
 
-    def _backward(self, dy: Array, kept: dict[str, Array]) -> tuple[Array | None, dict[str, Array]]:
+    def _backward(self, dy: Array, kept: dict[str, Array]) -> tuple[Array | None, dict[str, Any]]:
         raise NotImplementedError
 
     def forward(

@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import as_array, describe, expect_room, floating, generator, integer, size
+from fastrnn.checks import as_array, boolean, describe, expect_room, floating, generator, integer, size
 from fastrnn.initializers import Initializer, RandomNormal, RandomUniform, chosen, initial
 from fastrnn.layers.base import Shape, Stateless, checked_shape
+from fastrnn.layers.gradients import RowGradient
+
+#: rows of a table up to which a step may as well move all of them
+DENSE_ROWS = 1024
 
 
 class Embedding(Stateless):
@@ -20,7 +24,13 @@ class Embedding(Stateless):
     num_embeddings, embedding_dim : int
         Rows of the table, n, and the length of each, E.
     padding_idx : int, optional
-        A row that starts as 0 and has no gradient; negative counts from the end.
+        A row that starts as 0 and has no gradient; negative counts from the end. Where `sparse`, an optimizer leaves it
+        as it is; else weight decay moves it if it was given other values, as in PyTorch.
+    sparse : bool, optional
+        The gradient has the rows of the batch alone, a `fastrnn.layers.RowGradient`: a step of training then costs in
+        proportion to these, whatever n. The optimizer leaves the other rows as they are, which makes a difference with
+        momentum, moments and weight decay: they wait, as in torch.optim.SparseAdam, until the row is met again.
+        Otherwise a step moves the whole table, as PyTorch and Keras do. By default True above 1024 rows.
     dtype : float32 or float64
         Of the table and the outputs.
     initializer : {"torch", "keras"} or dict
@@ -53,6 +63,7 @@ class Embedding(Stateless):
         embedding_dim: int,
         padding_idx: int | None = None,
         *,
+        sparse: bool | None = None,
         dtype: Any = np.float32,
         initializer: Any = "torch",
         rng: Any = None,
@@ -61,6 +72,9 @@ class Embedding(Stateless):
         self.embedding_dim = size("embedding_dim", embedding_dim)
         expect_room("num_embeddings", "num_embeddings, embedding_dim", (n, self.embedding_dim), n, self.embedding_dim)
         self.dtype = floating(dtype)
+        if sparse is not None:
+            boolean("sparse", sparse)
+        self.sparse = n > DENSE_ROWS if sparse is None else bool(sparse)
         schemes: dict[str, dict[str, Initializer]] = {
             "torch": {"weight": RandomNormal(0, 1)},
             "keras": {"weight": RandomUniform(0.05)},
@@ -92,17 +106,14 @@ class Embedding(Stateless):
         x = x.astype(np.intp, copy=False)
         return self.weight[x], {"x": x}
 
-    def _backward(self, dy: Array, kept: dict[str, Array]) -> tuple[None, dict[str, Array]]:
-        x, dy = kept["x"], dy.reshape(-1, self.embedding_dim)
-        dW = np.zeros_like(self.weight)
-        order = np.argsort(x, axis=None, kind="stable")
-        rows, starts = np.unique(x.ravel()[order], return_index=True)
-        if len(rows):
-            dW[rows] = np.add.reduceat(dy[order], starts, axis=0)
+    def _backward(self, dy: Array, kept: dict[str, Array]) -> tuple[None, dict[str, Any]]:
+        dW = RowGradient.summed(kept["x"].ravel(), dy.reshape(-1, self.embedding_dim), self.weight.shape)
         if self.padding_idx is not None:
-            dW[self.padding_idx] = 0
-        return None, {"weight": dW}
+            dW = dW.without(self.padding_idx)
+        return None, {"weight": dW if self.sparse else np.asarray(dW)}
 
     def __repr__(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        return f"Embedding({self.num_embeddings}, {self.embedding_dim}{padding}, dtype={self.dtype})"
+        usual = self.sparse == (self.num_embeddings > DENSE_ROWS)
+        sparse = "" if usual else f", sparse={self.sparse}"
+        return f"Embedding({self.num_embeddings}, {self.embedding_dim}{padding}{sparse}, dtype={self.dtype})"

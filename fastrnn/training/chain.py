@@ -123,9 +123,9 @@ class Chain(Layer):
 
     def run_backward(
         self, dy: Array | None, caches: list[Any], dstate: Sequence[Any] | None = None
-    ) -> tuple[Array | None, dict[str, Array], tuple[Any, ...]]:
+    ) -> tuple[Array | None, dict[str, Any], tuple[Any, ...]]:
         """`backward` of `run_forward`: dx time-major, the gradients, and those of the initial states."""
-        grads: dict[str, Array] = {}
+        grads: dict[str, Any] = {}
         dstates = []
         for i in reversed(range(len(self.layers))):
             layer = self.layers[i]

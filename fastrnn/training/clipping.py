@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from fastrnn.cells import Array
 from fastrnn.checks import expect_mapping, floating_array
+from fastrnn.layers.gradients import RowGradient
 from fastrnn.training.arguments import number
 
 
-def clip_by_norm(grads: Mapping[str, Array], limit: float) -> float:
+def clip_by_norm(grads: Mapping[str, Array | RowGradient], limit: float) -> float:
     """Scale all gradients by one factor, so that their L2 norm together is at most `limit`.
 
     After Pascanu et al. [1]_, algorithm 1, with PyTorch's factor ``min(1, limit / (norm + 1e-6))``.
 
     Parameters
     ----------
-    grads : mapping of names to arrays
+    grads : mapping of names to arrays or `fastrnn.layers.RowGradient`
         Gradients, changed in place.
     limit : float
         Above 0.
@@ -63,11 +65,18 @@ def clip_by_norm(grads: Mapping[str, Array], limit: float) -> float:
     return norm
 
 
-def writable(grads: Mapping[str, Array]) -> list[Array]:
+def gradient(name: str, g: Any) -> Array | RowGradient:
+    return g if isinstance(g, RowGradient) else floating_array(f"grads {name!r}", g)
+
+
+def writable(grads: Mapping[str, Array | RowGradient]) -> list[Array]:
+    """What of each gradient is not 0 already."""
     expect_mapping("grads", grads)
-    arrays = [floating_array(f"grads {name!r}", g) for name, g in grads.items()]
-    for name, g in zip(grads, arrays, strict=True):
-        if not g.flags.writeable:
+    arrays = []
+    for name, given in grads.items():
+        g = gradient(name, given)
+        arrays.append(g.values if isinstance(g, RowGradient) else g)
+        if not arrays[-1].flags.writeable:
             raise ValueError(f"grads {name!r}: expected a writable array, because clipping changes it in place")
     return arrays
 
@@ -78,12 +87,12 @@ def sum_of_squares(g: Array) -> float:
     return float(np.einsum("i,i->", flat, flat, dtype=np.float64))
 
 
-def clip_by_value(grads: Mapping[str, Array], limit: float) -> None:
+def clip_by_value(grads: Mapping[str, Array | RowGradient], limit: float) -> None:
     """Clip every element of every gradient to -limit..limit.
 
     Parameters
     ----------
-    grads : mapping of names to arrays
+    grads : mapping of names to arrays or `fastrnn.layers.RowGradient`
         Gradients, changed in place.
     limit : float
         Above 0.

@@ -58,6 +58,7 @@ DESCRIPTIONS: dict[str, Callable[[Any], Spec]] = {
         "num_embeddings": e.num_embeddings,
         "embedding_dim": e.embedding_dim,
         "padding_idx": e.padding_idx,
+        "sparse": e.sparse,
         "dtype": str(e.dtype),
     },
     "Dropout": lambda d: {"rate": d.rate},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypedDict
 
 import numpy as np
@@ -18,8 +18,9 @@ from fastrnn.checks import (
     expect_shape,
     floating_array,
 )
+from fastrnn.layers.gradients import RowGradient
 from fastrnn.training.arguments import count, number
-from fastrnn.training.clipping import clip_by_norm, clip_by_value
+from fastrnn.training.clipping import clip_by_norm, clip_by_value, gradient
 
 Arrays = dict[str, Array]
 Schedule = Callable[[int], float]
@@ -113,7 +114,7 @@ class Optimizer(ABC):
             For each of `slots` one like p.
         """
 
-    def step(self, parameters: Mapping[str, Array], grads: Mapping[str, Array]) -> None:
+    def step(self, parameters: Mapping[str, Array], grads: Mapping[str, Array | RowGradient]) -> None:
         """Change all parameters, in place, by one step against their gradients.
 
         Parameters
@@ -121,7 +122,8 @@ class Optimizer(ABC):
         parameters : mapping of names to arrays
             float32 or float64, contiguous and writable; the same names, shapes and dtypes in every step.
         grads : mapping of the same names to arrays of the same shapes and dtypes
-            Changed in place by clipping, and by nothing else.
+            Changed in place by clipping, and by nothing else. A `fastrnn.layers.RowGradient` updates the rows that it
+            has, and their state: no moment, momentum or decay moves the others.
 
         Raises
         ------
@@ -130,19 +132,29 @@ class Optimizer(ABC):
         TypeError, ValueError
             For an array of another dtype or shape; nothing has changed then.
         """
-        parameters, grads = self._checked(parameters, grads)
+        ps, gs = self._checked(parameters, grads)
         rate = self.rate
         if self.clip_value is not None:
-            clip_by_value(grads, self.clip_value)
+            clip_by_value(gs, self.clip_value)
         if self.clip_norm is not None:
-            clip_by_norm(grads, self.clip_norm)
+            clip_by_norm(gs, self.clip_norm)
         if not self._state:
-            self._state = {name: tuple([np.zeros_like(p) for _ in self.slots]) for name, p in parameters.items()}
+            self._state = {name: tuple([np.zeros_like(p) for _ in self.slots]) for name, p in ps.items()}
         self._steps += 1
         with np.errstate(all="ignore"):  # infinity and NaN propagate
-            for name, p in parameters.items():
-                for block in blocks(p, grads[name], *self._state[name]):
-                    self.update(rate, *block)
+            for name, p in ps.items():
+                g, state = gs[name], self._state[name]
+                if isinstance(g, RowGradient):
+                    p_rows, *state_rows = [a[g.rows] for a in (p, *state)]
+                    self._update(rate, p_rows, g.values, state_rows)
+                    for a, changed in zip((p, *state), (p_rows, *state_rows), strict=True):
+                        a[g.rows] = changed
+                else:
+                    self._update(rate, p, g, state)
+
+    def _update(self, rate: float, p: Array, g: Array, state: Iterable[Array]) -> None:
+        for block in blocks(p, g, *state):
+            self.update(rate, *block)
 
     def state_dict(self) -> Arrays:
         """Copies of all that `step` has changed in this optimizer: "steps", and "slot.name" for each parameter.
@@ -197,14 +209,16 @@ class Optimizer(ABC):
         self.expect_of(mark)
         self._model = mark
 
-    def _checked(self, parameters: Mapping[str, Any], grads: Mapping[str, Any]) -> tuple[Arrays, Arrays]:
+    def _checked(
+        self, parameters: Mapping[str, Any], grads: Mapping[str, Any]
+    ) -> tuple[Arrays, dict[str, Array | RowGradient]]:
         expect_mapping("parameters", parameters)
         expect_mapping("grads", grads)
         expect_names("grads", grads, parameters)
         if self._state:
             expect_names("parameters", parameters, self._state)
         ps = {name: floating_array(f"parameters {name!r}", p) for name, p in parameters.items()}
-        gs = {name: floating_array(f"grads {name!r}", grads[name]) for name in ps}
+        gs = {name: gradient(name, grads[name]) for name in ps}
         for name, p in ps.items():
             if not (p.flags.c_contiguous and p.flags.writeable):
                 raise ValueError(f"parameters {name!r}: expected a contiguous, writable array")
@@ -225,7 +239,7 @@ def blocks(*arrays: Array) -> Iterator[list[Array]]:
         yield [a[start : start + BLOCK] for a in flat]
 
 
-def alike(name: str, a: Array, other: Array, whose: str = "the parameter's") -> None:
+def alike(name: str, a: Any, other: Array, whose: str = "the parameter's") -> None:
     if (a.dtype, a.shape) != (other.dtype, other.shape):
         expect_dtype(name, a, other.dtype, whose)
         expect_shape(name, a, whose, other.shape)

@@ -1,0 +1,76 @@
+"""The gradient of a table of which a batch reads few rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from fastrnn.cells import Array
+
+
+@dataclass(frozen=True, eq=False)
+class RowGradient:
+    """A gradient (n, E) that is 0 but for some rows: what an optimizer does with it costs in proportion to these.
+
+    ``np.asarray`` makes it a whole array.
+
+    Parameters
+    ----------
+    rows : (R,) integers
+        Their numbers, each once, in order.
+    values : (R, E) array
+        The gradient there.
+    shape : (n, E)
+        That of the table.
+
+    Raises
+    ------
+    ValueError
+        For rows that are not in order or not in the table, or values of another shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrnn.layers import RowGradient
+    >>> np.asarray(RowGradient(np.array([0, 2]), np.ones((2, 3)), (4, 3)))[:, 0]
+    array([1., 0., 1., 0.])
+    """
+
+    rows: Array
+    values: Array
+    shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        n, E = self.shape
+        if self.rows.ndim != 1 or (self.rows[1:] <= self.rows[:-1]).any():
+            raise ValueError("rows: expected numbers of rows in order, each once")
+        if len(self.rows) and not 0 <= self.rows[0] <= self.rows[-1] < n:
+            raise ValueError(f"rows: expected each in 0..{n - 1}, got {self.rows[0]}..{self.rows[-1]}")
+        if self.values.shape != (len(self.rows), E):
+            raise ValueError(f"values: expected shape (R, E) = {(len(self.rows), E)}, got {self.values.shape}")
+
+    @classmethod
+    def summed(cls, numbers: Array, values: Array, shape: tuple[int, int]) -> Self:
+        """From values (M, E) of M rows that may come more than once."""
+        order = np.argsort(numbers, kind="stable")
+        rows, starts = np.unique(numbers[order], return_index=True)
+        total = np.add.reduceat(values[order], starts, axis=0) if len(rows) else values
+        return cls(rows, total, shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.values.dtype
+
+    def without(self, row: int) -> RowGradient:
+        """The same, with 0 in this row."""
+        others = self.rows != row
+        return self if others.all() else RowGradient(self.rows[others], self.values[others], self.shape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if copy is False:
+            raise ValueError("copy: a whole array is always a new one; expected True or None, got False")
+        whole = np.zeros(self.shape, self.dtype if dtype is None else dtype)
+        whole[self.rows] = self.values
+        return whole
