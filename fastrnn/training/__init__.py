@@ -1,6 +1,6 @@
 """What trains a model: `Sequential`, losses, metrics, optimizers, schedules, callbacks. Numbers are dimensionless."""
 
-from fastrnn.training.batches import pad_sequences
+from fastrnn.training.batches import from_mask, pad_sequences
 from fastrnn.training.callbacks import Checkpoint, EarlyStopping
 from fastrnn.training.clipping import clip_by_norm, clip_by_value
 from fastrnn.training.fitting import Callback, Training
@@ -37,5 +37,6 @@ __all__ = [
     "Training",
     "clip_by_norm",
     "clip_by_value",
+    "from_mask",
     "pad_sequences",
 ]

@@ -8,50 +8,84 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import as_array, checked_lengths
+from fastrnn.checks import among, as_array, checked_lengths, describe, expect_shape, number, positive
 
 #: elements of y that are looked at together
 PART = 2**20
 
 
-def pad_sequences(sequences: Sequence[Any]) -> tuple[Array, Array]:
-    """Stack sequences of unequal length, with zeros after the shorter ones.
+def pad_sequences(
+    sequences: Sequence[Any],
+    maxlen: int | None = None,
+    *,
+    padding: str = "post",
+    truncating: str = "post",
+    value: float = 0,
+) -> tuple[Array, Array]:
+    """Stack sequences of unequal length, with padding after the shorter ones, or before them.
 
     Parameters
     ----------
     sequences : sequence of N arrays (T_n, ...)
         Of one dtype and, but for their lengths, one shape; values are dimensionless.
+    maxlen : int, optional
+        T: longer sequences are cut, as `truncating` says. The longest length by default.
+    padding : {"post", "pre"}
+        Where the padding is. ``lengths=`` of layers and of `fit` is for "post". "pre", Keras' default, is for a model
+        that was trained on such arrays without a mask, and so reads the padding as steps: give it no lengths.
+    truncating : {"post", "pre"}
+        What is cut: the last steps, or the first, which is Keras' default.
+    value : number
+        The padding.
 
     Returns
     -------
     x : (N, T, ...) array
-        T is the longest length.
     lengths : (N,) int64 array
-        T_n.
+        T_n, at most T.
 
     Raises
     ------
     TypeError
-        For sequences of more than one dtype, or for what are no arrays.
+        For sequences of more than one dtype, for what are no arrays, or a wrong argument.
     ValueError
-        For no sequences, or for shapes that differ after the first axis.
+        For no sequences, for shapes that differ after the first axis, a wrong argument, or a value that the dtype does
+        not have.
+
+    See Also
+    --------
+    from_mask : From padding before, or between, to `lengths`.
 
     Examples
     --------
     >>> import numpy as np
     >>> from fastrnn.training import pad_sequences
-    >>> x, lengths = pad_sequences([np.array([1, 2, 3]), np.array([4])])
+    >>> sequences = [np.array([1, 2, 3]), np.array([4])]
+    >>> x, lengths = pad_sequences(sequences)
     >>> x
     array([[1, 2, 3],
            [4, 0, 0]])
     >>> lengths
     array([3, 1])
+    >>> pad_sequences(sequences, maxlen=2, padding="pre", truncating="pre")[0]
+    array([[2, 3],
+           [0, 4]])
     """
-    return padded("", sequences)
+    return padded("", sequences, maxlen, padding, truncating, value)
 
 
-def padded(argument: str, sequences: Sequence[Any]) -> tuple[Array, Array]:
+def padded(
+    argument: str,
+    sequences: Sequence[Any],
+    maxlen: int | None = None,
+    padding: str = "post",
+    truncating: str = "post",
+    value: float = 0,
+) -> tuple[Array, Array]:
     """`pad_sequences` of an argument, "x: ", which messages begin with."""
+    for name, side in (("padding", padding), ("truncating", truncating)):
+        if not among(side, ("post", "pre")):
+            raise ValueError(f'{name}: expected "post" or "pre", got {side!r:.80}')
     arrays = [as_array(f"{argument}sequence {n}", s, sequence=True) for n, s in enumerate(sequences)]
     if not arrays:
         raise ValueError(f"{argument or 'sequences: '}expected at least one sequence, got none")
@@ -62,11 +96,76 @@ def padded(argument: str, sequences: Sequence[Any]) -> tuple[Array, Array]:
             raise ValueError(f"{argument}sequence {n}: expected shape ({', '.join(map(str, expected))}), got {a.shape}")
         if a.dtype != first.dtype:
             raise TypeError(f"{argument}sequence {n}: expected dtype {first.dtype}, that of sequence 0, got {a.dtype}")
-    lengths = np.array([len(a) for a in arrays], np.int64)
-    x = np.zeros((len(arrays), lengths.max(), *first.shape[1:]), first.dtype)
-    for row, a in zip(x, arrays, strict=True):
-        row[: len(a)] = a
+    T = max([len(a) for a in arrays]) if maxlen is None else positive("maxlen", maxlen)
+    lengths = np.array([min(len(a), T) for a in arrays], np.int64)
+    x = np.full((len(arrays), T, *first.shape[1:]), filler(value, first.dtype), first.dtype)
+    for row, a, steps in zip(x, arrays, lengths, strict=True):
+        kept = slice(len(a) - steps, None) if truncating == "pre" else slice(steps)
+        row[T - steps if padding == "pre" else 0 :][:steps] = a[kept]
     return x, lengths
+
+
+def filler(value: float, dtype: np.dtype[Any]) -> Array:
+    """The padding as this dtype has it."""
+    found = number("value", value)
+    with np.errstate(all="ignore"):
+        cast = np.asarray(found).astype(dtype)
+    if dtype.kind in "iu" and cast != found:
+        raise ValueError(f"value: expected one that {dtype} has, got {value!r}")
+    return cast
+
+
+def from_mask(x: Any, mask: Any) -> tuple[Array, Array]:
+    """From a mask of valid steps, wherever they are, to valid steps first and lengths, as layers and `fit` take them.
+
+    A recurrent network that skips what is masked, as Keras' layers do, reads just this.
+
+    Parameters
+    ----------
+    x : (N, T, ...) array
+        Padded before, after or between; targets of every step likewise.
+    mask : (N, T) booleans
+        True where a step is valid, as Keras has it: ``x != 0`` for an embedding of integers.
+
+    Returns
+    -------
+    x : (N, T, ...) array
+        A new one, with the valid steps of each sequence first, in their order, and zeros after them.
+    lengths : (N,) int64 array
+
+    Raises
+    ------
+    TypeError, ValueError
+        For another mask; the message names the argument.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrnn.training import from_mask
+    >>> x = np.array([[0, 0, 5], [1, 0, 2]])
+    >>> from_mask(x, x != 0)
+    (array([[5, 0, 0],
+           [1, 2, 0]]), array([1, 2]))
+
+    From outputs y of the steps in this order to the order of the mask:
+
+    >>> y, lengths = from_mask(x, x != 0)
+    >>> z = np.zeros_like(y)
+    >>> z[x != 0] = y[np.arange(3) < lengths[:, None]]
+    >>> z
+    array([[0, 0, 5],
+           [1, 0, 2]])
+    """
+    x, mask = as_array("x", x, sequence=True), as_array("mask", mask, sequence=True)
+    if x.ndim < 2:
+        raise ValueError(f"x: expected shape (N, T, ...), got {x.shape}")
+    if mask.dtype != np.bool_:
+        raise TypeError(f"mask: expected booleans, got {describe(mask.dtype)}; mask.astype(bool) makes them")
+    expect_shape("mask", mask, "(N, T)", x.shape[:2])
+    lengths = mask.sum(axis=1, dtype=np.int64)
+    found = np.zeros_like(x)
+    found[np.arange(x.shape[1]) < lengths[:, None]] = x[mask]
+    return found, lengths
 
 
 def has_steps(a: Any) -> bool:
