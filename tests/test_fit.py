@@ -349,7 +349,7 @@ def test_a_loss_that_is_not_finite() -> None:
     model = regressor()
     with pytest.raises(FloatingPointError, match=r"^loss: nan in epoch 1, batch 2: x holds NaN or infinity"):
         model.fit(spoilt((5, 2, 1), x, np.nan), y, batch_size=4, shuffle=False)
-    with pytest.raises(FloatingPointError, match=r"^loss: inf in epoch 1, batch 1: y holds NaN or infinity"):
+    with pytest.raises(FloatingPointError, match=r"^loss: inf in epoch 1, batch 1: y holds infinity"):
         model.fit(x, spoilt((5, 2, 1), y, np.inf), epochs=2)
     before = model.state_dict()
     with pytest.raises(
@@ -398,7 +398,7 @@ ERRORS: dict[str, Callable[[], Any]] = {
     "validation_split: expected 0 beside validation_data": lambda: fit(
         classifier(), validation_split=0.5, validation_data=(inputs(), classes(N))
     ),
-    "validation_data: expected \\(x, y\\) or \\(x, y, lengths\\), or what gives batches, got 3": lambda: fit(
+    "validation_data: expected \\(x, y\\), \\(x, y, lengths\\) or .*, got 3": lambda: fit(
         classifier(), validation_data=3
     ),
     "validation_data y: expected shape \\(N, \\.\\.\\.\\) = \\(13, \\.\\.\\.\\), got \\(5,\\)": lambda: fit(

@@ -277,11 +277,15 @@ ERRORS: dict[str, Callable[[], Any]] = {
         inputs(), classes(N), steps_per_epoch=3
     ),
     "steps_per_epoch: expected a positive integer, got 0": lambda: fit(pairs(), steps_per_epoch=0),
-    "batch 1: expected \\(x, y\\) or a dict of x, y, lengths, got ndarray": lambda: fit(x for x, _ in pairs()),
-    "batch 1: expected \\(x, y\\) or a dict of x, y, lengths, got a tuple of 1": lambda: fit([(inputs(),)]),
+    "batch 1: expected \\(x, y\\) or a dict of x, y, lengths, sample_weight, got ndarray": lambda: fit(
+        x for x, _ in pairs()
+    ),
+    "batch 1: expected \\(x, y\\) or a dict of x, y, lengths, sample_weight, got a tuple of 1": lambda: fit(
+        [(inputs(),)]
+    ),
     "batch 2: expected .*, got a dict of x, z": lambda: fit([*pairs()[:1], {"x": 1, "z": 2}], shuffle=False),
-    "batch 1: expected x, \\(x, y\\) or a dict of x, y, lengths, got a tuple of 7": lambda: classifier().predict(
-        iter([(0,) * 7])
+    "batch 1: expected x, \\(x, y\\) or a dict of x, y, lengths, sample_weight, got a tuple of 7": lambda: (
+        classifier().predict(iter([(0,) * 7]))
     ),
     "batch 2 y: expected classes in 0\\.\\.3, got 4": lambda: fit(iter([*pairs()[:1], wrong])),
     "batch 2 y: expected classes in 0\\.\\.3, got 4 ": lambda: classifier().evaluate(iter([*pairs()[:1], wrong])),

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastrnn.cells import Array
 from fastrnn.checks import among, as_array, checked_lengths, describe, expect_shape, number, positive
+from fastrnn.training.targets import Counting, expect_weights, numbers
 
 #: elements of y that are looked at together
 PART = 2**20
@@ -184,7 +185,8 @@ class Batch(NamedTuple):
     x: Array  #: (T, B, I), (T, B) of integers, or (B, F)
     y: Array | None  #: (T, B, ...) if `stepwise`, else (B, ...)
     lengths: Array | None  #: (B,)
-    stepwise: bool  #: a prediction, and so a target, for every step
+    stepwise: bool  #: a prediction, and so a target, for every step of x
+    weights: Array | None = None  #: of the predictions, (T, B) or (B,)
 
     @property
     def mask(self) -> Array | None:
@@ -192,11 +194,9 @@ class Batch(NamedTuple):
         return self.lengths if self.stepwise else None
 
     @property
-    def weight(self) -> int:
-        """How many predictions a loss averages: valid steps, or sequences."""
-        if not self.stepwise:
-            return self.x.shape[1] if has_steps(self.x) else len(self.x)
-        return self.x.shape[0] * self.x.shape[1] if self.lengths is None else int(self.lengths.sum())
+    def empty(self) -> bool:
+        """Whether there is no step to predict."""
+        return self.mask is not None and not self.mask.any()
 
     def windows(self, size: int | None) -> Iterator[Batch]:
         """Cut along time into pieces of `size` steps; None leaves the batch whole."""
@@ -207,7 +207,8 @@ class Batch(NamedTuple):
         for start in range(0, len(self.x), size):
             x, y = self.x[start : start + size], self.y[start : start + size]
             lengths = None if self.lengths is None else np.clip(self.lengths - start, 0, len(x))
-            yield Batch(x, y, lengths, self.stepwise)
+            weights = None if self.weights is None else self.weights[start : start + size]
+            yield Batch(x, y, lengths, self.stepwise, weights)
 
 
 class Samples(NamedTuple):
@@ -220,23 +221,38 @@ class Samples(NamedTuple):
     y: Array | None
     lengths: Array | None  #: (N,)
     stepwise: bool
+    own_steps: int | None = None  #: of predictions that have an axis of time which is not that of x
+    weights: Array | None = None  #: of the predictions, shaped like `leading`
+    counting: Counting = Counting()
 
     @property
     def size(self) -> int:
         return len(self.x)
 
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """(N, T) of predictions with an axis of time, else (N,)."""
+        return (*self.x.shape[: 1 + self.stepwise], *(() if self.own_steps is None else (self.own_steps,)))
+
     def take(self, which: slice | Array) -> Samples:
-        y, lengths = (None if a is None else a[which] for a in (self.y, self.lengths))
-        return Samples(self.x[which], y, lengths, self.stepwise)
+        y, lengths, weights = (None if a is None else a[which] for a in (self.y, self.lengths, self.weights))
+        return self._replace(x=self.x[which], y=y, lengths=lengths, weights=weights)
 
     def batch(self, which: slice | Array) -> Batch:
         """Time-major, no longer than its longest sequence, zeros after each; else a view of consecutive samples."""
-        x, y, lengths, stepwise = self.take(which)
+        some = self.take(which)
+        x, y, lengths, weights = some.x, some.y, some.lengths, some.weights
         if lengths is not None:
             longest = max(int(lengths.max()), 1)
             x = zeros_after(x[:, :longest], lengths)
-            y = zeros_after(y[:, :longest], lengths) if y is not None and stepwise else y
-        return Batch(turned(x), y.swapaxes(0, 1) if y is not None and stepwise else y, lengths, stepwise)
+            if self.stepwise:
+                y = None if y is None else zeros_after(y[:, :longest], lengths)
+                weights = None if weights is None else weights[:, :longest]
+        if len(self.leading) == 2:
+            y, weights = (None if a is None else a.swapaxes(0, 1) for a in (y, weights))
+        if y is not None:
+            weights = self.counting.weights(y, weights, len(self.leading))
+        return Batch(turned(x), y, lengths, self.stepwise, weights)
 
     def batches(self, size: int, order: Array | None = None) -> Iterator[Batch]:
         """All samples, as they come or in this order."""
@@ -244,14 +260,16 @@ class Samples(NamedTuple):
             which = slice(start, start + size)
             yield self.batch(which if order is None else order[which])
 
-    def targets(self) -> Iterator[Array]:
-        """y of all samples, zeros after each length, a few MB at a time."""
+    def targets(self) -> Iterator[tuple[Array, Array | None]]:
+        """y of all samples, zeros after each length, and what it counts, a few MB at a time."""
         assert self.y is not None
         some = max(PART // max(self.y[0].size, 1), 1)
         for start in range(0, self.size, some):
-            _, y, lengths, stepwise = self.take(slice(start, start + some))
+            part = self.take(slice(start, start + some))
+            y, lengths = part.y, part.lengths
             assert y is not None
-            yield zeros_after(y, lengths) if lengths is not None and stepwise else y
+            y = zeros_after(y, lengths) if lengths is not None and self.stepwise else y
+            yield y, self.counting.weights(y, part.weights, len(self.leading))
 
     def split(self, fraction: float) -> tuple[Samples, Samples]:
         """The first samples, and this fraction of all, which are the last."""
@@ -282,22 +300,48 @@ def as_inputs(name: str, x: Any, lengths: Any) -> tuple[Array, Array | None]:
     return x, checked_lengths(lengths, x.shape[1], len(x), False)
 
 
-def as_targets(name: str, y: Any, x: Array, lengths: Array | None, stepwise: bool) -> Array:
-    """y (N, T, ...) if `stepwise`, else (N, ...)."""
-    if stepwise and isinstance(y, list | tuple):
-        y, steps = padded(f"{name}: ", y)
-        expected = np.full(len(x), x.shape[1]) if lengths is None else lengths
-        for n, (got, wanted) in enumerate(zip(steps, expected, strict=False)):
-            if got != wanted:
-                raise ValueError(f"{name}: expected {wanted} steps in sequence {n}, as x has, got {got}")
-    found = as_array(name, y, sequence=True)
-    leading = x.shape[:2] if stepwise else x.shape[:1]
+def as_targets(name: str, y: Any, samples: Samples) -> Array:
+    """y (N, T, ...) if the model predicts steps, else (N, ...)."""
+    found, leading = as_array(name, steps_of(name, y, samples), sequence=True), samples.leading
     if found.shape[: len(leading)] != leading:
-        meaning = "(N, T, ...)" if stepwise else "(N, ...)"
+        meaning = "(N, T, ...)" if len(leading) == 2 else "(N, ...)"
         shape = ", ".join([*map(str, leading), "..."])
-        hint = "; a model for one y a sequence has return_sequences=False" if stepwise and len(found) == len(x) else ""
+        one = samples.stepwise and len(found) == samples.size
+        hint = "; a model for one y a sequence has return_sequences=False" if one else ""
         raise ValueError(f"{name}: expected shape {meaning} = ({shape}), got {found.shape}{hint}")
     return found
+
+
+def as_weights(name: str, weights: Any, samples: Samples) -> Array | None:
+    """(N, T) if the model predicts steps, where (N,) is for all of a sequence's; else (N,)."""
+    if weights is None:
+        return None
+    leading = samples.leading
+    if isinstance(weights, list | tuple) and any(map(np.ndim, weights)):
+        weights = steps_of(name, weights, samples)
+    w = numbers(name, weights)
+    if w.shape not in (leading, leading[:1]):
+        meaning = "(N,) or (N, T)" if len(leading) == 2 else "(N,)"
+        expected = " or ".join(map(str, dict.fromkeys((leading[:1], leading))))
+        raise ValueError(f"{name}: expected shape {meaning} = {expected}, got {w.shape}")
+    if w.ndim < len(leading):
+        w = np.broadcast_to(w[:, None], leading)
+    elif samples.lengths is not None and samples.stepwise:
+        w = zeros_after(w, samples.lengths)
+    expect_weights(name, w)
+    return w
+
+
+def steps_of(name: str, a: Any, samples: Samples) -> Any:
+    """Padded, if it is a list of what stands beside the steps of x."""
+    if not samples.stepwise or not isinstance(a, list | tuple):
+        return a
+    a, steps = padded(f"{name}: ", a)
+    expected = np.full(samples.size, samples.x.shape[1]) if samples.lengths is None else samples.lengths
+    for n, (got, wanted) in enumerate(zip(steps, expected, strict=False)):
+        if got != wanted:
+            raise ValueError(f"{name}: expected {wanted} steps in sequence {n}, as x has, got {got}")
+    return a
 
 
 def zeros_after(a: Array, lengths: Array) -> Array:

@@ -103,19 +103,22 @@ class Chain(Layer):
     ) -> Output:
         """`forward`, time-major; its cache is a list of the layers'."""
         rng = None if rng is None else generator(rng)
+        lengths = lengths if has_steps(x) else None
         states, caches = [], []
         for i, layer in enumerate(self.layers):
             try:
                 y, final, cache = layer.forward(
                     turned(x) if layer.batch_first else x,
                     state=None if state is None else state[i],
-                    lengths=lengths if has_steps(x) else None,
+                    lengths=lengths,
                     training=training,
                     rng=rng,
                     threads=threads,
                 )
             except (TypeError, ValueError) as error:
                 self._blame(i, error)
+            if lengths is not None and not keeps_steps(layer, x.shape):
+                lengths = None
             x = turned(y) if layer.batch_first else y
             states.append(final)
             caches.append(cache)
@@ -197,3 +200,9 @@ class Chain(Layer):
 
     def __repr__(self) -> str:
         return f"Sequential([{', '.join(map(repr, self.layers))}])"
+
+
+def keeps_steps(layer: Layer, shape: Shape) -> bool:
+    """Whether the axis of time of what a layer makes of an x of this shape, time-major, is that of x."""
+    found = layer.output_shape((None, *shape[1:]))
+    return len(found) == 3 and found[0] is None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from fastrnn.cells import Array
-from fastrnn.training.batches import Batch, Samples, zeros_after
+from fastrnn.training.batches import Batch, Samples, turned, zeros_after
 from fastrnn.training.chain import Chain
 from fastrnn.training.compiled import Compiled
-from fastrnn.training.losses import Loss
+from fastrnn.training.losses import Judged, Loss
 from fastrnn.training.sources import Source
 
 
@@ -15,19 +15,26 @@ class Totals:
 
     def __init__(self, compiled: Compiled) -> None:
         self._compiled = compiled
-        self._sums = {name: (0.0, 0) for name in ("loss", *compiled.metrics)}
+        self._sums = {name: (0.0, 0.0) for name in ("loss", *compiled.metrics)}
+        self._empty = True
 
-    def add(self, loss: float, prediction: Array, batch: Batch) -> None:
-        self._add("loss", loss * batch.weight, batch.weight)
+    def add(self, judged: Judged, prediction: Array, batch: Batch) -> None:
+        self._empty &= batch.empty
+        self._add("loss", judged.loss * judged.weight, judged.weight)
         for name, metric in self._compiled.metrics.items():
-            self._add(name, *metric(prediction, batch.y, batch.mask))
+            self._add(name, *metric(prediction, batch.y, batch.mask, batch.weights))
 
-    def _add(self, name: str, total: float, count: int) -> None:
+    def _add(self, name: str, total: float, count: float) -> None:
         so_far, counted = self._sums[name]
         self._sums[name] = so_far + total, counted + count
 
+    def expect_some(self, name: str) -> None:
+        """That some target of the samples counts."""
+        if not self._empty and not self._sums["loss"][1]:
+            raise ValueError(f"{name}: expected a target that counts; each is NaN, ignored, or of weight zero")
+
     def means(self, prefix: str = "") -> dict[str, float]:
-        return {prefix + name: total / max(count, 1) for name, (total, count) in self._sums.items()}
+        return {prefix + name: total / (count or 1) for name, (total, count) in self._sums.items()}
 
 
 class Fits:
@@ -41,16 +48,18 @@ class Fits:
         if self._tried is None:
             first = next(samples.batch(slice(0, 1)).windows(self._truncate))
             self._tried = self._model.run_forward(first.x, lengths=first.lengths, threads=self._threads).y
-        steps, K, dtype = self._tried.ndim - 1, self._tried.shape[-1], self._tried.dtype
-        for y in samples.targets():
-            self._loss.expect_targets(name, y, (*y.shape[:steps], K), dtype)
+        K, dtype, steps = self._tried.shape[-1], self._tried.dtype, samples.leading[1:]
+        samples.counting.expect_of(K, self._loss.classes, self._loss.probabilities)
+        for y, weights in samples.targets():
+            self._loss.expect_targets(name, y, (len(y), *steps, K), dtype, weights)
 
 
-def evaluate(model: Chain, compiled: Compiled, source: Source, threads: int | None) -> Totals:
+def evaluate(model: Chain, compiled: Compiled, source: Source, threads: int | None, name: str = "y") -> Totals:
     totals = Totals(compiled)
     for batch in source.epoch(None):
         y = model.run_forward(batch.x, lengths=batch.lengths, threads=threads).y
-        totals.add(compiled.loss(y, batch.y, batch.mask), y, batch)
+        totals.add(compiled.loss.judge(y, batch.y, batch.mask, batch.weights), y, batch)
+    totals.expect_some(name)
     return totals
 
 
@@ -60,8 +69,5 @@ def predict(model: Chain, source: Source, threads: int | None) -> Array:
 
 
 def prediction(model: Chain, batch: Batch, threads: int | None) -> Array:
-    y: Array = model.run_forward(batch.x, lengths=batch.lengths, threads=threads).y
-    if not batch.stepwise:
-        return y
-    y = y.swapaxes(0, 1)
-    return y if batch.lengths is None else zeros_after(y, batch.lengths)
+    y: Array = turned(model.run_forward(batch.x, lengths=batch.lengths, threads=threads).y)
+    return y if batch.mask is None else zeros_after(y, batch.mask)

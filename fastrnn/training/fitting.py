@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastrnn.cells import Array
 from fastrnn.training.batches import Batch, Samples, has_steps
 from fastrnn.training.chain import Chain
 from fastrnn.training.evaluation import Totals, evaluate
@@ -23,6 +24,7 @@ class Options(NamedTuple):
     shuffle: bool
     truncate: int | None
     stateful: bool
+    accumulate: int
     threads: int | None
 
 
@@ -36,6 +38,8 @@ def check_carried(model: Chain, samples: Samples, options: Options) -> None:
         for name, layer in zip(model.names, model.layers, strict=True):
             if getattr(layer, "bidirectional", False):
                 raise ValueError(f"{option}: {name} is bidirectional, and must see the whole sequence")
+    if options.accumulate > 1 and (options.truncate or options.stateful):
+        raise ValueError(f"accumulate: expected 1 with truncate or stateful, got {options.accumulate}")
     if options.truncate and not samples.stepwise:
         raise ValueError("truncate: expected a model that predicts every step, got one that predicts at the end")
     if options.stateful and options.shuffle:
@@ -128,6 +132,8 @@ class Training:
         self.names = names + [f"val_{name}" for name in names if validation is not None]
         self._source, self._validation, self._options = source, validation, options
         self._parameters = model.parameters()
+        self._gathered: dict[str, Array] = {}
+        self._weight = 0.0
 
     def stop(self) -> None:
         """Let this epoch be the last."""
@@ -142,7 +148,8 @@ class Training:
             self._tell("on_epoch_begin")
             self.logs = self._one_epoch().means()
             if self._validation is not None:
-                totals = evaluate(self.model, self.model.compiled, self._validation, self._options.threads)
+                threads, name = self._options.threads, "validation_data y"
+                totals = evaluate(self.model, self.model.compiled, self._validation, threads, name)
                 self.logs |= totals.means("val_")
             self.epoch += 1
             self.history.append(self.logs)
@@ -162,25 +169,47 @@ class Training:
                 state = None
             for window in batch.windows(options.truncate):
                 state = self._step(window, state, totals)
+            if number % options.accumulate == 0:
+                self._step_together()
             if self.callbacks:
                 self.logs = totals.means()
                 self._tell("on_batch_end")
+        self._step_together()  # of what is left
+        totals.expect_some("y")
         return totals
 
     def _step(self, batch: Batch, state: Any, totals: Totals) -> Any:
-        """One step of the optimizer; the final state."""
-        if batch.weight == 0:  # empty sequences alone: nothing to learn, and the state stays
+        """One step of the optimizer, or with `accumulate` a part of one; the final state."""
+        if batch.empty:  # empty sequences alone: nothing to learn, and the state stays
             return state
-        model, compiled = self.model, self.model.compiled
+        model, loss = self.model, self.model.compiled.loss
         y, state, cache = model.run_forward(batch.x, state, batch.lengths, True, self.rng, self._options.threads)
-        loss, dy = compiled.loss.gradient(y, batch.y, batch.mask)
-        if not math.isfinite(loss):
+        judged = loss.judge(y, batch.y, batch.mask, batch.weights)
+        if not math.isfinite(judged.loss):
             where = f"epoch {self.epoch + 1}, batch {self.batch}"
-            raise FloatingPointError(f"loss: {loss} in {where}: {culprit(model, batch)}")
-        totals.add(loss, y, batch)
-        self.optimizer.step(self._parameters, model.run_backward(dy, cache)[1])
-        model.changed()
+            raise FloatingPointError(f"loss: {judged.loss} in {where}: {culprit(model, batch)}")
+        totals.add(judged, y, batch)
+        if judged.weight == 0:  # no target that counts
+            return state
+        alone = self._options.accumulate == 1
+        dy = judged.gradient if alone else judged.gradient * judged.weight
+        grads = model.run_backward(dy, cache)[1]
+        if alone:
+            self._learn(grads)
+        else:
+            self._weight += judged.weight
+            self._gathered = {name: g + self._gathered.get(name, 0) for name, g in grads.items()}
         return state
+
+    def _step_together(self) -> None:
+        """One step by the gradients of several batches, each with its weight."""
+        if self._weight:
+            self._learn({name: g / self._weight for name, g in self._gathered.items()})
+        self._gathered, self._weight = {}, 0.0
+
+    def _learn(self, grads: dict[str, Array]) -> None:
+        self.optimizer.step(self._parameters, grads)
+        self.model.changed()
 
 
 def named(callbacks: list[Callback]) -> dict[str, Callback]:
@@ -196,8 +225,9 @@ def culprit(model: Chain, batch: Batch) -> str:
     """Where the first number is that is not finite."""
     if not np.isfinite(batch.x).all():
         return "x holds NaN or infinity"
-    if batch.y is not None and not np.isfinite(batch.y).all():
-        return "y holds NaN or infinity"
+    y = batch.y if batch.weights is None or batch.y is None else batch.y[batch.weights > 0]
+    if y is not None and np.isinf(y).any():
+        return "y holds infinity"
     for name, layer in zip(model.names, model.layers, strict=True):
         for parameter, value in layer.parameters().items():
             if not np.isfinite(value).all():

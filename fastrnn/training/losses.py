@@ -1,8 +1,10 @@
-"""Losses with their gradients, masked by the sequences' lengths.
+"""Losses with their gradients, masked by the sequences' lengths and by weights.
 
 Shapes throughout: a prediction is (T, B, K), T steps of B sequences with K numbers each, or (B, K), one step of each;
-float32 or float64, dimensionless. The loss is the mean over what lies within the lengths; what lies past them is never
-read, may be NaN, and has gradient 0. Numbers are of the prediction's dtype, their sum is float64.
+float32 or float64, dimensionless. The loss is the mean over what lies within the lengths, weighted as PyTorch's
+CrossEntropyLoss has it: ``sum(w * loss) / sum(w)``. What lies past the lengths or has weight 0 is never read, may be
+NaN, and has gradient 0. A target that is NaN is missing, and does not count either: of a loss with a term for every
+element that element, else the whole step. Numbers are of the prediction's dtype, their sum is float64.
 """
 
 from __future__ import annotations
@@ -10,18 +12,32 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from fastrnn.cells import Array, sigmoid
 from fastrnn.checks import boolean
 from fastrnn.training.arguments import by_name
-from fastrnn.training.targets import Rows, expect_targets, in_range, valid_rows
+from fastrnn.training.targets import Rows, expect_targets, in_range, valid_rows, weighted_sums
+
+
+class Judged(NamedTuple):
+    """What a loss says of a batch."""
+
+    loss: float  #: 0 where nothing counts
+    weight: float  #: of all that it is the mean of
+    rows: Rows
+    derivative: Array  #: (N, K)
+
+    @property
+    def gradient(self) -> Array:
+        """Shaped and typed like the prediction."""
+        return self.rows.spread(self.derivative)
 
 
 class Loss(ABC):
-    """A mean over the valid steps of a batch; a new one needs `terms` alone."""
+    """A weighted mean over the valid steps of a batch; a new one needs `terms` alone."""
 
     #: the target may be integer classes, (T, B) or (B,)
     classes: ClassVar[bool] = False
@@ -46,11 +62,11 @@ class Loss(ABC):
             A new one.
         """
 
-    def __call__(self, prediction: Any, target: Any, lengths: Any = None) -> float:
+    def __call__(self, prediction: Any, target: Any, lengths: Any = None, weights: Any = None) -> float:
         """The loss alone; `gradient` has the arguments and errors."""
-        return self._evaluate(prediction, target, lengths)[0]
+        return self.judge(prediction, target, lengths, weights).loss
 
-    def gradient(self, prediction: Any, target: Any, lengths: Any = None) -> tuple[float, Array]:
+    def gradient(self, prediction: Any, target: Any, lengths: Any = None, weights: Any = None) -> tuple[float, Array]:
         """The loss, and its gradient with respect to the prediction.
 
         Parameters
@@ -58,16 +74,19 @@ class Loss(ABC):
         prediction : (T, B, K) or (B, K) array
             float32 or float64.
         target : array of the same shape and dtype
-            For `CategoricalCrossentropy` also integer classes, (T, B) or (B,).
+            For `CategoricalCrossentropy` also integer classes, (T, B) or (B,). NaN is a missing one, which does not
+            count.
         lengths : (B,) integers, optional
             Valid steps of each sequence, 0..T in any order; only with (T, B, K).
+        weights : (T, B) or (B,) array, optional
+            Of the steps, at least 0: the loss is ``sum(w * loss) / sum(w)``.
 
         Returns
         -------
         loss : float
-            0 where no step is valid.
+            0 where nothing counts.
         gradient : array shaped and typed like the prediction
-            Exactly 0 past the lengths.
+            Exactly 0 for what does not count.
 
         Raises
         ------
@@ -75,10 +94,12 @@ class Loss(ABC):
             For what is not an array, or of another dtype or shape, a class or a probability out of range; the message
             names the argument.
         """
-        loss, derivative, rows = self._evaluate(prediction, target, lengths)
-        return loss, rows.spread(derivative)
+        judged = self.judge(prediction, target, lengths, weights)
+        return judged.loss, judged.gradient
 
-    def expect_targets(self, name: str, y: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def expect_targets(
+        self, name: str, y: Array, shape: tuple[int, ...], dtype: np.dtype[Any], weights: Array | None = None
+    ) -> None:
         """Refuse, before any step, what `gradient` would refuse of the targets of all samples.
 
         A loss whose `gradient` takes other targets overrides it.
@@ -92,23 +113,37 @@ class Loss(ABC):
             Of the predictions of all samples.
         dtype : dtype
             Of the predictions.
+        weights : (N, T) or (N,) array, optional
+            What has weight 0 may be anything.
 
         Raises
         ------
         TypeError, ValueError
             The message says what the usual mistakes want in place of y.
         """
-        expect_targets(name, y, shape, dtype, self.classes)
+        expect_targets(name, y, shape, dtype, self.classes, weights)
         if self.probabilities:
-            in_range(name, y, 0, 1, "probabilities")
+            in_range(name, y if weights is None else y[weights > 0], 0, 1, "probabilities")
 
-    def _evaluate(self, prediction: Any, target: Any, lengths: Any) -> tuple[float, Array, Rows]:
-        rows = valid_rows(prediction, target, lengths, classes=0 if self.classes else None)
+    def judge(self, prediction: Any, target: Any, lengths: Any = None, weights: Any = None) -> Judged:
+        """The loss, its weight and its gradient; `gradient` has the arguments and errors.
+
+        Returns
+        -------
+        Judged
+            ``loss``; ``weight``, the sum of the weights of all that it is the mean of, by which the means of several
+            batches become that of all; and ``gradient``.
+        """
+        rows = valid_rows(prediction, target, lengths, weights, classes=0 if self.classes else None)
         with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN are results, and propagate
             losses, derivative = self.terms(rows.prediction, rows.target)
-            count = max(losses.size, 1)
-            derivative /= count
-            return float(losses.sum(dtype=np.float64)) / count, derivative, rows
+            counted = rows.counted(losses)
+            total, weight = weighted_sums(losses, counted)
+            if counted is not None:
+                counted = counted if counted.ndim == 2 else counted[:, None]
+                derivative = np.where(counted > 0, counted * derivative, 0)
+            derivative /= weight or 1
+            return Judged(total / (weight or 1), weight, rows, derivative)
 
 
 @dataclass(frozen=True)

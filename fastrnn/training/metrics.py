@@ -1,7 +1,9 @@
-"""Metrics: numbers to watch, which add up exactly over batches. Shapes and lengths are those of `losses`."""
+"""Metrics: numbers to watch, which add up exactly over batches. Shapes, lengths and weights are those of `losses`."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,28 +11,29 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn.cells import Array
 from fastrnn.checks import finite
 from fastrnn.training.arguments import by_name
-from fastrnn.training.targets import valid_rows
+from fastrnn.training.targets import numbers, valid_rows
 
 
 class Metric(ABC):
-    """A mean as a total and a count, so that those of several batches add up."""
+    """A weighted mean as a total and a count, so that those of several batches add up."""
 
     @abstractmethod
-    def __call__(self, prediction: Any, target: Any, lengths: Any = None) -> tuple[float, int]:
+    def __call__(self, prediction: Any, target: Any, lengths: Any = None, weights: Any = None) -> tuple[float, float]:
         """Their quotient is the metric of this batch.
 
         Parameters
         ----------
-        prediction, target, lengths
+        prediction, target, lengths, weights
             As for `Loss.gradient`.
 
         Returns
         -------
         total : float
-        count : int
-            0 where no step is valid.
+        count : float
+            The sum of the weights, or how many there are; 0 where nothing counts.
 
         Raises
         ------
@@ -64,14 +67,14 @@ class Accuracy(Metric):
     def __post_init__(self) -> None:
         finite("threshold", self.threshold)
 
-    def __call__(self, prediction: Any, target: Any, lengths: Any = None) -> tuple[float, int]:
-        rows = valid_rows(prediction, target, lengths, classes=2)
+    def __call__(self, prediction: Any, target: Any, lengths: Any = None, weights: Any = None) -> tuple[float, float]:
+        rows = valid_rows(prediction, target, lengths, weights, classes=2)
         p, t = rows.prediction, rows.target
         if p.shape[1] == 1:
             found, wanted = p[:, 0] > self.threshold, t.reshape(-1) > 0.5
         else:
             found, wanted = p.argmax(axis=1), t if t.ndim == 1 else t.argmax(axis=1)
-        return float(np.count_nonzero(found == wanted)), len(p)
+        return rows.sums(found == wanted)
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,9 @@ class BinaryAccuracy(Metric):
     def __post_init__(self) -> None:
         finite("threshold", self.threshold)
 
-    def __call__(self, prediction: Any, target: Any, lengths: Any = None) -> tuple[float, int]:
-        rows = valid_rows(prediction, target, lengths)
-        right = (rows.prediction > self.threshold) == (rows.target > 0.5)
-        return float(np.count_nonzero(right)), right.size
+    def __call__(self, prediction: Any, target: Any, lengths: Any = None, weights: Any = None) -> tuple[float, float]:
+        rows = valid_rows(prediction, target, lengths, weights)
+        return rows.sums((rows.prediction > self.threshold) == (rows.target > 0.5))
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,35 @@ class MeanAbsoluteError(Metric):
     (2.0, 2)
     """
 
-    def __call__(self, prediction: Any, target: Any, lengths: Any = None) -> tuple[float, int]:
-        rows = valid_rows(prediction, target, lengths)
-        errors = np.abs(rows.prediction - rows.target)
-        return float(errors.sum(dtype=np.float64)), errors.size
+    def __call__(self, prediction: Any, target: Any, lengths: Any = None, weights: Any = None) -> tuple[float, float]:
+        rows = valid_rows(prediction, target, lengths, weights)
+        return rows.sums(np.abs(rows.prediction - rows.target))
+
+
+@dataclass(frozen=True)
+class Function(Metric):
+    """The mean of what a function says of each step, ``f(y_true, y_pred)`` as in Keras and scikit-learn.
+
+    It gets the N steps that count, y_true (N, K) or (N,) classes and y_pred (N, K), and returns a number for each,
+    (N,), or for each element, (N, K); or one number, which is taken for the mean of this batch, and has no weights.
+    """
+
+    f: Callable[[Array, Array], Any]
+
+    def __call__(self, prediction: Any, target: Any, lengths: Any = None, weights: Any = None) -> tuple[float, float]:
+        rows = valid_rows(prediction, target, lengths, weights, classes=2)
+        if not len(rows.prediction):
+            return 0.0, 0
+        name, n = metric_name(self), len(rows.prediction)
+        values = numbers(f"metrics: {name}", self.f(rows.target, rows.prediction))
+        if values.ndim and values.shape not in ((n,), rows.prediction.shape):
+            got = f"got shape {values.shape} for {n} steps"
+            raise ValueError(f"metrics: {name}: expected one number, one for each step or each element, {got}")
+        if values.ndim:
+            return rows.sums(values)
+        if rows.counted(np.empty(n)) is not None:
+            raise ValueError(f"metrics: {name}: one number a batch cannot be weighted; return one for each step")
+        return float(values) * n, n
 
 
 METRICS: dict[str, Callable[[], Metric]] = {
@@ -127,8 +154,8 @@ METRICS: dict[str, Callable[[], Metric]] = {
 }
 
 
-def metric(which: str | Metric) -> Metric:
-    """The metric of this name, "accuracy", "binary_accuracy" or "mae"; a `Metric` is itself.
+def metric(which: str | Metric | Callable[[Array, Array], Any]) -> Metric:
+    """The metric of this name, "accuracy", "binary_accuracy" or "mae"; a `Metric` is itself, and of a function.
 
     Raises
     ------
@@ -141,10 +168,15 @@ def metric(which: str | Metric) -> Metric:
     >>> metrics.metric("mae")
     MeanAbsoluteError()
     """
+    if inspect.isroutine(which) or isinstance(which, functools.partial):
+        return Function(which)
     return by_name("metrics", which, Metric, METRICS)
 
 
 def metric_name(metric: Any) -> str:
-    """As `compile` would take it, or the class's own."""
+    """As `compile` would take it, or the class's own, or the function's."""
+    if isinstance(metric, Function):
+        f = metric.f.func if isinstance(metric.f, functools.partial) else metric.f
+        return str(getattr(f, "__name__", type(f).__name__))
     kinds = {kind: name for name, kind in METRICS.items()}
     return kinds.get(type(metric), type(metric).__name__)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fastrnn.cells import Array
 from fastrnn.checks import positive
 from fastrnn.layers.base import Layer
 from fastrnn.training import weight_files
-from fastrnn.training.batches import Samples, as_inputs, as_targets, turned
-from fastrnn.training.chain import Chain
+from fastrnn.training.batches import Samples, as_inputs, as_targets, as_weights, has_steps, turned
+from fastrnn.training.chain import Chain, keeps_steps
 from fastrnn.training.compiled import Compiled
 from fastrnn.training.description import save_model
 from fastrnn.training.evaluation import Fits, evaluate, predict
@@ -23,6 +23,7 @@ from fastrnn.training.optimizer import Optimizer
 from fastrnn.training.optimizers import optimizer as optimizer_of
 from fastrnn.training.sources import Arrays, Given, Source, fields, gives_batches
 from fastrnn.training.summary import summary
+from fastrnn.training.targets import Counting, counting
 
 
 class Model(Chain):
@@ -34,7 +35,10 @@ class Model(Chain):
         self._compiled: Compiled | None = None
 
     def compile(
-        self, optimizer: str | Optimizer = "adam", loss: str | Loss = "mse", metrics: Sequence[str | Metric] = ()
+        self,
+        optimizer: str | Optimizer = "adam",
+        loss: str | Loss = "mse",
+        metrics: Sequence[str | Metric | Callable[[Array, Array], Any]] = (),
     ) -> None:
         """Say how to train.
 
@@ -43,8 +47,10 @@ class Model(Chain):
         optimizer : {"adam", "adamw", "rmsprop", "sgd"} or Optimizer
             An Optimizer that no other model was trained with; with the one of before, `fit` goes on from its state.
         loss : {"mse", "binary_crossentropy", "categorical_crossentropy"} or Loss
-        metrics : list of {"accuracy", "binary_accuracy", "mae"} or Metric
-            To watch, beside the loss.
+        metrics : list of {"accuracy", "binary_accuracy", "mae"}, Metric or functions
+            To watch, beside the loss. A function ``f(y_true, y_pred)``, named as it is, gets the N steps of a batch
+            that count, (N, K) each, or (N,) classes, and returns a number for each step, (N,), for each element, or
+            one, the mean of the batch.
 
         Raises
         ------
@@ -54,7 +60,10 @@ class Model(Chain):
         if isinstance(metrics, str) or not isinstance(metrics, Iterable):
             raise TypeError(f"metrics: expected a list, got {metrics!r}")
         watched = [metric_of(which) for which in metrics]
-        named = {metric_name(metric): metric for metric in watched}
+        named: dict[str, Metric] = {}
+        for metric in watched:
+            if named.setdefault(metric_name(metric), metric) != metric:
+                raise ValueError(f"metrics: expected one of each name, got two of {metric_name(metric)!r}")
         chosen = optimizer_of(optimizer)
         chosen.expect_of(self._mark)
         self._compiled = Compiled(chosen, loss_of(loss), named)
@@ -78,6 +87,9 @@ class Model(Chain):
         *,
         batch_size: int = 32,
         lengths: Any = None,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        ignore_index: int | None = -100,
         steps: int | None = None,
         threads: int | None = None,
     ) -> dict[str, float]:
@@ -85,7 +97,7 @@ class Model(Chain):
 
         Parameters
         ----------
-        x, y, batch_size, lengths, threads
+        x, y, batch_size, lengths, sample_weight, class_weight, ignore_index, threads
             As for `fit`.
         steps : int, optional
             Take so many batches of an x that gives batches, where it has no end.
@@ -104,7 +116,9 @@ class Model(Chain):
         """
         compiled = self.compiled
         check = Fits(self, compiled.loss, threads)
-        source = self._source(x, y, lengths, batch_size, check=check, steps=("steps", steps))
+        given = {"x": x, "y": y, "lengths": lengths, "sample_weight": sample_weight}
+        counted = counting(class_weight, ignore_index)
+        source = self._source(given, batch_size, counted, check=check, steps=("steps", steps))
         return evaluate(self, compiled, source, threads).means()
 
     def predict(
@@ -136,7 +150,8 @@ class Model(Chain):
         TypeError, ValueError
             For a wrong argument.
         """
-        source = self._source(x, None, lengths, batch_size, check=None, steps=("steps", steps))
+        given = {"x": x, "lengths": lengths}
+        source = self._source(given, batch_size, Counting(), check=None, steps=("steps", steps))
         return predict(self, source, threads)
 
     def summary(self) -> str:
@@ -225,42 +240,46 @@ class Model(Chain):
 
     def _source(
         self,
-        x: Any,
-        y: Any,
-        lengths: Any,
+        given: dict[str, Any],
         batch_size: int,
+        counting: Counting,
         *,
         check: Callable[[str, Samples], None] | None,
         steps: tuple[str, int | None],
         prefix: str = "",
     ) -> Source:
         """Where batches come from; with `check`, which is given what messages call y, they have targets."""
-        size = positive("batch_size", batch_size)
+        x, size = given["x"], positive("batch_size", batch_size)
         argument, number = steps
         number = None if number is None else positive(argument, number)
         if not gives_batches(x) or (check is None and isinstance(x, list)):
             if number is not None:
                 raise ValueError(f"{argument}: expected None with an array or a list as {prefix}x, got {number}")
-            samples = self._samples(x, y, lengths, prefix, check is not None)
+            samples = self._samples(given, counting, prefix, check is not None)
             if check is not None:
                 check(f"{prefix}y", samples)
             return Arrays(samples, size)
-        for name, given in (("y", y), ("lengths", lengths)):
-            if given is not None:
+        for name, value in given.items():
+            if name != "x" and value is not None:
                 raise ValueError(f"{prefix}{name}: expected None, since x gives batches with their own {name}")
 
         def read(batch: str, given: Any) -> Samples:
             name, targets = f"{prefix}{batch}", check is not None
-            samples = self._samples(**fields(name, given, targets), prefix=f"{name} ", targets=targets)
+            samples = self._samples(fields(name, given, targets), counting, f"{name} ", targets)
             if check is not None:
                 check(f"{name} y", samples)
             return samples
 
         return Given(f"{prefix}x", x, read, number, argument)
 
-    def _samples(self, x: Any, y: Any, lengths: Any = None, prefix: str = "", targets: bool = True) -> Samples:
+    def _samples(self, given: dict[str, Any], counting: Counting, prefix: str, targets: bool) -> Samples:
         """Checked, but for the sizes of targets, which the loss checks."""
-        x, lengths = as_inputs(f"{prefix}x", x, lengths)
-        stepwise = len(self.output_shape(turned(x).shape)) == 3
-        y = as_targets(f"{prefix}y", y, x, lengths, stepwise) if targets else None
-        return Samples(x, y, lengths, stepwise)
+        x, lengths = as_inputs(f"{prefix}x", given["x"], given.get("lengths"))
+        shape = turned(x).shape
+        found = self.output_shape(shape)
+        stepwise = has_steps(x) and keeps_steps(self, shape)
+        samples = Samples(x, None, lengths, stepwise, found[0] if len(found) == 3 and not stepwise else None)
+        if not targets:
+            return samples
+        samples = samples._replace(y=as_targets(f"{prefix}y", given["y"], samples), counting=counting)
+        return samples._replace(weights=as_weights(f"{prefix}sample_weight", given.get("sample_weight"), samples))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastrnn.checks import boolean, generator, positive
@@ -15,7 +15,8 @@ from fastrnn.training.evaluation import Fits
 from fastrnn.training.fitting import Callback, Options, Training, check_carried
 from fastrnn.training.history import History
 from fastrnn.training.model import Model
-from fastrnn.training.sources import Source, gives_batches
+from fastrnn.training.sources import FIELDS, Source, gives_batches
+from fastrnn.training.targets import Counting, counting
 
 
 class Sequential(Model):
@@ -61,6 +62,9 @@ class Sequential(Model):
         *,
         batch_size: int = 32,
         lengths: Any = None,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        ignore_index: int | None = -100,
         steps_per_epoch: int | None = None,
         validation_data: Any = None,
         validation_steps: int | None = None,
@@ -69,6 +73,7 @@ class Sequential(Model):
         callbacks: Sequence[Callback] = (),
         truncate: int | None = None,
         stateful: bool = False,
+        accumulate: int = 1,
         rng: Any = None,
         progress: bool = False,
         resume: str | os.PathLike[str] | None = None,
@@ -80,21 +85,31 @@ class Sequential(Model):
         ----------
         x : (N, T, I) array, (N, T) integers, (N, F), or a list of N arrays (T_n, ...), which are padded
             Inputs, of the layers' dtype (dimensionless). Arrays may be mapped from a disk, and are read batch by batch.
-            Or what gives batches (x, y), or dicts {"x": ..., "y": ..., "lengths": ...}: a generator, a list of them, a
-            Sequence as Keras has it (``__len__`` and ``__getitem__``), a torch DataLoader, or another iterable.
+            Or what gives batches (x, y), or dicts {"x": ..., "y": ..., "lengths": ..., "sample_weight": ...}: a
+            generator, a list of them, a Sequence as Keras has it (``__len__`` and ``__getitem__``), a torch DataLoader,
+            or another iterable.
         y : array, None if x gives batches
             Targets: (N, T, ...) where the model predicts every step, or a list of N arrays (T_n, ...); else (N, ...).
+            One that is NaN is missing, and does not count.
         epochs : int
             How often to go through all samples, those before a resumption included.
         batch_size : int
             Samples a step of the optimizer; an x that gives batches has made them.
         lengths : (N,) integers, optional
             Valid steps of each sequence. What lies past them in x and y is not used and may be NaN.
+        sample_weight : (N,) or (N, T) array, or a list of N arrays (T_n,), optional
+            How much a sample counts, or each of its steps, at least 0, for the loss and the metrics, as in PyTorch's
+            CrossEntropyLoss: ``sum(w * loss) / sum(w)`` over a batch. What has weight 0 may be anything in y.
+        class_weight : dict from classes to numbers, optional
+            The same by the class of the target, 1 for a class that is not named; times `sample_weight`. It holds for
+            the validation too.
+        ignore_index : int, optional
+            Targets of this integer do not count, as in PyTorch; None has every target count.
         steps_per_epoch : int, optional
             Batches an epoch of an x that gives them, where it has no end, or is a generator for several epochs: each
             goes on where the one before ended, and an x that can be had again begins again at its end.
-        validation_data : (x, y) or (x, y, lengths), or what gives batches, optional
-            Evaluated after every epoch: "val_loss" and so on.
+        validation_data : (x, y), (x, y, lengths), (x, y, lengths, sample_weight), or what gives batches, optional
+            Evaluated after every epoch: "val_loss" and so on. lengths and sample_weight may be None.
         validation_steps : int, optional
             As `steps_per_epoch`.
         validation_split : float
@@ -109,6 +124,9 @@ class Sequential(Model):
         stateful : bool
             Each batch begins with the final states of the batch before, sample by sample, as one long sequence cut
             into batches; every epoch begins afresh. Needs ``shuffle=False`` and batches of equal size.
+        accumulate : int
+            Take the gradients of so many batches together for one step of the optimizer, as those of one batch of so
+            many times the size, in the memory of one. With neither `truncate` nor `stateful`.
         rng : int or numpy.random.Generator, optional
             Of the order of samples and of dropout. The same number gives the same training, bit by bit.
         progress : bool
@@ -144,7 +162,9 @@ class Sequential(Model):
         for name, value in (("shuffle", shuffle), ("stateful", stateful)):
             boolean(name, value)
         truncate = None if truncate is None else positive("truncate", truncate)
-        options = Options(positive("epochs", epochs), bool(shuffle), truncate, bool(stateful), threads)
+        accumulate = positive("accumulate", accumulate)
+        options = Options(positive("epochs", epochs), bool(shuffle), truncate, bool(stateful), accumulate, threads)
+        counted = counting(class_weight, ignore_index)
         fits = Fits(self, self.compiled.loss, threads, truncate)
 
         def check(name: str, samples: Samples) -> None:
@@ -152,13 +172,14 @@ class Sequential(Model):
             fits(name, samples)
 
         steps = "steps_per_epoch", steps_per_epoch
-        given = self._source(x, y, lengths, batch_size, check=check, steps=steps)
+        data = {"x": x, "y": y, "lengths": lengths, "sample_weight": sample_weight}
+        given = self._source(data, batch_size, counted, check=check, steps=steps)
         source, validation = given, None
         fraction = number("validation_split", validation_split, below=1)
         if validation_data is not None:
             if fraction:
                 raise ValueError("validation_split: expected 0 beside validation_data")
-            validation = self._validation(validation_data, batch_size, fits, validation_steps)
+            validation = self._validation(validation_data, batch_size, counted, fits, validation_steps)
         elif validation_steps is not None:
             raise ValueError(f"validation_steps: expected None without validation_data, got {validation_steps}")
         elif fraction:
@@ -170,12 +191,12 @@ class Sequential(Model):
             checkpoint.load_training(resume, training)
         return training.run()
 
-    def _validation(self, data: Any, batch_size: int, fits: Fits, steps: int | None) -> Source:
-        x, y, lengths = data, None, None
+    def _validation(self, data: Any, batch_size: int, counted: Counting, fits: Fits, steps: int | None) -> Source:
+        given = {"x": data}
         if not gives_batches(data):
-            if not isinstance(data, list | tuple) or len(data) not in (2, 3):
-                expected = "(x, y) or (x, y, lengths), or what gives batches"
+            if not isinstance(data, list | tuple) or len(data) not in (2, 3, 4):
+                expected = "(x, y), (x, y, lengths) or (x, y, lengths, sample_weight), or what gives batches"
                 raise TypeError(f"validation_data: expected {expected}, got {data!r:.80}")
-            x, y, lengths = (*data, None)[:3]
+            given = dict(zip(FIELDS, data, strict=False))
         named = "validation_steps", steps
-        return self._source(x, y, lengths, batch_size, check=fits, steps=named, prefix="validation_data ")
+        return self._source(given, batch_size, counted, check=fits, steps=named, prefix="validation_data ")

@@ -13,7 +13,7 @@ from fastrnn.training.batches import Batch, Samples
 
 #: what a batch may be, as a tuple and as a dict, and what of it a training needs
 TUPLE = ("x", "y")
-FIELDS = (*TUPLE, "lengths")
+FIELDS = (*TUPLE, "lengths", "sample_weight")
 NEEDED = {"x", "y"}
 
 
@@ -69,7 +69,7 @@ class Arrays:
         samples, out, start = self.samples, None, 0
         for y in predictions:
             if out is None:
-                leading = samples.x.shape[: 1 + samples.stepwise]
+                leading = samples.leading
                 out = np.zeros((*leading, *y.shape[len(leading) :]), y.dtype)
             rows = out[start : start + len(y)]
             rows[:, : y.shape[1]] = y

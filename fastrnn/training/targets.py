@@ -1,25 +1,51 @@
-"""Predictions beside their targets: checked, and without what lies past a sequence's length."""
+"""Predictions beside their targets: checked, weighted, and without what does not count."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import as_array, checked_lengths, describe, expect_dtype, expect_shape, floating_array
+from fastrnn.checks import (
+    as_array,
+    checked_lengths,
+    describe,
+    expect_dtype,
+    expect_shape,
+    floating_array,
+    integer,
+)
+from fastrnn.training.arguments import count, number
 
 
 class Rows(NamedTuple):
-    """The N valid steps of all sequences, one after the other."""
+    """The N steps of all sequences that count, one after the other: within the lengths, and of a weight above 0."""
 
     prediction: Array  #: (N, K)
     target: Array  #: (N, K), or (N,) integer classes
+    weights: Array | None  #: (N,) of the prediction's dtype; None where each is 1
     shape: tuple[int, ...]  #: of the prediction as it came
-    valid: Array | None  #: (T, B) booleans; None where every step is
+    valid: Array | None  #: (T, B) or (B,) booleans; None where every step counts
+
+    def counted(self, values: Array) -> Array | None:
+        """The weight of each of these values, (N,) or (N, K): 0 where the target is NaN; None where each is 1."""
+        weights = self.weights
+        if weights is not None and values.ndim == 2:
+            weights = np.broadcast_to(weights[:, None], values.shape)
+        missing = np.isnan(self.target) if self.target.dtype.kind == "f" else None
+        if missing is None or not missing.any():
+            return weights
+        there = ~(missing if values.ndim == 2 else missing.any(axis=1))
+        return there.astype(self.prediction.dtype) if weights is None else weights * there
+
+    def sums(self, values: Array) -> tuple[float, float]:
+        """`weighted_sums` of these values."""
+        return weighted_sums(values, self.counted(values))
 
     def spread(self, rows: Array) -> Array:
-        """(N, K) laid out like the prediction again, 0 past the lengths."""
+        """(N, K) laid out like the prediction again, 0 for what does not count."""
         if self.valid is None:
             return rows.reshape(self.shape)
         a: Array = np.zeros(self.shape, rows.dtype)
@@ -27,8 +53,16 @@ class Rows(NamedTuple):
         return a
 
 
-def valid_rows(prediction: Any, target: Any, lengths: Any, classes: int | None = None) -> Rows:
-    """The valid steps; integer targets are classes, allowed with `classes`: at least so many of them, else K."""
+def weighted_sums(values: Array, weights: Array | None) -> tuple[float, float]:
+    """The weighted sum of values, and the sum of their weights, in float64."""
+    if weights is None:
+        return float(values.sum(dtype=np.float64)), values.size
+    weighted = np.where(weights > 0, weights * values, 0)
+    return float(weighted.sum(dtype=np.float64)), float(weights.sum(dtype=np.float64))
+
+
+def valid_rows(prediction: Any, target: Any, lengths: Any, weights: Any, classes: int | None = None) -> Rows:
+    """The steps that count; integer targets are classes, allowed with `classes`: at least so many of them, else K."""
     prediction = floating_array("prediction", prediction)
     if prediction.ndim not in (2, 3):
         raise ValueError(f"prediction: expected shape (T, B, K) or (B, K), got {prediction.shape}")
@@ -51,26 +85,98 @@ def valid_rows(prediction: Any, target: Any, lengths: Any, classes: int | None =
         if prediction.ndim != 3:
             raise ValueError(f"lengths: only for a prediction of shape (T, B, K), got {prediction.shape}")
         valid = np.arange(steps[0])[:, None] < checked_lengths(lengths, steps[0], steps[1], unbatched=False)
+    if weights is not None:
+        weights = numbers("weights", weights)
+        expect_shape("weights", weights, f"({meaning}{',' if meaning == 'B' else ''})", steps)
+        expect_weights("weights", weights if valid is None else weights[valid])
+        counts = weights > 0 if valid is None else valid & (weights > 0)
+        valid = None if counts.all() else counts
     rows = target.shape[len(steps) :]
     p = prediction.reshape(-1, K) if valid is None else prediction[valid]
     t = target.reshape(-1, *rows) if valid is None else target[valid]
+    w = None
+    if weights is not None:
+        w = (weights.reshape(-1) if valid is None else weights[valid]).astype(p.dtype)
     if integer and classes is not None:
         in_range("target", t, 0, max(classes, K) - 1, "classes")
-    return Rows(p, t, prediction.shape, valid)
+    return Rows(p, t, w, prediction.shape, valid)
+
+
+class Counting(NamedTuple):
+    """What targets count by their class."""
+
+    table: Array | None = None  #: the weight of each class, and last that of all others, 1
+    ignore_index: int | None = None  #: the class that does not count
+
+    def weights(self, y: Array, given: Array | None, steps: int) -> Array | None:
+        """For y with so many leading axes: the weights given, times those of the classes; None where each is 1."""
+        integers = y.dtype.kind in "iu"
+        if self.table is not None:
+            c = y if integers else (y[..., 0] > 0.5).astype(int) if y.shape[-1:] == (1,) else y.argmax(axis=-1)
+            w = self.table[np.clip(c, 0, len(self.table) - 1)]
+            given = w if given is None else given * w
+        if integers and y.ndim == steps and self.ignore_index is not None and (out := y == self.ignore_index).any():
+            given = np.where(out, 0.0, 1.0 if given is None else given)
+        return given
+
+    def expect_of(self, K: int, classes: bool, probabilities: bool) -> None:
+        """That a loss of such targets, for K numbers a step, has these classes."""
+        if self.table is None:
+            return
+        if not classes and not (probabilities and K == 1):
+            raise ValueError(
+                "class_weight: expected a loss whose target is one class a step, categorical_crossentropy, "
+                "or binary_crossentropy of K = 1; sample_weight takes any"
+            )
+        if (most := len(self.table) - 2) >= max(K, 2):
+            raise ValueError(f"class_weight: expected classes in 0..{max(K, 2) - 1}, got {most}")
+
+
+def counting(class_weight: Any, ignore_index: Any) -> Counting:
+    """The arguments of `fit`, checked."""
+    if ignore_index is not None:
+        ignore_index = integer("ignore_index", ignore_index, "an integer or None")
+    if class_weight is None:
+        return Counting(None, ignore_index)
+    if not isinstance(class_weight, Mapping):
+        raise TypeError(f"class_weight: expected a dict from classes to weights, got {class_weight!r:.80}")
+    weights = {count("class_weight", c): number(f"class_weight[{c}]", w) for c, w in class_weight.items()}
+    table = np.ones(max(weights, default=-1) + 2)
+    table[list(weights)] = list(weights.values())
+    return Counting(table, ignore_index)
+
+
+def numbers(name: str, a: Any) -> Array:
+    """An array of float32 or float64, of numbers or booleans."""
+    a = as_array(name, a, sequence=True)
+    if a.dtype.kind not in "fiub" or a.dtype.itemsize > 8:
+        raise TypeError(f"{name}: expected numbers, got {describe(a.dtype)}")
+    found: Array = a if a.dtype in (np.float32, np.float64) else a.astype(np.float64)
+    return found
+
+
+def expect_weights(name: str, weights: Array) -> None:
+    wrong = ~((weights >= 0) & (weights < np.inf))
+    if wrong.any():
+        raise ValueError(f"{name}: expected finite numbers of at least 0, got {weights[wrong][0]}")
 
 
 def in_range(name: str, a: Array, least: float, most: float, what: str) -> None:
     """What is not NaN lies within `least` and `most`."""
     wrong = (a < least) | (a > most)
     if wrong.any():
-        raise ValueError(f"{name}: expected {what} in {least}..{most}, got {a[wrong][0]}")
+        first = a[wrong][0]
+        hint = f"; ignore_index={first} of fit and evaluate leaves out such" if what == "classes" and first < 0 else ""
+        raise ValueError(f"{name}: expected {what} in {least}..{most}, got {first}{hint}")
 
 
-def expect_targets(name: str, y: Array, shape: tuple[int, ...], dtype: np.dtype[Any], classes: bool) -> None:
+def expect_targets(
+    name: str, y: Array, shape: tuple[int, ...], dtype: np.dtype[Any], classes: bool, weights: Array | None = None
+) -> None:
     """That y goes with predictions of this shape, (N, T, K) or (N, K), and dtype, or, with `classes`, is classes."""
     steps, K = shape[:-1], shape[-1]
     if classes and y.dtype.kind in "iu" and y.shape == steps:
-        in_range(name, y, 0, K - 1, "classes")
+        in_range(name, y if weights is None else y[weights > 0], 0, K - 1, "classes")
     elif (y.shape, y.dtype) != (shape, dtype):
         meaning = "N, T" if len(steps) == 2 else "N"
         expected = f"{dtype} of shape ({meaning}, K) = {shape}"
