@@ -10,18 +10,19 @@ from typing import Any, Self
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import named_cell
+from fastrnn.checks import boolean, finite, named_cell, positive
 from fastrnn.extras import needed
 from fastrnn.layers import Activation, Dense
 from fastrnn.layers.rnn import of_cell
-from fastrnn.training import CategoricalCrossentropy, History, MeanSquaredError, Optimizer, Sequential
+from fastrnn.training import CategoricalCrossentropy, EarlyStopping, History, MeanSquaredError, Optimizer, Sequential
 from fastrnn.training.losses import Loss
 from fastrnn.training.optimizers import optimizer as optimizer_of
 
 __all__ = ["SequenceClassifier", "SequenceRegressor"]
 
-base, multiclass, utils, validation = (
-    needed(f"sklearn.{name}", "sklearn") for name in ("base", "utils.multiclass", "utils", "utils.validation")
+base, selection, multiclass, utils, validation = (
+    needed(f"sklearn.{name}", "sklearn")
+    for name in ("base", "model_selection", "utils.multiclass", "utils", "utils.validation")
 )
 BaseEstimator: Any = base.BaseEstimator
 ClassifierMixin: Any = base.ClassifierMixin
@@ -33,6 +34,8 @@ PARAMETERS = """
     * a list, or a one-dimensional array of objects, of N arrays (T_n, I): T_n steps of I features each;
     * a (N, T, I) array;
     * a (N, F) array, which is read as N sequences of F steps of one feature.
+
+    aeon and sktime have (cases, channels, time): give ``X.swapaxes(1, 2)``, or ``[x.T for x in X]`` for a list.
 
     Parameters
     ----------
@@ -57,6 +60,15 @@ PARAMETERS = """
         For the initial weights, the order of samples and dropout; a number gives the same model every time.
     progress : bool
         Show a bar (tqdm) in `fit`.
+    early_stopping : bool
+        Set samples aside, of every class alike, stop when their loss has not become less for a while, and go back to
+        the weights of the best epoch.
+    validation_fraction : float
+        The part of the samples that is set aside then, in (0, 1).
+    n_iter_no_change : int
+        So many epochs are a while.
+    tol : float
+        Less is less by more than this.
 
     Attributes
     ----------
@@ -88,6 +100,10 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typ
         learning_rate: Any = 0.01,
         random_state: Any = None,
         progress: bool = False,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-4,
     ) -> None:
         self.cell = cell
         self.hidden_size = hidden_size
@@ -100,14 +116,23 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typ
         self.learning_rate = learning_rate
         self.random_state = random_state
         self.progress = progress
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
 
-    def _train(self, sequences: list[Array] | Array, y: Array, outputs: int, loss: Loss) -> None:
+    def _train(self, sequences: list[Array] | Array, y: Array, outputs: int, loss: Loss, weights: Any) -> None:
         """A new model of so many outputs, trained."""
+        if weights is not None:
+            weights = validation.check_array(
+                weights, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="sample_weight"
+            )
+        data, options = (sequences, y, weights), self._stopping()
         rng = np.random.default_rng(utils.check_random_state(self.random_state).randint(2**31, size=4))
         layer = self._recurrent(sequences[0].shape[1], rng)
         features = self.hidden_size * (1 + layer.bidirectional)
@@ -117,9 +142,27 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typ
         if self.learning_rate is not None:
             optimizer.learning_rate = self.learning_rate
         self.model_.compile(optimizer, loss)
-        self.history_: History = self.model_.fit(
-            sequences, y, self.epochs, batch_size=self.batch_size, rng=rng, progress=self.progress
+        if options:
+            data, (x, *rest) = self._parts(data, y if loss.classes else None, int(rng.integers(2**31)))
+            options["validation_data"] = (x, rest[0], None, rest[1])
+        sequences, y, weights = data
+        options |= {"batch_size": self.batch_size, "rng": rng, "progress": self.progress}
+        self.history_: History = self.model_.fit(sequences, y, self.epochs, sample_weight=weights, **options)
+
+    def _stopping(self) -> dict[str, Any]:
+        """What `fit` of the model needs for `early_stopping`."""
+        boolean("early_stopping", self.early_stopping)
+        if not self.early_stopping:
+            return {}
+        patience = positive("n_iter_no_change", self.n_iter_no_change)
+        return {"callbacks": [EarlyStopping("val_loss", patience, finite("tol", self.tol, 0.0))]}
+
+    def _parts(self, data: tuple[Any, ...], classes: Array | None, seed: int) -> tuple[Any, Any]:
+        """Samples to train with, and those set aside, of each class their part."""
+        kept, aside = selection.train_test_split(
+            np.arange(len(data[1])), test_size=self.validation_fraction, stratify=classes, random_state=seed
         )
+        return tuple([some(a, kept) for a in data]), tuple([some(a, aside) for a in data])
 
     def _recurrent(self, input_size: int, rng: np.random.Generator) -> Any:
         options = {"bidirectional": self.bidirectional, "dropout": self.dropout, "return_sequences": False}
@@ -187,7 +230,7 @@ class SequenceClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     True
     """
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train a new network.
 
         Parameters
@@ -195,6 +238,8 @@ class SequenceClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         X : N sequences
         y : (N,) array
             Labels.
+        sample_weight : (N,) array, optional
+            How much each counts, at least 0; see `Sequential.fit`.
 
         Raises
         ------
@@ -206,7 +251,7 @@ class SequenceClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         validation.check_consistent_length(sequences, y)
         multiclass.check_classification_targets(y)
         self.classes_, y = np.unique(y, return_inverse=True)
-        self._train(sequences, y, len(self.classes_), CategoricalCrossentropy(from_logits=True))
+        self._train(sequences, y, len(self.classes_), CategoricalCrossentropy(from_logits=True), sample_weight)
         return self
 
     def predict_proba(self, X: Any) -> Array:
@@ -260,7 +305,7 @@ class SequenceRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         tags.target_tags.multi_output = True
         return tags
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train a new network.
 
         Parameters
@@ -268,6 +313,8 @@ class SequenceRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         X : N sequences
         y : (N,) or (N, K) array
             Numbers, dimensionless.
+        sample_weight : (N,) array, optional
+            How much each counts, at least 0; see `Sequential.fit`.
 
         Raises
         ------
@@ -280,7 +327,7 @@ class SequenceRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         validation.check_consistent_length(sequences, y)
         self._single = y.ndim == 1
         y = y.reshape(len(y), -1)
-        self._train(sequences, y, y.shape[1], MeanSquaredError())
+        self._train(sequences, y, y.shape[1], MeanSquaredError(), sample_weight)
         return self
 
     def predict(self, X: Any) -> Array:
@@ -296,6 +343,11 @@ class SequenceRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         """
         found = self._outputs(X)
         return found[:, 0] if self._single else found
+
+
+def some(a: Any, which: Array) -> Any:
+    """These of a list, an array or None."""
+    return a if a is None else [a[i] for i in which] if isinstance(a, list) else a[which]
 
 
 def depth(X: Any) -> int | None:

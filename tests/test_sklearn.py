@@ -96,6 +96,65 @@ def test_one_meaning_in_every_form() -> None:
     assert (table.n_features_in_, small().fit(cube, y).n_features_in_) == (5, 1)
 
 
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_sample_weight(kind: Any) -> None:
+    """Whole numbers are repetitions, and 0 is absence, if all samples are one batch."""
+    X, y = task(20)
+    y = (y == "up").astype(float)
+    w = np.random.default_rng(0).integers(0, 3, 20)
+    repeated = np.repeat(np.arange(20), w)
+    options = {"hidden_size": 4, "epochs": 5, "batch_size": 64, "random_state": 0}
+    weighted = kind(**options).fit(X, y, sample_weight=w).predict(X)
+    same = kind(**options).fit([X[i] for i in repeated], y[repeated]).predict(X)
+    np.testing.assert_allclose(weighted, same, atol=1e-5)
+    plain = kind(**options).fit(X, y)
+    assert plain.fit(X, y, sample_weight=None).history_ == plain.fit(X, y).history_
+    assert plain.fit(X, y, sample_weight=[0.5] * 20).history_.history["loss"] == pytest.approx(
+        plain.fit(X, y).history_.history["loss"], rel=1e-4
+    )
+    assert plain.fit(X, y, sample_weight=w).history_ != plain.fit(X, y).history_
+    for wrong, message in ((np.ones(5), r"got \(5,\)"), (-np.ones(20), "at least 0, got -1"), (w * np.nan, "NaN")):
+        with pytest.raises(ValueError, match=f"sample_weight.*{message}"):
+            plain.fit(X, y, sample_weight=wrong)
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_early_stopping(kind: Any) -> None:
+    X, y = task(40)[0], np.random.default_rng(1).permutation(np.arange(40.0) % 2)  # nothing to learn
+    options = {
+        "early_stopping": True,
+        "validation_fraction": 0.25,
+        "n_iter_no_change": 3,
+        "tol": 0.0,
+        "random_state": 0,
+    }
+    options |= {"cell": "gru_after", "hidden_size": 8, "epochs": 200, "learning_rate": 0.05}
+    model, w = kind(**options), np.linspace(0.5, 2, 40)
+    losses = model.fit(X, y, w).history_.history["val_loss"]
+    best = int(np.argmin(losses)) + 1
+    assert len(losses) == best + 3
+    up_to_there = kind(**options | {"epochs": best}).fit(X, y, w)
+    assert up_to_there.history_.history["val_loss"] == losses[:best]
+    assert np.array_equal(model.predict(X), up_to_there.predict(X))
+    for wrong, message in (
+        ({"early_stopping": 1}, "early_stopping: expected True or False"),
+        ({"n_iter_no_change": 0}, "n_iter_no_change: expected a positive integer"),
+        ({"tol": -1.0}, "tol: expected a finite number of at least 0"),
+        ({"validation_fraction": 1.5}, "test_size"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            kind(**options | wrong).fit(X, y)
+
+
+def test_early_stopping_sets_every_class_aside() -> None:
+    X, y = task(40)
+    y = np.sort(y)  # the last samples are of one class
+    model = small(early_stopping=True, epochs=40, learning_rate=0.03).fit(X, y)
+    assert len(model.history_.history["val_loss"]) > 1
+    with pytest.raises(ValueError, match="least populated class"):
+        model.fit(X, ["down"] * 39 + ["up"])
+
+
 def test_a_random_state_gives_the_same_model() -> None:
     X, y = task()
     settings = [(1, 0.2), (1, 0.2), (2, 0.2), (1, 0.0)]
