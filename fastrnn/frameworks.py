@@ -51,6 +51,9 @@ PYTORCH = Framework(
     | REGULARISERS,
 )
 
+#: What a cell's functions are called among its options: of gates, of the candidate and of the output.
+ACTIVATIONS = ("activation", "gate", "candidate", "output")
+
 #: Functions inside of recurrent layers that Keras has as well.
 KERAS_FUNCTIONS = (
     *("tanh", "relu", "sigmoid", "hard_sigmoid", "identity", "softsign", "softplus", "elu", "selu", "silu"),
@@ -63,7 +66,7 @@ KERAS = Framework(
     gates={"rnn": "h", "gru": "zrn", "lstm": "ifgo"},
     merges={"concat": "concat", "sum": "sum", "mul": "mul", "ave": "average", None: None},
     only={
-        **dict.fromkeys(("activation", "gate", "candidate", "output"), KERAS_FUNCTIONS),
+        **dict.fromkeys(ACTIVATIONS, KERAS_FUNCTIONS),
         "peephole": (False,),
         "clip": (None,),
         "input_forget": (False,),
@@ -73,13 +76,30 @@ KERAS = Framework(
     factories=True,
 )
 
+#: A function's name in ONNX, and its alpha and beta as far as it has them.
+Function = tuple[str, tuple[float, ...]]
+
+#: Functions inside of recurrent layers that ONNX has as well.
+FUNCTIONS: dict[str, Function] = {
+    "tanh": ("Tanh", ()),
+    "relu": ("Relu", ()),
+    "sigmoid": ("Sigmoid", ()),
+    "identity": ("Affine", (1.0, 0.0)),  # alpha a + beta
+    "hard_sigmoid": ("HardSigmoid", (1 / 6, 0.5)),
+    "hard_sigmoid_keras2": ("HardSigmoid", (0.2, 0.5)),
+    "softsign": ("Softsign", ()),
+    "softplus": ("Softplus", ()),
+    "elu": ("Elu", (1.0,)),
+}
+
 ONNX = Framework(
     "ONNX",
     classes={"rnn": "RNN", "gru": "GRU", "lstm": "LSTM"},
     gates={"rnn": "h", "gru": "zrn", "lstm": "iofg"},
     peepholes="iof",
-    only={"proj_size": (0,)},
+    only={"proj_size": (0,)} | dict.fromkeys(ACTIVATIONS, tuple(FUNCTIONS)),
     merges={"ReduceSum": "sum", "ReduceMean": "average", "ReduceProd": "mul"},
+    factories=True,
 )
 
 
@@ -167,26 +187,14 @@ DATA = ("X", "sequence_lens", "initial_h", "initial_c")
 COMMON = {"activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size", "layout"}
 ATTRIBUTES = {"rnn": COMMON, "gru": COMMON | {"linear_before_reset"}, "lstm": COMMON | {"input_forget"}}
 
-#: A function's name, and its alpha and beta.
-Function = tuple[str, tuple[float, ...]]
-
-#: `activation` of ours -> the function of an RNN node.
-FUNCTIONS: dict[str, Function] = {
-    "tanh": ("Tanh", ()),
-    "relu": ("Relu", ()),
-    "sigmoid": ("Sigmoid", ()),
-    "identity": ("Affine", (1.0, 0.0)),  # alpha a + beta
-}
-
 #: The functions of gates and candidate when the node does not say.
 DEFAULTS = {"rnn": ("Tanh",), "gru": ("Sigmoid", "Tanh"), "lstm": ("Sigmoid", "Tanh", "Tanh")}
 
 
 def onnx_functions(cell: Cell) -> tuple[Function, ...]:
     """Of one direction."""
-    if "activation" in cell.options:
-        return (FUNCTIONS[cell.options["activation"]],)
-    return tuple((name, ()) for name in DEFAULTS[cell.family])
+    chosen = [cell.options[name] for name in ACTIVATIONS if name in cell.options]
+    return tuple(FUNCTIONS[name] for name in chosen) or tuple((name, ()) for name in DEFAULTS[cell.family])
 
 
 def onnx_activations(family: str) -> dict[tuple[Function, ...], str | None]:
@@ -199,7 +207,7 @@ def onnx_activations(family: str) -> dict[tuple[Function, ...], str | None]:
 
 def spelled(functions: Sequence[Function], directions: int) -> tuple[tuple[Any, ...], ...]:
     """Attributes `activations`, `activation_alpha` and `activation_beta` of a node."""
-    alpha, beta = (tuple(numbers[i] for _, numbers in functions if numbers) for i in (0, 1))
+    alpha, beta = (tuple(n for _, numbers in functions for n in numbers[i : i + 1]) for i in (0, 1))
     return tuple(name for name, _ in functions) * directions, alpha * directions, beta * directions
 
 

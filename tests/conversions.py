@@ -6,14 +6,17 @@ from typing import Any
 
 import numpy as np
 from stacks import layer
+from tolerance import assert_rounded
 
 import fastrnn
 from fastrnn.cells import CELLS
+from fastrnn.convert.files import restored
+from fastrnn.training.description import described
 
 MANY = range(24)
 
 
-def drawn(seed: int, cells: Any = tuple(CELLS), **fixed: Any) -> Any:
+def drawn(seed: int, cells: Any = tuple(CELLS), input_size: int | None = None, **fixed: Any) -> Any:
     """A layer of some cell and options, of which `fixed` says some."""
     rng = np.random.default_rng([27, seed])
     L, two = int(fixed.pop("num_layers", rng.integers(1, 4))), bool(fixed.get("bidirectional", rng.integers(2)))
@@ -28,7 +31,75 @@ def drawn(seed: int, cells: Any = tuple(CELLS), **fixed: Any) -> Any:
     }
     cell = str(rng.choice(cells))
     I, H = (int(n) for n in rng.integers(1, 6, 2))
-    return layer(cell, I, H, L, rng=rng, **options | fixed)
+    return layer(cell, input_size or I, H, L, rng=rng, **options | fixed)
+
+
+def drawn_model(seed: int, cells: Any = tuple(CELLS), dtype: Any = np.float32, **fixed: Any) -> fastrnn.Sequential:
+    """Layers upon layers, at least one of them recurrent, with everything that a `Sequential` may hold."""
+    rng = np.random.default_rng([30, seed])
+    width = int(rng.integers(1, 6))
+    layers: list[Any] = [fastrnn.Embedding(7, width, dtype=dtype, rng=rng)] if rng.integers(2) else []
+    kinds = rng.permutation(["recurrent", *rng.choice(["recurrent", "dense", "dropout", "activation"], 4)])
+    last = max(i for i, kind in enumerate(kinds) if kind == "recurrent")
+    for i, kind in enumerate(kinds):
+        if kind == "recurrent":
+            merge = str(rng.choice(["concat", "sum", "average"]))  # products of small numbers decide nothing
+            told = {"merge": merge, "return_sequences": i < last or bool(rng.integers(2))} | fixed
+            two = bool(told.pop("bidirectional", rng.integers(2)))
+            told |= {"bidirectional": two} | ({} if two else {"merge": "concat"})
+            layers.append(drawn(100 * seed + i, cells, width, dtype=dtype, **told))
+            width = layers[-1].output_shape((1, 1, width))[-1]
+        elif kind == "dense":
+            activation, bias = rng.choice(["identity", "sigmoid", "tanh", "relu", "softmax"]), bool(rng.integers(2))
+            layers.append(fastrnn.Dense(width, 4, str(activation), bias=bias, dtype=dtype, rng=rng))
+            width = 4
+        elif kind == "dropout":
+            layers.append(fastrnn.Dropout(0.25))
+        else:
+            layers.append(fastrnn.Activation(str(rng.choice(["identity", "sigmoid", "tanh", "softmax"]))))
+    if rng.integers(2):
+        layers[-2:] = [fastrnn.Sequential(layers[-2:])]
+    return fastrnn.Sequential(layers)
+
+
+def assert_predicts(got: np.ndarray, model: fastrnn.Sequential, x: np.ndarray, lengths: Any = None) -> None:
+    """What another library gives, and what the model itself does, are right but for rounding."""
+    spec, state = described(model), model.state_dict()
+    wide = restored("model", in_double(spec), {name: a.astype(np.float64) for name, a in state.items()}, cells(model))
+    exact_x = x if x.dtype.kind == "i" else x.astype(np.float64)
+
+    def evaluate() -> dict[str, np.ndarray]:
+        with fastrnn.use_backend("numpy"):
+            return {"y": wide.predict(exact_x, lengths=lengths)}
+
+    exact, measured = evaluate(), dict[Any, dict[str, float]]()
+    assert_rounded({"y": model.predict(x, lengths=lengths)}, exact, evaluate, measured)
+    assert_rounded({"y": got}, exact, evaluate, measured)
+
+
+def in_double(spec: Any) -> Any:
+    """What makes a model again, in float64."""
+    if isinstance(spec, list):
+        return [in_double(one) for one in spec]
+    if not isinstance(spec, dict):
+        return spec
+    return {key: "float64" if key == "dtype" else in_double(one) for key, one in spec.items()}
+
+
+def cells(model: Any) -> dict[str, Any]:
+    """Those of a model's layers, by name."""
+    own = model.layers if isinstance(model, fastrnn.Sequential) else ()
+    found = {model.stack.cell.name: model.stack.cell} if hasattr(model, "stack") else {}
+    return found | {name: cell for layer in own for name, cell in cells(layer).items()}
+
+
+def read_by(model: fastrnn.Sequential, seed: int = 0, samples: int = 4, steps: int = 6) -> np.ndarray:
+    """An input of a model, samples first."""
+    rng, shape = np.random.default_rng([31, seed]), model.input_shape
+    if len(shape) == 2:
+        return rng.integers(0, 7, (samples, steps))
+    dtype = next(iter(model.parameters().values())).dtype
+    return rng.standard_normal((samples, steps, shape[-1] or 3)).astype(dtype)
 
 
 def given(net: Any, seed: int = 0, T: int = 6, B: int = 3) -> np.ndarray:

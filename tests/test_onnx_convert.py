@@ -368,13 +368,6 @@ def test_other_files(onnx: Any, tmp_path: Path) -> None:
         fastrnn.from_onnx(onnx.ModelProto())
 
 
-def test_to_onnx_refuses(onnx: Any) -> None:
-    with pytest.raises(ValueError, match="weight_dtype: ONNX cannot express 'bfloat16'"):
-        fastrnn.to_onnx(fastrnn.LSTM(3, 4, weight_dtype="bfloat16"))
-    with pytest.raises(TypeError, match="layer: expected an RNN, GRU or LSTM"):
-        fastrnn.to_onnx(fastrnn.Dense(3, 4))
-
-
 @pytest.mark.filterwarnings("ignore")  # of the exporter, many
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 @pytest.mark.parametrize("options", [{"bidirectional": True}, {"batch_first": True}, {"bias": False}])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,12 @@ from fastrnn import checks
 from fastrnn.cells import Array, Cell, members
 from fastrnn.checks import DTYPES, describe
 from fastrnn.frameworks import Framework
+from fastrnn.layers import Layer
 from fastrnn.layers.options import NAMES, LayerOptions, parameter_names, parameter_shapes
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.layers.rnn import layer_class
 from fastrnn.packed import Part
+from fastrnn.training.chain import Chain
 
 Arrays = dict[str, Array]
 
@@ -87,7 +89,10 @@ def recurrent(layer: Any, target: Framework) -> Recurrent:
     if cell.family not in target.classes or not (cell.builtin or (target.factories and cell.options)):
         known = ", ".join(c.name for family in target.classes for c in members(family))
         known += ", or of one that catalogue.lstm_with, gru_with or rnn_with made" if target.factories else ""
-        raise ValueError(f"cell: {target.name} has no {cell.name}; expected a layer of a built-in cell: {known}")
+        raise ValueError(
+            f"cell: {target.name} has no {cell.name}; expected a layer of a built-in cell: {known}; fastrnn.save takes "
+            "any cell"
+        )
     refuse(layer, target, "weight_dtype", layer.weight_dtype, None)
     refuse(layer, target, "zoneout", layer.zoneout, 0.0)
     options = ("return_sequences", "recurrent_dropout", "weight_drop", "proj_size")
@@ -104,3 +109,31 @@ def refuse(layer: Any, target: Framework, option: str, value: Any, *expected: An
     if value not in expected:
         wanted = " or ".join(map(repr, expected))
         raise ValueError(f"{option}: {target.name} cannot express {value!r} of {layer!r}; expected {wanted}")
+
+
+def as_chain(name: str, model: Any) -> Chain:
+    """A model, or one of this layer."""
+    if not isinstance(model, Layer):
+        raise TypeError(f"{name}: expected a layer or a Sequential of fastrnn, got {type(model).__name__}")
+    return model if isinstance(model, Chain) else Chain([model])
+
+
+def leaves(model: Chain, prefix: str = "", title: str = "") -> Iterator[tuple[str, str, Layer]]:
+    """The layers of a model and of models in it: what the names of their parameters begin with, what messages call
+    them, and they themselves.
+    """
+    for i, (name, layer) in enumerate(zip(model.names, model.layers, strict=True)):
+        if isinstance(layer, Chain):
+            yield from leaves(layer, f"{prefix}{i}.", f"{title}{name}: ")
+        else:
+            yield f"{prefix}{i}.", title + name, layer
+
+
+def kind_of(layer: Layer, kinds: Iterable[type[Layer]]) -> type[Layer]:
+    """Which of the classes a layer of fastrnn's own is of: others may compute anything."""
+    own = type(layer).__module__.partition(".")[0] == __name__.partition(".")[0]
+    found = next((kind for kind in kinds if isinstance(layer, kind)), None)
+    if found is None or not own:
+        known = ", ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"expected one of fastrnn's {known}, got {type(layer).__module__}.{type(layer).__name__}")
+    return found

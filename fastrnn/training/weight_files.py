@@ -7,10 +7,11 @@ all that stands beside it, under "sha256"; a file without one is read all the sa
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,23 +81,31 @@ def expect_place(path: Path) -> None:
         raise FileNotFoundError(f"path: there is no directory {path.parent}; make it first")
 
 
-def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
-    """All or nothing: whoever stops in the middle still has the file of before."""
-    safetensors, numpy = needed("safetensors", "train"), needed("safetensors.numpy", "train")
+@contextlib.contextmanager
+def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Where to write a file that takes its place at the end: whoever stops in the middle still has that of before."""
     path = file_path("path", path)
     expect_place(path)
-    plain = json.dumps({"version": VERSION} | dict(metadata), default=np.ndarray.tolist)
-    tensors = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     partial = path.with_name(path.name + ".partial")
     try:
-        numpy.save_file(tensors, partial, {KEY: plain, SUM: checksum(tensors, plain)})
+        yield partial
         os.replace(partial, path)
-    except BaseException as error:
+    except BaseException:
         if os.path.exists(partial):  # Path's own raises for a name that is too long
             partial.unlink()
-        if isinstance(error, safetensors.SafetensorError):  # of the system's, it has the words alone
-            raise OSError(f"path: {path} cannot be written ({error})") from error
         raise
+
+
+def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
+    """All or nothing."""
+    safetensors, numpy = needed("safetensors", "train"), needed("safetensors.numpy", "train")
+    plain = json.dumps({"version": VERSION} | dict(metadata), default=np.ndarray.tolist)
+    tensors = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+    with replaced(path) as partial:
+        try:
+            numpy.save_file(tensors, partial, {KEY: plain, SUM: checksum(tensors, plain)})
+        except safetensors.SafetensorError as error:  # of the system's, it has the words alone
+            raise OSError(f"path: {os.fspath(path)} cannot be written ({error})") from error
 
 
 def checksum(tensors: Tensors, plain: str) -> str:

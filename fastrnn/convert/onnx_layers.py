@@ -1,0 +1,154 @@
+"""Layers as nodes of ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastrnn.cells import Cell
+from fastrnn.convert.onnx_nodes import Nodes, Value
+from fastrnn.convert.stack import Arrays, Parts, recurrent
+from fastrnn.frameworks import DEFAULTS, ONNX, onnx_functions, reordered, spelled
+from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
+from fastrnn.layers.options import features
+from fastrnn.layers.recurrent import Recurrent
+
+#: a node's matrices, and what they are here
+WEIGHTS = (("W", "W"), ("R", "U"))
+
+#: a function of `Dense` and `Activation` -> the operator, and its attributes; the identity needs none
+OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sigmoid": ("Sigmoid", {}),
+    "tanh": ("Tanh", {}),
+    "relu": ("Relu", {}),
+    "softmax": ("Softmax", {"axis": -1}),
+}
+
+
+def write_recurrent(nodes: Nodes, layer: Recurrent, x: Value, prefix: str) -> Value:
+    [y] = write_directions(nodes, recurrent(layer, ONNX), x, prefix)
+    return y
+
+
+def write_directions(nodes: Nodes, layer: Recurrent, x: Value, prefix: str) -> list[Value]:
+    """Every layer of the stack; what the top gives: one value, or one for each direction with ``merge=None``."""
+    L, D, states = layer.num_layers, 1 + layer.bidirectional, layer.stack.cell.states
+    shape = [L * D, nodes.batch, layer.hidden_size]
+    initial = [nodes.input(f"{prefix}{s}0", layer.dtype, shape) for s in states] if nodes.given else []
+    parts = [[f"{name}_{i}" for i in range(L)] for name in initial]
+    for name, each in zip(initial, parts, strict=True):
+        nodes.add_moved("Split", name, f"{prefix}sizes", [D] * L, *each, axis=0)
+    read, made = nodes.turned(x, True).name, list[str]()
+    for i in range(L):
+        top = i == L - 1
+        last = top and not layer.return_sequences
+        finals = [f"{prefix}{s}_of{i}" for s in (states if nodes.kept else states[:last])]
+        write_node(
+            nodes, layer, i, prefix, [read, *[each[i] for each in parts]], ["" if last else f"{prefix}Y{i}", *finals]
+        )
+        made = joined(nodes, layer, finals[0] if last else f"{prefix}Y{i}", 0 if last else 1, f"{prefix}y{i}")
+        read = made[0]
+        if layer.dropout and not top:
+            read = nodes.add_moved("Dropout", read, f"{prefix}rate", layer.dropout, f"{prefix}dropped{i}")
+    for s in states if nodes.kept else ():
+        nodes.final[nodes.add("Concat", [f"{prefix}{s}_of{i}" for i in range(L)], f"{prefix}{s}_n", axis=0)] = shape
+    return [Value(name, layer.return_sequences, True) for name in made]
+
+
+def write_node(nodes: Nodes, layer: Recurrent, i: int, prefix: str, reads: list[str], outputs: list[str]) -> None:
+    """The stack's i-th layer; of what it reads the initial states come after X."""
+    cell, D = layer.stack.cell, 1 + layer.bidirectional
+    weights = node_weights(layer.stack.parts[i * D : (i + 1) * D], cell)
+    names = {name: nodes.constant(f"{prefix}{name}{i}", a) for name, a in weights.items()}
+    x, *initial = reads
+    inputs = [x, names["W"], names["R"], names.get("B", ""), nodes.lengths, *(initial or [""] * len(cell.states))]
+    attributes: dict[str, Any] = {"hidden_size": layer.hidden_size}
+    if layer.bidirectional:
+        attributes["direction"] = "bidirectional"
+    if "reset_after" in cell.options:
+        attributes["linear_before_reset"] = int(cell.options["reset_after"])
+    if (clip := cell.options.get("clip")) is not None:
+        attributes["clip"] = clip
+    if cell.options.get("input_forget"):
+        attributes["input_forget"] = 1
+    functions = onnx_functions(cell)
+    if tuple(name for name, _ in functions) != DEFAULTS[cell.family]:
+        told = zip(("activations", "activation_alpha", "activation_beta"), spelled(functions, D), strict=True)
+        attributes |= {name: values for name, values in told if values}
+    inputs += [names["P"]] if "P" in names else []
+    nodes.add(ONNX.classes[cell.family], inputs, *outputs, name=f"{prefix}layer{i}", **attributes)
+
+
+def joined(nodes: Nodes, layer: Recurrent, made: str, axis: int, result: str) -> list[str]:
+    """Without the axis of directions, by the layer's merge."""
+    merge = layer.merge if layer.bidirectional else None
+    if not layer.bidirectional:
+        return [nodes.add_moved("Squeeze", made, f"axis{axis}", [axis], result)]
+    if merge is None:
+        which = [nodes.constant(f"direction{d}", np.array(d)) for d in (0, 1)]
+        return [
+            nodes.add("Gather", [made, index], result + end, axis=axis)
+            for index, end in zip(which, ends(layer), strict=True)
+        ]
+    if merge == "concat":
+        perm, flat = ((0, 2, 1, 3), [0, 0, features(layer)]) if axis else ((1, 0, 2), [0, features(layer)])
+        turned = nodes.add("Transpose", [made], f"{made}_turned", perm=perm)
+        return [nodes.add("Reshape", [turned, nodes.constant(f"{result}_shape", np.array(flat))], result)]
+    reduction = {ours: name for name, ours in ONNX.merges.items()}[merge]
+    return [nodes.add_moved(reduction, made, f"axis{axis}", [axis], result, keepdims=0)]
+
+
+def ends(layer: Recurrent) -> tuple[str, ...]:
+    """What the names of a layer's outputs of every step end in."""
+    return ("_forward", "_backward") if layer.bidirectional and layer.merge is None else ("",)
+
+
+def node_weights(parts: Parts, cell: Cell) -> Arrays:
+    """W, R, B and P of a node, as far as they are there, from what each direction has."""
+    orders = cell.gates, ONNX.gates[cell.family]
+    made = {name: np.stack([with_zeros(own[key], *orders) for own in parts]) for name, key in WEIGHTS}
+    if "b" in parts[0]:
+        halves = [(own["b"], own.get("b_rec", np.zeros_like(own["b"]))) for own in parts]
+        made["B"] = np.stack([np.hstack([with_zeros(b, *orders) for b in both]) for both in halves])
+    if "p" in parts[0]:
+        made["P"] = np.stack([with_zeros(own["p"], cell.parameters, ONNX.peepholes) for own in parts])
+    return made
+
+
+def with_zeros(a: Any, source: Sequence[str], target: Sequence[str]) -> Any:
+    """`reordered`, and zeros for what only the target has: the operator does not look at a gate that is coupled."""
+    missing = [name for name in target if name not in source]
+    zeros = np.zeros((len(a) // len(source) * len(missing), *a.shape[1:]), a.dtype)
+    return reordered(np.concatenate([a, zeros]), [*source, *missing], target)
+
+
+def write_dense(nodes: Nodes, layer: Dense, x: Value, prefix: str) -> Value:
+    weight = nodes.constant(f"{prefix}weight", np.ascontiguousarray(layer.weight.T))
+    name = nodes.add("MatMul", [x.name, weight], f"{prefix}product")
+    if layer.bias is not None:
+        name = nodes.add("Add", [name, nodes.constant(f"{prefix}bias", layer.bias)], f"{prefix}sum")
+    return write_activation(nodes, layer, x._replace(name=name), prefix)
+
+
+def write_activation(nodes: Nodes, layer: Dense | Activation, x: Value, prefix: str) -> Value:
+    if layer.activation not in OPERATORS:
+        return x
+    kind, attributes = OPERATORS[layer.activation]
+    return x._replace(name=nodes.add(kind, [x.name], f"{prefix}{layer.activation}", **attributes))
+
+
+def write_embedding(nodes: Nodes, layer: Embedding, x: Value, prefix: str) -> Value:
+    table = nodes.constant(f"{prefix}weight", layer.weight)
+    return x._replace(name=nodes.add("Gather", [table, x.name], f"{prefix}rows", axis=0))
+
+
+#: What writes a layer, by its class: a new layer is a new row.
+WRITERS: dict[type[Layer], Callable[[Nodes, Any, Value, str], Value]] = {
+    Recurrent: write_recurrent,
+    Dense: write_dense,
+    Embedding: write_embedding,
+    Dropout: lambda nodes, layer, x, prefix: x,
+    Activation: write_activation,
+}

@@ -1,0 +1,165 @@
+"""Models of ONNX: of a layer, or of layers upon layers."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from fastrnn.checks import boolean, size
+from fastrnn.convert.onnx_layers import WRITERS, ends, write_directions
+from fastrnn.convert.onnx_nodes import OPSET, Axis, Nodes, Value, checked_opset
+from fastrnn.convert.stack import as_chain, kind_of, leaves, recurrent
+from fastrnn.extras import needed
+from fastrnn.frameworks import ONNX
+from fastrnn.layers.options import features
+from fastrnn.layers.recurrent import Recurrent
+from fastrnn.training.chain import Chain
+from fastrnn.training.weight_files import replaced
+
+
+def to_onnx(
+    model: Any,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    opset: int = OPSET,
+    lengths: bool = False,
+    state: bool = False,
+    batch: int | str = "B",
+    steps: int | str | None = "T",
+) -> Any:
+    """A model that computes in ONNX what a layer, or a `Sequential`, does.
+
+    Of a `Sequential` the input is "x" (B, T, I), or (B, T) int64 for an `Embedding`, and the output "y" what `predict`
+    gives. Of a recurrent layer alone the input is "x" (T, B, I), or (B, T, I) with ``batch_first``, and the outputs are
+    "y" ("y_forward" and "y_backward" with ``merge=None``), "h_n" and for an LSTM "c_n", all as the layer gives them.
+
+    Cells are those that ONNX has an operator for: the built-in ones, and those of `fastrnn.catalogue.lstm_with`,
+    `gru_with` and `rnn_with`, clipped or coupled too, whose functions ONNX has. `Dropout` is left out, as is all that
+    acts in training alone; what is dropped between the layers of a stack becomes a node.
+
+    Parameters
+    ----------
+    model : Layer
+        One of fastrnn's own.
+    path : path, optional
+        Write the model there as well.
+    opset : int
+        Of the operators, 11 to 26 and no more than the onnx package knows.
+    lengths : bool
+        An input "sequence_lens" (B,), int32: y is 0 past them, and what x holds there does not matter.
+    state : bool
+        Inputs "h0" and for an LSTM "c0", (L*D, B, H); else the initial states are zeros. Of a `Sequential` they are
+        "0.h0" and so on by the layer's number, and the final states, "0.h_n", are outputs. Of a sequence of length 0
+        the final state is 0, as ONNX Runtime has it.
+    batch, steps : int or str
+        A number fixes an axis of x, a string names one that is free. ``steps=None`` stands for a model whose x has no
+        axis of time, (B, I).
+
+    Returns
+    -------
+    onnx.ModelProto
+        ONNX Runtime computes recurrent layers in float32 alone.
+
+    Raises
+    ------
+    TypeError
+        For what is not a layer of fastrnn's, or a wrong argument.
+    ValueError
+        For a cell that ONNX has no operator for, `proj_size`, bfloat16 weights, zoneout; the message names the layer.
+    OSError
+        If the file cannot be written there; FileNotFoundError if there is no such directory.
+    ImportError
+        If onnx is not installed.
+
+    Examples
+    --------
+    >>> import fastrnn
+    >>> model = fastrnn.Sequential([fastrnn.LSTM(3, 16, return_sequences=False), fastrnn.Dense(16, 4, "softmax")])
+    >>> fastrnn.to_onnx(model, "model.onnx", batch=1)  # doctest: +SKIP
+    """
+    boolean("lengths", lengths)
+    boolean("state", state)
+    batch, steps = axis("batch", batch), None if steps is None else axis("steps", steps)
+    onnx = needed("onnx", "onnx")
+    nodes = Nodes(onnx, checked_opset(onnx, opset), batch, "sequence_lens" if lengths else "", state)
+    if isinstance(model, Recurrent):
+        write_alone(nodes, recurrent(model, ONNX), steps)
+    else:
+        write_chain(nodes, as_chain("model", model), steps)
+    made = nodes.model()
+    if path is not None:
+        with replaced(path) as partial:
+            onnx.save(made, os.fspath(partial))
+    return made
+
+
+def axis(name: str, value: Any) -> Axis:
+    return value if isinstance(value, str) and value else size(name, value)
+
+
+def write_alone(nodes: Nodes, layer: Recurrent, steps: Axis | None) -> None:
+    """A recurrent layer as it is called: laid out as it is, with its states."""
+    nodes.name, nodes.kept = layer.stack.cell.name, True
+    leading = axes(nodes, steps) if layer.batch_first else axes(nodes, steps)[::-1]
+    x = Value(nodes.input("x", layer.dtype, [*leading, layer.input_size]), True, not layer.batch_first)
+    if nodes.lengths:
+        nodes.input(nodes.lengths, np.int32, [nodes.batch])
+    for y, end in zip(write_directions(nodes, layer, x, ""), ends(layer), strict=True):
+        shape = [*(leading if y.stepwise else [nodes.batch]), features(layer)]
+        nodes.output(nodes.turned(y, x.time_major).name, f"y{end}", layer.dtype, shape)
+    for state, shape in nodes.final.items():
+        nodes.output(state, state, layer.dtype, shape)
+
+
+def write_chain(nodes: Nodes, model: Chain, steps: Axis | None) -> None:
+    """Layers upon layers, samples first."""
+    layers, shape = list(leaves(model)), model.input_shape
+    dtypes = {layer.dtype for _, _, layer in layers if hasattr(layer, "dtype")} or {np.dtype(np.float32)}
+    if len(dtypes) > 1:
+        raise ValueError(f"model: expected layers of one dtype, got {' and '.join(sorted(map(str, dtypes)))}")
+    [dtype], integers = dtypes, len(shape) == 2
+    timed = integers or steps is not None or any(isinstance(layer, Recurrent) for _, _, layer in layers)
+    leading = axes(nodes, steps) if timed else [nodes.batch]
+    width = [] if integers else [shape[-1] or "I"]
+    x = Value(nodes.input("x", np.int64 if integers else dtype, [*leading, *width]), timed)
+    mask = write_mask(nodes, x) if nodes.lengths else ""
+    if mask and integers:  # what is past the lengths need not be in an embedding's table
+        x = masked(nodes, x, mask, np.array(0))
+    for prefix, title, layer in layers:
+        try:
+            x = WRITERS[kind_of(layer, WRITERS)](nodes, layer, x, prefix)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{title}: {error}") from error
+    y = nodes.turned(x, False)
+    if mask and y.stepwise:
+        each = nodes.add_moved("Unsqueeze", mask, "axis2", [2], "mask_of_y")
+        y = masked(nodes, y, each, np.zeros((), dtype))
+    last = model.output_shape(shape)[-1] or "I"
+    nodes.output(y.name, "y", dtype, [*(leading if y.stepwise else [nodes.batch]), last])
+    for state, sizes in nodes.final.items():
+        nodes.output(state, state, dtype, sizes)
+
+
+def axes(nodes: Nodes, steps: Axis | None) -> list[Axis]:
+    if steps is None:
+        raise ValueError("steps: expected a number or a name, for x of this model has an axis of time, got None")
+    return [nodes.batch, steps]
+
+
+def write_mask(nodes: Nodes, x: Value) -> str:
+    """(B, T): what of x is within the lengths."""
+    if not x.stepwise:
+        raise ValueError("lengths: expected False, for x of this model has no axis of time, got True")
+    nodes.input(nodes.lengths, np.int32, [nodes.batch])
+    zero, one = nodes.constant("zero", np.array(0)), nodes.constant("one", np.array(1))
+    steps = nodes.add("Gather", [nodes.add("Shape", [x.name], "shape"), one], "steps")
+    each = nodes.add("Range", [zero, steps, one], "each_step")
+    lengths = nodes.add("Cast", [nodes.lengths], "lengths", to=nodes.kind(np.int64))
+    return nodes.add("Less", [each, nodes.add_moved("Unsqueeze", lengths, "axis1", [1], "each_length")], "mask")
+
+
+def masked(nodes: Nodes, x: Value, mask: str, zero: Any) -> Value:
+    padding = nodes.constant(f"padding_of_{x.name}", zero)
+    return x._replace(name=nodes.add("Where", [mask, x.name, padding], f"{x.name}_masked"))
