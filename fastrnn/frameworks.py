@@ -7,7 +7,7 @@ LSTM's i, f, g (Keras' and ONNX's c), o; a GRU's r, z and n (their h); the RNN's
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,11 @@ PYTORCH = Framework(
         "merge": ("concat",),
     }
     | REGULARISERS,
+)
+
+#: What it has of a layer in a model, where something may be done with what a module gives.
+PYTORCH_IN_MODELS = replace(
+    PYTORCH, only={name: had for name, had in PYTORCH.only.items() if name not in ("return_sequences", "merge")}
 )
 
 #: What a cell's functions are called among its options: of gates, of the candidate and of the output.

@@ -54,7 +54,7 @@ def drawn_model(seed: int, cells: Any = tuple(CELLS), dtype: Any = np.float32, *
             layers.append(fastrnn.Dense(width, 4, str(activation), bias=bias, dtype=dtype, rng=rng))
             width = 4
         elif kind == "dropout":
-            layers.append(fastrnn.Dropout(0.25))
+            layers.append(fastrnn.Dropout(fixed.get("dropout", 0.25)))
         else:
             layers.append(fastrnn.Activation(str(rng.choice(["identity", "sigmoid", "tanh", "softmax"]))))
     if rng.integers(2):

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastrnn.cells import Cell, members
 from fastrnn.checks import positive
-from fastrnn.convert.stack import Arrays, built, expect_names
+from fastrnn.convert.stack import Arrays, built, expect_names, loaded
 from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
 from fastrnn.layers.rnn import LAYERS
 from fastrnn.training import Sequential, weight_files
@@ -167,11 +167,6 @@ def build_embedding(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> La
 def expect_table(whose: str, tensors: Arrays, shape: tuple[int, int]) -> None:
     if tensors["weight"].shape != shape:
         raise ValueError(f"{whose}: weight: expected shape {shape}, got {tensors['weight'].shape}")
-
-
-def loaded(layer: Layer, tensors: Arrays) -> Layer:
-    layer.load_state_dict(tensors)
-    return layer
 
 
 def build_plain(kind: type[Layer], option: str) -> Builder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from fastrnn import checks
 from fastrnn.cells import Array, Cell, members
 from fastrnn.checks import DTYPES, describe
 from fastrnn.frameworks import Framework
-from fastrnn.layers import Layer
-from fastrnn.layers.options import NAMES, LayerOptions, parameter_names, parameter_shapes
+from fastrnn.layers import Dropout, Layer
+from fastrnn.layers.options import NAMES, LayerOptions, features, parameter_names, parameter_shapes
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.layers.rnn import layer_class
 from fastrnn.packed import Part
@@ -127,6 +128,25 @@ def leaves(model: Chain, prefix: str = "", title: str = "") -> Iterator[tuple[st
             yield from leaves(layer, f"{prefix}{i}.", f"{title}{name}: ")
         else:
             yield f"{prefix}{i}.", title + name, layer
+
+
+def unstacked(layer: Recurrent) -> Chain:
+    """A stack as layers of its parameters, one for each of its own, with what drops out between them."""
+    options = {field.name: getattr(layer, field.name) for field in fields(LayerOptions)} | {"dropout": 0.0}
+    L, D, found = layer.num_layers, 1 + layer.bidirectional, list[Layer]()
+    for i in range(L):
+        own = {"num_layers": 1, "return_sequences": layer.return_sequences or i < L - 1}
+        own |= {"input_size": features(layer)} if i else {}
+        found += [Dropout(layer.dropout)] if i and layer.dropout else []
+        parts = layer.stack.parts[i * D : (i + 1) * D]
+        found.append(type(layer).from_parts(layer.stack.cell, parts, **options | own))
+    return Chain(found)
+
+
+def loaded(layer: Layer, state: Mapping[str, Any]) -> Layer:
+    """The layer, with these parameters."""
+    layer.load_state_dict(state)
+    return layer
 
 
 def kind_of(layer: Layer, kinds: Iterable[type[Layer]]) -> type[Layer]:
