@@ -5,7 +5,16 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from fastrnn.convert.onnx_graph import Graph, Link, is_recurrent, options_of, parsed, parts_of_node, title
+from fastrnn.convert.onnx_graph import (
+    Graph,
+    Link,
+    is_recurrent,
+    options_of,
+    parsed,
+    parts_of_node,
+    title,
+    without_recurrent,
+)
 from fastrnn.convert.stack import Parts, assembled
 from fastrnn.extras import needed
 from fastrnn.layers.recurrent import Recurrent
@@ -50,7 +59,8 @@ def from_onnx(path_or_model: Any, node: str | None = None) -> Recurrent:
     graph = Graph(loaded(onnx, path_or_model))
     nodes = [one for one in graph.nodes if is_recurrent(one)]
     if not nodes:
-        raise ValueError("path_or_model: expected a model with an RNN, GRU or LSTM node, got one without")
+        why = without_recurrent(graph.nodes)
+        raise ValueError(f"path_or_model: expected a model with an RNN, GRU or LSTM node, got one without{why}")
     for one in nodes:
         if len(one.input) < 3 or not all(one.input[:3]):
             raise ValueError(f"{title(one)}: expected inputs X, W and R, got {list(one.input)}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,8 @@ KINDS = {
 
 #: what exporters put constants together with
 PUTS_TOGETHER = {
-    *("Cast", "Concat", "Constant", "DequantizeLinear", "Flatten", "Gather", "Identity"),
-    *("Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
+    *("Cast", "Concat", "Constant", "DequantizeLinear", "Flatten", "Gather", "Identity", "Mul"),
+    *("Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
 }
 
 #: how often a model's numbers may be repeated in a constant that is put together: nodes that double one another would
@@ -35,6 +36,11 @@ SHARED = 16
 
 #: more nodes than ever join one layer to the next
 MANY = 8
+
+#: T and B at which a shape that is computed of a node's Y is looked at
+SIZES = ((2, 3), (5, 4))
+
+FOREIGN = "{} is an operator of {}, not of ONNX"
 
 HINT = "fastrnn.onnx runs the model as it is"
 
@@ -69,12 +75,38 @@ def attributes_of(node: Any) -> dict[str, Any]:
     return found
 
 
+def without_recurrent(nodes: Iterable[Any]) -> str:
+    """Why there is no RNN, GRU or LSTM node among these, as far as they show it; "" if they do not."""
+    read: Counter[str] = Counter()
+    for node in nodes:
+        if is_foreign(node):
+            return f"; {FOREIGN.format(node.op_type, node.domain)}, so convert the model from before that"
+        if node.op_type in ("MatMul", "Gemm"):
+            read.update(node.input[1:2])
+        elif node.op_type in ("Loop", "Scan"):
+            return (
+                f"; {title(node)} has the cell as single operators: give the module itself to from_torch or from_gates"
+            )
+    name, times = read.most_common(1)[0] if read else ("", 0)
+    if times < 2:
+        return ""
+    return (
+        f"; the exporter unrolled the loop over time, so that {name!r} is multiplied {times} times. PyTorch's does "
+        "that to nn.RNN, and writes an RNN node with dynamo=False; from_torch takes the module itself"
+    )
+
+
 def text(value: bytes) -> str:
     return value.decode(errors="replace")
 
 
 def is_recurrent(node: Any) -> bool:
     return node.op_type in ONNX.families and node.domain in ("", "ai.onnx")
+
+
+def is_foreign(node: Any) -> bool:
+    """Whether it is a recurrent layer as another than ONNX defines it, quantized, say."""
+    return node.domain not in ("", "ai.onnx") and any(kind in node.op_type for kind in ONNX.families)
 
 
 @dataclass
@@ -96,9 +128,11 @@ class Graph:
         self.producers: dict[str, Any] = {}
         self.consumers: dict[str, list[Any]] = defaultdict(list)
         self.nodes: list[Any] = []
+        self._shapes: dict[str, Any] = {}
         for graph in self._graphs(model.graph):
             self.outputs |= {value.name for value in graph.output}
             self.constants |= {t.name: array_of(t) for t in graph.initializer}
+            self._add_shapes(graph)
             for node in graph.node:
                 self._add(node)
         self.most = SHARED * sum(a.size for a in self.constants.values())
@@ -129,35 +163,56 @@ class Graph:
         """The node's i-th input, if it has it and it is a constant, or put together from constants."""
         return self._value(node.input[i]) if i < len(node.input) else None
 
-    def _value(self, name: str) -> Array | None:
-        for node in [] if name in self.constants else self._made_by(name):
-            self.constants |= self._results(node)
-        return self.constants.get(name)
+    def _value(self, name: str, given: Arrays | None = None) -> Array | None:
+        """It is a constant, or made of constants, and of what is given besides."""
+        known = self.constants if given is None else self.constants | given
+        for node in [] if name in known else self._made_by(name, known, fixed=given is None):
+            known |= self._results(node, known)
+        return known.get(name)
 
-    def _made_by(self, name: str) -> list[Any]:
-        """The nodes that make it of constants, in order; none if it is made of anything else."""
+    def _made_by(self, name: str, known: Arrays, fixed: bool) -> list[Any]:
+        """The nodes that make it of what is known, in order; none if it is made of anything else.
+
+        Where sizes are `fixed`, those that the model states are known.
+        """
         made: dict[int, Any] = {}
         names = [name]
         while names:
             one = names.pop()
-            if not one or one in self.constants:
+            if not one or one in known:
                 continue
             node = self.producers.get(one)
             if node is None or node.op_type not in PUTS_TOGETHER or node.domain not in ("", "ai.onnx"):
                 return []
-            if id(node) not in made:  # in a graph that goes round, it is met again
+            if fixed and node.op_type == "Shape" and (sizes := self._stated(node)) is not None:
+                known[one] = sizes
+            elif id(node) not in made:  # in a graph that goes round, it is met again
                 made[id(node)] = node
                 names += node.input
         return [node for node in self.nodes if id(node) in made]
 
-    def _results(self, node: Any) -> Arrays:
-        """What a node makes of constants, computed by onnx's reference."""
+    def _stated(self, node: Any) -> Array | None:
+        """What a Shape node gives, if the model states these sizes of its input."""
+        if node.input[0] not in self._shapes:
+            return None
+        of_axis, given = self._shapes[node.input[0]], self.attributes(node)
+        sizes = [one.dim_value if one.HasField("dim_value") else None for one in of_axis]
+        sizes = sizes[given.get("start", 0) : given.get("end")]
+        return None if None in sizes else np.array(sizes, np.int64)
+
+    def _add_shapes(self, graph: Any) -> None:
+        for value in [*graph.input, *graph.value_info, *graph.output]:
+            if value.type.tensor_type.HasField("shape"):
+                self._shapes[value.name] = value.type.tensor_type.shape.dim
+
+    def _results(self, node: Any, known: Arrays) -> Arrays:
+        """What a node makes of what is known, computed by onnx's reference."""
         onnx, reference = needed("onnx", "onnx"), needed("onnx.reference", "onnx")
         helper, given = onnx.helper, [name for name in dict.fromkeys(node.input) if name]
         made = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
         try:
-            constants = {name: self.constants[name] for name in given}  # KeyError: nodes that go round
-            if (size := self._numbers(node)) > self.most:
+            constants = {name: known[name] for name in given}  # KeyError: nodes that go round
+            if (size := self._numbers(node, known)) > self.most:
                 raise ValueError(f"{size} numbers, where the model has {self.most // SHARED}")
             tensors = [onnx.numpy_helper.from_array(a, name) for name, a in constants.items()]
             graph = helper.make_graph([node], "constant", [], made, tensors)
@@ -167,9 +222,11 @@ class Graph:
             raise ValueError(f"{title(node)}: no constant can be made of {given} ({error!r})") from error
         return {value.name: np.asarray(a) for value, a in zip(made, results, strict=True)}
 
-    def _numbers(self, node: Any) -> int:
+    def _numbers(self, node: Any, known: Arrays) -> int:
         """At most so many are in what a node of `PUTS_TOGETHER` makes."""
-        inputs = [self.constants[name] for name in node.input if name]
+        inputs = [known[name] for name in node.input if name]
+        if node.op_type == "Mul":
+            return math.prod(np.broadcast_shapes(*(a.shape for a in inputs)))
         if node.op_type == "Gather":
             data, indices = inputs
             return int(indices.size * (data.size // max(1, data.shape[self.attributes(node).get("axis", 0)])))
@@ -219,9 +276,24 @@ class Graph:
     def _flattens(self, reshape: Any, below: Any) -> bool:
         """Whether what is reshaped to (., ., D*H) are the outputs of D directions."""
         R, shape = self.constant(below, 2), self.integers(reshape, "shape")
-        if R is None or R.ndim != 3 or shape is None or len(shape) != 3:
+        if R is None or R.ndim != 3:
             return False
-        return shape[2] == R.shape[0] * R.shape[2] or shape == [0, 0, -1]
+        wide = R.shape[0] * R.shape[2]
+        if shape is not None:
+            return len(shape) == 3 and (shape[2] == wide or shape == [0, 0, -1])
+        shapes = [self._shape_at(reshape, below, *sizes, R) for sizes in SIZES]
+        if not all(len(one) == 3 and one[2] in (wide, -1) for one in shapes):
+            return False
+        first, second = shapes
+        axes = zip(first[:2], second[:2], *SIZES, strict=True)
+        return all((a, b) == (at_a, at_b) or a == b for a, b, at_a, at_b in axes)
+
+    def _shape_at(self, reshape: Any, below: Any, n: int, m: int, R: Array) -> list[int]:
+        """What the node reshapes to, if it computes that of the Y below; the first axes of its result are n and m."""
+        (D, _, H), layout = R.shape, self.attributes(below).get("layout", 0)
+        Y = np.zeros((n, m, D, H) if layout else (n, D, m, H), R.dtype)
+        shape = self._value(reshape.input[1], {below.output[0]: Y})
+        return [] if shape is None or shape.ndim != 1 else shape.tolist()
 
     def reduction(self, node: Any, axis: int) -> str | None:
         """The merge that a reduction over this axis is."""
