@@ -26,7 +26,7 @@ class Call(NamedTuple):
     x: np.ndarray  #: (T, B, I)
     W: np.ndarray  #: (G*H, I)
     init: tuple[np.ndarray | None, ...]  #: one (B, H) per state of the cell; None is zeros
-    U: np.ndarray | None = None  #: (products*H, H), with R (products*H, P); None for a cell without a product
+    U: np.ndarray | None = None  #: (products*H, H / heads), with R (products*H, P); None for a cell without a product
     b: np.ndarray | None = None  #: (G*H,)
     b_rec: np.ndarray | None = None  #: (products*H,)
     p: np.ndarray | None = None  #: (parameters*H,), of a cell that has any
@@ -65,6 +65,11 @@ class Call(NamedTuple):
         """T, B, I, H."""
         T, B, I = self.x.shape
         return T, B, I, self.W.shape[0] // self.cell.G
+
+    @property
+    def heads(self) -> int:
+        """Into how many heads the H units are cut, each of which U multiplies with its own units alone."""
+        return 1 if self.U is None or self.R is not None else self.sizes[3] // self.U.shape[1]
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -328,8 +328,8 @@ def slstm(x: Any, U: Any, s: Any) -> Any:
     """The sLSTM of xLSTM: exponential input gate, normaliser n, and m that keeps the exponentials within bounds.
 
     The forget gate is a sigmoid. n has no floor, as in the package xlstm. A sequence begins where n is 0: there m is
-    the input gate's alone, for each unit, so resets within a batch count (xlstm asks whether the whole batch is 0). U
-    is dense; heads are blocks on its diagonal.
+    the input gate's alone, for each unit, so resets within a batch count (xlstm asks whether the whole batch is 0).
+    The paper's heads are a layer's `heads`.
 
     References
     ----------

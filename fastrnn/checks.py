@@ -144,9 +144,10 @@ def checked_weights(cell: Cell, weights: dict[str, Any], I: int, dtype: np.dtype
     W, U, b, b_rec, p = weights["W"], weights["U"], weights["b"], weights["b_rec"], weights["p"]
     if products:
         U = as_array("U", U)
-        H = U.shape[-1] if U.ndim else 0
-        if U.shape != (products * H, H) or H < 1:
-            raise ValueError(f"U: expected shape {shapes['U']} with H >= 1, got {U.shape}")
+        H = len(U) // products if U.ndim else 0
+        if U.ndim != 2 or len(U) != products * H or H < 1 or U.shape[1] < 1 or H % U.shape[1]:
+            wanted = f"{shapes['U']} with H >= 1, or {shapes['U'][:-1]}/heads) of heads that divide H"
+            raise ValueError(f"U: expected shape {wanted}, got {U.shape}")
     else:
         W = as_array("W", W)
         H = len(W) // G if W.ndim else 0
@@ -160,7 +161,7 @@ def checked_weights(cell: Cell, weights: dict[str, Any], I: int, dtype: np.dtype
         raise ValueError(f"p: expected {wanted}, got {'None' if p is None else 'an array'}")
     return {
         "W": floats("W", W, shapes["W"], (G * H, I), dtype),
-        "U": None if U is None else floats("U", U, shapes["U"], (products * H, H), dtype),
+        "U": None if U is None else floats("U", U, shapes["U"], U.shape, dtype),
         "b": None if b is None else floats("b", b, shapes["b"], (G * H,), dtype),
         "b_rec": None if b_rec is None else floats("b_rec", b_rec, shapes["b_rec"], (products * H,), dtype),
         "p": None if p is None else floats("p", p, shapes["p"], (P * H,), dtype),

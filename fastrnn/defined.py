@@ -104,6 +104,7 @@ class DefinedCell(Cell):
             Input weights of all gates, in their order.
         U : (N*H, H) array, or None
             Recurrent weights of the N gates that have a product with U, in the order of the gates; None if none has.
+            Of n heads (N*H, H/n), see `lstm_forward`.
         b : (G*H,) array, optional
             Biases of the inputs' side.
         b_rec : (N*H,) array, optional

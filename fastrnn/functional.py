@@ -34,7 +34,7 @@ def rnn_forward(
     W : (H, I) array
         Input weights.
     U : (H, H) array
-        Recurrent weights.
+        Recurrent weights; or of n heads (H, H/n), see `lstm_forward`.
     b, b_rec : (H,) array, optional
         Biases of the two sides.
     h0 : (B, H) array, optional
@@ -124,7 +124,7 @@ def gru_forward(
     W : (3*H, I) array
         Input weights of the gates r, z, n.
     U : (3*H, H) array
-        Recurrent weights, likewise.
+        Recurrent weights, likewise; or of n heads (3*H, H/n), see `lstm_forward`.
     b, b_rec : (3*H,) array, optional
         Biases of the two sides.
     reset_after : bool
@@ -218,7 +218,8 @@ def lstm_forward(
     W : (4*H, I) array
         Input weights of the gates i, f, g, o.
     U : (4*H, H) array
-        Recurrent weights, likewise.
+        Recurrent weights, likewise. Or (4*H, H/n) of n heads: row r of each gate multiplies the H/n units of h that
+        are the head of unit r, each head being H/n neighbours.
     b, b_rec : (4*H,) array, optional
         Biases of the two sides.
     p : (3*H,) array, optional

@@ -57,6 +57,7 @@ cdef extern from "fastrnn.h" nogil:
         int follows
         ptrdiff_t checkpoint
         ptrdiff_t P
+        ptrdiff_t D
         ptrdiff_t T
         ptrdiff_t B
         ptrdiff_t I

@@ -127,6 +127,11 @@ cdef Py_ssize_t width(const frnn_call *c, Py_ssize_t state) noexcept:
     return c.P if state == 0 and c.P else c.H
 
 
+cdef Py_ssize_t columns(const frnn_call *c) noexcept:
+    """Of U and dU."""
+    return c.D if c.D else width(c, 0)
+
+
 cdef enum:
     MAX_PINS = 64
 
@@ -267,6 +272,10 @@ cdef int describe(frnn_call *c, Pins pins, int isa, which, call) except -1:
     c.P = 0 if call.R is None else call.R.shape[0]
     if call.R is not None and not (0 < c.P <= c.H and projects(cell)):
         raise ValueError(f"no projection to {c.P} units")
+    if call.heads != 1:
+        if c.P or not 0 < call.heads <= c.H or c.H % call.heads:
+            raise ValueError(f"no {call.heads} heads of {c.H} units, or with a projection")
+        c.D = c.H // <Py_ssize_t> call.heads
     c.reverse = call.reverse
     c.training = call.training
     c.threads = min(<int> call.threads, cpus)  # more would take turns
@@ -283,7 +292,7 @@ cdef int describe(frnn_call *c, Pins pins, int isa, which, call) except -1:
         c.W = pins.flat(call.W, G * c.H * c.I, size)
         if (call.U is None) != (products == 0) or (call.p is None) != (cell.parameters == 0):
             raise ValueError("U goes with products, and p with parameters")
-        c.U = pins.optional(call.U, products * c.H * width(c, 0), size)
+        c.U = pins.optional(call.U, products * c.H * columns(c), size)
         c.R = pins.optional(call.R, c.P * c.H, size)
         c.b = pins.optional(call.b, G * c.H, size)
         c.b_rec = pins.optional(call.b_rec, products * c.H, size)
@@ -369,7 +378,7 @@ cdef size_t describe_backward(frnn_call *c, Pins pins, int isa, const frnn_table
         pins.sequence(&c.dout[k], douts[k], c.T, c.B, width(c, k), size)
     pins.sequence(&c.dx, grads.dx, c.T, c.B, c.I, size, True)
     c.dW = pins.flat(grads.dW, rows * c.I, size, True)
-    c.dU = pins.optional(grads.dU, rec * width(c, 0), size, True)
+    c.dU = pins.optional(grads.dU, rec * columns(c), size, True)
     c.dR = pins.optional(grads.dR, c.P * c.H, size, True)
     c.db = pins.optional(grads.db, rows, size, True)
     c.db_rec = pins.optional(grads.db_rec, rec, size, True)

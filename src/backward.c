@@ -274,23 +274,22 @@ static void prepare(const Plan *p, int id)
     const frnn_call *call = p->call;
     const Cell *cell = p->cell;
     const int products = products_of(cell);
-    const ptrdiff_t H = p->H, I = p->I;
+    const ptrdiff_t H = p->H, I = p->I, columns = recurrent_columns(call);
     if (call->checkpoint && !call->packed) X(fill_panels)(&p->weights, call, id, p->threads, 0);
     if (!packs_W_back_late(p))
         X(pack)(&p->W_back, share(p->W_back.groups, id, p->threads), share(p->W_back.groups, id + 1, p->threads),
                 call->W, 0, 1, I);
     for (int q = 0; q < cell->phases; q++) {
         const Panels *U = &p->U_back[q];
-        const ptrdiff_t K = operand_width(call, q);
         X(pack)(U, share(U->groups, id, p->threads), share(U->groups, id + 1, p->threads),
-                (const real *)call->U + first_product(cell, q) * H * K, 0, 1, K);
+                (const real *)call->U + first_product(cell, q) * H * columns, 0, 1, columns);
     }
     const Panels *R = &p->R_back;
     X(pack)(R, share(R->groups, id, p->threads), share(R->groups, id + 1, p->threads), call->R, 0, 1, H);
     if (id == 0) {
         if (p->steps == 0) { /* else the first chunk writes them */
             zero_row(call->dW, cell->gates * H * I);
-            if (products) zero_row(call->dU, products * H * operand_width(call, 0));
+            if (products) zero_row(call->dU, products * H * columns);
             if (call->P) zero_row(call->dR, call->P * H);
         }
         memset(p->db, 0, (size_t)(cell->gates * H) * sizeof *p->db);

@@ -66,9 +66,10 @@ typedef struct {
     ptrdiff_t checkpoint; /* keep the state of every k-th step; 0 keeps every step's gates and states */
     ptrdiff_t T, B, I, H;
     ptrdiff_t P; /* units that the first state is projected to, or 0. If not 0 its arrays, U and dU are P wide, not H */
+    ptrdiff_t D; /* units of a head, or 0. If not 0 U and dU are D wide: a unit is multiplied with its own head alone */
 
     frnn_array x;               /* (T, B, I) */
-    const void *W, *U;          /* (gates*H, I), (products*H, H) */
+    const void *W, *U;          /* (gates*H, I), (products*H, H), P or D wide if not 0 */
     const void *b, *b_rec;      /* (gates*H,), (products*H,) */
     const void *p;              /* (parameters*H,) */
     const void *R;              /* (P, H) */

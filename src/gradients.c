@@ -30,13 +30,22 @@ static Columns left_operand(const Plan *p, int id, Rows field, ptrdiff_t rows, p
     return (Columns){field.data, OUTER_ROWS, field.stride};
 }
 
-/* The parameters' gradients of a chunk, for this thread's hidden units. Where the gradients of W x + b and of U h are
- * the same, so are the gates and the products, and one left operand serves both. */
-static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows, int add)
+/* What a product multiplied in a chunk of so many rows: where there are heads, the units of one. */
+static Panels operand_of(const Plan *p, int which, ptrdiff_t head, ptrdiff_t rows)
+{
+    Panels operand = p->operand_panels[which];
+    operand.data += head * panels_size(&operand);
+    operand.K = rows;
+    return operand;
+}
+
+/* The parameters' gradients of a chunk, for n hidden units from `from` on, of one head. Where the gradients of W x + b
+ * and of U h are the same, so are the gates and the products, and one left operand serves both. */
+static void add_gradients(const Plan *p, int id, ptrdiff_t from, ptrdiff_t n, ptrdiff_t rows, int add)
 {
     const Cell *cell = p->cell;
     const frnn_call *call = p->call;
-    const ptrdiff_t H = p->H, from = share(H, id, p->threads), n = share(H, id + 1, p->threads) - from;
+    const ptrdiff_t H = p->H, head = call->D ? from / call->D : 0;
     Panels x = p->x_panels;
     x.K = rows;
     for (int g = 0; g < cell->gates && cell->split && !ended(p); g++) {
@@ -46,9 +55,8 @@ static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows, int add)
         add_columns(p->db + at, da, rows, n);
     }
     for (int q = 0, k = 0; q < cell->phases; q++) {
-        Panels operand = p->operand_panels[q];
-        operand.K = rows;
         for (int end = k + cell->phase_gates[q]; k < end && !ended(p); k++) {
+            const Panels operand = operand_of(p, q, head, rows);
             const Rows rec = rows_at(p->da_rec, k * p->Hp + from);
             const ptrdiff_t at = k * H + from;
             const Columns left = left_operand(p, id, rec, rows, n);
@@ -57,15 +65,26 @@ static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows, int add)
             add_columns(p->db_rec + at, rec, rows, n);
         }
     }
+    for (int k = 0; k < cell->parameters; k++)
+        add_columns(p->dp_sums + k * H + from, rows_at(p->dp, k * p->Hp + from), rows, n);
+}
+
+/* The same for this thread's hidden units, and for its part of the projection's. */
+static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows, int add)
+{
+    const frnn_call *call = p->call;
+    const ptrdiff_t H = p->H, D = call->D ? call->D : H, end = share(H, id + 1, p->threads);
+    for (ptrdiff_t from = share(H, id, p->threads), n; from < end; from += n) {
+        const ptrdiff_t left = D - from % D;
+        n = left < end - from ? left : end - from;
+        add_gradients(p, id, from, n, rows, add);
+    }
     if (call->P && !ended(p)) {
         const ptrdiff_t first = share(call->P, id, p->threads), own = share(call->P, id + 1, p->threads) - first;
-        Panels operand = p->operand_panels[cell->phases];
-        operand.K = rows;
+        const Panels operand = operand_of(p, p->cell->phases, 0, rows);
         const Columns left = left_operand(p, id, rows_at(p->dh, first), rows, own);
         X(multiply_outer)(own, left, &operand, (Rows){(real *)call->dR + first * H, H}, add);
     }
-    for (int k = 0; k < cell->parameters; k++)
-        add_columns(p->dp_sums + k * H + from, rows_at(p->dp, k * p->Hp + from), rows, n);
 }
 
 /* dx of rows [from, to) of a chunk for one group of inputs. */
@@ -111,12 +130,13 @@ void X(finish_chunk)(const Plan *p, int id, Chunk chunk)
     frnn_team_barrier(p->threads);
     Panels x = p->x_panels;
     x.K = rows;
-    X(pack_rows)(&x, from, to, p->x_rows);
+    X(pack_rows)(&x, from, to, p->x_rows, 0);
     for (int q = 0; q <= p->cell->phases; q++) {
         if (!p->operand[q]) continue;
-        Panels operand = p->operand_panels[q];
-        operand.K = rows;
-        X(pack_rows)(&operand, from, to, p->operand[q]);
+        for (ptrdiff_t head = 0, heads = p->call->D ? p->H / p->call->D : 1; head < heads; head++) {
+            const Panels operand = operand_of(p, q, head, rows);
+            X(pack_rows)(&operand, from, to, p->operand[q], head * operand.units);
+        }
     }
     write_dx(p, id, rows);
     const ptrdiff_t n = active_rows(p, chunk.low);

@@ -166,14 +166,15 @@ INLINE void transpose(vec *v)
     }
 }
 
-/* One vector column of a panel: `valid` lanes from src, the rest zero. */
-static void pack_vector(real *dst, ptrdiff_t dst_stride, const real *src, ptrdiff_t valid, ptrdiff_t K,
+/* K of one vector column of a panel: lanes [from, to) from src, the rest zero. */
+static void pack_vector(real *dst, ptrdiff_t dst_stride, const real *src, ptrdiff_t from, ptrdiff_t to, ptrdiff_t K,
                         ptrdiff_t unit_stride, ptrdiff_t k_stride)
 {
     ptrdiff_t k = 0;
-    if (valid == LANES && unit_stride == 1)
+    const int whole = from <= 0 && to >= LANES;
+    if (whole && unit_stride == 1)
         for (; k < K; k++) store(dst + k * dst_stride, load(src + k * k_stride));
-    else if (valid == LANES && k_stride == 1)
+    else if (whole && k_stride == 1)
         for (; k + LANES <= K; k += LANES) {
             vec v[LANES];
 #pragma GCC unroll 16
@@ -184,7 +185,23 @@ static void pack_vector(real *dst, ptrdiff_t dst_stride, const real *src, ptrdif
         }
     for (; k < K; k++)
         for (ptrdiff_t lane = 0; lane < LANES; lane++)
-            dst[k * dst_stride + lane] = lane < valid ? src[lane * unit_stride + k * k_stride] : 0;
+            dst[k * dst_stride + lane] = lane >= from && lane < to ? src[lane * unit_stride + k * k_stride] : 0;
+}
+
+/* All of K: of a block-diagonal matrix one head of the window after the other. */
+static void pack_column(const Panels *p, ptrdiff_t group, real *dst, ptrdiff_t dst_stride, const real *src,
+                        ptrdiff_t unit, ptrdiff_t unit_stride, ptrdiff_t k_stride)
+{
+    src += unit * unit_stride;
+    if (!p->head) {
+        pack_vector(dst, dst_stride, src, 0, p->units - unit, p->K, unit_stride, k_stride);
+        return;
+    }
+    const ptrdiff_t first = window_start(p, group);
+    for (ptrdiff_t rows = 0; rows < p->K / p->window * p->units; rows += p->units)
+        for (ptrdiff_t k = first; k < first + p->window; k += p->head, dst += p->head * dst_stride)
+            pack_vector(dst, dst_stride, src + (rows + k) * k_stride - k, k - unit, k + p->head - unit, p->head,
+                        unit_stride, k_stride);
 }
 
 void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
@@ -203,23 +220,23 @@ void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, 
         for (int panel = 0, v = 0; panel < panel_count(vectors); panel++) {
             const int width = panel_width(vectors, panel);
             for (int j = 0; j < width; j++, v++) {
-                const ptrdiff_t unit = start + v % per_gate * LANES, left = p->units - unit;
-                pack_vector(dst + j * LANES, width * LANES, src + v / per_gate * gate_stride + unit * unit_stride,
-                            left < LANES ? left : LANES, p->K, unit_stride, k_stride);
+                const ptrdiff_t unit = start + v % per_gate * LANES;
+                pack_column(p, group, dst + j * LANES, width * LANES, src + v / per_gate * gate_stride, unit,
+                            unit_stride, k_stride);
             }
             dst += width * LANES * p->K;
         }
     }
 }
 
-void X(pack_rows)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *const *src)
+void X(pack_rows)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *const *src, ptrdiff_t at)
 {
     for (ptrdiff_t group = 0; group < p->groups; group++) {
         const ptrdiff_t start = group_start(p, group), lanes = group_lanes(p, group), left = p->units - start;
         const size_t valid = (size_t)(left < lanes ? left : lanes) * sizeof(real);
         for (ptrdiff_t k = first; k < last; k++) {
             real *dst = p->data + start * p->K + k * lanes;
-            memcpy(dst, src[k] + start, valid);
+            memcpy(dst, src[k] + at + start, valid);
             memset((char *)dst + valid, 0, (size_t)lanes * sizeof(real) - valid);
         }
     }
@@ -274,17 +291,20 @@ void X(multiply_row)(const real *a, ptrdiff_t segments, ptrdiff_t segment_stride
         return;
     }
 #endif
-    Tile t = {.rows = &a, .panel = p->data + group_start(p, first) * p->gates * p->K, .init = init, .out = out};
+    const real *row = a;
+    Tile t = {.rows = &row, .panel = p->data + group_start(p, first) * p->gates * p->K, .init = init, .out = out};
     const ptrdiff_t K = segments == 1 ? p->K : p->K / segments; /* a division is long beside a tiny product */
     int count = 0, width = 0;
     for (ptrdiff_t group = first; group < last; group++) {
         const int vectors = group_width(p, group);
+        const real *const from = a + window_start(p, group);
         for (int panel = 0; panel < panel_count(vectors); panel++) {
             const int next = panel_width(vectors, panel);
-            if (count && (count == PANELS_ONCE || width != next)) {
+            if (count && (count == PANELS_ONCE || width != next || row != from)) {
                 multiply_run(&t, count, width, segments, segment_stride, K);
                 count = 0;
             }
+            row = from;
             width = next;
             count++;
         }
@@ -306,7 +326,7 @@ void X(multiply)(ptrdiff_t n, const real *const *a, ptrdiff_t segments, ptrdiff_
         return;
     }
     const int vectors = group_width(p, group);
-    const ptrdiff_t K = p->K / segments;
+    const ptrdiff_t K = p->K / segments, from = window_start(p, group);
     Tile t = {.rows = a, .panel = p->data + group_start(p, group) * p->gates * p->K, .out_stride = out.stride};
     for (int i = 0, v = 0; i < panel_count(vectors); i++) {
         const int width = panel_width(vectors, i);
@@ -316,7 +336,7 @@ void X(multiply)(ptrdiff_t n, const real *const *a, ptrdiff_t segments, ptrdiff_
         for (ptrdiff_t segment = 0; segment < segments; segment++)
             for (ptrdiff_t k = 0; k < K; k += BLOCK) {
                 t.K = K - k < BLOCK ? K - k : BLOCK;
-                t.offset = segment * segment_stride + k;
+                t.offset = from + segment * segment_stride + k;
                 multiply_block(n, width, t);
                 t.panel += t.K * width * LANES;
                 t.init = 0;

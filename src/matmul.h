@@ -5,6 +5,9 @@
  * TILE_VECTORS vectors, each stored [k][vector][lane], so that one register tile streams one panel. Units are padded
  * with zero columns to whole vectors; K is never padded.
  *
+ * Block-diagonal matrices. The units of one head have nonzero terms at their own `head` neighbouring k only. A group
+ * holds a window of k, the same number in all: those of whichever heads have units in it, the rest zeros.
+ *
  * The order of summation is fixed by K alone: fused multiply-adds over k in order, restarted every BLOCK terms and at
  * every segment of K. So an element of the result has the same bits whatever rows surround it.
  */
@@ -20,12 +23,13 @@ enum {
 
 typedef struct {
     real *data;
-    ptrdiff_t K;
+    ptrdiff_t K;     /* of all segments; of a block-diagonal matrix, of their windows */
     ptrdiff_t units; /* columns of one gate */
     int gates;
     int group_vectors; /* vectors of units in a whole group */
     int bf16;          /* a lane holds two neighbouring k in bfloat16 (matmul_bf16.c) */
     ptrdiff_t groups;
+    ptrdiff_t head, window; /* units of a head and k of a window, if block-diagonal: then each segment has `units` k */
 } Panels;
 
 INLINE ptrdiff_t vectors_of(ptrdiff_t units) { return (units + LANES - 1) / LANES; }
@@ -39,6 +43,21 @@ INLINE ptrdiff_t group_lanes(const Panels *p, ptrdiff_t group)
 }
 INLINE ptrdiff_t panel_rows(const Panels *p) { return p->bf16 ? (p->K + 1) / 2 : p->K; }
 INLINE ptrdiff_t panels_size(const Panels *p) { return panel_rows(p) * p->gates * padded(p->units); }
+
+/* Of a block-diagonal matrix: the window that is wide enough for any group, and where in a segment a group's begins. */
+INLINE ptrdiff_t window_of(const Panels *p)
+{
+    const ptrdiff_t lanes = p->group_vectors * LANES, D = p->head;
+    const int whole = D % lanes == 0 || lanes % D == 0; /* else a group may begin anywhere in a head */
+    const ptrdiff_t k = (whole ? (lanes + D - 1) / D : (lanes - 2) / D + 2) * D;
+    return k < p->units ? k : p->units;
+}
+INLINE ptrdiff_t window_start(const Panels *p, ptrdiff_t group)
+{
+    if (!p->head) return 0;
+    const ptrdiff_t start = group_start(p, group) / p->head * p->head, last = p->units - p->window;
+    return start < last ? start : last;
+}
 
 /* A group's vectors are dealt to panels as evenly as can be: 6 as 3 + 3, 5 as 3 + 2. */
 INLINE int panel_count(int vectors) { return (vectors + TILE_VECTORS - 1) / TILE_VECTORS; }
@@ -60,12 +79,14 @@ INLINE Panels one_group(const Panels *p, ptrdiff_t group, real *data)
     return one;
 }
 
-/* Fill groups [first, last) of p: element (k, gate, unit) is src[gate*gate_stride + unit*unit_stride + k*k_stride]. */
+/* Fill groups [first, last) of p: element (k, gate, unit) is src[gate*gate_stride + unit*unit_stride + k*k_stride]; of
+ * a block-diagonal matrix it stands as many elements before that as its head's first unit is from unit 0. */
 void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
              ptrdiff_t unit_stride, ptrdiff_t k_stride);
 
 /* n rows of out = init + A P for one group, gates * lanes columns; init is one row, or null for zeros.
- * Row i of A is K elements in `segments` equal runs, the j-th at a[i] + j*segment_stride. */
+ * Row i of A is K elements in `segments` equal runs, the j-th at a[i] + j*segment_stride; if P is block-diagonal, as
+ * many as P's segments have. */
 void X(multiply)(ptrdiff_t n, const real *const *a, ptrdiff_t segments, ptrdiff_t segment_stride, const Panels *p,
                  ptrdiff_t group, const real *init, Rows out);
 
@@ -78,8 +99,8 @@ void X(pack_bf16)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *
                   ptrdiff_t unit_stride);
 void X(multiply_bf16)(ptrdiff_t n, const real *const *a, const Panels *p, ptrdiff_t group, const real *init, Rows out);
 
-/* Fill rows [first, last) of p, which has one gate: row k is the p->units elements at src[k]. */
-void X(pack_rows)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *const *src);
+/* Fill rows [first, last) of p, which has one gate: row k is the p->units elements at src[k] + at. */
+void X(pack_rows)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *const *src, ptrdiff_t at);
 
 /* Neighbouring columns of a matrix, OUTER_ROWS at a time: column i, row r is
  * data[i / OUTER_ROWS * block_stride + r * row_stride + i % OUTER_ROWS]. As they lie in the matrix, block_stride is

@@ -116,9 +116,10 @@ void X(multiply_bf16)(ptrdiff_t n, const real *const *a, const Panels *p, ptrdif
     int32_t rounded[ROWS_ONCE][PAIRS + LANES / 2];
     const void *left[ROWS_ONCE];
     const real *panels = p->data + group_start(p, group) * p->gates * panel_rows(p);
+    const ptrdiff_t from = window_start(p, group);
     for (ptrdiff_t k = 0; k < p->K; k += BLOCK) {
         const ptrdiff_t K = p->K - k < BLOCK ? p->K - k : BLOCK;
-        for (ptrdiff_t i = 0; i < n; i++) left[i] = left_operand(a[i] + k, K, rounded[i]);
+        for (ptrdiff_t i = 0; i < n; i++) left[i] = left_operand(a[i] + from + k, K, rounded[i]);
         for (int panel = 0, v = 0, count; panel < panel_count(vectors); panel += count) {
             const int width = panel_width(vectors, panel);
             const int pair_of_panels = panel + 1 < panel_count(vectors) && panel_width(vectors, panel + 1) == width;
@@ -155,9 +156,12 @@ void X(pack_bf16)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *
                 for (ptrdiff_t lane = 0; lane < LANES; lane++) {
                     const ptrdiff_t unit = start + v % per_gate * LANES + lane;
                     const real *row = src + v / per_gate * gate_stride + unit * unit_stride;
+                    const ptrdiff_t from = p->head ? unit / p->head * p->head - window_start(p, group) : 0;
+                    const ptrdiff_t to = unit >= p->units ? 0 : p->head ? from + p->head : p->K;
                     for (ptrdiff_t k = 0; k < p->K; k += 2) {
                         uint16_t pair[2][2] = {{0}}; /* little-endian: a float's upper half is its second */
-                        if (unit < p->units) memcpy(pair, row + k, p->K - k > 1 ? sizeof pair : sizeof *pair);
+                        for (ptrdiff_t i = k; i < k + 2; i++)
+                            if (i >= from && i < to) memcpy(pair[i - k], row + i - from, sizeof *pair);
                         const uint32_t both = pair[0][1] | (uint32_t)pair[1][1] << 16;
                         memcpy(dst + (k / 2 * width + j) * LANES + lane, &both, sizeof both);
                     }

@@ -74,13 +74,14 @@ static void share_out(Plan *p, int threads)
     const frnn_call *call = p->call;
     const int products = products_of(p->cell);
     p->waits = p->cell->phases > 1 || products || call->checkpoint;
-    const double step = 2.0 * products * p->H * p->H * p->B;
+    const ptrdiff_t columns = recurrent_columns(call);
+    const double step = 2.0 * (products * columns + call->P) * p->H * p->B;
     const double input = 2.0 * p->cell->gates * p->H * p->I * p->B;
     if (threads > FRNN_MAX_THREADS) threads = FRNN_MAX_THREADS;
     p->flop = (step + input) * (double)p->steps;
     p->stop = p->flop < WORTH_ASKING ? 0 : call->stop;
     if (p->flop < WORTH_THREADS) threads = 1;
-    const ptrdiff_t weights = (products * p->H + p->cell->gates * p->I) * p->H * (ptrdiff_t)sizeof(real);
+    const ptrdiff_t weights = (products * columns + p->cell->gates * p->I) * p->H * (ptrdiff_t)sizeof(real);
     const ptrdiff_t by_rows = least(threads, p->B / (weights > FAR_BYTES ? LEAST_FAR : LEAST_ROWS));
     const ptrdiff_t by_groups = p->waits && step < WORTH_BARRIER ? 1 : least(threads, p->weights.W.groups);
     const int deal_rows = by_rows >= by_groups;
@@ -116,10 +117,12 @@ static void take_forward(Plan *p, Arena *arena, int scratch_only)
     }
 }
 
-/* Room for what a product multiplied in a chunk of so many rows. */
+/* Room for what a product multiplied in a chunk of so many rows: one matrix a head, or one of all units. */
 static void take_operand(Plan *p, Arena *arena, int which, ptrdiff_t rows, ptrdiff_t width)
 {
-    p->operand_panels[which] = take_matrix(arena, rows, width);
+    const ptrdiff_t columns = p->call->D ? p->call->D : width;
+    p->operand_panels[which] = take_matrix(arena, width / columns * rows, columns);
+    p->operand_panels[which].K = rows;
     p->operand[which] = take(arena, (size_t)rows * sizeof *p->operand[which]);
     if (p->call->checkpoint) p->operand_copy[which] = take_rows(arena, rows, 1, p->Hp);
 }
@@ -137,7 +140,9 @@ static void take_backward(Plan *p, Arena *arena)
     p->x_panels = take_matrix(arena, rows, p->I);
     for (int q = 0; q < cell->phases; q++) {
         const ptrdiff_t width = operand_width(p->call, q);
-        p->U_back[q] = take_matrix(arena, cell->phase_gates[q] * p->H, width);
+        const Panels U = {.K = cell->phase_gates[q] * p->H, .units = width, .gates = 1, .head = p->call->D,
+                          .group_vectors = vectors_of_group(p->call, TILE_VECTORS)};
+        p->U_back[q] = take_panels(arena, U);
         if (cell->phase_gates[q]) take_operand(p, arena, q, rows, width);
     }
     if (p->call->P) {

@@ -13,17 +13,24 @@ Weights X(take_weights)(const frnn_call *call, Arena *arena, int p_only)
         const int wide = cell->phase_gates[q] + cell->phase_means[q];
         if (wide > most) most = wide;
     }
-    const int group_vectors = GROUP_VECTORS(most);
+    const int group_vectors = vectors_of_group(call, GROUP_VECTORS(most));
     Weights w = {.p = take_reals(arena, cell->parameters * Hp)};
     Arena nowhere = {0, 0};
     if (p_only) arena = &nowhere;
     w.bias = take_reals(arena, cell->gates * Hp);
     w.b_rec = take_reals(arena, products_of(cell) * Hp);
-    w.W = take_panels(arena, (Panels){0, call->I, H, cell->gates, group_vectors, call->bf16, 0});
-    for (int q = 0; q < cell->phases; q++)
-        w.U[q] = take_panels(
-            arena, (Panels){0, operand_width(call, q), H, cell->phase_gates[q], group_vectors, call->bf16, 0});
-    w.R = take_panels(arena, (Panels){0, H, call->P, 1, TILE_VECTORS, call->bf16, 0});
+    Panels own = {.units = H, .group_vectors = group_vectors, .bf16 = call->bf16};
+    own.K = call->I;
+    own.gates = cell->gates;
+    w.W = take_panels(arena, own);
+    own.head = call->D;
+    for (int q = 0; q < cell->phases; q++) {
+        own.K = operand_width(call, q);
+        own.gates = cell->phase_gates[q];
+        w.U[q] = take_panels(arena, own);
+    }
+    const Panels R = {.K = H, .units = call->P, .gates = 1, .group_vectors = TILE_VECTORS, .bf16 = call->bf16};
+    w.R = take_panels(arena, R);
     return w;
 }
 
@@ -58,10 +65,9 @@ void X(fill_panels)(const Weights *w, const frnn_call *call, int id, int threads
     const ptrdiff_t H = call->H, groups = w->W.groups;
     const ptrdiff_t first = share(groups, id, threads), last = share(groups, id + 1, threads);
     if (!U_alone) X(pack)(&w->W, first, last, call->W, H * call->I, call->I, 1);
-    for (int q = 0; q < cell->phases; q++) {
-        const ptrdiff_t K = operand_width(call, q);
+    const ptrdiff_t K = recurrent_columns(call);
+    for (int q = 0; q < cell->phases; q++)
         X(pack)(&w->U[q], first, last, (const real *)call->U + first_product(cell, q) * H * K, H * K, K, 1);
-    }
     X(pack)(&w->R, share(w->R.groups, id, threads), share(w->R.groups, id + 1, threads), call->R, 0, H, 1);
 }
 

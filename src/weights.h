@@ -22,8 +22,24 @@ INLINE ptrdiff_t operand_width(const frnn_call *call, int q)
     return call->P && call->cell->phase_gates[q] && call->cell->operand[q] < 0 ? call->P : call->H;
 }
 
+/* Columns of U and dU. */
+INLINE ptrdiff_t recurrent_columns(const frnn_call *call) { return call->D ? call->D : call->P ? call->P : call->H; }
+
+/* How many vectors of units a group has: at most so many, and if it can be, of one head each. */
+INLINE int vectors_of_group(const frnn_call *call, int most)
+{
+    for (int n = most; call->D && n > 0; n--)
+        if (call->D % (n * LANES) == 0) return n;
+    return most;
+}
+
+/* K is that of all segments; of a block-diagonal matrix what is left of it is their windows. */
 INLINE Panels take_panels(Arena *arena, Panels p)
 {
+    if (p.head) {
+        p.window = window_of(&p);
+        p.K = p.K / p.units * p.window;
+    }
     p.groups = (vectors_of(p.units) + p.group_vectors - 1) / p.group_vectors;
     p.data = take_reals(arena, panels_size(&p));
     return p;

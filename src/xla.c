@@ -111,7 +111,9 @@ static int describe(frnn_call *call, const frnn_table **core, const XlaBuffer **
         .threads = (int)set[THREADS], .T = T, .B = B, .I = I, .H = H,
         .x = {x->data, B * I, I}, .W = W->data,
     };
-    call->U = data(&arguments, hasU);
+    const XlaBuffer *U = take(&arguments, hasU);
+    if (U) call->U = U->data;
+    if (U && U->shape[1] < H) call->D = U->shape[1];
     call->b = data(&arguments, b);
     call->b_rec = data(&arguments, b_rec);
     call->p = data(&arguments, p);

@@ -425,6 +425,7 @@ def test_models_of_ones_own(keras: Any) -> None:
             "weight_dtype: Keras cannot express 'bfloat16'",
         ),
         (lambda: fastrnn.LSTM(3, 4, proj_size=2), ValueError, "proj_size: Keras cannot express 2 of .*; expected 0"),
+        (lambda: fastrnn.LSTM(3, 4, heads=2), ValueError, "heads: Keras cannot express 2 of .*; expected 1"),
         (
             lambda: fastrnn.Recurrent(lstm_with("hard_sigmoid_keras2"), 3, 4),
             ValueError,

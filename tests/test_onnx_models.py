@@ -198,6 +198,7 @@ class Own(fastrnn.Dense):
         (lambda: fastrnn.Recurrent(catalogue.clipped_lstm(1.0), 3, 4), {}, ValueError, r"no clipped_lstm\(.*lstm_with"),
         (lambda: fastrnn.LSTM(3, 4, zoneout=0.1), {}, ValueError, r"layer 1 \(LSTM\): zoneout: ONNX cannot express"),
         (lambda: fastrnn.LSTM(3, 8, proj_size=4), {}, ValueError, "proj_size: ONNX cannot express 4"),
+        (lambda: fastrnn.LSTM(3, 4, heads=2), {}, ValueError, "heads: ONNX cannot express 2"),
         (lambda: fastrnn.LSTM(3, 4, weight_dtype="bfloat16"), {}, ValueError, "weight_dtype: ONNX cannot express"),
         (lambda: fastrnn.Recurrent(catalogue.rnn_with("selu"), 3, 4), {}, ValueError, "activation: .* express 'selu'"),
         (lambda: fastrnn.Dense(3, 4, dtype=np.float64), {}, ValueError, "one dtype, got float32 and float64"),

@@ -165,6 +165,7 @@ def test_from_torch_refuses(torch: Any) -> None:
         (lambda: fastrnn.LSTM(3, 4, bidirectional=True, merge="sum"), "merge: PyTorch cannot express 'sum'"),
         (lambda: fastrnn.LSTM(3, 4, return_sequences=False), "return_sequences: PyTorch cannot express False"),
         (lambda: fastrnn.LSTM(3, 4, weight_dtype="bfloat16"), "weight_dtype: PyTorch cannot express 'bfloat16'"),
+        (lambda: fastrnn.LSTM(3, 4, heads=2), "heads: PyTorch cannot express 2 of .*; expected 1"),
     ],
 )
 def test_to_torch_refuses(layer: Callable[[], Any], message: str, torch: Any) -> None:

@@ -286,7 +286,7 @@ class Given:
 
 
 class Product:
-    """U.g on arrays: ``U.g @ v`` is U_g v + b_rec_g, one row a sequence."""
+    """U.g on arrays: ``U.g @ v`` is U_g v + b_rec_g, one row a sequence; of as many heads as v is wider than U_g."""
 
     __array_ufunc__ = None
 
@@ -294,7 +294,12 @@ class Product:
         self._U, self._b_rec = U, b_rec
 
     def __matmul__(self, v: Any) -> Any:
-        return add(v @ self._U.T, self._b_rec)
+        U, (H, columns) = self._U, self._U.shape
+        heads = v.shape[-1] // columns
+        if heads == 1:
+            return add(v @ U.T, self._b_rec)
+        uh = U.reshape(heads, columns, columns) @ v.reshape(*v.shape[:-1], heads, columns, 1)
+        return add(uh.reshape(*v.shape[:-1], H), self._b_rec)
 
 
 def add(a: Any, b: Any) -> Any:

@@ -35,7 +35,7 @@ class Reference:
         """The states after, and what backward wants to see again.
 
         x (B, I) and state, (B, H) each, before the step; weights (W, U, b, b_rec, p, R), e in the order of the cell's
-        inputs. R without rows is no projection.
+        inputs. R without rows is no projection; U with fewer columns than its operand has heads.
         """
         W, _, b, _, _, R = weights
         program, H = self._program, len(b) // len(self._program.gates)
@@ -51,7 +51,10 @@ class Reference:
             for j, row in enumerate(self._rows[q]):
                 operand = self._operand(q, state, fields)
                 U, b_rec = rows(weights[1], row, H), rows(weights[3], row, H)
-                fields[Place("u", j)] = fields[Place("uh", j)] = self._dot(operand, U.T) + b_rec
+                n = operand.shape[1] // U.shape[1]
+                pairs = zip(heads(operand, n, 1), heads(U, n), strict=True)
+                uh = joined([self._dot(a, own.T) for a, own in pairs], 1) + b_rec
+                fields[Place("u", j)] = fields[Place("uh", j)] = uh
             for loop, function in zip(phase.forward, self._forward[q], strict=True):
                 self._run(loop, function, fields, shape)
         after = tuple([fields[Place("next", k)] for k in range(len(state))])
@@ -86,9 +89,11 @@ class Reference:
             for j, row in enumerate(self._rows[q]):
                 operand = self._operand(q, state, fields)
                 du = self._du(fields, first + j)
-                rows(dU, row, H)[:] = dot(du.T, operand)
+                n = operand.shape[1] // U.shape[1]
+                parts = heads(du, n, 1), heads(operand, n, 1), heads(rows(U, row, H), n)
+                rows(dU, row, H)[:] = joined([dot(a.T, b) for a, b in zip(*parts[:2], strict=True)])
                 rows(db_rec, row, H)[:] = du.sum(axis=0)
-                d = d + dot(du, rows(U, row, H))
+                d = d + joined([dot(a, own) for a, own in zip(parts[0], parts[2], strict=True)], 1)
             fields[Place("dout")] = d
             for j in range(len(phase.means)):
                 fields[Place("dout", j)] = mean(fields[Place("da_rec", first_mean + j)])
@@ -130,6 +135,16 @@ def mean(a: Array) -> Array:
 def part(a: Array, g: int, H: int) -> Array:
     """Gate g of gates that lie side by side."""
     return a[:, g * H : (g + 1) * H].copy()
+
+
+def heads(a: Array, n: int, axis: int = 0) -> list[Array]:
+    """The n equal parts along an axis."""
+    return [a] if n == 1 else [part.copy() for part in np.split(a, n, axis)]  # contiguous, as which Numba knows them
+
+
+def joined(parts: list[Array], axis: int = 0) -> Array:
+    """The way back."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis)
 
 
 def rows(a: Array, g: int, H: int) -> Array:

@@ -96,6 +96,7 @@ def recurrent(layer: Any, target: Framework) -> Recurrent:
         )
     refuse(layer, target, "weight_dtype", layer.weight_dtype, None)
     refuse(layer, target, "zoneout", layer.zoneout, 0.0)
+    refuse(layer, target, "heads", layer.heads, 1)
     options = ("return_sequences", "recurrent_dropout", "weight_drop", "proj_size")
     told = cell.options | {name: getattr(layer, name) for name in options}
     told |= {"merge": layer.merge} if layer.bidirectional else {}

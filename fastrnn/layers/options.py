@@ -36,6 +36,7 @@ class LayerOptions:
     zoneout: float | tuple[float, ...] = 0.0
     weight_drop: float = 0.0
     proj_size: int = 0
+    heads: int = 1
     dtype: Any = np.float32
 
     def __post_init__(self) -> None:
@@ -77,6 +78,7 @@ class LayerOptions:
                 f"proj_size: it goes with no recurrent_dropout and no zoneout, got {self.recurrent_dropout} and "
                 f"{self.zoneout}"
             )
+        self._take("heads", checked_heads(self.heads, H, self.proj_size))
         if self.proj_size >= H:
             raise ValueError(f"proj_size: expected less than hidden_size, {H}, or 0 for none, got {self.proj_size}")
         if self.weight_dtype and self.dtype != np.float32:
@@ -111,6 +113,21 @@ def expect_projects(cell: Cell) -> None:
         )
 
 
+def checked_heads(heads: Any, hidden_size: int, proj_size: int) -> int:
+    n = size("heads", heads)
+    if hidden_size % n:
+        raise ValueError(f"heads: expected a divisor of hidden_size, {hidden_size}, got {n}")
+    if n > 1 and proj_size:
+        raise ValueError(f"heads: a projected state has none; expected 1 with proj_size={proj_size}, got {n}")
+    return n
+
+
+def expect_heads(cell: Cell, heads: int) -> None:
+    """Whether so many heads go with a cell."""
+    if heads > 1 and not cell.products:
+        raise ValueError(f"heads: cell {cell.name} has no product with U; expected 1, got {heads}")
+
+
 def parameter_names(options: LayerOptions, cell: Cell) -> list[dict[str, str]]:
     """For each layer and direction, in PyTorch's order: the names of its parameters, by those in a call."""
     ways = ("", "_reverse") if options.bidirectional else ("",)
@@ -127,6 +144,6 @@ def parameter_shapes(options: LayerOptions, cell: Cell) -> list[dict[str, tuple[
     found = []
     for i in range(options.num_layers * D):
         I = options.input_size if i < D else features(options)
-        columns = {"W": (I,), "U": (options.proj_size or H,), "R": (H,)}
+        columns = {"W": (I,), "U": (options.proj_size or H // options.heads,), "R": (H,)}
         found.append({key: (n, *columns.get(key, ())) for key, n in rows.items() if n})
     return found

@@ -30,7 +30,14 @@ from fastrnn.checks import (
 from fastrnn.initializers import GlorotUniform, Initializer, Orthogonal, RandomUniform, Zeros, chosen, initial
 from fastrnn.layers.base import Back, BackOfInputs, Cache, Layer, Output, Shape, checked_shape
 from fastrnn.layers.dropout import mask
-from fastrnn.layers.options import LayerOptions, expect_projects, features, parameter_names, parameter_shapes
+from fastrnn.layers.options import (
+    LayerOptions,
+    expect_heads,
+    expect_projects,
+    features,
+    parameter_names,
+    parameter_shapes,
+)
 from fastrnn.layers.regularised import Regularised
 from fastrnn.layers.stream import Stream
 from fastrnn.merges import MERGES
@@ -65,7 +72,7 @@ class Recurrent(LayerOptions, Layer):
         As `fastrnn.cell` makes it, or one of `fastrnn.cells.CELLS`.
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences, dtype
         As for `LSTM`.
-    weight_dtype, recurrent_dropout, zoneout, weight_drop, proj_size, initializer, rng
+    weight_dtype, recurrent_dropout, zoneout, weight_drop, proj_size, heads, initializer, rng
         As for `LSTM`. A cell's own parameters start as the cell says, else they are drawn as its weights are; an
         initializer for "p" is of them all.
 
@@ -122,6 +129,7 @@ class Recurrent(LayerOptions, Layer):
         zoneout: float | tuple[float, ...] = 0.0,
         weight_drop: float = 0.0,
         proj_size: int = 0,
+        heads: int = 1,
         initializer: Any = "torch",
         rng: Any = None,
     ) -> None:
@@ -140,6 +148,7 @@ class Recurrent(LayerOptions, Layer):
             zoneout,
             weight_drop,
             proj_size,
+            heads,
             dtype,
         )
         if not isinstance(cell, Cell):
@@ -149,11 +158,19 @@ class Recurrent(LayerOptions, Layer):
         shapes = parameter_shapes(self, cell)
         torch: dict[str, Initializer] = dict.fromkeys(shapes[0], RandomUniform(1 / np.sqrt(self.hidden_size)))
         start, rng = chosen(initializer, {"torch": torch, "keras": KERAS}), generator(rng)
-        parts = [{key: initial(start[key], key, own[key], rng, self.dtype) for key in own} for own in shapes]
+        parts = [{key: self._initial(start[key], key, own[key], rng) for key in own} for own in shapes]
         for part in parts:
             if cell.starts and start["p"] is torch["p"]:
                 cell.begin(part["p"])
         self._hold(cell, parts)
+
+    def _initial(self, f: Initializer, key: str, shape: tuple[int, ...], rng: Any) -> Array:
+        """A parameter; of U the rows of each head on their own, (N*D, D), as U of a smaller layer."""
+        if key != "U" or self.heads == 1:
+            return initial(f, key, shape, rng, self.dtype)
+        D = shape[1]
+        own = [initial(f, key, (shape[0] // self.heads, D), rng, self.dtype) for _ in range(self.heads)]
+        return np.stack([a.reshape(-1, D, D) for a in own], axis=1).reshape(shape)
 
     @classmethod
     def from_parts(cls, cell: Cell, parts: list[Part], **options: Any) -> Self:
@@ -164,6 +181,7 @@ class Recurrent(LayerOptions, Layer):
         return layer
 
     def _hold(self, cell: Cell, parts: list[Part]) -> None:
+        expect_heads(cell, self.heads)
         zoneout = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,) * len(cell.states)
         self._regularised = Regularised(cell, self.recurrent_dropout, zoneout, self.weight_drop)
         directions = (False, True) if self.bidirectional else (False,)

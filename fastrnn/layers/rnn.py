@@ -75,6 +75,10 @@ class LSTM(Recurrent):
         P, less than H: h is projected to P units by ``weight_hr_l0`` (P, H) after every step, as in PyTorch [4]_. y and
         h are P wide, and weight_hh is (4*H, P); c stays H wide. 0 is no projection. It goes with no recurrent_dropout
         and no zoneout.
+    heads : int
+        Cut the H units into so many heads of H / heads, in their order; each sees of h its own units alone [5]_. The
+        recurrent weights are then weight_hh (4*H, H / heads), row r of each gate that of unit r, and cost 1 / heads of
+        the time. Not with proj_size.
     forget_bias : float, optional
         Where the forget gate's bias starts: bias_ih is filled with it there, and bias_hh with 0.
     initializer : {"torch", "keras"} or dict
@@ -97,6 +101,7 @@ class LSTM(Recurrent):
     .. [3] S. Merity, N. S. Keskar, R. Socher, "Regularizing and optimizing LSTM language models", ICLR 2018.
     .. [4] H. Sak, A. Senior, F. Beaufays, "Long short-term memory based recurrent neural network architectures for
        large vocabulary speech recognition", 2014, eq. 1-6.
+    .. [5] M. Beck et al., "xLSTM: extended long short-term memory", NeurIPS 2024, of the sLSTM's heads.
 
     Examples
     --------
@@ -135,6 +140,7 @@ class LSTM(Recurrent):
         zoneout: float | tuple[float, ...] = 0.0,
         weight_drop: float = 0.0,
         proj_size: int = 0,
+        heads: int = 1,
         forget_bias: float | None = None,
         initializer: Any = "torch",
         rng: Any = None,
@@ -157,6 +163,7 @@ class LSTM(Recurrent):
             zoneout=zoneout,
             weight_drop=weight_drop,
             proj_size=proj_size,
+            heads=heads,
             initializer=initializer,
             rng=rng,
         )
@@ -182,7 +189,7 @@ class GRU(Recurrent):
     reset_after : bool
         Which of the two GRUs; True is PyTorch's, cuDNN's, Keras 3's and TensorFlow 2's. Asked for.
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences, dtype,
-    weight_dtype, recurrent_dropout, zoneout, weight_drop, initializer, rng
+    weight_dtype, recurrent_dropout, zoneout, weight_drop, heads, initializer, rng
         As for `LSTM`.
 
     Examples
@@ -212,6 +219,7 @@ class GRU(Recurrent):
         recurrent_dropout: float = 0.0,
         zoneout: float | tuple[float, ...] = 0.0,
         weight_drop: float = 0.0,
+        heads: int = 1,
         initializer: Any = "torch",
         rng: Any = None,
     ) -> None:
@@ -231,6 +239,7 @@ class GRU(Recurrent):
             recurrent_dropout=recurrent_dropout,
             zoneout=zoneout,
             weight_drop=weight_drop,
+            heads=heads,
             initializer=initializer,
             rng=rng,
         )
@@ -244,7 +253,7 @@ class RNN(Recurrent):
     activation : {"tanh", "relu", "sigmoid", "identity"}
         "linear" is another name of "identity".
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences, dtype,
-    weight_dtype, recurrent_dropout, zoneout, weight_drop, initializer, rng
+    weight_dtype, recurrent_dropout, zoneout, weight_drop, heads, initializer, rng
         As for `LSTM`.
 
     Examples
@@ -274,6 +283,7 @@ class RNN(Recurrent):
         recurrent_dropout: float = 0.0,
         zoneout: float | tuple[float, ...] = 0.0,
         weight_drop: float = 0.0,
+        heads: int = 1,
         initializer: Any = "torch",
         rng: Any = None,
     ) -> None:
@@ -293,6 +303,7 @@ class RNN(Recurrent):
             recurrent_dropout=recurrent_dropout,
             zoneout=zoneout,
             weight_drop=weight_drop,
+            heads=heads,
             initializer=initializer,
             rng=rng,
         )

@@ -8,7 +8,7 @@ from torch import nn
 
 from fastrnn.cells import Cell, find
 from fastrnn.checks import boolean
-from fastrnn.layers.options import expect_projects, stems
+from fastrnn.layers.options import checked_heads, expect_heads, expect_projects, stems
 from fastrnn.run import ACTIVATIONS, gru_cell, rnn_cell
 from fastrnn.torch.recurrent import Base
 
@@ -235,11 +235,13 @@ class Recurrent(Base):
         As `fastrnn.cell` makes it, or one of `fastrnn.cells.CELLS`.
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
         As for `LSTM`; ``proj_size`` for a cell that reads h in one product alone.
+    heads : int
+        As for `fastrnn.LSTM`: weight_hh is H / heads wide.
 
     Raises
     ------
     TypeError, ValueError
-        For what is not a cell, and for a ``proj_size`` of another; the message names the argument.
+        For what is not a cell, and for a ``proj_size`` or ``heads`` of another; the message names the argument.
 
     Notes
     -----
@@ -271,6 +273,8 @@ class Recurrent(Base):
         proj_size: int = 0,
         device: Any = None,
         dtype: Any = None,
+        *,
+        heads: int = 1,
     ) -> None:
         if not isinstance(cell, Cell):
             raise TypeError(f"cell: expected what fastrnn.cell makes, got {cell!r:.80}")
@@ -290,6 +294,8 @@ class Recurrent(Base):
             dtype=dtype,
         )
         self.cell, self.mode = cell, cell.key
+        self.heads = checked_heads(heads, hidden_size, proj_size)
+        expect_heads(cell, self.heads)
         self._resize()
 
     def _resize(self) -> None:
@@ -302,6 +308,7 @@ class Recurrent(Base):
             plain: dict[str, Any] = {name: self._parameters.pop(name) for name in names}
             like = plain[names[0]].detach()
             shapes = {name: (rows[name.partition("_l")[0]], *a.shape[1:]) for name, a in plain.items()}
+            shapes[names[1]] = (products, self.proj_size or H // self.heads)
             shapes[names[0].replace("weight_ih", stems(cell)["p"])] = (len(cell.parameters) * H,)
             names[:] = [name for name, shape in shapes.items() if shape[0]]
             for name in names:
@@ -317,4 +324,4 @@ class Recurrent(Base):
         return self.cell
 
     def extra_repr(self) -> str:
-        return f"{self.cell.name}, {super().extra_repr()}"
+        return f"{self.cell.name}, {super().extra_repr()}" + (f", heads={self.heads}" if self.heads > 1 else "")

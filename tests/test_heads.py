@@ -1,0 +1,383 @@
+"""Recurrent products by heads: U is block-diagonal, and only its blocks are stored. Against dense zeros and others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import own_cells
+import pytest
+from tolerance import assert_close, assert_rounded, assert_same_bits
+
+import fastrnn
+import fastrnn.inspect
+from fastrnn import catalogue
+from fastrnn.cells import CELLS, Cell
+
+Arrays = dict[str, np.ndarray]
+
+#: T, B, I, units of a head, heads
+SIZES = [
+    (5, 3, 4, 7, 3),
+    (4, 1, 3, 1, 5),
+    (3, 2, 5, 9, 1),
+    (6, 9, 2, 16, 4),
+    (4, 1, 6, 32, 3),
+    (4, 17, 3, 5, 8),
+    (3, 1, 3, 24, 5),
+    (2, 70, 3, 40, 2),
+    (3, 5, 2, 131, 2),
+]
+
+#: Cells of one phase and of several, with parameters, extra inputs, and means of all units.
+OWN = [own_cells.minimal_gated_unit, own_cells.in_turns, own_cells.normalised, catalogue.slstm]
+BUILTIN = [cell for cell in CELLS.values() if cell.products]
+
+
+def dense(U: np.ndarray, heads: int) -> np.ndarray:
+    """U (N*H, D) as (N*H, H), with zeros where a unit is of another head."""
+    D = U.shape[1]
+    H = D * heads
+    whole = np.zeros((len(U), H), U.dtype)
+    for row, values in enumerate(U):
+        start = row % H // D * D
+        whole[row, start : start + D] = values
+    return whole
+
+
+def blocks(dU: np.ndarray, heads: int) -> np.ndarray:
+    """The way back, of a gradient: what belongs to zeros is left out."""
+    H = dU.shape[1]
+    D = H // heads
+    starts = [row % H // D * D for row in range(len(dU))]
+    return np.stack([row[start : start + D] for row, start in zip(dU, starts, strict=True)])
+
+
+class Problem:
+    """Two directions of one layer, with lengths and resets; `heads` of the layer that solves it may be 1."""
+
+    def __init__(self, cell: Cell, sizes: tuple[int, ...], seed: int = 0) -> None:
+        T, B, I, D, self.heads = sizes
+        H = D * self.heads
+        self.cell, self.sizes = cell, (I, H)
+        rng = np.random.default_rng(seed)
+        self.arrays: Arrays = {"x": rng.standard_normal((T, B, I)), "dy": rng.standard_normal((T, B, 2 * H))}
+        self.given = {"lengths": rng.integers(1, T + 1, B), "resets": rng.random((T, B)) < 0.2}
+        for name in cell.states:
+            self.arrays |= {f"{name}0": rng.uniform(0.5, 1, (2, B, H)), f"d{name}_n": rng.standard_normal((2, B, H))}
+        self.arrays |= {f"e_{name}": rng.uniform(0.2, 0.8, (T, B, H)) for name in cell.inputs}
+        own = self.layer(np.float64, self.heads).parameters()
+        self.parameters = {name: rng.uniform(-1, 1, p.shape) / np.sqrt(p.shape[-1]) for name, p in own.items()}
+
+    def layer(self, dtype: Any, heads: int, **options: Any) -> fastrnn.Recurrent:
+        return fastrnn.Recurrent(self.cell, *self.sizes, heads=heads, dtype=dtype, bidirectional=True, **options)
+
+    def results(self, dtype: Any = np.float64, zeros: bool = False, **options: Any) -> Arrays:
+        """Outputs and gradients; with `zeros` from a dense U."""
+        a = {name: value.astype(dtype) for name, value in self.arrays.items()}
+        parameters = {name: p.astype(dtype) for name, p in self.parameters.items()}
+        layer = self.layer(dtype, 1 if zeros else self.heads)
+        if zeros:
+            parameters |= {n: dense(p, self.heads) for n, p in parameters.items() if "weight_hh" in n}
+        layer.load_state_dict(parameters)
+        state, dstate = ([a[f"{prefix}{s}{end}"] for s in self.cell.states] for prefix, end in (("", "0"), ("d", "_n")))
+        alone = len(state) == 1
+        e = {name: a[f"e_{name}"] for name in self.cell.inputs} or None
+        out = layer.forward(
+            a["x"], state=state[0] if alone else tuple(state), e=e, training=True, **self.given, **options
+        )
+        back = layer.backward(a["dy"], out.cache, dstate=dstate[0] if alone else tuple(dstate))
+        final, dinit = ((s,) if alone else s for s in (out.state, back.dstate))
+        found = {"y": out.y, "dx": back.dx}
+        for k, name in enumerate(self.cell.states):
+            found |= {f"{name}_n": final[k], f"d{name}0": dinit[k]}
+        found |= {f"de_{name}": d for name, d in back.de.items()} if e else {}
+        grads = {f"d{name}": d for name, d in back.grads.items()}
+        if zeros:
+            grads |= {n: blocks(d, self.heads) for n, d in grads.items() if "weight_hh" in n}
+        return found | grads
+
+
+def reference(problem: Problem) -> Arrays:
+    with fastrnn.use_backend("numpy"):
+        return problem.results(zeros=True)
+
+
+@pytest.mark.parametrize("k", range(len(SIZES)))
+def test_against_zeros(k: int, backend: str) -> None:
+    """Outputs and every gradient are those of the dense U, of every cell in turn."""
+    cells = BUILTIN + OWN
+    for cell in (cells[k % len(cells)], cells[-1 - k % len(OWN)]):
+        for options in ({}, {"checkpoint": 2}):
+            problem = Problem(cell, SIZES[k], k)
+            assert_close(problem.results(**options), reference(problem))
+
+
+def test_every_cell(backend: str) -> None:
+    for k, cell in enumerate(BUILTIN):
+        problem = Problem(cell, (3, 3, 2, 6, 3), k)
+        assert_close(problem.results(), reference(problem))
+
+
+@pytest.mark.parametrize("k", range(len(SIZES)))
+def test_roundings(k: int, native: str) -> None:
+    """Every instruction set in both dtypes, on one thread and two."""
+    problem = Problem(BUILTIN[k % len(BUILTIN)], SIZES[k], 1)
+    problem.arrays, problem.parameters = (
+        {name: a.astype(np.float32).astype(np.float64) for name, a in arrays.items()}
+        for arrays in (problem.arrays, problem.parameters)
+    )
+
+    def evaluate() -> Arrays:
+        with fastrnn.use_backend("numpy"):
+            return problem.results()
+
+    exact = reference(problem)
+    measured: Any = {}
+    for dtype in (np.float32, np.float64):
+        for threads in (1, 2):
+            assert_rounded(problem.results(dtype, threads=threads), exact, evaluate, measured)
+
+
+@pytest.mark.parametrize("cell", [CELLS["lstm"], CELLS["gru_before"]], ids=lambda cell: cell.name)
+@pytest.mark.parametrize("sizes", [(6, 1, 64, 128, 4), (9, 12, 5, 20, 3), (5, 66, 40, 50, 2)], ids=str)
+def test_bits(cell: Cell, sizes: tuple[int, ...], native: str) -> None:
+    """The same on any number of threads, with checkpoints, in inference, in a stream, and of a sequence alone."""
+    problem = Problem(cell, sizes)
+    expected = problem.results(np.float32, threads=1)
+    for options in ({"threads": 2}, {"threads": 3}, {"checkpoint": 2}, {"checkpoint": 1, "threads": 2}):
+        assert_same_bits(problem.results(np.float32, **options), expected)
+    layer = problem.layer(np.float32, problem.heads)
+    layer.load_state_dict({name: p.astype(np.float32) for name, p in problem.parameters.items()})
+    x = problem.arrays["x"].astype(np.float32)
+    whole = layer.forward(x, training=True)
+    assert_same_bits({"y": layer(x)[0]}, {"y": whole.y})
+    assert_same_bits({"y": layer(x[:, -1])[0]}, {"y": whole.y[:, -1]})
+    one = fastrnn.Recurrent(cell, *problem.sizes, num_layers=2, heads=problem.heads, rng=0)
+    y, state = one(x)
+    for _ in range(3):  # the general way, and the prepared one
+        assert_same_bits({"y": one(x)[0]}, {"y": y})
+    stream = one.stream(x.shape[1])
+    assert_same_bits({"y": np.stack([stream.step(x_t) for x_t in x])}, {"y": y})
+    final = stream.state if isinstance(state, tuple) else (stream.state,)
+    pairs = zip(final, state if isinstance(state, tuple) else (state,), strict=True)
+    assert all(a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+def test_heads_are_layers(implementation: str) -> None:
+    """Each is a layer of its own, of the rows of its units."""
+    D, heads, G = 6, 3, 4
+    whole = fastrnn.LSTM(5, heads * D, heads=heads, dtype=np.float64, rng=0)
+    x, dy = (np.random.default_rng(1).standard_normal(shape) for shape in ((4, 2, 5), (4, 2, heads * D)))
+    y, (h, c), cache = whole.forward(x, training=True)
+    dx, _, grads = whole.backward(dy, cache)
+    for k in range(heads):
+        own = fastrnn.LSTM(5, D, dtype=np.float64)
+        rows = np.concatenate([np.arange(D) + g * heads * D + k * D for g in range(G)])
+        own.load_state_dict({name: a[rows] for name, a in whole.state_dict().items()})
+        expected = own.forward(x, training=True)
+        part = slice(k * D, (k + 1) * D)
+        back = own.backward(dy[..., part], expected.cache)
+        got = {"y": y[..., part], "h": h[..., part], "c": c[..., part]} | {n: d[rows] for n, d in grads.items()}
+        assert_close(got, {"y": expected.y, "h": expected.state[0], "c": expected.state[1]} | back.grads)
+        dx = dx - back.dx
+    assert abs(dx).max() < 1e-12  # what each head gives x is all that x gets
+
+
+def test_a_unit_a_head(native: str) -> None:
+    """Then the recurrence is elementwise: an IndRNN's."""
+    rnn = fastrnn.RNN(3, 37, heads=37, dtype=np.float64, rng=0)
+    own = rnn.parameters()
+    same = fastrnn.Recurrent(catalogue.ind_rnn_tanh, 3, 37, bias="input", dtype=np.float64)
+    p, b = own["weight_hh_l0"][:, 0], own["bias_ih_l0"] + own["bias_hh_l0"]
+    same.load_state_dict({"weight_ih_l0": own["weight_ih_l0"], "bias_ih_l0": b, "parameter_l0": p})
+    x = np.random.default_rng(1).standard_normal((6, 3, 3))
+    assert_close({"y": rnn(x)[0]}, {"y": same(x)[0]})
+
+
+def test_functions(backend: str) -> None:
+    """The shape of U says how many heads there are."""
+    rng = np.random.default_rng(0)
+    x, W, U, b = (rng.standard_normal(shape) for shape in ((4, 2, 3), (24, 3), (24, 2), (24,)))
+    out = fastrnn.lstm_forward(x, W, U, b, training=True)
+    same = fastrnn.lstm_forward(x, W, dense(U, 3), b, training=True)
+    assert_close({"y": out.y, "c": out.c_n}, {"y": same.y, "c": same.c_n})
+    dU, other = (fastrnn.lstm_backward(same.y, result.cache).dU for result in (out, same))
+    assert_close({"dU": dU}, {"dU": blocks(other, 3)})
+    h = c = np.zeros((2, 6))
+    for x_t, y_t in zip(x, out.y, strict=True):
+        h, c = fastrnn.lstm_step(x_t, h, c, W, U, b)
+        assert_close({"y": h}, {"y": y_t})
+    cell = own_cells.minimal_gated_unit
+    h = cell.step(x[0], (np.ones((2, 6)),), W[:12], U[:12])[0]
+    assert_close({"y": cell.forward(x[:1], W[:12], U[:12], init=(np.ones((2, 6)),)).y[0]}, {"y": h})
+
+
+def test_slstm_of_xlstm(backend: str, oracle: Callable[[str], Any]) -> None:
+    """As that package has it: R is (heads, D, 4, D), in the order input, output gate."""
+    torch = oracle("torch")
+    T, B, I, D, heads = 7, 3, 4, 5, 3
+    H = heads * D
+    rng = np.random.default_rng(0)
+    arrays = {"x": (T, B, I), "W": (4, H, I), "b": (4, H), "R": (heads, D, 4, D), "dy": (T, B, H)}
+    given = {name: torch.tensor(rng.standard_normal(shape), requires_grad=True) for name, shape in arrays.items()}
+    h, c, n, m = (torch.zeros(B, H, dtype=torch.float64) for _ in range(4))
+    y = []
+    for x_t in given["x"]:
+        Rh = torch.einsum("bkd,kdge->bgke", h.reshape(B, heads, D), given["R"]).reshape(B, 4, H)
+        i, f, z, o = (torch.einsum("bi,ghi->bgh", x_t, given["W"]) + given["b"] + Rh).unbind(1)
+        kept = m + torch.nn.functional.logsigmoid(f)
+        first = len(y) == 0
+        m = i if first else torch.maximum(i, kept)
+        forget = torch.zeros_like(i) if first else torch.exp(kept - m)
+        c, n = forget * c + torch.exp(i - m) * torch.tanh(z), forget * n + torch.exp(i - m)
+        h = torch.sigmoid(o) * c / n
+        y.append(h)
+    (torch.stack(y) * given["dy"]).sum().backward()
+    a = {name: tensor.detach().numpy() for name, tensor in given.items()}
+    U = a["R"].transpose(2, 0, 3, 1).reshape(4 * H, D)
+    W = a["W"].reshape(4 * H, I)
+    out = catalogue.slstm.forward(a["x"], W, U, a["b"].ravel(), training=True)
+    back = catalogue.slstm.backward(a["dy"], out.cache)
+    expected = {"y": torch.stack(y).detach(), "dx": given["x"].grad, "dW": given["W"].grad.reshape(4 * H, I)}
+    expected |= {"db": given["b"].grad.ravel(), "dU": given["R"].grad.permute(2, 0, 3, 1).reshape(4 * H, D)}
+    got = {"y": out.y, "dx": back.dx, "dW": back.dW, "db": back.db, "dU": back.dU}
+    assert_close(got, {name: value.numpy() for name, value in expected.items()}, 1e-11)
+
+
+def test_bfloat16_weights(native: str) -> None:
+    """The layer is that of the rounded weights; heads of an odd size, for two k go together."""
+    for sizes in ((40, 2), (33, 3), (128, 4), (1, 5)):
+        H, heads = sizes[0] * sizes[1], sizes[1]
+        layer = fastrnn.LSTM(6, H, heads=heads, weight_dtype="bfloat16", rng=0)
+        same = fastrnn.LSTM(6, H, heads=heads)
+        same.load_state_dict(layer.state_dict())
+        for B in (1, 3):
+            x = np.random.default_rng(0).standard_normal((7, B, 6)).astype(np.float32)
+            error = np.linalg.norm(layer(x)[0] - same(x)[0]) / np.linalg.norm(same(x)[0])
+            assert error < 2**-8  # of x and h, which one instruction set rounds for the products too
+
+
+@pytest.mark.parametrize("rates", [{"recurrent_dropout": 0.4}, {"zoneout": (0.2, 0.5)}], ids=str)
+def test_masks_of_units(rates: dict[str, Any], backend: str) -> None:
+    """Those of a dense layer from the same generator."""
+    problem = Problem(CELLS["lstm"], (4, 3, 2, 6, 2))
+    ys = {}
+    for heads in (1, 2):
+        layer = problem.layer(np.float64, heads, **rates)
+        own = {n: dense(p, 2) if heads == 1 and "hh" in n and p.ndim == 2 else p for n, p in problem.parameters.items()}
+        layer.load_state_dict(own)
+        out = layer.forward(problem.arrays["x"], training=True, rng=0)
+        dx, _, grads = layer.backward(problem.arrays["dy"], out.cache)
+        dU = grads["weight_hh_l0_reverse"]
+        dU = blocks(dU, 2) if heads == 1 else dU
+        ys[heads] = {"y": out.y, "dx": dx, "dU": dU, "inferred": layer(out.y[..., :2])[0]}
+    assert_close(ys[2], ys[1])
+
+
+def test_weight_drop(backend: str) -> None:
+    layer = fastrnn.LSTM(2, 12, heads=3, weight_drop=0.5, dtype=np.float64, rng=0)
+    x = np.random.default_rng(0).standard_normal((4, 3, 2))
+    mask = (np.random.default_rng(1).random((48, 4), np.float32) >= 0.5) * 2.0
+    out = layer.forward(x, training=True, rng=1)
+    same = fastrnn.LSTM(2, 12, heads=3, dtype=np.float64)
+    state = layer.state_dict()
+    same.load_state_dict(state | {"weight_hh_l0": state["weight_hh_l0"] * mask})
+    expected = same.forward(x, training=True)
+    dU = same.backward(out.y, expected.cache).grads["weight_hh_l0"] * mask
+    got = layer.backward(out.y, out.cache).grads["weight_hh_l0"]
+    assert_close({"y": out.y, "dU": got}, {"y": expected.y, "dU": dU})
+
+
+def test_in_pytorch(oracle: Callable[[str], Any]) -> None:
+    """The module, its gradients, and those of gradients, which the equations have."""
+    torch, ours = oracle("torch"), oracle("torch") and import_module("fastrnn.torch")
+    module = ours.Recurrent(catalogue.slstm, 3, 12, heads=4, dtype=torch.float64)
+    assert module.weight_hh_l0.shape == (48, 3)
+    assert "heads=4" in repr(module)
+    layer = fastrnn.Recurrent(catalogue.slstm, 3, 12, heads=4, dtype=np.float64)
+    layer.load_state_dict({name: p.detach().numpy() for name, p in module.named_parameters()})
+    x = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
+    y, _ = module(x)
+    y.square().sum().backward()
+    out = layer.forward(x.detach().numpy(), training=True)
+    back = layer.backward(2 * out.y, out.cache)
+    got = {name: p.grad.numpy() for name, p in module.named_parameters()} | {"y": y.detach().numpy()}
+    assert_close(got | {"dx": x.grad.numpy()}, back.grads | {"y": out.y, "dx": back.dx})
+    with pytest.warns(RuntimeWarning, match="equations"):
+        assert torch.autograd.gradgradcheck(lambda x: module(x)[0], (x[:2],))
+    with pytest.raises(ValueError, match="heads: expected a divisor of hidden_size, 12, got 5"):
+        ours.Recurrent(catalogue.slstm, 3, 12, heads=5)
+    with pytest.raises(ValueError, match="heads: cell min_gru has no product with U; expected 1, got 2"):
+        ours.Recurrent(catalogue.min_gru, 3, 12, heads=2)
+
+
+def test_in_jax(oracle: Callable[[str], Any]) -> None:
+    jax = oracle("jax")
+    ours = import_module("fastrnn.jax")
+    rng = np.random.default_rng(0)
+    x, W, U = (rng.standard_normal(shape).astype(np.float32) for shape in ((5, 2, 3), (36, 3), (36, 4)))
+
+    def loss(W: Any, U: Any) -> Any:
+        return (ours.gru(x, W, U, reset_after=False)[0] ** 2).sum()
+
+    out = fastrnn.gru_forward(x, W, U, reset_after=False, training=True)
+    back = fastrnn.gru_backward(2 * out.y, out.cache)
+    dW, dU = jax.jit(jax.grad(loss, (0, 1)))(W, U)
+    assert_close({"dW": np.asarray(dW), "dU": np.asarray(dU)}, {"dW": back.dW, "dU": back.dU}, 1e-5)
+    with pytest.warns(RuntimeWarning, match="equations"):
+        _, slope = jax.jvp(loss, (W, U), (0 * W, U))
+    assert float(slope) == pytest.approx((back.dU * U).sum(), rel=1e-3)
+
+
+def test_what_is_refused() -> None:
+    x, W = np.ones((3, 2, 4)), np.ones((24, 4))
+    for shape in ((24, 4), (24, 7), (24, 0), (22, 2), (24,)):
+        with pytest.raises(ValueError, match=r"U: expected shape \(4\*H, H\) .* or \(4\*H, H/heads\) of heads"):
+            fastrnn.lstm_forward(x, W, np.ones(shape))
+    cases: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"heads": 3}, ValueError, "heads: expected a divisor of hidden_size, 8, got 3"),
+        ({"heads": 0}, ValueError, "heads: expected a positive integer, got 0"),
+        ({"heads": 2.0}, TypeError, "heads: expected a positive integer, got 2.0"),
+        ({"heads": 2, "proj_size": 4}, ValueError, "heads: a projected state has none; expected 1 with proj_size=4"),
+    ]
+    for options, error, message in cases:
+        with pytest.raises(error, match=message):
+            fastrnn.LSTM(3, 8, **options)
+    with pytest.raises(ValueError, match="heads: cell min_gru has no product with U; expected 1, got 2"):
+        fastrnn.Recurrent(catalogue.min_gru, 3, 8, heads=2)
+
+
+def test_there_and_back(tmp_path: Any) -> None:
+    """A file, what a layer says of itself, and what is looked at inside."""
+    layer = fastrnn.Recurrent(catalogue.slstm, 3, 12, 2, heads=4, rng=0)
+    fastrnn.save(tmp_path / "layer.safetensors", layer)
+    other = fastrnn.load(tmp_path / "layer.safetensors", cell=catalogue.slstm)
+    assert_same_bits(other.state_dict(), layer.state_dict())
+    assert other.heads == 4
+    assert repr(layer) == "Recurrent(3, 12, num_layers=2, heads=4, dtype=float32) [slstm]"
+    assert layer.parameters()["weight_hh_l1"].shape == (48, 3)
+    net = fastrnn.LSTM(3, 12, heads=4, rng=0)
+    x = np.ones((4, 2, 3), np.float32)
+    assert_close({"h": fastrnn.inspect.gates(net, x)["h"]}, {"h": net(x)[0]}, 1e-5)
+    assert (fastrnn.inspect.gradient_norms(net, x) > 0).all()
+
+
+def test_initial_weights() -> None:
+    """Each head's are those of a smaller layer: orthogonal columns of its own rows."""
+    U = fastrnn.GRU(3, 12, reset_after=True, heads=3, initializer="keras", rng=0).parameters()["weight_hh_l0"]
+    for own in U.reshape(3, 3, 4, 4).swapaxes(0, 1):
+        own = own.reshape(12, 4)
+        np.testing.assert_allclose(own.T @ own, np.eye(4), rtol=0, atol=1e-6)
+
+
+def test_it_learns() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((64, 6, 2)).astype(np.float32)
+    layer = fastrnn.Recurrent(catalogue.slstm, 2, 16, heads=4, return_sequences=False, rng=0)
+    model = fastrnn.Sequential([layer, fastrnn.Dense(16, 1, rng=1)])
+    model.compile(fastrnn.training.Adam(0.01), "mse")
+    losses = model.fit(x, x[:, 0, :1], epochs=60, batch_size=16, rng=0).history["loss"]
+    assert losses[-1] < 0.3 * losses[0]
