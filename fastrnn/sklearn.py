@@ -37,6 +37,9 @@ PARAMETERS = """
 
     aeon and sktime have (cases, channels, time): give ``X.swapaxes(1, 2)``, or ``[x.T for x in X]`` for a list.
 
+    Workers of a search with ``n_jobs`` (joblib's processes) share the CPUs: each has as many threads as its
+    ``OMP_NUM_THREADS`` says, by which joblib limits it.
+
     Parameters
     ----------
     cell : {"lstm", "lstm_peephole", "gru_after", "gru_before", "rnn_tanh", "rnn_relu", "rnn_sigmoid", "rnn_identity"}

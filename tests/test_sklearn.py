@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tolerance import assert_same_bits
 
+import fastrnn
 from fastrnn.cells import CELLS
 from fastrnn.training import Adam
 
@@ -36,6 +37,39 @@ def task(N: int = 60, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
     rng = np.random.default_rng(seed)
     X = [rng.standard_normal((T, 2)) + rng.choice([-1, 1]) for T in rng.integers(1, 12, N)]
     return X, np.array(["down", "up"])[[int(x.sum() > 0) for x in X]]
+
+
+class Counting(SequenceClassifier):
+    """Its score is the number of threads that it may use."""
+
+    def score(self, X: Any, y: Any) -> float:
+        return float(fastrnn.get_num_threads())
+
+
+def test_workers_keep_to_their_share_of_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two, each has half as many threads, as joblib tells its processes; the parent keeps its own."""
+    monkeypatch.delenv("FASTRNN_NUM_THREADS", raising=False)
+    joblib = pytest.importorskip("joblib")
+    share, own = max(joblib.cpu_count() // 2, 1), fastrnn.get_num_threads()
+    with joblib.parallel_config("loky", n_jobs=2):
+        scores = cross_val_score(Counting(hidden_size=4, epochs=1), *task(), cv=2)
+    assert scores.tolist() == [share] * 2
+    assert fastrnn.get_num_threads() == own
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_collections_of_channels_before_time(listed: bool) -> None:
+    """Those of aeon and sktime, turned as the docstring says."""
+    X, y = task()
+    expected = small().fit(X, y).predict_proba(X)
+    turned: Any = [np.ascontiguousarray(x.T) for x in X]
+    given: Any = [x.T for x in turned]
+    if not listed:
+        X = [x[:1] for x in X]
+        expected = small().fit(np.stack(X), y).predict_proba(np.stack(X))
+        given = np.stack([x.T for x in X]).swapaxes(1, 2)
+    assert "``X.swapaxes(1, 2)``, or ``[x.T for x in X]``" in str(SequenceClassifier.__doc__)
+    assert_same_bits({"y": small().fit(given, y).predict_proba(given)}, {"y": expected})
 
 
 def small(**options: Any) -> SequenceClassifier:
