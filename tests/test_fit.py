@@ -160,6 +160,15 @@ def test_sparse_embeddings_train(kind: Any) -> None:
     assert (dense.layers[0].parameters()["weight"] != before).all()  # decay moves these rows too
 
 
+def test_sparse_embeddings_accumulate() -> None:
+    """Batches that have other rows each: as one batch of all."""
+    x = np.random.default_rng(0).integers(0, 6, (N, T))
+    one, many = (words(True, training.Adam(0.05, clip_norm=0.1)) for _ in range(2))
+    one.fit(x, classes(N), epochs=3, batch_size=N, shuffle=False)
+    many.fit(x, classes(N), epochs=3, batch_size=3, accumulate=5, shuffle=False)
+    assert_close(many.state_dict(), one.state_dict(), 1e-10)
+
+
 def test_empty_sequences_alone_are_no_step() -> None:
     model = regressor()
     model.fit(inputs(), targets(N, T))  # so that there is momentum, which a step would follow

@@ -68,6 +68,14 @@ class RowGradient:
         others = self.rows != row
         return self if others.all() else RowGradient(self.rows[others], self.values[others], self.shape)
 
+    def __add__(self, other: RowGradient) -> RowGradient:
+        """The sum, which has the rows of both."""
+        rows, values = np.concatenate([self.rows, other.rows]), np.concatenate([self.values, other.values])
+        return RowGradient.summed(rows, values, self.shape)
+
+    def __truediv__(self, number: float) -> RowGradient:
+        return RowGradient(self.rows, self.values / number, self.shape)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is False:
             raise ValueError("copy: a whole array is always a new one; expected True or None, got False")

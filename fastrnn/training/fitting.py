@@ -132,7 +132,7 @@ class Training:
         self.names = names + [f"val_{name}" for name in names if validation is not None]
         self._source, self._validation, self._options = source, validation, options
         self._parameters = model.parameters()
-        self._gathered: dict[str, Array] = {}
+        self._gathered: dict[str, Any] = {}
         self._weight = 0.0
 
     def stop(self) -> None:
@@ -198,7 +198,8 @@ class Training:
             self._learn(grads)
         else:
             self._weight += judged.weight
-            self._gathered = {name: g + self._gathered.get(name, 0) for name, g in grads.items()}
+            before = self._gathered
+            self._gathered = {name: g + before[name] if name in before else g for name, g in grads.items()}
         return state
 
     def _step_together(self) -> None:
