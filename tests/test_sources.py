@@ -161,6 +161,26 @@ def test_lengths_of_batches() -> None:
     assert_same_bits(of_lists.state_dict(), of_arrays.state_dict())
 
 
+def test_weights_of_batches() -> None:
+    """As Keras has them, third, or by name."""
+    w, results = np.random.default_rng(0).random(N), []
+    for given in (
+        [(x, y, w[which]) for (x, y), which in zip(pairs(), SLICES, strict=True)],
+        [{"x": x, "y": y, "sample_weight": w[which]} for (x, y), which in zip(pairs(), SLICES, strict=True)],
+    ):
+        model = classifier()
+        model.fit(given, epochs=2, shuffle=False)
+        results.append((model.state_dict(), model.evaluate(given)))
+    same = classifier()
+    same.fit(inputs(), classes(N), epochs=2, sample_weight=w, batch_size=SIZE, shuffle=False)
+    for weights, scores in results:
+        assert_same_bits(weights, same.state_dict())
+        assert scores == same.evaluate(inputs(), classes(N), sample_weight=w, batch_size=SIZE)
+    plain = classifier()
+    plain.fit(pairs(), epochs=2, shuffle=False)
+    assert (plain.state_dict()["1.weight"] != same.state_dict()["1.weight"]).any()
+
+
 @pytest.mark.parametrize("kind", ["sequence", "iterable", "list"])
 def test_validation_by_batches(kind: str) -> None:
     model, same = classifier(), classifier()
@@ -277,14 +297,14 @@ ERRORS: dict[str, Callable[[], Any]] = {
         inputs(), classes(N), steps_per_epoch=3
     ),
     "steps_per_epoch: expected a positive integer, got 0": lambda: fit(pairs(), steps_per_epoch=0),
-    "batch 1: expected \\(x, y\\) or a dict of x, y, lengths, sample_weight, got ndarray": lambda: fit(
+    "batch 1: expected \\(x, y\\), .* or a dict of x, y, lengths, sample_weight, e, got ndarray": lambda: fit(
         x for x, _ in pairs()
     ),
-    "batch 1: expected \\(x, y\\) or a dict of x, y, lengths, sample_weight, got a tuple of 1": lambda: fit(
+    "batch 1: expected \\(x, y\\), .* or a dict of x, y, lengths, sample_weight, e, got a tuple of 1": lambda: fit(
         [(inputs(),)]
     ),
     "batch 2: expected .*, got a dict of x, z": lambda: fit([*pairs()[:1], {"x": 1, "z": 2}], shuffle=False),
-    "batch 1: expected x, \\(x, y\\) or a dict of x, y, lengths, sample_weight, got a tuple of 7": lambda: (
+    "batch 1: expected x, \\(x, y\\), .* or a dict of x, y, lengths, sample_weight, e, got a tuple of 7": lambda: (
         classifier().predict(iter([(0,) * 7]))
     ),
     "batch 2 y: expected classes in 0\\.\\.3, got 4": lambda: fit(iter([*pairs()[:1], wrong])),

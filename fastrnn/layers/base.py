@@ -67,6 +67,9 @@ class Layer:
     #: whether the layer takes and returns (B, T, ...) in place of (T, B, ...)
     batch_first: bool = False
 
+    #: the extra inputs that its forward has to be given as ``e``, a dict; without any it has no such argument
+    inputs: tuple[str, ...] = ()
+
     def forward(
         self,
         x: Any,

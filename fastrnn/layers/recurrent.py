@@ -84,7 +84,7 @@ class Recurrent(LayerOptions, Layer):
     Notes
     -----
     Calls of a layer whose cell has extra inputs are given them as ``e``, a dict, and every layer and direction gets the
-    same; there is no stream of such a layer, and `fit` has no place for them.
+    same; so are `fit` and `predict` of a `Sequential` with such a layer. There is no stream of it.
 
     States come and go as a tuple in the order of the cell's, or alone if there is one. Parameters are named as those of
     `LSTM`; a cell's own are ``parameter_l0`` (P*H,), in their order.
@@ -194,7 +194,7 @@ class Recurrent(LayerOptions, Layer):
             inference=self._regularised.inference,
         )
         self._names = parameter_names(self, self.stack.cell)
-        self._plain = not cell.inputs
+        self.inputs = cell.inputs
 
     def parameters(self) -> dict[str, Array]:
         """The parameters themselves under PyTorch's names: weight_ih_l0 (G*H, I), weight_hh_l0, bias_ih_l0, ...
@@ -254,7 +254,7 @@ class Recurrent(LayerOptions, Layer):
             For what is not an array, or of another dtype or shape; the message names the argument.
         """
         kind = None
-        plain = lengths is None and resets is None and e is None and self._plain
+        plain = lengths is None and resets is None and e is None and not self.inputs
         if plain and type(x) is np.ndarray and (threads is None or type(threads) is int):
             kind = x.shape, backends.get_num_threads() if threads is None else threads
             run = self.stack.prepared(kind)
@@ -415,7 +415,7 @@ class Recurrent(LayerOptions, Layer):
             "threads": backends.thread_count(threads),
             "init": self._checked_state(state, B, layout),
         }
-        if e is not None or not self._plain:
+        if e is not None or self.inputs:
             sizes = T, B, self.hidden_size
             given["e"], given["fixed"] = checked_inputs(self.stack.cell, e, sizes, self.dtype, *layout)
         return given, layout
@@ -492,7 +492,7 @@ class Recurrent(LayerOptions, Layer):
         """
         if self.bidirectional:
             raise ValueError("stream: a bidirectional layer needs the whole sequence; call the layer instead")
-        if not self._plain:
+        if self.inputs:
             raise ValueError("stream: the cell has extra inputs, for which a step has no place; call the layer instead")
         threads = backends.thread_count(threads)
         B = size("batch_size", batch_size)

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import among, as_array, checked_lengths, describe, expect_shape, number, positive
+from fastrnn.checks import (
+    among,
+    as_array,
+    checked_lengths,
+    describe,
+    expect_mapping,
+    expect_names,
+    expect_shape,
+    number,
+    positive,
+)
 from fastrnn.training.targets import Counting, expect_weights, numbers
+
+#: extra inputs of cells by their names
+Extras = Mapping[str, Array]
 
 #: elements of y that are looked at together
 PART = 2**20
@@ -187,6 +201,7 @@ class Batch(NamedTuple):
     lengths: Array | None  #: (B,)
     stepwise: bool  #: a prediction, and so a target, for every step of x
     weights: Array | None = None  #: of the predictions, (T, B) or (B,)
+    e: Extras = MappingProxyType({})  #: extra inputs of cells by name, (T, B, ...) or (B, ...)
 
     @property
     def mask(self) -> Array | None:
@@ -208,7 +223,8 @@ class Batch(NamedTuple):
             x, y = self.x[start : start + size], self.y[start : start + size]
             lengths = None if self.lengths is None else np.clip(self.lengths - start, 0, len(x))
             weights = None if self.weights is None else self.weights[start : start + size]
-            yield Batch(x, y, lengths, self.stepwise, weights)
+            e = {name: a[start : start + size] if has_steps(a) else a for name, a in self.e.items()}
+            yield Batch(x, y, lengths, self.stepwise, weights, e)
 
 
 class Samples(NamedTuple):
@@ -224,6 +240,7 @@ class Samples(NamedTuple):
     own_steps: int | None = None  #: of predictions that have an axis of time which is not that of x
     weights: Array | None = None  #: of the predictions, shaped like `leading`
     counting: Counting = Counting()
+    e: Extras = MappingProxyType({})  #: extra inputs of cells by name, (N, T, ...) or (N, ...)
 
     @property
     def size(self) -> int:
@@ -236,15 +253,17 @@ class Samples(NamedTuple):
 
     def take(self, which: slice | Array) -> Samples:
         y, lengths, weights = (None if a is None else a[which] for a in (self.y, self.lengths, self.weights))
-        return self._replace(x=self.x[which], y=y, lengths=lengths, weights=weights)
+        e = {name: a[which] for name, a in self.e.items()}
+        return self._replace(x=self.x[which], y=y, lengths=lengths, weights=weights, e=e)
 
     def batch(self, which: slice | Array) -> Batch:
         """Time-major, no longer than its longest sequence, zeros after each; else a view of consecutive samples."""
         some = self.take(which)
-        x, y, lengths, weights = some.x, some.y, some.lengths, some.weights
+        x, y, lengths, weights, e = some.x, some.y, some.lengths, some.weights, some.e
         if lengths is not None:
             longest = max(int(lengths.max()), 1)
             x = zeros_after(x[:, :longest], lengths)
+            e = {name: zeros_after(a[:, :longest], lengths) if has_steps(a) else a for name, a in e.items()}
             if self.stepwise:
                 y = None if y is None else zeros_after(y[:, :longest], lengths)
                 weights = None if weights is None else weights[:, :longest]
@@ -252,7 +271,7 @@ class Samples(NamedTuple):
             y, weights = (None if a is None else a.swapaxes(0, 1) for a in (y, weights))
         if y is not None:
             weights = self.counting.weights(y, weights, len(self.leading))
-        return Batch(turned(x), y, lengths, self.stepwise, weights)
+        return Batch(turned(x), y, lengths, self.stepwise, weights, {name: turned(a) for name, a in e.items()})
 
     def batches(self, size: int, order: Array | None = None) -> Iterator[Batch]:
         """All samples, as they come or in this order."""
@@ -332,11 +351,36 @@ def as_weights(name: str, weights: Any, samples: Samples) -> Array | None:
     return w
 
 
+def expect_extras(name: str, e: Any, names: Sequence[str]) -> None:
+    """That they are those of these names."""
+    e = {} if e is None else e
+    expect_mapping(name, e)
+    expect_names(name, e, names, ValueError)
+
+
+def as_extras(name: str, e: Any, names: Sequence[str], samples: Samples) -> Extras:
+    """(N, T, ...) or (N, ...) by name; lists are padded as those of x are."""
+    expect_extras(name, e, names)
+    found: dict[str, Array] = {}
+    for key in names:
+        own = f"{name} {key!r}"
+        a = e[key]
+        a = found[key] = as_array(own, padded_as_x(own, a, samples) if isinstance(a, list | tuple) else a)
+        if a.ndim not in (2, 3) or a.shape[: a.ndim - 1] != samples.x.shape[: a.ndim - 1]:
+            N, T = samples.x.shape[:2]
+            expected = f"(N, T, H), (N, T, 1), (N, H) or (N, 1) with N, T = {N}, {T}"
+            raise ValueError(f"{own}: expected shape {expected}, got {a.shape}")
+    return found
+
+
 def steps_of(name: str, a: Any, samples: Samples) -> Any:
     """Padded, if it is a list of what stands beside the steps of x."""
-    if not samples.stepwise or not isinstance(a, list | tuple):
-        return a
-    a, steps = padded(f"{name}: ", a)
+    return padded_as_x(name, a, samples) if samples.stepwise and isinstance(a, list | tuple) else a
+
+
+def padded_as_x(name: str, sequences: Sequence[Any], samples: Samples) -> Array:
+    """A list of what stands beside the steps of x."""
+    a, steps = padded(f"{name}: ", sequences)
     expected = np.full(samples.size, samples.x.shape[1]) if samples.lengths is None else samples.lengths
     for n, (got, wanted) in enumerate(zip(steps, expected, strict=False)):
         if got != wanted:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 
 from fastrnn.cells import Array
 from fastrnn.checks import as_array, checked_lengths, generator
-from fastrnn.layers.base import Back, Cache, Layer, Output, Shape
-from fastrnn.training.batches import has_steps, turned, zeros_after
+from fastrnn.layers.base import Back, BackOfInputs, Cache, Layer, Output, Shape
+from fastrnn.training.batches import expect_extras, has_steps, turned, zeros_after
 
 
 class Chain(Layer):
@@ -28,6 +28,7 @@ class Chain(Layer):
         if not layers or len({id(layer) for layer in layers}) < len(layers):
             raise ValueError(f"layers: expected at least one, and each once, got {layers!r}")
         self.layers = tuple(layers)
+        self.inputs = tuple(dict.fromkeys([name for layer in layers for name in layer.inputs]))
         self.names = tuple([f"layer {i} ({type(layer).__name__})" for i, layer in enumerate(layers)])
         self.output_shape(self.input_shape)
 
@@ -40,6 +41,7 @@ class Chain(Layer):
         training: bool = False,
         rng: Any = None,
         threads: int | None = None,
+        e: Mapping[str, Any] | None = None,
     ) -> Output:
         """Run all layers.
 
@@ -52,6 +54,8 @@ class Chain(Layer):
             Valid steps of each sequence. What x holds past them does not matter; what y holds there is for nobody.
         training, rng, threads
             As for every layer.
+        e : dict of arrays, optional
+            Extra inputs by name, of all layers whose cells have some: (N, T, H) or (N, T, 1), or (N, H) or (N, 1).
 
         Returns
         -------
@@ -68,7 +72,9 @@ class Chain(Layer):
         if lengths is not None and has_steps(x):
             lengths = checked_lengths(lengths, x.shape[1], len(x), False)
             x = zeros_after(x, lengths)
-        out = self.run_forward(turned(x), state, lengths, training, rng, threads)
+        expect_extras("e", e, self.inputs)
+        given = {name: turned(as_array(f"e {name!r}", a)) for name, a in (e or {}).items()}
+        out = self.run_forward(turned(x), state, lengths, training, rng, threads, given)
         return out._replace(y=turned(out.y), cache=Cache(self, (out.y, out.cache)) if training else None)
 
     def backward(self, dy: Any, cache: Any, *, dstate: Any = None) -> Back:
@@ -84,13 +90,17 @@ class Chain(Layer):
         Returns
         -------
         Back
-            ``dx``, a tuple ``dstate``, and ``grads`` under the names of `parameters`.
+            ``dx``, a tuple ``dstate``, and ``grads`` under the names of `parameters`. With extra inputs it has an
+            attribute ``de``, their gradients by name, each the sum of all layers'.
         """
         y, caches = self._own(cache)
         self._expect_one_each("dstate", dstate)
         dy = np.zeros_like(y) if dy is None else turned(as_array("dy", dy))
-        dx, grads, dstates = self.run_backward(dy, caches, dstate)
-        return Back(None if dx is None else turned(dx), dstates, grads)
+        found = self.run_backward(dy, caches, dstate)
+        back = found._replace(dx=None if found.dx is None else turned(found.dx))
+        if isinstance(back, BackOfInputs) and isinstance(found, BackOfInputs):
+            back.de = {name: turned(a) for name, a in found.de.items()}
+        return back
 
     def run_forward(
         self,
@@ -100,12 +110,17 @@ class Chain(Layer):
         training: bool = False,
         rng: Any = None,
         threads: int | None = None,
+        e: Mapping[str, Array] | None = None,
     ) -> Output:
         """`forward`, time-major; its cache is a list of the layers'."""
         rng = None if rng is None else generator(rng)
         lengths = lengths if has_steps(x) else None
         states, caches = [], []
+        extras = e or {}
         for i, layer in enumerate(self.layers):
+            own: dict[str, Any] = {}
+            if layer.inputs:
+                own["e"] = {k: turned(extras[k]) if layer.batch_first else extras[k] for k in layer.inputs}
             try:
                 y, final, cache = layer.forward(
                     turned(x) if layer.batch_first else x,
@@ -114,6 +129,7 @@ class Chain(Layer):
                     training=training,
                     rng=rng,
                     threads=threads,
+                    **own,
                 )
             except (TypeError, ValueError) as error:
                 self._blame(i, error)
@@ -124,11 +140,10 @@ class Chain(Layer):
             caches.append(cache)
         return Output(x, tuple(states), caches if training else None)
 
-    def run_backward(
-        self, dy: Array | None, caches: list[Any], dstate: Sequence[Any] | None = None
-    ) -> tuple[Array | None, dict[str, Any], tuple[Any, ...]]:
-        """`backward` of `run_forward`: dx time-major, the gradients, and those of the initial states."""
+    def run_backward(self, dy: Array | None, caches: list[Any], dstate: Sequence[Any] | None = None) -> Back:
+        """`backward` of `run_forward`, time-major."""
         grads: dict[str, Any] = {}
+        de: dict[str, Array] = {}
         dstates = []
         for i in reversed(range(len(self.layers))):
             layer = self.layers[i]
@@ -139,7 +154,15 @@ class Chain(Layer):
                 grads[f"{i}.{name}"] = g
             dy = turned(back.dx) if layer.batch_first and back.dx is not None else back.dx
             dstates.append(back.dstate)
-        return dy, grads, tuple(reversed(dstates))
+            if isinstance(back, BackOfInputs):
+                for name, a in back.de.items():
+                    d = turned(a) if layer.batch_first else a
+                    de[name] = de[name] + d if name in de else d
+        kind = BackOfInputs if self.inputs else Back
+        found = kind(dy, tuple(reversed(dstates)), grads)
+        if isinstance(found, BackOfInputs):
+            found.de = de
+        return found
 
     def _expect_one_each(self, name: str, given: Any) -> None:
         """None, or one or None for each layer."""

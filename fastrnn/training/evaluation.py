@@ -47,7 +47,7 @@ class Fits:
     def __call__(self, name: str, samples: Samples) -> None:
         if self._tried is None:
             first = next(samples.batch(slice(0, 1)).windows(self._truncate))
-            self._tried = self._model.run_forward(first.x, lengths=first.lengths, threads=self._threads).y
+            self._tried = self._model.run_forward(first.x, lengths=first.lengths, threads=self._threads, e=first.e).y
         K, dtype, steps = self._tried.shape[-1], self._tried.dtype, samples.leading[1:]
         samples.counting.expect_of(K, self._loss.classes, self._loss.probabilities)
         for y, weights in samples.targets():
@@ -57,7 +57,7 @@ class Fits:
 def evaluate(model: Chain, compiled: Compiled, source: Source, threads: int | None, name: str = "y") -> Totals:
     totals = Totals(compiled)
     for batch in source.epoch(None):
-        y = model.run_forward(batch.x, lengths=batch.lengths, threads=threads).y
+        y = model.run_forward(batch.x, lengths=batch.lengths, threads=threads, e=batch.e).y
         totals.add(compiled.loss.judge(y, batch.y, batch.mask, batch.weights), y, batch)
     totals.expect_some(name)
     return totals
@@ -69,5 +69,5 @@ def predict(model: Chain, source: Source, threads: int | None) -> Array:
 
 
 def prediction(model: Chain, batch: Batch, threads: int | None) -> Array:
-    y: Array = turned(model.run_forward(batch.x, lengths=batch.lengths, threads=threads).y)
+    y: Array = turned(model.run_forward(batch.x, lengths=batch.lengths, threads=threads, e=batch.e).y)
     return y if batch.mask is None else zeros_after(y, batch.mask)

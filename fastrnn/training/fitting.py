@@ -183,7 +183,8 @@ class Training:
         if batch.empty:  # empty sequences alone: nothing to learn, and the state stays
             return state
         model, loss = self.model, self.model.compiled.loss
-        y, state, cache = model.run_forward(batch.x, state, batch.lengths, True, self.rng, self._options.threads)
+        threads = self._options.threads
+        y, state, cache = model.run_forward(batch.x, state, batch.lengths, True, self.rng, threads, batch.e)
         judged = loss.judge(y, batch.y, batch.mask, batch.weights)
         if not math.isfinite(judged.loss):
             where = f"epoch {self.epoch + 1}, batch {self.batch}"
@@ -193,7 +194,7 @@ class Training:
             return state
         alone = self._options.accumulate == 1
         dy = judged.gradient if alone else judged.gradient * judged.weight
-        grads = model.run_backward(dy, cache)[1]
+        grads = model.run_backward(dy, cache).grads
         if alone:
             self._learn(grads)
         else:
@@ -226,6 +227,9 @@ def culprit(model: Chain, batch: Batch) -> str:
     """Where the first number is that is not finite."""
     if not np.isfinite(batch.x).all():
         return "x holds NaN or infinity"
+    for name, a in batch.e.items():
+        if not np.isfinite(a).all():
+            return f"e {name!r} holds NaN or infinity"
     y = batch.y if batch.weights is None or batch.y is None else batch.y[batch.weights > 0]
     if y is not None and np.isinf(y).any():
         return "y holds infinity"

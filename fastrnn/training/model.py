@@ -10,7 +10,7 @@ from fastrnn.cells import Array
 from fastrnn.checks import positive
 from fastrnn.layers.base import Layer
 from fastrnn.training import weight_files
-from fastrnn.training.batches import Samples, as_inputs, as_targets, as_weights, has_steps, turned
+from fastrnn.training.batches import Samples, as_extras, as_inputs, as_targets, as_weights, has_steps, turned
 from fastrnn.training.chain import Chain, keeps_steps
 from fastrnn.training.compiled import Compiled
 from fastrnn.training.description import save_model
@@ -88,6 +88,7 @@ class Model(Chain):
         batch_size: int = 32,
         lengths: Any = None,
         sample_weight: Any = None,
+        e: Mapping[str, Any] | None = None,
         class_weight: Mapping[int, float] | None = None,
         ignore_index: int | None = -100,
         steps: int | None = None,
@@ -97,7 +98,7 @@ class Model(Chain):
 
         Parameters
         ----------
-        x, y, batch_size, lengths, sample_weight, class_weight, ignore_index, threads
+        x, y, batch_size, lengths, sample_weight, e, class_weight, ignore_index, threads
             As for `fit`.
         steps : int, optional
             Take so many batches of an x that gives batches, where it has no end.
@@ -116,7 +117,7 @@ class Model(Chain):
         """
         compiled = self.compiled
         check = Fits(self, compiled.loss, threads)
-        given = {"x": x, "y": y, "lengths": lengths, "sample_weight": sample_weight}
+        given = {"x": x, "y": y, "lengths": lengths, "sample_weight": sample_weight, "e": e}
         counted = counting(class_weight, ignore_index)
         source = self._source(given, batch_size, counted, check=check, steps=("steps", steps))
         return evaluate(self, compiled, source, threads).means()
@@ -127,6 +128,7 @@ class Model(Chain):
         *,
         batch_size: int = 32,
         lengths: Any = None,
+        e: Mapping[str, Any] | None = None,
         steps: int | None = None,
         threads: int | None = None,
     ) -> Array:
@@ -134,7 +136,7 @@ class Model(Chain):
 
         Parameters
         ----------
-        x, batch_size, lengths, threads
+        x, batch_size, lengths, e, threads
             As for `fit`. What gives batches may also give arrays x in place of (x, y), whose y is not used; a list is
             sequences here.
         steps : int, optional
@@ -150,7 +152,7 @@ class Model(Chain):
         TypeError, ValueError
             For a wrong argument.
         """
-        given = {"x": x, "lengths": lengths}
+        given = {"x": x, "lengths": lengths, "e": e}
         source = self._source(given, batch_size, Counting(), check=None, steps=("steps", steps))
         return predict(self, source, threads)
 
@@ -279,6 +281,7 @@ class Model(Chain):
         found = self.output_shape(shape)
         stepwise = has_steps(x) and keeps_steps(self, shape)
         samples = Samples(x, None, lengths, stepwise, found[0] if len(found) == 3 and not stepwise else None)
+        samples = samples._replace(e=as_extras(f"{prefix}e", given.get("e"), self.inputs, samples))
         if not targets:
             return samples
         samples = samples._replace(y=as_targets(f"{prefix}y", given["y"], samples), counting=counting)

@@ -15,7 +15,7 @@ from fastrnn.training.evaluation import Fits
 from fastrnn.training.fitting import Callback, Options, Training, check_carried
 from fastrnn.training.history import History
 from fastrnn.training.model import Model
-from fastrnn.training.sources import FIELDS, Source, gives_batches
+from fastrnn.training.sources import FIELDS, Source, fields, gives_batches
 from fastrnn.training.targets import Counting, counting
 
 
@@ -63,6 +63,7 @@ class Sequential(Model):
         batch_size: int = 32,
         lengths: Any = None,
         sample_weight: Any = None,
+        e: Mapping[str, Any] | None = None,
         class_weight: Mapping[int, float] | None = None,
         ignore_index: int | None = -100,
         steps_per_epoch: int | None = None,
@@ -85,9 +86,9 @@ class Sequential(Model):
         ----------
         x : (N, T, I) array, (N, T) integers, (N, F), or a list of N arrays (T_n, ...), which are padded
             Inputs, of the layers' dtype (dimensionless). Arrays may be mapped from a disk, and are read batch by batch.
-            Or what gives batches (x, y), or dicts {"x": ..., "y": ..., "lengths": ..., "sample_weight": ...}: a
-            generator, a list of them, a Sequence as Keras has it (``__len__`` and ``__getitem__``), a torch DataLoader,
-            or another iterable.
+            Or what gives batches (x, y) or (x, y, sample_weight), or dicts of "x", "y", "lengths", "sample_weight" and
+            "e": a generator, a list of them, a Sequence as Keras has it (``__len__`` and ``__getitem__``), a torch
+            DataLoader, or another iterable.
         y : array, None if x gives batches
             Targets: (N, T, ...) where the model predicts every step, or a list of N arrays (T_n, ...); else (N, ...).
             One that is NaN is missing, and does not count.
@@ -100,6 +101,9 @@ class Sequential(Model):
         sample_weight : (N,) or (N, T) array, or a list of N arrays (T_n,), optional
             How much a sample counts, or each of its steps, at least 0, for the loss and the metrics, as in PyTorch's
             CrossEntropyLoss: ``sum(w * loss) / sum(w)`` over a batch. What has weight 0 may be anything in y.
+        e : dict of arrays, optional
+            Extra inputs of the layers' cells by name, such as the time since the last step: (N, T, H) or (N, T, 1), or
+            a list of N arrays; or (N, H) or (N, 1), the same in every step. Layers that name the same one share it.
         class_weight : dict from classes to numbers, optional
             The same by the class of the target, 1 for a class that is not named; times `sample_weight`. It holds for
             the validation too.
@@ -109,7 +113,8 @@ class Sequential(Model):
             Batches an epoch of an x that gives them, where it has no end, or is a generator for several epochs: each
             goes on where the one before ended, and an x that can be had again begins again at its end.
         validation_data : (x, y), (x, y, lengths), (x, y, lengths, sample_weight), or what gives batches, optional
-            Evaluated after every epoch: "val_loss" and so on. lengths and sample_weight may be None.
+            Evaluated after every epoch: "val_loss" and so on. lengths and sample_weight may be None. A dict of "x", "y"
+            and the like, with "e" where there are extra inputs, will do too.
         validation_steps : int, optional
             As `steps_per_epoch`.
         validation_split : float
@@ -172,7 +177,7 @@ class Sequential(Model):
             fits(name, samples)
 
         steps = "steps_per_epoch", steps_per_epoch
-        data = {"x": x, "y": y, "lengths": lengths, "sample_weight": sample_weight}
+        data = {"x": x, "y": y, "lengths": lengths, "sample_weight": sample_weight, "e": e}
         given = self._source(data, batch_size, counted, check=check, steps=steps)
         source, validation = given, None
         fraction = number("validation_split", validation_split, below=1)
@@ -193,7 +198,9 @@ class Sequential(Model):
 
     def _validation(self, data: Any, batch_size: int, counted: Counting, fits: Fits, steps: int | None) -> Source:
         given = {"x": data}
-        if not gives_batches(data):
+        if isinstance(data, Mapping):
+            given = fields("validation_data", data, targets=True)
+        elif not gives_batches(data):
             if not isinstance(data, list | tuple) or len(data) not in (2, 3, 4):
                 expected = "(x, y), (x, y, lengths) or (x, y, lengths, sample_weight), or what gives batches"
                 raise TypeError(f"validation_data: expected {expected}, got {data!r:.80}")

@@ -12,8 +12,8 @@ from fastrnn.cells import Array
 from fastrnn.training.batches import Batch, Samples
 
 #: what a batch may be, as a tuple and as a dict, and what of it a training needs
-TUPLE = ("x", "y")
-FIELDS = (*TUPLE, "lengths", "sample_weight")
+TUPLE = ("x", "y", "sample_weight")
+FIELDS = ("x", "y", "lengths", "sample_weight", "e")
 NEEDED = {"x", "y"}
 
 
@@ -179,7 +179,7 @@ def fields(name: str, given: Any, targets: bool) -> dict[str, Any]:
     elif isinstance(given, tuple | list):
         found = dict(zip(TUPLE, given, strict=False)) if len(given) <= len(TUPLE) else {}
     if not (NEEDED if targets else {"x"}) <= found.keys() <= {*FIELDS}:
-        what = f"{'' if targets else 'x, '}({', '.join(TUPLE)}) or a dict of {', '.join(FIELDS)}"
+        what = f"{'' if targets else 'x, '}(x, y), ({', '.join(TUPLE)}) or a dict of {', '.join(FIELDS)}"
         got = type(given).__name__
         if isinstance(given, Mapping):
             got = f"a dict of {', '.join(map(str, given))}"

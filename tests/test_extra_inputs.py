@@ -1,0 +1,233 @@
+"""Cells with extra inputs inside a `Sequential`: forward, gradients, fit, predict, evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from models import K, N, T, classes, inputs, steps, targets
+from tolerance import assert_close, assert_same_bits
+
+import fastrnn
+from fastrnn import training
+from fastrnn.cells import exp, tanh
+from fastrnn.training import Sequential
+
+H = 5
+
+
+@fastrnn.cell(gates="n", states="h", inputs=("dt",))
+def decaying(x: Any, U: Any, s: Any, e: Any) -> Any:
+    """Its state decays by the time since the last step."""
+    return exp(-e.dt) * s.h + tanh(x.n + U.n @ s.h)
+
+
+@fastrnn.cell(gates="n", states="h", inputs=("noise", "dt"))
+def noisy(x: Any, U: Any, s: Any, e: Any) -> Any:
+    return tanh(x.n + U.n @ (s.h / (1 + e.dt)) + e.noise)
+
+
+def extras(samples: int = N, length: int = T) -> dict[str, np.ndarray]:
+    """A time of every step, one for all units; a noise of every sequence, for each unit."""
+    rng = np.random.default_rng(9)
+    return {"dt": rng.random((samples, length, 1)), "noise": rng.standard_normal((samples, H))}
+
+
+def layers() -> list[Any]:
+    """Either layout, a pile with extra inputs in it, and layers without any between."""
+    first = fastrnn.Recurrent(decaying, 3, H, dtype=np.float64, batch_first=True, rng=1)
+    second = fastrnn.Recurrent(noisy, H, H, dtype=np.float64, rng=2)
+    dense = [fastrnn.Dense(H, H, "tanh", dtype=np.float64, rng=3), fastrnn.Dense(H, K, dtype=np.float64, rng=4)]
+    return [first, Sequential([dense[0], second]), dense[1]]
+
+
+def model(optimizer: Any = None) -> Sequential:
+    made = Sequential(layers())
+    made.compile(optimizer or training.SGD(0.1, momentum=0.9), "mse")
+    return made
+
+
+@pytest.mark.parametrize("lengths", [None, "some"])
+def test_gradients(lengths: Any) -> None:
+    """Along random directions, each array alone: by central differences, and not 0."""
+    lengths, rng = steps() if lengths else None, np.random.default_rng(0)
+    net, x, e, dy = model(), inputs(), extras(), targets(N, T)
+    if lengths is not None:
+        dy[np.arange(T) >= lengths[:, None]] = 0
+    out = net.forward(x, lengths=lengths, training=True, e=e)
+    back: Any = net.backward(dy, out.cache)
+    assert net.inputs == ("dt", "noise")
+    assert back.de.keys() == e.keys()
+    found = {"x": back.dx, **back.de, **back.grads}
+    for name, a in {"x": x, **e, **net.parameters()}.items():
+        direction, values = rng.standard_normal(a.shape), []
+        for change in (1e-6, -2e-6, 1e-6):
+            a += change * direction
+            net.changed()
+            values.append(float((dy * net.forward(x, lengths=lengths, e=e).y).sum()))
+        expected = (values[0] - values[1]) / 2e-6
+        assert abs(expected) > 1e-3
+        assert float((found[name] * direction).sum()) == pytest.approx(expected, rel=1e-6, abs=1e-8), name
+
+
+def test_fit_is_a_loop_over_the_layers() -> None:
+    """By hand, time-major, with the gradients of each layer."""
+    net, x, y, e = model(), inputs(), targets(N, T), extras()
+    history = net.fit(x, y, epochs=2, batch_size=4, shuffle=False, e=e)
+    first, (dense, second), last = (layer.layers if isinstance(layer, Sequential) else layer for layer in layers())
+    names = {"0": first, "1.0": dense, "1.1": second, "2": last}
+    parameters = {f"{i}.{name}": p for i, layer in names.items() for name, p in layer.parameters().items()}
+    sgd, mse, losses = training.SGD(0.1, momentum=0.9), training.MeanSquaredError(), []
+    for _ in range(2):
+        total = 0.0
+        for start in range(0, N, 4):
+            which = slice(start, start + 4)
+            dt, noise = e["dt"][which], e["noise"][which]
+            h, _, c0 = first.forward(x[which], training=True, e={"dt": dt})
+            h, _, c1 = dense.forward(h.swapaxes(0, 1), training=True)
+            h, _, c2 = second.forward(h, training=True, e={"noise": noise, "dt": dt.swapaxes(0, 1)})
+            p, _, c3 = last.forward(h, training=True)
+            loss, d = mse.gradient(p, y[which].swapaxes(0, 1))
+            grads = {}
+            for i, layer, cache in (("2", last, c3), ("1.1", second, c2), ("1.0", dense, c1)):
+                d, _, own = layer.backward(d, cache)
+                grads |= {f"{i}.{name}": g for name, g in own.items()}
+            grads |= {f"0.{name}": g for name, g in first.backward(d.swapaxes(0, 1), c0).grads.items()}
+            sgd.step(parameters, grads)
+            for layer in names.values():
+                layer.changed()
+            total += loss * len(dt)
+        losses.append(total / N)
+    assert_close(net.parameters(), parameters)
+    np.testing.assert_allclose(history.history["loss"], losses, rtol=1e-12)
+
+
+def test_every_way_to_give_them() -> None:
+    """Padded with anything, as lists, in batches, in validation; predicted and judged alike."""
+    lengths, x, y, e = steps(), inputs(), targets(N, T), extras()
+    past = (np.arange(T) >= lengths[:, None])[..., None]
+    padded = {"dt": np.where(past, np.nan, e["dt"]), "noise": e["noise"]}
+    x, y = np.where(past, np.nan, x), np.where(past, np.nan, y)
+    lists = {"dt": [a[:n] for a, n in zip(e["dt"], lengths, strict=True)], "noise": e["noise"]}
+    x_list, y_list = ([a[:n] for a, n in zip(whole, lengths, strict=True)] for whole in (x, y))
+    batches = [
+        {"x": x[i], "y": y[i], "lengths": lengths[i], "e": {name: a[i] for name, a in padded.items()}}
+        for i in (slice(start, start + 4) for start in range(0, N, 4))
+    ]
+    options: dict[str, Any] = {"epochs": 2, "shuffle": False}
+    nets = [model() for _ in range(3)]
+    histories = [
+        nets[0].fit(x, y, lengths=lengths, e=padded, batch_size=4, validation_data=batches, **options),
+        nets[1].fit(
+            x_list, y_list, e=lists, batch_size=4, validation_data=iter(batches * 2), validation_steps=4, **options
+        ),
+        nets[2].fit(batches, validation_data={"x": x, "y": y, "lengths": lengths, "e": padded}, **options),
+    ]
+    for net, history in zip(nets, histories, strict=True):
+        assert_same_bits(net.state_dict(), nets[0].state_dict())
+        assert history.history["loss"] == histories[0].history["loss"]
+        np.testing.assert_allclose(history.history["val_loss"], histories[0].history["val_loss"], rtol=1e-12)
+    net = nets[0]
+    found = net.predict(x, lengths=lengths, e=padded, batch_size=4)
+    assert_same_bits({"y": net.predict(x_list, e=lists)}, {"y": found})
+    assert_same_bits({"y": net.predict(iter(batches))}, {"y": found})
+    assert_close({"y": np.where(past, 0, net.forward(np.nan_to_num(x), e=e).y)}, {"y": found})
+    assert net.evaluate(batches) == net.evaluate(x, y, lengths=lengths, e=padded, batch_size=4)
+    other = net.predict(x, lengths=lengths, e={"dt": padded["dt"] + 1, "noise": e["noise"]})
+    differs = (other != found).any(axis=2)
+    np.testing.assert_array_equal(differs, ~past[..., 0] & (np.arange(T) > 0))  # before the first step is no state
+
+
+def test_windows_and_parts() -> None:
+    """Truncated, with the state going on, as one window is; a part set aside; and shuffled by the sample."""
+    x, y, e = inputs(), targets(N, T), extras()
+    once, cut = model(), model()
+    once.fit(x, y, e=e, batch_size=4, rng=0)
+    cut.fit(x, y, e=e, batch_size=4, rng=0, truncate=T)
+    assert_same_bits(cut.state_dict(), once.state_dict())
+    cut = model(training.SGD(0.0))
+    history = cut.fit(x, y, e=e, truncate=2, validation_split=0.4).history
+    kept = {name: a[7:] for name, a in e.items()}
+    assert history["val_loss"][-1] == cut.evaluate(x[7:], y[7:], e=kept)["loss"]
+    first = {name: a[:7] for name, a in e.items()}
+    np.testing.assert_allclose(history["loss"], cut.evaluate(x[:7], y[:7], e=first)["loss"], rtol=1e-12)
+
+
+def test_it_learns_from_times() -> None:
+    """How long the last pulse is past: nothing but the times tells."""
+    rng = np.random.default_rng(0)
+    x = np.zeros((400, 8, 1), np.float32)
+    x[:, 0] = 1
+    dt = rng.exponential(0.3, (400, 8, 1)).astype(np.float32)
+    y = np.exp(-dt[:, 1:].sum(axis=1))
+    layer = fastrnn.Recurrent(decaying, 1, 8, return_sequences=False, rng=1)
+    net = Sequential([layer, fastrnn.Dense(8, 1, rng=2)])
+    net.compile(training.Adam(0.01), "mse")
+    history = net.fit(x, y, epochs=30, e={"dt": dt}, rng=0).history["loss"]
+    assert history[-1] < 0.05 * float(y.var())
+    assert net.evaluate(x, y, e={"dt": dt[rng.permutation(400)]})["loss"] > 10 * history[-1]
+
+
+def given(**changes: Any) -> dict[str, Any]:
+    return {name: a for name, a in (extras() | changes).items() if a is not None}
+
+
+ERRORS: dict[str, Callable[[], Any]] = {
+    "e: missing 'noise'": lambda: model().fit(inputs(), targets(N, T), e=given(noise=None)),
+    "e: missing 'dt', 'noise'": lambda: model().predict(inputs()),
+    "e: missing 'dt', 'noise' ": lambda: model().forward(inputs()),
+    "e: unexpected 'other'": lambda: model().predict(inputs(), e=given(other=np.ones((N, 1)))),
+    "e: expected a mapping from names to arrays, got ndarray": lambda: model().predict(inputs(), e=extras()["dt"]),  # type: ignore[arg-type]
+    "e: unexpected 'dt', 'noise'": lambda: Sequential([fastrnn.LSTM(3, 4)]).predict(inputs(np.float32), e=extras()),
+    "e 'dt': expected shape \\(N, T, H\\), \\(N, T, 1\\), .* with N, T = 13, 7, got \\(13, 6, 1\\)": lambda: (
+        model().predict(inputs(), e=given(dt=extras(N, 6)["dt"]))
+    ),
+    "e 'dt': expected shape .*, got \\(12, 1\\)": lambda: model().predict(inputs(), e=given(dt=np.ones((12, 1)))),
+    "e 'dt': expected 7 steps in sequence 1, as x has, got 2": lambda: model().predict(
+        inputs(), e=given(dt=[np.ones((n, 1)) for n in (7, 2, *[7] * 11)])
+    ),
+    "layer 0 \\(Recurrent\\): dt: expected one of the shapes": lambda: model().predict(
+        inputs(), e=given(dt=np.ones((N, T, 2)))
+    ),
+    "layer 0 \\(Recurrent\\): dt: expected dtype float64, .*, got float32": lambda: model().predict(
+        inputs(), e=given(dt=np.ones((N, T, 1), np.float32))
+    ),
+    "validation_data e: missing 'dt', 'noise'": lambda: model().fit(
+        inputs(), targets(N, T), e=extras(), validation_data=(inputs(), targets(N, T))
+    ),
+    "e: expected None, since x gives batches with their own e": lambda: model().fit(
+        [(inputs(), targets(N, T))], e=extras()
+    ),
+    "batch 1 e: missing 'dt', 'noise'": lambda: model().fit([(inputs(), targets(N, T))]),
+    "validation_data: expected .* a dict of x, y, lengths, sample_weight, e, got a dict of x": lambda: model().fit(
+        inputs(), targets(N, T), e=extras(), validation_data={"x": inputs()}
+    ),
+}
+
+
+@pytest.mark.parametrize("message", ERRORS)
+def test_errors(message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{message.rstrip()}"):
+        ERRORS[message]()
+
+
+def test_infinity_in_extra_inputs_is_named() -> None:
+    e = extras()
+    e["noise"][3] = np.nan
+    with pytest.raises(FloatingPointError, match=r"^loss: nan in epoch 1, batch 1: e 'noise' holds NaN or infinity"):
+        model().fit(inputs(), targets(N, T), e=e)
+
+
+def test_beside_classes_and_weights() -> None:
+    """A model that predicts at the end, from lists."""
+    layer = fastrnn.Recurrent(decaying, 3, H, return_sequences=False, dtype=np.float64, rng=1)
+    net = Sequential([layer, fastrnn.Dense(H, K, "softmax", dtype=np.float64, rng=2)])
+    net.compile("adam", "categorical_crossentropy", ["accuracy"])
+    e = {"dt": [a[:n] for a, n in zip(extras()["dt"], steps(), strict=True)]}
+    x = [a[:n] for a, n in zip(inputs(), steps(), strict=True)]
+    net.fit(x, classes(N), e=e, sample_weight=np.ones(N), epochs=2)
+    padded = {"dt": extras()["dt"]}
+    found = net.predict(inputs(), lengths=steps(), e=padded)
+    assert_same_bits({"y": net.predict(x, e=e)}, {"y": found})
