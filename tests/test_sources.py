@@ -112,6 +112,20 @@ def test_data_loaders(oracle: Callable[[str], Any]) -> None:
     assert_same_bits({"y": model.predict(loader(oracle))}, {"y": same.predict(inputs(), batch_size=SIZE)})
 
 
+def test_loaders_without_a_length(oracle: Callable[[str], Any]) -> None:
+    """That of an iterable has a method for it, which raises TypeError."""
+    torch = oracle("torch")
+
+    class Stream(torch.utils.data.IterableDataset):  # type: ignore[misc, name-defined]
+        def __iter__(self) -> Iterator[Any]:
+            return zip(inputs(), classes(N), strict=True)
+
+    model, same = classifier(), classifier()
+    model.fit(torch.utils.data.DataLoader(Stream(), batch_size=SIZE), epochs=2)
+    same.fit(inputs(), classes(N), epochs=2, batch_size=SIZE, shuffle=False)
+    assert_same_bits(model.state_dict(), same.state_dict())
+
+
 def test_epochs_of_so_many_batches_go_on_where_the_last_ended() -> None:
     """And begin again: three batches an epoch of four are 0 1 2, 3 0 1, 2 3 0."""
     model, same, numbered = classifier(), classifier(), Numbered()
@@ -259,6 +273,27 @@ def test_mapped_files_are_read_by_batches(tmp_path: Path, options: dict[str, Any
     tracemalloc.stop()
     assert peaks[0] < 4e6  # a batch is 262 kB
     assert 0 < resident(tmp_path / "x") < 16e6
+
+
+def test_mapped_targets_are_read_by_batches(tmp_path: Path) -> None:
+    """Those of numbers, which have no range that is to be looked at; and x, when judged and predicted."""
+    if not Path("/proc/self/smaps").exists():
+        pytest.skip("needs Linux's list of maps")
+    for name in ("x", "y"):
+        np.memmap(tmp_path / name, np.float32, "w+", shape=(1024, 256, 64))[0, 255] = np.nan
+    x, y = (np.memmap(tmp_path / name, np.float32, "r", shape=(1024, 256, 64)) for name in ("x", "y"))
+    lengths, seen = np.full(1024, 250), list[int]()
+    model = fastrnn.Sequential([fastrnn.RNN(64, 64)])
+    model.compile("sgd", "mse")
+
+    class Stop(Callback):
+        def on_batch_end(self, training: Training) -> None:
+            seen.extend([resident(tmp_path / "x"), resident(tmp_path / "y")])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, lengths=lengths, batch_size=4, callbacks=[Stop()])
+    assert 0 < max(seen) < 16e6  # of 67 MB
 
 
 def test_targets_larger_than_a_part_are_all_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

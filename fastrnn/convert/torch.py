@@ -145,7 +145,8 @@ def read_layer(module: Any, then: Any) -> Layer:
         return loaded(Dense(module.in_features, module.out_features, then.activation, **options), state)
     if isinstance(module, nn.Embedding):
         sizes = module.num_embeddings, module.embedding_dim, module.padding_idx
-        return loaded(Embedding(*sizes, dtype=state["weight"].dtype, rng=0), state)
+        sparse = True if module.sparse else None  # the default there says nothing
+        return loaded(Embedding(*sizes, sparse=sparse, dtype=state["weight"].dtype, rng=0), state)
     if isinstance(module, nn.Dropout):
         return Dropout(module.p)
     if (activation := activation_of(module)) is None:

@@ -280,15 +280,17 @@ class Samples(NamedTuple):
             yield self.batch(which if order is None else order[which])
 
     def targets(self) -> Iterator[tuple[Array, Array | None]]:
-        """y of all samples, zeros after each length, and what it counts, a few MB at a time."""
+        """y of all samples, and what it counts, 0 after each length, a few MB at a time."""
         assert self.y is not None
         some = max(PART // max(self.y[0].size, 1), 1)
         for start in range(0, self.size, some):
             part = self.take(slice(start, start + some))
-            y, lengths = part.y, part.lengths
+            y, lengths, weights = part.y, part.lengths, part.weights
             assert y is not None
-            y = zeros_after(y, lengths) if lengths is not None and self.stepwise else y
-            yield y, self.counting.weights(y, part.weights, len(self.leading))
+            if lengths is not None and self.stepwise:
+                valid = np.arange(y.shape[1]) < lengths[:, None]
+                weights = valid if weights is None else np.where(valid, weights, 0)
+            yield y, self.counting.weights(y, weights, len(self.leading))
 
     def split(self, fraction: float) -> tuple[Samples, Samples]:
         """The first samples, and this fraction of all, which are the last."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Set
+from operator import length_hint
 from typing import Any, Protocol
 
 import numpy as np
@@ -108,7 +109,8 @@ class Given:
     def batches_per_epoch(self) -> int | None:
         if self._steps is not None:
             return self._steps
-        return len(self._batches) if hasattr(self._batches, "__len__") else None
+        number = length_hint(self._batches, -1)  # a loader may have a __len__ that raises TypeError
+        return None if number < 0 else number
 
     def expect_epochs(self, number: int) -> None:
         if self._once and self._steps is None and number > 1:
