@@ -53,11 +53,15 @@ def train(model: Sequential, *callbacks: Callback, rng: Any = 0, epochs: int = 6
     return model.fit(classes(N, T), classes(N, T), callbacks=callbacks, **every, **options)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_bit_by_bit(dtype: Any, optimizer: str, tmp_path: Path) -> None:
+def test_bit_by_bit(dtype: Any, optimizer: str, sparse: bool, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     whole, before, after = (model_of(optimizer, dtype) for _ in range(3))
+    for model in (whole, before, after):
+        embedding: Any = model.layers[0]
+        embedding.sparse = sparse
     expected = train(whole, EarlyStopping(patience=50))
     with pytest.raises(KeyboardInterrupt):
         train(before, EarlyStopping(patience=50), Checkpoint(path), Interrupt(3, 2))
@@ -66,6 +70,17 @@ def test_bit_by_bit(dtype: Any, optimizer: str, tmp_path: Path) -> None:
     assert_same_bits(after.state_dict(), whole.state_dict())
     assert_same_bits(after.compiled.optimizer.state_dict(), whole.compiled.optimizer.state_dict())
     assert_same_bits({"y": after.predict(classes(N, T))}, {"y": whole.predict(classes(N, T))})
+
+
+def test_batches_in_a_random_order(tmp_path: Path) -> None:
+    """Of a list of batches: their order, too, goes on."""
+    batches = [(inputs()[i : i + 3], classes(N)[i : i + 3]) for i in range(0, N, 3)]
+    whole, before, after = (classifier(dropout=0.3) for _ in range(3))
+    expected = whole.fit(batches, epochs=4, rng=0)
+    before.fit(batches, epochs=2, rng=0, callbacks=[Checkpoint(tmp_path / "c")])
+    history = after.fit(batches, epochs=4, rng=0, resume=tmp_path / "c")
+    assert history.history == expected.history
+    assert_same_bits(after.state_dict(), whole.state_dict())
 
 
 @pytest.mark.parametrize("bits", ["PCG64", "MT19937", "Philox", "SFC64"])

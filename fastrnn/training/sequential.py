@@ -138,7 +138,8 @@ class Sequential(Model):
             Show a bar (tqdm).
         resume : path, optional
             Go on from this file of a `Checkpoint`, bit by bit as if there had been no interruption, if everything else
-            is given as before: weights, optimizer, epoch, history, callbacks and rng are those of the file.
+            is given as before: weights, optimizer, epoch, history, callbacks and rng are those of the file. A generator
+            goes on from where it is.
         threads : int, optional
             At most this many; `get_num_threads()` when absent.
 
