@@ -321,7 +321,8 @@ ERRORS: dict[str, Callable[[], Any]] = {
         generated(), epochs=2, steps_per_epoch=3
     ),
     "x: expected steps = 5 batches in every epoch, got 4 before": lambda: classifier().evaluate(generated(), steps=5),
-    "x: expected at least one batch, got none": lambda: fit(iter([])),
+    "x: expected at least one batch, got none; a generator that was gone": lambda: fit(iter([])),
+    "x: expected at least one batch, got none$": lambda: fit(range(0)),
     "x: expected steps_per_epoch = 1 batches in every epoch, got 0": lambda: fit(iter([]), steps_per_epoch=1),
     "validation_split: expected 0, since x gives batches": lambda: fit(pairs(), validation_split=0.5),
     "validation_steps: expected None without validation_data, got 2": lambda: fit(pairs(), validation_steps=2),

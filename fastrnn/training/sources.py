@@ -100,7 +100,7 @@ class Given:
     ) -> None:
         self._name, self._batches, self._read, self._steps, self._argument = name, batches, read, steps, argument
         self._indexed = indexed(batches)
-        self._once = not self._indexed and iter(batches) is batches
+        self._once = isinstance(batches, Iterator)
         self._running: Iterator[Any] = iter(())
         self._began = False
         self._equal = False
@@ -132,7 +132,8 @@ class Given:
             size = samples.size
             yield samples.batch(slice(None))
         if size == 0:
-            raise ValueError(f"{self._name}: expected at least one batch, got none")
+            why = "; a generator that was gone through before is at its end" if self._once else ""
+            raise ValueError(f"{self._name}: expected at least one batch, got none{why}")
 
     def split(self, fraction: float) -> tuple[Source, Source]:
         raise ValueError(
