@@ -486,13 +486,38 @@ def test_wrong_names() -> None:
             o.step({"a": one}, {"a": one, "b": two})
         with pytest.raises(KeyError, match="grads: unexpected 'b', 3"):
             o.step({"a": one}, {"a": one, "b": two, 3: one})
-        o.step({"a": np.ones(2)}, {"a": one})
-        with pytest.raises(KeyError, match="parameters: missing 'a'"):
-            o.step({"b": one}, {"b": one})
     o = Adam()
     o.step({"a": np.ones(2)}, {"a": one})
     with pytest.raises(ValueError, match=r"^parameters 'a': .*in the steps before = \(2,\), got \(3,\)"):
         o.step({"a": np.ones(3)}, {"a": np.ones(3)})
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_left_out(name: str) -> None:
+    """A parameter takes its own steps, as if the others were not there, and the state goes on from a copy."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        own, alone = ({key: np.linspace(1, 2, 5) for key in "ab"} for _ in range(2))
+        together, each = make(name), {key: make(name) for key in "ab"}
+        for i in range(8):
+            g = {key: rng.standard_normal(5) for key in ("a" if i < 3 else "ab" if i < 5 else "b")}
+            together.step({key: own[key] for key in g}, {key: a.copy() for key, a in g.items()})
+            for key, a in g.items():
+                each[key].step({key: alone[key]}, {key: a})
+            assert_same_bits(own, alone)
+            state = together.state_dict()
+            together = make(name)
+            together.load_state_dict(state)
+            assert_same_bits(together.state_dict(), state)
+        slots = {key: a for one in each.values() for key, a in one.state_dict().items() if "." in key}
+        assert_same_bits({key: a for key, a in state.items() if not key.startswith("steps")}, slots)
+        assert together.steps == 8
+        if together.slots:
+            assert (state["steps.a"], state["steps.b"]) == (5, 5)
+            with pytest.raises(ValueError, match=r"^state 'steps.a': .*-1"):
+                together.load_state_dict(state | {"steps.a": np.array(-1)})
+            with pytest.raises(KeyError, match=r"state: missing '\w+\.c'"):
+                together.load_state_dict(state | {"steps.c": np.array(1)})
 
 
 def test_wrong_state() -> None:

@@ -113,7 +113,11 @@ def restored(whose: str, spec: Any, tensors: Arrays, cells: Cells) -> Layer:
     whose = f"{whose}: {name}"
     if not isinstance(spec.get("dtype", ""), str):
         raise ValueError(f"{whose}: dtype: expected a string, got {spec['dtype']!r:.80}")
-    return BUILDERS[name](whose, {key: value for key, value in spec.items() if key != "class"}, tensors, cells)
+    if not isinstance(trainable := spec.get("trainable", True), bool):
+        raise ValueError(f"{whose}: trainable: expected True or False, got {trainable!r:.80}")
+    layer = BUILDERS[name](whose, {k: v for k, v in spec.items() if k not in ("class", "trainable")}, tensors, cells)
+    layer.trainable = trainable
+    return layer
 
 
 def build_recurrent(family: str) -> Builder:

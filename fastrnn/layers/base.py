@@ -70,6 +70,9 @@ class Layer:
     #: the extra inputs that its forward has to be given as ``e``, a dict; without any it has no such argument
     inputs: tuple[str, ...] = ()
 
+    #: whether `Sequential.fit` changes the parameters; False freezes the layer, and may be set and unset at any time
+    trainable: bool = True
+
     def forward(
         self,
         x: Any,
@@ -145,6 +148,11 @@ class Layer:
     def parameters(self) -> dict[str, Array]:
         """The parameters themselves by name, PyTorch's where it has any; after changing one in place call `changed`."""
         return {}
+
+    def trainable_parameters(self) -> dict[str, Array]:
+        """The parameters that `Sequential.fit` changes: all, or none of a layer whose ``trainable`` is False."""
+        boolean("trainable", self.trainable)
+        return self.parameters() if self.trainable else {}
 
     def changed(self) -> None:
         """Forget what was derived from the parameters: they were changed in place."""

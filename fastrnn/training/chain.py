@@ -140,12 +140,14 @@ class Chain(Layer):
             caches.append(cache)
         return Output(x, tuple(states), caches if training else None)
 
-    def run_backward(self, dy: Array | None, caches: list[Any], dstate: Sequence[Any] | None = None) -> Back:
-        """`backward` of `run_forward`, time-major."""
+    def run_backward(
+        self, dy: Array | None, caches: list[Any], dstate: Sequence[Any] | None = None, first: int = 0
+    ) -> Back:
+        """`backward` of `run_forward`, time-major, down to layer `first`: dx is that of its input."""
         grads: dict[str, Any] = {}
         de: dict[str, Array] = {}
         dstates = []
-        for i in reversed(range(len(self.layers))):
+        for i in reversed(range(first, len(self.layers))):
             layer = self.layers[i]
             assert dy is not None  # only integers have no gradient, and only the first layer reads integers
             dfinal = None if dstate is None else dstate[i]
@@ -179,6 +181,12 @@ class Chain(Layer):
 
     def parameters(self) -> dict[str, Array]:
         return {f"{i}.{name}": p for i, layer in enumerate(self.layers) for name, p in layer.parameters().items()}
+
+    def trainable_parameters(self) -> dict[str, Array]:
+        if not super().trainable_parameters():
+            return {}
+        own = [layer.trainable_parameters() for layer in self.layers]
+        return {f"{i}.{name}": p for i, ps in enumerate(own) for name, p in ps.items()}
 
     def changed(self) -> None:
         for layer in self.layers:

@@ -32,7 +32,7 @@ def described(layer: Layer) -> Spec:
     name, module = type(layer).__name__, type(layer).__module__
     if not isinstance(layer, Layer) or name not in DESCRIPTIONS or module.partition(".")[0] != "fastrnn":
         raise TypeError(f"layer: expected one of fastrnn's {', '.join(DESCRIPTIONS)}, got {module}.{name}")
-    return {"class": name} | DESCRIPTIONS[name](layer)
+    return {"class": name} | DESCRIPTIONS[name](layer) | ({} if layer.trainable else {"trainable": False})
 
 
 def describe_recurrent(layer: Any) -> Spec:

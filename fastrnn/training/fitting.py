@@ -131,13 +131,22 @@ class Training:
         names = ["loss", *model.compiled.metrics]
         self.names = names + [f"val_{name}" for name in names if validation is not None]
         self._source, self._validation, self._options = source, validation, options
-        self._parameters = model.parameters()
+        self._train()
         self._gathered: dict[str, Any] = {}
         self._weight = 0.0
 
     def stop(self) -> None:
         """Let this epoch be the last."""
         self.stopped = True
+
+    def _train(self) -> None:
+        """What is trained from now on."""
+        model = self.model
+        self._parameters = model.trainable_parameters()
+        if not self._parameters and model.parameters():
+            raise ValueError("trainable: every layer is frozen; set trainable = True of what fit is to train")
+        found = [i for i, layer in enumerate(model.layers) if layer.trainable_parameters()]
+        self._trained, self._first = [model.layers[i] for i in found], min(found, default=0)
 
     def run(self) -> History:
         for source in (self._source, self._validation):
@@ -146,6 +155,7 @@ class Training:
         self._tell("on_train_begin")
         while self.epoch < self.epochs and not self.stopped:
             self._tell("on_epoch_begin")
+            self._train()  # a callback may have frozen a layer, or the contrary
             self.logs = self._one_epoch().means()
             if self._validation is not None:
                 threads, name = self._options.threads, "validation_data y"
@@ -194,7 +204,8 @@ class Training:
             return state
         alone = self._options.accumulate == 1
         dy = judged.gradient if alone else judged.gradient * judged.weight
-        grads = model.run_backward(dy, cache).grads
+        every = model.run_backward(dy, cache, first=self._first).grads
+        grads = {name: every[name] for name in self._parameters}
         if alone:
             self._learn(grads)
         else:
@@ -211,7 +222,8 @@ class Training:
 
     def _learn(self, grads: dict[str, Array]) -> None:
         self.optimizer.step(self._parameters, grads)
-        self.model.changed()
+        for layer in self._trained:
+            layer.changed()
 
 
 def named(callbacks: list[Callback]) -> dict[str, Callback]:

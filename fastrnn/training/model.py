@@ -71,7 +71,7 @@ class Model(Chain):
     def take_optimizer(self) -> None:
         """Train with the optimizer of `compile` from now on, which is then no other model's."""
         self._mark = self._mark or os.urandom(16)
-        self.compiled.optimizer.belong(self._mark)
+        self.compiled.optimizer.belong(self._mark, self.parameters())
 
     @property
     def compiled(self) -> Compiled:

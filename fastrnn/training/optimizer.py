@@ -79,6 +79,8 @@ class Optimizer(ABC):
         self.clip_value = None if clip_value is None else number("clip_value", clip_value, positive=True)
         self._steps = 0
         self._state: dict[str, tuple[Array, ...]] = {}
+        self._updates: dict[str, int] = {}  # of each parameter: fewer than the steps if it was frozen for a while
+        self._updated = 0  # that of the parameter which `update` is given
 
     @property
     def learning_rate(self) -> float | Schedule:
@@ -120,7 +122,8 @@ class Optimizer(ABC):
         Parameters
         ----------
         parameters : mapping of names to arrays
-            float32 or float64, contiguous and writable; the same names, shapes and dtypes in every step.
+            float32 or float64, contiguous and writable; of the same shapes and dtypes in every step. One that is left
+            out stays as it is, its state too, as a frozen one does in PyTorch.
         grads : mapping of the same names to arrays of the same shapes and dtypes
             Changed in place by clipping, and by nothing else. A `fastrnn.layers.RowGradient` updates the rows that it
             has, and their state: no moment, momentum or decay moves the others.
@@ -138,11 +141,12 @@ class Optimizer(ABC):
             clip_by_value(gs, self.clip_value)
         if self.clip_norm is not None:
             clip_by_norm(gs, self.clip_norm)
-        if not self._state:
-            self._state = {name: tuple([np.zeros_like(p) for _ in self.slots]) for name, p in ps.items()}
         self._steps += 1
         with np.errstate(all="ignore"):  # infinity and NaN propagate
             for name, p in ps.items():
+                if name not in self._state:
+                    self._state[name] = tuple([np.zeros_like(p) for _ in self.slots])
+                self._updates[name] = self._updated = self._updates.get(name, 0) + 1
                 g, state = gs[name], self._state[name]
                 if isinstance(g, RowGradient):
                     p_rows, *state_rows = [a[g.rows] for a in (p, *state)]
@@ -159,14 +163,16 @@ class Optimizer(ABC):
     def state_dict(self) -> Arrays:
         """Copies of all that `step` has changed in this optimizer: "steps", and "slot.name" for each parameter.
 
-        The options, the learning rate among them, are not in it: they are the constructor's.
+        "steps.name" is there for a parameter that was left out of some steps: the number of its own. The options, the
+        learning rate among them, are not in it: they are the constructor's.
         """
         arrays = {
             f"{slot}.{name}": a.copy()
             for name, state in self._state.items()
             for slot, a in zip(self.slots, state, strict=True)
         }
-        return {"steps": np.array(self._steps, np.int64)} | arrays
+        own = {f"steps.{name}": n for name, n in self._updates.items() if self.slots and n < self._steps}
+        return {name: np.array(n, np.int64) for name, n in ({"steps": self._steps} | own).items()} | arrays
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`: the next steps are, bit by bit, those of the optimizer that it is from.
@@ -185,16 +191,16 @@ class Optimizer(ABC):
         expect_mapping("state", state)
         keys = [str(key).partition(".") for key in state]
         names = list(dict.fromkeys([name for _, dot, name in keys if dot]))
-        expect_names("state", state, ["steps", *[f"{slot}.{name}" for name in names for slot in self.slots]])
-        steps = as_array("state 'steps'", state["steps"], sequence=True)
-        if steps.dtype.kind not in "iu":
-            raise TypeError(f"state 'steps': expected an integer, got {describe(steps.dtype)}")
-        expect_shape("state 'steps'", steps, "()", ())
-        given = {key: floating_array(f"state {key!r}", value) for key, value in state.items() if key != "steps"}
+        own = {name: f"steps.{name}" for name in names if f"steps.{name}" in state and self.slots}
+        slots = [f"{slot}.{name}" for name in names for slot in self.slots]
+        expect_names("state", state, ["steps", *own.values(), *slots])
+        steps = steps_made("steps", state)
+        updates = {name: steps_made(own[name], state) if name in own else steps for name in names}
+        given = {key: floating_array(f"state {key!r}", state[key]) for key in slots}
         if self.slots and steps > 0 and not names:
             raise KeyError(f"state: missing {', '.join(map(repr, self.slots))} of the parameters")
         self._model = None
-        self._steps = count("state 'steps'", steps[()])
+        self._steps, self._updates = steps, updates
         self._state = {name: tuple([given[f"{slot}.{name}"].copy() for slot in self.slots]) for name in names}
 
     def expect_of(self, mark: bytes | None) -> None:
@@ -204,9 +210,12 @@ class Optimizer(ABC):
                 "optimizer: it trained another model, whose moments and steps it keeps; give each model its own"
             )
 
-    def belong(self, mark: bytes) -> None:
-        """Train the model of this mark from now on, and no other."""
+    def belong(self, mark: bytes, names: Iterable[str]) -> None:
+        """Train the model of this mark from now on, and no other; its parameters have these names."""
         self.expect_of(mark)
+        if other := self._state.keys() - set(names):
+            kept = ", ".join(sorted(map(repr, other)))
+            raise ValueError(f"optimizer: its state has {kept}, which this model has not; give each model its own")
         self._model = mark
 
     def _checked(
@@ -215,8 +224,6 @@ class Optimizer(ABC):
         expect_mapping("parameters", parameters)
         expect_mapping("grads", grads)
         expect_names("grads", grads, parameters)
-        if self._state:
-            expect_names("parameters", parameters, self._state)
         ps = {name: floating_array(f"parameters {name!r}", p) for name, p in parameters.items()}
         gs = {name: gradient(name, grads[name]) for name in ps}
         for name, p in ps.items():
@@ -230,6 +237,15 @@ class Optimizer(ABC):
     def __repr__(self) -> str:
         options = {"learning_rate": self._learning_rate} | vars(self)
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in options.items() if k[0] != '_')})"
+
+
+def steps_made(key: str, state: Mapping[str, Any]) -> int:
+    """The number of steps under this key."""
+    name = f"state {key!r}"
+    steps = as_array(name, state[key], sequence=True)
+    if steps.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected an integer, got {describe(steps.dtype)}")
+    return count(name, expect_shape(name, steps, "()", ())[()])
 
 
 def blocks(*arrays: Array) -> Iterator[list[Array]]:

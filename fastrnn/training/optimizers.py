@@ -137,9 +137,9 @@ class Adam(Optimizer):
         m += (1 - self.beta_1) * (g - m)
         v *= self.beta_2
         v += (1 - self.beta_2) * g * g
-        step = rate / (1 - self.beta_1**self._steps)
+        step = rate / (1 - self.beta_1**self._updated)
         root = np.sqrt(v)
-        root /= math.sqrt(1 - self.beta_2**self._steps)
+        root /= math.sqrt(1 - self.beta_2**self._updated)
         root += self.epsilon
         p -= step * m / root
 
