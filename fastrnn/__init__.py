@@ -6,7 +6,22 @@ from fastrnn import initializers
 from fastrnn.backends import config, get_num_threads, set_num_threads, show_config, use_backend, use_isa
 from fastrnn.defined import cell
 from fastrnn.functional import gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward
-from fastrnn.layers import GRU, LSTM, RNN, Activation, Dense, Dropout, Embedding, Recurrent, Stream
+from fastrnn.layers import (
+    GRU,
+    LSTM,
+    RNN,
+    Activation,
+    Dense,
+    Dropout,
+    Embedding,
+    GlobalAveragePooling1D,
+    GlobalMaxPooling1D,
+    LastStep,
+    LayerNormalization,
+    Recurrent,
+    RepeatVector,
+    Stream,
+)
 from fastrnn.results import Cache, GRUGrads, GRUResult, LSTMGrads, LSTMResult, RNNGrads, RNNResult
 from fastrnn.steps import gru_step, lstm_step, rnn_step
 
@@ -57,11 +72,16 @@ __all__ = [
     "Embedding",
     "GRUGrads",
     "GRUResult",
+    "GlobalAveragePooling1D",
+    "GlobalMaxPooling1D",
     "LSTMGrads",
     "LSTMResult",
+    "LastStep",
+    "LayerNormalization",
     "RNNGrads",
     "RNNResult",
     "Recurrent",
+    "RepeatVector",
     "Sequential",
     "Stream",
     "__version__",

@@ -374,7 +374,7 @@ def test_functional_models_that_are_no_chain(kind: str, keras: Any) -> None:
         (lambda k: k.Conv1D(4, 2), r"\(Conv1D\): has no counterpart; expected one of SimpleRNN.*; layer= takes"),
         (lambda k: k.BatchNormalization(), r"\(BatchNormalization\): has no counterpart; expected one of .*; layer="),
         (lambda k: k.Flatten(), r"\(Flatten\): has no counterpart"),
-        (lambda k: k.RepeatVector(3), r"\(RepeatVector\): has no counterpart"),
+        (lambda k: k.UnitNormalization(), r"\(UnitNormalization\): has no counterpart"),
         (lambda k: k.GaussianNoise(0.1), r"\(GaussianNoise\): has no counterpart; inference=True leaves out"),
         (lambda k: k.LSTM(4, stateful=True), r"\(LSTM\): stateful: True has no counterpart; state=True leaves it out"),
         (lambda k: k.ReLU(max_value=6.0), r"\(ReLU\): max_value: 6.0 has no counterpart"),

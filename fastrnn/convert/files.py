@@ -13,7 +13,18 @@ from typing import Any
 from fastrnn.cells import Cell, members
 from fastrnn.checks import positive
 from fastrnn.convert.stack import Arrays, built, expect_names, loaded
-from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
+from fastrnn.layers import (
+    Activation,
+    Dense,
+    Dropout,
+    Embedding,
+    GlobalAveragePooling1D,
+    GlobalMaxPooling1D,
+    LastStep,
+    Layer,
+    LayerNormalization,
+    RepeatVector,
+)
 from fastrnn.layers.rnn import LAYERS
 from fastrnn.training import Sequential, weight_files
 from fastrnn.training.description import RECURRENT, Spec, save_model
@@ -168,14 +179,24 @@ def build_embedding(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> La
     return loaded(Embedding(**spec), tensors)
 
 
+def build_normalization(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
+    expect_names(whose, spec, ("input_size", "epsilon", "scale", "center", "dtype"))
+    names = [name for name, key in (("weight", "scale"), ("bias", "center")) if spec[key]]
+    expect_names(whose, tensors, names)
+    for name in names:
+        if tensors[name].shape != (positive("input_size", spec["input_size"]),):
+            raise ValueError(f"{whose}: {name}: expected shape ({spec['input_size']},), got {tensors[name].shape}")
+    return loaded(LayerNormalization(**spec), tensors)
+
+
 def expect_table(whose: str, tensors: Arrays, shape: tuple[int, int]) -> None:
     if tensors["weight"].shape != shape:
         raise ValueError(f"{whose}: weight: expected shape {shape}, got {tensors['weight'].shape}")
 
 
-def build_plain(kind: type[Layer], option: str) -> Builder:
+def build_plain(kind: type[Layer], *options: str) -> Builder:
     def build(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
-        expect_names(whose, spec, (option,))
+        expect_names(whose, spec, options)
         expect_names(whose, tensors, ())
         return kind(**spec)
 
@@ -196,6 +217,11 @@ BUILDERS: dict[str, Builder] = {
     "Recurrent": build_of_own_cell,
     "Dense": build_dense,
     "Embedding": build_embedding,
+    "LayerNormalization": build_normalization,
+    "RepeatVector": build_plain(RepeatVector, "n", "batch_first"),
+    "LastStep": build_plain(LastStep, "batch_first"),
+    "GlobalAveragePooling1D": build_plain(GlobalAveragePooling1D, "batch_first"),
+    "GlobalMaxPooling1D": build_plain(GlobalMaxPooling1D, "batch_first"),
     "Dropout": build_plain(Dropout, "rate"),
     "Activation": build_plain(Activation, "activation"),
     "Sequential": build_sequential,

@@ -18,7 +18,18 @@ from fastrnn.convert.keras_options import Taken
 from fastrnn.convert.stack import Arrays, recurrent, refuse
 from fastrnn.extras import needed
 from fastrnn.frameworks import KERAS, keras_activation, keras_options, reordered, two_biases
-from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
+from fastrnn.layers import (
+    Activation,
+    Dense,
+    Dropout,
+    Embedding,
+    GlobalAveragePooling1D,
+    GlobalMaxPooling1D,
+    LastStep,
+    Layer,
+    LayerNormalization,
+    RepeatVector,
+)
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.training import Sequential
 
@@ -36,8 +47,9 @@ def from_keras(
     Files are read with h5py alone: neither Keras nor TensorFlow need be installed. Models are Sequential, or functional
     and one chain of layers, and may stand inside one another; what is in them is SimpleRNN, GRU, LSTM (also as an RNN
     of cells, and as CuDNNGRU, CuDNNLSTM), Bidirectional, Dense, TimeDistributed, Embedding, Dropout, Activation, ReLU,
-    Softmax. Recurrent layers become ``batch_first``, and have one bias where Keras has one (``bias="input"``); those
-    with functions that no built-in cell has become a `Recurrent` of a cell of `fastrnn.catalogue`.
+    Softmax, LayerNormalization, RepeatVector, GlobalAveragePooling1D, GlobalMaxPooling1D. Recurrent layers become
+    ``batch_first``, and have one bias where Keras has one (``bias="input"``); those with functions that no built-in
+    cell has become a `Recurrent` of a cell of `fastrnn.catalogue`.
 
     Parameters
     ----------
@@ -168,6 +180,16 @@ def made_layers(keras: Any, layer: Layer) -> list[Any]:
         return [filled(made, (None, None), [layer.weight])]
     if isinstance(layer, Dropout):
         return [keras.layers.Dropout(layer.rate)]
+    if isinstance(layer, LayerNormalization):
+        options = {"center": layer.bias is not None, "scale": layer.weight is not None, "dtype": str(layer.dtype)}
+        made = keras.layers.LayerNormalization(epsilon=layer.epsilon, **options)
+        return [filled(made, (None, layer.input_size), list(layer.parameters().values()))]
+    if isinstance(layer, RepeatVector):
+        return [keras.layers.RepeatVector(layer.n)]
+    if isinstance(layer, GlobalAveragePooling1D | GlobalMaxPooling1D):
+        return [getattr(keras.layers, type(layer).__name__)()]
+    if isinstance(layer, LastStep):
+        raise ValueError("layer: Keras has no LastStep; a recurrent layer with return_sequences=False has one")
     if isinstance(layer, Activation):
         return [keras.layers.Activation(keras_activation(layer.activation))]
     raise TypeError(f"layer: expected one of fastrnn's, got {type(layer).__name__}")

@@ -9,7 +9,17 @@ from fastrnn.convert.keras_cells import cells, one_direction, two_directions
 from fastrnn.convert.keras_files import Piece
 from fastrnn.convert.keras_options import ALONE, LENGTHS, Taken, expect, flag, size, weights
 from fastrnn.frameworks import CUDNN, KERAS, KERAS_RNN, keras_activation
-from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
+from fastrnn.layers import (
+    Activation,
+    Dense,
+    Dropout,
+    Embedding,
+    GlobalAveragePooling1D,
+    GlobalMaxPooling1D,
+    Layer,
+    LayerNormalization,
+    RepeatVector,
+)
 from fastrnn.layers.activation import FUNCTIONS
 
 #: Keras' words for the functions of Dense and Activation.
@@ -34,6 +44,10 @@ def converted(piece: Piece, taken: Taken) -> list[Layer]:
         "Activation": activation,
         "ReLU": relu,
         "Softmax": softmax,
+        "LayerNormalization": normalization,
+        "RepeatVector": repeat,
+        "GlobalAveragePooling1D": pooling,
+        "GlobalMaxPooling1D": pooling,
     }
     if piece.kind in ("InputLayer", "Identity") or (piece.kind == "Masking" and taken.lengths):
         return []
@@ -59,7 +73,10 @@ def check_masks(pieces: Sequence[Piece]) -> None:
             raise ValueError(f"{piece.title}: expected what masks before every recurrent layer, got {recurrent.title}")
         if masked and piece.kind == "Softmax":
             raise ValueError(f"{piece.title}: reads the mask of steps as one of features; expected it where none is")
+        if masked and piece.kind == "GlobalMaxPooling1D":
+            raise ValueError(f"{piece.title}: does not obey a mask in Keras; expected it where none is")
         masked |= masks
+        masked &= piece.kind != "GlobalAveragePooling1D"
         if piece.kind in (*KERAS.families, *CUDNN, KERAS_RNN, "Bidirectional"):
             recurrent = piece
             own = piece.config.get("layer") if piece.kind == "Bidirectional" else {"config": piece.config}
@@ -104,6 +121,34 @@ def dropout(piece: Piece, taken: Taken) -> Dropout:
 
 def activation(piece: Piece, taken: Taken) -> Activation:
     return Activation(expect(piece, taken, activation=PLAIN).get("activation", ""))
+
+
+def normalization(piece: Piece, taken: Taken) -> LayerNormalization:
+    config = expect(piece, taken, axis=(-1, [-1], 2, [2]))
+    scale, center = (flag(piece, key, True) for key in ("scale", "center"))
+    epsilon = config.get("epsilon")
+    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float):
+        raise ValueError(f"{piece.title}: epsilon: expected a number, got {epsilon!r:.80}")
+    if not scale and not center:
+        raise ValueError(f"{piece.title}: scale, center: expected one of them, which says how many features there are")
+    names = [name for name, there in (("weight", scale), ("bias", center)) if there]
+    found = dict(zip(names, weights(piece, *[(name, (None,)) for name in names]), strict=True))
+    first = found[names[0]]
+    layer = LayerNormalization(len(first), epsilon, scale=scale, center=center, dtype=first.dtype)
+    layer.load_state_dict(found)
+    return layer
+
+
+def repeat(piece: Piece, taken: Taken) -> RepeatVector:
+    expect(piece, taken)
+    return RepeatVector(size(piece, "n"), batch_first=True)
+
+
+def pooling(piece: Piece, taken: Taken) -> Layer:
+    expect(piece, taken, data_format=("channels_last",))
+    return {"GlobalAveragePooling1D": GlobalAveragePooling1D, "GlobalMaxPooling1D": GlobalMaxPooling1D}[piece.kind](
+        batch_first=True
+    )
 
 
 def relu(piece: Piece, taken: Taken) -> Activation:

@@ -18,6 +18,7 @@ HARMLESS = {
     *("kernel_initializer", "recurrent_initializer", "bias_initializer", "embeddings_initializer"),
     *("units", "use_bias", "return_sequences", "reset_after", "input_dim", "output_dim", "rate"),
     *("merge_mode", "layer", "backward_layer", "cell"),
+    *("n", "epsilon", "scale", "center", "gamma_initializer", "beta_initializer"),
 }
 
 #: Of x and of h, by masks that are the same for all steps, and others for each gate: no layer of ours has such.
@@ -26,7 +27,11 @@ DROPOUTS = ("dropout", "recurrent_dropout")
 #: Options that act in training alone, and what they are when they do not.
 TRAINING: dict[str, Any] = {"trainable": True} | dict.fromkeys(DROPOUTS, 0)
 TRAINING |= dict.fromkeys(
-    [f"{what}_{how}" for what in ("kernel", "recurrent", "bias", "embeddings") for how in ("regularizer", "constraint")]
+    [
+        f"{what}_{how}"
+        for what in ("kernel", "recurrent", "bias", "embeddings", "gamma", "beta")
+        for how in ("regularizer", "constraint")
+    ]
     + ["activity_regularizer"]
 )
 

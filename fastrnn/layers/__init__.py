@@ -6,6 +6,8 @@ from fastrnn.layers.dense import Dense
 from fastrnn.layers.dropout import Dropout
 from fastrnn.layers.embedding import Embedding
 from fastrnn.layers.gradients import RowGradient
+from fastrnn.layers.normalization import LayerNormalization
+from fastrnn.layers.over_time import GlobalAveragePooling1D, GlobalMaxPooling1D, LastStep, RepeatVector
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.layers.rnn import GRU, LSTM, RNN
 from fastrnn.layers.stream import Stream
@@ -19,9 +21,14 @@ __all__ = [
     "Dense",
     "Dropout",
     "Embedding",
+    "GlobalAveragePooling1D",
+    "GlobalMaxPooling1D",
+    "LastStep",
     "Layer",
+    "LayerNormalization",
     "Output",
     "Recurrent",
+    "RepeatVector",
     "RowGradient",
     "Stream",
 ]

@@ -61,6 +61,17 @@ DESCRIPTIONS: dict[str, Callable[[Any], Spec]] = {
         "sparse": e.sparse,
         "dtype": str(e.dtype),
     },
+    "LayerNormalization": lambda n: {
+        "input_size": n.input_size,
+        "epsilon": n.epsilon,
+        "scale": n.weight is not None,
+        "center": n.bias is not None,
+        "dtype": str(n.dtype),
+    },
+    "RepeatVector": lambda r: {"n": r.n, "batch_first": r.batch_first},
+    **dict.fromkeys(
+        ("LastStep", "GlobalAveragePooling1D", "GlobalMaxPooling1D"), lambda p: {"batch_first": p.batch_first}
+    ),
     "Dropout": lambda d: {"rate": d.rate},
     "Activation": lambda a: {"activation": a.activation},
     "Sequential": lambda s: {"layers": [described(layer) for layer in s.layers]},
