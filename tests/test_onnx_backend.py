@@ -464,7 +464,7 @@ def test_weights_are_packed_once(onnx: Any, ours: Any, monkeypatch: pytest.Monke
     assert all(np.array_equal(a, b) for a, b in zip(sum(got, ()), sum(expected, ()), strict=True))
 
 
-@pytest.mark.parametrize("module", ["onnx", "onnx.backend", "onnx.session"])
+@pytest.mark.parametrize("module", ["onnx", "onnx.backend", "onnx.rest", "onnx.session"])
 def test_docstrings(module: str, ours: Any) -> None:
     failed, attempted = doctest.testmod(importlib.import_module(f"fastrnn.{module}"))
     assert (attempted > 0, failed) == (True, 0)

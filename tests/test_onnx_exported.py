@@ -137,7 +137,7 @@ def test_why_there_is_no_node(onnx: Any) -> None:
     loop = onnx.helper.make_node("Scan", ["x"], ["y"], "over_time", num_scan_inputs=1)
     quantized = node("DynamicQuantizeLSTM", ["x", "W", "R"], ["y"], domain="com.microsoft")
     for nodes, why in (
-        (steps, r"; the exporter unrolled the loop over time, so that 'U' is multiplied 5 times\. PyTorch's does that"),
+        (steps, r"; the exporter unrolled the loop over time: 'U' is multiplied 5 times\. PyTorch's does that"),
         ([loop], "; Scan node 'over_time' has the cell as single operators"),
         ([quantized], "; DynamicQuantizeLSTM is an operator of com.microsoft, not of ONNX, so convert the model from"),
         ([node("MatMul", ["x", "U"], ["y"])], "$"),

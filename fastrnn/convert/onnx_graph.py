@@ -91,8 +91,8 @@ def without_recurrent(nodes: Iterable[Any]) -> str:
     if times < 2:
         return ""
     return (
-        f"; the exporter unrolled the loop over time, so that {name!r} is multiplied {times} times. PyTorch's does "
-        "that to nn.RNN, and writes an RNN node with dynamo=False; from_torch takes the module itself"
+        f"; the exporter unrolled the loop over time: {name!r} is multiplied {times} times. PyTorch's does that to "
+        "nn.RNN, and gives an RNN node by torch.onnx.export(..., dynamo=False); from_torch takes the module itself"
     )
 
 

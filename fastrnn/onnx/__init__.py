@@ -34,10 +34,13 @@ from fastrnn.onnx.backend import (
     runs_in_kernels,
     supports_device,
 )
-from fastrnn.onnx.session import Placed, Session
+from fastrnn.onnx.program import Placed
+from fastrnn.onnx.session import Argument, Metadata, Session
 
 __all__ = [
+    "Argument",
     "Backend",
+    "Metadata",
     "Placed",
     "Prepared",
     "Session",

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
-from fastrnn.convert.onnx_graph import is_recurrent, parsed
+from fastrnn.convert.onnx_graph import is_foreign, is_recurrent, parsed
 from fastrnn.extras import needed
-
-#: What runs the nodes that fastrnn does not: outputs by name, from inputs by name.
-Engine = Callable[[list[str], dict[str, Any]], list[Any]]
+from fastrnn.onnx.rest import Rest
 
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 
@@ -40,19 +37,18 @@ def reads(node: Any) -> set[str]:
     return names - {""}
 
 
-def hidden(model: Any) -> Iterator[tuple[Any, str]]:
-    """Recurrent nodes that are not in the graph itself, and where they are."""
+def hidden(node: Any) -> Iterator[tuple[Any, str]]:
+    """Recurrent nodes inside a node's subgraphs, and where they are."""
+    for graph in subgraphs(node):
+        yield from within(graph.node, f"inside {node.op_type} {title(node)}")
 
-    def inside(nodes: Iterable[Any], where: str) -> Iterator[tuple[Any, str]]:
-        for node in nodes:
-            if where and is_recurrent(node):
-                yield node, f"inside {where}"
-            for graph in subgraphs(node):
-                yield from inside(graph.node, f"{node.op_type} {title(node)}")
 
-    yield from inside(model.graph.node, "")
-    for function in model.functions:
-        yield from inside(function.node, f"function {function.name}")
+def within(nodes: Iterable[Any], where: str) -> Iterator[tuple[Any, str]]:
+    """Recurrent nodes among these, and inside them, and where they are."""
+    for node in nodes:
+        if is_recurrent(node) or is_foreign(node):
+            yield node, where
+        yield from hidden(node)
 
 
 def title(node: Any) -> str:
@@ -105,27 +101,35 @@ def crossing(nodes: Iterable[Any], own: Container[int]) -> set[str]:
 class Whole:
     """A model that is cut into parts; `constants` are its TensorProtos by name."""
 
-    def __init__(self, model: Any, constants: dict[str, Any]) -> None:
-        self.model, self.constants = model, constants
+    def __init__(self, model: Any, constants: dict[str, Any], rest: Rest) -> None:
+        self.model, self.constants, self._rest = model, constants, rest
         onnx, graph = needed("onnx", "onnx"), model.graph
         given = {value.name for value in [*graph.input, *graph.initializer]}
-        self._known = given.union(*(node.output for node in graph.node)) - {""}
+        made = set().union(*(node.output for node in graph.node))
+        self.known = given | made - {""}
         self._types: dict[str, Any] = {}
         try:
             inferred = onnx.shape_inference.infer_shapes(model).graph
         except (onnx.shape_inference.InferenceError, ValueError) as error:
             raise ValueError(f"model: onnx.shape_inference refuses it: {error}") from error
         for value in [*inferred.value_info, *inferred.output]:
-            self._types[value.name] = type_of_value = onnx.TypeProto()
-            type_of_value.CopyFrom(value.type)
-            if value.type.HasField("tensor_type"):
-                type_of_value.tensor_type.ClearField("shape")  # exporters are known to leave wrong ones
+            if value.type.WhichOneof("value"):
+                self._types[value.name] = without_shape(value.type)  # exporters are known to leave wrong ones
         self._types |= {value.name: value.type for value in graph.input}
+        self._unknown = made - self._types.keys() - {""}
+        self._results = {value.name: value for value in inferred.output}
+
+    def type_of(self, name: str) -> Any:
+        """A TypeProto, or None where neither ONNX nor what runs the rest knows it."""
+        if name in self._unknown:
+            self._types |= self._rest.types(self.model, self._unknown)
+            self._unknown = set()
+        return self._types.get(name)
 
     def dtype(self, name: str) -> str | None:
         """Of a tensor, as NumPy calls it, as far as it is known."""
-        helper, kind = needed("onnx.helper", "onnx"), self._types.get(name)
-        constant = self.constants.get(name)
+        helper, constant = needed("onnx.helper", "onnx"), self.constants.get(name)
+        kind = None if constant is not None else self.type_of(name)
         number = constant.data_type if constant is not None else 0 if kind is None else kind.tensor_type.elem_type
         if number not in helper.get_all_tensor_dtypes():
             return None if number == 0 else f"type {number}"
@@ -136,40 +140,47 @@ class Whole:
         self.constants |= {name: from_array(a, name) for name, a in arrays.items()}
 
     def part(self, nodes: list[Any], outputs: list[str]) -> tuple[Any, list[str]]:
-        """A model of some of the nodes, with the constants that they read, and the names of its inputs.
+        """A model of some of the nodes, with the constants that they read, and the names of its inputs."""
+        return self._model(nodes, [self.value(name) for name in outputs], [], [])
 
-        Raises ValueError where the type of an input or an output is not known.
-        """
+    def body(self, graph: Any, inputs: list[Any]) -> tuple[Any, list[str]]:
+        """A model of a subgraph with these inputs of its own, and the names of values that it reads of this one."""
+        return self._model(list(graph.node), list(graph.output), inputs, list(graph.initializer))
+
+    def _model(self, nodes: list[Any], outputs: list[Any], own: list[Any], stored: list[Any]) -> tuple[Any, list[str]]:
         helper = needed("onnx.helper", "onnx")
-        asked = set().union(*(reads(node) for node in nodes)) & self._known
-        read = sorted(asked.difference(*(node.output for node in nodes)))
+        asked = {value.name for value in outputs}.union(*(reads(node) for node in nodes)) & self.known
+        here = {value.name for value in [*own, *stored]}
+        read = sorted(asked.difference(here, *(node.output for node in nodes)))
         inputs = [name for name in read if name not in self.constants]
-        if unknown := [name for name in (*inputs, *outputs) if name not in self._types]:
-            raise ValueError(f"model: onnx.shape_inference does not find the type of {unknown[0]!r}")
         graph = helper.make_graph(
             nodes,
             "part",
-            [helper.make_value_info(name, self._types[name]) for name in inputs],
-            [helper.make_value_info(name, self._types[name]) for name in outputs],
-            [self.constants[name] for name in read if name in self.constants],
+            own + [self.value(name) for name in inputs],
+            outputs,
+            stored + [self.constants[name] for name in read if name in self.constants],
         )
         model, of_whole = helper.make_model(graph, opset_imports=self.model.opset_import), self.model
         model.ir_version = of_whole.ir_version
         model.functions.extend(of_whole.functions)
         return model, inputs
 
+    def result(self, value: Any) -> Any:
+        """What is known of an output, a ValueInfoProto, beside what the model says of it."""
+        known = [self._results.get(value.name, value), value, self.value(value.name)]
+        return next((one for one in known if one.type.WhichOneof("value")), value)
 
-def engine(rest: str, model: Any, threads: int | None) -> Engine:
-    """`rest` on a model."""
-    if rest == "reference":
-        evaluator = needed("onnx.reference", "onnx").ReferenceEvaluator(model)
-        return lambda outputs, inputs: list(evaluator.run(outputs, inputs))
-    try:
-        runtime = importlib.import_module("onnxruntime")
-    except ModuleNotFoundError as error:
-        raise ImportError('onnxruntime is not installed; pip install it, or give rest="reference"') from error
-    options = runtime.SessionOptions()
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return lambda outputs, inputs: list(session.run(outputs, inputs))
+    def value(self, name: str) -> Any:
+        """A ValueInfoProto, whose type is missing where it is not known."""
+        kind = self.type_of(name)
+        onnx = needed("onnx", "onnx")
+        return onnx.ValueInfoProto(name=name) if kind is None else onnx.helper.make_value_info(name, kind)
+
+
+def without_shape(kind: Any) -> Any:
+    """A TypeProto of the same type."""
+    copy = needed("onnx", "onnx").TypeProto()
+    copy.CopyFrom(kind)
+    if copy.HasField("tensor_type"):
+        copy.tensor_type.ClearField("shape")
+    return copy

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fastrnn.checks import among, checked_threads
-from fastrnn.convert.onnx_graph import array_of, is_recurrent
-from fastrnn.frameworks import DATA, WEIGHTS
-from fastrnn.onnx.graph import (
-    Engine,
-    Whole,
-    constant_nodes,
-    crossing,
-    engine,
-    expect_made,
-    hidden,
-    loaded,
-    reads,
-    title,
-)
-from fastrnn.onnx.node import Recurrent, Weights
+from fastrnn.convert.onnx_graph import without_recurrent
+from fastrnn.onnx.graph import loaded
+from fastrnn.onnx.program import Program, Values, in_functions
+from fastrnn.onnx.rest import Reference, Rest, Runtime, text_of
 
 RESTS = ("onnxruntime", "reference")
 
-Values = dict[str, Any]
+
+class Argument(NamedTuple):
+    """An input or an output of a model, as ``onnxruntime.NodeArg`` has it."""
+
+    name: str
+    shape: list[int | str | None]  #: sizes, their names, or None where there is neither
+    type: str  #: "tensor(float)", say
 
 
-class Placed(NamedTuple):
-    """Where a recurrent node runs."""
+class Metadata(NamedTuple):
+    """What is written of a model, as ``onnxruntime.ModelMetadata`` has it."""
 
-    name: str  #: the node's, or that of its first output
-    op: str  #: RNN, GRU or LSTM
-    where: str  #: "kernels" or "numpy", both fastrnn's, or what runs the rest
-    why: str  #: it is not the kernels; "" if it is
+    producer_name: str
+    graph_name: str
+    domain: str
+    description: str
+    graph_description: str
+    version: int
+    custom_metadata_map: dict[str, str]
 
 
 class Session:
@@ -42,12 +40,19 @@ class Session:
 
     The graph is cut, in the order of its nodes, where a recurrent node stands; what lies between two of them is a
     session of its own. Weights that are constant, or made of constants, are brought into fastrnn's order and packed
-    once. Recurrent nodes inside If, Loop, Scan or a function stay with the rest, and so do those of float16.
+    once. The bodies of If and Loop that have recurrent nodes are cut in the same way. Recurrent nodes inside Scan or a
+    function stay with the rest, and so do those of float16, and quantized ones.
+
+    It is made and run as an ``onnxruntime.InferenceSession`` is, so that one line of a program changes.
 
     Parameters
     ----------
     model : path, bytes or onnx.ModelProto
         Up to ONNX's 2 GB, and with its weights inside or beside it.
+    sess_options : onnxruntime.SessionOptions, optional
+        Of ONNX Runtime's sessions: libraries of custom operators, say. ``intra_op_num_threads``, if set, is `threads`.
+    providers : list, optional
+        ONNX Runtime's, for the nodes that it runs; the CPU when absent. Recurrent nodes run on the CPU.
     rest : {"onnxruntime", "reference"}
         What runs the other nodes.
     threads : int, optional
@@ -57,14 +62,14 @@ class Session:
     ----------
     nodes : list of Placed
         Every recurrent node of the model: ``name``, ``op``, ``where`` it runs ("kernels", "numpy" for fastrnn's loop
-        in NumPy, or the rest's name) and ``why``, if not in the kernels.
+        in NumPy, or the rest's name) and ``why``, if not in the kernels. Where there is none a RuntimeWarning says so.
     input_names, output_names : list of str
         The inputs that a run needs, and the outputs that it gives.
 
     Raises
     ------
     TypeError, ValueError
-        For what is not a model, for another `rest`, and where the type of a value between two parts is not known.
+        For what is not a model, for another `rest`, and for arguments of ONNX Runtime's beside another rest.
     ImportError
         Where onnx or onnxruntime is not installed.
 
@@ -91,41 +96,105 @@ class Session:
     (1, 2, 4)
     """
 
-    def __init__(self, model: Any, rest: str = "onnxruntime", *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        sess_options: Any = None,
+        providers: Sequence[Any] | None = None,
+        *,
+        rest: str = "onnxruntime",
+        threads: int | None = None,
+    ) -> None:
         if not among(rest, RESTS):
             raise ValueError(f"rest: expected one of {', '.join(RESTS)}, got {rest!r}")
-        self._rest, self._threads = rest, None if threads is None else checked_threads(threads)
+        if isinstance(sess_options, str):
+            raise TypeError(
+                f"sess_options: expected onnxruntime.SessionOptions, got {sess_options!r}; give rest= by name"
+            )
+        if providers is not None and (isinstance(providers, str) or not isinstance(providers, Sequence)):
+            raise TypeError(f"providers: expected a list of names, got {providers!r:.80}")
+        for name, value in (("sess_options", sess_options), ("providers", providers)):
+            if value is not None and rest == "reference":
+                raise ValueError(f'{name}: expected None beside rest="reference"; it is ONNX Runtime\'s')
+        if threads is not None and sess_options is not None:
+            raise ValueError("threads: expected None beside sess_options, whose intra_op_num_threads says it")
+        threads = None if threads is None else checked_threads(threads)
         model = loaded(model)
-        expect_made(model.graph)
-        nodes, tensors = list(model.graph.node), {tensor.name: tensor for tensor in model.graph.initializer}
-        inputs = [value.name for value in model.graph.input]
-        self.input_names = [name for name in inputs if name not in tensors]
-        self._needed = frozenset(self.input_names)
-        self.output_names = [value.name for value in model.graph.output]
-        # An initializer that is an input as well is a default; before IR 4 it was the way to write a constant.
-        self._optional = {name for name in inputs if name in tensors and model.ir_version >= 4}
-        whole = Whole(model, {name: tensor for name, tensor in tensors.items() if name not in self._optional})
-        own = self._placed(whole, nodes)
+        self._rest: Rest = Reference() if rest == "reference" else Runtime(sess_options, providers, threads)
+        program = Program(model, self._rest, threads or getattr(sess_options, "intra_op_num_threads", 0) or None)
+        self.nodes = program.nodes + in_functions(model, self._rest)
+        if not self.nodes:
+            why = without_recurrent(model.graph.node)
+            warnings.warn(f"model: {self._rest.name} runs all of it, without a recurrent node{why}", RuntimeWarning, 2)
+        self.input_names, self.output_names = program.inputs, program.outputs
+        self._program, self._needed, self._optional = program, frozenset(program.inputs), program.optional
+        self._inputs = [argument(value) for value in model.graph.input]
+        self._outputs = [argument(value) for value in program.results]
+        self._sizes = [(one.name, len(one.shape), fixed_sizes(one.shape)) for one in self._inputs if one.shape]
+        self._steps = program.steps
+        self._metadata = Metadata(
+            *(model.producer_name, model.graph.name, model.domain, model.doc_string, model.graph.doc_string),
+            model.model_version,
+            {one.key: one.value for one in model.metadata_props},
+        )
 
-        kept = self._optional.union(self.output_names, *(node.inputs.values() for node in own.values()))
-        self._values = {name: array_of(tensors[name]) for name in kept & tensors.keys()}
-        weights = {value for node in own.values() for name, value in node.inputs.items() if name in WEIGHTS}
-        made = constant_nodes(nodes, whole.constants, weights | crossing(nodes, own))
-        for part in self._parts(whole, made, {}, nodes):
-            part.run(self._values)
-            whole.add_constants({name: self._values[name] for name in part.outputs})
-        done = {id(node) for node in made}
-        self._steps = self._parts(whole, [node for node in nodes if id(node) not in done], own, nodes)
+    def get_inputs(self) -> list[Argument]:
+        """The inputs that a run needs.
 
-    def run(self, output_names: Sequence[str] | None, inputs: Values) -> list[Any]:
+        Returns
+        -------
+        list of Argument
+            ``name``, ``shape``, in which a size may be a name or None, and ``type``.
+        """
+        return [one for one in self._inputs if one.name in self._needed]
+
+    def get_overridable_initializers(self) -> list[Argument]:
+        """The inputs that a run may be given, and has else.
+
+        Returns
+        -------
+        list of Argument
+        """
+        return [one for one in self._inputs if one.name in self._optional]
+
+    def get_outputs(self) -> list[Argument]:
+        """The outputs of a run.
+
+        Returns
+        -------
+        list of Argument
+        """
+        return list(self._outputs)
+
+    def get_modelmeta(self) -> Metadata:
+        """What is written of the model.
+
+        Returns
+        -------
+        Metadata
+        """
+        return self._metadata
+
+    def get_providers(self) -> list[str]:
+        """What ONNX Runtime runs the rest on; recurrent nodes run on the CPU.
+
+        Returns
+        -------
+        list of str
+        """
+        return list(self._rest.providers)
+
+    def run(self, output_names: Sequence[str] | None, input_feed: Values, run_options: Any = None) -> list[Any]:
         """Run the model.
 
         Parameters
         ----------
         output_names : list of str, or None
-            Which outputs, in which order; None is all of them.
-        inputs : dict of arrays
+            Which outputs, in which order; None, or an empty list, is all of them.
+        input_feed : dict of arrays
             By name.
+        run_options : onnxruntime.RunOptions, optional
+            For the nodes that ONNX Runtime runs.
 
         Returns
         -------
@@ -134,89 +203,47 @@ class Session:
         Raises
         ------
         TypeError, ValueError
-            For an output or an input that the model does not have, one that is missing, and for what a node refuses.
+            For an output or an input that the model does not have, one that is missing or of another shape than the
+            model says, and for what a node refuses.
         """
-        if not isinstance(inputs, dict):
-            raise TypeError(f"inputs: expected a dict of arrays by name, got {type(inputs).__name__}")
+        if not isinstance(input_feed, dict):
+            raise TypeError(f"input_feed: expected a dict of arrays by name, got {type(input_feed).__name__}")
         if output_names is not None and not isinstance(output_names, list | tuple):
             raise TypeError(f"output_names: expected a list of names, or None, got {output_names!r:.80}")
-        wanted = self.output_names if output_names is None else list(output_names)
+        if run_options is not None and isinstance(self._rest, Reference):
+            raise ValueError('run_options: expected None beside rest="reference"; they are ONNX Runtime\'s')
+        wanted = list(output_names) if output_names else self.output_names
         if strange := [name for name in wanted if name not in self.output_names]:
             raise ValueError(f"output_names: expected some of {self.output_names}, got {strange[0]!r}")
-        if inputs.keys() != self._needed:
-            self._check_names(inputs)
-        values = self._values | inputs
-        for step in self._steps:
-            step.run(values)
+        if input_feed.keys() != self._needed:
+            self._check_names(input_feed)
+        for name, rank, sizes in self._sizes:
+            if (shape := getattr(input_feed.get(name), "shape", None)) is not None and (
+                len(shape) != rank or any(shape[axis] != n for axis, n in sizes)
+            ):
+                self._refuse_shape(name, shape)
+        values = self._program.run(input_feed, run_options)
         return [values[name] for name in wanted]
 
     def _check_names(self, inputs: Values) -> None:
         if strange := sorted(inputs.keys() - self._optional - self._needed):
-            raise ValueError(f"inputs: expected {', '.join(self.input_names)}, got {strange[0]!r}")
+            raise ValueError(f"input_feed: expected {', '.join(self.input_names)}, got {strange[0]!r}")
         if missing := [name for name in self.input_names if name not in inputs]:
-            raise ValueError(f"inputs: expected {', '.join(self.input_names)}, without {missing[0]!r}")
+            raise ValueError(f"input_feed: expected {', '.join(self.input_names)}, without {missing[0]!r}")
 
-    def _placed(self, whole: Whole, nodes: list[Any]) -> dict[int, Recurrent]:
-        """The nodes that fastrnn runs, by their id; `nodes` of the session says why not the others."""
-        own: dict[int, Recurrent] = {}
-        self.nodes: list[Placed] = []
-        for node in nodes:
-            if not is_recurrent(node):
-                continue
-            try:
-                read = Recurrent(node)
-                if (dtype := whole.dtype(read.inputs["X"])) not in (None, "float32", "float64"):
-                    raise ValueError(f"X: {dtype}")
-            except ValueError as refused:
-                self.nodes.append(Placed(title(node), node.op_type, self._rest, str(refused)))
-            else:
-                own[id(node)] = read
-                self.nodes.append(Placed(title(node), read.op, "numpy" if read.why else "kernels", read.why))
-        self.nodes += [Placed(title(node), node.op_type, self._rest, where) for node, where in hidden(whole.model)]
-        return own
-
-    def _parts(self, whole: Whole, nodes: list[Any], own: dict[int, Recurrent], every: list[Any]) -> list[Any]:
-        """The nodes as steps of a run: each of fastrnn's own, and between them parts for the rest."""
-        steps: list[Any] = []
-        for mine, group in itertools.groupby(nodes, lambda node: id(node) in own):
-            together = list(group)
-            if mine:
-                steps += [_Own(own[id(node)], whole.constants, self._values, self._threads) for node in together]
-                continue
-            inside = {id(node) for node in together}
-            wanted = set(self.output_names).union(*(reads(node) for node in every if id(node) not in inside))
-            outputs = [name for node in together for name in node.output if name in wanted]
-            if outputs:
-                part, inputs = whole.part(together, outputs)
-                steps.append(_Part(engine(self._rest, part, self._threads), inputs, outputs))
-        return steps
+    def _refuse_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        (own,) = [one for one in self._inputs if one.name == name]
+        wanted = ", ".join(str(n) for n in own.shape)
+        raise ValueError(f"input_feed: {name}: expected shape ({wanted}), as the model says, got {tuple(shape)}")
 
 
-class _Part:
-    """Nodes that the rest runs."""
-
-    def __init__(self, engine: Engine, inputs: list[str], outputs: list[str]) -> None:
-        self._engine, self._inputs, self.outputs = engine, inputs, outputs
-
-    def run(self, values: Values) -> None:
-        made = self._engine(self.outputs, {name: values[name] for name in self._inputs})
-        values.update(zip(self.outputs, made, strict=True))
+def argument(value: Any) -> Argument:
+    """Of a ValueInfoProto."""
+    of_axis = value.type.tensor_type.shape.dim
+    sizes = [one.dim_value if one.HasField("dim_value") else one.dim_param or None for one in of_axis]
+    return Argument(value.name, sizes, text_of(value.type))
 
 
-class _Own:
-    """A node that fastrnn runs; what it reads of the constants is in `values` already."""
-
-    def __init__(self, node: Recurrent, constants: Values, values: Values, threads: int | None) -> None:
-        self._node, self._threads = node, threads
-        fixed = all(node.inputs[name] in constants for name in WEIGHTS if name in node.inputs)
-        self._weights = Weights(node, *self._named(WEIGHTS, values), keep=True) if fixed else None
-
-    def _named(self, names: Iterable[str], values: Values) -> list[Any]:
-        """What the node has for these inputs; None where it has none."""
-        inputs = self._node.inputs
-        return [values[inputs[name]] if name in inputs else None for name in names]
-
-    def run(self, values: Values) -> None:
-        weights = self._weights or Weights(self._node, *self._named(WEIGHTS, values))
-        results = self._node.run(*self._named(DATA, values), weights=weights, threads=self._threads)
-        values.update((name, a) for name, a in zip(self._node.outputs, results, strict=False) if name)
+def fixed_sizes(shape: Sequence[Any]) -> list[tuple[int, int]]:
+    """Those that the model fixes, and their axes."""
+    return [(axis, n) for axis, n in enumerate(shape) if isinstance(n, int)]

@@ -1,0 +1,117 @@
+"""What runs the nodes that fastrnn does not run, and knows their types."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from fastrnn.extras import needed
+
+#: Outputs by name, from inputs by name, with onnxruntime.RunOptions or None.
+Engine = Callable[[list[str], dict[str, Any], Any], list[Any]]
+
+CPU = "CPUExecutionProvider"
+
+
+class Rest(Protocol):
+    """One that can run any node."""
+
+    name: str
+    providers: Sequence[str]  #: as ONNX Runtime calls them
+
+    def engine(self, model: Any) -> Engine:
+        """It, on a model."""
+        ...
+
+    def types(self, model: Any, names: Iterable[str]) -> dict[str, Any]:
+        """TypeProtos of these values of a model, as far as it knows them."""
+        ...
+
+
+class Reference:
+    """ONNX's reference evaluator, whose values need no types."""
+
+    name = "reference"
+    providers: Sequence[str] = (CPU,)
+
+    def engine(self, model: Any) -> Engine:
+        reference = needed("onnx.reference", "onnx")
+        try:
+            evaluator = reference.ReferenceEvaluator(model)
+        except Exception as error:  # it has no class of its own for what it does not know
+            raise ValueError(f"model: onnx.reference refuses it: {error}") from error
+        return lambda outputs, inputs, _: list(evaluator.run(outputs, inputs))
+
+    def types(self, model: Any, names: Iterable[str]) -> dict[str, Any]:
+        return {}
+
+
+class Runtime:
+    """ONNX Runtime, of these onnxruntime.SessionOptions and providers."""
+
+    name = "onnxruntime"
+
+    def __init__(self, options: Any, providers: Sequence[Any] | None, threads: int | None) -> None:
+        try:
+            self._runtime: Any = importlib.import_module("onnxruntime")
+        except ModuleNotFoundError as error:
+            raise ImportError('onnxruntime is not installed; pip install it, or give rest="reference"') from error
+        if options is not None and not isinstance(options, self._runtime.SessionOptions):
+            raise TypeError(f"sess_options: expected onnxruntime.SessionOptions, got {options!r:.80}")
+        self._options = self._runtime.SessionOptions() if options is None else options
+        if threads is not None:
+            self._options.intra_op_num_threads = threads
+        wanted = [CPU] if providers is None else [one if isinstance(one, str) else one[0] for one in providers]
+        there = self._runtime.get_available_providers()
+        #: as ONNX Runtime does, the CPU where nothing else is there
+        self.providers: Sequence[str] = [one for one in wanted if one in there] or [CPU]
+        self._given = [CPU] if providers is None else providers
+
+    def engine(self, model: Any) -> Engine:
+        session = self._session(model)
+        return lambda outputs, inputs, options: list(session.run(outputs, inputs, options))
+
+    def types(self, model: Any, names: Iterable[str]) -> dict[str, Any]:
+        onnx = needed("onnx", "onnx")
+        asked = onnx.ModelProto()
+        asked.CopyFrom(model)
+        asked.graph.output.extend([onnx.ValueInfoProto(name=name) for name in names])
+        session = self._session(asked)
+        return {one.name: type_of(one.type) for one in session.get_outputs()}
+
+    def _session(self, model: Any) -> Any:
+        return self._runtime.InferenceSession(model.SerializeToString(), self._options, providers=self._given)
+
+
+def type_of(text: str) -> Any:
+    """A TypeProto of what ONNX Runtime writes, "tensor(float)" say.
+
+    Examples
+    --------
+    >>> type_of("seq(tensor(int64))").sequence_type.elem_type.tensor_type.elem_type
+    7
+    """
+    onnx = needed("onnx", "onnx")
+    match = re.fullmatch(r"(tensor|seq|optional)\((.*)\)", text)
+    if match is None:
+        raise ValueError(f"model: a value of type {text} lies between two parts")
+    kind, inner = match.groups()
+    if kind == "tensor":
+        return onnx.helper.make_tensor_type_proto(onnx.TensorProto.DataType.Value(inner.upper()), None)
+    make = {"seq": onnx.helper.make_sequence_type_proto, "optional": onnx.helper.make_optional_type_proto}
+    return make[kind](type_of(inner))
+
+
+def text_of(type_proto: Any) -> str:
+    """`type_of`, the other way."""
+    onnx = needed("onnx", "onnx")
+    kind = type_proto.WhichOneof("value")
+    if kind == "tensor_type":
+        return f"tensor({onnx.TensorProto.DataType.Name(type_proto.tensor_type.elem_type).lower()})"
+    if kind == "sequence_type":
+        return f"seq({text_of(type_proto.sequence_type.elem_type)})"
+    if kind == "optional_type":
+        return f"optional({text_of(type_proto.optional_type.elem_type)})"
+    return str(kind)
