@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from fastrnn.checks import among, checked_threads
@@ -130,7 +131,7 @@ class Session:
         self._program, self._needed, self._optional = program, frozenset(program.inputs), program.optional
         self._inputs = [argument(value) for value in model.graph.input]
         self._outputs = [argument(value) for value in program.results]
-        self._sizes = [(one.name, len(one.shape), fixed_sizes(one.shape)) for one in self._inputs if one.shape]
+        self._sizes = [(one.name, len(one.shape), *fixed_sizes(one.shape)) for one in self._inputs if one.shape]
         self._steps = program.steps
         self._metadata = Metadata(
             *(model.producer_name, model.graph.name, model.domain, model.doc_string, model.graph.doc_string),
@@ -217,10 +218,9 @@ class Session:
             raise ValueError(f"output_names: expected some of {self.output_names}, got {strange[0]!r}")
         if input_feed.keys() != self._needed:
             self._check_names(input_feed)
-        for name, rank, sizes in self._sizes:
-            if (shape := getattr(input_feed.get(name), "shape", None)) is not None and (
-                len(shape) != rank or any(shape[axis] != n for axis, n in sizes)
-            ):
+        for name, rank, fixed, sizes in self._sizes:
+            shape = getattr(input_feed.get(name), "shape", None)
+            if shape is not None and (len(shape) != rank or fixed(shape) != sizes):
                 self._refuse_shape(name, shape)
         values = self._program.run(input_feed, run_options)
         return [values[name] for name in wanted]
@@ -244,6 +244,8 @@ def argument(value: Any) -> Argument:
     return Argument(value.name, sizes, text_of(value.type))
 
 
-def fixed_sizes(shape: Sequence[Any]) -> list[tuple[int, int]]:
-    """Those that the model fixes, and their axes."""
-    return [(axis, n) for axis, n in enumerate(shape) if isinstance(n, int)]
+def fixed_sizes(shape: Sequence[Any]) -> tuple[Callable[[Any], Any], Any]:
+    """What takes of a shape the sizes that the model fixes, and these; in every run it takes its time."""
+    axes = [axis for axis, n in enumerate(shape) if isinstance(n, int)]
+    fixed = itemgetter(*axes) if axes else bool
+    return fixed, fixed(shape)
