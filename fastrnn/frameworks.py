@@ -139,6 +139,10 @@ KERAS_CELLS = {f"{kind}Cell": kind for kind in KERAS.families}
 CUDNN: dict[str, tuple[str, dict[str, bool]]] = {"CuDNNGRU": ("GRU", {"reset_after": True}), "CuDNNLSTM": ("LSTM", {})}
 
 
+#: Keras 1 had three arrays for each gate, W, U and b, and the gates in this order: family of cells -> its gates.
+KERAS_1_GATES = {"gru": "zrn", "lstm": "igfo"}
+
+
 def keras_activation(name: Any) -> Any:
     """Keras' word for a function of ours; `checks.activation` knows the way back."""
     return "linear" if name == "identity" else name

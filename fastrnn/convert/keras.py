@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from fastrnn.cells import Array, Cell
-from fastrnn.checks import boolean
-from fastrnn.convert import keras_files
+from fastrnn.checks import boolean, named_cell
+from fastrnn.convert import keras_bare, keras_files
 from fastrnn.convert.keras_layers import check_masks, converted
 from fastrnn.convert.keras_options import Taken
 from fastrnn.convert.stack import Arrays, recurrent, refuse
@@ -38,6 +38,7 @@ def from_keras(
     model_or_path: Any,
     *,
     layer: str | None = None,
+    cell: str | None = None,
     inference: bool = False,
     lengths: bool = False,
     state: bool = False,
@@ -57,6 +58,10 @@ def from_keras(
         A file `.keras`, or an older `.h5` of a whole model, by Keras 3 or 2.
     layer : str, optional
         The name of one layer of the model, which alone is meant, whatever else the model has.
+    cell : {"lstm", "gru_after", "gru_before", "rnn_tanh", "rnn_relu", "rnn_sigmoid", "rnn_identity"}, optional
+        For a file of weights alone, of ``save_weights``, which does not say it: that of the recurrent layer, which
+        `layer` names where there are several. The GRU of Keras 2 and 3 is "gru_after". ``return_sequences`` and `merge`
+        are fastrnn's defaults then. `Sequential.load_keras_weights` takes the weights of a whole model.
     inference : bool
         Leave out what acts in training alone and has no counterpart: regularizers, constraints, ``trainable=False``,
         noise, dropout of whole features, and dropout inside recurrent layers. Else they are refused.
@@ -93,6 +98,10 @@ def from_keras(
         boolean(name, value)
     if not isinstance(layer, str | None):
         raise TypeError(f"layer: expected the name of a layer, got {layer!r:.80}")
+    if cell is not None:
+        if not isinstance(model_or_path, str | os.PathLike):
+            raise TypeError(f"cell: expected it for the path of a file of weights, got {type(model_or_path).__name__}")
+        return keras_bare.one_layer(model_or_path, named_cell(cell), layer)
     taken = Taken(inference, lengths, state)
     whole = layer is None
     if isinstance(model_or_path, str | os.PathLike):

@@ -37,6 +37,13 @@ BROKEN: tuple[type[Exception], ...] = (
 )
 
 
+BARE = (
+    "expected a .keras file, or the .h5 file of a whole model. Of a file of weights alone, load_keras_weights(path) of "
+    'a Sequential takes all, and from_keras(path, cell="lstm", layer="its name") one layer; in Keras, '
+    'model.load_weights(path) and model.save("model.keras") make a whole one'
+)
+
+
 class Piece(NamedTuple):
     """One layer of Keras'."""
 
@@ -69,7 +76,7 @@ def read(path: str | os.PathLike[str], layer: str | None) -> list[Piece]:
         with h5py.File(path, "r") as file:
             expect_groups(file)
             if "model_config" not in file.attrs:
-                raise ValueError(f"{whose} holds no model; expected a .keras file, or the .h5 file of a whole model")
+                raise ValueError(f"{whose} holds no model; {BARE}")
             model = as_meant(json.loads(file.attrs["model_config"]), file.attrs.get("keras_version", "1"))
             return pieces(model, Named(item(file, "model_weights")), layer)
     except FileNotFoundError:

@@ -65,8 +65,7 @@ class Numbered:
         self._group = group
 
     def parts(self, layers: list[Config]) -> list[Store]:
-        root = next((r for r in ("layers", "_layer_checkpoint_dependencies") if r in self._group), None)
-        return self._paired(root, layers)
+        return self._paired(root_of(self._group), layers)
 
     def arrays(self, layer: Config) -> list[Array]:
         return [] if self._group is None else list(self._below(layer))
@@ -121,6 +120,11 @@ class Unpaired:
         raise ValueError(f"layer {name(layer)!r} ({layer['class_name']}): {self._message}")
 
 
+def root_of(group: Any) -> str | None:
+    """Where a model's layers are, if it is one."""
+    return next((root for root in ("layers", "_layer_checkpoint_dependencies") if root in group), None)
+
+
 def snake_case(kind: str) -> str:
     """A class's name as Keras calls groups."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<!^)(?=[A-Z][a-z])", "_", kind).lower()
@@ -139,17 +143,19 @@ class Named:
         self._group = group
 
     def parts(self, layers: list[Config]) -> list[Store]:
-        return [Listed(one, self._arrays(name(one))) for one in layers]
+        return [Listed(one, listed(self._group, name(one))) for one in layers]
 
     def arrays(self, layer: Config) -> list[Array]:
         return []
 
-    def _arrays(self, layer: str) -> list[Array]:
-        if layer not in self._group:
-            return []
-        group = item(self._group, layer)
-        names = [n.decode() if isinstance(n, bytes) else str(n) for n in group.attrs["weight_names"]]
-        return [values(item(group, one)) for one in names]
+
+def listed(model: Any, layer: str) -> list[Array]:
+    """The weights that a layer's group lists; none where it has no group."""
+    if layer not in model:
+        return []
+    group = item(model, layer)
+    names = [n.decode() if isinstance(n, bytes) else str(n) for n in group.attrs["weight_names"]]
+    return [values(item(group, one)) for one in names]
 
 
 class Listed:

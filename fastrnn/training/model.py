@@ -240,6 +240,39 @@ class Model(Chain):
         """
         weight_files.load_weights(path, self)
 
+    def load_keras_weights(self, path: str | os.PathLike[str]) -> None:
+        """Take the weights of a model of the same layers in Keras, from a file of its ``save_weights``.
+
+        Layers with weights take them in order; one of ``num_layers`` stands for as many of Keras'. In files of Keras 1
+        and 2 (``.h5``) that is the model's order. In those of Keras 2 and 3 (``.weights.h5``) layers of each class are
+        numbered, and shapes must tell those of several classes (Dense and TimeDistributed, say) or of several models
+        apart. Where Keras has one bias, the second of a layer of two is zeros.
+
+        Parameters
+        ----------
+        path : path
+            Also of a whole model's file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none.
+        TypeError, ValueError
+            For a file of something else, of other layers, sizes or dtypes, and where it is not sure whose the weights
+            are. After an error the model is as it was.
+        ImportError
+            If h5py is not installed.
+
+        Examples
+        --------
+        >>> import fastrnn
+        >>> model = fastrnn.Sequential([fastrnn.LSTM(3, 8, return_sequences=False), fastrnn.Dense(8, 2)])
+        >>> model.load_keras_weights("model.weights.h5")  # doctest: +SKIP
+        """
+        from fastrnn.convert import keras_bare  # here, because it imports what models do without
+
+        keras_bare.load(path, self)
+
     def _source(
         self,
         given: dict[str, Any],

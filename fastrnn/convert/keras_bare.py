@@ -1,0 +1,271 @@
+"""Files of Keras' with weights and nothing else: `save_weights` of Keras 1 and 2, and `.weights.h5`.
+
+What the layers are is known of the model, or the cell, that takes the weights. In the older files the layers stand in
+the model's order; in the newer ones those of a class are numbered, and the order of different classes is not known.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastrnn.cells import Array, Cell
+from fastrnn.convert.keras_cells import of_graphics_card, parts
+from fastrnn.convert.keras_files import BROKEN, Piece, member
+from fastrnn.convert.keras_weights import Numbered, expect_groups, item, listed, number, root_of, snake_case
+from fastrnn.convert.stack import Arrays, assembled
+from fastrnn.extras import needed
+from fastrnn.frameworks import CUDNN, KERAS, KERAS_1_GATES
+from fastrnn.layers import Dense, Embedding
+from fastrnn.layers.options import parameter_names
+from fastrnn.layers.recurrent import Recurrent
+
+
+class Stored(NamedTuple):
+    """A layer of which a file has weights."""
+
+    name: str  #: which it has in the model, as far as the file says it
+    place: str  #: of its group in the file
+    kind: str  #: its class in small letters; "" where the layers are in order
+    model: str  #: the place of the model that it belongs to
+    arrays: list[Array]
+
+
+class Wanted(NamedTuple):
+    """A layer of a model, or one of a stack, that takes weights."""
+
+    title: str
+    kinds: tuple[str, ...]  #: what Keras may call it
+    kernel: tuple[int, ...]  #: the shape of its first array
+    take: Callable[[Stored], Arrays]  #: parameters under the model's names
+
+
+def load(path: str | os.PathLike[str], model: Any) -> None:
+    """`Sequential.load_keras_weights`."""
+    with opened(path) as file:
+        stored, in_order = read(file)
+    wanted = list(layers_of(model, "", ""))
+    whose = f"path: {os.fspath(path)}"
+    pairs = one_by_one(whose, stored, wanted) if in_order else by_class(whose, stored, wanted)
+    state = model.state_dict()
+    for own, layer in pairs:
+        state |= layer.take(own)
+    model.load_state_dict(state)
+
+
+def one_layer(path: Any, cell: Cell, layer: str | None) -> Recurrent:
+    """Of a file of weights, the layer of this name, of this cell."""
+    with opened(path) as file:
+        if "model_config" in file.attrs or zipfile.is_zipfile(path):
+            raise ValueError(f"cell: expected None, as {os.fspath(path)} says itself what its layers are")
+        stored, _ = read(file)
+    G, names = cell.G, ", ".join(one.name or one.place for one in stored)
+    found = [one for one in stored if layer in (one.name, None)] or [one for one in stored if one.place == layer]
+    if layer is None:
+        found = [one for one in found if recurrent_sizes(one, G)]
+    if len(found) != 1:
+        raise ValueError(f"layer: expected one of {names}, got {layer!r}, which {len(found)} can be")
+    (own,) = found
+    if (sizes := recurrent_sizes(own, G)) is None:
+        shapes = [a.shape for a in own.arrays]
+        wanted = f"kernel (I, {G}*H), recurrent_kernel (H, {G}*H), bias"
+        raise ValueError(f"layer {layer!r}: expected {wanted}, got arrays of shapes {shapes}")
+    H, D = sizes
+    ways = [direction(own, cell, H, arrays) for arrays in halves(own.arrays, D)]
+    return assembled(own.place, cell, ways, D == 2, batch_first=True)
+
+
+def recurrent_sizes(own: Stored, G: int) -> tuple[int, int] | None:
+    """H, and the number of directions, of a layer's weights; None if they are of another kind of layer."""
+    n, each = len(own.arrays), {2, 3, 3 * G}
+    D = 1 if n in each else 2 if n % 2 == 0 and n // 2 in each else 0
+    if not D or any(a.ndim != 2 for a in own.arrays[:2]):
+        return None
+    H, GH = own.arrays[1].shape
+    split = n // D == 3 * G > 3  # gate by gate
+    return (H, D) if H >= 1 and GH == (1 if split else G) * H == own.arrays[0].shape[1] else None
+
+
+def halves(arrays: list[Array], D: int) -> list[list[Array]]:
+    return [arrays] if D == 1 else [arrays[: len(arrays) // 2], arrays[len(arrays) // 2 :]]
+
+
+def direction(own: Stored, cell: Cell, H: int, arrays: list[Array], bias: bool | None = None) -> Arrays:
+    """W, U, b, b_rec of one direction, however its version of Keras had them."""
+    kind, gates = KERAS.classes[cell.family], KERAS_1_GATES.get(cell.family, "")
+    if gates and len(arrays) == 3 * len(gates):
+        by_gate = {gate: arrays[3 * i : 3 * i + 3] for i, gate in enumerate(gates)}
+        ordered = [by_gate[gate] for gate in KERAS.gates[cell.family]]
+        arrays = [np.concatenate(same, axis=-1) for same in zip(*ordered, strict=True)]
+    if len(arrays) == 3 and arrays[2].shape == (2 * cell.G * H,):
+        kind = next((card for card, (plain, _) in CUDNN.items() if plain == kind), kind)
+    config = {"name": own.name or own.place, "units": H, "use_bias": len(arrays) > 2 if bias is None else bias}
+    return parts(of_graphics_card(Piece(kind, config, arrays)), cell)
+
+
+def layers_of(model: Any, prefix: str, title: str) -> Iterator[Wanted]:
+    """The layers of a model that have parameters, in order."""
+    for i, layer in enumerate(model.layers):
+        names, own = f"{prefix}{i}.", f"{title}layer {i} ({type(layer).__name__})"
+        if hasattr(layer, "layers"):
+            yield from layers_of(layer, names, f"{own}: ")
+        elif isinstance(layer, Recurrent):
+            yield from of_stack(layer, names, own)
+        elif isinstance(layer, Dense | Embedding):
+            yield without_steps(layer, names, own)
+        elif layer.parameters():
+            raise TypeError(f"{own}: Keras' weights have no counterpart in it")
+
+
+def without_steps(layer: Dense | Embedding, prefix: str, title: str) -> Wanted:
+    kernel, *bias = layer.parameters().items()
+    turned = isinstance(layer, Dense)
+    shape = kernel[1].T.shape if turned else kernel[1].shape
+
+    def take(own: Stored) -> Arrays:
+        expected = [shape, *(b.shape for _, b in bias)]
+        if [a.shape for a in own.arrays] != expected:
+            raise ValueError(f"{title}: expected arrays of shapes {expected}, got {shapes_of(own)}")
+        first, *others = own.arrays
+        return {prefix + kernel[0]: first.T if turned else first} | {
+            prefix + name: a for (name, _), a in zip(bias, others, strict=True)
+        }
+
+    kinds = ("dense", "time_distributed") if turned else ("embedding",)
+    return Wanted(title, kinds, shape, take)
+
+
+def of_stack(layer: Recurrent, prefix: str, title: str) -> Iterator[Wanted]:
+    """One after another of a recurrent layer's ``num_layers``."""
+    cell, D, H = layer.stack.cell, 1 + layer.bidirectional, layer.hidden_size
+    names = parameter_names(layer, cell)
+    if cell.family not in KERAS.classes or set().union(*names) - {"W", "U", "b", "b_rec"}:
+        raise TypeError(f"{title}: Keras' weights have no counterpart in {layer!r}")
+    plain = KERAS.classes[cell.family]
+    cards = [card for card, (kind, _) in CUDNN.items() if kind == plain]
+    kinds = ("bidirectional",) if layer.bidirectional else tuple(map(snake_case, (plain, *cards)))
+    for i in range(layer.num_layers):
+        own_names = names[i * D : (i + 1) * D]
+
+        def take(own: Stored, own_names: Any = own_names) -> Arrays:
+            if len(own.arrays) % D:
+                raise ValueError(f"{title}: expected weights of two directions, got {shapes_of(own)}")
+            found: Arrays = {}
+            for ours, arrays in zip(own_names, halves(own.arrays, D), strict=True):
+                try:
+                    part = direction(own, cell, H, arrays, bool(layer.bias))
+                except ValueError as error:
+                    raise ValueError(f"{title}: {error}") from error
+                if "b_rec" in part and "b_rec" not in ours:
+                    raise ValueError(f"{title}: {own.name or own.place} has two biases; expected a layer of bias=True")
+                part |= {"b_rec": np.zeros_like(part["b"])} if "b_rec" in ours and "b_rec" not in part else {}
+                found |= {prefix + ours[key]: a for key, a in part.items()}
+            return found
+
+        I = layer.stack.parts[i * D]["W"].shape[1]
+        yield Wanted(title, kinds, (I, cell.G * H), take)
+
+
+def one_by_one(whose: str, stored: list[Stored], wanted: list[Wanted]) -> list[tuple[Stored, Wanted]]:
+    """Layer after layer."""
+    if len(stored) != len(wanted):
+        found, titles = (", ".join(names) for names in ([one.name for one in stored], [one.title for one in wanted]))
+        raise ValueError(f"{whose}: expected weights of {len(wanted)} layers, {titles}, got those of {found}")
+    return list(zip(stored, wanted, strict=True))
+
+
+def by_class(whose: str, stored: list[Stored], wanted: list[Wanted]) -> list[tuple[Stored, Wanted]]:
+    """The layers of each class in order; where several classes, or models, are meant, by shape."""
+    pairs, left = list[tuple[Stored, Wanted]](), stored
+    for kinds in dict.fromkeys(one.kinds for one in wanted):
+        takers = [one for one in wanted if one.kinds == kinds]
+        given = [one for one in stored if one.kind in kinds]
+        if len(given) != len(takers):
+            places = ", ".join(one.place for one in given) or "none"
+            titles = ", ".join(one.title for one in takers)
+            raise ValueError(f"{whose}: expected weights of {' or '.join(kinds)} for {titles}, got {places}")
+        if len({(one.kind, one.model) for one in given}) > 1:
+            given = by_shape(whose, given, takers)
+        pairs += zip(given, takers, strict=True)
+        left = [one for one in left if one not in given]
+    if left:
+        raise ValueError(f"{whose}: no layer takes the weights of {', '.join(one.place for one in left)}")
+    return pairs
+
+
+def by_shape(whose: str, given: list[Stored], takers: list[Wanted]) -> list[Stored]:
+    fitting = [[one for one in given if [a.shape for a in one.arrays[:1]] == [taker.kernel]] for taker in takers]
+    if any(len(some) != 1 for some in fitting) or len({some[0].place for some in fitting}) < len(takers):
+        places = ", ".join(one.place for one in given)
+        raise ValueError(f"{whose}: neither the file nor shapes say in which order the layers {places} are")
+    return [one for (one,) in fitting]
+
+
+def shapes_of(own: Stored) -> str:
+    return f"{own.name or own.place} with arrays of shapes {[a.shape for a in own.arrays]}"
+
+
+@contextmanager
+def opened(path: Any) -> Iterator[Any]:
+    """The HDF5 file, also that in a `.keras` file; errors in it name the path."""
+    h5py = needed("h5py", "keras-files")
+    broken: tuple[type[Exception], ...] = (*BROKEN, zipfile.BadZipFile, zlib.error)
+    try:
+        source = path
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                source = io.BytesIO(member(archive, "model.weights.h5"))
+        with h5py.File(source, "r") as file:
+            yield file
+    except FileNotFoundError:
+        raise
+    except broken as error:
+        whose = f"path: {os.fspath(path)} is no file of weights that Keras wrote"
+        raise ValueError(f"{whose} ({type(error).__name__}: {error})") from error
+
+
+def read(file: Any) -> tuple[list[Stored], bool]:
+    """The layers that have weights, and whether they are in the model's order."""
+    expect_groups(file)
+    group = item(file, "model_weights") if "model_weights" in file else file
+    if "layer_names" in group.attrs:
+        names = [name.decode() if isinstance(name, bytes) else str(name) for name in group.attrs["layer_names"]]
+        found = [Stored(name, name, "", "", listed(group, name)) for name in names]
+        return [one for one in found if one.arrays], True
+    if root_of(file) is None:
+        raise ValueError("path: expected weights that Keras wrote, got neither layer_names nor layers")
+    return list(numbered(file, "")), False
+
+
+def numbered(group: Any, model: str) -> Iterator[Stored]:
+    """Those of a class in order."""
+    root = root_of(group)
+    keys = [] if root is None else [(re.sub("_[0-9]+$", "", key), key) for key in group[root]]
+    for kind, key in sorted(keys, key=lambda pair: (pair[0], number(pair[1], pair[0]) or 0)):
+        own, place = item(group, f"{root}/{key}"), f"{model}{key}"
+        if root_of(own) is not None:
+            yield from numbered(own, f"{place}/")
+            continue
+        if "cell" in own and "cells" in own["cell"]:
+            raise ValueError(f"path: {place}: cells upon cells have no counterpart; from_keras takes a whole model")
+        name = own["vars"].attrs.get("name", "") if "vars" in own else ""
+        arrays = Numbered(own).arrays({"config": {}})
+        if arrays or datasets(own):
+            yield Stored(str(name), place, kind, model, arrays)
+
+
+def datasets(group: Any) -> list[str]:
+    """All that are in it but a generator's state."""
+    found: list[str] = []
+    group.visititems(
+        lambda path, one: found.append(path) if hasattr(one, "shape") and "seed_generator" not in path else None
+    )
+    return found

@@ -1,0 +1,290 @@
+"""Files of Keras' with weights alone: `load_keras_weights`, and `from_keras` with a cell."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tolerance import assert_close, assert_same_bits
+
+import fastrnn
+
+BOUND = 2e-6  # float32
+
+live = pytest.mark.filterwarnings("ignore")  # Keras and its backends give some while they are imported
+
+
+@pytest.fixture(scope="module")
+def keras(oracle: Callable[[str], Any]) -> Any:
+    oracle("torch")
+    oracle("h5py")
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    return oracle("keras")
+
+
+@pytest.fixture
+def h5py() -> Any:
+    return pytest.importorskip("h5py")
+
+
+def drawn(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    return 0.5 * np.random.default_rng([60, seed]).standard_normal(shape, np.float32)
+
+
+def randomized(model: Any) -> Any:
+    model.set_weights([drawn(w.shape, i) for i, w in enumerate(model.get_weights())])
+    return model
+
+
+def pair_of_models(keras: Any) -> tuple[Any, fastrnn.Sequential]:
+    k = keras.layers
+    both = k.Bidirectional(k.GRU(4, return_sequences=True), name="both")
+    theirs = keras.Sequential(
+        [
+            keras.Input((None,)),
+            k.Embedding(7, 3),
+            k.LSTM(4, return_sequences=True, name="below", dropout=0.5),
+            k.LSTM(4, return_sequences=True, name="above"),
+            k.Dropout(0.5),
+            both,
+            k.TimeDistributed(k.Dense(3, activation="tanh")),
+            k.SimpleRNN(3, use_bias=False),
+            k.Dense(2),
+        ]
+    )
+    ours = fastrnn.Sequential(
+        [
+            fastrnn.Embedding(7, 3),
+            fastrnn.LSTM(3, 4, 2),
+            fastrnn.GRU(4, 4, reset_after=True, bidirectional=True),
+            fastrnn.Sequential([fastrnn.Dense(8, 3, "tanh"), fastrnn.RNN(3, 3, bias=False, return_sequences=False)]),
+            fastrnn.Dense(3, 2),
+        ]
+    )
+    return randomized(theirs), ours
+
+
+@live
+@pytest.mark.parametrize("name", ["m.weights.h5", "m.keras", "m.h5"])
+def test_a_whole_model(name: str, keras: Any, tmp_path: Path) -> None:
+    theirs, ours = pair_of_models(keras)
+    (theirs.save_weights if "weights" in name else theirs.save)(tmp_path / name)
+    x = np.random.default_rng(0).integers(0, 7, (2, 5))
+    y = ours.predict(x)
+    ours.load_keras_weights(tmp_path / name)
+    expected = {"y": keras.ops.convert_to_numpy(theirs(x))}
+    assert_close({"y": ours.predict(x)}, expected, BOUND)
+    assert not np.allclose(y, expected["y"])
+
+
+@live
+def test_one_layer_by_name(keras: Any, tmp_path: Path) -> None:
+    """That of the model, or that of the group in the file."""
+    theirs, _ = pair_of_models(keras)
+    theirs.save_weights(tmp_path / "m.weights.h5")
+    for layer, cell, own in (
+        ("below", "lstm", "below"),
+        ("above", "lstm", "above"),
+        ("lstm_1", "lstm", "above"),
+        ("both", "gru_after", "both"),
+        ("simple_rnn", "rnn_tanh", "simple_rnn"),
+    ):
+        got = fastrnn.from_keras(tmp_path / "m.weights.h5", cell=cell, layer=layer)
+        expected = fastrnn.from_keras(
+            next(one for one in theirs.layers if own in (one.name, one.name.rpartition("_")[0])), inference=True
+        )
+        assert (got.batch_first, got.return_sequences, got.bidirectional) == (True, True, expected.bidirectional)
+        assert_same_bits(got.parameters(), expected.parameters())
+    assert fastrnn.from_keras(tmp_path / "m.weights.h5", cell="gru_after").bidirectional  # the only one
+    for cell, layer, message in (
+        ("lstm", None, r"layer: expected one of .*below.*, got None, which 2 can be"),
+        ("lstm", "nobody", r"layer: expected one of .*, got 'nobody', which 0 can be"),
+        ("gru_after", "below", r"layer 'below': expected kernel \(I, 3\*H\), recurrent_kernel \(H, 3\*H\), bias, got"),
+        ("gru_before", "both", r"\(GRU\): bias: expected shape \(12,\), got \(2, 12\)"),
+        ("lstm", "embedding", r"layer 'embedding': expected kernel"),
+        ("LSTM", "below", "cell: expected one of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fastrnn.from_keras(tmp_path / "m.weights.h5", cell=cell, layer=layer)
+    theirs.save(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match=r"cell: expected None, as .*m\.keras says itself what its layers are"):
+        fastrnn.from_keras(tmp_path / "m.keras", cell="lstm")
+    with pytest.raises(TypeError, match="cell: expected it for the path of a file of weights, got Sequential"):
+        fastrnn.from_keras(theirs, cell="lstm")
+    with pytest.raises(ValueError, match=r"holds no model; .* load_keras_weights\(path\) of a Sequential"):
+        fastrnn.from_keras(tmp_path / "m.weights.h5")
+
+
+def written(h5py: Any, path: Path, *layers: tuple[str, list[np.ndarray]]) -> Path:
+    """As Keras 1 and 2 wrote weights: layers in order, with the names of their arrays."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [name.encode() for name, _ in layers]
+        for name, arrays in layers:
+            group = file.create_group(name)
+            group.attrs["weight_names"] = [f"{name}/{i}:0".encode() for i in range(len(arrays))]
+            for i, a in enumerate(arrays):
+                group[f"{name}/{i}:0"] = a
+    return path
+
+
+def of_cell(I: int, H: int, G: int, seed: int, *bias: int) -> list[np.ndarray]:
+    return [drawn((I, G * H), seed), drawn((H, G * H), seed + 1), drawn(bias or (G * H,), seed + 2)]
+
+
+def by_gate(arrays: list[np.ndarray], gates: str, order: str) -> list[np.ndarray]:
+    """Three arrays a gate, as Keras 1 had them, from those of all gates."""
+    split = [dict(zip(gates, np.split(a, len(gates), axis=-1), strict=True)) for a in arrays]
+    return [one[gate] for gate in order for one in split]
+
+
+@pytest.mark.parametrize("keras_1", [False, True])
+def test_older_files(keras_1: bool, h5py: Any, tmp_path: Path) -> None:
+    lstm, gru, dense = of_cell(3, 4, 4, 0), of_cell(4, 5, 3, 10), [drawn((5, 2), 20), drawn((2,), 21)]
+    path = written(
+        h5py,
+        tmp_path / "m.h5",
+        ("embedding_1", [drawn((7, 3), 30)]),
+        ("z_lstm", by_gate(lstm, "ifco", "icfo") if keras_1 else lstm),
+        ("dropout_1", []),
+        ("a_gru", by_gate(gru, "zrh", "zrh") if keras_1 else gru),
+        ("dense_1", dense),
+    )
+    model = fastrnn.Sequential(
+        [
+            fastrnn.Embedding(7, 3),
+            fastrnn.LSTM(3, 4),
+            fastrnn.GRU(4, 5, reset_after=False, bias="input"),
+            fastrnn.Dense(5, 2),
+        ]
+    )
+    model.load_keras_weights(path)
+    z, r, h = (gate.T for gate in np.split(gru[0], 3, axis=1))
+    zb, rb, hb = np.split(gru[2], 3)
+    expected = {
+        "0.weight": drawn((7, 3), 30),
+        "1.weight_ih_l0": lstm[0].T,
+        "1.weight_hh_l0": lstm[1].T,
+        "1.bias_ih_l0": lstm[2],
+        "1.bias_hh_l0": np.zeros(16, np.float32),
+        "2.weight_ih_l0": np.concatenate([r, z, h]),
+        "2.bias_ih_l0": np.concatenate([rb, zb, hb]),
+        "3.weight": dense[0].T,
+        "3.bias": dense[1],
+    }
+    got = model.parameters()
+    assert got.keys() == expected.keys() | {"2.weight_hh_l0"}
+    assert_same_bits({name: got[name] for name in expected}, {n: np.ascontiguousarray(a) for n, a in expected.items()})
+    for name, cell, i in (("z_lstm", "lstm", 1), ("a_gru", "gru_before", 2)):
+        one = fastrnn.from_keras(path, cell=cell, layer=name).parameters()
+        assert_same_bits(one, {key: got[f"{i}.{key}"] for key in one})
+
+
+def test_layers_for_graphics_cards(h5py: Any, tmp_path: Path) -> None:
+    """Their matrices are laid out another way, and they have two biases."""
+    I, H = 3, 4
+    plain = of_cell(I, H, 4, 0)
+    kernel = np.hstack([gate.T.reshape(I, H) for gate in np.split(plain[0], 4, axis=1)])
+    recurrent = np.hstack([gate.T for gate in np.split(plain[1], 4, axis=1)])
+    both = np.concatenate([plain[2] - 1, np.ones(16, np.float32)])
+    path = written(h5py, tmp_path / "m.h5", ("cu_dnnlstm_1", [kernel, recurrent, both]))
+    model = fastrnn.Sequential([fastrnn.LSTM(I, H, bias="input")])
+    model.load_keras_weights(path)
+    got = model.parameters()
+    assert np.array_equal(got["0.weight_ih_l0"], plain[0].T)
+    assert np.array_equal(got["0.weight_hh_l0"], plain[1].T)
+    assert np.allclose(got["0.bias_ih_l0"], plain[2], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (lambda: [fastrnn.LSTM(3, 4)], r"expected weights of 1 layers, layer 0 \(LSTM\), got those of one, two"),
+        (lambda: [fastrnn.LSTM(3, 4, 3)], "expected weights of 3 layers"),
+        (lambda: [fastrnn.LSTM(3, 5), fastrnn.LSTM(5, 4)], r"layer 0 \(LSTM\): layer 'one' \(LSTM\): kernel: expected"),
+        (
+            lambda: [fastrnn.LSTM(3, 4, bias=False), fastrnn.LSTM(4, 4)],
+            r"layer 0 \(LSTM\): layer 'one' \(LSTM\): expected kernel, recurrent_kernel, got 3 arrays",
+        ),
+        (
+            lambda: [fastrnn.LSTM(3, 4), fastrnn.GRU(4, 4, reset_after=True)],
+            r"layer 1 \(GRU\): layer 'two' \(GRU\): ker",
+        ),
+        (
+            lambda: [fastrnn.LSTM(3, 4), fastrnn.LSTM(4, 4, bidirectional=True)],
+            "expected weights of two directions, got",
+        ),
+        (lambda: [fastrnn.LSTM(3, 4), fastrnn.Dense(4, 4)], r"layer 1 \(Dense\): expected arrays of shapes"),
+    ],
+)
+def test_what_does_not_fit_changes_nothing(layers: Any, message: str, h5py: Any, tmp_path: Path) -> None:
+    path = written(h5py, tmp_path / "m.h5", ("one", of_cell(3, 4, 4, 0)), ("two", of_cell(4, 4, 4, 5)))
+    model = fastrnn.Sequential(layers())
+    before = model.state_dict()
+    with pytest.raises(ValueError, match=message):
+        model.load_keras_weights(path)
+    assert_same_bits(model.parameters(), before)
+
+
+def test_layers_that_have_no_counterpart(h5py: Any, tmp_path: Path) -> None:
+    path = written(h5py, tmp_path / "m.h5", ("one", of_cell(3, 4, 4, 0)))
+    for layer in (fastrnn.LSTM(3, 4, peephole=True), fastrnn.LSTM(3, 4, proj_size=2)):
+        with pytest.raises(TypeError, match=r"layer 0 \(LSTM\): Keras' weights have no counterpart in LSTM"):
+            fastrnn.Sequential([layer]).load_keras_weights(path)
+
+
+@live
+def test_models_whose_order_is_not_in_the_file(keras: Any, tmp_path: Path) -> None:
+    """What shapes do not tell apart is refused, and so is what nobody takes."""
+    k, path = keras.layers, tmp_path / "m.weights.h5"
+    for widths, message in (
+        ((3, 3), r"neither the file nor shapes say in which order the layers dense, time_distributed are"),
+        ((3, 2), None),
+    ):
+        stack = [k.TimeDistributed(k.Dense(widths[0])), k.LSTM(3), k.Dense(widths[1])]
+        randomized(keras.Sequential([keras.Input((None, 3)), *stack])).save_weights(path)
+        last = fastrnn.LSTM(widths[0], 3, return_sequences=False)
+        ours = fastrnn.Sequential([fastrnn.Dense(3, widths[0]), last, fastrnn.Dense(3, widths[1])])
+        if message is None:
+            ours.load_keras_weights(path)
+        else:
+            with pytest.raises(ValueError, match=message):
+                ours.load_keras_weights(path)
+    for extra, place in ((k.BatchNormalization(), "batch_normalization"), (k.Conv1D(4, 1), "conv1d")):
+        randomized(keras.Sequential([keras.Input((5, 4)), extra, k.LSTM(3)])).save_weights(path)
+        with pytest.raises(ValueError, match=f"no layer takes the weights of {place}"):
+            fastrnn.Sequential([fastrnn.LSTM(4, 3)]).load_keras_weights(path)
+    randomized(keras.Sequential([keras.Input((5, 4)), k.GRU(3)])).save_weights(path)
+    with pytest.raises(ValueError, match=r"expected weights of lstm or cu_dnnlstm for layer 0 \(LSTM\), got none"):
+        fastrnn.Sequential([fastrnn.LSTM(4, 3)]).load_keras_weights(path)
+    with pytest.raises(ValueError, match=r"layer 0 \(GRU\): gru\w* has two biases; expected a layer of bias=True"):
+        fastrnn.Sequential([fastrnn.GRU(4, 3, reset_after=True, bias="input")]).load_keras_weights(path)
+
+
+@live
+def test_models_inside_a_model(keras: Any, tmp_path: Path) -> None:
+    k, path = keras.layers, tmp_path / "m.weights.h5"
+    inner = keras.Sequential([k.LSTM(2, return_sequences=True), k.LSTM(4, return_sequences=True)])
+    theirs = randomized(keras.Sequential([keras.Input((None, 3)), inner, k.LSTM(5), k.Dense(2)]))
+    theirs.save_weights(path)
+    layers = [fastrnn.LSTM(3, 2), fastrnn.LSTM(2, 4), fastrnn.LSTM(4, 5, return_sequences=False), fastrnn.Dense(5, 2)]
+    ours = fastrnn.Sequential(layers)
+    ours.load_keras_weights(path)
+    x = np.random.default_rng(1).standard_normal((2, 6, 3)).astype(np.float32)
+    assert_close({"y": ours.predict(x)}, {"y": keras.ops.convert_to_numpy(theirs(x))}, BOUND)
+
+
+def test_files_of_something_else(h5py: Any, tmp_path: Path) -> None:
+    model = fastrnn.Sequential([fastrnn.LSTM(3, 4)])
+    (tmp_path / "text").write_text("weights")
+    with pytest.raises(ValueError, match=r"path: .*text is no file of weights that Keras wrote"):
+        model.load_keras_weights(tmp_path / "text")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["a"] = np.ones(3)
+    with pytest.raises(ValueError, match="path: expected weights that Keras wrote, got neither layer_names nor layers"):
+        model.load_keras_weights(tmp_path / "other.h5")
+    with pytest.raises(FileNotFoundError):
+        model.load_keras_weights(tmp_path / "none.h5")
