@@ -171,5 +171,3 @@ def test_from_torch_refuses(torch: Any) -> None:
 def test_to_torch_refuses(layer: Callable[[], Any], message: str, torch: Any) -> None:
     with pytest.raises(ValueError, match=message):
         fastrnn.to_torch(layer())
-    with pytest.raises(TypeError, match="layer: expected an RNN, GRU or LSTM of fastrnn"):
-        fastrnn.to_torch(fastrnn.Dense(3, 4))

@@ -82,10 +82,8 @@ def assembled(whose: str, cell: Cell, parts: Parts, bidirectional: bool, **optio
     return stacked(whose, cell, state, **options)
 
 
-def recurrent(layer: Any, target: Framework) -> Recurrent:
+def recurrent(layer: Recurrent, target: Framework) -> Recurrent:
     """The layer, which the target is able to express."""
-    if not isinstance(layer, Recurrent):
-        raise TypeError(f"layer: expected an RNN, GRU or LSTM of fastrnn, got {type(layer).__name__}")
     cell = layer.stack.cell
     if cell.family not in target.classes or not (cell.builtin or (target.factories and cell.options)):
         known = ", ".join(c.name for family in target.classes for c in members(family))
