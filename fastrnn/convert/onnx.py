@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from fastrnn.checks import boolean
+from fastrnn.convert.onnx_chain import chain_of
 from fastrnn.convert.onnx_graph import (
     Graph,
     Link,
@@ -17,11 +19,12 @@ from fastrnn.convert.onnx_graph import (
 )
 from fastrnn.convert.stack import Parts, assembled
 from fastrnn.extras import needed
+from fastrnn.layers import Layer
 from fastrnn.layers.recurrent import Recurrent
 
 
-def from_onnx(path_or_model: Any, node: str | None = None) -> Recurrent:
-    """A layer with the weights of a model's RNN, GRU or LSTM nodes.
+def from_onnx(path_or_model: Any, node: str | None = None, *, whole: bool = False) -> Layer:
+    """A layer with the weights of a model's RNN, GRU or LSTM nodes, or the whole model as a `Sequential`.
 
     Nodes that stand on one another, with nothing between them but what joins the directions (and dropout), are one
     layer of so many ``num_layers``. It is ``batch_first`` if the first node's X is the transpose of something, or its
@@ -35,10 +38,15 @@ def from_onnx(path_or_model: Any, node: str | None = None) -> Recurrent:
     node : str, optional
         The name of one node, or of an output of it, that alone is meant; needed where there are several that do not
         stand on one another.
+    whole : bool
+        Read every node: a chain of recurrent ones, a layer each, of products with a bias (`Dense`), rows of a table
+        (`Embedding`), Sigmoid, Tanh, Relu, Softmax and Dropout, with what turns axes between them. Samples are first
+        in what comes of it, whatever the model has.
 
     Returns
     -------
     RNN, GRU or LSTM
+        A `Sequential` with `whole`.
 
     Raises
     ------
@@ -46,7 +54,8 @@ def from_onnx(path_or_model: Any, node: str | None = None) -> Recurrent:
         For another object, or weights that are neither float32 nor float64.
     ValueError
         For what has no counterpart (``clip``, ``input_forget``, other ``activations``, a lone reverse direction), for
-        weights that are computed, and for nodes that are no chain; the message names the node and what it is.
+        weights that are computed, and for nodes that are no chain; the message names the node and what it is. With
+        `whole` also for any other operator, and for a model of several outputs.
     ImportError
         If onnx is not installed.
 
@@ -55,8 +64,14 @@ def from_onnx(path_or_model: Any, node: str | None = None) -> Recurrent:
     >>> import fastrnn
     >>> layer = fastrnn.from_onnx("model.onnx")  # doctest: +SKIP
     """
+    boolean("whole", whole)
+    if whole and node is not None:
+        raise ValueError(f"node: expected None beside whole=True, got {node!r}")
     onnx = needed("onnx", "onnx")
-    graph = Graph(loaded(onnx, path_or_model))
+    model = loaded(onnx, path_or_model)
+    graph = Graph(model)
+    if whole:
+        return chain_of(graph, model)
     nodes = [one for one in graph.nodes if is_recurrent(one)]
     if not nodes:
         why = without_recurrent(graph.nodes)

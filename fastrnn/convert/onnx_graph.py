@@ -244,16 +244,16 @@ class Graph:
         path, name, rate = list[Any](), node.input[0], 0.0
         while (one := self.producers.get(name)) is not None and not is_recurrent(one) and len(path) <= MANY:
             if one.op_type == "Dropout":
-                rate = self._rate(one)
+                rate = self.rate(one)
             path.append(one)
             name = one.input[0] if one.input else ""
         if one is None or name != one.output[0] or not is_recurrent(one):
             return None
         joining = [step for step in path[::-1] if step.op_type not in ("Dropout", "Identity")]
-        found = self._joined(joining, one)
+        found = self.joined(joining, one)
         return None if found is None else Link(one, found[0], rate)
 
-    def _rate(self, node: Any) -> float:
+    def rate(self, node: Any) -> float:
         ratio = self.constant(node, 1)
         if ratio is None:
             return float(self.attributes(node).get("ratio", 0.5))
@@ -261,7 +261,7 @@ class Graph:
             raise ValueError(f"{title(node)}: ratio: expected a number, got {ratio.dtype} of shape {ratio.shape}")
         return float(ratio.reshape(()))
 
-    def _joined(self, path: list[Any], below: Any) -> tuple[str | None] | None:
+    def joined(self, path: list[Any], below: Any) -> tuple[str | None] | None:
         """How these nodes make three axes of the four of the Y below: its merge, in a tuple, or None if they do not."""
         axis = 2 if self.attributes(below).get("layout", 0) else 1  # of directions
         kinds = [node.op_type for node in path]

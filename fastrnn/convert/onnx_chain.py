@@ -1,0 +1,223 @@
+"""A whole model of ONNX as a `Sequential`, if its nodes are one chain of what there are layers for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import numpy as np
+
+from fastrnn.cells import Array
+from fastrnn.convert.onnx_graph import HINT, Graph, array_of, is_recurrent, options_of, parts_of_node, title
+from fastrnn.convert.onnx_layers import OPERATORS
+from fastrnn.convert.stack import assembled, loaded
+from fastrnn.frameworks import INPUTS
+from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
+from fastrnn.training import Sequential
+
+#: operator -> our function
+FUNCTIONS = {kind: name for name, (kind, _) in OPERATORS.items()}
+
+
+#: what takes a part of a value, or lays it out in another way
+PARTS = ("Identity", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
+
+
+def chain_of(graph: Graph, model: Any) -> Sequential:
+    """Every node on the way from the input to the output, as layers; or an error that names the first that is none."""
+    outputs = [value.name for value in model.graph.output]
+    if len(outputs) != 1:
+        raise ValueError(f"whole: expected a model of one output, got {', '.join(outputs) or 'none'}")
+    inputs = {value.name for value in model.graph.input} - graph.constants.keys()
+    return Sequential(Reader(graph, path(graph, outputs[0], inputs)).layers())
+
+
+def path(graph: Graph, name: str, inputs: set[str]) -> list[tuple[Any, int]]:
+    """From an input on: each node, and the place among its inputs of what the one before gives."""
+    found: list[tuple[Any, int]] = []
+    while name not in inputs:
+        node = graph.producers.get(name)
+        if node is None or len(found) > len(graph.nodes):
+            raise ValueError(f"whole: {name!r} is made by no node, or by itself")
+        computed = [i for i, one in enumerate(node.input) if one and graph.constant(node, i) is None]
+        if is_recurrent(node):
+            expect_given(graph, node, inputs)
+            computed = computed[:1]
+        if len(computed) != 1:
+            refuse(node, f"it reads {len(computed)} values that are computed")
+        found.append((node, computed[0]))
+        name = node.input[computed[0]]
+    return found[::-1]
+
+
+def expect_given(graph: Graph, node: Any, inputs: set[str]) -> None:
+    """Lengths and initial states are given in the call, or the states are zeros of a computed size."""
+    for name, value in zip(INPUTS[4:7], node.input[4:7], strict=False):
+        if not value:
+            continue
+        while (made := graph.producers.get(value)) is not None and made.op_type in PARTS:
+            value = made.input[0]
+        if made is not None and value not in graph.constants and not (name != "sequence_lens" and is_zero(graph, made)):
+            refuse(node, f"its {name} is computed")
+
+
+def is_zero(graph: Graph, node: Any) -> bool:
+    if node.op_type == "Expand":
+        value = graph.constant(node, 0)
+        return value is not None and not value.any()
+    value = graph.attributes(node).get("value")
+    return node.op_type == "ConstantOfShape" and (value is None or not array_of(value).any())
+
+
+def refuse(node: Any, why: str) -> NoReturn:
+    raise ValueError(
+        f"{title(node)}: no layer of a Sequential ({why}); whole=False reads recurrent nodes alone, and {HINT}"
+    )
+
+
+class Reader:
+    """The nodes of a path, taken one by one, and the layers that they were."""
+
+    def __init__(self, graph: Graph, nodes: list[tuple[Any, int]]) -> None:
+        self._graph, self._left = graph, nodes
+        self._layers: list[Layer] = []
+        self._stepwise = True  #: whether there is an axis of time
+        self._time_major: bool | None = None  #: once a recurrent node was met
+
+    def layers(self) -> list[Layer]:
+        while self._left:
+            node, place = self._left.pop(0)
+            if is_recurrent(node):
+                self._recurrent(node)
+            elif node.domain in ("", "ai.onnx") and node.op_type in READERS:
+                READERS[node.op_type](self, node, place)
+            else:
+                refuse(node, f"expected one of {', '.join(READERS)}")
+        return self._layers
+
+    def _recurrent(self, node: Any) -> None:
+        graph, before = self._graph, self._left
+        cell, bidirectional, layout = options_of(graph, node)
+        if not self._stepwise or self._time_major not in (None, not layout):
+            refuse(node, "its X has no axis of time where it should be")
+        D, self._time_major = 1 + bidirectional, not layout
+        read = before[0][0].input[before[0][1]] if before else ""
+        last = read != node.output[0]
+        if last and read not in node.output[1:2]:
+            refuse(node, "the model reads neither its Y nor its Y_h")
+        merge = self._joined(node, D, layout, last)
+        without_lengths = not any(node.input[4:5])
+        if not last and D == 1 and without_lengths and self._last_step():
+            last = True
+        self._stepwise = not last
+        options: dict[str, Any] = {"return_sequences": not last, "batch_first": not self._time_major}
+        options |= {"merge": merge} if bidirectional else {}
+        parts = parts_of_node(graph, node, cell, D)
+        self._layers.append(assembled(title(node), cell, parts, bidirectional, **options))
+
+    def _joined(self, node: Any, D: int, layout: int, last: bool) -> str | None:
+        """Takes what makes one axis of the directions and their units."""
+        ahead = [one for one, _ in self._left[:2]]
+        joined = self._joined_last if last else self._graph.joined
+        for n in range(1, len(ahead) + 1):
+            if (found := joined(ahead[:n], node)) and (found[0] is None) == (D == 1):
+                del self._left[:n]
+                return found[0]
+        refuse(node, "what becomes of its directions is not known")
+
+    def _joined_last(self, ahead: list[Any], node: Any) -> tuple[str | None] | None:
+        """`Graph.joined`, of its Y_h."""
+        graph, axis = self._graph, 1 if self._graph.attributes(node).get("layout", 0) else 0
+        kinds = [one.op_type for one in ahead]
+        if kinds == ["Squeeze"] and graph.integers(ahead[0], "axes") in ([axis], [axis - 3]):
+            return (None,)
+        if kinds in (["Transpose", "Reshape"], ["Reshape"]):
+            turned = len(ahead) == 2 and graph.attributes(ahead[0]).get("perm") == [1, 0, 2]
+            flat = len(graph.integers(ahead[-1], "shape") or []) == 2
+            return ("concat",) if flat and turned == (axis == 0) else None
+        merge = graph.reduction(ahead[0], axis) if len(ahead) == 1 else None
+        return (merge,) if merge else None
+
+    def _last_step(self) -> bool:
+        """Takes what picks the last step of one direction."""
+        n = 1 if self._left and self._turns(self._left[0][0]) else 0
+        time = 0 if self._time_major != bool(n) else 1
+        if len(self._left) <= n or self._graph.index(self._left[n][0], time) != -1:
+            return False
+        del self._left[: n + 1]
+        return True
+
+    def _turns(self, node: Any) -> bool:
+        return node.op_type == "Transpose" and self._graph.attributes(node).get("perm") in ([1, 0, 2], [1, 0])
+
+    def transpose(self, node: Any, place: int) -> None:
+        if not self._stepwise or not self._turns(node):
+            refuse(node, "expected the axes of time and of sequences exchanged")
+        if self._time_major is not None:
+            self._time_major = not self._time_major
+
+    def rows(self, node: Any, place: int) -> None:
+        table = self._graph.constant(node, 0)
+        if place != 1 or table is None or table.ndim != 2 or self._graph.attributes(node).get("axis", 0) != 0:
+            refuse(node, "expected the rows of a table")
+        if self._layers:
+            refuse(node, "expected it before every other layer")
+        self._layers.append(loaded(Embedding(*table.shape, dtype=table.dtype, rng=0), {"weight": table}))
+
+    def product(self, node: Any, place: int) -> None:
+        weight = self._graph.constant(node, 1)
+        given = self._graph.attributes(node)
+        plain = given.get("alpha", 1.0) == given.get("beta", 1.0) == 1.0 and not given.get("transA", 0)
+        if place != 0 or weight is None or weight.ndim != 2 or not plain:
+            refuse(node, "expected a product with one constant matrix")
+        bias = self._graph.constant(node, 2)
+        self._dense(node, weight if given.get("transB", 0) else weight.T, bias)
+
+    def _dense(self, node: Any, weight: Array, bias: Array | None) -> None:
+        if bias is not None and bias.size != len(weight):
+            refuse(node, "expected a bias for each output")
+        state = {"weight": np.ascontiguousarray(weight)} | ({} if bias is None else {"bias": bias.reshape(-1)})
+        layer = Dense(weight.shape[1], len(weight), bias=bias is not None, dtype=weight.dtype, rng=0)
+        self._layers.append(loaded(layer, state))
+
+    def sum(self, node: Any, place: int) -> None:
+        """The bias of the product before."""
+        below, bias = self._layers[-1] if self._layers else None, self._graph.constant(node, 1 - place)
+        if not isinstance(below, Dense) or below.bias is not None or below.activation != "identity":
+            refuse(node, "expected it right after a product")
+        self._layers.pop()
+        self._dense(node, below.weight, bias)
+
+    def activation(self, node: Any, place: int) -> None:
+        """A function, of a `Dense` that has none yet."""
+        name, rank = FUNCTIONS[node.op_type], 3 if self._stepwise else 2
+        if name == "softmax":
+            axis = self._graph.attributes(node).get("axis", -1 if self._graph.opset >= 13 else 1)
+            if axis not in (-1, rank - 1):
+                refuse(node, f"expected the last axis, got {axis}")
+        below = self._layers[-1] if self._layers else None
+        if isinstance(below, Dense) and below.activation == "identity":
+            sizes, biased = (below.input_size, below.output_size), below.bias is not None
+            layer = Dense(*sizes, name, bias=biased, dtype=below.dtype, rng=0)
+            self._layers[-1] = loaded(layer, below.parameters())
+        else:
+            self._layers.append(Activation(name))
+
+    def dropout(self, node: Any, place: int) -> None:
+        self._layers.append(Dropout(self._graph.rate(node)))
+
+    def nothing(self, node: Any, place: int) -> None:
+        """It leaves what it reads as it is."""
+
+
+#: What reads an operator that is not recurrent.
+READERS: dict[str, Callable[[Reader, Any, int], None]] = {
+    "Transpose": Reader.transpose,
+    "Gather": Reader.rows,
+    "MatMul": Reader.product,
+    "Gemm": Reader.product,
+    "Add": Reader.sum,
+    **dict.fromkeys(FUNCTIONS, Reader.activation),
+    "Dropout": Reader.dropout,
+    "Identity": Reader.nothing,
+}

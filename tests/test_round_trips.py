@@ -1,0 +1,158 @@
+"""Whole models to ONNX, PyTorch and Keras and back: the same predictions; and models of others read whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conversions import MANY, assert_predicts, drawn_model, read_by
+from tolerance import assert_close, assert_same_bits
+
+import fastrnn
+from fastrnn.convert.onnx_nodes import OPSETS
+
+DTYPES = (np.float32, np.float64)
+
+
+@pytest.fixture(scope="module")
+def torch(oracle: Callable[[str], Any]) -> Any:
+    return oracle("torch")
+
+
+@pytest.fixture(scope="module")
+def keras(oracle: Callable[[str], Any]) -> Any:
+    oracle("torch")
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    return oracle("keras")
+
+
+@pytest.mark.parametrize("seed", MANY)
+def test_onnx(seed: int, onnx: Any, tmp_path: Path) -> None:
+    """By a file of the lowest opset, and of the highest one that onnx has: every bit."""
+    model = drawn_model(seed, dtype=DTYPES[seed % 2])
+    x = read_by(model, seed)
+    expected = {"y": model.predict(x)}
+    for opset in (OPSETS[0], min(OPSETS[-1], onnx.defs.onnx_opset_version())):
+        fastrnn.to_onnx(model, tmp_path / "model.onnx", opset=opset)
+        back = fastrnn.from_onnx(tmp_path / "model.onnx", whole=True)
+        assert isinstance(back, fastrnn.Sequential)
+        assert_same_bits({"y": back.predict(x)}, expected)
+
+
+@pytest.mark.parametrize("seed", MANY)
+def test_torch(seed: int, torch: Any) -> None:
+    model = drawn_model(seed, ("lstm", "gru_after", "rnn_tanh", "rnn_relu"), DTYPES[seed % 2])
+    x = read_by(model, seed)
+    assert_same_bits({"y": fastrnn.from_torch(fastrnn.to_torch(model)).predict(x)}, {"y": model.predict(x)})
+
+
+@pytest.mark.filterwarnings("ignore")  # Keras and its backends give some while they are imported
+@pytest.mark.parametrize("seed", range(12))
+def test_keras(seed: int, keras: Any, tmp_path: Path) -> None:
+    """Of two biases Keras has the sum; by the model, and by its file."""
+    cells = ("lstm", "gru_after", "gru_before", "rnn_tanh", "rnn_relu", "rnn_sigmoid", "rnn_identity")
+    model = drawn_model(seed, cells)
+    x = read_by(model, seed)
+    theirs = fastrnn.to_keras(model)
+    theirs.save(tmp_path / "model.keras")
+    for back in (fastrnn.from_keras(theirs), fastrnn.from_keras(tmp_path / "model.keras")):
+        assert_predicts(back.predict(x), model, x)
+
+
+@pytest.mark.parametrize("chosen", ["last", "every", "final"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.filterwarnings("ignore")  # of the exporter, many
+def test_a_model_of_pytorch(kind: str, chosen: str, torch: Any, onnx: Any, tmp_path: Path) -> None:
+    """Rows of a table, a recurrent layer, and a product with every step, the last one, or the final state."""
+    torch.manual_seed(0)
+
+    class Network(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = torch.nn.Embedding(7, 3), torch.nn.Linear(4, 2)
+            self.recurrent = getattr(torch.nn, kind)(3, 4, batch_first=True)
+
+        def forward(self, x: Any) -> Any:
+            y, state = self.recurrent(self.table(x))
+            h = state[0] if isinstance(state, tuple) else state
+            chosen_step = {"last": lambda: y[:, -1], "every": lambda: torch.relu(y), "final": lambda: h.squeeze(0)}
+            return torch.softmax(self.head(chosen_step[chosen]()), -1)
+
+    network, x = Network().eval(), np.random.default_rng(0).integers(0, 7, (4, 6))
+    axes = {"x": {0: "B", 1: "T"}}
+    options = {"dynamo": False, "input_names": ["x"], "dynamic_axes": axes}
+    torch.onnx.export(network, (torch.from_numpy(x),), tmp_path / "model.onnx", **options)
+    model = fastrnn.from_onnx(tmp_path / "model.onnx", whole=True)
+    kinds = ["Embedding", kind, *(["Activation"] if chosen == "every" else []), "Dense"]
+    assert [type(layer).__name__ for layer in model.layers] == kinds
+    with torch.no_grad():
+        expected = network(torch.from_numpy(x)).numpy()
+    assert_close({"y": model.predict(x)}, {"y": expected}, 2e-6)
+
+
+def changed(onnx: Any, change: Callable[[Any, Any], None], **options: Any) -> Any:
+    layers = [fastrnn.LSTM(3, 4, rng=0), fastrnn.Dense(4, 2, "softmax", rng=1)]
+    model = fastrnn.to_onnx(fastrnn.Sequential(layers), **options)
+    change(model.graph, onnx.helper.make_node)
+    return model
+
+
+def node_of(graph: Any, kind: str) -> Any:
+    return next(node for node in graph.node if node.op_type == kind)
+
+
+def axis(graph: Any, value: int) -> None:
+    next(a for a in node_of(graph, "Softmax").attribute if a.name == "axis").i = value
+
+
+def appended(graph: Any, node: Any) -> None:
+    graph.node.append(node)
+    graph.output[0].name = node.output[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda g, node: appended(g, node("Sqrt", ["y"], ["z"])),
+            "Sqrt node 'z': no layer .*expected one of Transpose",
+        ),
+        (
+            lambda g, node: appended(g, node("Add", ["y", "x"], ["z"])),
+            "Add node 'z': .* reads 2 values that are computed",
+        ),
+        (lambda g, node: appended(g, node("Add", ["y", "1.bias"], ["z"])), "Add node 'z': .* right after a product"),
+        (lambda g, node: appended(g, node("Transpose", ["y"], ["z"], perm=[0, 2, 1])), "axes of time and of sequences"),
+        (lambda g, node: axis(g, 1), "Softmax node .*: expected the last axis, got 1|Softmax .* last axis"),
+        (lambda g, node: g.output.append(g.output[0]), "whole: expected a model of one output, got y, y"),
+        (lambda g, node: setattr(g.output[0], "name", "other"), "whole: 'other' is made by no node, or by itself"),
+        (lambda g, node: node_of(g, "LSTM").input.__setitem__(5, "0.y0"), "LSTM node '0.layer0': .* initial_h is comp"),
+        (lambda g, node: node_of(g, "LSTM").output.__setitem__(0, "q"), "whole: '0.Y0' is made by no node"),
+        (lambda g, node: g.node.remove(node_of(g, "Squeeze")), "whole: '0.y0' is made by no node"),
+        (lambda g, node: node_of(g, "Squeeze").input.__setitem__(1, "axis0"), "becomes of its directions is not known"),
+    ],
+)
+def test_what_is_no_chain(change: Any, message: str, onnx: Any) -> None:
+    constant = onnx.numpy_helper.from_array(np.array([0]), "axis0")
+
+    def whole(graph: Any, node: Any) -> None:
+        graph.initializer.append(constant)
+        change(graph, node)
+
+    with pytest.raises(ValueError, match=message):
+        fastrnn.from_onnx(changed(onnx, whole), whole=True)
+
+
+def test_from_onnx_refuses(onnx: Any) -> None:
+    model = changed(onnx, lambda g, node: None)
+    with pytest.raises(ValueError, match="node: expected None beside whole=True, got 'a'"):
+        fastrnn.from_onnx(model, "a", whole=True)
+    with pytest.raises(TypeError, match="whole: expected"):
+        fastrnn.from_onnx(model, whole=1)
+    with pytest.raises(ValueError, match=r"Where node .* reads 2 values that are computed"):
+        fastrnn.from_onnx(changed(onnx, lambda g, node: None, lengths=True), whole=True)
+    assert repr(fastrnn.from_onnx(model)) == "LSTM(3, 4, batch_first=True, dtype=float32) [lstm]"
