@@ -95,7 +95,7 @@ def joined(nodes: Nodes, layer: Recurrent, made: str, axis: int, result: str) ->
     if merge == "concat":
         perm, flat = ((0, 2, 1, 3), [0, 0, features(layer)]) if axis else ((1, 0, 2), [0, features(layer)])
         turned = nodes.add("Transpose", [made], f"{made}_turned", perm=perm)
-        return [nodes.add("Reshape", [turned, nodes.constant(f"{result}_shape", np.array(flat))], result)]
+        return [nodes.add("Reshape", [turned, nodes.constant(f"shape_of_{result}", np.array(flat))], result)]
     reduction = {ours: name for name, ours in ONNX.merges.items()}[merge]
     return [nodes.add_moved(reduction, made, f"axis{axis}", [axis], result, keepdims=0)]
 
