@@ -843,7 +843,8 @@ def fit(**changes: Any) -> Callable[[], Any]:
 
 @table(
     [
-        *[Case("x", what, fit(x=f(X))) for what, f in NO_ARRAY.items() if what not in ("lists",)],
+        *[Case("x", what, fit(x=f(X))) for what, f in NO_ARRAY.items() if what not in ("lists", "generator")],
+        Case("y", "beside a generator", lambda: fit(x=(row for row in X))()),
         *[
             Case("layers", repr(v), lambda v=v: fastrnn.Sequential(v))
             for v in (None, [], [1], "ab", LSTM, [LSTM, LSTM])

@@ -200,10 +200,12 @@ def gives_batches(x: Any) -> bool:
     """Whether x is no array and no list of sequences, but gives batches; a list of tuples or dicts does."""
     if isinstance(x, list):
         return bool(x) and isinstance(x[0], tuple | Mapping)
-    if isinstance(x, tuple | str | Mapping | Set) or hasattr(x, "shape") or hasattr(x, "__dlpack__"):
+    if isinstance(x, tuple | str | Mapping | Set | memoryview) or hasattr(x, "shape") or hasattr(x, "__dlpack__"):
         return False
     try:
         memoryview(x)
     except TypeError:
         return hasattr(x, "__iter__") or indexed(x)
+    except (BufferError, ValueError):  # an array, if one that cannot be read
+        return False
     return False
