@@ -246,6 +246,13 @@ def test_rows_that_do_not_fit() -> None:
         SGD().step(p, {"p": RowGradient(np.array([4]), one, (5, 3))})
     with pytest.raises(TypeError, match=r"^grads 'p': expected dtype float64, the parameter's, got float32"):
         SGD().step(p, {"p": RowGradient(np.array([0]), one.astype(np.float32), (4, 3))})
+    for wrong, message in (
+        (lambda: RowGradient([0], one, (4, 3)), "^rows: expected an array, got list"),  # type: ignore[arg-type]
+        (lambda: RowGradient(np.array([0]), None, (4, 3)), "^values: expected an array, got NoneType"),  # type: ignore[arg-type]
+        (lambda: RowGradient(np.array([0.0]), one, (4, 3)), "^rows: expected integers, got float64"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            wrong()
     for rows in ([1, 0], [1, 1], [[0, 1]]):
         with pytest.raises(ValueError, match=r"^rows: expected numbers of rows in order, each once"):
             RowGradient(np.array(rows), np.ones((2, 3)), (4, 3))

@@ -27,8 +27,8 @@ class RowGradient:
 
     Raises
     ------
-    ValueError
-        For rows that are not in order or not in the table, or values of another shape.
+    TypeError, ValueError
+        For rows that are no integers, not in order or not in the table, or values of another shape.
 
     Examples
     --------
@@ -43,6 +43,11 @@ class RowGradient:
     shape: tuple[int, int]
 
     def __post_init__(self) -> None:
+        for name, a in (("rows", self.rows), ("values", self.values)):
+            if not isinstance(a, np.ndarray):
+                raise TypeError(f"{name}: expected an array, got {type(a).__name__}")
+        if self.rows.dtype.kind not in "iu":
+            raise TypeError(f"rows: expected integers, got {self.rows.dtype}")
         n, E = self.shape
         if self.rows.ndim != 1 or (self.rows[1:] <= self.rows[:-1]).any():
             raise ValueError("rows: expected numbers of rows in order, each once")

@@ -206,6 +206,6 @@ def gives_batches(x: Any) -> bool:
         memoryview(x)
     except TypeError:
         return hasattr(x, "__iter__") or indexed(x)
-    except (BufferError, ValueError):  # an array, if one that cannot be read
-        return False
+    except (BufferError, ValueError):
+        pass  # an array, if one that cannot be read
     return False
