@@ -189,6 +189,23 @@ def test_a_decoder_has_its_own_steps(nested: bool, batch_first: bool) -> None:
         model.fit(inputs(), y, truncate=2)
 
 
+@pytest.mark.parametrize("dense", [False, True])
+def test_from_vectors_to_sequences(dense: bool) -> None:
+    """A model that begins with RepeatVector, or with vectors, reads (N, F)."""
+    first = [fastrnn.Dense(3, 3, dtype=np.float64, rng=0)] if dense else []
+    model = Sequential([*first, fastrnn.RepeatVector(4), fastrnn.RNN(3, K, dtype=np.float64, rng=1)])
+    assert (model.input_shape, model.output_shape((None, 3))) == ((None, 3), (4, None, K))
+    assert "(None, 4, 3)" in model.summary()
+    model.compile(training.Adam(0.01), "mse")
+    losses = model.fit(inputs()[:, 0], targets(N, 4), epochs=5, rng=0).history["loss"]
+    assert losses[-1] < losses[0]
+    x = inputs()[:, 0] if not dense else model.layers[0](inputs()[:, 0])
+    y = model.layers[-1](np.stack([x] * 4))[0]
+    assert_close({"y": model.predict(inputs()[:, 0], batch_size=3)}, {"y": y.swapaxes(0, 1)})
+    nested = Sequential([model, fastrnn.LastStep()])
+    assert nested.predict(inputs()[:, 0]).shape == (N, K)
+
+
 def test_as_many_steps_as_the_encoder_are_still_its_own() -> None:
     layers = autoencoder()
     model = Sequential([layers[0], fastrnn.RepeatVector(T), *layers[2:]])

@@ -208,7 +208,20 @@ class Chain(Layer):
 
     @property
     def input_shape(self) -> Shape:
-        """(T, B, I), or (T, B) of integers, as far as the layers say it."""
+        """(T, B, I), (T, B) of integers, or (B, F), as far as the layers say it."""
+        shape = self._first_shape()
+        vectors = None, shape[-1]
+        return vectors if len(shape) == 3 and not self._takes(shape) and self._takes(vectors) else shape
+
+    def _takes(self, shape: Shape) -> bool:
+        try:
+            self._shapes(shape)
+        except ValueError:
+            return False
+        return True
+
+    def _first_shape(self) -> Shape:
+        """(T, B, I), or (T, B) of integers."""
         for layer in self.layers:
             if isinstance(layer, Chain):
                 return layer.input_shape
