@@ -1,7 +1,7 @@
 """What trains a model: `Sequential`, losses, metrics, optimizers, schedules, callbacks. Numbers are dimensionless."""
 
 from fastrnn.training.batches import from_mask, pad_sequences
-from fastrnn.training.callbacks import Checkpoint, EarlyStopping
+from fastrnn.training.callbacks import Checkpoint, EarlyStopping, ReduceLROnPlateau
 from fastrnn.training.clipping import clip_by_norm, clip_by_value
 from fastrnn.training.fitting import Callback, Training
 from fastrnn.training.history import History
@@ -33,6 +33,7 @@ __all__ = [
     "Optimizer",
     "PiecewiseConstant",
     "RMSprop",
+    "ReduceLROnPlateau",
     "Sequential",
     "Training",
     "clip_by_norm",

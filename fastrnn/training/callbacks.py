@@ -1,4 +1,4 @@
-"""What happens beside the training: stop early, keep checkpoints, show progress."""
+"""What happens beside the training: stop early, lower the learning rate, keep checkpoints, show progress."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from fastrnn.cells import Array
 from fastrnn.checks import among, boolean, positive
 from fastrnn.extras import needed
-from fastrnn.training.arguments import number
+from fastrnn.training.arguments import count, number
 from fastrnn.training.checkpoint import save_training
 from fastrnn.training.fitting import Callback, Training
 from fastrnn.training.weight_files import expect_place, file_path
@@ -133,6 +133,99 @@ class EarlyStopping(Callback):
     def __repr__(self) -> str:
         options = f"{self._best.monitor!r}, patience={self.patience}, min_delta={self._best.min_delta}"
         return f"EarlyStopping({options}, restore_best={self.restore_best}, mode={self._best.mode!r})"
+
+
+class ReduceLROnPlateau(Callback):
+    """Lower the learning rate when a loss or metric has not improved for a while, as Keras' callback of this name.
+
+    Parameters
+    ----------
+    monitor : str
+        A name of the history.
+    factor : float
+        What the rate is multiplied by, in [0, 1).
+    patience : int
+        Lower it after so many epochs in a row without improvement, and count anew.
+    min_delta : float
+        Improvement is more than this.
+    cooldown : int
+        Do not count so many epochs after it was lowered.
+    min_lr : float
+        The least rate.
+    mode : {"min", "max", None}
+        As for `EarlyStopping`.
+
+    Attributes
+    ----------
+    best : float
+        The best value.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong argument, and by `fit` for a monitor that the history does not have, or an optimizer whose learning
+        rate is a schedule.
+
+    Examples
+    --------
+    >>> from fastrnn.training import ReduceLROnPlateau
+    >>> lower = ReduceLROnPlateau("val_loss", factor=0.5, patience=5)
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 10,
+        min_delta: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+        *,
+        mode: str | None = None,
+    ) -> None:
+        self.factor, self.patience = number("factor", factor, below=1), positive("patience", patience)
+        self.cooldown, self.min_lr = count("cooldown", cooldown), number("min_lr", min_lr)
+        self._best = Best(monitor, mode, number("min_delta", min_delta))
+        self._wait = self._cooling = 0
+        self._rate: float | None = None  # of a checkpoint, until the training goes on
+
+    @property
+    def best(self) -> float:
+        return self._best.value
+
+    def on_train_begin(self, training: Training) -> None:
+        self._best.check(training)
+        if callable(training.optimizer.learning_rate):
+            raise ValueError("learning_rate: expected a number with ReduceLROnPlateau, got a schedule")
+        if training.epoch == 0:
+            self._best.forget()
+            self._wait = self._cooling = 0
+        elif self._rate is not None:
+            training.optimizer.learning_rate = self._rate
+
+    def on_epoch_end(self, training: Training) -> None:
+        if self._cooling:
+            self._cooling, self._wait = self._cooling - 1, 0
+        if self._best.improved(training):
+            self._wait = 0
+        elif not self._cooling:
+            self._wait += 1
+            if self._wait >= self.patience and training.optimizer.rate > self.min_lr:
+                training.optimizer.learning_rate = max(training.optimizer.rate * self.factor, self.min_lr)
+                self._wait, self._cooling = 0, self.cooldown
+        self._rate = training.optimizer.rate
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "wait": self._wait, "cooling": self._cooling, "learning_rate": self._rate}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._best.value, self._rate = float(state["best"]), float(state["learning_rate"])
+        self._wait, self._cooling = index(state["wait"]), index(state["cooling"])
+
+    def __repr__(self) -> str:
+        options = f"factor={self.factor}, patience={self.patience}, min_delta={self._best.min_delta}"
+        rest = f"cooldown={self.cooldown}, min_lr={self.min_lr}, mode={self._best.mode!r}"
+        return f"ReduceLROnPlateau({self._best.monitor!r}, {options}, {rest})"
 
 
 class Checkpoint(Callback):
