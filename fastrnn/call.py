@@ -43,7 +43,7 @@ class Call(NamedTuple):
     y: np.ndarray | None = None  #: (T, B, H), last axis contiguous: where to write y; None is a new array
     bf16: bool = False  #: W and U hold bfloat16 values only, so that `packed` may keep them as such
     follows: bool = False  #: in a list of calls: x is the y of the call before, of the same steps and lengths
-    clean: bool = False  #: no byte of what is saved may be left undefined
+    clean: bool = False  #: no byte of what is saved may be left undefined, and there are as many as `room` says
     e: tuple[np.ndarray, ...] = ()  #: (T, B, H) or (T, B, 1) for each extra input of the cell, through any strides
     fixed: tuple[bool, ...] = ()  #: whether each extra input is one for all steps
 
@@ -180,6 +180,10 @@ class Backend(Protocol):
 
     def to_bytes(self, saved: Any) -> np.ndarray:
         """What a forward saved, as bytes that a framework may keep, and copy elsewhere in memory."""
+        ...
+
+    def room(self, cell: Cell, dtype: np.dtype, H: int, P: int, T: Any, B: Any) -> Any:
+        """The bytes that a `clean` call's forward saves, P of an R or 0; None where they are known when it ran."""
         ...
 
     def from_bytes(self, memory: np.ndarray, layout: str) -> Any:

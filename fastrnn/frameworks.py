@@ -206,6 +206,24 @@ def onnx_functions(cell: Cell) -> tuple[Function, ...]:
     return tuple(FUNCTIONS[name] for name in chosen) or tuple((name, ()) for name in DEFAULTS[cell.family])
 
 
+def onnx_attributes(cell: Cell, H: int, directions: int) -> dict[str, Any]:
+    """The attributes of a node of one of our cells that differ from their defaults."""
+    found: dict[str, Any] = {"hidden_size": H}
+    if directions == 2:
+        found["direction"] = "bidirectional"
+    if "reset_after" in cell.options:
+        found["linear_before_reset"] = int(cell.options["reset_after"])
+    if (clip := cell.options.get("clip")) is not None:
+        found["clip"] = clip
+    if cell.options.get("input_forget"):
+        found["input_forget"] = 1
+    functions = onnx_functions(cell)
+    if tuple(name for name, _ in functions) != DEFAULTS[cell.family]:
+        told = zip(("activations", "activation_alpha", "activation_beta"), spelled(functions, directions), strict=True)
+        found |= {name: values for name, values in told if values}
+    return found
+
+
 def onnx_activations(family: str) -> dict[tuple[Function, ...], str | None]:
     """What the functions of a direction may be, in small letters, and the `activation` of our cell that has them."""
     return {

@@ -34,6 +34,7 @@ PYTORCH = {
     "_add_batch_dim",
     "_are_functorch_transforms_active",
     "_current_level",
+    "_dynamo",
     "_functorch",
     "_get_tracing_state",
     "_len_torch_dispatch_stack",

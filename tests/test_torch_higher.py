@@ -332,7 +332,7 @@ def test_batched_gradients_of_the_operator() -> None:
     module, x = made("LSTM"), inputs().requires_grad_()
     given = fastrnn.torch.stack.Given(x, [], list(module.parameters()))
     setting = fastrnn.torch.stack.Setting("lstm", True, False, False)
-    y = fastrnn.torch.ops.recurrence(*given, True, *setting)[0]
+    y = fastrnn.torch.ops.recurrence(*given.arguments, True, *setting)[0]
     several = inputs(3, 5, 2, 4)
     (got,) = torch.autograd.grad(y, x, several, is_grads_batched=True, retain_graph=True)
     expected = [torch.autograd.grad(y, x, dy, retain_graph=True)[0] for dy in several]

@@ -140,18 +140,18 @@ def arguments(**options: Any) -> tuple[Any, ...]:
     x, states = inputs(module)
     masks = [2 * torch.rand(T, B, P * (1 + module.bidirectional)).double()] * (module.num_layers - 1)
     given = Given(x.requires_grad_(), [s.requires_grad_() for s in states], list(module.parameters()), masks=masks)
-    return *given, True, *ops.Setting("lstm", module.bias, module.bidirectional, module.batch_first, True)
+    return *given.arguments, True, *ops.Setting("lstm", module.bias, module.bidirectional, module.batch_first, True)
 
 
 @stacks
 def test_opcheck(options: dict[str, Any]) -> None:
     """What the operators say of their results' shapes without running, too."""
     given, _, setting = ops.taken(arguments(**options))
-    torch.library.opcheck(ops.recurrence, (*given, True, *setting))
+    torch.library.opcheck(ops.recurrence, (*given.arguments, True, *setting))
     with torch.no_grad():
-        torch.library.opcheck(ops.recurrence, (*given, False, *setting))
-        y, h, c, *kept = ops.recurrence(*given, True, *setting)
-        torch.library.opcheck(ops.recurrence_backward, (*given, kept, y, [h, c], *setting))
+        torch.library.opcheck(ops.recurrence, (*given.arguments, False, *setting))
+        y, h, c, *kept = ops.recurrence(*given.arguments, True, *setting)
+        torch.library.opcheck(ops.recurrence_backward, (*given.arguments, kept, y, [h, c], *setting))
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # by the compiler

@@ -214,6 +214,9 @@ def forward(calls: Sequence[Call]) -> list[Forward]:
         saved = None
         if call.training:
             n = _fastrnn.saved_bytes(_isas[isa], cell, call)
+            if call.clean:
+                T, B, _, H = call.sizes
+                n = room(call.cell, call.x.dtype, H, 0 if call.R is None else len(call.R), T, B)
             saved = _Saved(isa, _memory(n), n)
             if call.clean:
                 saved.memory[:] = 0
@@ -244,6 +247,39 @@ def xla_handlers() -> dict[str, object]:
 def saved_bytes(call: Call, isa: str) -> int:
     """Room for what a training forward leaves, whatever the lengths."""
     return _fastrnn.saved_bytes(_isas[isa], _cell(call, isa), call)
+
+
+def room(cell: Cell, dtype: np.dtype, H: int, P: int, T: Any, B: Any) -> Any:
+    """Bytes that hold what a training forward of T steps of B rows leaves, whatever the lengths; P is 0 or of an R.
+
+    For what has to know before it runs, and for a compiler: T and B may be its symbols. `saved_bytes` needs a call.
+    """
+    step, row, once = _room(cell, dtype, H, P, _isa)
+    return T * B * step + B * row + once
+
+
+@functools.cache
+def _room(cell: Cell, dtype: np.dtype, H: int, P: int, isa: str) -> tuple[int, int, int]:
+    """For each row of each step, for each row, and for where arrays begin: rows are all as long as each other."""
+
+    def measured(T: int, B: int) -> int:
+        call = Call(
+            cell,
+            np.broadcast_to(np.zeros(1, dtype), (T, B, 1)),
+            np.zeros((cell.G * H, 1), dtype),
+            (None,) * len(cell.states),
+            U=np.zeros((len(cell.products) * H, P or H), dtype) if cell.products else None,
+            p=np.zeros(len(cell.parameters) * H, dtype) if cell.parameters else None,
+            R=np.zeros((P, H), dtype) if P else None,
+            training=True,
+        )
+        return saved_bytes(call, isa)
+
+    n = _ALIGN  # of whatever lies on end as aligned as the first
+    all_rows = measured(n, n)
+    step = (measured(2 * n, n) - all_rows) // n**2
+    row = (measured(n, 2 * n) - all_rows) // n - n * step
+    return step, row, all_rows - n**2 * step - n * row + 2 * _ALIGN
 
 
 def numbers(cell: Cell, itemsize: int, isa: str) -> tuple[int, int]:

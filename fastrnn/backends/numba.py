@@ -13,14 +13,14 @@ from typing import Any
 import numba
 import numpy as np
 
-from fastrnn.backends.numpy import Steps, from_bytes, layout, pack, prepared, scan, scan_backward, to_bytes
+from fastrnn.backends.numpy import Steps, from_bytes, layout, pack, prepared, room, scan, scan_backward, to_bytes
 from fastrnn.call import Backward, Call, Forward, Gradients, Stepper
 from fastrnn.cells import Array, Cell
 from fastrnn.cells.program import Loop
 from fastrnn.cells.python import compiled
 from fastrnn.cells.reference import Reference
 
-__all__ = ["backward", "forward", "from_bytes", "layout", "name", "pack", "prepared", "stepper", "to_bytes"]
+__all__ = ["backward", "forward", "from_bytes", "layout", "name", "pack", "prepared", "room", "stepper", "to_bytes"]
 
 name = "numba"
 

@@ -63,6 +63,10 @@ def to_bytes(saved: Any) -> Array:
     return np.frombuffer(bytearray(pickle.dumps(saved)), np.uint8)
 
 
+def room(cell: Cell, dtype: np.dtype, H: int, P: int, T: Any, B: Any) -> None:
+    """A pickle is as long as it comes out."""
+
+
 def from_bytes(memory: Array, layout: str) -> Any:
     return pickle.loads(memory.tobytes())
 

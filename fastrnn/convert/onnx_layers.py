@@ -10,7 +10,7 @@ import numpy as np
 from fastrnn.cells import Cell
 from fastrnn.convert.onnx_nodes import Nodes, Value
 from fastrnn.convert.stack import Arrays, Parts, recurrent
-from fastrnn.frameworks import DEFAULTS, ONNX, onnx_functions, reordered, spelled
+from fastrnn.frameworks import ONNX, onnx_attributes, reordered
 from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
 from fastrnn.layers.options import features
 from fastrnn.layers.recurrent import Recurrent
@@ -64,20 +64,8 @@ def write_node(nodes: Nodes, layer: Recurrent, i: int, prefix: str, reads: list[
     names = {name: nodes.constant(f"{prefix}{name}{i}", a) for name, a in weights.items()}
     x, *initial = reads
     inputs = [x, names["W"], names["R"], names.get("B", ""), nodes.lengths, *(initial or [""] * len(cell.states))]
-    attributes: dict[str, Any] = {"hidden_size": layer.hidden_size}
-    if layer.bidirectional:
-        attributes["direction"] = "bidirectional"
-    if "reset_after" in cell.options:
-        attributes["linear_before_reset"] = int(cell.options["reset_after"])
-    if (clip := cell.options.get("clip")) is not None:
-        attributes["clip"] = clip
-    if cell.options.get("input_forget"):
-        attributes["input_forget"] = 1
-    functions = onnx_functions(cell)
-    if tuple(name for name, _ in functions) != DEFAULTS[cell.family]:
-        told = zip(("activations", "activation_alpha", "activation_beta"), spelled(functions, D), strict=True)
-        attributes |= {name: values for name, values in told if values}
     inputs += [names["P"]] if "P" in names else []
+    attributes = onnx_attributes(cell, layer.hidden_size, D)
     nodes.add(ONNX.classes[cell.family], inputs, *outputs, name=f"{prefix}layer{i}", **attributes)
 
 

@@ -13,7 +13,7 @@ from fastrnn.run import ACTIVATIONS, gru_cell, rnn_cell
 from fastrnn.torch.recurrent import Base
 
 
-class LSTM(Base):
+class LSTM(Base, nn.LSTM):
     """`torch.nn.LSTM`, computed by fastrnn; `fastrnn.lstm_forward` has the equations and papers.
 
     Parameters
@@ -105,7 +105,7 @@ def expect_no_projection(proj_size: int) -> None:
         raise ValueError(f"proj_size: it is for an LSTM alone, as in torch.nn; expected 0, got {proj_size}")
 
 
-class GRU(Base):
+class GRU(Base, nn.GRU):
     """`torch.nn.GRU`, computed by fastrnn; `fastrnn.gru_forward` has the equations and papers.
 
     Parameters
@@ -165,7 +165,7 @@ class GRU(Base):
         return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
 
 
-class RNN(Base):
+class RNN(Base, nn.RNN):
     """`torch.nn.RNN`, computed by fastrnn; `fastrnn.rnn_forward` has the equation and paper.
 
     Parameters

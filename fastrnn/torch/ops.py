@@ -3,7 +3,8 @@
 `fastrnn::recurrence` returns y, the final states and, with `training`, everything that its backward needs beside its
 arguments, as tensors: what each layer but the first reads, the bytes that the kernels kept of each layer and direction,
 and which kernels those were. So autograd frees them, and checkpointing, hooks on saved tensors and the compiler treat
-them like any others. What the kernels keep depends on the lengths, and its size is known only when they ran.
+them like any others. The kernels have room for what they keep whatever the lengths, so that its size is known before
+they run.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from fastrnn import backends
 from fastrnn.cells import Array, Arrays
-from fastrnn.torch import equations
-from fastrnn.torch.stack import Given, Setting, Stack, Tensors, addresses, array, parts, unflat
+from fastrnn.torch import equations, exporting
+from fastrnn.torch.stack import Given, Setting, Stack, Tensors, addresses, dtype_of, lent, parts, unflat
 from fastrnn.unchanged import contents, spread
 
 #: A Given comes first, a Setting last, each as its fields.
-_GIVEN = "Tensor x, Tensor[] init, Tensor[] weights, Tensor? lengths, Tensor? resets, Tensor[] masks, Tensor[] e"
+_GIVEN = "Tensor x, Tensor[]? init, Tensor[] weights, Tensor? lengths, Tensor? resets, Tensor[]? masks, Tensor[]? e"
 _SETTING = "str cell, bool bias, bool bidirectional, bool batch_first, bool projected"
 
 
@@ -39,7 +41,7 @@ def plain() -> bool:
 def taken(arguments: Sequence[Any]) -> tuple[Given, list[Any], Setting]:
     """An operator's arguments: what the call is given, what is the operator's own, and the setting."""
     given, own, setting = parts(arguments, len(Given._fields), len(arguments) - len(Given._fields + Setting._fields))
-    return Given(*given), list(own), Setting(*setting)
+    return Given.of(given), list(own), Setting(*setting)
 
 
 _is_batched = torch._C._functorch.is_legacy_batchedtensor
@@ -61,9 +63,17 @@ def one_by_one(run: Callable[[Sequence[Any]], Sequence[Tensor]], grads: Sequence
     return [torch._add_batch_dim(torch.stack(parts), 0, level) for parts in zip(*found, strict=True)]
 
 
+#: Longer than any.
+KEY_BYTES = 64
+
+
 def spelled(key: str) -> Tensor:
     """A key of `Stack.train` as a tensor of its characters: operators return nothing but tensors."""
-    return torch.frombuffer(bytearray(key, "ascii"), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(key.ljust(KEY_BYTES), "ascii"), dtype=torch.uint8)
+
+
+def read(key: Tensor) -> str:
+    return key.numpy().tobytes().decode().rstrip()
 
 
 @torch.library.custom_op(
@@ -89,22 +99,25 @@ def recurrence(*arguments: Any) -> Tensors:
 )
 def recurrence_backward(*arguments: Any) -> Tensors:
     given, ((*kept, key), dy, dfinal), setting = taken(arguments)
-    return Stack(setting, given.weights).back(given, kept, key.numpy().tobytes().decode(), [dy, *dfinal])
+    return Stack(setting, given.weights).back(given, kept, read(key), [dy, *dfinal])
 
 
 @recurrence.register_fake
 def _(*arguments: Any) -> Tensors:
     (x, _, weights, *_), (training,), setting = taken(arguments)
-    calls, D, widths = len(weights) // len(setting.keys), setting.directions, setting.widths(weights)
+    keys, cell, D, widths = setting.keys, setting.recurrence, setting.directions, setting.widths(weights)
+    calls = len(weights) // len(keys)
     T, B = (x.shape[1], x.shape[0]) if setting.batch_first else (x.shape[0], x.shape[1])
     y = x.new_empty((*x.shape[:2], D * widths[0]))
     final = [x.new_empty((calls, B, width)) for width in widths]
     if not training:
         return [y, *final]
     inner = [x.new_empty((T, B, D * widths[0])) for _ in range(calls // D - 1)]
-    size = torch.library.get_ctx().new_dynamic_size
-    saved_and_key = [x.new_empty((size(),), dtype=torch.uint8) for _ in range(calls + 1)]
-    return [y, *final, *inner, *saved_and_key]
+    H, P = int(weights[0].shape[0]) // cell.G, int(widths[0]) if setting.projected else 0
+    n = backends.of(cell).room(cell, dtype_of(x), H, P, T, B)
+    sizes = [torch.library.get_ctx().new_dynamic_size() if n is None else n for _ in range(calls)]
+    saved = [x.new_empty((size,), dtype=torch.uint8) for size in sizes]
+    return [y, *final, *inner, *saved, x.new_empty((KEY_BYTES,), dtype=torch.uint8)]
 
 
 @recurrence_backward.register_fake
@@ -135,7 +148,7 @@ def _backward(ctx: Any, grads: Tensors) -> tuple[Any, ...]:
         if why := equations.reason(grads):
             equations.tell(why)
             return equations.gradient(ctx.setting, given, grads)
-        found: Tensors = recurrence_backward(*given, kept, grads[0], grads[1:], *ctx.setting)
+        found: Tensors = recurrence_backward(*given.arguments, kept, grads[0], grads[1:], *ctx.setting)
         return found
 
     return *_by_argument(given, one_by_one(back, grads)), None, *_NONE
@@ -166,7 +179,7 @@ _NONE = (None,) * len(Setting._fields)
 def _by_argument(given: Given, grads: Sequence[Tensor]) -> tuple[Any, ...]:
     """The gradient of each argument of a Given, from those of its leaves."""
     back = given.on(grads)
-    return tuple(back._replace(lengths=None, resets=None, masks=[None] * len(given.masks)))  # type: ignore[list-item]
+    return back._replace(lengths=None, resets=None, masks=[None] * len(given.masks)).arguments  # type: ignore[list-item]
 
 
 recurrence.register_autograd(_backward, setup_context=_keep)
@@ -175,10 +188,12 @@ recurrence_backward.register_autograd(_backward_again, setup_context=_keep_again
 
 def watched(setting: Setting, given: Given, training: bool) -> Tensors:
     """y and each final state, where something looks on: a compiler, a tracer, a transform."""
+    if torch.onnx.is_in_onnx_export():
+        return exporting.to_onnx(setting, given)
     if why := equations.reason(given.leaves):
         equations.tell(why)
         return equations.evaluate(setting, given)
-    outputs: Tensors = recurrence(*given, training, *setting)
+    outputs: Tensors = recurrence(*given.arguments, training, *setting)
     return outputs[: 1 + len(setting.recurrence.states)]
 
 
@@ -205,7 +220,7 @@ class Recurrence(torch.autograd.Function):
                 return equations.gradient(setting, given, whole(setting, given, grads))
             if torch.is_grad_enabled():  # create_graph: by the operator, which has a gradient of its own
                 dy, *dfinal = whole(setting, given, grads)
-                found: Tensors = recurrence_backward(*given, [*kept, spelled(key)], dy, dfinal, *setting)
+                found: Tensors = recurrence_backward(*given.arguments, [*kept, spelled(key)], dy, dfinal, *setting)
                 return found
             moved = addresses(given.weights) != stack.addresses  # by a hook on saved tensors
             return (Stack(setting, given.weights) if moved else stack).back(given, kept, key, grads)
@@ -276,7 +291,7 @@ def made(
 
 def sample(tensor: Tensor) -> Array:
     """A view of some elements, of bfloat16 as integers, because NumPy has no such type."""
-    return spread(array(tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor))
+    return spread(lent(tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor))
 
 
 def whole(setting: Setting, given: Given, grads: Sequence[Tensor | None]) -> Tensors:

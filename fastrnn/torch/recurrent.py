@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,12 +13,22 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from fastrnn.cells import Cell
 from fastrnn.checks import every_step, expect_mapping, expect_names
-from fastrnn.torch import equations, ops
-from fastrnn.torch.stack import Given, Setting, Stack
+from fastrnn.torch import equations, exporting, ops, per_sample
+from fastrnn.torch.compiler import let_in
+from fastrnn.torch.per_sample import ExpandedWeight
+from fastrnn.torch.stack import FUNCTIONS, Given, Setting, Stack
 
 Tensors = Sequence[Tensor]
 
 DTYPES = (torch.float32, torch.float64)
+
+
+class DtypeError(TypeError, ValueError, RuntimeError):
+    """A tensor of another dtype or device, or none, which `torch.nn` answers with a ValueError or a RuntimeError."""
+
+
+class ShapeError(ValueError, RuntimeError):
+    """A tensor of another shape, which `torch.nn` answers with a RuntimeError."""
 
 
 def refusal(what: str, tensor: Tensor) -> str:
@@ -83,16 +94,31 @@ def integers(name: str, tensor: Any) -> list[int]:
     return values
 
 
+def enter(module: Any) -> None:
+    """What a module needs that has just become one of fastrnn's."""
+    module.__module__ = nn.__name__  # by which torch.fx knows of modules, not of classes, that their call is one node
+    module._init_flat_weights()
+
+
+def leave(module: Any, plain: type[nn.RNNBase]) -> None:
+    """Become one of `torch.nn`'s again."""
+    for own in ("_made", "reset_after", "__module__"):
+        vars(module).pop(own, None)
+    module.__class__ = plain
+    module._init_flat_weights()
+
+
 class Base(nn.RNNBase):
     """What all modules have in common; a `torch.nn` module that becomes one of these has all it needs."""
 
     _made: ops.Made | None = None
 
     def __init__(self, mode: str, input_size: int, hidden_size: int, num_layers: int, **options: Any) -> None:
-        super().__init__(mode, input_size, hidden_size, num_layers, **options)
-        why = refusal("device and dtype", self._parameters["weight_hh_l0"])  # type: ignore[arg-type]  # never None
-        if why:
-            raise TypeError(why)
+        nn.RNNBase.__init__(self, mode, input_size, hidden_size, num_layers, **options)  # past nn.LSTM's, which has one
+        enter(self)
+        weight: Any = self._parameters["weight_hh_l0"]
+        if not weight.is_meta and (why := refusal("device and dtype", weight)):  # meta: the memory comes later
+            raise DtypeError(why)
 
     @property
     def _cell(self) -> Cell:
@@ -125,22 +151,34 @@ class Base(nn.RNNBase):
         Raises
         ------
         TypeError, ValueError
-            For another kind, dtype, device or shape; the message names the argument.
+            For another kind, dtype, device or shape; the message names the argument. Those of dtype and shape are of
+            classes that inherit from what `torch.nn` raises as well: RuntimeError, and ValueError for a dtype.
         """
         states = self._given_states(hx)
         if isinstance(input, PackedSequence):
+            if not ops.plain() and torch.onnx.is_in_onnx_export():
+                return self._export_packed(input, hx, resets, e)
             return self._forward_packed(input, states, resets, e)
         if not isinstance(input, Tensor):
             raise TypeError(f"input: expected a tensor or a PackedSequence, got {type(input).__name__}")
         if input.dim() not in (2, 3) or input.shape[-1] != self.input_size:
             layout = "(B, T, I)" if self.batch_first else "(T, B, I)"
             I = self.input_size
-            raise ValueError(f"input: expected shape {layout} or (T, I) with I = {I}, got {tuple(input.shape)}")
+            raise ShapeError(f"input: expected shape {layout} or (T, I) with I = {I}, got {tuple(input.shape)}")
         if input.dim() == 3:
             y, *final = self._run(input, states, self.batch_first, resets, e)
         else:
             y, *final = [a.squeeze(1) for a in self._run(input.unsqueeze(1), states, False, resets, e, unbatched=True)]
         return y, tuple(final) if len(final) > 1 else final[0]
+
+    def _export_packed(self, input: PackedSequence, hx: Any, resets: Any, e: Any) -> tuple[Any, Any]:
+        """By the module of `torch.nn` that this one is, the only one of whose packing PyTorch's exporter knows."""
+        if self._cell.key not in FUNCTIONS or not isinstance(self, nn.LSTM | nn.GRU | nn.RNN):
+            raise TypeError(f"input: expected a tensor in an export of {self._cell.key} to ONNX, got a PackedSequence")
+        exporting.expect_none(resets=resets is not None, e=bool(e))
+        module: Any = super()
+        found: tuple[Any, Any] = module.forward(input, hx)
+        return found
 
     def _forward_packed(
         self, input: PackedSequence, states: list[Tensor], resets: Any, e: Any
@@ -171,6 +209,9 @@ class Base(nn.RNNBase):
         cell = self._cell
         setting = Setting(cell.key, self.bias, self.bidirectional, batch_first, self.proj_size > 0)
         weights = self._weights()
+        expanded = weights if ExpandedWeight in (type(weights[0]), type(weights[-1])) else None
+        if expanded is not None:
+            weights = per_sample.unpacked(expanded)
         self._check(x, states, weights, batch_first, unbatched)
         if into is not None:
             states = [s.index_select(1, into) for s in states]
@@ -188,8 +229,10 @@ class Base(nn.RNNBase):
             states = [s.unsqueeze(1) for s in states]
         masks = self._masks(x, batch_first, batch_sizes) if self.training and self.dropout else []
         given = Given(x, states, weights, lengths, resets, masks, inputs)
+        if expanded is not None:
+            return per_sample.run(setting, given, expanded)
         grad = torch.is_grad_enabled()
-        if type(x) is not Tensor or not ops.plain():
+        if type(x) is not Tensor or x.is_meta or not ops.plain():
             return ops.watched(setting, given, grad)
         if grad and any([a.requires_grad for a in (x, *weights, *states, *inputs)]):
             found: Tensors = ops.differentiable(setting, self._stack(setting, weights), given, *given.flat)
@@ -209,21 +252,22 @@ class Base(nn.RNNBase):
         self, x: Tensor, states: list[Tensor], weights: list[Tensor], batch_first: bool, unbatched: bool
     ) -> None:
         dtype = x.dtype
-        if not x.is_cpu or dtype not in DTYPES:
-            raise TypeError(refusal("input", x))
-        for weight in weights:
-            if weight.dtype != dtype or not weight.is_cpu:
-                why = f"input: expected dtype {weight.dtype}, the weights', got {dtype}; convert it with .to()"
-                raise TypeError(refusal("weights", weight) or why)
+        if x.is_cpu and dtype in DTYPES:
+            for weight in weights:
+                if weight.dtype != dtype or not weight.is_cpu:
+                    why = f"input: expected dtype {weight.dtype}, the weights', got {dtype}; convert it with .to()"
+                    raise DtypeError(refusal("weights", weight) or why)
+        elif not x.is_meta or any(not a.is_meta or a.dtype != dtype for a in (*weights, *states)):
+            raise DtypeError(refusal("input", x))
         if not states:
             return
         B = () if unbatched else (x.shape[0 if batch_first else 1],)
         calls, width = self.num_layers * (1 + self.bidirectional), self.proj_size or self.hidden_size
         for s in states:
-            if s.dtype != dtype or not s.is_cpu:
-                raise TypeError(refusal("hx", s) or f"hx: expected dtype {dtype}, the input's, got {s.dtype}")
+            if s.dtype != dtype or s.is_cpu != x.is_cpu:
+                raise DtypeError(refusal("hx", s) or f"hx: expected dtype {dtype}, the input's, got {s.dtype}")
             if s.shape != (calls, *B, width):
-                raise ValueError(f"hx: expected shape {(calls, *B, width)}, got {tuple(s.shape)}")
+                raise ShapeError(f"hx: expected shape {(calls, *B, width)}, got {tuple(s.shape)}")
             width = self.hidden_size  # of all but the first
 
     def _checked_resets(self, resets: Any, T: int, B: int, unbatched: bool) -> Tensor:
@@ -265,7 +309,7 @@ class Base(nn.RNNBase):
         given = [hx] if states == 1 else list(hx) if isinstance(hx, tuple | list) else []
         if len(given) != states or not all([isinstance(s, Tensor) for s in given]):
             expected = "a tensor" if states == 1 else f"a tuple of {states} tensors"
-            raise TypeError(f"hx: expected {expected}, got {type(hx).__name__}")
+            raise DtypeError(f"hx: expected {expected}, got {type(hx).__name__}")
         return given
 
     def _masks(self, x: Tensor, batch_first: bool, batch_sizes: Tensor | None) -> list[Tensor]:
@@ -281,6 +325,37 @@ class Base(nn.RNNBase):
     def _stack(self, setting: Setting, weights: list[Tensor], packed: bool = False) -> Stack:
         made = self.__dict__["_made"] = ops.made(self._made, setting, weights, packed=packed)
         return made.stack
+
+    def _init_flat_weights(self) -> None:
+        super()._init_flat_weights()
+        self._flat_weight_refs = [None] * len(self._flat_weight_refs)  # nothing reads them; a parameter that something
+        # refers to weakly cannot be swapped
+
+    @property
+    def qconfig(self) -> Any:
+        """What PyTorch's quantizers note with every module, also with those that they leave as they are."""
+        if "qconfig" not in vars(self):
+            raise AttributeError(f"{type(self).__name__} has no qconfig")
+        return vars(self)["qconfig"]
+
+    @qconfig.setter
+    def qconfig(self, value: Any) -> None:
+        vars(self)["qconfig"] = value
+        warnings.warn(
+            f"fastrnn.torch.{type(self).__name__} stays in float: PyTorch's quantizers know the classes of torch.nn "
+            "alone, and none that inherit from them; fastrnn.torch.restore(model) first to have it quantized",
+            stacklevel=4,
+        )
+
+    @qconfig.deleter
+    def qconfig(self) -> None:
+        del vars(self)["qconfig"]
+
+    def __prepare_scriptable__(self) -> Any:
+        raise RuntimeError(
+            f"torch.jit.script: it cannot compile fastrnn.torch.{type(self).__name__}; use torch.jit.trace or "
+            "torch.export, or call fastrnn.torch.restore(model) first, for PyTorch's layers with the same parameters"
+        )
 
     def flatten_parameters(self) -> None:
         """Kept for compatibility; forgets what was packed of the weights.
@@ -300,3 +375,15 @@ class Base(nn.RNNBase):
         state: dict[str, Any] = dict(super().__getstate__())  # type: ignore[no-untyped-call]
         state.pop("_made", None)
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._init_flat_weights()
+
+
+let_in(Base)
+
+
+def cell_of(module: Base) -> str:
+    """What the registry calls the cell of a module."""
+    return module._cell.key

@@ -1,20 +1,31 @@
-"""In a model that exists, fastrnn's modules in the place of `torch.nn`'s."""
+"""In a model that exists, fastrnn's modules in the place of `torch.nn`'s, and `torch.nn`'s in theirs."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from fastrnn.torch.modules import GRU, LSTM, RNN
-from fastrnn.torch.recurrent import Base, refusal
+from fastrnn.torch.recurrent import Base, cell_of, enter, leave, refusal
+from fastrnn.torch.stack import FUNCTIONS
 
-COUNTERPARTS: dict[type[nn.Module], type[Base]] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
+COUNTERPARTS: dict[type[nn.RNNBase], type[Base]] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
+
+#: What `forward` of `torch.nn` calls of its own: a class that has another one computes something else.
+_PARTS = (
+    *("forward", "check_input", "check_forward_args", "check_hidden_size", "get_expected_hidden_size"),
+    *("get_expected_cell_size", "permute_hidden", "_update_flat_weights", "_weights_have_changed"),
+)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `replace` did, by the names of ``model.named_modules()``; "" is the model itself."""
+    """What `replace` or `restore` did, by the names of ``model.named_modules()``; "" is the model itself."""
 
     swapped: dict[str, str] = field(default_factory=dict)  #: name -> the module as it is now
     kept: dict[str, str] = field(default_factory=dict)  #: name -> why it is what it was
@@ -29,7 +40,8 @@ def replace(model: nn.Module) -> Report:
     """Let every `torch.nn` LSTM, GRU and RNN of a model be computed by fastrnn, in place.
 
     The modules change their class and nothing else: parameters, hooks, names, and whatever refers to them stay, so that
-    optimizers, checkpoints and code that holds a module go on working.
+    optimizers, checkpoints and code that holds a module go on working. The new class inherits from the old one. So does
+    that of a module whose class is derived from `torch.nn`'s and has its ``forward``, with all else that is in it.
 
     Parameters
     ----------
@@ -46,6 +58,10 @@ def replace(model: nn.Module) -> Report:
     TypeError
         For what is no module.
 
+    See Also
+    --------
+    restore : The way back.
+
     Examples
     --------
     >>> import torch, fastrnn.torch
@@ -54,28 +70,133 @@ def replace(model: nn.Module) -> Report:
     encoder: fastrnn.torch.GRU(3, 4)
     decoder: kept, a cell takes one step, whose time is PyTorch's own
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     report = Report()
-    for name, module in model.named_modules():
+    module: Any
+    for name, module in _modules(model):
         if isinstance(module, Base) or not isinstance(module, nn.RNNBase | nn.RNNCellBase):
             continue
         if why := obstacle(module):
             report.kept[name] = why
         else:
-            module.__class__ = COUNTERPARTS[type(module)]
-            report.swapped[name] = f"fastrnn.torch.{module}"
+            module.__class__ = _computed(module)
+            enter(module)
+            own = type(module) in COUNTERPARTS.values()
+            report.swapped[name] = f"fastrnn.torch.{module}" if own else f"{module}, by fastrnn.torch"
     return report
+
+
+def restore(model: nn.Module) -> Report:
+    """Let every module that fastrnn computes be `torch.nn`'s again, in place, with the same parameters.
+
+    The way back from `replace`, and to `torch.nn` for a model that was made with `fastrnn.torch`'s modules: for what
+    takes `torch.nn`'s alone, as ``torch.jit.script`` and PyTorch's quantizers do.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        May be such a module itself.
+
+    Returns
+    -------
+    Report
+        ``swapped`` and ``kept``, by name: kept is what `torch.nn` has no module for, as peepholes.
+
+    Raises
+    ------
+    TypeError
+        For what is no module.
+
+    Examples
+    --------
+    >>> import torch, fastrnn.torch
+    >>> model = torch.nn.Sequential(fastrnn.torch.GRU(3, 4), fastrnn.torch.LSTM(3, 4, peephole=True))
+    >>> print(fastrnn.torch.restore(model))
+    0: torch.nn.GRU(3, 4)
+    1: kept, torch.nn has no lstm_peephole
+    """
+    report = Report()
+    for name, module in _modules(model):
+        if not isinstance(module, Base):
+            continue
+        plain = _plain(module)
+        if cell_of(module) not in FUNCTIONS:
+            report.kept[name] = f"torch.nn has no {cell_of(module)}"
+        elif plain is None:
+            report.kept[name] = f"{type(module).__name__} is a class that inherits from fastrnn.torch's"
+        else:
+            leave(module, plain)
+            report.swapped[name] = f"torch.nn.{module}" if plain in COUNTERPARTS else str(module)
+    return report
+
+
+def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    yield from model.named_modules()
 
 
 def obstacle(module: nn.Module) -> str:
     """Why fastrnn cannot stand in for a module; empty if it can."""
     if isinstance(module, nn.RNNCellBase):
         return "a cell takes one step, whose time is PyTorch's own"
-    if type(module) not in COUNTERPARTS:
-        return f"{type(module).__name__} is a class of its own, which may compute something else"
-    if "forward" in vars(module):
-        return "its forward was replaced by another"
-    if module.proj_size and not isinstance(module, nn.LSTM):  # made by position, and refused by PyTorch when called
+    kind, base = type(module), _base(type(module))
+    if base is None or any(getattr(kind, part, None) is not getattr(base, part, None) for part in _PARTS):
+        return f"{kind.__name__} is a class of its own, which may compute something else"
+    if replaced := [part for part in _PARTS if part in vars(module)]:
+        return f"its {replaced[0]} was replaced by another"
+    if module.proj_size and base is not nn.LSTM:  # made by position, and refused by PyTorch when called
         return f"proj_size={module.proj_size} is for an LSTM alone"
-    return next(filter(None, (refusal(name, parameter) for name, parameter in module.named_parameters())), "")
+    there = [(name, parameter) for name, parameter in module.named_parameters() if not parameter.is_meta]
+    return next(filter(None, (refusal(name, parameter) for name, parameter in there)), "")
+
+
+# --- classes
+
+
+def _base(kind: type) -> type[nn.RNNBase] | None:
+    return next((base for base in COUNTERPARTS if issubclass(kind, base)), None)
+
+
+def _computed(module: nn.Module) -> Any:
+    """The class like a module's, which is one of `torch.nn` or derived from one, that fastrnn computes."""
+    kind: Any = type(module)
+    return _rebased(kind, _derived(kind.__bases__[0])) if is_parametrized(module) else _derived(kind)
+
+
+def _plain(module: nn.Module) -> Any:
+    """The way back; None for a class that was written to inherit from fastrnn's."""
+    kind = type(module)
+    if is_parametrized(module):
+        base = _original(kind.__bases__[0])
+        return base and _rebased(kind, base)
+    return _original(kind)
+
+
+@functools.cache
+def _derived(kind: type) -> Any:
+    if kind in COUNTERPARTS:
+        return COUNTERPARTS[kind]
+    namespace = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+    bases = (kind, COUNTERPARTS[_base(kind)])  # type: ignore[index]  # obstacle says that there is one
+    return type(kind)(kind.__name__, bases, namespace | {"_original": kind, "__reduce__": _reduced})
+
+
+def _original(kind: type) -> Any:
+    known = {computed: plain for plain, computed in COUNTERPARTS.items()}
+    return known.get(kind) or vars(kind).get("_original")
+
+
+def _rebased(kind: type, base: type) -> type:
+    """The class that `torch.nn.utils.parametrize` makes for one module, which it takes the base of in the end."""
+    members = {name: a for name, a in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    return type(kind.__name__, (base,), members)
+
+
+def _reduced(self: Any) -> tuple[Any, ...]:
+    """For pickle, which finds no class that was made by `replace`, but the one that it was made of."""
+    return _empty, (self._original,), self.__getstate__()
+
+
+def _empty(plain: type) -> Any:
+    kind = _derived(plain)
+    return kind.__new__(kind)

@@ -17,6 +17,14 @@ from fastrnn.packed import PackedStack, Tape
 
 Tensors = list[Tensor]
 
+#: PyTorch's own functions, by the `key` of the cell that they compute.
+FUNCTIONS: dict[str, Any] = {
+    "lstm": torch.lstm,
+    "gru_after": torch.gru,
+    "rnn_tanh": torch.rnn_tanh,
+    "rnn_relu": torch.rnn_relu,
+}
+
 
 class Setting(NamedTuple):
     """What sizes of weights do not say."""
@@ -74,6 +82,17 @@ class Given(NamedTuple):
     masks: Sequence[Tensor] = ()  #: shaped like each layer's y but the last's, which is multiplied with it, or none
     e: Sequence[Tensor] = ()  #: (T, B, H) for each of the cell's extra inputs
 
+    @classmethod
+    def of(cls, arguments: Sequence[Any]) -> Given:
+        """What has these `arguments`."""
+        given = cls(*arguments)
+        return given._replace(init=given.init or (), masks=given.masks or (), e=given.e or ())
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """The operators', to which a list of nothing is None: AOTInductor cannot tell one from the other."""
+        return *self[:1], self.init or None, *self[2:5], self.masks or None, self.e or None
+
     @property
     def leaves(self) -> Tensors:
         """What has a gradient, in the order in which `Stack.back` returns the gradients."""
@@ -122,7 +141,7 @@ class Stack:
 
     def __init__(self, setting: Setting, weights: Sequence[Tensor]) -> None:
         keys, directions = setting.keys, (False, True)[: setting.directions]
-        given = [array(weight) for weight in weights]
+        given = [lent(weight) for weight in weights]
         own = [np.ascontiguousarray(a) for a in given]
         self.in_place = all([a is b for a, b in zip(own, given, strict=True)])
         self.addresses, self.batch_first = addresses(weights), setting.batch_first
@@ -189,6 +208,19 @@ def array(tensor: Tensor) -> Array:
     plain = tensor.detach() if tensor.requires_grad else tensor
     found: Array = (plain.resolve_neg() if plain.is_neg() else plain).numpy()
     return found
+
+
+def dtype_of(tensor: Tensor) -> np.dtype[Any]:
+    """NumPy's word for it."""
+    return np.dtype(np.float64 if tensor.dtype == torch.float64 else np.float32)
+
+
+def lent(tensor: Tensor) -> Array:
+    """The same, by a way that leaves the tensor free to let go of its memory, as FSDP2 has parameters do.
+
+    It takes longer, and arrays that are kept over calls may so lie where nothing is: see `addresses`.
+    """
+    return np.from_dlpack(tensor.detach().resolve_neg())
 
 
 def states_of(init: Sequence[Tensor]) -> Arrays | None:

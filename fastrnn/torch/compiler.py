@@ -1,0 +1,62 @@
+"""What PyTorch's compiler is told of fastrnn's modules."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+_COMPILER = "torch._dynamo"
+
+
+def let_in(kind: type) -> None:
+    """Let `torch.compile` look into modules of a class that inherits from `torch.nn.LSTM`, `GRU` or `RNN`.
+
+    It refuses those of `torch.nn` and all that inherit from them, since their own code would be unrolled. What allows
+    it, ``torch._dynamo.config.allow_rnn``, is for every module of the process, and is so set while it takes up one of
+    these alone. The compiler takes seconds to import: what is not there yet is told as soon as it is.
+    """
+
+    def tell() -> None:
+        builder: Any = torch._dynamo.variables.builder.VariableBuilder
+        refusing = builder.wrap_module
+
+        def wrap_module(self: Any, module: Any) -> Any:
+            if not isinstance(module, kind):
+                return refusing(self, module)
+            with torch._dynamo.config.patch(allow_rnn=True):
+                return refusing(self, module)
+
+        builder.wrap_module = wrap_module
+
+    if _COMPILER in sys.modules:
+        tell()
+    else:
+        sys.meta_path.insert(0, _Afterwards(tell))
+
+
+class _Afterwards(MetaPathFinder):
+    """Finds nothing itself; calls a function once the compiler is imported."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self.then = then
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        if fullname != _COMPILER:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(fullname)
+        loader: Any = spec and spec.loader
+        run = loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            run(module)
+            self.then()
+
+        loader.exec_module = exec_module
+        return spec

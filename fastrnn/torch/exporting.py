@@ -1,0 +1,94 @@
+"""The recurrence as PyTorch's exporters write it into an ONNX file: the operators LSTM, GRU and RNN."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrnn.frameworks import ONNX, onnx_attributes
+from fastrnn.torch.stack import FUNCTIONS, Given, Setting, Tensors
+
+
+def to_onnx(setting: Setting, given: Given) -> Tensors:
+    """y and each final state, in an export."""
+    expect_none(resets=given.resets is not None, dropout=bool(given.masks), e=bool(given.e))
+    return by_function(setting, given) if torch._C._get_tracing_state() else by_nodes(setting, given)
+
+
+def expect_none(**of: bool) -> None:
+    for name, there in of.items():
+        if there:
+            raise ValueError(f"{name}: expected none in an export to ONNX, whose operators have no such thing")
+
+
+def by_function(setting: Setting, given: Given) -> Tensors:
+    """For the exporter that traces (``dynamo=False``), which knows PyTorch's own functions."""
+    expect_none(lengths=given.lengths is not None)
+    if setting.cell not in FUNCTIONS or setting.projected:
+        got = f"{setting.cell}{', with proj_size' * setting.projected}"
+        known = ", ".join(FUNCTIONS)
+        raise ValueError(f"cell: expected one of {known} in an export to ONNX with dynamo=False, got {got}")
+    states = _initial(setting, given)
+    layers = len(given.weights) // len(setting.keys) // setting.directions
+    options = setting.bias, layers, 0.0, False, setting.bidirectional, setting.batch_first
+    found: Tensors = FUNCTIONS[setting.cell](
+        given.x, states if len(states) > 1 else states[0], list(given.weights), *options
+    )
+    return found
+
+
+def by_nodes(setting: Setting, given: Given) -> Tensors:
+    """For the other, which takes nodes as they are: of any number of steps and sequences, and of more cells."""
+    cell, keys, D = setting.recurrence, setting.keys, setting.directions
+    if cell.family not in ONNX.classes or setting.projected:
+        got = f"{setting.cell}{', with proj_size' * setting.projected}"
+        raise ValueError(f"cell: expected an RNN, a GRU or an LSTM in an export to ONNX, got {got}")
+    x, weights = given.x.transpose(0, 1) if setting.batch_first else given.x, given.weights
+    T, B, H = x.shape[0], x.shape[1], weights[0].shape[0] // cell.G
+    parts = [dict(zip(keys, weights[i:], strict=False)) for i in range(0, len(weights), len(keys))]
+    lengths = None if given.lengths is None else given.lengths.to(torch.int32)
+    states, final = _initial(setting, given), []
+    shapes = [(T, D, B, H), *[(D, B, H)] * len(cell.states)]
+    for first in range(0, len(parts), D):
+        own = parts[first : first + D]
+        inputs = [x, *_weights(setting, own), lengths, *[s[first : first + D] for s in states]]
+        inputs += (
+            [torch.stack([_in_order(part["p"], cell.parameters, ONNX.peepholes) for part in own])]
+            if "p" in keys
+            else []
+        )
+        y, *ends = torch.onnx.ops.symbolic_multi_out(
+            ONNX.classes[cell.family],
+            inputs,
+            onnx_attributes(cell, H, D),
+            dtypes=[x.dtype] * len(shapes),
+            shapes=shapes,
+        )
+        x = y.squeeze(1) if D == 1 else y.transpose(1, 2).flatten(2)
+        final.append(ends)
+    ends = [torch.cat(each) for each in zip(*final, strict=True)]
+    return [x.transpose(0, 1) if setting.batch_first else x, *ends]
+
+
+def _initial(setting: Setting, given: Given) -> Tensors:
+    """Zeros where there are none."""
+    calls, B = len(given.weights) // len(setting.keys), given.x.shape[0 if setting.batch_first else 1]
+    return list(given.init) or [given.x.new_zeros(calls, B, width) for width in setting.widths(given.weights)]
+
+
+def _weights(setting: Setting, parts: list[dict[str, Tensor]]) -> list[Tensor | None]:
+    """W, R and B of a node."""
+    gates = setting.recurrence.gates, ONNX.gates[setting.recurrence.family]
+    found: list[Tensor | None] = [torch.stack([_in_order(part[key], *gates) for part in parts]) for key in ("W", "U")]
+    if not setting.bias:
+        return [*found, None]
+    both = [torch.cat([_in_order(part[key], *gates) for key in ("b", "b_rec")]) for part in parts]
+    return [*found, torch.stack(both)]
+
+
+def _in_order(a: Tensor, source: Any, target: Any) -> Tensor:
+    """`frameworks.reordered`, of what an exporter records."""
+    chunks = dict(zip(source, a.chunk(len(source)), strict=True))
+    return torch.cat([chunks[name] for name in target])
