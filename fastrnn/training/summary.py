@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from fastrnn.layers.base import Shape
 from fastrnn.training.chain import Chain
 
 
@@ -11,14 +14,26 @@ def summary(model: Chain) -> str:
     total, trained, shape = 0, 0, model.input_shape
     for i, layer in enumerate(model.layers):
         shape = layer.output_shape(shape)
-        samples_first = (shape[1], shape[0], *shape[2:]) if len(shape) == 3 else shape
         count = sum(p.size for p in layer.parameters().values())
         total += count
         trained += sum(p.size for p in layer.trainable_parameters().values())
-        rows.append((f"{i} {type(layer).__name__}", str(samples_first), f"{count:,}"))
+        rows.append((f"{i} {type(layer).__name__}", str(samples_first(shape)), f"{count:,}"))
     rows.append(("Total" if trained == total else f"Total, {total - trained:,} frozen", "", f"{total:,}"))
+    return table(rows, (2,))
 
+
+def samples_first(shape: Shape) -> Shape:
+    return (shape[1], shape[0], *shape[2:]) if len(shape) == 3 else shape
+
+
+def table(rows: Sequence[Sequence[str]], numbers: Sequence[int], total: bool = True) -> str:
+    """Rows of equally many texts, the first one a head and the last one a sum, if any; these columns are numbers."""
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [f"{name:{wide[0]}}  {shape:{wide[1]}}  {count:>{wide[2]}}" for name, shape, count in rows]
-    rule = "-" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+    lines = [
+        "  ".join([f"{text:{'>' if i in numbers else ''}{wide[i]}}" for i, text in enumerate(row)]).rstrip()
+        for row in rows
+    ]
+    rule = "-" * max(map(len, lines))
+    lines[1:1] = [rule]
+    lines[-1:] = [rule, lines[-1]] if total else lines[-1:]
+    return "\n".join(lines)

@@ -116,15 +116,20 @@ def checksum(tensors: Tensors, plain: str) -> str:
     return found.hexdigest()
 
 
-def read(argument: str, path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, Any]]:
+def opened(argument: str, path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, str]]:
+    """The tensors and the metadata of any safetensors file."""
     safetensors = needed("safetensors", "train")
     expect_file(argument, file_path(argument, path))
     try:
         with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it cannot be iterated
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118  # it cannot be iterated
     except (safetensors.SafetensorError, LookupError, TypeError, AttributeError) as error:  # the latter: odd dtypes
         raise ValueError(f"{argument}: {os.fspath(path)} is no safetensors file for NumPy ({error})") from error
+
+
+def read(argument: str, path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, Any]]:
+    tensors, metadata = opened(argument, path)
     if KEY not in metadata:
         raise ValueError(f"{argument}: {os.fspath(path)} was not written by fastrnn")
     if SUM in metadata and metadata[SUM] != checksum(tensors, metadata[KEY]):

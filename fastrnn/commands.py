@@ -1,0 +1,162 @@
+"""What `python -m fastrnn` does with the file of a model: convert it, look into it, time it."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fastrnn import backends
+from fastrnn.cells import Array
+from fastrnn.checks import size
+from fastrnn.convert import formats
+from fastrnn.convert.stack import as_chain, leaves
+from fastrnn.layers import Embedding, Layer
+from fastrnn.layers.recurrent import Recurrent
+from fastrnn.training.chain import Chain
+from fastrnn.training.summary import samples_first, table
+
+
+def convert(source: str, target: str, **options: Any) -> None:
+    """Read a model of one kind and write it as another."""
+    model = formats.convert(source, target, **options)
+    print(f"{target}: {headline(model)}")
+
+
+def inspect(source: str, **options: Any) -> None:
+    """Print a model's layers, shapes, parameters, memory, and what runs each of them."""
+    try:
+        model = formats.read(source, **options)
+    except ValueError as error:
+        if not source.lower().endswith(".onnx") or options:
+            raise
+        if not (nodes := nodes_of(source)):
+            raise
+        print(f"{source}: {error}", "", nodes, sep="\n")
+        return
+    chain, rows = as_chain("model", model), list[tuple[str, ...]]()
+    shape = chain.input_shape
+    for prefix, _, layer in leaves(chain):
+        shape = layer.output_shape(shape)
+        cell, runs_in = placed(layer)
+        name = f"{prefix[:-1]} {type(layer).__name__}"
+        rows.append((name, str(samples_first(shape)), *counted(layer), cell, runs_in))
+    head = ("Layer", "Output shape", "Parameters", "Memory", "Cell", "Runs in")
+    total = ("Total", "", *counted(model), "", "")
+    print(f"{source}: {headline(model)}", machine(), "", table([head, *rows, total], (2, 3)), sep="\n")
+
+
+def bench(source: str, *, batch: int, steps: int, seconds: float, threads: int | None = None, **options: Any) -> None:
+    """Time a model: a step, a sequence, and a batch of sequences; and say what memory it takes."""
+    batch, steps = size("batch", batch), size("steps", steps)
+    if not seconds > 0:
+        raise ValueError(f"seconds: expected a positive number, got {seconds}")
+    model = formats.read(source, **options)
+    chain, threads = as_chain("model", model), backends.thread_count(threads)
+    runs = {} if chain.bidirectional else {"one step of one sequence": (1, stepping(model, chain, threads))}
+    for B in dict.fromkeys((1, batch)):
+        name = f"{steps} steps of {f'{B} sequences' if B > 1 else 'one sequence'}"
+        runs[name] = B * steps, partial(chain.forward, inputs(chain, B, steps), threads=threads)
+    rows = [("", "median", "99 %", "steps/s")]
+    for name, (n, run) in runs.items():
+        median, late = timed(run, seconds / len(runs))
+        rows.append((name, in_time(median), in_time(late), f"{n / median:,.0f}"))
+    print(f"{source}: {headline(model)}", machine(threads), "", table(rows, (1, 2, 3), total=False), sep="\n")
+    print(f"\nmemory: {counted(model)[1]} of parameters, and {in_bytes(peak(run))} more in the last of these")
+
+
+def headline(model: Layer) -> str:
+    """What it is, in one line."""
+    kinds = ", ".join(type(layer).__name__ for _, _, layer in leaves(as_chain("model", model)))
+    dtypes = " and ".join(sorted({str(p.dtype) for p in model.parameters().values()})) or "no parameters"
+    return f"{kinds}; {dtypes}, {counted(model)[0]} parameters, {counted(model)[1]}"
+
+
+def machine(threads: int | None = None) -> str:
+    """Where it runs."""
+    own = backends.config()
+    isa = f", {own['isa']}" if own["backend"] == "native" else ""
+    return f"backend: {own['backend']}{isa}; threads: at most {threads or own['threads']}"
+
+
+def placed(layer: Layer) -> tuple[str, str]:
+    """The cell of a recurrent layer, and what runs the layer."""
+    if not isinstance(layer, Recurrent):
+        return "", "numpy"
+    cell = layer.stack.cell
+    name = backends.current().name
+    return cell.name, ("kernels" if backends.in_kernels(cell) else "numpy") if name == "native" else name
+
+
+def nodes_of(path: str) -> str:
+    """A table of an ONNX model's recurrent nodes, and what runs them in `fastrnn.onnx.Session`; "" without any."""
+    from fastrnn.onnx import Session  # here, because it needs the onnx package
+
+    nodes = [(node.name, node.op, node.where, node.why) for node in Session(path, rest="reference").nodes]
+    return table([("Node", "Operator", "Runs in", ""), *nodes], (), total=False) if nodes else ""
+
+
+def counted(model: Layer) -> tuple[str, str]:
+    """How many parameters, and their memory."""
+    own = model.parameters().values()
+    return f"{sum(p.size for p in own):,}", in_bytes(sum(p.nbytes for p in own))
+
+
+def in_bytes(n: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if n < 1000:
+            return f"{n:.0f} B" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} GB"
+
+
+def in_time(seconds: float) -> str:
+    return f"{seconds * 1e6:,.1f} us" if seconds < 1e-3 else f"{seconds * 1e3:,.2f} ms"
+
+
+def inputs(chain: Chain, batch: int, steps: int) -> Array:
+    """Random ones, samples first."""
+    rng, layers = np.random.default_rng(0), [layer for _, _, layer in leaves(chain)]
+    if isinstance(layers[0], Embedding):
+        return rng.integers(0, layers[0].num_embeddings, (batch, steps))
+    dtype = next((layer.dtype for layer in layers if hasattr(layer, "dtype")), np.float32)
+    x: Array = rng.standard_normal((batch, steps, chain.input_shape[-1] or 1)).astype(dtype)
+    return x
+
+
+def stepping(model: Layer, chain: Chain, threads: int) -> Callable[[], Any]:
+    """Goes on by one step whenever it is called: in a stream where the model has one."""
+    x = inputs(chain, 1, 1)
+    if isinstance(model, Recurrent):
+        return partial(model.stream(threads=threads).step, x[:, 0])
+    state: Any = None
+
+    def step() -> None:
+        nonlocal state
+        state = chain.forward(x, state=state, threads=threads).state
+
+    return step
+
+
+def timed(run: Callable[[], Any], seconds: float) -> tuple[float, float]:
+    """Of as many calls as there is time for, after one that is not counted: the median, and what 99 % are below."""
+    run()
+    times, end = list[float](), time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times)), float(np.quantile(times, 0.99))
+
+
+def peak(run: Callable[[], Any]) -> int:
+    """The most bytes that Python and NumPy hold during a call beyond those of before."""
+    tracemalloc.start()
+    run()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most

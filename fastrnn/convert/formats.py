@@ -1,0 +1,147 @@
+"""Files of models by what their names end in: how each is read, and how it is written.
+
+Another kind of file is another row of `READERS` or `WRITERS`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastrnn import catalogue
+from fastrnn.cells import Cell, members
+from fastrnn.convert.files import load, save
+from fastrnn.convert.keras import from_keras
+from fastrnn.convert.onnx import from_onnx
+from fastrnn.convert.onnx_writer import to_onnx
+from fastrnn.convert.torch import from_torch
+from fastrnn.extras import needed
+from fastrnn.frameworks import PYTORCH
+from fastrnn.layers import Layer
+from fastrnn.training import weight_files
+
+#: a recurrent module's first weights in a state_dict, and what the names of all begin with
+FIRST = re.compile(r"(.*?)weight_ih(?:_l0)?")
+
+#: where a checkpoint of a training has the state_dict
+NESTED = ("state_dict", "model_state_dict")
+
+
+class Format(NamedTuple):
+    """A kind of file."""
+
+    run: Callable[..., Any]  #: of the path, and for a writer of the model
+    takes: tuple[str, ...]  #: options
+
+
+def read(path: str, **options: Any) -> Layer:
+    """The layer, or the `Sequential`, that a file holds."""
+    made: Layer = format_of("path", path, READERS, options).run(existing(path), **options)
+    return made
+
+
+def convert(source: str, target: str, **options: Any) -> Layer:
+    """Read the one file and write the other; what was read. Each gets those of the options that it takes."""
+    reader, writer = format_of("IN", source, READERS), format_of("OUT", target, WRITERS)
+    expect_taken(options, source, reader.takes + writer.takes)
+    model: Layer = reader.run(existing(source), **{name: options[name] for name in reader.takes if name in options})
+    writer.run(target, model, **{name: options[name] for name in writer.takes if name in options})
+    return model
+
+
+def format_of(
+    argument: str, path: str, formats: Mapping[str, Format], options: Mapping[str, Any] | None = None
+) -> Format:
+    found = formats.get(Path(path).suffix.lower())
+    if found is None:
+        raise ValueError(f"{argument}: expected a name that ends in {', '.join(formats)}, got {path!r}")
+    expect_taken(options or {}, path, found.takes)
+    return found
+
+
+def expect_taken(options: Mapping[str, Any], path: str, takes: tuple[str, ...]) -> None:
+    if others := options.keys() - set(takes):
+        raise ValueError(f"{min(others)}: {path} has no use for it; expected {', '.join(takes) or 'no options'}")
+
+
+def existing(path: str) -> str:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path}: there is no such file")
+    return path
+
+
+def read_onnx(path: str, layer: str | None = None) -> Layer:
+    return from_onnx(path, whole=True) if layer is None else from_onnx(path, layer)
+
+
+def read_torch(path: str, **options: Any) -> Layer:
+    """Of a state_dict, or of a checkpoint that has one; nothing in the file is executed."""
+    torch = needed("torch", "torch")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file can be wrong in any way, and PyTorch does not say in which
+        raise ValueError(
+            f"{path}: expected what torch.save(module.state_dict(), path) writes ({str(error).partition('.')[0]})"
+        ) from error
+    for key in NESTED:
+        state = state.get(key, state) if isinstance(state, Mapping) else state
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{path}: expected a state_dict, got {type(state).__name__}")
+    return of_state(path, state, **options)
+
+
+def read_safetensors(path: str, **options: Any) -> Layer:
+    """Of fastrnn's own, or of PyTorch's names."""
+    tensors, metadata = weight_files.opened("path", path)
+    if weight_files.KEY not in metadata:
+        return of_state(path, tensors, **options)
+    if options:
+        raise ValueError(f"{min(options)}: {path} says itself what is in it; expected no options")
+    return load(path, cell=[own for own in vars(catalogue).values() if isinstance(own, Cell)])
+
+
+def of_state(
+    path: str, state: Mapping[str, Any], cell: str | None = None, prefix: str | None = None, batch_first: bool = False
+) -> Layer:
+    """Of arrays or tensors under PyTorch's names: its one recurrent module, or that of the prefix."""
+    found = {match[1]: name for name in state if isinstance(name, str) and (match := FIRST.fullmatch(name))}
+    if not found:
+        raise ValueError(f"{path}: expected weight_ih_l0 of a recurrent module, got {', '.join(map(str, state))!s:.80}")
+    if prefix is None and len(found) > 1:
+        raise ValueError(f"prefix: expected which module of {path} is meant: {', '.join(map(repr, found))}")
+    begin = next(iter(found)) if prefix is None else prefix
+    if begin not in found:
+        raise ValueError(f"prefix: expected one of {', '.join(map(repr, found))}, got {begin!r}")
+    told = cell_of(state, begin, found[begin]) if cell is None else cell
+    return from_torch(dict(state), cell=told, prefix=begin, batch_first=batch_first)
+
+
+def cell_of(state: Mapping[str, Any], prefix: str, first: str) -> str:
+    """PyTorch's only cell of so many gates."""
+    projection, U = state.get(f"{prefix}weight_hr_l0"), state[first.replace("weight_ih", "weight_hh")]
+    G = U.shape[0] // (U if projection is None else projection).shape[1]
+    families = [family for family, gates in PYTORCH.gates.items() if len(gates) == G]
+    cells = [cell for family in families for cell in members(family)]
+    names = [c.name for c in cells if all(v in PYTORCH.only.get(name, (v,)) for name, v in c.options.items())]
+    if len(names) != 1:
+        raise ValueError(f"cell: expected one of {', '.join(names)}, which a state_dict does not say")
+    return names[0]
+
+
+STATE = ("cell", "prefix", "batch_first")
+KERAS = Format(from_keras, ("layer", "inference", "lengths", "state"))
+
+READERS = {
+    ".safetensors": Format(read_safetensors, STATE),
+    **dict.fromkeys((".keras", ".h5", ".hdf5"), KERAS),
+    ".onnx": Format(read_onnx, ("layer",)),
+    **dict.fromkeys((".pt", ".pth"), Format(read_torch, STATE)),
+}
+
+WRITERS = {
+    ".safetensors": Format(save, ()),
+    ".onnx": Format(lambda path, model, **options: to_onnx(model, path, **options), ("opset", "lengths", "state")),
+}

@@ -1,0 +1,263 @@
+"""`python -m fastrnn convert`, `inspect` and `bench MODEL`: every kind of file, and errors of one line."""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conversions import drawn_model, read_by
+from tolerance import assert_close, assert_same_bits
+
+import fastrnn
+from fastrnn import catalogue
+
+pytest.importorskip("safetensors")
+
+DATA = Path(__file__).with_name("data")
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """A command in an empty folder: its exit code, and what it prints."""
+    main = importlib.import_module("fastrnn.__main__").main
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fastrnn", *arguments])
+        try:
+            code = main()
+        except SystemExit as stopped:
+            code = stopped.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def wrong(run: Run, *arguments: str) -> str:
+    """What a command says that does not go."""
+    code, out, err = run(*arguments)
+    assert (code, out, err.count("\n"), "Traceback" in err) == (2, "", 1, False), err
+    assert err.startswith("python -m fastrnn")
+    return err
+
+
+def small() -> fastrnn.Sequential:
+    layers = [fastrnn.Embedding(7, 3, rng=0), fastrnn.LSTM(3, 4, return_sequences=False, rng=1)]
+    return fastrnn.Sequential([*layers, fastrnn.Dense(4, 2, "softmax", rng=2)])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_onnx(seed: int, run: Run, onnx: Any) -> None:
+    model = drawn_model(seed)
+    model.save("model.safetensors")
+    code, out, _ = run("convert", "model.safetensors", "model.onnx", "--opset", "13")
+    assert code == 0
+    assert re.fullmatch(r"model\.onnx: [\w, ]+; float32, [\d,]+ parameters, [\d.]+ k?B\n", out)
+    assert onnx.load("model.onnx") == fastrnn.to_onnx(model, opset=13)
+    assert run("convert", "model.onnx", "back.safetensors")[0] == 0
+    x = read_by(model, seed)
+    assert_same_bits({"y": fastrnn.load("back.safetensors").predict(x)}, {"y": model.predict(x)})
+
+
+def test_options_of_onnx(run: Run, onnx: Any) -> None:
+    small().save("model.safetensors")
+    assert run("convert", "model.safetensors", "model.onnx", "--lengths", "--state")[0] == 0
+    assert onnx.load("model.onnx") == fastrnn.to_onnx(small(), lengths=True, state=True)
+    assert run("convert", "model.onnx", "lstm.safetensors", "--layer", "1.layer0")[0] == 0
+    assert repr(fastrnn.load("lstm.safetensors")).startswith("LSTM(3, 4, batch_first=True, return_sequences=False")
+
+
+def test_keras(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    (tmp_path / "model.h5").write_bytes(gzip.decompress((DATA / "keras_sequential.h5.gz").read_bytes()))
+    expected = fastrnn.from_keras("model.h5")
+    assert run("convert", "model.h5", "model.safetensors")[0] == 0
+    x = read_by(expected)
+    assert_same_bits({"y": fastrnn.load("model.safetensors").predict(x)}, {"y": expected.predict(x)})
+    assert "--layer: " in wrong(run, "convert", "model.h5", "m.safetensors", "--layer", "none")
+
+
+@pytest.fixture
+def torch(oracle: Callable[[str], Any]) -> Any:
+    return oracle("torch")
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("prefix", ["", "encoder.rnn."])
+def test_a_state_dict(prefix: str, nested: bool, kind: str, run: Run, torch: Any) -> None:
+    """What a file of PyTorch's says itself need not be told."""
+    module = getattr(torch.nn, kind)(3, 4, 2, bidirectional=True)
+    state = {prefix + name: value for name, value in module.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3} if nested else state, "model.pt")
+    assert run("convert", "model.pt", "model.safetensors", "--batch-first")[0] == 0
+    back, expected = fastrnn.load("model.safetensors"), fastrnn.from_torch(module, batch_first=True)
+    assert repr(back) == repr(expected)
+    assert_same_bits(back.parameters(), expected.parameters())
+
+
+def test_which_module_and_which_cell(run: Run, torch: Any) -> None:
+    modules = torch.nn.ModuleDict({"a": torch.nn.RNN(3, 4, nonlinearity="relu"), "b": torch.nn.LSTM(3, 8, proj_size=4)})
+    torch.save(modules.state_dict(), "model.pth")
+    assert "--prefix: expected which module of model.pth is meant: 'a.', 'b.'" in wrong(run, "inspect", "model.pth")
+    assert "--prefix: expected one of 'a.', 'b.', got 'c.'" in wrong(run, "inspect", "model.pth", "--prefix", "c.")
+    cells = "--cell: expected one of rnn_tanh, rnn_relu, which a state_dict does not say"
+    assert cells in wrong(run, "inspect", "model.pth", "--prefix", "a.")
+    code, out, _ = run("inspect", "model.pth", "--prefix", "a.", "--cell", "rnn_relu")
+    assert (code, "0 RNN" in out, "rnn_relu" in out) == (0, True, True)
+    code, out, _ = run("inspect", "model.pth", "--prefix", "b.")
+    assert (code, "0 LSTM" in out) == (0, True)
+
+
+def test_arrays_of_another(run: Run, tmp_path: Path) -> None:
+    """A safetensors file that fastrnn did not write has PyTorch's names."""
+    layer = fastrnn.GRU(3, 4, reset_after=False, rng=0)
+    arrays = {f"rnn.{name}": a for name, a in layer.state_dict().items()}
+    importlib.import_module("safetensors.numpy").save_file(arrays, tmp_path / "arrays.safetensors")
+    assert run("convert", "arrays.safetensors", "gru.safetensors", "--cell", "gru_before")[0] == 0
+    assert_same_bits(fastrnn.load("gru.safetensors").parameters(), layer.parameters())
+    assert "--cell: gru.safetensors says itself" in wrong(run, "inspect", "gru.safetensors", "--cell", "gru_before")
+
+
+def test_inspect(run: Run) -> None:
+    layers = [fastrnn.Recurrent(catalogue.li_gru, 3, 20, rng=0), fastrnn.Dropout(0.5), fastrnn.Dense(20, 2, rng=1)]
+    fastrnn.Sequential([fastrnn.Sequential(layers[:2]), layers[2]]).save("model.safetensors")
+    code, out, _ = run("inspect", "model.safetensors")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "model.safetensors: Recurrent, Dropout, Dense; float32, 1,042 parameters, 4.2 kB"
+    assert f"backend: {fastrnn.config()['backend']}" in lines[1]
+    assert re.split(r"  +", lines[3]) == ["Layer", "Output shape", "Parameters", "Memory", "Cell", "Runs in"]
+    found = {line.split()[0]: re.split(r"  +", line)[1:4] for line in lines[5:8]}
+    assert found == {
+        "0.0": ["(None, None, 20)", "1,000", "4.0 kB"],
+        "0.1": ["(None, None, 20)", "0", "0 B"],
+        "1": ["(None, None, 2)", "42", "168 B"],
+    }
+    assert "li_gru" in lines[5]
+    assert lines[-1].split() == ["Total", "1,042", "4.2", "kB"]
+
+
+def test_inspect_a_graph_that_is_no_chain(run: Run, onnx: Any) -> None:
+    model = fastrnn.to_onnx(small())
+    model.graph.node.append(onnx.helper.make_node("Sqrt", ["y"], ["z"]))
+    model.graph.output[0].name = "z"
+    onnx.save(model, "model.onnx")
+    code, out, _ = run("inspect", "model.onnx")
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0].startswith("model.onnx: Sqrt node 'z': no layer of a Sequential")
+    assert lines[-1].split()[:2] == ["1.layer0", "LSTM"]
+    assert "Sqrt node 'z'" in wrong(run, "convert", "model.onnx", "other.onnx")
+
+
+def times(line: str) -> list[float]:
+    """Seconds, of both columns."""
+    return [
+        float(n.replace(",", "")) * {"us": 1e-6, "ms": 1e-3}[unit] for n, unit in re.findall(r"([\d,.]+) ([um]s)", line)
+    ]
+
+
+def test_bench(run: Run) -> None:
+    small().save("model.safetensors")
+    code, out, _ = run(
+        "bench", "model.safetensors", "--seconds", "0.03", "--batch", "4", "--steps", "7", "--threads", "1"
+    )
+    assert code == 0
+    lines = out.splitlines()
+    assert "threads: at most 1" in lines[1]
+    names = ["one step of one sequence", "7 steps of one sequence", "7 steps of 4 sequences"]
+    assert [line.partition("  ")[0] for line in lines[5:8]] == names
+    for line, n in zip(lines[5:8], (1, 7, 28), strict=True):
+        median, late = times(line)
+        assert 0 < median <= late
+        assert float(line.split()[-1].replace(",", "")) == pytest.approx(n / median, rel=0.1)
+    assert re.fullmatch(r"memory: 700 B of parameters, and [\d.]+ [kM]?B more in the last of these", lines[-1])
+
+
+def test_bench_of_a_layer(run: Run) -> None:
+    """A bidirectional one has no single step."""
+    fastrnn.save("one.safetensors", fastrnn.GRU(3, 4, reset_after=True, rng=0))
+    fastrnn.save("two.safetensors", fastrnn.GRU(3, 4, reset_after=True, bidirectional=True, dtype=np.float64, rng=0))
+    small = ("--seconds", "0.02", "--batch", "1", "--steps", "3")
+    for path, lines in (("one.safetensors", 2), ("two.safetensors", 1)):
+        code, out, _ = run("bench", path, *small)
+        assert (code, out.count(" of one sequence")) == (0, lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["convert"], "the following arguments are required: IN, OUT; see python -m fastrnn convert --help"),
+        (["frobnicate"], "invalid choice: 'frobnicate'"),
+        (["convert", "nothing.onnx", "b.onnx"], "nothing.onnx: there is no such file"),
+        (["convert", "m.safetensors", "m.c"], "OUT: expected a name that ends in .safetensors, .onnx, got 'm.c'"),
+        (["convert", "m.txt", "m.onnx"], "IN: expected a name that ends in .safetensors, .keras, .h5,"),
+        (["convert", "m.safetensors", "no/m.safetensors"], "there is no directory no; make it first"),
+        (["convert", "m.safetensors", "b.safetensors", "--opset", "13"], "--opset: m.safetensors has no use for it"),
+        (["convert", "m.safetensors", "b.safetensors", "--inference"], "--inference: m.safetensors has no use for it"),
+        (["convert", "m.safetensors", "b.onnx", "--opset", "x"], "argument --opset: invalid int value: 'x'"),
+        (["inspect", "bad.safetensors"], "bad.safetensors is no safetensors file"),
+        (["inspect", "weights.safetensors"], "weights.safetensors holds weights alone"),
+        (
+            ["inspect", "m.safetensors", "--lengths"],
+            "--lengths: m.safetensors has no use for it; expected cell, prefix",
+        ),
+        (["bench", "m.safetensors", "--batch", "0"], "--batch: expected a positive integer, got 0"),
+        (["bench", "m.safetensors", "--seconds", "0"], "--seconds: expected a positive number, got 0.0"),
+        (["bench", "m.safetensors", "--threads", "0"], "--threads: expected"),
+    ],
+)
+def test_errors(arguments: list[str], message: str, run: Run, tmp_path: Path) -> None:
+    small().save("m.safetensors")
+    small().save_weights("weights.safetensors")
+    (tmp_path / "bad.safetensors").write_text("weights")
+    assert message in wrong(run, *arguments)
+
+
+def test_errors_of_files(run: Run, torch: Any, onnx: Any, tmp_path: Path) -> None:
+    for name in ("bad.onnx", "bad.pt"):
+        (tmp_path / name).write_text("a model")
+    torch.save(torch.nn.LSTM(3, 4), "module.pt")
+    torch.save([1, 2], "list.pt")
+    torch.save(torch.nn.Linear(3, 4).state_dict(), "linear.pt")
+    fastrnn.save("cell.safetensors", fastrnn.Recurrent(catalogue.li_gru, 3, 4))
+    assert "bad.onnx is no ONNX model" in wrong(run, "inspect", "bad.onnx")
+    for name in ("bad.pt", "module.pt"):
+        assert f"{name}: expected what torch.save(module.state_dict(), path) writes" in wrong(run, "inspect", name)
+    assert "list.pt: expected a state_dict, got list" in wrong(run, "inspect", "list.pt")
+    assert "expected weight_ih_l0 of a recurrent module, got weight, bias" in wrong(run, "inspect", "linear.pt")
+    assert "cell: ONNX has no li_gru" in wrong(run, "convert", "cell.safetensors", "cell.onnx")
+    assert not (tmp_path / "cell.onnx").exists()
+
+
+@pytest.mark.parametrize("command", [[], ["convert"], ["inspect"], ["bench", "model.onnx"]])
+def test_help(command: list[str], run: Run) -> None:
+    code, out, err = run(*command, "--help")
+    assert (code, err) == (0, "")
+    assert all(one in out for one in (("convert", "inspect", "bench") if not command else ("--prefix", "--layer")))
+
+
+def test_as_a_module(python: Callable[..., Any], tmp_path: Path) -> None:
+    small().save(tmp_path / "model.safetensors")
+    done = python("-m", "fastrnn", "inspect", "model.safetensors")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 LSTM" in done.stdout
+
+
+def test_what_is_written_computes_the_same(run: Run, oracle: Callable[[str], Any], onnx: Any) -> None:
+    model = drawn_model(3)
+    model.save("model.safetensors")
+    assert run("convert", "model.safetensors", "model.onnx")[0] == 0
+    session = oracle("onnxruntime").InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+    x = read_by(model)
+    assert_close({"y": session.run(None, {"x": x})[0]}, {"y": model.predict(x)}, 2e-6)
