@@ -238,6 +238,24 @@ def spelled(functions: Sequence[Function], directions: int) -> tuple[tuple[Any, 
     return tuple(name for name, _ in functions) * directions, alpha * directions, beta * directions
 
 
+# --- others
+
+#: Haiku's orders; of Flax and Equinox they are PyTorch's.
+HAIKU_GATES = {"gru": "zrn", "lstm": "igfo"}
+
+#: RTNeural's type of a layer -> Keras' class; its arrays are Keras' too.
+RTNEURAL = {
+    "lstm": "LSTM",
+    "gru": "GRU",
+    "dense": "Dense",
+    "time-distributed-dense": "Dense",
+    "activation": "Activation",
+}
+
+#: Neural Amp Modeler's architecture -> family of cells; it is trained in PyTorch.
+NAM = {"LSTM": "lstm"}
+
+
 # --- by hand
 
 #: Family of cells -> what people call a gate, "" being no name at all -> the gate.

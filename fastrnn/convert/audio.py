@@ -1,0 +1,155 @@
+"""Models of audio effects in JSON: RTNeural's, and Neural Amp Modeler's (NAM)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fastrnn.cells import Array, find
+from fastrnn.checks import positive
+from fastrnn.convert.keras_files import Piece
+from fastrnn.convert.keras_layers import converted
+from fastrnn.convert.keras_options import Taken
+from fastrnn.convert.stack import assembled
+from fastrnn.frameworks import NAM, RTNEURAL
+from fastrnn.layers import Dense
+from fastrnn.training import Sequential
+
+
+def from_rtneural(path: Any) -> Sequential:
+    """A model from a JSON file of RTNeural's, of LSTM, GRU, dense and activation layers.
+
+    Its arrays are Keras', and so are the layers: ``batch_first``, every step.
+
+    Parameters
+    ----------
+    path : path, or mapping
+        The file, or what `json.load` makes of it.
+
+    Returns
+    -------
+    Sequential
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a file of something else, a layer that has no counterpart, and arrays that do not fit; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> rng = np.random.default_rng(0)
+    >>> arrays = [rng.random((1, 16)).tolist(), rng.random((4, 16)).tolist(), rng.random(16).tolist()]
+    >>> lstm = {"type": "lstm", "activation": "", "shape": [None, None, 4], "weights": arrays}
+    >>> fastrnn.from_rtneural({"in_shape": [None, None, 1], "layers": [lstm]})
+    Sequential([LSTM(1, 4, bias='input', batch_first=True, dtype=float32) [lstm]])
+    """
+    whose, model = read(path)
+    if "state_dict" in model:
+        hint = 'give its arrays to from_torch(state_dict, cell="lstm", prefix="rec.")'
+        raise ValueError(f"{whose} has PyTorch's state_dict; {hint}, each through np.asarray(..., np.float32)")
+    layers = model.get("layers")
+    if not isinstance(layers, list) or not layers or not all(isinstance(one, Mapping) for one in layers):
+        raise ValueError(f"{whose}: layers: expected a list of layers, got {layers!r:.80}")
+    pieces = [piece for i, one in enumerate(layers) for piece in pieces_of(whose, i, one)]
+    return Sequential([layer for piece in pieces for layer in converted(piece, Taken())])
+
+
+def pieces_of(whose: str, i: int, layer: Mapping[str, Any]) -> list[Piece]:
+    """Keras' layer with these weights."""
+    kind, shape = layer.get("type"), layer.get("shape")
+    arrays = [floats(f"{whose}: layers[{i}]: weights", a) for a in layer.get("weights") or []]
+    if kind not in RTNEURAL:
+        raise ValueError(f"{whose}: layers[{i}]: type: expected one of {', '.join(RTNEURAL)}, got {kind!r:.80}")
+    units = shape[-1] if isinstance(shape, list) and shape else None
+    config = {"name": f"{i}", "units": units, "use_bias": len(arrays) > 1}
+    recurrent, activation = len(arrays) == 3, layer.get("activation") or "linear"
+    config |= {"return_sequences": True} if recurrent else {"activation": activation}
+    config |= {"reset_after": True} if recurrent and arrays[2].ndim == 2 else {}
+    return [Piece(RTNEURAL[kind], config, arrays)]
+
+
+def from_nam(path: Any) -> tuple[Sequential, list[Any]]:
+    """A model from a ``.nam`` file of the architecture LSTM, and the state that it starts from.
+
+    Parameters
+    ----------
+    path : path, or mapping
+        The file, or what `json.load` makes of it.
+
+    Returns
+    -------
+    model : Sequential
+        An LSTM and a Dense; x is (N, T, I), with I = 1 sample a step mostly.
+    state : list
+        Of the layers, for one sequence: ``model.forward(x, state=state)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a file of something else, another architecture, and another number of weights than its sizes make.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> config = {"input_size": 1, "hidden_size": 2, "num_layers": 1}
+    >>> weights = np.random.default_rng(0).random(8 * (1 + 2) + 8 + 2 + 2 + 2 + 1).tolist()
+    >>> model, state = fastrnn.from_nam({"architecture": "LSTM", "config": config, "weights": weights})
+    >>> model.forward(np.zeros((1, 5, 1), np.float32), state=state).y.shape
+    (1, 5, 1)
+    """
+    whose, file = read(path)
+    if file.get("architecture") not in NAM:
+        raise ValueError(f"{whose}: architecture: expected {', '.join(NAM)}, got {file.get('architecture')!r:.80}")
+    cell, config = find(NAM[file["architecture"]], peephole=False), file.get("config")
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{whose}: config: expected sizes, got {config!r:.80}")
+    I, H, L = (
+        positive(f"{whose}: config: {key}", config.get(key)) for key in ("input_size", "hidden_size", "num_layers")
+    )
+    left, G = floats(f"{whose}: weights", file.get("weights")), cell.G
+    sizes = [G * H * ((H if i else I) + H) + G * H + 2 * H for i in range(L)]
+    out, rest = divmod(left.size - sum(sizes), H + 1)
+    if left.ndim != 1 or out < 1 or rest:
+        raise ValueError(f"{whose}: weights: expected {sum(sizes)} numbers and a multiple of {H + 1}, got {left.size}")
+    parts, states = [], []
+    for i in range(L):
+        own, left = np.split(left, [sizes[i]])
+        matrix, b, h, c = np.split(own, [sizes[i] - (G + 2) * H, sizes[i] - 2 * H, sizes[i] - H])
+        W, U = np.split(matrix.reshape(G * H, -1), [H if i else I], axis=1)
+        parts.append({"W": W, "U": U, "b": b})
+        states.append((h, c))
+    dense = Dense(H, out, rng=0)
+    weight, bias = np.split(left, [out * H])
+    dense.load_state_dict({"weight": weight.reshape(out, H), "bias": bias})
+    model = Sequential([assembled("weights", cell, parts, False, batch_first=True), dense])
+    return model, [tuple(np.stack(s)[:, None] for s in zip(*states, strict=True)), None]
+
+
+def read(path: Any) -> tuple[str, Mapping[str, Any]]:
+    """What messages call it, and what is in it."""
+    if isinstance(path, Mapping):
+        return "path", path
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path: expected a path, or a mapping of a JSON file, got {type(path).__name__}")
+    whose = f"path: {os.fspath(path)}"
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{whose} is no JSON ({error})") from error
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{whose}: expected a model, got {found!r:.80}")
+    return whose, found
+
+
+def floats(whose: str, value: Any) -> Array:
+    """Of nested lists."""
+    try:
+        return np.asarray(value, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{whose}: expected nested lists of numbers ({error})") from error

@@ -1,0 +1,308 @@
+"""Weights of Flax, Equinox, Haiku, RTNeural and Neural Amp Modeler: against the libraries, or their formulas."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tolerance import assert_close
+
+import fastrnn
+
+T, B, I, H = 6, 2, 3, 4
+
+BOUND = 2e-6  # float32
+
+jax_warns = pytest.mark.filterwarnings("ignore")  # of JAX's libraries, some while they are imported
+
+
+def sequences(*shape: int) -> np.ndarray:
+    return np.random.default_rng(7).standard_normal(shape).astype(np.float32)
+
+
+def randomized(tree: Any, seed: int = 0) -> Any:
+    """A tree of the same shapes, biases too not zero."""
+    import jax
+
+    rng = np.random.default_rng([80, seed])
+    return jax.tree_util.tree_map(lambda a: (0.7 * rng.standard_normal(a.shape)).astype(np.float32), tree)
+
+
+@jax_warns
+@pytest.mark.parametrize("inside_rnn", [False, True])
+@pytest.mark.parametrize("kind", ["LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell"])
+def test_flax_linen(kind: str, inside_rnn: bool, oracle: Callable[[str], Any]) -> None:
+    jax, nn = oracle("jax"), oracle("flax.linen")
+    cell, x = getattr(nn, kind)(H), sequences(B, T, I)
+    rnn = nn.RNN(cell)
+    params = randomized(rnn.init(jax.random.PRNGKey(0), x))
+    given = params if inside_rnn else params["params"]["cell"]
+    ours = fastrnn.from_flax(given, batch_first=True)
+    assert_close({"y": ours(x)[0]}, {"y": np.asarray(rnn.apply(params, x))}, BOUND)
+
+
+@jax_warns
+@pytest.mark.parametrize("kind", ["LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell"])
+def test_flax_nnx(kind: str, oracle: Callable[[str], Any]) -> None:
+    oracle("flax")
+    nnx = oracle("flax.nnx")
+    cell = getattr(nnx, kind)(in_features=I, hidden_features=H, rngs=nnx.Rngs(0))
+    params = randomized(nnx.to_pure_dict(nnx.state(cell, nnx.Param)))
+    nnx.update(cell, nnx.from_tree(params) if hasattr(nnx, "from_tree") else params)
+    x = sequences(T, B, I)
+    carry = cell.initialize_carry((B, I), nnx.Rngs(0))
+    ys = []
+    for x_t in x:
+        carry, y = cell(carry, x_t)
+        ys.append(np.asarray(y))
+    assert_close({"y": fastrnn.from_flax(params)(x)[0]}, {"y": np.stack(ys)}, BOUND)
+
+
+@jax_warns
+def test_flax_simple_cell_of_another_function(oracle: Callable[[str], Any]) -> None:
+    jax, nn = oracle("jax"), oracle("flax.linen")
+    rnn, x = nn.RNN(nn.SimpleCell(H, activation_fn=nn.relu)), sequences(B, T, I)
+    params = randomized(rnn.init(jax.random.PRNGKey(0), x))
+    ours = fastrnn.from_flax(params, activation="relu", batch_first=True)
+    assert_close({"y": ours(x)[0]}, {"y": np.asarray(rnn.apply(params, x))}, BOUND)
+
+
+@jax_warns
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell"])
+def test_equinox(kind: str, use_bias: bool, oracle: Callable[[str], Any]) -> None:
+    jax, eqx = oracle("jax"), oracle("equinox")
+    cell = getattr(eqx.nn, kind)(I, H, use_bias=use_bias, key=jax.random.PRNGKey(1))
+    x = sequences(T, 1, I)
+    state = np.zeros(H, np.float32)
+    carry = (state, state) if kind == "LSTMCell" else state
+    ys = []
+    for x_t in x[:, 0]:
+        carry = cell(x_t, carry)
+        ys.append(np.asarray(carry[0] if kind == "LSTMCell" else carry))
+    ours = fastrnn.from_equinox(cell)
+    assert bool(ours.bias) is use_bias
+    assert_close({"y": ours(x)[0][:, 0]}, {"y": np.stack(ys)}, BOUND)
+
+
+@jax_warns
+@pytest.mark.parametrize("options", [{}, {"double_bias": False}])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "VanillaRNN"])
+def test_haiku(kind: str, options: dict[str, Any], oracle: Callable[[str], Any]) -> None:
+    jax, hk = oracle("jax"), oracle("haiku")
+    own = options if kind == "VanillaRNN" else {}
+
+    def run(x: Any) -> Any:
+        core = getattr(hk, kind)(H, name="memory", **own)
+        return hk.Linear(2)(hk.dynamic_unroll(core, x, core.initial_state(B))[0])
+
+    x, net = sequences(T, B, I), hk.without_apply_rng(hk.transform(run))
+    params = randomized(net.init(jax.random.PRNGKey(0), x))
+    ours = fastrnn.from_haiku(params, module="memory")
+    y = ours(x)[0] @ params["linear"]["w"] + params["linear"]["b"]
+    assert_close({"y": y}, {"y": np.asarray(net.apply(params, x))}, BOUND)
+    with pytest.raises(ValueError, match=r"params: expected those of one LSTM, GRU or VanillaRNN.*, got .*memory"):
+        fastrnn.from_haiku(params)
+
+
+def kernels(*names: str, bias: tuple[str, ...] = ()) -> dict[str, Any]:
+    made = {name: {"kernel": sequences(I if name[0] == "i" else H, H)} for name in names}
+    return {name: own | ({"bias": sequences(H)} if name in bias else {}) for name, own in made.items()}
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: fastrnn.from_flax([1]), TypeError, "params: expected a mapping, as init gives it, got list"),
+        (lambda: fastrnn.from_flax(kernels("if", "in", "hf", "hn")), ValueError, "f, n belong to no one cell"),
+        (lambda: fastrnn.from_flax(kernels("ir", "hr") | {"x": 3}), ValueError, "one recurrent cell, got 'x' among ir"),
+        (lambda: fastrnn.from_flax({"params": {"a": kernels("i"), "b": {}}}), ValueError, "cell, got 'a' among a, b"),
+        (
+            lambda: fastrnn.from_flax(kernels("i", "h"), activation="gelu"),
+            ValueError,
+            "activation: expected one of .*, got 'gelu'",
+        ),
+        (
+            lambda: fastrnn.from_flax({"dense_i": {"kernel": np.ones((3, 8))}, "dense_h": {"kernel": np.ones((4, 8))}}),
+            ValueError,
+            r"params: dense_h: expected a kernel \(H, G\*H\), G being 1, 3 or 4, got \(4, 8\)",
+        ),
+        (lambda: fastrnn.from_equinox(3), TypeError, "cell: expected equinox.nn.LSTMCell or GRUCell, got int"),
+        (lambda: fastrnn.from_haiku(3), TypeError, "params: expected a mapping, as init gives it, got int"),
+        (lambda: fastrnn.from_haiku({}), ValueError, "which module= names, got none"),
+        (lambda: fastrnn.from_haiku({"a": {"w": np.ones((3, 5))}}), ValueError, "which module= names, got a"),
+        (lambda: fastrnn.from_haiku({"linear": {"w": np.ones((7, 16)), "b": np.ones(16)}}), ValueError, "got linear"),
+        (
+            lambda: fastrnn.from_haiku({"a/linear": kernels("i"), "b/linear_1": {}}),
+            ValueError,
+            "got a/linear, b/linear_1",
+        ),
+    ],
+)
+def test_what_is_no_cell(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+# --- RTNeural
+
+
+def keras_arrays(G: int, two: bool = False) -> list[np.ndarray]:
+    rng = np.random.default_rng([81, G])
+    shapes = [(I, G * H), (H, G * H), (2, G * H) if two else (G * H,)]
+    return [0.7 * rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+def rtneural(*layers: tuple[str, str, int, list[np.ndarray]]) -> dict[str, Any]:
+    """As its script writes a model."""
+    written = [
+        {"type": kind, "activation": activation, "shape": [None, None, units], "weights": [a.tolist() for a in arrays]}
+        for kind, activation, units, arrays in layers
+    ]
+    return {"in_shape": [None, None, I], "layers": written}
+
+
+def sigmoid(a: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-a))
+
+
+def by_formula(kind: str, x: np.ndarray, arrays: list[np.ndarray]) -> np.ndarray:
+    """Of x (T, B, I), as Keras has it, in float64."""
+    W, U, b = (a.astype(np.float64) for a in arrays)
+    h = c = np.zeros((x.shape[1], U.shape[0]))
+    ys = []
+    for x_t in x.astype(np.float64):
+        if kind == "lstm":
+            i, f, g, o = np.split(x_t @ W + h @ U + b, 4, axis=1)
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            h = sigmoid(o) * np.tanh(c)
+        else:
+            (xz, xr, xh), (hz, hr, hh) = (np.split(a, 3, axis=1) for a in (x_t @ W + b[0], h @ U + b[1]))
+            z, r = sigmoid(xz + hz), sigmoid(xr + hr)
+            h = z * h + (1 - z) * np.tanh(xh + r * hh)
+        ys.append(h)
+    return np.stack(ys)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_rtneural(kind: str, tmp_path: Path) -> None:
+    arrays = keras_arrays(4) if kind == "lstm" else keras_arrays(3, two=True)
+    D, d = sequences(H, 2), sequences(2)
+    model = rtneural(
+        (kind, "tanh", H, arrays), ("time-distributed-dense", "tanh", 2, [D, d]), ("activation", "sigmoid", 2, [])
+    )
+    (tmp_path / "model.json").write_text(json.dumps(model))
+    x = sequences(B, T, I)
+    expected = sigmoid(np.tanh(by_formula(kind, x.swapaxes(0, 1), arrays) @ D + d)).swapaxes(0, 1)
+    for given in (model, tmp_path / "model.json", str(tmp_path / "model.json")):
+        assert_close({"y": fastrnn.from_rtneural(given).predict(x)}, {"y": expected}, BOUND)
+
+
+# --- Neural Amp Modeler
+
+
+@pytest.mark.parametrize("inputs", [1, 3])
+@pytest.mark.parametrize("L", [1, 2])
+def test_nam(L: int, inputs: int, tmp_path: Path) -> None:
+    """A layer's matrix of x and h, its bias, its initial h and c; then the head."""
+    rng = np.random.default_rng([82, L])
+    x, weights, layers = sequences(1, T, inputs), list[float](), []
+    for i in range(L):
+        wide = inputs if i == 0 else H
+        own = [(4 * H, wide + H), (4 * H,), (H,), (H,)]
+        arrays = [0.7 * rng.standard_normal(shape).astype(np.float32) for shape in own]
+        layers.append((wide, *arrays))
+        weights += [number for a in arrays for number in a.reshape(-1).tolist()]
+    D, d = sequences(1, H), sequences(1)
+    weights += D.reshape(-1).tolist() + d.tolist()
+    config = {"input_size": inputs, "hidden_size": H, "num_layers": L}
+    (tmp_path / "amp.nam").write_text(json.dumps({"architecture": "LSTM", "config": config, "weights": weights}))
+    y = x[0].astype(np.float64)
+    for _, M, b, h, c in layers:
+        ys = []
+        for y_t in y:
+            i, f, g, o = np.split(M @ np.concatenate([y_t, h]) + b, 4)
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            h = sigmoid(o) * np.tanh(c)
+            ys.append(h)
+        y = np.stack(ys)
+    model, state = fastrnn.from_nam(tmp_path / "amp.nam")
+    assert_close({"y": model.forward(x, state=state).y[0]}, {"y": y @ D.T + d}, BOUND)
+
+
+LSTM = ("lstm", "", H, keras_arrays(4))
+NAM = {"architecture": "LSTM", "config": {"input_size": 1, "hidden_size": 2, "num_layers": 1}, "weights": [0.5] * 39}
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: fastrnn.from_rtneural(3), TypeError, "path: expected a path, or a mapping of a JSON file, got int"),
+        (lambda: fastrnn.from_rtneural({}), ValueError, "path: layers: expected a list of layers, got None"),
+        (
+            lambda: fastrnn.from_rtneural(rtneural(LSTM, ("conv1d", "", 2, []))),
+            ValueError,
+            r"layers\[1\]: type: expected one of lstm, .*, got 'conv1d'",
+        ),
+        (
+            lambda: fastrnn.from_rtneural(rtneural(("lstm", "", H + 1, keras_arrays(4)))),
+            ValueError,
+            r"layer '0' \(LSTM\): kernel: expected shape",
+        ),
+        (
+            lambda: fastrnn.from_rtneural(rtneural(LSTM, ("dense", "prelu", 2, [sequences(H, 2), sequences(2)]))),
+            ValueError,
+            r"layer '1' \(Dense\): activation: expected .*, got 'prelu'",
+        ),
+        (
+            lambda: fastrnn.from_rtneural({"layers": [{"type": "lstm", "shape": [4], "weights": [[1, [2]]]}]}),
+            ValueError,
+            r"layers\[0\]: weights: expected nested lists of numbers",
+        ),
+        (
+            lambda: fastrnn.from_rtneural({"model_data": {}, "state_dict": {"rec.weight_ih_l0": [[1.0]]}}),
+            ValueError,
+            r'PyTorch\'s state_dict; give its arrays to from_torch\(state_dict, cell="lstm", prefix="rec."\)',
+        ),
+        (lambda: fastrnn.from_nam(NAM | {"architecture": "WaveNet"}), ValueError, "expected LSTM, got 'WaveNet'"),
+        (lambda: fastrnn.from_nam(NAM | {"config": None}), ValueError, "path: config: expected sizes, got None"),
+        (
+            lambda: fastrnn.from_nam(NAM | {"weights": [0.5] * 38}),
+            ValueError,
+            "expected 36 numbers and a multiple of 3",
+        ),
+        (
+            lambda: fastrnn.from_nam(NAM | {"weights": [0.5] * 36}),
+            ValueError,
+            "expected 36 numbers and a multiple of 3",
+        ),
+        (
+            lambda: fastrnn.from_nam(NAM | {"config": {"input_size": 1, "hidden_size": 0, "num_layers": 1}}),
+            ValueError,
+            "config: hidden_size: expected",
+        ),
+    ],
+)
+def test_files_that_are_no_models(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_files_that_are_no_json(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no")
+    (tmp_path / "list").write_text("[1]")
+    for name, message in (("text", "is no JSON"), ("list", r"expected a model, got \[1\]")):
+        with pytest.raises(ValueError, match=message):
+            fastrnn.from_nam(tmp_path / name)
+
+
+@pytest.mark.parametrize("module", ["audio", "jax"])
+def test_docstrings(module: str) -> None:
+    failed, attempted = doctest.testmod(importlib.import_module(f"fastrnn.convert.{module}"))
+    assert (attempted > 0, failed) == (True, 0)
