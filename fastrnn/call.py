@@ -20,10 +20,13 @@ class Call(NamedTuple):
     Every array is aligned, in native byte order and free of shared memory with any output. The last axis of `x`
     and of `resets` may be followed through any strides by the others (a batch-first input is a transposed view);
     the last axis itself is contiguous. All other arrays are C-contiguous.
+
+    A ragged call has one axis, N, in the place of T and B of every array: the sequences stand in the order of falling
+    lengths, and N counts the steps that there are, those of all sequences at step 0, those at step 1, and so on.
     """
 
     cell: Cell
-    x: np.ndarray  #: (T, B, I)
+    x: np.ndarray  #: (T, B, I); (N, I) makes the call ragged
     W: np.ndarray  #: (G*H, I)
     init: tuple[np.ndarray | None, ...]  #: one (B, H) per state of the cell; None is zeros
     U: np.ndarray | None = None  #: (products*H, H / heads), with R (products*H, P); None for a cell without a product
@@ -63,8 +66,15 @@ class Call(NamedTuple):
     @property
     def sizes(self) -> tuple[int, int, int, int]:
         """T, B, I, H."""
-        T, B, I = self.x.shape
-        return T, B, I, self.W.shape[0] // self.cell.G
+        x, H = self.x, self.W.shape[0] // self.cell.G
+        if x.ndim == 3:
+            return *x.shape, H
+        assert self.lengths is not None
+        return int(self.lengths[0]) if len(self.lengths) else 0, len(self.lengths), x.shape[1], H
+
+    @property
+    def ragged(self) -> bool:
+        return self.x.ndim == 2
 
     @property
     def heads(self) -> int:
@@ -83,15 +93,15 @@ class Call(NamedTuple):
 
     def empty(self, features: int) -> np.ndarray:
         """An uninitialised (T, B, features) output in the caller's memory order."""
-        T, B, _ = self.x.shape
-        return empty(T, B, features, self.x.dtype, self.batch_first)
+        return empty(self.x, features, self.batch_first)
 
 
-def empty(T: int, B: int, features: int, dtype: Any, batch_first: bool) -> np.ndarray:
-    """An uninitialised (T, B, features) array, in memory (B, T, features) if `batch_first`."""
+def empty(x: np.ndarray, features: int, batch_first: bool) -> np.ndarray:
+    """An uninitialised (T, B, features) array, in memory (B, T, features) if `batch_first`; (N, features) if x is."""
     if batch_first:
-        return np.empty((B, T, features), dtype).transpose(1, 0, 2)
-    return np.empty((T, B, features), dtype)
+        T, B, _ = x.shape
+        return np.empty((B, T, features), x.dtype).transpose(1, 0, 2)
+    return np.empty((*x.shape[:-1], features), x.dtype)
 
 
 class Forward(NamedTuple):

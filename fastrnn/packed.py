@@ -181,21 +181,20 @@ class PackedStack:
 
         Every layer and direction gets the same extra inputs.
 
-        With `batch_first` y is (B, T, ...) in memory, and still time-major.
+        With `batch_first` y is (B, T, ...) in memory, and still time-major. An x (N, I) makes the calls ragged.
         """
         backend, packed = self.packed() if tape is None else (tape.backend, [None] * len(self.parts))
         masks = () if tape is None else tape.masks
-        T, B, _ = x.shape
         D, H = len(self.directions), self.widths[0]
         final: list[Arrays] = []
         calls: list[Call] = []
         for layer in range(self.num_layers):
             top = layer == self.num_layers - 1
-            y: Any = empty(T, B, D * H, self.dtype, batch_first and top)
+            y: Any = empty(x, D * H, batch_first and top)
             for d in range(D):
                 i = layer * D + d
                 own = None if init is None else tuple([s[i] for s in init])
-                part = y[:, :, d * H : (d + 1) * H] if D > 1 else y
+                part = y[..., d * H : (d + 1) * H] if D > 1 else y
                 call = self.call(
                     i,
                     x,
@@ -218,7 +217,7 @@ class PackedStack:
                     tape.add(calls, results)
                 calls = []
             if D > 1 and self.merge != "concat":
-                y = MERGES[self.merge].forward(y[:, :, :H], y[:, :, H:])
+                y = MERGES[self.merge].forward(y[..., :H], y[..., H:])
             x = y if top or not masks else y * masks[layer]
         return x, joined(final)
 

@@ -72,6 +72,7 @@ cdef extern from "fastrnn.h" nogil:
         const void *packed
         const void *init[FRNN_MAX_STATES]
         const int64_t *lengths
+        int ragged
         frnn_array resets
         frnn_array e[FRNN_MAX_INPUTS]
         int narrow[FRNN_MAX_INPUTS]

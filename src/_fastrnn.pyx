@@ -142,6 +142,7 @@ cdef class Pins:
     cdef Py_buffer views[MAX_PINS]
     cdef int count
     cdef Py_ssize_t itemsize
+    cdef Py_ssize_t rows  # of a ragged call's sequences, all steps together
     cdef object held  # the cell, which its call points to
 
     def __dealloc__(self):
@@ -166,22 +167,28 @@ cdef class Pins:
         """The same; None is NULL."""
         return NULL if array is None else self.flat(array, elements, itemsize, writable)
 
-    cdef int sequence(self, frnn_array *to, array, Py_ssize_t T, Py_ssize_t B, Py_ssize_t n, Py_ssize_t itemsize,
+    cdef int sequence(self, frnn_array *to, array, const frnn_call *c, Py_ssize_t n, Py_ssize_t itemsize,
                       bint writable=False) except -1:
-        """A (T, B, n) array, its last axis contiguous; None is NULL."""
+        """A (T, B, n) array of a call, (rows, n) if it is ragged; its last axis contiguous; None is NULL."""
         to.data = NULL
         if array is None:
             return 0
         cdef Py_buffer *view = self.hold(array, PyBUF_STRIDES | (PyBUF_WRITABLE if writable else 0))
-        if view.ndim != 3 or view.shape[0] != T or view.shape[1] != B or view.shape[2] != n:
-            raise ValueError(f"expected shape {(T, B, n)}")
-        if view.itemsize != itemsize or (n > 1 and view.strides[2] != itemsize):
+        cdef Py_ssize_t last = 1 if c.ragged else 2
+        cdef bint fits = view.ndim == last + 1 and view.shape[last] == n
+        if fits and c.ragged:
+            fits = view.shape[0] == self.rows
+        elif fits:
+            fits = view.shape[0] == c.T and view.shape[1] == c.B
+        if not fits:
+            raise ValueError(f"expected shape ({self.rows if c.ragged else f'{c.T}, {c.B}'}, {n})")
+        if view.itemsize != itemsize or (n > 1 and view.strides[last] != itemsize):
             raise ValueError(f"expected a contiguous last axis of {itemsize}-byte elements")
-        if view.strides[0] % itemsize or view.strides[1] % itemsize or <uintptr_t> view.buf % itemsize:
+        if view.strides[0] % itemsize or view.strides[last - 1] % itemsize or <uintptr_t> view.buf % itemsize:
             raise ValueError("expected aligned elements")
         to.data = view.buf
         to.step = view.strides[0] // itemsize
-        to.row = view.strides[1] // itemsize
+        to.row = view.strides[last - 1] // itemsize
         return 0
 
 
@@ -287,7 +294,6 @@ cdef int describe(frnn_call *c, Pins pins, int isa, which, call) except -1:
     if c.bf16 and size != 4:
         raise ValueError("bfloat16 goes with float32")
     pins.itemsize = size
-    pins.sequence(&c.x, call.x, c.T, c.B, c.I, size)
     if call.packed is None or c.training:
         c.W = pins.flat(call.W, G * c.H * c.I, size)
         if (call.U is None) != (products == 0) or (call.p is None) != (cell.parameters == 0):
@@ -303,8 +309,16 @@ cdef int describe(frnn_call *c, Pins pins, int isa, which, call) except -1:
     for b in range(c.B if c.lengths != NULL else 0):
         if not 0 <= c.lengths[b] <= c.T:
             raise ValueError(f"length {c.lengths[b]} is not in 0..{c.T}")
+    c.ragged = call.x.ndim == 2
+    if c.ragged and c.lengths == NULL:
+        raise ValueError("ragged arrays go with lengths")
+    for b in range(c.B if c.ragged else 0):
+        pins.rows += c.lengths[b]
+        if b > 0 and c.lengths[b] > c.lengths[b - 1]:
+            raise ValueError(f"length {c.lengths[b]} rises, and arrays are ragged")
+    pins.sequence(&c.x, call.x, c, c.I, size)
     if call.resets is not None:
-        pins.sequence(&c.resets, call.resets[:, :, None], c.T, c.B, 1, 1)
+        pins.sequence(&c.resets, call.resets[..., None], c, 1, 1)
     return 0
 
 
@@ -314,8 +328,8 @@ cdef int describe_inputs(frnn_call *c, Pins pins, call) except -1:
     if len(call.e) != c.cell.inputs:
         raise ValueError(f"expected {c.cell.inputs} extra inputs")
     for k in range(c.cell.inputs):
-        c.narrow[k] = call.e[k].shape[2] != c.H
-        pins.sequence(&c.e[k], call.e[k], c.T, c.B, 1 if c.narrow[k] else c.H, pins.itemsize)
+        c.narrow[k] = call.e[k].shape[-1] != c.H
+        pins.sequence(&c.e[k], call.e[k], c, 1 if c.narrow[k] else c.H, pins.itemsize)
     return 0
 
 
@@ -355,7 +369,7 @@ cdef size_t describe_forward(frnn_call *c, Pins pins, int isa, const frnn_table 
     if call.packed is not None:
         c.packed = aligned(pins, call.packed, core.packed_bytes(c))
     for k in range(len(outputs)):
-        pins.sequence(&c.out[k], outputs[k], c.T, c.B, width(c, k), pins.itemsize, True)
+        pins.sequence(&c.out[k], outputs[k], c, width(c, k), pins.itemsize, True)
     for k in range(c.cell.states):
         c.final[k] = pins.optional(final[k], c.B * width(c, k), pins.itemsize, True)
     if c.training:
@@ -375,8 +389,8 @@ cdef size_t describe_backward(frnn_call *c, Pins pins, int isa, const frnn_table
         raise TypeError("dx has to be there")
     c.saved = aligned(pins, saved, core.saved_bytes(c))
     for k in range(len(douts)):
-        pins.sequence(&c.dout[k], douts[k], c.T, c.B, width(c, k), size)
-    pins.sequence(&c.dx, grads.dx, c.T, c.B, c.I, size, True)
+        pins.sequence(&c.dout[k], douts[k], c, width(c, k), size)
+    pins.sequence(&c.dx, grads.dx, c, c.I, size, True)
     c.dW = pins.flat(grads.dW, rows * c.I, size, True)
     c.dU = pins.optional(grads.dU, rec * columns(c), size, True)
     c.dR = pins.optional(grads.dR, c.P * c.H, size, True)
@@ -386,7 +400,7 @@ cdef size_t describe_backward(frnn_call *c, Pins pins, int isa, const frnn_table
     if (grads.dU is None) != (rec == 0) or (grads.dR is None) != (c.P == 0) or len(grads.de) != c.cell.inputs:
         raise TypeError("dU, dR and de have to be there where U, R and e are")
     for k in range(c.cell.inputs):
-        pins.sequence(&c.de[k], grads.de[k], c.T, c.B, c.H, size, True)
+        pins.sequence(&c.de[k], grads.de[k], c, c.H, size, True)
     for k in range(c.cell.states):
         c.dfinal[k] = pins.optional(dfinal[k], c.B * width(c, k), size)
         c.dinit[k] = pins.optional(grads.dinit[k], c.B * width(c, k), size, True)

@@ -101,9 +101,9 @@ static void undo_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q)
     const Panels *U = projected ? &p->R_back : &p->U_back[source];
     const ptrdiff_t segments = projected ? 1 : cell->phase_gates[source];
     const ptrdiff_t active = active_rows(p, s), after = active_rows(p, s + 1);
-    const ptrdiff_t n = last && after > active ? after : active, start = s < 0 ? 0 : segment_start(p, s);
+    const ptrdiff_t n = last && after > active ? after : active;
     const ptrdiff_t at_row = s < 0 ? 0 : chunk_row(p, chunk, s);
-    const Rows next = states_after(p, s < 0 ? 0 : s, start), kept = kept_of(p, s < 0 ? 0 : s, start);
+    const Rows next = s < 0 ? p->states : states_after(p, s), kept = s < 0 ? p->kept : kept_of(p, s);
     if (ended(p)) return;
     const int means = cell->phase_means[source];
     real dout[ROWS_ONCE * FRNN_MAX_PHASE_MEANS * MAX_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
@@ -156,11 +156,11 @@ static void note_operand(const Plan *p, int which, ptrdiff_t row, const real *op
 static void note_operands(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
 {
     const Cell *cell = p->cell;
-    const ptrdiff_t first = chunk_row(p, chunk, s), start = segment_start(p, s);
-    const Rows kept = kept_of(p, s, start);
+    const ptrdiff_t first = chunk_row(p, chunk, s);
+    const Rows kept = kept_of(p, s);
     EACH_TILE(t, p, id, active_rows(p, s), ROWS_ONCE)
         for (ptrdiff_t r = t.row; r < t.row + t.rows; r++) {
-            p->scratch[id].prev[r] = states_before(p, s, start, r);
+            p->scratch[id].prev[r] = states_before(p, s, r);
             if (splits_hidden(p) && id > 0) continue;
             p->x_rows[first + r] = element(p, p->call->x, s, r);
             p->dx_rows[first + r] = element(p, p->call->dx, s, r);
@@ -170,7 +170,7 @@ static void note_operands(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
                 if (cell->operand[q] >= 0) operand = row_of(kept, r) + cell->operand[q] * p->Hp;
                 note_operand(p, q, first + r, operand);
             }
-            if (projects(p)) note_operand(p, cell->phases, first + r, row_of(states_after(p, s, start), r));
+            if (projects(p)) note_operand(p, cell->phases, first + r, row_of(states_after(p, s), r));
         }
 }
 
@@ -226,9 +226,9 @@ static void undo_scan(const Plan *p, int id, Chunk chunk)
                 real *dh = dout + tile.rows * lanes;
                 zero_row(dh, lanes);
                 if (call->dout[0].data) memcpy(dh, element(p, call->dout[0], step, 0) + at, valid);
-                prev[tile.rows] = states_before(p, step, 0, 0);
+                prev[tile.rows] = states_before(p, step, 0);
             }
-            const Rows next = states_after(p, s, 0), kept = kept_of(p, s, 0);
+            const Rows next = states_after(p, s), kept = kept_of(p, s);
             tile.next = (Rows){next.data, -next.stride};
             tile.kept = (Rows){kept.data, -kept.stride};
             tile.da = rows_from(p->da, chunk_row(p, chunk, s));
@@ -259,13 +259,13 @@ static void recompute(const Plan *p, int id, ptrdiff_t s)
 {
     const ptrdiff_t start = segment_start(p, s);
     const Rows from = rows_from(p->checkpoints, start / p->segment * p->B);
-    if (splits_hidden(p)) frnn_team_barrier(p->threads); /* nobody still reads the segment before */
+    frnn_team_barrier(p->threads); /* nobody still reads the segment before, whose rows lie elsewhere */
     if (start > 0 && (!splits_hidden(p) || id == 0))
         EACH_TILE(t, p, id, active_rows(p, start - 1), ROWS_ONCE)
             for (ptrdiff_t r = t.row; r < t.row + t.rows; r++)
                 memcpy(row_of(p->states, r), row_of(from, r), (size_t)(p->fields * p->Hp) * sizeof(real));
     if (splits_hidden(p)) frnn_team_barrier(p->threads);
-    X(run_steps)(p, id, start, start, s + 1);
+    X(run_steps)(p, id, start, s + 1);
 }
 
 /* Transposed panels, and zeros in everything that is only added to or never reached. */
@@ -298,7 +298,7 @@ static void prepare(const Plan *p, int id)
     }
     for (ptrdiff_t row = share(p->B, id, p->threads); row < share(p->B, id + 1, p->threads); row++) {
         const ptrdiff_t b = p->sequence[row];
-        for (ptrdiff_t t = p->length[row]; t < call->T; t++) {
+        for (ptrdiff_t t = call->T - padding_of(p, row); t < call->T; t++) {
             zero_row((real *)call->dx.data + t * call->dx.step + b * call->dx.row, I);
             for (int k = 0; k < cell->inputs; k++)
                 zero_row((real *)call->de[k].data + t * call->de[k].step + b * call->de[k].row, H);
@@ -323,7 +323,8 @@ void X(backward_job)(void *arg, int id)
     ptrdiff_t ready = p->call->checkpoint ? p->steps : 0; /* gates of steps [ready, ...) are at hand */
     Chunk chunk = {0, 0};
     for (chunk.high = p->steps - 1; chunk.high >= 0; chunk.high = chunk.low - 1) {
-        chunk.low = chunk.high + 1 > p->back_chunk ? chunk.high + 1 - p->back_chunk : 0;
+        chunk.low = chunk.high;
+        while (chunk.low > 0 && p->before[chunk.high + 1] - p->before[chunk.low - 1] <= p->back_rows) chunk.low--;
         if (undoes_scan(p)) undo_scan(p, id, chunk);
         for (ptrdiff_t s = chunk.high; s >= chunk.low && !undoes_scan(p); s--) {
             if (s < ready) {

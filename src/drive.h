@@ -4,15 +4,18 @@
 
 #include "plan.h"
 
-/* Steps [from, to) of the segment that begins at `start`, this thread's part; outputs that are null are not written. */
-void X(run_steps)(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, ptrdiff_t to);
+/* Steps [from, to), this thread's part; outputs that are null are not written. */
+void X(run_steps)(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to);
 
 /* The steps [low, high] whose gate gradients stand in the chunk's buffers, the highest first. */
 typedef struct {
     ptrdiff_t low, high;
 } Chunk;
 
-INLINE ptrdiff_t chunk_row(const Plan *p, Chunk c, ptrdiff_t s) { return p->later[s] - p->later[c.high]; }
+INLINE ptrdiff_t chunk_row(const Plan *p, Chunk c, ptrdiff_t s) 
+{
+    return p->before[c.high + 1] - p->before[s + 1];
+}
 
 /* Add a whole chunk to the parameters' gradients, and write its dx. */
 void X(finish_chunk)(const Plan *p, int id, Chunk chunk);

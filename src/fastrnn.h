@@ -42,7 +42,8 @@ typedef struct {
     void (*backward[FRNN_MAX_PHASES])(const struct BackwardTile *);
 } frnn_cell;
 
-/* A (T, B, ·) array: element (t, b, i) stands at data[t*step + b*row + i]. */
+/* A (T, B, ·) array: element (t, b, i) stands at data[t*step + b*row + i]. In a ragged call it has no padding, and rows
+ * alone: those of step 0, those of step 1, ..., each step's in the order of the sequences; step is row. */
 typedef struct {
     void *data;
     ptrdiff_t step, row;
@@ -76,6 +77,7 @@ typedef struct {
     const void *packed;         /* the six above as pack() left them: forward then reads nothing else */
     const void *init[FRNN_MAX_STATES]; /* (B, H) */
     const int64_t *lengths;     /* (B,) */
+    int ragged;                 /* the (T, B, ·) arrays hold no padding; lengths never rise */
     frnn_array resets;          /* (T, B, 1) bytes */
     frnn_array e[FRNN_MAX_INPUTS]; /* (T, B, H), or (T, B, 1) where narrow */
     int narrow[FRNN_MAX_INPUTS];

@@ -7,6 +7,20 @@
 #include "drive.h"
 #include "team.h"
 
+/* Where a chunk that begins with step `from` ends, at `to` at the latest: its rows find room. */
+static ptrdiff_t chunk_end(const Plan *p, ptrdiff_t from, ptrdiff_t to)
+{
+    ptrdiff_t end = from, rows = 0;
+    if (to - from > p->chunk) to = from + p->chunk;
+    if (p->before[to] - p->before[from] <= p->chunk_rows) return to;
+    for (; end < to; end++) {
+        const ptrdiff_t active = active_rows(p, end);
+        rows += active < p->own_rows ? active : p->own_rows;
+        if (rows > p->chunk_rows) break;
+    }
+    return end;
+}
+
 /* List the inputs of steps [from, to): this thread's rows, step by step. Returns how many. */
 static ptrdiff_t list_inputs(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to)
 {
@@ -66,7 +80,7 @@ INLINE void copy_units(real *to, const real *from, ptrdiff_t n)
 static void deliver_rows(const Plan *p, const ForwardTile *t, frnn_array to, const real *from, ptrdiff_t s,
                          ptrdiff_t row, ptrdiff_t n)
 {
-    real *const base = (real *)to.data + time_of(p, s) * to.step + t->at;
+    real *const base = (real *)to.data + p->place[s] * to.step + t->at;
     const ptrdiff_t *const sequence = p->sequence + row, stride = t->next.stride;
     for (int i = 0; i < t->rows; i++) copy_units(base + sequence[i] * to.row, from + i * stride, n);
 }
@@ -94,7 +108,7 @@ INLINE int first_ready(const Plan *p) { return projects(p) ? 1 : 0; }
 /* One step: where its segment begins, and W x + b of its rows. Where `inputs` are listed instead, that product is made
  * group by group, in a strip that stays in L2. */
 typedef struct {
-    ptrdiff_t start, s;
+    ptrdiff_t s;
     real *wx;
     ptrdiff_t inputs;
 } Step;
@@ -114,10 +128,10 @@ static void run_row(const Plan *p, int id, const Step *step, int q, const real *
     const Panels *U = &p->weights.U[q], *W = &p->weights.W;
     const int gates = p->cell->phase_gates[q];
     const ptrdiff_t first = first_group(p, W, id), last = last_group(p, W, id);
-    const Rows next = states_after(p, step->s, step->start), kept = kept_of(p, step->s, step->start);
+    const Rows next = states_after(p, step->s), kept = kept_of(p, step->s);
     const real *prev[ROWS_ONCE];
     real uh[TILE_ROOM * LANES] __attribute__((aligned(FRNN_ALIGN)));
-    ForwardTile tile = {.Hp = p->Hp, .prev = prev, .keep = p->kept_slots != 0};
+    ForwardTile tile = {.Hp = p->Hp, .prev = prev, .keep = p->keeps};
     for (ptrdiff_t group = first; group < last; group += ROWS_ONCE) {
         const ptrdiff_t end = last - group < ROWS_ONCE ? last : group + ROWS_ONCE;
         if (gates) X(multiply_row)(left, 1, 0, U, group, end, 0, uh);
@@ -152,9 +166,9 @@ static void run_rows(const Plan *p, int id, const Step *step, int q, const real 
     const Cell *cell = p->cell;
     const Panels *U = &p->weights.U[q], *W = &p->weights.W;
     const ptrdiff_t n = active_rows(p, step->s), s = step->s;
-    const Rows next = states_after(p, s, step->start), kept = kept_of(p, s, step->start);
+    const Rows next = states_after(p, s), kept = kept_of(p, s);
     real uh[TILE_ROOM * LANES] __attribute__((aligned(FRNN_ALIGN)));
-    ForwardTile tile = {.Hp = p->Hp, .keep = p->kept_slots != 0};
+    ForwardTile tile = {.Hp = p->Hp, .keep = p->keeps};
     tile.b_rec = (Rows){p->weights.b_rec, 0};
     tile.p = (Rows){p->weights.p, 0};
     for (ptrdiff_t group = first_group(p, W, id); group < last_group(p, W, id); group++) {
@@ -195,7 +209,7 @@ static void run_phase(const Plan *p, int id, const Step *step, int q)
     const int made = p->cell->phase_gates[q] && p->cell->operand[q] >= 0, means = p->cell->phase_means[q];
     if (means) X(take_means)(p, id, n, rows_at(p->made, first_mean(p->cell, q) * p->Hp), means);
     if (made) {
-        const Rows operand = rows_at(kept_of(p, step->s, step->start), p->cell->operand[q] * p->Hp);
+        const Rows operand = rows_at(kept_of(p, step->s), p->cell->operand[q] * p->Hp);
         EACH_TILE(t, p, id, n, ROWS_ONCE)
             for (int i = 0; i < t.rows; i++) scratch->left[t.row + i] = row_of(operand, t.row + i);
     }
@@ -214,7 +228,7 @@ static void project(const Plan *p, int id, const Step *step)
 {
     const Panels *R = &p->weights.R;
     const ptrdiff_t n = active_rows(p, step->s);
-    const Rows next = states_after(p, step->s, step->start);
+    const Rows next = states_after(p, step->s);
     const real **left = p->scratch[id].left;
     if (ended(p)) return;
     EACH_TILE(t, p, id, n, ROWS_ONCE)
@@ -233,7 +247,7 @@ static void project(const Plan *p, int id, const Step *step)
 
 /* Steps [from, to) of one sequence whose units do not see each other, this thread's groups. To the cell, steps are
  * rows, each of which begins with what the one before it wrote. */
-static void scan_steps(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, ptrdiff_t to)
+static void scan_steps(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to)
 {
     const Cell *cell = p->cell;
     const Panels *W = &p->weights.W;
@@ -245,11 +259,11 @@ static void scan_steps(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, p
         for (ptrdiff_t s = from; s < to; s += ROWS_ONCE) {
             const int m = (int)(to - s < ROWS_ONCE ? to - s : ROWS_ONCE);
             const Step step = {.wx = p->scratch[id].wx + (s - from) * cell->gates * p->Hp};
-            for (int i = 0; i < m; i++) prev[i] = states_before(p, s + i, start, 0);
+            for (int i = 0; i < m; i++) prev[i] = states_before(p, s + i, 0);
             tile.rows = m;
             tile.wx = wx_of(p, &step, &tile);
-            tile.next = states_after(p, s, start);
-            tile.kept = kept_of(p, s, start);
+            tile.next = states_after(p, s);
+            tile.kept = kept_of(p, s);
             cell->forward[0](&tile);
             tile.rows = 1;
             for (int i = 0; i < m; i++, tile.next = rows_from(tile.next, 1))
@@ -258,31 +272,30 @@ static void scan_steps(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, p
     }
 }
 
-void X(run_steps)(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, ptrdiff_t to)
+void X(run_steps)(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to)
 {
     const Scratch *scratch = &p->scratch[id];
-    /* A later phase would want its inputs again; a single row has no strip to keep in L2. */
-    const int at_once = p->chunk == 1 && p->cell->phases == 1 && p->B > 1;
-    for (ptrdiff_t s = from, chunk = from; s < to; s++) {
-        Step step = {.start = start, .s = s};
-        if (s == from || s == chunk + p->chunk) {
-            const ptrdiff_t end = s + p->chunk < to ? s + p->chunk : to;
+    for (ptrdiff_t s = from, chunk = from, end = from; s < to; s++) {
+        Step step = {.s = s};
+        if (s == end) {
             chunk = s;
+            end = chunk_end(p, s, to);
             if (p->below) frnn_team_await(p->below, end);
             const ptrdiff_t inputs = list_inputs(p, id, s, end);
-            if (at_once)
+            /* A later phase would want its inputs again; a single row has no strip to keep in L2. */
+            if (end == s + 1 && p->cell->phases == 1 && active_rows(p, s) > 1)
                 step.inputs = inputs;
             else if (inputs && !ended(p))
                 input_products(p, id, inputs);
-            if (scans(p) && p->kept_slots) { /* every step's states stay */
-                scan_steps(p, id, start, s, end);
+            if (scans(p) && p->keeps) { /* every step's states stay */
+                scan_steps(p, id, s, end);
                 if (p->done) frnn_team_reach(p->done, end);
                 s = end - 1;
                 continue;
             }
         }
         EACH_TILE(t, p, id, active_rows(p, s), ROWS_ONCE)
-            for (int i = 0; i < t.rows; i++) scratch->prev[t.row + i] = states_before(p, s, start, t.row + i);
+            for (int i = 0; i < t.rows; i++) scratch->prev[t.row + i] = states_before(p, s, t.row + i);
         if (p->cell->inputs) X(fill_inputs)(p, id, s, &p->weights.W);
         step.wx = scratch->wx + scratch->wx_start[s - chunk] * p->cell->gates * p->Hp;
         for (int q = 0; q < p->cell->phases; q++) {
@@ -300,7 +313,7 @@ void X(run_steps)(const Plan *p, int id, ptrdiff_t start, ptrdiff_t from, ptrdif
 /* Keep the states before step s, this thread's rows (or all of them, by the first of threads that split H). */
 static void save_checkpoint(const Plan *p, int id, ptrdiff_t s)
 {
-    const Rows to = rows_from(p->checkpoints, s / p->segment * p->B), from = states_after(p, s - 1, 0);
+    const Rows to = rows_from(p->checkpoints, s / p->segment * p->B), from = states_after(p, s - 1);
     if (splits_hidden(p) && id > 0) return;
     EACH_TILE(t, p, id, active_rows(p, s - 1), ROWS_ONCE)
         for (int i = 0; i < t.rows; i++)
@@ -316,7 +329,7 @@ static void fill_padding(const Plan *p, int id)
         for (int k = 0; k < p->cell->states; k++) {
             const ptrdiff_t b = p->sequence[row], width = width_of(p, k);
             const size_t bytes = (size_t)width * sizeof(real);
-            for (ptrdiff_t t = p->length[row]; call->out[k].data && t < call->T; t++)
+            for (ptrdiff_t t = call->T - padding_of(p, row); call->out[k].data && t < call->T; t++)
                 memset((real *)call->out[k].data + t * call->out[k].step + b * call->out[k].row, 0, bytes);
             if (p->length[row] == 0 && call->final[k])
                 memcpy((real *)call->final[k] + b * width, row_of(p->init, row) + field_of(p, k), bytes);
@@ -332,11 +345,11 @@ void X(forward_job)(void *arg, int id)
         frnn_team_barrier(p->threads);
     }
     if (!p->checkpoints.data) {
-        X(run_steps)(p, id, 0, 0, p->steps);
+        X(run_steps)(p, id, 0, p->steps);
         return;
     }
     for (ptrdiff_t s = 0; s < p->steps; s += p->segment) {
         if (s > 0) save_checkpoint(p, id, s);
-        X(run_steps)(p, id, 0, s, s + p->segment < p->steps ? s + p->segment : p->steps);
+        X(run_steps)(p, id, s, s + p->segment < p->steps ? s + p->segment : p->steps);
     }
 }

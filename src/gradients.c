@@ -3,7 +3,7 @@
  *   dW = sum of da x^T     dU = sum of da_rec operand^T     dR = sum of dh h^T     dx = da W
  *
  * and db, db_rec and dp, the sums of columns. An operand is what the product multiplied, in the first phase h_prev.
- * A chunk's extent depends on the problem's sizes alone, never on threads or checkpoints, and so do the bits.
+ * A chunk's extent depends on the problem's sizes and lengths alone, never on threads or checkpoints, and so do the bits.
  */
 #include "drive.h"
 #include "team.h"
@@ -125,7 +125,7 @@ static void write_dx(const Plan *p, int id, ptrdiff_t rows)
 /* All that was put off until the chunk was whole. */
 void X(finish_chunk)(const Plan *p, int id, Chunk chunk)
 {
-    const ptrdiff_t rows = chunk_row(p, chunk, chunk.low) + active_rows(p, chunk.low);
+    const ptrdiff_t rows = p->before[chunk.high + 1] - p->before[chunk.low];
     const ptrdiff_t from = share(rows, id, p->threads), to = share(rows, id + 1, p->threads);
     frnn_team_barrier(p->threads);
     Panels x = p->x_panels;

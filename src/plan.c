@@ -33,6 +33,15 @@ static ptrdiff_t longest(const frnn_call *call)
     return most;
 }
 
+/* The most rows that n steps one after another have together: in no sequence are more than n of its own. */
+static ptrdiff_t rows_of_steps(const frnn_call *call, ptrdiff_t n)
+{
+    if (!call->lengths) return n * call->B;
+    ptrdiff_t rows = 0;
+    for (ptrdiff_t b = 0; b < call->B; b++) rows += least(call->lengths[b], n);
+    return rows;
+}
+
 /* Steps between checkpoints, or all of them; at least 1. */
 static ptrdiff_t segment_length(const frnn_call *call, ptrdiff_t steps)
 {
@@ -63,8 +72,8 @@ static void take_saved(Plan *p, Arena *arena)
     if (call->checkpoint)
         p->checkpoints = take_rows(arena, (p->steps / p->segment + 1) * p->B, p->fields, p->Hp);
     else {
-        p->states = take_rows(arena, (p->steps + 1) * p->B, p->fields, p->Hp);
-        p->kept = take_kept(p, arena, p->steps * p->B);
+        p->states = take_rows(arena, p->B + p->rows, p->fields, p->Hp);
+        p->kept = take_kept(p, arena, p->rows);
     }
 }
 
@@ -75,10 +84,10 @@ static void share_out(Plan *p, int threads)
     const int products = products_of(p->cell);
     p->waits = p->cell->phases > 1 || products || call->checkpoint;
     const ptrdiff_t columns = recurrent_columns(call);
-    const double step = 2.0 * (products * columns + call->P) * p->H * p->B;
-    const double input = 2.0 * p->cell->gates * p->H * p->I * p->B;
+    const double product = 2.0 * (products * columns + call->P) * p->H, step = product * p->B;
+    const double input = 2.0 * p->cell->gates * p->H * p->I;
     if (threads > FRNN_MAX_THREADS) threads = FRNN_MAX_THREADS;
-    p->flop = (step + input) * (double)p->steps;
+    p->flop = (product + input) * (double)p->rows;
     p->stop = p->flop < WORTH_ASKING ? 0 : call->stop;
     if (p->flop < WORTH_THREADS) threads = 1;
     const ptrdiff_t weights = (products * columns + p->cell->gates * p->I) * p->H * (ptrdiff_t)sizeof(real);
@@ -99,16 +108,18 @@ static void take_forward(Plan *p, Arena *arena, int scratch_only)
     const ptrdiff_t units = (p->B + p->unit - 1) / p->unit;
     const ptrdiff_t mine = (units + p->owners - 1) / p->owners * p->unit;
     const ptrdiff_t row_bytes = cell->gates * p->Hp * (ptrdiff_t)sizeof(real);
-    p->chunk = mine ? CHUNK_BYTES / (mine * row_bytes) : 1;
-    if (mine && p->chunk < ROWS_ONCE / mine) p->chunk = ROWS_ONCE / mine; /* large weights: W comes from afar */
-    if (p->chunk < 1) p->chunk = 1;
-    if (p->chunk > p->steps) p->chunk = p->steps;
+    ptrdiff_t whole = mine ? CHUNK_BYTES / (mine * row_bytes) : 1; /* steps that all sequences have */
+    if (mine && whole < ROWS_ONCE / mine) whole = ROWS_ONCE / mine; /* large weights: W comes from afar */
+    if (whole < 1) whole = 1;
+    p->own_rows = mine;
+    p->chunk = p->steps;
+    p->chunk_rows = least(whole, p->steps) * mine;
     for (int i = 0; i < p->threads; i++) {
         Scratch s = {0};
         if (!scratch_only) {
             s.wx_start = take(arena, (size_t)p->chunk * sizeof *s.wx_start);
-            s.x_rows = take(arena, (size_t)(p->chunk * mine) * sizeof *s.x_rows);
-            s.wx = take_reals(arena, p->chunk * mine * cell->gates * p->Hp);
+            s.x_rows = take(arena, (size_t)p->chunk_rows * sizeof *s.x_rows);
+            s.wx = take_reals(arena, p->chunk_rows * cell->gates * p->Hp);
         }
         s.prev = take(arena, (size_t)p->B * sizeof *s.prev);
         s.left = take(arena, (size_t)p->B * sizeof *s.left);
@@ -132,10 +143,8 @@ static void take_backward(Plan *p, Arena *arena)
     const Cell *cell = p->cell;
     const int products = products_of(cell);
     const ptrdiff_t B = p->B, Hp = p->Hp;
-    ptrdiff_t chunk = B ? CHUNK_ROWS / B : 1;
-    if (chunk < 1) chunk = 1;
-    p->back_chunk = chunk < p->steps ? chunk : p->steps;
-    const ptrdiff_t rows = p->back_chunk * B;
+    const ptrdiff_t whole = B && B < CHUNK_ROWS ? CHUNK_ROWS / B : 1; /* steps that all sequences have */
+    const ptrdiff_t rows = p->back_rows = least(whole * B, p->rows);
     p->W_back = take_matrix(arena, cell->gates * p->H, p->I);
     p->x_panels = take_matrix(arena, rows, p->I);
     for (int q = 0; q < cell->phases; q++) {
@@ -178,17 +187,35 @@ static void sort_rows(Plan *p, ptrdiff_t *cursor)
             if (lengths[b]) p->active[lengths[b] - 1]++;
         for (ptrdiff_t t = p->steps - 1; t >= 0; t--) p->active[t] += p->active[t + 1];
     }
-    for (ptrdiff_t t = 0; t <= p->steps; t++) cursor[t] = p->active[t];
+    for (ptrdiff_t t = 0; lengths && t <= p->steps; t++) cursor[t] = p->active[t];
     for (ptrdiff_t b = 0; b < p->B; b++) {
         ptrdiff_t row = lengths ? cursor[lengths[b]]++ : b;
         p->sequence[row] = b;
         p->length[row] = lengths ? lengths[b] : p->steps;
     }
-    ptrdiff_t rows = 0;
-    for (ptrdiff_t s = p->steps - 1; s >= 0; s--) {
-        p->later[s] = rows;
-        rows += active_rows(p, s);
+}
+
+/* Where each step's rows are, in the caller's arrays and among the states. */
+static void place_rows(Plan *p)
+{
+    const int ragged = p->call->ragged, reverse = p->call->reverse, keeps = p->keeps;
+    const ptrdiff_t steps = p->steps, B = p->B, all = p->rows, segment = p->segment, *const active = p->active;
+    ptrdiff_t *const before = p->before, *const place = p->place, *const met = p->met, *const left = p->left;
+    ptrdiff_t rows = 0, start = 0, end = 0; /* rows so far, those before the segment, and the step that ends it */
+    for (ptrdiff_t s = 0; s < steps; s++) {
+        const ptrdiff_t t = reverse ? steps - 1 - s : s;
+        const int begins = s == end;
+        if (begins) {
+            start = rows;
+            end += segment;
+        }
+        before[s] = rows;
+        met[s] = s > 0 && !(begins && keeps) ? left[s - 1] : 0;
+        left[s] = keeps ? B + rows - start : (s + 1) % 2 * B;
+        rows += active[t];
+        place[s] = !ragged ? t : reverse ? all - rows : before[s];
     }
+    before[steps] = rows;
 }
 
 void X(fill_init)(const Plan *p)
@@ -217,7 +244,10 @@ static void take_common(Plan *p, Arena *arena)
     p->sequence = take(arena, (size_t)p->B * sizeof *p->sequence);
     p->length = take(arena, (size_t)p->B * sizeof *p->length);
     p->active = take(arena, (size_t)(p->steps + 1) * sizeof *p->active);
-    p->later = take(arena, (size_t)(p->steps + 1) * sizeof *p->later);
+    p->before = take(arena, (size_t)(p->steps + 1) * sizeof *p->before);
+    p->place = take(arena, (size_t)p->steps * sizeof *p->place);
+    p->met = take(arena, (size_t)p->steps * sizeof *p->met);
+    p->left = take(arena, (size_t)p->steps * sizeof *p->left);
     p->init = take_rows(arena, p->B, p->fields, p->Hp);
     p->zeros = take_reals(arena, zeros_size(p));
     p->e = take_rows(arena, p->B, p->cell->inputs, p->Hp);
@@ -266,6 +296,7 @@ size_t X(plan)(Plan *p, const frnn_call *call, int threads, int backward, void *
     const Cell *cell = call->cell;
     *p = (Plan){.call = call, .cell = cell, .steps = longest(call), .B = call->B, .I = call->I, .H = call->H};
     lay_out_rows(p);
+    p->rows = rows_of_steps(call, p->steps);
     p->segment = segment_length(call, p->steps);
 
     Arena arena = {work, 0}, saved = {call->saved, 0}, packed = {(char *)call->packed, 0};
@@ -275,14 +306,14 @@ size_t X(plan)(Plan *p, const frnn_call *call, int threads, int backward, void *
     take_common(p, &arena);
     if (call->training) take_saved(p, &saved);
     if (recompute) { /* one segment's worth of what is otherwise saved */
-        p->states = take_rows(&arena, (p->segment + 1) * p->B, p->fields, p->Hp);
-        p->kept = take_kept(p, &arena, p->segment * p->B);
+        const ptrdiff_t rows = rows_of_steps(call, p->segment);
+        p->states = take_rows(&arena, p->B + rows, p->fields, p->Hp);
+        p->kept = take_kept(p, &arena, rows);
     } else if (!keep_all) { /* the states before and after one step; gates only to hand from phase to phase */
         p->states = take_rows(&arena, 2 * p->B, p->fields, p->Hp);
         if (cell->phases > 1) p->kept = take_kept(p, &arena, p->B);
     }
-    p->slots = recompute || keep_all ? -1 : 1;
-    p->kept_slots = recompute || keep_all ? -1 : 0;
+    p->keeps = recompute || keep_all;
     take_forward(p, &arena, backward && !recompute);
     if (backward) take_backward(p, &arena);
     ptrdiff_t *cursor = take(&arena, (size_t)(p->steps + 1) * sizeof *cursor);
@@ -290,6 +321,7 @@ size_t X(plan)(Plan *p, const frnn_call *call, int threads, int backward, void *
     if (work) {
         memset(p->zeros, 0, (size_t)zeros_size(p) * sizeof(real));
         sort_rows(p, cursor);
+        place_rows(p);
         X(fill_init)(p);
         if (!call->packed) X(fill_vectors)(&p->weights, call, backward && !recompute);
     }
@@ -301,6 +333,7 @@ size_t X(saved_size)(const frnn_call *call)
     Plan p = {.call = call, .cell = call->cell, .steps = longest(call), .B = call->B, .H = call->H};
     Arena arena = {0, 0};
     lay_out_rows(&p);
+    p.rows = rows_of_steps(call, p.steps);
     p.segment = segment_length(call, p.steps);
     take_saved(&p, &arena);
     return arena.used;

@@ -38,27 +38,31 @@ typedef struct {
     ptrdiff_t *sequence; /* per row: its place in the batch */
     ptrdiff_t *length;   /* per row, falling */
     ptrdiff_t *active;   /* per time, and 0 after the last: rows still at work */
-    ptrdiff_t *later;    /* per step: rows of all the steps after it, summed */
+    ptrdiff_t *before;   /* per step, and after the last: rows of all the steps before it, summed */
+    ptrdiff_t rows;      /* of all steps */
+    ptrdiff_t *place;    /* per step: where it begins in the caller's arrays, in their steps */
 
     Weights weights;                           /* for forward */
     Panels W_back, U_back[FRNN_MAX_PHASES], R_back; /* transposed, for backward */
     real *zeros;                               /* as long as the widest row that they stand for */
     Rows e;                                    /* of a step: extra inputs of B rows */
     Rows init;                                 /* B rows of states */
-    Rows states;                               /* slots of B rows: slot 0 begins the segment */
-    Rows kept;                                 /* slots of B rows; data is null when nothing needs them */
+    Rows states;                               /* B rows that begin the segment, then those of each step */
+    Rows kept;                                 /* rows of each step; data is null when nothing needs them */
     Rows made;                                 /* B rows of what all means are taken of; data is null without means */
-    ptrdiff_t slots, kept_slots;               /* masks of a step's number: -1, a slot for each; or 1 for states, two in
-                                                  turn, and 0 for what is kept, one slot */
+    int keeps;                                 /* every step of a segment; else two take turns with 2*B rows of states,
+                                                  and all share B rows of kept */
+    ptrdiff_t *met, *left;                     /* per step: where in `states` the rows before it begin, and after it */
     ptrdiff_t segment;                         /* steps between checkpoints; `steps` without */
     Rows checkpoints;                          /* states at the start of each segment, B rows each */
-    ptrdiff_t chunk;                           /* steps of one input product */
+    ptrdiff_t own_rows;                        /* of a step, a thread's at most */
+    ptrdiff_t chunk, chunk_rows;               /* of one input product: steps, and a thread's rows, at most */
     Scratch *scratch;                          /* per thread */
     frnn_progress *done;                       /* steps delivered, for the call that follows; or null */
     const frnn_progress *below;                /* of the call that this one follows; or null */
 
     /* backward: a chunk of steps whose weight gradients are computed together; rows in order of falling step */
-    ptrdiff_t back_chunk;                      /* steps */
+    ptrdiff_t back_rows;                       /* at most, and at least one step's */
     Rows da, da_rec, dp;                       /* as in a BackwardTile */
     Rows dh;                                   /* gradients of the projected states */
     Rows da_before;                            /* da_rec of the step done last in the chunk before, B rows */
@@ -94,32 +98,31 @@ INLINE int is_reset(const Plan *p, ptrdiff_t s, ptrdiff_t row)
 {
     const frnn_array *resets = &p->call->resets;
     return resets->data
-           && ((const uint8_t *)resets->data)[time_of(p, s) * resets->step + p->sequence[row] * resets->row];
+           && ((const uint8_t *)resets->data)[p->place[s] * resets->step + p->sequence[row] * resets->row];
 }
 /* Element 0 of (step s, row) in an array of the caller's. */
 INLINE real *element(const Plan *p, frnn_array a, ptrdiff_t s, ptrdiff_t row)
 {
-    return (real *)a.data + time_of(p, s) * a.step + p->sequence[row] * a.row;
+    return (real *)a.data + p->place[s] * a.step + p->sequence[row] * a.row;
+}
+/* Steps of padding after a row's last one, of which the caller's arrays have nothing where they are ragged. */
+INLINE ptrdiff_t padding_of(const Plan *p, ptrdiff_t row)
+{
+    return p->call->ragged ? 0 : p->call->T - p->length[row];
 }
 INLINE int projects(const Plan *p) { return p->y_field != 0; }
 /* Of state k as others see it: its units, and where it stands in a row. */
 INLINE ptrdiff_t width_of(const Plan *p, int k) { return k == 0 ? p->y_width : p->H; }
 INLINE ptrdiff_t field_of(const Plan *p, int k) { return k == 0 ? p->y_field : k * p->Hp; }
 INLINE ptrdiff_t segment_start(const Plan *p, ptrdiff_t s) { return s / p->segment * p->segment; }
-/* States after step s (s = segment start - 1: before the segment), and what step s keeps. */
-INLINE Rows states_after(const Plan *p, ptrdiff_t s, ptrdiff_t start)
-{
-    return rows_from(p->states, ((s + 1 - start) & p->slots) * p->B);
-}
-INLINE Rows kept_of(const Plan *p, ptrdiff_t s, ptrdiff_t start)
-{
-    return rows_from(p->kept, ((s - start) & p->kept_slots) * p->B);
-}
-INLINE const real *states_before(const Plan *p, ptrdiff_t s, ptrdiff_t start, ptrdiff_t row)
+/* States after step s, and what it keeps. */
+INLINE Rows states_after(const Plan *p, ptrdiff_t s) { return rows_from(p->states, p->left[s]); }
+INLINE Rows kept_of(const Plan *p, ptrdiff_t s) { return rows_from(p->kept, p->keeps ? p->left[s] - p->B : 0); }
+INLINE const real *states_before(const Plan *p, ptrdiff_t s, ptrdiff_t row)
 {
     if (is_reset(p, s, row)) return p->zeros;
     if (s == first_step(p, row)) return row_of(p->init, row);
-    return row_of(states_after(p, s - 1, start), row);
+    return row_of(p->states, p->met[s] + row);
 }
 
 /* Whether W is multiplied in a single product of the whole call, forward or backward. Then each of a thread's groups is
@@ -127,9 +130,10 @@ INLINE const real *states_before(const Plan *p, ptrdiff_t s, ptrdiff_t start, pt
  * a whole is written to memory and read back. */
 INLINE int packs_W_late(const Plan *p)
 {
-    return !p->call->packed && !p->call->checkpoint && p->owners == 1 && p->chunk >= p->steps;
+    return !p->call->packed && !p->call->checkpoint && p->owners == 1 && p->chunk_rows >= p->rows
+           && p->chunk >= p->steps;
 }
-INLINE int packs_W_back_late(const Plan *p) { return p->back_chunk >= p->steps && p->W_back.groups >= p->threads; }
+INLINE int packs_W_back_late(const Plan *p) { return p->back_rows >= p->rows && p->W_back.groups >= p->threads; }
 
 /* Whether no more is to be computed; asked in every phase of a step. */
 INLINE int ended(const Plan *p)

@@ -69,7 +69,7 @@ static void run_batch(const frnn_call *calls, int n, int backward, frnn_job job)
         plan->done = &batch.done[i];
         if (i == 0 || !calls[i].follows) continue;
         plan->below = &batch.done[i - 1];
-        if (plan->chunk > STEPS_BEHIND) plan->chunk = STEPS_BEHIND;
+        plan->chunk = STEPS_BEHIND;
     }
     frnn_team_run(threads, batch_job, &batch);
     frnn_team_release(threads);

@@ -81,6 +81,11 @@ def read_only(*shape: int) -> np.ndarray:
     return a
 
 
+def ragged(job: Job, *lengths: int) -> Call:
+    """Of 9 steps, beside outputs that are padded."""
+    return job.call._replace(x=np.zeros((9, I)), lengths=np.array(lengths))
+
+
 #: what is put in the place of a part of the job or of its call, and how it is refused
 WRONG: list[tuple[str, Callable[[Job], Any], str]] = [
     ("states", lambda job: (np.empty((T, B, H - 1)), job.states[1]), r"expected shape \(5, 3, 17\)"),
@@ -118,6 +123,10 @@ WRONG: list[tuple[str, Callable[[Job], Any], str]] = [
     ("lengths", lambda job: np.array([T, 0, -1]), r"length -1 is not in 0\.\.5"),
     ("lengths", lambda job: np.array([T, 0, 1], np.int32), "expected 3 aligned elements of 8 bytes"),
     ("resets", lambda job: np.zeros((T, B - 1), bool), r"expected shape \(5, 3, 1\)"),
+    ("call", lambda job: ragged(job, 5, 1, 3), "length 3 rises"),
+    ("call", lambda job: ragged(job, 5, 5, 0), r"expected shape \(10, 2\)"),
+    ("call", lambda job: ragged(job, 5, 4, 0), r"expected shape \(9, 1\)"),
+    ("call", lambda job: ragged(job, 5, 4, 0)._replace(resets=None), r"expected shape \(9, 17\)"),
     ("packed", lambda job: np.empty(core.packed_bytes(ISA, CELL, job.call) - 1, np.uint8), "expected at least"),
 ]
 
@@ -151,9 +160,9 @@ def test_lengths_leave_no_thread_without_rows(sequences: int) -> None:
     """A thread's rows are what its part of the work area is for: of two threads neither has more than half of them."""
     asked = []
     for lengths in (False, True):
-        problem = make("lstm", (20, sequences, 64, 64), dtype=np.float32, lengths=lengths, training=True)
+        problem = make("lstm", (60, sequences, 64, 64), dtype=np.float32, lengths=lengths, training=True)
         call = called(problem)[0].cache.kept.call._replace(training=False, threads=2)
-        scratch, y = Scratch(), np.empty((20, sequences, 64), np.float32)
+        scratch, y = Scratch(), np.empty((60, sequences, 64), np.float32)
         core.forward(ISA, [Job(core.cells()[CELLS["lstm"].digest][0], call, (y,), (None, None), None)], scratch)
         asked.append(scratch.asked)
     assert asked[0] == asked[1]

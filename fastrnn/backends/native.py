@@ -210,7 +210,7 @@ def forward(calls: Sequence[Call]) -> list[Forward]:
     results, jobs = [], []
     for call in calls:
         cell = _cell(call, isa)
-        B, widths = call.x.shape[1], call.widths
+        B, widths = call.sizes[1], call.widths
         saved = None
         if call.training:
             n = _fastrnn.saved_bytes(_isas[isa], cell, call)

@@ -30,7 +30,7 @@ quietly = np.errstate(all="ignore")
 class Visit(NamedTuple):
     """What backward must know of one step; the rows are those valid at the step."""
 
-    t: int
+    at: Any  # index of the step's rows in the (T, B, ...) arrays, or those of a ragged call
     rows: Any  # a slice or an index array into the batch
     x: Array  # (rows, I)
     state: Arrays  # (rows, H) each: what the step started from, after a reset
@@ -163,18 +163,18 @@ def scan_backward(back: Backward, of: Reference) -> Gradients:
     for times, kept in zip(reversed(segments(call)), reversed(tape), strict=True):
         visits = [visit for visit, _ in walk(call, of, times, kept)] if call.checkpoint else kept
         for visit in reversed(visits):
-            t, rows, x, state, saved, e = visit
+            at, rows, x, state, saved, e = visit
             d = [ds[rows] for ds in dstate]
             for k, outside in enumerate((dy, *dstates)):
                 if outside is not None:
-                    d[k] = d[k] + outside[t, rows]
+                    d[k] = d[k] + outside[at]
             dx_t, d_prev, dw, de_t = of.step_backward(tuple(d), x, state, saved, weights, e)
             for total, part in zip(dweights, dw, strict=True):
                 total += part
             fill(dx, visit, dx_t)
             for whole, part in zip(de, de_t, strict=True):
-                whole[t, rows] = part
-            for ds, prev in zip(dstate, afresh(call, t, rows, d_prev), strict=True):
+                whole[at] = part
+            for ds, prev in zip(dstate, afresh(call, at, d_prev), strict=True):
                 ds[rows] = prev
     given = zip(dweights, call.weights, strict=True)
     dW, dU, db, db_rec, dp, dR = (d if w is not None else None for d, w in given)
@@ -196,19 +196,28 @@ def walk(call: Call, of: Reference, times: range, state: Arrays) -> Iterator[tup
     weights = call.cell.weights(*call.weights)
     for t in times:
         rows = slice(None) if call.lengths is None else np.flatnonzero(t < call.lengths)
-        x = np.ascontiguousarray(call.x[t, rows])
-        before = afresh(call, t, rows, tuple(s[rows] for s in state))
-        e = tuple([np.ascontiguousarray(a[t, rows]) for a in call.e])
+        at = place(call, t, rows)
+        x = np.ascontiguousarray(call.x[at])
+        before = afresh(call, at, tuple(s[rows] for s in state))
+        e = tuple([np.ascontiguousarray(a[at]) for a in call.e])
         after, saved = of.step(x, before, weights, e)
         state = after if call.lengths is None else tuple(put(s, rows, a) for s, a in zip(state, after, strict=True))
-        yield Visit(t, rows, x, before, saved, e), state
+        yield Visit(at, rows, x, before, saved, e), state
 
 
-def afresh(call: Call, t: int, rows: Any, state: Arrays) -> Arrays:
-    """The state, or its gradient, with zeros where step t starts afresh."""
+def place(call: Call, t: int, rows: Any) -> Any:
+    """Where these rows' step t is."""
+    if not call.ragged or call.lengths is None:
+        return t, rows
+    first = int(np.minimum(call.lengths, t).sum())
+    return slice(first, first + len(rows))
+
+
+def afresh(call: Call, at: Any, state: Arrays) -> Arrays:
+    """The state, or its gradient, with zeros where a step starts afresh."""
     if call.resets is None:
         return state
-    reset = call.resets[t, rows][:, None]
+    reset = call.resets[at][:, None]
     return tuple(np.where(reset, np.zeros_like(s), s) for s in state)
 
 
@@ -220,6 +229,6 @@ def put(a: Array, rows: Any, values: Array) -> Array:
 
 def fill(out: Array, visit: Visit, values: Array) -> None:
     """Write one step of an output: the values of the valid rows, 0 in the others."""
-    if not isinstance(visit.rows, slice):
-        out[visit.t] = 0
-    out[visit.t, visit.rows] = values
+    if out.ndim == 3 and not isinstance(visit.rows, slice):
+        out[visit.at[0]] = 0
+    out[visit.at] = values
