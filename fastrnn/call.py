@@ -192,7 +192,7 @@ class Backend(Protocol):
         """What a forward saved, as bytes that a framework may keep, and copy elsewhere in memory."""
         ...
 
-    def room(self, cell: Cell, dtype: np.dtype, H: int, P: int, T: Any, B: Any) -> Any:
+    def room(self, cell: Cell, dtype: np.dtype, H: int, P: int, rows: Any, B: Any) -> Any:
         """The bytes that a `clean` call's forward saves, P of an R or 0; None where they are known when it ran."""
         ...
 

@@ -406,6 +406,14 @@ def test_per_sample_gradients(kind: str, batch_first: bool) -> None:
         call_for_per_sample_grads(module, batch_size=2, batch_first=batch_first)(x)
 
 
+def test_per_sample_gradients_of_a_packed_sequence_are_refused() -> None:
+    from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
+
+    x = torch.nn.utils.rnn.pack_sequence([torch.ones(4, 3), torch.ones(2, 3)])
+    with pytest.raises(TypeError, match="input: expected a tensor for per-sample gradients, got a PackedSequence"):
+        call_for_per_sample_grads(fastrnn.torch.LSTM(3, 4), batch_size=2, batch_first=False)(x)
+
+
 def test_per_sample_gradients_with_dropout_and_resets() -> None:
     from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
 

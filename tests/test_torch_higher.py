@@ -160,21 +160,6 @@ def test_second_gradient_with_dropout() -> None:
     assert_equal(*found)
 
 
-def test_nothing_behind_the_end_is_seen() -> None:
-    """Not even infinity."""
-    x = inputs()
-    x[3:, 1] = torch.inf
-    setting = fastrnn.torch.stack.Setting("lstm", True, False, False)
-    weights, lengths = list(made("LSTM").parameters()), torch.tensor([5, 3])
-    clean = torch.where(x.isinf(), 0.0, x)
-    found = []
-    for a in (x, clean):
-        given = fastrnn.torch.stack.Given(a, [], weights, lengths)
-        outputs = fastrnn.torch.equations.evaluate(setting, given)
-        found.append(torch.autograd.grad(sum(a.square().sum() for a in outputs), weights))
-    assert_equal(*found)
-
-
 @stacks
 def test_transforms(options: dict[str, Any]) -> None:
     """grad, vjp, jvp, jacrev, jacfwd, hessian and a product with a Hessian, beside torch.nn."""

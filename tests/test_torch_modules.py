@@ -7,6 +7,7 @@ import doctest
 import io
 import pickle
 import threading
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -131,6 +132,42 @@ def test_like_torch(
     assert_rounded(got, exact, lambda: everything(own, x, hx, cotangents, lengths))
     if single:
         assert_rounded(results[1], exact, lambda: everything(own, x, hx, cotangents, lengths))
+
+
+@pytest.mark.parametrize("lengths", [[4], [1, 1, 1], [5, 5, 5], [2, 40, 1, 3], [3, 3, 2, 1]], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_sequences_like_torch(kind: str, lengths: list[int]) -> None:
+    """In any order, of any shape, through a stack with dropout in two directions; inference gives the same bits."""
+    options = KINDS[kind] | {"num_layers": 3, "bidirectional": True, "dropout": 0.5}
+    module, own = both(kind, 3, 17, dtype=torch.float64, **options)
+    rng, B, T = np.random.default_rng(sum(lengths)), len(lengths), max(lengths)
+    states = [(6, B, 17)] * len(own._cell.states)
+    x, *draws = [torch.tensor(rng.standard_normal(s)) for s in [(T, B, 3), (T, B, 34), *states, *states]]
+    cotangents, hx = draws[: 1 + len(states)], draws[1 + len(states) :]
+    given = x, hx, cotangents, torch.tensor(lengths)
+    exact, got = everything(module, *given), everything(own, *given)
+    assert_rounded(got, exact, lambda: everything(own, *given))
+    own.eval()
+    trained = everything(own, *given)
+    packed, state = pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False), tuple(hx)
+    with torch.no_grad():
+        y, final = own(packed, state if len(state) > 1 else state[0])
+    outputs = dict(zip(("y", "h_n", "c_n"), (pad_packed_sequence(y)[0], *flat(final)), strict=False))
+    assert_same_bits({name: a.numpy() for name, a in outputs.items()}, {name: trained[name] for name in outputs})
+
+
+def test_memory_of_one_long_sequence_among_short_ones() -> None:
+    """Padded it would be 90 times the steps."""
+    packed = pack_sequence([torch.ones(2000, 8), *[torch.ones(2, 8)] * 99])
+    module = fastrnn.torch.GRU(8, 16, 2, dropout=0.5, bidirectional=True)
+    module(pack_sequence([torch.ones(3, 8)]))[0].data.sum().backward()  # what is kept from call to call
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        tracemalloc.start()
+        module(packed)[0].data.sum().backward()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    masks = sum(event.self_cpu_memory_usage for event in profile.key_averages() if event.self_cpu_memory_usage > 0)
+    assert peak + masks < 60 * len(packed.data) * (8 + 2 * 16) * 4 < 100 * 2000 * 32 * 4
 
 
 def module_of(problem: Problem) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -213,10 +214,11 @@ def forward(calls: Sequence[Call]) -> list[Forward]:
         B, widths = call.sizes[1], call.widths
         saved = None
         if call.training:
-            n = _fastrnn.saved_bytes(_isas[isa], cell, call)
             if call.clean:
-                T, B, _, H = call.sizes
-                n = room(call.cell, call.x.dtype, H, 0 if call.R is None else len(call.R), T, B)
+                P, rows = 0 if call.R is None else len(call.R), math.prod(call.x.shape[:-1])
+                n = room(call.cell, call.x.dtype, call.sizes[3], P, rows, B)
+            else:
+                n = _fastrnn.saved_bytes(_isas[isa], cell, call)
             saved = _Saved(isa, _memory(n), n)
             if call.clean:
                 saved.memory[:] = 0
@@ -249,13 +251,14 @@ def saved_bytes(call: Call, isa: str) -> int:
     return _fastrnn.saved_bytes(_isas[isa], _cell(call, isa), call)
 
 
-def room(cell: Cell, dtype: np.dtype, H: int, P: int, T: Any, B: Any) -> Any:
-    """Bytes that hold what a training forward of T steps of B rows leaves, whatever the lengths; P is 0 or of an R.
+def room(cell: Cell, dtype: np.dtype, H: int, P: int, rows: Any, B: Any) -> Any:
+    """Upper bound of the bytes that a training forward saves, for any lengths.
 
-    For what has to know before it runs, and for a compiler: T and B may be its symbols. `saved_bytes` needs a call.
+    Rows are those of all steps together, T * B or a ragged call's; B is the number of sequences, P 0 or the width of R.
+    A compiler asks before there is a call, which `saved_bytes` needs; rows and B may be its symbols.
     """
     step, row, once = _room(cell, dtype, H, P, _isa)
-    return T * B * step + B * row + once
+    return rows * step + B * row + once
 
 
 @functools.cache

@@ -63,7 +63,7 @@ def to_bytes(saved: Any) -> Array:
     return np.frombuffer(bytearray(pickle.dumps(saved)), np.uint8)
 
 
-def room(cell: Cell, dtype: np.dtype, H: int, P: int, T: Any, B: Any) -> None:
+def room(cell: Cell, dtype: np.dtype, H: int, P: int, rows: Any, B: Any) -> None:
     """A pickle is as long as it comes out."""
 
 

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.functional import pad
 
 from fastrnn import slow
-from fastrnn.torch.stack import Given, Setting, Tensors, parts
+from fastrnn.torch.stack import Given, Setting, Tensors, conjugate, parts
 
 tell = functools.partial(slow.tell, "fastrnn.torch")
 
@@ -41,12 +40,8 @@ def evaluate(setting: Setting, given: Given) -> Tensors:
     cell, keys, D = setting.recurrence, setting.keys, setting.directions
     x, init, weights, lengths, resets, masks, e = given
     below = x.transpose(0, 1) if setting.batch_first else x
-    T, B, _ = below.shape
-    widths, calls = setting.widths(weights), len(weights) // len(keys)
-    valid = None if lengths is None else torch.arange(T).unsqueeze(1) < lengths
-    if valid is not None:  # whatever stands behind the end has no gradient, not even the NaN that 0 * inf would be
-        below = torch.where(valid.unsqueeze(2), below, 0.0)
-        e = [torch.where(valid.unsqueeze(2), a, 0.5) for a in e]  # where logarithms and reciprocals have gradients
+    B, widths, calls = setting.batch(given), setting.widths(weights), len(weights) // len(keys)
+    sizes = None if lengths is None else conjugate(lengths, int(lengths[0])).tolist()
     inputs = dict(zip(cell.inputs, e, strict=True))
     final: list[tuple[Tensor, ...]] = []
     for first in range(0, calls, D):
@@ -54,10 +49,10 @@ def evaluate(setting: Setting, given: Given) -> Tensors:
         for call in range(first, first + D):
             own = dict(zip(keys, weights[call * len(keys) :], strict=False))
             state = tuple([s[call] for s in init]) or tuple([below.new_zeros(B, width) for width in widths])
-            y, state = _direction(setting, below, state, own, inputs, valid, resets, backwards=call > first)
+            y, state = _direction(setting, below, state, own, inputs, resets, sizes, backwards=call > first)
             above.append(y)
             final.append(state)
-        below = torch.cat(above, 2)
+        below = torch.cat(above, -1)
         if masks and first + D < calls:
             below = below * masks[first // D]
     states = [torch.stack(each) for each in zip(*final, strict=True)]
@@ -70,41 +65,32 @@ def _direction(
     state: tuple[Tensor, ...],
     weights: dict[str, Tensor],
     inputs: dict[str, Tensor],
-    valid: Tensor | None,
     resets: Tensor | None,
+    sizes: list[int] | None,
     backwards: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """y and the final states of one layer in one direction, time-major."""
+    """y and the final states of one layer in one direction, time-major; `sizes` are the batch's at every step."""
+
+    def steps(a: Tensor) -> Sequence[Tensor]:
+        return a.unbind() if sizes is None else a.split_with_sizes(sizes)
+
     W, U, b, b_rec, p, R = [weights.get(key) for key in ("W", "U", "b", "b_rec", "p", "R")]
+    xs, fresh = steps(x), None if resets is None else steps(resets)
+    es = {name: steps(a) for name, a in inputs.items()}
     y: Tensors = []
-    for t in range(len(x) - 1, -1, -1) if backwards else range(len(x)):
-        before = state
-        if resets is not None:
-            before = tuple([torch.where(resets[t].unsqueeze(1), 0.0, s) for s in state])
-        e = {name: a[t] for name, a in inputs.items()}
-        after = setting.recurrence.evaluate(x[t], before, W, U, b, b_rec, p, e, R)
-        if valid is None:
-            y.append(after[0])
-            state = after
-        else:
-            alive = valid[t].unsqueeze(1)
-            y.append(torch.where(alive, after[0], 0.0))
-            state = tuple([torch.where(alive, a, s) for a, s in zip(after, state, strict=True)])
+    for t in range(len(xs) - 1, -1, -1) if backwards else range(len(xs)):
+        n = len(xs[t])
+        before = state if sizes is None else tuple([s[:n] for s in state])
+        if fresh is not None:
+            before = tuple([torch.where(fresh[t].unsqueeze(1), 0.0, s) for s in before])
+        e = {name: a[t] for name, a in es.items()}
+        after = setting.recurrence.evaluate(xs[t], before, W, U, b, b_rec, p, e, R)
+        y.append(after[0])
+        state = after if sizes is None else tuple([torch.cat((a, s[n:])) for a, s in zip(after, state, strict=True)])
     if not y:
         return x.new_empty((0, *state[0].shape)), state
-    return torch.stack(y[::-1] if backwards else y), state
-
-
-def padded(data: Tensor, batch_sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """`pad_packed_sequence` for every transform and derivative, which PyTorch's own has not: (T, B, N) and lengths."""
-    B = int(batch_sizes[0])
-    steps = [pad(step, (0, 0, 0, B - len(step))) for step in data.split_with_sizes(batch_sizes.tolist())]
-    return torch.stack(steps), (batch_sizes > torch.arange(B).unsqueeze(1)).sum(1)
-
-
-def packed(y: Tensor, batch_sizes: Tensor) -> Tensor:
-    """The data of `pack_padded_sequence`, likewise."""
-    return torch.cat([y[t, :size] for t, size in enumerate(batch_sizes.tolist())])
+    y = y[::-1] if backwards else y
+    return torch.stack(y) if sizes is None else torch.cat(y), state
 
 
 def gradient(setting: Setting, given: Given, grads: Sequence[Tensor]) -> Tensors:

@@ -10,6 +10,7 @@ they run.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -104,17 +105,18 @@ def recurrence_backward(*arguments: Any) -> Tensors:
 
 @recurrence.register_fake
 def _(*arguments: Any) -> Tensors:
-    (x, _, weights, *_), (training,), setting = taken(arguments)
+    given, (training,), setting = taken(arguments)
+    x, _, weights, *_ = given
     keys, cell, D, widths = setting.keys, setting.recurrence, setting.directions, setting.widths(weights)
-    calls = len(weights) // len(keys)
-    T, B = (x.shape[1], x.shape[0]) if setting.batch_first else (x.shape[0], x.shape[1])
-    y = x.new_empty((*x.shape[:2], D * widths[0]))
+    calls, steps, B = len(weights) // len(keys), x.shape[:-1], setting.batch(given)
+    y = x.new_empty((*steps, D * widths[0]))
     final = [x.new_empty((calls, B, width)) for width in widths]
     if not training:
         return [y, *final]
-    inner = [x.new_empty((T, B, D * widths[0])) for _ in range(calls // D - 1)]
+    steps = steps[::-1] if setting.batch_first else steps
+    inner = [x.new_empty((*steps, D * widths[0])) for _ in range(calls // D - 1)]
     H, P = int(weights[0].shape[0]) // cell.G, int(widths[0]) if setting.projected else 0
-    n = backends.of(cell).room(cell, dtype_of(x), H, P, T, B)
+    n = backends.of(cell).room(cell, dtype_of(x), H, P, math.prod(steps), B)
     sizes = [torch.library.get_ctx().new_dynamic_size() if n is None else n for _ in range(calls)]
     saved = [x.new_empty((size,), dtype=torch.uint8) for size in sizes]
     return [y, *final, *inner, *saved, x.new_empty((KEY_BYTES,), dtype=torch.uint8)]
@@ -297,7 +299,6 @@ def sample(tensor: Tensor) -> Array:
 def whole(setting: Setting, given: Given, grads: Sequence[Tensor | None]) -> Tensors:
     """Gradients of y and of each final state, zeros for those that autograd leaves out."""
     x, _, weights, *_ = given
-    B = x.shape[0] if setting.batch_first else x.shape[1]
-    calls, widths = len(weights) // len(setting.keys), setting.widths(weights)
-    shapes = [(*x.shape[:2], setting.directions * widths[0]), *[(calls, B, width) for width in widths]]
+    calls, B, widths = len(weights) // len(setting.keys), setting.batch(given), setting.widths(weights)
+    shapes = [(*x.shape[:-1], setting.directions * widths[0]), *[(calls, B, width) for width in widths]]
     return [x.new_zeros(s) if d is None else d for d, s in zip(grads, shapes, strict=True)]

@@ -24,7 +24,11 @@ def unpacked(expanded: Sequence[Any]) -> Tensors:
 
 def run(setting: Setting, given: Given, expanded: Sequence[Any]) -> Tensors:
     """y and each final state; a backward leaves its gradients as `grad_sample` with the weights."""
-    B = given.x.shape[0] if setting.batch_first else given.x.shape[1]
+    if given.lengths is not None:
+        raise TypeError(
+            "input: expected a tensor for per-sample gradients, got a PackedSequence; call it for each sequence"
+        )
+    B = setting.batch(given)
     sizes = {weight.batch_size for weight in expanded if type(weight) is ExpandedWeight}
     if sizes != {B}:
         raise ValueError(f"input: expected {sizes.pop()} sequences, which per-sample gradients are for, got {B}")
@@ -64,7 +68,6 @@ def _sequence(given: Given, axis: int, b: int) -> Given:
     by_step = {name: [a.narrow(1, b, 1) for a in getattr(given, name)] for name in ("init", "masks", "e")}
     return given._replace(
         x=given.x.narrow(axis, b, 1),
-        lengths=None if given.lengths is None else given.lengths[b : b + 1],
         resets=None if given.resets is None else given.resets.narrow(1, b, 1),
         **by_step,
     )

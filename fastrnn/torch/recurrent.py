@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn.cells import Cell
 from fastrnn.checks import every_step, expect_mapping, expect_names
-from fastrnn.torch import equations, exporting, ops, per_sample
+from fastrnn.torch import exporting, ops, per_sample
 from fastrnn.torch.compiler import let_in
 from fastrnn.torch.per_sample import ExpandedWeight
-from fastrnn.torch.stack import FUNCTIONS, Given, Setting, Stack
+from fastrnn.torch.stack import FUNCTIONS, Given, Setting, Stack, conjugate
 
 Tensors = Sequence[Tensor]
 
@@ -43,11 +43,9 @@ def refusal(what: str, tensor: Tensor) -> str:
     return ""
 
 
-def padded(data: Tensor, batch_sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """The data of a PackedSequence as (T, B, N), and the lengths."""
-    if equations.transformed():
-        return equations.padded(data, batch_sizes)
-    return pad_packed_sequence(PackedSequence(data, batch_sizes))
+def packed(a: Tensor, batch_sizes: Tensor) -> Tensor:
+    """The data of a PackedSequence, from (T, B, ...), by what has every transform and gradients of any order."""
+    return torch.cat([a[t, :size] for t, size in enumerate(batch_sizes.tolist())])
 
 
 def untraced(function: Any) -> Any:
@@ -57,8 +55,8 @@ def untraced(function: Any) -> Any:
 
 
 @untraced
-def expect_packed(input: PackedSequence, I: int) -> None:
-    """PyTorch checks nothing of a PackedSequence, neither where one is made nor where its own functions write by it."""
+def lengths_of(input: PackedSequence, I: int) -> Any:
+    """The lengths, falling, of a PackedSequence that is right: PyTorch checks nothing of it where one is made."""
     data, batch_sizes, into, back = input
     if not isinstance(data, Tensor):
         raise TypeError(f"data: expected a tensor, got {type(data).__name__}")
@@ -81,6 +79,7 @@ def expect_packed(input: PackedSequence, I: int) -> None:
     there, again = given.values() if len(given) == 2 else (every, every)
     if [there[i] for i in again] != every:
         raise ValueError(f"unsorted_indices: expected the inverse of sorted_indices, got {again!s:.80}")
+    return conjugate(batch_sizes, sizes[0])
 
 
 @untraced
@@ -184,14 +183,12 @@ class Base(nn.RNNBase):
         self, input: PackedSequence, states: list[Tensor], resets: Any, e: Any
     ) -> tuple[PackedSequence, Any]:
         """The sequences stand in the order of falling lengths; the states in the caller's."""
-        expect_packed(input, self.input_size)
+        lengths = lengths_of(input, self.input_size)
         data, batch_sizes, into, back = input
-        x, lengths = padded(data, batch_sizes)
-        y, *final = self._run(x, states, False, resets, e, lengths, batch_sizes, into)
+        y, *final = self._run(data, states, False, resets, e, lengths, batch_sizes, into)
         if back is not None:
             final = [s.index_select(1, back) for s in final]
-        data = equations.packed(y, batch_sizes) if equations.transformed() else pack_padded_sequence(y, lengths).data
-        return PackedSequence(data, batch_sizes, into, back), tuple(final) if len(final) > 1 else final[0]
+        return PackedSequence(y, batch_sizes, into, back), tuple(final) if len(final) > 1 else final[0]
 
     def _run(
         self,
@@ -205,29 +202,36 @@ class Base(nn.RNNBase):
         into: Tensor | None = None,
         unbatched: bool = False,
     ) -> Tensors:
-        """y and each final state; `into` is the order of the batch in the caller's."""
+        """y and each final state; x with lengths is a PackedSequence's, and `into` its order in the caller's."""
         cell = self._cell
         setting = Setting(cell.key, self.bias, self.bidirectional, batch_first, self.proj_size > 0)
         weights = self._weights()
         expanded = weights if ExpandedWeight in (type(weights[0]), type(weights[-1])) else None
         if expanded is not None:
             weights = per_sample.unpacked(expanded)
-        self._check(x, states, weights, batch_first, unbatched)
+        if lengths is not None and batch_sizes is not None:
+            T, B = batch_sizes.shape[0], lengths.shape[0]
+        else:
+            T, B = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
+        self._check(x, states, weights, B, unbatched)
         if into is not None:
             states = [s.index_select(1, into) for s in states]
         inputs: list[Tensor] = []
         if resets is not None or e is not None or cell.inputs:
-            T, B = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
             if resets is not None:
                 resets = self._checked_resets(resets, T, B, unbatched)
             inputs = self._checked_inputs(e, x.dtype, T, B, unbatched)
             if into is not None:
                 resets = None if resets is None else resets.index_select(1, into)
                 inputs = [a.index_select(1, into) for a in inputs]
-            inputs = [a.expand(T, B, self.hidden_size) for a in inputs]
+            inputs = [a.expand(T, B, a.shape[2]) for a in inputs]
+            if batch_sizes is not None:
+                resets = None if resets is None else packed(resets, batch_sizes)
+                inputs = [packed(a, batch_sizes) for a in inputs]
+            inputs = [a.expand(*a.shape[:-1], self.hidden_size) for a in inputs]
         if unbatched:
             states = [s.unsqueeze(1) for s in states]
-        masks = self._masks(x, batch_first, batch_sizes) if self.training and self.dropout else []
+        masks = self._masks(x, batch_first) if self.training and self.dropout else []
         given = Given(x, states, weights, lengths, resets, masks, inputs)
         if expanded is not None:
             return per_sample.run(setting, given, expanded)
@@ -248,9 +252,7 @@ class Base(nn.RNNBase):
             return [own[name] for name in names]
         return [getattr(self, name) for name in names]
 
-    def _check(
-        self, x: Tensor, states: list[Tensor], weights: list[Tensor], batch_first: bool, unbatched: bool
-    ) -> None:
+    def _check(self, x: Tensor, states: list[Tensor], weights: list[Tensor], B: int, unbatched: bool) -> None:
         dtype = x.dtype
         if x.is_cpu and dtype in DTYPES:
             for weight in weights:
@@ -261,13 +263,13 @@ class Base(nn.RNNBase):
             raise DtypeError(refusal("input", x))
         if not states:
             return
-        B = () if unbatched else (x.shape[0 if batch_first else 1],)
+        batch = () if unbatched else (B,)
         calls, width = self.num_layers * (1 + self.bidirectional), self.proj_size or self.hidden_size
         for s in states:
             if s.dtype != dtype or s.is_cpu != x.is_cpu:
                 raise DtypeError(refusal("hx", s) or f"hx: expected dtype {dtype}, the input's, got {s.dtype}")
-            if s.shape != (calls, *B, width):
-                raise ShapeError(f"hx: expected shape {(calls, *B, width)}, got {tuple(s.shape)}")
+            if s.shape != (calls, *batch, width):
+                raise ShapeError(f"hx: expected shape {(calls, *batch, width)}, got {tuple(s.shape)}")
             width = self.hidden_size  # of all but the first
 
     def _checked_resets(self, resets: Any, T: int, B: int, unbatched: bool) -> Tensor:
@@ -312,15 +314,11 @@ class Base(nn.RNNBase):
             raise DtypeError(f"hx: expected {expected}, got {type(hx).__name__}")
         return given
 
-    def _masks(self, x: Tensor, batch_first: bool, batch_sizes: Tensor | None) -> list[Tensor]:
-        """What each layer but the last is multiplied with, drawn as torch.nn draws it: of valid steps, time-major."""
-        T, B = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
-        rows = (T, B) if batch_sizes is None else (int(batch_sizes.sum()),)
-        ones = x.new_ones((*rows, (self.proj_size or self.hidden_size) * (1 + self.bidirectional)))
-        masks = [dropout(ones, self.dropout) for _ in range(self.num_layers - 1)]
-        if batch_sizes is None:
-            return masks
-        return [padded(mask, batch_sizes)[0] for mask in masks]
+    def _masks(self, x: Tensor, batch_first: bool) -> list[Tensor]:
+        """What each layer but the last is multiplied with, drawn as torch.nn draws it: time-major."""
+        steps = x.shape[1::-1] if batch_first else x.shape[:-1]
+        ones = x.new_ones((*steps, (self.proj_size or self.hidden_size) * (1 + self.bidirectional)))
+        return [dropout(ones, self.dropout) for _ in range(self.num_layers - 1)]
 
     def _stack(self, setting: Setting, weights: list[Tensor], packed: bool = False) -> Stack:
         made = self.__dict__["_made"] = ops.made(self._made, setting, weights, packed=packed)

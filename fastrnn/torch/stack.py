@@ -66,18 +66,28 @@ class Setting(NamedTuple):
     def directions(self) -> int:
         return 1 + self.bidirectional
 
+    def batch(self, given: Given) -> int:
+        """B."""
+        if given.lengths is not None:
+            return given.lengths.shape[0]
+        return given.x.shape[0 if self.batch_first else 1]
+
 
 #: How many initial states, weights, extra inputs and masks a `Given` has.
 Sizes = tuple[int, int, int, int]
 
 
 class Given(NamedTuple):
-    """What the recurrence is given, in the order of the operators' arguments."""
+    """What the recurrence is given, in the order of the operators' arguments.
+
+    With lengths it is the data of a PackedSequence and what belongs to it: one axis N has the place of T and B, as in a
+    ragged `fastrnn.call.Call`.
+    """
 
     x: Tensor  #: (T, B, I), or (B, T, I) with `batch_first`, as y is; all else is time-major
     init: Sequence[Tensor]  #: (L*D, B, H) for each of the cell's states, P wide if projected, or none
     weights: Sequence[Tensor]  #: (G*H, I), (G*H, H), ... of each layer and direction in PyTorch's order
-    lengths: Tensor | None = None  #: (B,)
+    lengths: Tensor | None = None  #: (B,), falling
     resets: Tensor | None = None  #: (T, B) of booleans
     masks: Sequence[Tensor] = ()  #: shaped like each layer's y but the last's, which is multiplied with it, or none
     e: Sequence[Tensor] = ()  #: (T, B, H) for each of the cell's extra inputs
@@ -229,7 +239,12 @@ def states_of(init: Sequence[Tensor]) -> Arrays | None:
 
 def inputs_of(e: Sequence[Tensor]) -> Arrays:
     """(T, B, H), or (T, B, 1) of what is the same for all units."""
-    return tuple([rows(array(a)[:, :, :1] if a.stride(2) == 0 else array(a)) for a in e]) if e else ()
+    return tuple([rows(array(a)[..., :1] if a.stride(-1) == 0 else array(a)) for a in e]) if e else ()
+
+
+def conjugate(sizes: Tensor, n: int) -> Tensor:
+    """Lengths from batch_sizes, or these from falling lengths: how many of them are greater than 0, 1, ..., n - 1."""
+    return torch.searchsorted(-sizes, -torch.arange(n))
 
 
 def steps_of(numbers: Tensor | None) -> Array | None:
