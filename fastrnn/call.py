@@ -6,7 +6,7 @@ A backend may rely on everything said here and need not check anything again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -104,6 +104,27 @@ def empty(x: np.ndarray, features: int, batch_first: bool) -> np.ndarray:
     return np.empty((*x.shape[:-1], features), x.dtype)
 
 
+class DenseCall(NamedTuple):
+    """What works on each row by itself: y = f(x W' + b), or f(x) without W. Checked, and of one dtype throughout."""
+
+    function: str  #: f, of `functions.FUNCTIONS`
+    x: np.ndarray  #: (n, I), last axis contiguous
+    W: np.ndarray | None = None  #: (N, I), C-contiguous
+    b: np.ndarray | None = None  #: (N,)
+    threads: int = 1  #: an upper bound
+    packed: Any = None  #: what the backend's own `pack_dense` made of W and b; steps use it in their place
+
+    @property
+    def features(self) -> int:
+        """N, those of y."""
+        width: int = self.x.shape[1] if self.W is None else self.W.shape[0]
+        return width
+
+
+#: A part of a step: a stack of calls of one step each, each reading the y of the one before, or what works on rows.
+Stage = list[Call] | DenseCall
+
+
 class Forward(NamedTuple):
     """What a backend's forward returns."""
 
@@ -140,7 +161,15 @@ class Gradients(NamedTuple):
 class Stepper(Protocol):
     """One step after another; see `layers.Stream`, whose `step` this is."""
 
-    def step(self, x: Any, out: Any = None, state: Any = None) -> np.ndarray: ...
+    def step(self, x: Any, out: Any = None, state: Any = None, reset: Any = None) -> np.ndarray: ...
+
+
+class Sessions(Protocol):
+    """Steps of any of many sequences together; see `layers.Pool`."""
+
+    def step(self, slots: list[int], x: Any, out: Any = None) -> np.ndarray:
+        """y (n, N) of x (n, I): `slots` are the sequences' places in the stores, each once, and no other call's."""
+        ...
 
 
 class Prepared(Protocol):
@@ -171,8 +200,33 @@ class Backend(Protocol):
         """
         ...
 
-    def stepper(self, calls: Sequence[Call]) -> Stepper:
-        """For a stack of calls of one step each, all packed: `init` holds the states, which every step updates."""
+    def dense(self, call: DenseCall) -> np.ndarray:
+        """y (n, N)."""
+        ...
+
+    def pack_dense(self, call: DenseCall, layout: str, packed: Any = None) -> Any:
+        """W and b for steps, as `pack` has it."""
+        ...
+
+    def stepper(
+        self,
+        stages: Sequence[Stage],
+        table: np.ndarray | None,
+        states: Sequence[np.ndarray],
+        B: int,
+        flat: Callable[[Any], Any],
+    ) -> Stepper:
+        """For B rows that go through stages, all packed, each reading what the one before gives.
+
+        With a table (n, E), x is numbers of its rows. `states` are (L, B, width) for each state of each stack of L
+        calls, and every step updates them; `flat` makes a caller's state such a sequence.
+        """
+        ...
+
+    def sessions(
+        self, stages: Sequence[Stage], table: np.ndarray | None, stores: Sequence[np.ndarray], capacity: int
+    ) -> Sessions:
+        """Likewise, with stages of one row, and `stores` (capacity, L, 1, width) for each state of each stack."""
         ...
 
     def prepared(

@@ -23,6 +23,9 @@ BOOLEANS = (bool, np.bool_)
 #: More threads than any machine has; a C int holds it.
 MANY_THREADS = 2**16
 
+#: What the binding takes numbers of a table's rows in.
+NUMBER = np.dtype(np.intp)
+
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -300,9 +303,34 @@ def stepped_state(state: Any, shapes: tuple[tuple[int, ...], ...], dtype: Any) -
     return arrays
 
 
+def stepped_numbers(name: str, x: Any, n: int, rows: int) -> Array:
+    """(n,) numbers of a table's rows, contiguous; a single one stands for (1,)."""
+    a = as_array(name, x, sequence=True)
+    if a.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, got {describe(a.dtype)}")
+    if not (n == 1 and a.ndim == 0):
+        expect_shape(name, a, "(B,)", (n,))
+    return in_table(name, a, rows).astype(NUMBER)
+
+
+def in_table(name: str, a: Array, rows: int) -> Array:
+    """Integers, all of which are numbers of a table's rows."""
+    if a.size and not (0 <= a.min() and a.max() < rows):
+        raise ValueError(f"{name}: expected each in 0..{rows - 1}, got {a[(a < 0) | (a >= rows)].flat[0]}")
+    return a
+
+
+def stepped_reset(name: str, reset: Any, n: int) -> Array:
+    """(n,) booleans, contiguous."""
+    a = as_array(name, reset, sequence=True)
+    if a.dtype != np.bool_:
+        raise TypeError(f"{name}: expected booleans, got {describe(a.dtype)}")
+    return np.ascontiguousarray(expect_shape(name, a, "(B,)", (n,)))
+
+
 def rows(a: Array) -> Array:
     """The array itself if its last axis is contiguous and its elements are aligned, else a copy."""
-    contiguous = a.shape[-1] == 1 or a.strides[-1] == a.itemsize
+    contiguous = a.shape[-1] == 1 or a.strides[-1] == a.itemsize or not a.size
     return a if contiguous and a.flags.aligned else a.copy(order="C")
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn import backends
-from fastrnn.call import Backend, Backward, Call, Forward, Gradients, Prepared, Stepper, empty
+from fastrnn.call import Backend, Backward, Call, Forward, Gradients, Prepared, empty
 from fastrnn.cells import Array, Arrays, Cell
 from fastrnn.merges import MERGES
 
@@ -248,21 +248,22 @@ class PackedStack:
                 dpart["U"] *= drawn.U
         return StackGradients(dy, dinit, dparts, de)
 
-    def stepper(self, B: int, threads: int) -> tuple[Stepper, Arrays]:
-        """For one step of B sequences after another, and the states that it reads and updates; of one direction.
+    @property
+    def floats(self) -> int:
+        """Numbers, roughly, that a step holds of each row."""
+        floats: int = self.input_size + 8 * self.hidden_size * self.num_layers
+        return floats
 
-        It stays with the backend and instruction set in use, and with the parameters through every `invalidate`.
+    def stage(self, backend: Backend, B: int, threads: int) -> list[Call]:
+        """What one step of B sequences runs; of one direction.
+
+        It stays with the instruction set in use, and with the parameters through every `invalidate`.
         """
-        backend, packed = self.packed()
+        packed = self.packed(backend)[1]
         self._streamed.add((backend.name, backend.layout()))
-        L = self.num_layers
-        state = tuple([np.zeros((L, B, width), self.dtype) for width in self.widths])
-        between = [np.empty((1, B, self.widths[0]), self.dtype) for _ in range(L - 1)]
-        xs, ys = [np.zeros((1, B, self.input_size), self.dtype), *between], [*between, None]
-        inits = zip(*state, strict=True)
-        each = enumerate(zip(xs, inits, packed, ys, strict=True))
-        calls = [self.call(i, x, init, packed=own, y=y, threads=threads) for i, (x, init, own, y) in each]
-        return backend.stepper(calls), state
+        between = [stand_in(1, B, self.widths[0], self.dtype)] * (self.num_layers - 1)
+        xs = [stand_in(1, B, self.input_size, self.dtype), *between]
+        return [self.call(i, x, packed=packed[i], threads=threads) for i, x in enumerate(xs)]
 
     def prepared(self, kind: Kind) -> Prepared | None:
         """What runs a call of this kind at once, if `prepare` has seen it, and the parameters are the same since."""
@@ -290,9 +291,9 @@ class PackedStack:
             calls = [self.call(i, x, packed=packed[i], y=y, threads=threads, follows=i > 0) for i, x in enumerate(xs)]
             self._kept = kept._replace(run=backend.prepared(calls, shape, batch_first, every_step))
 
-    def packed(self) -> tuple[Backend, list[Any]]:
-        """The backend in use, and the parameters of each layer and direction packed for it."""
-        backend = backends.of(self.inference)
+    def packed(self, backend: Backend | None = None) -> tuple[Backend, list[Any]]:
+        """The backend, that in use if it is None, and the parameters of each layer and direction packed for it."""
+        backend = backend or backends.of(self.inference)
         key = (backend.name, backend.layout())
         packed = self._packed.get(key)
         if packed is None:

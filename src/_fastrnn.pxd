@@ -93,6 +93,28 @@ cdef extern from "fastrnn.h" nogil:
         void *work
         frnn_stop *stop
 
+    enum frnn_function:
+        FRNN_IDENTITY
+        FRNN_SIGMOID
+        FRNN_TANH
+        FRNN_RELU
+        FRNN_SOFTMAX
+
+    ctypedef struct frnn_dense:
+        int function
+        int threads
+        ptrdiff_t n
+        ptrdiff_t I
+        ptrdiff_t N
+        const void *W
+        const void *b
+        const void *packed
+        const void *x
+        void *y
+        ptrdiff_t x_row
+        ptrdiff_t y_row
+        void *work
+
     ctypedef struct frnn_table:
         int cells
         const frnn_cell *const *cell
@@ -106,6 +128,10 @@ cdef extern from "fastrnn.h" nogil:
         size_t prepared_bytes
         void (*prepare)(const frnn_call *, void *) noexcept nogil
         void (*forward_prepared)(void *) noexcept nogil
+        size_t (*dense_packed_bytes)(const frnn_dense *) noexcept nogil
+        void (*pack_dense)(const frnn_dense *, void *) noexcept nogil
+        size_t (*dense_bytes)(const frnn_dense *) noexcept nogil
+        void (*dense)(const frnn_dense *) noexcept nogil
         void (*sigmoid)(size_t, const void *, void *) noexcept nogil
         void (*tanh)(size_t, const void *, void *) noexcept nogil
         double (*spend)(size_t) noexcept nogil

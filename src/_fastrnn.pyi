@@ -3,7 +3,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastrnn.call import Call, Gradients
+from fastrnn.call import Call, DenseCall, Gradients
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -31,7 +31,7 @@ class Compiled:
 # A cell that is compiled in by its index, or one compiled elsewhere.
 AnyCell = int | Compiled
 # (cell, call, states of every step, final, saved)
-Job = tuple[AnyCell, Call, tuple[Array | None, ...], tuple[Array, ...], Any]
+Job = tuple[AnyCell, Call, tuple[Array | None, ...], tuple[Array | None, ...], Any]
 # (cell, call, saved, gradients of the states of every step, dfinal, grads)
 BackwardJob = tuple[AnyCell, Call, Array, tuple[Array | None, ...], tuple[Array | None, ...], Gradients]
 
@@ -49,18 +49,28 @@ def xla_handlers() -> dict[str, object]: ...
 def activation(isa: int, name: str, x: Array, y: Array) -> None: ...
 def spend(isa: int, rounds: int) -> float: ...
 def read_all(isa: int, x: Array, times: int) -> float: ...
+def dense_packed_bytes(isa: int, call: DenseCall) -> int: ...
+def pack_dense(isa: int, call: DenseCall, packed: Array) -> None: ...
+def dense(isa: int, call: DenseCall, y: Array, scratch: Scratch) -> None: ...
 
-class Stepper:
+class Stages:
     def __init__(
         self,
         isa: int,
-        jobs: Sequence[Job],
+        parts: Sequence[list[Job] | DenseCall],
+        rows: Array | None,
         scratch: Scratch,
-        check: Callable[[str, Any, tuple[int, ...], Any, bool], Array],
-        check_state: Callable[[Any, tuple[tuple[int, ...], ...], Any], tuple[Array, ...]],
+        checks: Any,
         empty: Callable[..., Array],
     ) -> None: ...
-    def step(self, x: Any, out: Any = None, state: Any = None) -> Array: ...
+
+class Stepper:
+    def __init__(self, stages: Stages, states: Sequence[Array], B: int, flat: Callable[[Any], Any]) -> None: ...
+    def step(self, x: Any, out: Any = None, state: Any = None, reset: Any = None) -> Array: ...
+
+class Sessions:
+    def __init__(self, stages: Stages, stores: Sequence[Array], capacity: int, scratch: Scratch) -> None: ...
+    def step(self, slots: list[int], x: Any, out: Any = None) -> Array: ...
 
 class Prepared:
     def __init__(

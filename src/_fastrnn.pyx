@@ -122,7 +122,7 @@ cdef bint projects(const frnn_cell *cell) noexcept:
     return cell.phase_gates[0] > 0 and products_of(cell) == cell.phase_gates[0] and not cell.carries_h
 
 
-cdef Py_ssize_t width(const frnn_call *c, Py_ssize_t state) noexcept:
+cdef Py_ssize_t width(const frnn_call *c, Py_ssize_t state) noexcept nogil:
     """Units of a state as others see it."""
     return c.P if state == 0 and c.P else c.H
 
@@ -253,7 +253,7 @@ def glance(tuple arrays):
     return found
 
 
-cdef size_t padded(size_t bytes) noexcept:
+cdef size_t padded(size_t bytes) noexcept nogil:
     return (bytes + FRNN_ALIGN - 1) // FRNN_ALIGN * FRNN_ALIGN
 
 
@@ -526,5 +526,8 @@ def read_all(int isa, x, size_t times):
     return total
 
 
+include "dense.pxi"
+include "stages.pxi"
 include "stepper.pxi"
+include "sessions.pxi"
 include "prepared.pxi"

@@ -97,6 +97,22 @@ typedef struct {
     frnn_stop *stop;
 } frnn_call;
 
+/* Functions of a row: all but the last work on each element alone. */
+enum frnn_function { FRNN_IDENTITY, FRNN_SIGMOID, FRNN_TANH, FRNN_RELU, FRNN_SOFTMAX };
+
+/* Each row by itself: y = f(W x + b), or f(x) without W, where N is I. */
+typedef struct {
+    int function; /* of frnn_function */
+    int threads;  /* an upper bound, at least 1 */
+    ptrdiff_t n, I, N;
+    const void *W, *b;  /* (N, I), (N,) */
+    const void *packed; /* the two as pack_dense() left them: then nothing else is read */
+    const void *x;      /* (n, I), rows x_row elements apart */
+    void *y;            /* (n, N), likewise; without W it may be x */
+    ptrdiff_t x_row, y_row;
+    void *work; /* scratch where W is not packed; aligned to FRNN_ALIGN */
+} frnn_dense;
+
 enum { FRNN_ALIGN = 64 };
 
 typedef struct {
@@ -117,6 +133,11 @@ typedef struct {
     size_t prepared_bytes;
     void (*prepare)(const frnn_call *, void *prepared);
     void (*forward_prepared)(void *prepared);
+
+    size_t (*dense_packed_bytes)(const frnn_dense *); /* of I and N alone */
+    void (*pack_dense)(const frnn_dense *, void *packed); /* aligned to FRNN_ALIGN */
+    size_t (*dense_bytes)(const frnn_dense *);        /* of its work area */
+    void (*dense)(const frnn_dense *);
 
     void (*sigmoid)(size_t n, const void *x, void *y); /* y = f(x) elementwise, for tests */
     void (*tanh)(size_t n, const void *x, void *y);

@@ -25,6 +25,7 @@ set(KERNELS
   together.c
   backward.c
   gradients.c
+  dense.c
   yardstick.c
   table.c)
 list(TRANSFORM KERNELS PREPEND ${CMAKE_CURRENT_LIST_DIR}/)

@@ -1,5 +1,6 @@
 /* This (dtype, instruction set)'s entry points. */
 #include "activation.h"
+#include "dense.h"
 #include "drive.h"
 #include "team.h"
 #include "yardstick.h"
@@ -83,6 +84,10 @@ const frnn_table X(table) = {
     .prepare = prepare,
     .forward_prepared = forward_prepared,
     .backward = X(backward),
+    .dense_packed_bytes = X(dense_packed_size),
+    .pack_dense = X(pack_dense),
+    .dense_bytes = X(dense_size),
+    .dense = X(dense),
     .sigmoid = each_sigmoid,
     .tanh = each_tanh,
     .spend = X(spend),

@@ -17,7 +17,7 @@ import fastrnn
 Python = Callable[..., CompletedProcess[str]]
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-LAYERS = [f"layers.{name}" for name in ("rnn", "stream", "dense", "embedding", "dropout", "activation")]
+LAYERS = [f"layers.{name}" for name in ("rnn", "stream", "pool", "dense", "embedding", "dropout", "activation")]
 MODULES = ["functional", "steps", "backends", "initializers", *LAYERS, "frameworks", "inspect", "plot", "sklearn"]
 MODULES += [f"training.{name}" for name in ("losses", "metrics", "optimizers", "schedules", "clipping")]
 MODULES += [f"training.{name}" for name in ("batches", "callbacks", "history", "model", "sequential")]

@@ -10,16 +10,16 @@ import importlib
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import _fastrnn
+from fastrnn import checks
 from fastrnn.backends import usable_cpus
-from fastrnn.call import Backward, Call, Forward, Gradients, Prepared, Stepper
+from fastrnn.call import Backward, Call, DenseCall, Forward, Gradients, Prepared, Sessions, Stage, Stepper
 from fastrnn.cells import Cell
-from fastrnn.checks import stepped, stepped_state
 from fastrnn.unchanged import changed
 
 name = "native"
@@ -308,11 +308,45 @@ def pack(call: Call, layout: str, packed: np.ndarray | None = None) -> np.ndarra
     return packed
 
 
-def stepper(calls: Sequence[Call]) -> Stepper:
-    jobs = [
-        (_cell(call, _isa), call, (call.y,), tuple([s for s in call.init if s is not None]), None) for call in calls
-    ]
-    return _fastrnn.Stepper(_isas[_isa], jobs, _Scratch(), stepped, stepped_state, np.empty)
+def dense(call: DenseCall) -> np.ndarray:
+    y = np.empty((len(call.x), call.features), call.x.dtype)
+    _fastrnn.dense(_isas[_isa], call, y, _scratch)
+    return y
+
+
+def pack_dense(call: DenseCall, layout: str, packed: np.ndarray | None = None) -> np.ndarray:
+    isa = _isas[layout]
+    if packed is None:
+        packed = np.empty(_fastrnn.dense_packed_bytes(isa, call), np.uint8)
+    _fastrnn.pack_dense(isa, call, packed)
+    return packed
+
+
+def _stages(stages: Sequence[Stage], table: np.ndarray | None) -> _fastrnn.Stages:
+    parts: list[list[_fastrnn.Job] | DenseCall] = []
+    for stage in stages:
+        if isinstance(stage, list):
+            absent = (None,) * len(stage[0].init)
+            parts.append([(_cell(call, _isa), call, (None,), absent, None) for call in stage])
+        else:
+            parts.append(stage)
+    return _fastrnn.Stages(_isas[_isa], parts, table, _Scratch(), checks, np.empty)
+
+
+def stepper(
+    stages: Sequence[Stage],
+    table: np.ndarray | None,
+    states: Sequence[np.ndarray],
+    B: int,
+    flat: Callable[[Any], Any],
+) -> Stepper:
+    return _fastrnn.Stepper(_stages(stages, table), states, B, flat)
+
+
+def sessions(
+    stages: Sequence[Stage], table: np.ndarray | None, stores: Sequence[np.ndarray], capacity: int
+) -> Sessions:
+    return _fastrnn.Sessions(_stages(stages, table), stores, capacity, _scratch)
 
 
 def prepared(calls: Sequence[Call], x_shape: tuple[int, ...], batch_first: bool, every_step: bool) -> Prepared:

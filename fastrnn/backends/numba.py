@@ -13,14 +13,41 @@ from typing import Any
 import numba
 import numpy as np
 
-from fastrnn.backends.numpy import Steps, from_bytes, layout, pack, prepared, room, scan, scan_backward, to_bytes
-from fastrnn.call import Backward, Call, Forward, Gradients, Stepper
+from fastrnn.backends.numpy import (
+    OneByOne,
+    Steps,
+    dense,
+    from_bytes,
+    layout,
+    pack,
+    pack_dense,
+    prepared,
+    room,
+    scan,
+    scan_backward,
+    to_bytes,
+)
+from fastrnn.call import Backward, Call, Forward, Gradients, Sessions, Stage, Stepper
 from fastrnn.cells import Array, Cell
 from fastrnn.cells.program import Loop
 from fastrnn.cells.python import compiled
 from fastrnn.cells.reference import Reference
 
-__all__ = ["backward", "forward", "from_bytes", "layout", "name", "pack", "prepared", "room", "stepper", "to_bytes"]
+__all__ = [
+    "backward",
+    "dense",
+    "forward",
+    "from_bytes",
+    "layout",
+    "name",
+    "pack",
+    "pack_dense",
+    "prepared",
+    "room",
+    "sessions",
+    "stepper",
+    "to_bytes",
+]
 
 name = "numba"
 
@@ -31,8 +58,14 @@ def forward(calls: Sequence[Call]) -> list[Forward]:
     return [scan(call, reference(call.cell, call.x.dtype)) for call in calls]
 
 
-def stepper(calls: Sequence[Call]) -> Stepper:
-    return Steps(forward, calls)
+def stepper(
+    stages: Sequence[Stage], table: Array | None, states: Sequence[Array], B: int, flat: Callable[[Any], Any]
+) -> Stepper:
+    return Steps(forward, stages, table, states, B, flat)
+
+
+def sessions(stages: Sequence[Stage], table: Array | None, stores: Sequence[Array], capacity: int) -> Sessions:
+    return OneByOne(Steps(forward, stages, table, [store[0] for store in stores], 1, list), stores)
 
 
 def backward(calls: Sequence[Backward]) -> list[Gradients]:

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.call import Backward, Call, Forward, Gradients, Prepared, Stepper
+from fastrnn.call import Backward, Call, DenseCall, Forward, Gradients, Prepared, Sessions, Stage, Stepper
 from fastrnn.cells import Array, Arrays, Cell
 from fastrnn.cells.python import compiled
 from fastrnn.cells.reference import Reference
-from fastrnn.checks import stepped, stepped_state
+from fastrnn.checks import stepped, stepped_numbers, stepped_reset, stepped_state
+from fastrnn.functions import FUNCTIONS
 from fastrnn.unchanged import Glance, expect_unchanged, glance
 
 name = "numpy"
@@ -79,8 +80,25 @@ def pack(call: Call, layout: str, packed: None = None) -> None:
     """Weights are read as they are."""
 
 
-def stepper(calls: Sequence[Call]) -> Stepper:
-    return Steps(forward, calls)
+@quietly
+def dense(call: DenseCall) -> Array:
+    a = call.x if call.W is None else call.x @ call.W.T
+    y: Array = FUNCTIONS[call.function].f(a if call.b is None else a + call.b)
+    return y
+
+
+def pack_dense(call: DenseCall, layout: str, packed: None = None) -> None:
+    """Weights are read as they are."""
+
+
+def stepper(
+    stages: Sequence[Stage], table: Array | None, states: Sequence[Array], B: int, flat: Callable[[Any], Any]
+) -> Stepper:
+    return Steps(forward, stages, table, states, B, flat)
+
+
+def sessions(stages: Sequence[Stage], table: Array | None, stores: Sequence[Array], capacity: int) -> Sessions:
+    return OneByOne(Steps(forward, stages, table, [store[0] for store in stores], 1, list), stores)
 
 
 def prepared(calls: Sequence[Call], x_shape: tuple[int, ...], batch_first: bool, every_step: bool) -> Prepared:
@@ -95,27 +113,81 @@ def general_way(x: Any, state: Any = None) -> None:
 class Steps:
     """`call.Stepper` by way of a whole forward for every step."""
 
-    def __init__(self, forward: Callable[[Sequence[Call]], list[Forward]], calls: Sequence[Call]) -> None:
-        self._forward, self._calls = forward, list(calls)
+    def __init__(
+        self,
+        forward: Callable[[Sequence[Call]], list[Forward]],
+        stages: Sequence[Stage],
+        table: Array | None,
+        states: Sequence[Array],
+        B: int,
+        flat: Callable[[Any], Any],
+    ) -> None:
+        self._forward, self._stages, self._table, self._states = forward, list(stages), table, tuple(states)
+        self._B, self._flat = B, flat
+        first, last = stages[0], stages[-1]
+        x = first[0].x if isinstance(first, list) else first.x
+        self._dtype, self._features = x.dtype, x.shape[-1]
+        self._width = last[-1].widths[0] if isinstance(last, list) else last.features
 
-    def step(self, x: Array, out: Array | None = None, state: Arrays | None = None) -> Array:
-        call = self._calls[0]
-        B, widths = call.sizes[1], call.widths
-        x = stepped("x", x, call.x.shape[1:], call.x.dtype, False)
-        y = np.empty((B, widths[0]) if x.ndim == 2 else widths[0], x.dtype) if out is None else out
-        to = stepped("out", y, (B, widths[0]), x.dtype, True)
+    def read(self, x: Any, n: int) -> Array:
+        """(n, features), or (features,) of a single one."""
+        if self._table is None:
+            return stepped("x", x, (n, self._features), self._dtype, False)
+        found: Array = self._table[stepped_numbers("x", x, n, len(self._table))]
+        return found
+
+    def write(self, out: Any, x: Array, n: int) -> tuple[Array, Array]:
+        """What is handed out for x, and the array to be filled."""
+        y: Array = np.empty((*x.shape[:-1], self._width), self._dtype) if out is None else out
+        return y, stepped("out", y, (n, self._width), self._dtype, True)
+
+    def step(self, x: Any, out: Any = None, state: Any = None, reset: Any = None) -> Array:
+        x = self.read(x, self._B)
+        y, to = self.write(out, x, self._B)
+        states: Sequence[Array] = self._states
         if state is not None:
-            state = stepped_state(state, tuple([(len(self._calls), B, width) for width in widths]), x.dtype)
-            if any(np.may_share_memory(to, s) for s in state):
+            states = stepped_state(self._flat(state), tuple([s.shape for s in states]), self._dtype)
+            if any(np.may_share_memory(to, s) for s in states):
                 raise ValueError("out: shares memory with the state; give it an array of its own")
-        for layer, call in enumerate(self._calls):
-            init = call.init if state is None else tuple([s[layer] for s in state])
-            top, after, _, _ = self._forward([call._replace(x=x.reshape(call.x.shape), init=init)])[0]
-            for before, now in zip(init, after, strict=True):
-                assert before is not None  # a stream always has a state
-                before[:] = now
-            x = top[0]
-        to[...] = x.reshape(to.shape)
+        if reset is not None:
+            afresh = stepped_reset("reset", reset, self._B)
+            for s in states:
+                s[:, afresh] = 0
+        to[...] = self.run(x.reshape(self._B, -1), states).reshape(to.shape)
+        return y
+
+    def run(self, x: Array, states: Sequence[Array]) -> Array:
+        """y of rows x, whose states are updated."""
+        unused = iter(states)
+        for stage in self._stages:
+            if not isinstance(stage, list):
+                x = dense(stage._replace(x=x))
+                continue
+            own = [next(unused) for _ in stage[0].init]
+            for layer, call in enumerate(stage):
+                before = tuple([s[layer] for s in own])
+                top, after, _, _ = self._forward([call._replace(x=x[None], init=before)])[0]
+                for s, now in zip(before, after, strict=True):
+                    s[:] = now
+                x = top[0]
+        return x
+
+
+class OneByOne:
+    """`call.Sessions`, of one sequence after the other: each has the bits that it has alone."""
+
+    def __init__(self, steps: Steps, stores: Sequence[Array]) -> None:
+        self._steps, self._stores = steps, stores
+
+    def step(self, slots: list[int], x: Any, out: Any = None) -> Array:
+        n = len(slots)
+        x = self._steps.read(x, n)
+        y, to = self._steps.write(out, x, n)
+        results = [
+            self._steps.run(row[None], [store[slot] for store in self._stores])
+            for slot, row in zip(slots, x.reshape(n, x.shape[-1]), strict=True)
+        ]
+        to[...] = np.reshape(results, to.shape)
         return y
 
 

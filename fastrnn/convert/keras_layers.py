@@ -9,6 +9,7 @@ from fastrnn.convert.keras_cells import cells, one_direction, two_directions
 from fastrnn.convert.keras_files import Piece
 from fastrnn.convert.keras_options import ALONE, LENGTHS, Taken, expect, flag, size, weights
 from fastrnn.frameworks import CUDNN, KERAS, KERAS_RNN, keras_activation
+from fastrnn.functions import FUNCTIONS
 from fastrnn.layers import (
     Activation,
     Dense,
@@ -20,7 +21,6 @@ from fastrnn.layers import (
     LayerNormalization,
     RepeatVector,
 )
-from fastrnn.layers.activation import FUNCTIONS
 
 #: Keras' words for the functions of Dense and Activation.
 PLAIN = tuple(map(keras_activation, FUNCTIONS))

@@ -8,6 +8,7 @@ from fastrnn.layers.embedding import Embedding
 from fastrnn.layers.gradients import RowGradient
 from fastrnn.layers.normalization import LayerNormalization
 from fastrnn.layers.over_time import GlobalAveragePooling1D, GlobalMaxPooling1D, LastStep, RepeatVector
+from fastrnn.layers.pool import Pool
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.layers.rnn import GRU, LSTM, RNN
 from fastrnn.layers.stream import Stream
@@ -27,6 +28,7 @@ __all__ = [
     "Layer",
     "LayerNormalization",
     "Output",
+    "Pool",
     "Recurrent",
     "RepeatVector",
     "RowGradient",

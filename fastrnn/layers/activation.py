@@ -2,44 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from fastrnn import checks
-from fastrnn.cells import Array, relu, sigmoid, tanh
-from fastrnn.checks import floating_array
+from fastrnn import backends, checks
+from fastrnn.call import DenseCall
+from fastrnn.cells import Array
+from fastrnn.checks import floating_array, rows
+from fastrnn.functions import FUNCTIONS
 from fastrnn.layers.base import Stateless
-
-
-def softmax(a: Array) -> Array:
-    """exp(a) over its sum along the last axis, by exponentials of at most 1: it cannot overflow; of none, none."""
-    e: Array = np.exp(a - a.max(axis=-1, keepdims=True, initial=-np.inf))
-    e /= e.sum(axis=-1, keepdims=True)
-    return e
-
-
-def softmax_backward(ds: Array, s: Array) -> Array:
-    """da of s = softmax(a), by s itself."""
-    da: Array = s * (ds - (ds * s).sum(axis=-1, keepdims=True))
-    return da
-
-
-class Function(NamedTuple):
-    """f(a), and f_backward(df, f(a)): both by the function's own result."""
-
-    f: Callable[[Array], Array]
-    backward: Callable[[Array, Array], Array]
-
-
-FUNCTIONS = {
-    "identity": Function(lambda a: a, lambda d, a: d),
-    "sigmoid": Function(sigmoid, lambda d, s: d * s * (1 - s)),
-    "tanh": Function(tanh, lambda d, t: d * (1 - t) * (1 + t)),
-    "relu": Function(relu, lambda d, r: np.where(r <= 0, np.zeros_like(d), d)),
-    "softmax": Function(softmax, softmax_backward),
-}
+from fastrnn.one_step import Form, OneStep, RowFunction
 
 
 class Activation(Stateless):
@@ -68,11 +39,20 @@ class Activation(Stateless):
         self.activation = checks.activation("activation", activation, FUNCTIONS)
 
     def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, dict[str, Array]]:
-        y = FUNCTIONS[self.activation].f(floating_array("x", x))
-        return y, {} if self.activation == "identity" else {"y": y}
+        x = floating_array("x", x)
+        if self.activation == "identity" or not x.size:
+            return x, {} if self.activation == "identity" else {"y": x}
+        row = x.shape[-1] if self.activation == "softmax" and x.ndim else x.size
+        y = backends.current().dense(DenseCall(self.activation, rows(x.reshape(-1, row)))).reshape(x.shape)
+        return y, {"y": y}
 
     def _backward(self, dy: Array, kept: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
         return FUNCTIONS[self.activation].backward(dy, kept.get("y", dy)), {}
+
+    def add_steps(self, step: OneStep) -> Form:
+        if self.activation != "identity":
+            step.add(RowFunction(self.activation, step.features, step), step.features)
+        return None
 
     def __repr__(self) -> str:
         return f"Activation({self.activation!r})"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 from fastrnn.cells import Array
-from fastrnn.checks import as_array, boolean, expect_dtype, expect_mapping, expect_names, expect_shape, floats
+from fastrnn.checks import as_array, boolean, expect_dtype, expect_mapping, expect_names, expect_shape, floats, size
+from fastrnn.layers.pool import Pool
+from fastrnn.layers.stream import Stream
+from fastrnn.one_step import Form, OneStep, flattened
 from fastrnn.unchanged import expect_unchanged, glance
 
 Shape = tuple[int | None, ...]
@@ -91,7 +95,7 @@ class Layer:
             The input.
         state, lengths, threads
             The initial state, each sequence's valid steps and the number of threads, for recurrent layers; what works
-            on every step alone has no state (ValueError), and no use for the other two.
+            on every step alone has no state (ValueError) and no use for lengths; of those, `Dense` runs on threads.
         training : bool
             Keep a cache, and drop out what is to be dropped out.
         rng : int or numpy.random.Generator, optional
@@ -144,6 +148,79 @@ class Layer:
             For what is no shape, and if the layer cannot take such an x.
         """
         return checked_shape(shape)
+
+    def stream(self, batch_size: int = 1, *, threads: int | None = None) -> Stream:
+        """One step at a time, the state kept inside; see `Stream`.
+
+        Parameters
+        ----------
+        batch_size : int
+            B, sequences side by side.
+        threads : int, optional
+            At most this many; `get_num_threads()` when absent.
+
+        Returns
+        -------
+        Stream
+
+        Raises
+        ------
+        TypeError
+            For what is no integer.
+        ValueError
+            For less than 1, and for a layer without steps: a bidirectional one must see a sequence's end first.
+        """
+        B, (step, form) = size("batch_size", batch_size), self._step()
+        flat = functools.partial(flattened, form) if isinstance(form, list) else lambda state: state
+        return Stream(*step.stepper(B, threads, flat), B, form)
+
+    def pool(self, capacity: int, *, threads: int | None = None) -> Pool:
+        """Many sequences, of which any take a step together; see `Pool`.
+
+        Parameters
+        ----------
+        capacity : int
+            Sessions that can be open at a time.
+        threads : int, optional
+            As for `stream`.
+
+        Returns
+        -------
+        Pool
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `stream`.
+        """
+        n, (step, form) = size("capacity", capacity), self._step()
+        return Pool(*step.sessions(n, threads), n, form)
+
+    def _step(self) -> tuple[OneStep, Form]:
+        step = OneStep()
+        return step, add_steps(self, step)
+
+    def add_steps(self, step: OneStep) -> Form:
+        """Add what one step of this layer runs: for `stream` and `pool`.
+
+        Parameters
+        ----------
+        step : OneStep
+
+        Returns
+        -------
+        tuple of str, list or None
+            The names of a recurrent layer's states, None of one without; of layers, a list with that of each.
+
+        Raises
+        ------
+        ValueError
+            For a layer that has no steps.
+        """
+        raise ValueError(
+            f"stream: {type(self).__name__} has no steps, nor for a pool; expected recurrent layers of one direction, "
+            "Dense, Embedding, Dropout and Activation; call the layer on whole sequences"
+        )
 
     def parameters(self) -> dict[str, Array]:
         """The parameters themselves by name, PyTorch's where it has any; after changing one in place call `changed`."""
@@ -224,6 +301,16 @@ class Layer:
         return cache.kept
 
 
+#: Ways to compute y.
+FORWARDS = {"__call__", "forward", "_run", "_forward"}
+
+
+def add_steps(layer: Layer, step: OneStep) -> Form:
+    """`layer.add_steps`; a subclass of a user's that computes something else by its own forward has no steps."""
+    lowest = next(kind for kind in type(layer).__mro__ if vars(kind).keys() & (FORWARDS | {"add_steps"}))
+    return layer.add_steps(step) if "add_steps" in vars(lowest) else Layer.add_steps(layer, step)
+
+
 class Stateless(Layer):
     """A layer without a recurrent state: subclasses compute y and the way back.
 
@@ -232,6 +319,10 @@ class Stateless(Layer):
 
     def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, dict[str, Array]]:
         raise NotImplementedError
+
+    def _run(self, x: Any, training: bool, rng: Any, threads: int | None) -> tuple[Array, dict[str, Array]]:
+        """`_forward`; what runs on threads has this instead."""
+        return self._forward(x, training, rng)
 
     def _backward(self, dy: Array, kept: dict[str, Array]) -> tuple[Array | None, dict[str, Any]]:
         raise NotImplementedError
@@ -249,7 +340,7 @@ class Stateless(Layer):
         boolean("training", training)
         if state is not None:
             raise ValueError(f"state: {type(self).__name__} has no state, so expected None, got {type(state).__name__}")
-        y, kept = self._forward(x, training, rng)
+        y, kept = self._run(x, training, rng, threads)
         return Output(y, None, Cache(self, (y.shape, y.dtype, kept, glance(kept))) if training else None)
 
     def backward(self, dy: Any, cache: Any, *, dstate: Any = None) -> Back:

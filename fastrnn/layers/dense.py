@@ -6,12 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn import checks
+from fastrnn import backends, checks
+from fastrnn.call import Backend, DenseCall
 from fastrnn.cells import Array
-from fastrnn.checks import as_array, boolean, expect_dtype, expect_room, floating, generator, size
+from fastrnn.checks import as_array, boolean, expect_dtype, expect_room, floating, generator, rows, size
+from fastrnn.functions import FUNCTIONS
 from fastrnn.initializers import GlorotUniform, Initializer, RandomUniform, Zeros, chosen, initial
-from fastrnn.layers.activation import FUNCTIONS
 from fastrnn.layers.base import Shape, Stateless, checked_shape
+from fastrnn.one_step import Form, OneStep
+from fastrnn.packed import stand_in
+from fastrnn.unchanged import contents, spread
 
 
 class Dense(Stateless):
@@ -76,6 +80,9 @@ class Dense(Stateless):
         rng = generator(rng)
         new = {name: initial(start[name], name, shape, rng, self.dtype) for name, shape in shapes.items()}
         self.weight, self.bias = new["weight"], new.get("bias")
+        self._packed: dict[tuple[str, str], Any] = {}  # by backend and layout
+        self._streamed: set[tuple[str, str]] = set()  # those of streams
+        self.changed()
 
     def parameters(self) -> dict[str, Array]:
         return {"weight": self.weight} | ({} if self.bias is None else {"bias": self.bias})
@@ -89,11 +96,13 @@ class Dense(Stateless):
         if not shape or shape[-1] != self.input_size:
             raise ValueError(f"x: expected shape (..., {self.input_size}), got {shape}")
 
-    def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, dict[str, Array]]:
+    def _run(self, x: Any, training: bool, rng: Any, threads: int | None) -> tuple[Array, dict[str, Array]]:
         x = expect_dtype("x", as_array("x", x), self.dtype, "the layer's")
         self._expect_features(x.shape)
-        bias = self.dtype.type(0) if self.bias is None else self.bias
-        y = FUNCTIONS[self.activation].f(flat(x) @ self.weight.T + bias).reshape(*x.shape[:-1], self.output_size)
+        backend, call = backends.current(), self._call(rows(flat(x)), backends.thread_count(threads))
+        if not training:  # which changes them before they are read again
+            call = call._replace(packed=self._packed_for(backend, backend.layout()))
+        y = backend.dense(call).reshape(*x.shape[:-1], self.output_size)
         kept = {"x": x, "weight": self.weight}
         return y, kept if self.activation == "identity" else kept | {"y": y}
 
@@ -102,6 +111,50 @@ class Dense(Stateless):
         da = FUNCTIONS[self.activation].backward(flat(dy), flat(y))
         grads = {"weight": da.T @ flat(x)} | ({} if self.bias is None else {"bias": da.sum(axis=0)})
         return (da @ kept["weight"]).reshape(x.shape), grads
+
+    def _call(self, x: Array, threads: int = 1) -> DenseCall:
+        return DenseCall(self.activation, x, np.ascontiguousarray(self.weight), self.bias, threads)
+
+    def changed(self) -> None:
+        """Forget what was packed of the parameters: they were changed in place. Streams go on with the new ones."""
+        self._samples = tuple([spread(p) for p in self.parameters().values()])
+        self._seen = (self.weight, self.bias, contents(self._samples))
+        call = self._call(stand_in(1, 0, self.input_size, self.dtype)[0])
+        for backend, layout in list(self._packed):
+            if (backend, layout) in self._streamed:
+                backends.load(backend).pack_dense(call, layout, self._packed[backend, layout])
+            else:
+                self._packed.pop((backend, layout), None)
+
+    def _packed_for(self, backend: Backend, layout: str) -> Any:
+        """The parameters as the backend likes them, packed once; anew if a look at them finds others."""
+        weight, bias, seen = self._seen
+        if weight is not self.weight or bias is not self.bias or contents(self._samples) != seen:
+            self.changed()
+        key = backend.name, layout
+        if key not in self._packed:
+            call = self._call(stand_in(1, 0, self.input_size, self.dtype)[0])
+            self._packed.setdefault(key, backend.pack_dense(call, layout))
+        return self._packed[key]
+
+    def add_steps(self, step: OneStep) -> Form:
+        step.add(self, self.output_size)
+        return None
+
+    @property
+    def floats(self) -> int:
+        """Numbers that a step holds of each row."""
+        return self.input_size + self.output_size
+
+    def stage(self, backend: Backend, B: int, threads: int) -> DenseCall:
+        """What a step of B rows runs; its weights stay those of the layer through every `changed`."""
+        layout = backend.layout()
+        packed = self._packed_for(backend, layout)
+        self._streamed.add((backend.name, layout))
+        return self._call(stand_in(1, B, self.input_size, self.dtype)[0], threads)._replace(packed=packed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_packed": {}, "_streamed": set(), "_seen": (None, None, None)}
 
     def __repr__(self) -> str:
         activation = "" if self.activation == "identity" else f", {self.activation!r}"

@@ -9,6 +9,7 @@ import numpy as np
 from fastrnn.cells import Array
 from fastrnn.checks import floating_array, fraction, generator
 from fastrnn.layers.base import Stateless
+from fastrnn.one_step import Form, OneStep
 
 
 def mask(shape: tuple[int, ...], rate: float, rng: Any, dtype: np.dtype[Any]) -> Array:
@@ -58,6 +59,9 @@ class Dropout(Stateless):
 
     def _backward(self, dy: Array, kept: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
         return dy * kept["mask"], {}
+
+    def add_steps(self, step: OneStep) -> Form:
+        return None
 
     def __repr__(self) -> str:
         return f"Dropout({self.rate})"

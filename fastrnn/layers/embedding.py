@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import as_array, boolean, describe, expect_room, floating, generator, integer, size
+from fastrnn.checks import as_array, boolean, describe, expect_room, floating, generator, in_table, integer, size
 from fastrnn.initializers import Initializer, RandomNormal, RandomUniform, chosen, initial
 from fastrnn.layers.base import Shape, Stateless, checked_shape
 from fastrnn.layers.gradients import RowGradient
+from fastrnn.one_step import Form, OneStep
 
 #: rows of a table up to which a step may as well move all of them
 DENSE_ROWS = 1024
@@ -100,10 +101,7 @@ class Embedding(Stateless):
         x = as_array("x", x, sequence=True)
         if x.dtype.kind not in "iu" and x.size:
             raise TypeError(f"x: expected integers, got {describe(x.dtype)}")
-        if x.size and not (0 <= x.min() and x.max() < self.num_embeddings):
-            wrong = x[(x < 0) | (x >= self.num_embeddings)][0]
-            raise ValueError(f"x: expected each in 0..{self.num_embeddings - 1}, got {wrong}")
-        x = x.astype(np.intp, copy=False)
+        x = in_table("x", x, self.num_embeddings).astype(np.intp, copy=False)
         return self.weight[x], {"x": x}
 
     def _backward(self, dy: Array, kept: dict[str, Array]) -> tuple[None, dict[str, Any]]:
@@ -111,6 +109,10 @@ class Embedding(Stateless):
         if self.padding_idx is not None:
             dW = dW.without(self.padding_idx)
         return None, {"weight": dW if self.sparse else np.asarray(dW)}
+
+    def add_steps(self, step: OneStep) -> Form:
+        step.read(self.weight)
+        return None
 
     def __repr__(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"

@@ -24,7 +24,6 @@ from fastrnn.checks import (
     floats,
     generator,
     rows,
-    size,
     time_major,
 )
 from fastrnn.initializers import GlorotUniform, Initializer, Orthogonal, RandomUniform, Zeros, chosen, initial
@@ -39,8 +38,8 @@ from fastrnn.layers.options import (
     parameter_shapes,
 )
 from fastrnn.layers.regularised import Regularised
-from fastrnn.layers.stream import Stream
 from fastrnn.merges import MERGES
+from fastrnn.one_step import Form, OneStep
 from fastrnn.packed import PackedStack, Part, Tape
 from fastrnn.run import as_given, callers
 
@@ -469,36 +468,13 @@ class Recurrent(LayerOptions, Layer):
         ]
         return tuple([a[:, None] if unbatched else a for a in arrays])
 
-    def stream(self, batch_size: int = 1, *, threads: int | None = None) -> Stream:
-        """One step at a time, the state kept inside; see `Stream`.
-
-        Parameters
-        ----------
-        batch_size : int
-            B, sequences side by side.
-        threads : int, optional
-            As for a call of the layer.
-
-        Returns
-        -------
-        Stream
-
-        Raises
-        ------
-        TypeError
-            For what is no integer.
-        ValueError
-            For a bidirectional layer, which must see a sequence's end first, and for less than 1.
-        """
+    def add_steps(self, step: OneStep) -> Form:
         if self.bidirectional:
             raise ValueError("stream: a bidirectional layer needs the whole sequence; call the layer instead")
         if self.inputs:
             raise ValueError("stream: the cell has extra inputs, for which a step has no place; call the layer instead")
-        threads = backends.thread_count(threads)
-        B = size("batch_size", batch_size)
-        sizes = B, self.input_size, self.hidden_size
-        expect_room("batch_size", "batch_size, I, H", sizes, B, self.input_size + 8 * self.hidden_size)
-        return Stream(*self.stack.stepper(B, threads))
+        step.add(self.stack, features(self))
+        return self.stack.cell.states
 
     def __repr__(self) -> str:
         depth = "" if self.num_layers == 1 else f", num_layers={self.num_layers}"

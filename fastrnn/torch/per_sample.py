@@ -65,9 +65,6 @@ class _PerSample(torch.autograd.Function):
 
 def _sequence(given: Given, axis: int, b: int) -> Given:
     """What belongs to one of the batch."""
-    by_step = {name: [a.narrow(1, b, 1) for a in getattr(given, name)] for name in ("init", "masks", "e")}
-    return given._replace(
-        x=given.x.narrow(axis, b, 1),
-        resets=None if given.resets is None else given.resets.narrow(1, b, 1),
-        **by_step,
-    )
+    init, masks, e = ([a.narrow(1, b, 1) for a in each] for each in (given.init, given.masks, given.e))
+    resets = None if given.resets is None else given.resets.narrow(1, b, 1)
+    return given._replace(x=given.x.narrow(axis, b, 1), resets=resets, init=init, masks=masks, e=e)

@@ -9,7 +9,8 @@ import numpy as np
 
 from fastrnn.cells import Array
 from fastrnn.checks import as_array, checked_lengths, generator
-from fastrnn.layers.base import Back, BackOfInputs, Cache, Layer, Output, Shape
+from fastrnn.layers.base import Back, BackOfInputs, Cache, Layer, Output, Shape, add_steps
+from fastrnn.one_step import Form, OneStep
 from fastrnn.training.batches import expect_extras, has_steps, turned, zeros_after
 
 
@@ -178,6 +179,16 @@ class Chain(Layer):
     def _blame(self, i: int, error: Exception) -> NoReturn:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{self.names[i]}: {error}") from error
+
+    def add_steps(self, step: OneStep) -> Form:
+        step.reads(self.input_shape[-1] if len(self.input_shape) == 3 else None)
+        forms = []
+        for i, layer in enumerate(self.layers):
+            try:
+                forms.append(add_steps(layer, step))
+            except (TypeError, ValueError) as error:
+                self._blame(i, error)
+        return forms
 
     def parameters(self) -> dict[str, Array]:
         return {f"{i}.{name}": p for i, layer in enumerate(self.layers) for name, p in layer.parameters().items()}

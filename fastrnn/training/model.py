@@ -132,7 +132,7 @@ class Model(Chain):
         steps: int | None = None,
         threads: int | None = None,
     ) -> Array:
-        """y of all samples, in their order; it does not depend on `batch_size` but by rounding.
+        """y of all samples, in their order; `batch_size` does not change a bit of it (but with the NumPy backend).
 
         Parameters
         ----------

@@ -1,0 +1,39 @@
+"""Functions that follow a matrix: their textbook forms, and the way back by their own results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from fastrnn.cells import Array, relu, sigmoid, tanh
+
+
+def softmax(a: Array) -> Array:
+    """exp(a) over its sum along the last axis, by exponentials of at most 1: it cannot overflow; of none, none."""
+    e: Array = np.exp(a - a.max(axis=-1, keepdims=True, initial=-np.inf))
+    e /= e.sum(axis=-1, keepdims=True)
+    return e
+
+
+def softmax_backward(ds: Array, s: Array) -> Array:
+    """da of s = softmax(a), by s itself."""
+    da: Array = s * (ds - (ds * s).sum(axis=-1, keepdims=True))
+    return da
+
+
+class Function(NamedTuple):
+    """f(a), and f_backward(df, f(a)): both by the function's own result."""
+
+    f: Callable[[Array], Array]
+    backward: Callable[[Array, Array], Array]
+
+
+FUNCTIONS = {
+    "identity": Function(lambda a: a, lambda d, a: d),
+    "sigmoid": Function(sigmoid, lambda d, s: d * s * (1 - s)),
+    "tanh": Function(tanh, lambda d, t: d * (1 - t) * (1 + t)),
+    "relu": Function(relu, lambda d, r: np.where(r <= 0, np.zeros_like(d), d)),
+    "softmax": Function(softmax, softmax_backward),
+}

@@ -1,0 +1,150 @@
+"""What one step of layers on one another runs: what the layers say of it, and what a backend makes of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from fastrnn import backends
+from fastrnn.call import Backend, DenseCall, Sessions, Stage, Stepper
+from fastrnn.cells import Array, Arrays
+from fastrnn.checks import expect_room
+from fastrnn.packed import PackedStack, stand_in
+
+#: How states are ordered: the names of a recurrent layer's; None of a layer without; of a model one of these a layer.
+Form = tuple[str, ...] | list[Any] | None
+
+
+class Part(Protocol):
+    """A part of a step that has one of a backend's stages: a `PackedStack`, or what works on each row by itself."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def floats(self) -> int: ...
+
+    def stage(self, backend: Backend, B: int, threads: int) -> Stage: ...
+
+
+class RowFunction(NamedTuple):
+    """A function without a matrix, in a step."""
+
+    function: str
+    features: int
+    step: OneStep
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.step.dtype
+
+    @property
+    def floats(self) -> int:
+        return self.features
+
+    def stage(self, backend: Backend, B: int, threads: int) -> DenseCall:
+        return DenseCall(self.function, stand_in(1, B, self.features, self.dtype)[0])
+
+
+class OneStep:
+    """Parts, each reading what the one before gives; `layers.Layer.add_steps` adds those of a layer."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.table: Array | None = None
+        self._features: int | None = None
+        self._dtype: np.dtype[Any] | None = None
+
+    @property
+    def features(self) -> int:
+        """Of what the next part reads."""
+        if self._features is None:
+            raise ValueError("x: no layer says how many features it has; expected one that does, as a Dense")
+        return self._features
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of all parts; float32 if none has any."""
+        return self._dtype or np.dtype(np.float32)
+
+    def reads(self, features: int | None) -> None:
+        """So many, where no part has said it."""
+        self._features = self._features or features
+
+    def add(self, part: Part, features: int) -> None:
+        """A part that gives so many features."""
+        if not isinstance(part, RowFunction):
+            self._agree(part.dtype)
+        self._features = features
+        self.parts.append(part)
+
+    def read(self, table: Array) -> None:
+        """Take x for numbers of a table's rows."""
+        if self.parts or self.table is not None:
+            raise ValueError("x: expected integers, which no layer gives; expected the Embedding first")
+        self._agree(table.dtype)
+        self.table, self._features = table, table.shape[1]
+
+    def _agree(self, dtype: np.dtype[Any]) -> None:
+        if self._dtype not in (None, dtype):
+            raise TypeError(f"dtype: expected {self._dtype}, that of the layers below, got {dtype}")
+        self._dtype = dtype
+
+    def stepper(self, B: int, threads: int | None, flat: Callable[[Any], Any]) -> tuple[Stepper, Arrays]:
+        """Of B rows, and the states that it updates; `flat` as a backend has it."""
+        self._expect_room("batch_size", B)
+        backend, stages = self._stages(B, threads)
+        states = tuple([np.zeros((L, B, width), self.dtype) for L, width in self._widths()])
+        return backend.stepper(stages, self.table, states, B, flat), states
+
+    def sessions(self, capacity: int, threads: int | None) -> tuple[Sessions, Arrays]:
+        """Of so many sequences, and the stores of their states."""
+        self._expect_room("capacity", capacity)
+        backend, stages = self._stages(1, threads)
+        stores = tuple([np.zeros((capacity, L, 1, width), self.dtype) for L, width in self._widths()])
+        return backend.sessions(stages, self.table, stores, capacity), stores
+
+    def _expect_room(self, name: str, n: int) -> None:
+        floats = sum(part.floats for part in self.parts)
+        expect_room(name, f"{name}, numbers of a sequence", (n, floats), n, floats)
+
+    def _stages(self, B: int, threads: int | None) -> tuple[Backend, list[Stage]]:
+        """One backend runs them all: that in use, if it has every cell."""
+        threads = backends.thread_count(threads)
+        of = [backends.of(part.inference) for part in self.parts if isinstance(part, PackedStack)]
+        backend = next((one for one in of if one is not backends.current()), backends.current())
+        parts = self.parts or [RowFunction("identity", self.features, self)]
+        return backend, [part.stage(backend, B, threads) for part in parts]
+
+    def _widths(self) -> list[tuple[int, int]]:
+        """Layers and units of every state."""
+        stacks = [part for part in self.parts if isinstance(part, PackedStack)]
+        return [(stack.num_layers, width) for stack in stacks for width in stack.widths]
+
+
+def arranged(form: Form, arrays: Iterator[Array]) -> Any:
+    """States as a layer or a model takes and gives them, from one array after the other."""
+    if form is None:
+        return None
+    if isinstance(form, list):
+        return tuple([arranged(own, arrays) for own in form])
+    own = tuple([next(arrays) for _ in form])
+    return own[0] if len(own) == 1 else own
+
+
+def flattened(form: Form, state: Any) -> list[Any]:
+    """The way back."""
+    if form is None:
+        if state is not None:
+            raise TypeError(f"state: expected None for a layer without one, got {type(state).__name__}")
+        return []
+    given = (state,) if isinstance(form, tuple) and len(form) == 1 else state
+    if not isinstance(given, tuple | list) or len(given) != len(form):
+        each = "one for each layer" if isinstance(form, list) else ", ".join(form)
+        got = f"{len(given)} of them" if isinstance(given, tuple | list) else type(given).__name__
+        raise TypeError(f"state: expected a tuple ({each}), got {got}")
+    if isinstance(form, tuple):
+        return list(given)
+    return [array for own, part in zip(form, given, strict=True) for array in flattened(own, part)]

@@ -1,0 +1,217 @@
+/* What works on each row by itself: y = f(W x + b), or f(x) alone, for f of frnn_function.
+ *
+ * A product is the panels' of matmul.h, so an element is one chain over k in order, and a row has the same bits
+ * whatever rows stand beside it. W that is not packed is packed a group at a time, just before it is multiplied.
+ *
+ *   softmax: exp(a - max a) over its sum, which is taken lane by lane, then over the lanes in order
+ */
+#include "dense.h"
+
+#include "activation.h"
+#include "team.h"
+#include "weights.h"
+
+enum {
+    ROWS_EACH = 64, /* that repay a thread's packing W for itself; with fewer rows threads share W's groups */
+    STRIP = ROWS_ONCE * TILE_VECTORS,
+};
+
+typedef struct {
+    const frnn_dense *dense;
+    int threads, by_groups;
+    Panels W;
+    real *bias; /* in whole vectors */
+    real *room; /* for one group of W, a thread's after another's, where W is not packed */
+} Layout;
+
+INLINE ptrdiff_t group_room(const frnn_dense *d) { return d->I * TILE_VECTORS * LANES; }
+INLINE double flop_of(const frnn_dense *d) { return 2.0 * (double)d->n * (double)d->I * (double)d->N; }
+
+/* The threads that are worth while; results do not depend on them. */
+static int threads_of(const frnn_dense *d)
+{
+    const ptrdiff_t most = d->threads < FRNN_MAX_THREADS ? d->threads : FRNN_MAX_THREADS;
+    const ptrdiff_t groups = (vectors_of(d->N) + TILE_VECTORS - 1) / TILE_VECTORS, by_rows = d->n / ROWS_EACH;
+    const ptrdiff_t parts = by_rows > groups ? by_rows : groups;
+    if (!d->W && !d->packed) return 1;
+    return flop_of(d) < WORTH_THREADS || parts < 2 ? 1 : (int)(parts < most ? parts : most);
+}
+
+/* With `whole`, room is taken for all of W. */
+static Layout lay_out(const frnn_dense *d, Arena *arena, int whole, int threads)
+{
+    Layout l = {.dense = d, .threads = threads, .by_groups = d->n < threads * ROWS_EACH};
+    Arena nowhere = {0, 0};
+    l.bias = take_reals(arena, padded(d->N));
+    l.W = take_panels(whole ? arena : &nowhere,
+                      (Panels){.K = d->I, .units = d->N, .gates = 1, .group_vectors = TILE_VECTORS});
+    if (!whole) l.room = take_reals(arena, threads * group_room(d));
+    return l;
+}
+
+static void fill_bias(const Layout *l)
+{
+    const frnn_dense *d = l->dense;
+    memset(l->bias, 0, (size_t)padded(d->N) * sizeof(real));
+    if (d->b) memcpy(l->bias, d->b, (size_t)d->N * sizeof(real));
+}
+
+/* n <= LANES elements, and `rest` in the other lanes. */
+INLINE vec load_some(const real *a, ptrdiff_t n, real rest)
+{
+    if (n >= LANES) return load(a);
+    vec v = splat(rest);
+    memcpy(&v, a, (size_t)n * sizeof(real));
+    return v;
+}
+INLINE void store_some(real *a, vec v, ptrdiff_t n)
+{
+    memcpy(a, &v, (size_t)(n < LANES ? n : LANES) * sizeof(real));
+}
+
+/* exp(z) for z <= 0, within 2 ulp, and NaN. */
+INLINE vec exp_of_negative(vec z)
+{
+    const ExpParts exp = exp_parts(VMAX(splat(-EXP_LIMIT), z));
+    return FMA(exp.scale, FMA(exp.square, exp.q, exp.r), exp.scale);
+}
+
+static void softmax(const real *a, real *y, ptrdiff_t n)
+{
+    vec most = splat(-__builtin_inf()), sums = splat(0);
+    real lanes[LANES], top = -__builtin_inf(), sum = 0;
+    for (ptrdiff_t i = 0; i < n; i += LANES) most = VMAX(most, load_some(a + i, n - i, -__builtin_inf()));
+    store(lanes, most);
+    for (int l = 0; l < LANES; l++) top = lanes[l] > top ? lanes[l] : top;
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        const vec e = exp_of_negative(load_some(a + i, n - i, -__builtin_inf()) - splat(top));
+        store_some(y + i, e, n - i);
+        sums += e;
+    }
+    store(lanes, sums);
+    for (int l = 0; l < LANES; l++) sum += lanes[l];
+    for (ptrdiff_t i = 0; i < n; i += LANES) store_some(y + i, load_some(y + i, n - i, 0) / splat(sum), n - i);
+}
+
+INLINE vec relu(vec a) { return choose(a < splat(0), splat(0), a); /* NaN stays NaN */ }
+
+#define EACH(f)                                                                                                        \
+    for (ptrdiff_t i = 0; i < n; i += LANES) store_some(y + i, f(load_some(a + i, n - i, 0)), n - i)
+
+/* y = f(a), elementwise; what needs a whole row is put off. */
+static void apply(int function, const real *a, real *y, ptrdiff_t n)
+{
+    switch (function) {
+    case FRNN_SIGMOID: EACH(vsigmoid); break;
+    case FRNN_TANH: EACH(vtanh); break;
+    case FRNN_RELU: EACH(relu); break;
+    default:
+        if (a != y) memcpy(y, a, (size_t)n * sizeof(real));
+    }
+}
+
+/* Copy n elements; a call of memcpy for each row would take longer than a narrow one's product. */
+INLINE void deliver(real *to, const real *from, ptrdiff_t n)
+{
+    if (n == 1)
+        *to = *from;
+    else
+        memcpy(to, from, (size_t)n * sizeof(real));
+}
+
+INLINE const real *x_of(const frnn_dense *d, ptrdiff_t row) { return (const real *)d->x + row * d->x_row; }
+INLINE real *y_of(const frnn_dense *d, ptrdiff_t row) { return (real *)d->y + row * d->y_row; }
+
+/* m rows by one group, which is group `at` of W. */
+static void run_group(const Layout *l, const Panels *W, ptrdiff_t at, ptrdiff_t group, ptrdiff_t row, ptrdiff_t m)
+{
+    const frnn_dense *d = l->dense;
+    real strip[STRIP * LANES] __attribute__((aligned(FRNN_ALIGN)));
+    const real *rows[ROWS_ONCE];
+    const ptrdiff_t start = group_start(&l->W, group), lanes = group_lanes(&l->W, group), left = d->N - start;
+    for (ptrdiff_t i = 0; i < m; i++) rows[i] = x_of(d, row + i);
+    X(multiply)(m, rows, 1, 0, W, at, l->bias + start, (Rows){strip, lanes});
+    apply(d->function, strip, strip, m * lanes);
+    for (ptrdiff_t i = 0; i < m; i++)
+        deliver(y_of(d, row + i) + start, strip + i * lanes, left < lanes ? left : lanes);
+}
+
+/* One row by groups [first, last) of a packed W: several at once, whose chains the core interleaves. */
+static void run_row(const Layout *l, ptrdiff_t first, ptrdiff_t last)
+{
+    const frnn_dense *d = l->dense;
+    real strip[STRIP * LANES] __attribute__((aligned(FRNN_ALIGN)));
+    for (ptrdiff_t group = first; group < last; group += ROWS_ONCE) {
+        const ptrdiff_t end = last - group < ROWS_ONCE ? last : group + ROWS_ONCE, start = group_start(&l->W, group);
+        const ptrdiff_t left = d->N - start, lanes = group_start(&l->W, end) - start;
+        X(multiply_row)(d->x, 1, 0, &l->W, group, end, l->bias + start, strip);
+        apply(d->function, strip, strip, lanes);
+        deliver(y_of(d, 0) + start, strip, left < lanes ? left : lanes);
+    }
+}
+
+static void run_groups(const Layout *l, int id, ptrdiff_t row, ptrdiff_t end, ptrdiff_t first, ptrdiff_t last)
+{
+    const frnn_dense *d = l->dense;
+    for (ptrdiff_t group = first; group < last; group++) {
+        Panels own = l->W;
+        if (!d->packed) {
+            own = one_group(&l->W, group, l->room + id * group_room(d));
+            X(pack)(&own, 0, 1, (const real *)d->W + group_start(&l->W, group) * d->I, 0, d->I, 1);
+        }
+        for (ptrdiff_t r = row; r < end; r += ROWS_ONCE)
+            run_group(l, &own, d->packed ? group : 0, group, r, end - r < ROWS_ONCE ? end - r : ROWS_ONCE);
+    }
+}
+
+static void dense_job(void *arg, int id)
+{
+    const Layout *l = arg;
+    const frnn_dense *d = l->dense;
+    const ptrdiff_t groups = l->W.groups, row = share(d->n, id, l->threads), end = share(d->n, id + 1, l->threads);
+    const ptrdiff_t first = share(groups, id, l->threads), last = share(groups, id + 1, l->threads);
+    const int product = d->W || d->packed;
+    if (!product)
+        for (ptrdiff_t r = row; r < end; r++) apply(d->function, x_of(d, r), y_of(d, r), d->N);
+    else if (d->n == 1 && d->packed)
+        run_row(l, first, last);
+    else if (l->by_groups)
+        run_groups(l, id, 0, d->n, first, last);
+    else
+        run_groups(l, id, row, end, 0, groups);
+    if (d->function != FRNN_SOFTMAX) return;
+    if (l->by_groups) frnn_team_barrier(l->threads);
+    for (ptrdiff_t r = row; r < end; r++) softmax(y_of(d, r), y_of(d, r), d->N);
+}
+
+size_t X(dense_packed_size)(const frnn_dense *d)
+{
+    Arena arena = {0, 0};
+    lay_out(d, &arena, 1, 1);
+    return arena.used;
+}
+
+void X(pack_dense)(const frnn_dense *d, void *packed)
+{
+    Arena arena = {packed, 0};
+    const Layout l = lay_out(d, &arena, 1, 1);
+    fill_bias(&l);
+    X(pack)(&l.W, 0, l.W.groups, d->W, 0, d->I, 1);
+}
+
+size_t X(dense_size)(const frnn_dense *d)
+{
+    Arena arena = {0, 0};
+    if (d->W && !d->packed) lay_out(d, &arena, 0, threads_of(d));
+    return arena.used;
+}
+
+void X(dense)(const frnn_dense *d)
+{
+    Arena arena = {d->packed ? (char *)d->packed : d->work, 0};
+    const int granted = frnn_team_acquire(threads_of(d), flop_of(d));
+    Layout l = lay_out(d, &arena, d->packed != 0, granted);
+    if (d->W && !d->packed) fill_bias(&l);
+    frnn_team_run(granted, dense_job, &l);
+    frnn_team_release(granted);
+}
