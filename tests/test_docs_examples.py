@@ -69,3 +69,9 @@ def test_seed(seed: str, python: Python) -> None:
     done = python("-W", "error", str(PROGRAMS[seed]), "--quick")
     assert done.returncode == 0, done.stdout + done.stderr
     assert not [line for line in GOLDEN[seed] if line not in done.stdout.splitlines()]
+
+
+def test_voice_pool(python: Python) -> None:
+    done = python("-W", "error", str(EXAMPLES / "voice_pool.py"), "--quick")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "  ok: each stream is told what it would be alone, bit by bit" in done.stdout.splitlines()
