@@ -138,6 +138,41 @@ def test_float64(cell: str, oracle: Callable[[str], Any], onnx: Any) -> None:
     assert_close({"y": y}, {"y": model.predict(x)})
 
 
+def over_time(kind: str) -> fastrnn.Sequential:
+    """A model with what makes a vector of steps, and steps of a vector."""
+    rng = np.random.default_rng(3)
+    norm = fastrnn.LayerNormalization(4)
+    norm.load_state_dict({name: rng.uniform(0.5, 1.5, 4).astype(np.float32) for name in ("weight", "bias")})
+    layers = [fastrnn.GRU(3, 4, reset_after=True, bidirectional=True, merge="sum", rng=0), norm]
+    plain = fastrnn.LayerNormalization(4, 0.25, scale=False, center=False)
+    decoder = [fastrnn.RepeatVector(3), fastrnn.LSTM(4, 2, rng=1)] if kind.islower() else [plain]
+    return fastrnn.Sequential([*layers, getattr(fastrnn, KINDS[kind.lower()])(), *decoder])
+
+
+KINDS = {"last": "LastStep", "mean": "GlobalAveragePooling1D", "max": "GlobalMaxPooling1D"}
+
+
+@pytest.mark.parametrize("opset", [OPSETS[0], 13, 18])
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("kind", [*KINDS, *map(str.upper, KINDS)])
+def test_layers_over_time(kind: str, ragged: bool, opset: int, onnx: Any, runtime: Any) -> None:
+    """Steps that are made of a vector have no lengths, and keep all that the decoder gives."""
+    model = over_time(kind)
+    x = read_by(model)
+    made = written(onnx, model, lengths=ragged, opset=opset)
+    assert shapes(made.graph.output)["y"] == (["B", 3, 2] if kind.islower() else ["B", 4])
+    inputs = {"x": x} | ({"sequence_lens": LENGTHS} if ragged else {})
+    assert_predicts(computed(runtime, made, inputs)["y"], model, x, LENGTHS if ragged else None)
+
+
+def test_a_model_that_begins_with_vectors(onnx: Any, runtime: Any) -> None:
+    model = fastrnn.Sequential([fastrnn.Dense(3, 4, rng=0), fastrnn.RepeatVector(5), fastrnn.LSTM(4, 2, rng=1)])
+    made = written(onnx, model)
+    assert (shapes(made.graph.input), shapes(made.graph.output)) == ({"x": ["B", 3]}, {"y": ["B", 5, 2]})
+    x = np.random.default_rng(2).standard_normal((4, 3), np.float32)
+    assert_predicts(computed(runtime, made, {"x": x})["y"], model, x)
+
+
 def shapes(values: Any) -> dict[str, list[Any]]:
     return {one.name: [d.dim_param or d.dim_value for d in one.type.tensor_type.shape.dim] for one in values}
 

@@ -11,7 +11,18 @@ from fastrnn.cells import Cell
 from fastrnn.convert.onnx_nodes import Nodes, Value
 from fastrnn.convert.stack import Arrays, Parts, recurrent
 from fastrnn.frameworks import ONNX, onnx_attributes, reordered
-from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
+from fastrnn.layers import (
+    Activation,
+    Dense,
+    Dropout,
+    Embedding,
+    GlobalAveragePooling1D,
+    GlobalMaxPooling1D,
+    LastStep,
+    Layer,
+    LayerNormalization,
+    RepeatVector,
+)
 from fastrnn.layers.options import features
 from fastrnn.layers.recurrent import Recurrent
 
@@ -54,7 +65,7 @@ def write_directions(nodes: Nodes, layer: Recurrent, x: Value, prefix: str) -> l
             read = nodes.add_moved("Dropout", read, f"{prefix}rate", layer.dropout, f"{prefix}dropped{i}")
     for s in states if nodes.kept else ():
         nodes.final[nodes.add("Concat", [f"{prefix}{s}_of{i}" for i in range(L)], f"{prefix}{s}_n", axis=0)] = shape
-    return [Value(name, layer.return_sequences, True) for name in made]
+    return [Value(name, x.steps if layer.return_sequences else None, True) for name in made]
 
 
 def write_node(nodes: Nodes, layer: Recurrent, i: int, prefix: str, reads: list[str], outputs: list[str]) -> None:
@@ -132,6 +143,67 @@ def write_embedding(nodes: Nodes, layer: Embedding, x: Value, prefix: str) -> Va
     return x._replace(name=nodes.add("Gather", [table, x.name], f"{prefix}rows", axis=0))
 
 
+def write_normalization(nodes: Nodes, layer: LayerNormalization, x: Value, prefix: str) -> Value:
+    def mean(name: str) -> str:
+        return nodes.add_moved("ReduceMean", name, "last_axis", [-1], f"{name}_mean", keepdims=1)
+
+    centred = nodes.add("Sub", [x.name, mean(x.name)], f"{prefix}centred")
+    variance = mean(nodes.add("Mul", [centred, centred], f"{prefix}squares"))
+    epsilon = nodes.constant(f"{prefix}epsilon", np.array(layer.epsilon, layer.dtype))
+    deviation = nodes.add("Sqrt", [nodes.add("Add", [variance, epsilon], f"{prefix}variance")], f"{prefix}deviation")
+    name = nodes.add("Div", [centred, deviation], f"{prefix}normalized")
+    if layer.weight is not None:
+        name = nodes.add("Mul", [name, nodes.constant(f"{prefix}weight", layer.weight)], f"{prefix}scaled")
+    if layer.bias is not None:
+        name = nodes.add("Add", [name, nodes.constant(f"{prefix}bias", layer.bias)], f"{prefix}shifted")
+    return x._replace(name=name)
+
+
+def write_last(nodes: Nodes, layer: LastStep, x: Value, prefix: str) -> Value:
+    x = nodes.turned(x, False)
+    if not nodes.lengths:
+        index = nodes.constant("last", np.array(-1))
+        return Value(nodes.add("Gather", [x.name, index], f"{prefix}last", axis=1), None)
+    index = nodes.add("Sub", [nodes.each_length, "one"], f"{prefix}index")
+    x = masked(nodes, x, nodes.add("Equal", [nodes.each_step, index], f"{prefix}is_last"), 0)
+    return Value(nodes.add_moved("ReduceSum", x.name, "axis1", [1], f"{prefix}last", keepdims=0), None)
+
+
+def write_mean(nodes: Nodes, layer: GlobalAveragePooling1D, x: Value, prefix: str) -> Value:
+    x = nodes.turned(x, False)
+    if not nodes.lengths:
+        return Value(nodes.add_moved("ReduceMean", x.name, "axis1", [1], f"{prefix}mean", keepdims=0), None)
+    x = masked(nodes, x, nodes.mask, 0)
+    total = nodes.add_moved("ReduceSum", x.name, "axis1", [1], f"{prefix}total", keepdims=0)
+    kind = nodes.kind(nodes.dtype)
+    counts = [nodes.add("Cast", [name], f"{prefix}{name}_real", to=kind) for name in (nodes.each_length, "one")]
+    return Value(nodes.add("Div", [total, nodes.add("Max", counts, f"{prefix}counts")], f"{prefix}mean"), None)
+
+
+def write_max(nodes: Nodes, layer: GlobalMaxPooling1D, x: Value, prefix: str) -> Value:
+    x = nodes.turned(x, False)
+    if not nodes.lengths:
+        return Value(nodes.add_moved("ReduceMax", x.name, "axis1", [1], f"{prefix}max", keepdims=0), None)
+    x = masked(nodes, x, nodes.mask, -np.inf)
+    y = Value(nodes.add_moved("ReduceMax", x.name, "axis1", [1], f"{prefix}max", keepdims=0), None)
+    return masked(nodes, y, nodes.add("Less", ["zero", nodes.each_length], f"{prefix}some"), 0)
+
+
+def masked(nodes: Nodes, x: Value, mask: str, other: float) -> Value:
+    """x where the mask of its first axes is true, and the other number elsewhere."""
+    integers = x.name == "x" and nodes.integers
+    if x.steps is not None and not integers:
+        mask = nodes.add_moved("Unsqueeze", mask, "axis2", [2], f"{x.name}_mask")
+    padding = nodes.constant(f"padding_of_{x.name}", np.array(other, np.int64 if integers else nodes.dtype))
+    return x._replace(name=nodes.add("Where", [mask, x.name, padding], f"{x.name}_masked"))
+
+
+def write_repetition(nodes: Nodes, layer: RepeatVector, x: Value, prefix: str) -> Value:
+    one = nodes.add_moved("Unsqueeze", x.name, "axis1", [1], f"{prefix}one")
+    shape = nodes.constant(f"{prefix}repeats", np.array([1, layer.n, 1]))
+    return Value(nodes.add("Expand", [one, shape], f"{prefix}repeated"), layer.n)
+
+
 #: What writes a layer, by its class: a new layer is a new row.
 WRITERS: dict[type[Layer], Callable[[Nodes, Any, Value, str], Value]] = {
     Recurrent: write_recurrent,
@@ -139,4 +211,9 @@ WRITERS: dict[type[Layer], Callable[[Nodes, Any, Value, str], Value]] = {
     Embedding: write_embedding,
     Dropout: lambda nodes, layer, x, prefix: x,
     Activation: write_activation,
+    LayerNormalization: write_normalization,
+    LastStep: write_last,
+    GlobalAveragePooling1D: write_mean,
+    GlobalMaxPooling1D: write_max,
+    RepeatVector: write_repetition,
 }

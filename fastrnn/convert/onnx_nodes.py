@@ -18,7 +18,7 @@ MOVED = {
     "Dropout": ("ratio", 12),
     "Split": ("split", 13),
     **dict.fromkeys(("ReduceSum", "Squeeze", "Unsqueeze"), ("axes", 13)),
-    **dict.fromkeys(("ReduceMean", "ReduceProd"), ("axes", 18)),
+    **dict.fromkeys(("ReduceMax", "ReduceMean", "ReduceProd"), ("axes", 18)),
 }
 
 
@@ -37,7 +37,7 @@ class Value(NamedTuple):
     """What goes from one layer to the next."""
 
     name: str
-    stepwise: bool  #: whether it has an axis of time
+    steps: Axis | None  #: the axis of time, if it has one
     time_major: bool = False
 
 
@@ -47,10 +47,12 @@ class Nodes:
     def __init__(self, onnx: Any, opset: int, batch: Axis, lengths: str = "", states: bool = False) -> None:
         self._onnx, self._opset = onnx, opset
         self.batch = batch  #: of x
-        self.lengths = lengths  #: the name of their input, or ""
+        self.lengths = lengths  #: the name of their input, or "" where there are none, or none any more
+        self.each_step, self.each_length, self.mask = "", "", ""  #: of x with lengths: (T,), (B, 1), and (B, T) of both
         self.given, self.kept = states, states  #: whether initial states are inputs, and final ones outputs
         self.final: dict[str, list[Any]] = {}  #: those, and their shapes
         self.name = "model"
+        self.dtype, self.integers = np.dtype(np.float32), False  #: of a chain, and whether x are indices
         self._nodes: list[Any] = []
         self._constants: Arrays = {}
         self._inputs: list[Any] = []
@@ -93,9 +95,9 @@ class Nodes:
 
     def turned(self, x: Value, time_major: bool) -> Value:
         """Laid out so."""
-        if not x.stepwise or x.time_major == time_major:
+        if x.steps is None or x.time_major == time_major:
             return x
-        return Value(self.add("Transpose", [x.name], f"{x.name}_turned", perm=(1, 0, 2)), True, time_major)
+        return Value(self.add("Transpose", [x.name], f"{x.name}_turned", perm=(1, 0, 2)), x.steps, time_major)
 
     def _value(self, name: str, dtype: Any, shape: list[Any]) -> Any:
         return self._onnx.helper.make_tensor_value_info(name, self.kind(dtype), shape)

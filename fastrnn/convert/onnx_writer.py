@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from fastrnn.checks import boolean, size
-from fastrnn.convert.onnx_layers import WRITERS, ends, write_directions
+from fastrnn.convert.onnx_layers import WRITERS, ends, masked, write_directions
 from fastrnn.convert.onnx_nodes import OPSET, Axis, Nodes, Value, checked_opset
 from fastrnn.convert.stack import as_chain, kind_of, leaves, recurrent
 from fastrnn.extras import needed
 from fastrnn.frameworks import ONNX
+from fastrnn.layers import Embedding
 from fastrnn.layers.options import features
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.training.chain import Chain
@@ -103,11 +104,11 @@ def write_alone(nodes: Nodes, layer: Recurrent, steps: Axis | None) -> None:
     """A recurrent layer as it is called: laid out as it is, with its states."""
     nodes.name, nodes.kept = layer.stack.cell.name, True
     leading = axes(nodes, steps) if layer.batch_first else axes(nodes, steps)[::-1]
-    x = Value(nodes.input("x", layer.dtype, [*leading, layer.input_size]), True, not layer.batch_first)
+    x = Value(nodes.input("x", layer.dtype, [*leading, layer.input_size]), steps, not layer.batch_first)
     if nodes.lengths:
         nodes.input(nodes.lengths, np.int32, [nodes.batch])
     for y, end in zip(write_directions(nodes, layer, x, ""), ends(layer), strict=True):
-        shape = [*(leading if y.stepwise else [nodes.batch]), features(layer)]
+        shape = [*(leading if layer.return_sequences else [nodes.batch]), features(layer)]
         nodes.output(nodes.turned(y, x.time_major).name, f"y{end}", layer.dtype, shape)
     for state, shape in nodes.final.items():
         nodes.output(state, state, layer.dtype, shape)
@@ -119,27 +120,32 @@ def write_chain(nodes: Nodes, model: Chain, steps: Axis | None) -> None:
     dtypes = {layer.dtype for _, _, layer in layers if hasattr(layer, "dtype")} or {np.dtype(np.float32)}
     if len(dtypes) > 1:
         raise ValueError(f"model: expected layers of one dtype, got {' and '.join(sorted(map(str, dtypes)))}")
-    [dtype], integers = dtypes, len(shape) == 2
-    timed = integers or steps is not None or any(isinstance(layer, Recurrent) for _, _, layer in layers)
-    leading = axes(nodes, steps) if timed else [nodes.batch]
-    width = [] if integers else [shape[-1] or "I"]
-    x = Value(nodes.input("x", np.int64 if integers else dtype, [*leading, *width]), timed)
-    mask = write_mask(nodes, x) if nodes.lengths else ""
-    if mask and integers:  # what is past the lengths need not be in an embedding's table
-        x = masked(nodes, x, mask, np.array(0))
+    [nodes.dtype], nodes.integers = dtypes, isinstance(layers[0][2], Embedding)
+    if len(shape) == 2 and not nodes.integers:  # vectors, of which steps are made
+        steps = None
+    elif nodes.integers or any(isinstance(layer, Recurrent) for _, _, layer in layers):
+        axes(nodes, steps)
+    leading = [nodes.batch] if steps is None else [nodes.batch, steps]
+    width = [] if nodes.integers else [shape[-1] or "I"]
+    x = Value(nodes.input("x", np.int64 if nodes.integers else nodes.dtype, [*leading, *width]), steps)
+    if nodes.lengths:
+        write_mask(nodes, x)
+    if nodes.lengths and nodes.integers:  # what is past the lengths need not be in an embedding's table
+        x = masked(nodes, x, nodes.mask, 0)
     for prefix, title, layer in layers:
         try:
             x = WRITERS[kind_of(layer, WRITERS)](nodes, layer, x, prefix)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{title}: {error}") from error
+        if x.steps is None:  # steps that are made of it are no longer those of x
+            nodes.lengths = ""
     y = nodes.turned(x, False)
-    if mask and y.stepwise:
-        each = nodes.add_moved("Unsqueeze", mask, "axis2", [2], "mask_of_y")
-        y = masked(nodes, y, each, np.zeros((), dtype))
+    if nodes.lengths:
+        y = masked(nodes, y, nodes.mask, 0)
     last = model.output_shape(shape)[-1] or "I"
-    nodes.output(y.name, "y", dtype, [*(leading if y.stepwise else [nodes.batch]), last])
+    nodes.output(y.name, "y", nodes.dtype, [nodes.batch, *([] if y.steps is None else [y.steps]), last])
     for state, sizes in nodes.final.items():
-        nodes.output(state, state, dtype, sizes)
+        nodes.output(state, state, nodes.dtype, sizes)
 
 
 def axes(nodes: Nodes, steps: Axis | None) -> list[Axis]:
@@ -148,18 +154,14 @@ def axes(nodes: Nodes, steps: Axis | None) -> list[Axis]:
     return [nodes.batch, steps]
 
 
-def write_mask(nodes: Nodes, x: Value) -> str:
-    """(B, T): what of x is within the lengths."""
-    if not x.stepwise:
+def write_mask(nodes: Nodes, x: Value) -> None:
+    """What of x is within the lengths."""
+    if x.steps is None:
         raise ValueError("lengths: expected False, for x of this model has no axis of time, got True")
     nodes.input(nodes.lengths, np.int32, [nodes.batch])
     zero, one = nodes.constant("zero", np.array(0)), nodes.constant("one", np.array(1))
     steps = nodes.add("Gather", [nodes.add("Shape", [x.name], "shape"), one], "steps")
-    each = nodes.add("Range", [zero, steps, one], "each_step")
+    nodes.each_step = nodes.add("Range", [zero, steps, one], "each_step")
     lengths = nodes.add("Cast", [nodes.lengths], "lengths", to=nodes.kind(np.int64))
-    return nodes.add("Less", [each, nodes.add_moved("Unsqueeze", lengths, "axis1", [1], "each_length")], "mask")
-
-
-def masked(nodes: Nodes, x: Value, mask: str, zero: Any) -> Value:
-    padding = nodes.constant(f"padding_of_{x.name}", zero)
-    return x._replace(name=nodes.add("Where", [mask, x.name, padding], f"{x.name}_masked"))
+    nodes.each_length = nodes.add_moved("Unsqueeze", lengths, "axis1", [1], "each_length")
+    nodes.mask = nodes.add("Less", [nodes.each_step, nodes.each_length], "mask")
