@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,47 @@ def test_an_optimizer_of_other_parameters() -> None:
     model.compile(other, "mse")
     with pytest.raises(ValueError, match=r"^optimizer: its state has 'w', which this model has not"):
         model.fit(inputs(), targets(N, T))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("suffix", [None, ".keras", ".h5"])
+def test_from_and_to_keras(suffix: str | None, tmp_path: Path, oracle: Callable[[str], Any]) -> None:
+    oracle("torch")
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    keras = oracle("keras")
+    k, rng = keras.layers, np.random.default_rng(0)
+    stack = [
+        keras.Input((None, 3)),
+        k.Bidirectional(k.LSTM(2, return_sequences=True)),
+        k.RNN([k.GRUCell(3), k.GRUCell(2)], return_sequences=True),
+        k.TimeDistributed(k.Dense(2)),
+        k.LayerNormalization(),
+        k.Bidirectional(k.GRU(2, return_sequences=True, trainable=False)),
+        k.Activation("tanh"),
+    ]
+    model = keras.Sequential(stack)
+    for i in (0, 2):
+        model.layers[i].trainable = False
+    model.set_weights([rng.standard_normal(w.shape).astype(w.dtype) for w in model.get_weights()])
+    if suffix:
+        model.save(tmp_path / f"model{suffix}")
+    ours = fastrnn.from_keras(tmp_path / f"model{suffix}" if suffix else model)
+    assert [layer.trainable for layer in ours.layers] == [False, True, True, False, True, False, True]
+    x = rng.standard_normal((2, 5, 3)).astype(np.float32)
+    assert_close({"y": ours.predict(x)}, {"y": keras.ops.convert_to_numpy(model(x))}, 5e-6)
+    back = fastrnn.to_keras(ours)
+    assert [layer.trainable for layer in back.layers] == [False, True, True, False, True, False, True]
+    sizes = [int(np.prod(w.shape)) for w in back.trainable_weights]
+    assert sum(sizes) == sum(a.size for a in ours.trainable_parameters().values())
+    for cell, frozen in enumerate([1, 2]):
+        model.layers[1].cell.cells[cell].trainable = False
+        model.save(tmp_path / f"{frozen}{suffix or '.keras'}")
+    with pytest.raises(ValueError, match=r"trainable: expected all cells frozen or none"):
+        fastrnn.from_keras(tmp_path / f"1{suffix or '.keras'}", inference=True)
+    stack_frozen = fastrnn.from_keras(tmp_path / f"2{suffix or '.keras'}")
+    assert [layer.trainable for layer in stack_frozen.layers] == [False] * 4 + [True, False, True]
+    again = fastrnn.from_keras(back)
+    assert list(again.trainable_parameters()) == list(ours.trainable_parameters())
 
 
 @pytest.mark.parametrize("seed", range(3))

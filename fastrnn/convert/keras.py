@@ -63,8 +63,8 @@ def from_keras(
         `layer` names where there are several. The GRU of Keras 2 and 3 is "gru_after". ``return_sequences`` and `merge`
         are fastrnn's defaults then. `Sequential.load_keras_weights` takes the weights of a whole model.
     inference : bool
-        Leave out what acts in training alone and has no counterpart: regularizers, constraints, ``trainable=False``,
-        noise, dropout of whole features, and dropout inside recurrent layers. Else they are refused.
+        Leave out what acts in training alone and has no counterpart: regularizers, constraints, noise, dropout of whole
+        features, and dropout inside recurrent layers. Else they are refused.
     lengths : bool
         Leave out Masking layers and ``mask_zero``: you give ``lengths=`` in calls. For sequences that are padded at
         their end, and have no masked step before, it is the same up to there; past that a model's y is 0. Else they
@@ -169,6 +169,14 @@ def to_keras(layer: Any) -> Any:
 
 
 def made_layers(keras: Any, layer: Layer) -> list[Any]:
+    """Keras' layers for one of ours, with their weights, frozen as it is."""
+    made = counterparts(keras, layer)
+    for one in made if not layer.trainable else ():
+        one.trainable = False
+    return made
+
+
+def counterparts(keras: Any, layer: Layer) -> list[Any]:
     """Keras' layers for one of ours, with their weights."""
     if isinstance(layer, Sequential):
         return [made for one in layer.layers for made in made_layers(keras, one)]

@@ -34,6 +34,25 @@ NOISE = (
 
 def converted(piece: Piece, taken: Taken) -> list[Layer]:
     """Our layers: none for what does nothing, several for cells upon cells."""
+    if piece.kind == KERAS_RNN:
+        return [layer for one in cells(piece) for layer in converted(one, taken)]
+    layers = counterparts(piece, taken)
+    for layer in layers:
+        if layer.parameters():
+            layer.trainable = trained(piece)
+    return layers
+
+
+def trained(piece: Piece) -> bool:
+    """Whether Keras trains it, and what it wraps."""
+    wrapped = [piece.config.get(key) for key in ("layer", "backward_layer")]
+    inner = {one["config"].get("trainable", True) for one in wrapped if isinstance(one, dict)}
+    if len(inner) > 1:
+        raise ValueError(f"{piece.title}: trainable: expected both directions alike, got one that is frozen alone")
+    return piece.config.get("trainable", True) is not False and inner != {False}
+
+
+def counterparts(piece: Piece, taken: Taken) -> list[Layer]:
     kinds: dict[str, Callable[[Piece, Taken], Layer]] = {
         **dict.fromkeys((*KERAS.families, *CUDNN), one_direction),
         "Bidirectional": two_directions,
@@ -51,8 +70,6 @@ def converted(piece: Piece, taken: Taken) -> list[Layer]:
     }
     if piece.kind in ("InputLayer", "Identity") or (piece.kind == "Masking" and taken.lengths):
         return []
-    if piece.kind == KERAS_RNN:
-        return [one_direction(one, taken) for one in cells(piece)]
     if piece.kind in NOISE:
         if taken.inference:
             return []

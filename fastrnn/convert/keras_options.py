@@ -25,7 +25,7 @@ HARMLESS = {
 DROPOUTS = ("dropout", "recurrent_dropout")
 
 #: Options that act in training alone, and what they are when they do not.
-TRAINING: dict[str, Any] = {"trainable": True} | dict.fromkeys(DROPOUTS, 0)
+TRAINING: dict[str, Any] = dict.fromkeys(DROPOUTS, 0)
 TRAINING |= dict.fromkeys(
     [
         f"{what}_{how}"
@@ -62,6 +62,8 @@ def expect(piece: Piece, taken: Taken, **expected: tuple[Any, ...]) -> Config:
                 hint = f"; {BACKWARDS}" if key == "go_backwards" and value is True else ""
                 hint = f"; {OWN}" if "go_backwards" in expected and key.endswith("activation") else hint
                 raise ValueError(f"{piece.title}: {key}: expected {wanted}, got {value!r:.80}{hint}")
+        elif key == "trainable":
+            flag(piece, key, True)
         elif key in TRAINING:
             if not taken.inference and value != TRAINING[key]:
                 hint = "; fastrnn.keras trains with it" if key in DROPOUTS else ""
