@@ -25,6 +25,7 @@ class Framework:
     peepholes: str = ""  #: first to last
     merges: Mapping[Any, Any] = field(default_factory=dict)  #: its word or operator -> our `merge`
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  #: option -> what it has of it, if not all
+    mask_each: bool = False  #: whether its recurrent dropout draws a mask for each gate, where ours has one for all
     factories: bool = False  #: whether cells of the factories `lstm_with`, ... of `fastrnn.catalogue` count, too
 
     @property
@@ -78,6 +79,7 @@ KERAS = Framework(
         "proj_size": (0,),
     }
     | REGULARISERS,
+    mask_each=True,
     factories=True,
 )
 

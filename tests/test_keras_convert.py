@@ -350,10 +350,13 @@ def test_functional_models_that_are_no_chain(kind: str, keras: Any) -> None:
     [
         (lambda k: k.Masking(), r"layer 'masking\w*' \(Masking\): has no counterpart; lengths=True leaves it out"),
         (lambda k: k.Embedding(5, 3, mask_zero=True), "mask_zero: True has no counterpart; lengths=True leaves it out"),
-        (lambda k: k.LSTM(4, go_backwards=True), "go_backwards: expected False, got True"),
+        (
+            lambda k: k.LSTM(4, go_backwards=True),
+            r"go_backwards: expected False, got True; .* in which it read them, last first, which is y\[:, ::-1",
+        ),
         (
             lambda k: k.LSTM(4, recurrent_dropout=0.5),
-            r"\(LSTM\): recurrent_dropout: expected 0, got 0\.5; inference=True .*; fastrnn\.keras trains with it",
+            r"\(LSTM\): recurrent_dropout: expected 0, got 0\.5; inference=True .*; fastrnn\.keras trains .* one mask",
         ),
         (lambda k: k.LSTM(4, dropout=0.5), r": dropout: expected 0, got 0\.5; .*; fastrnn\.keras trains with it"),
         (lambda k: k.LSTM(4, kernel_regularizer="l2"), "kernel_regularizer: expected None"),
@@ -387,6 +390,25 @@ def test_functional_models_that_are_no_chain(kind: str, keras: Any) -> None:
 def test_from_keras_refuses(build: Any, message: str, keras: Any) -> None:
     with pytest.raises(ValueError, match=message):
         fastrnn.from_keras(build(keras.layers))
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_recurrent_dropout_of_one_gate(both: bool, keras: Any) -> None:
+    """A mask for each gate is one for all where there is one: it comes and goes, and the model drops in training."""
+    made = keras.layers.SimpleRNN(4, recurrent_dropout=0.5, return_sequences=True)
+    made = keras.layers.Bidirectional(made) if both else made
+    made.build((None, None, 3))
+    rnn = fastrnn.from_keras(made)
+    assert rnn.recurrent_dropout == 0.5
+    x = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
+    assert_close({"y": rnn(x)[0]}, {"y": keras.ops.convert_to_numpy(made(x))}, BOUND)
+    training = [rnn.forward(x, training=True, rng=seed).y for seed in (1, 1, 2)]
+    assert np.array_equal(training[0], training[1])
+    assert not np.array_equal(training[0], training[2])
+    back = fastrnn.to_keras(rnn)
+    assert (back.forward_layer if both else back).recurrent_dropout == 0.5
+    with pytest.raises(ValueError, match=r"recurrent_dropout: Keras cannot express 0\.5 of GRU"):
+        fastrnn.to_keras(fastrnn.GRU(3, 4, reset_after=True, recurrent_dropout=0.5))
 
 
 def test_merge_none(keras: Any) -> None:

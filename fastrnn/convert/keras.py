@@ -64,7 +64,8 @@ def from_keras(
         are fastrnn's defaults then. `Sequential.load_keras_weights` takes the weights of a whole model.
     inference : bool
         Leave out what acts in training alone and has no counterpart: regularizers, constraints, noise, dropout of whole
-        features, and dropout inside recurrent layers. Else they are refused.
+        features, and dropout inside recurrent layers, but for a SimpleRNN's ``recurrent_dropout``, which the layer has.
+        Else they are refused.
     lengths : bool
         Leave out Masking layers and ``mask_zero``: you give ``lengths=`` in calls. For sequences that are padded at
         their end, and have no masked step before, it is the same up to there; past that a model's y is 0. Else they
@@ -148,8 +149,8 @@ def to_keras(layer: Any) -> Any:
         For another layer.
     ValueError
         For what Keras does not have: peepholes, `proj_size`, bfloat16 weights, zoneout, weight drop,
-        `recurrent_dropout` with one mask for all gates, an embedding's ``padding_idx``, other cells than its own and
-        those of `fastrnn.catalogue` that are its own with other activations. The message names it.
+        `recurrent_dropout` with one mask for several gates, an embedding's ``padding_idx``, other cells than its own
+        and those of `fastrnn.catalogue` that are its own with other activations. The message names it.
     ImportError
         If Keras is not installed; it uses the backend that it is set to.
 
@@ -222,7 +223,10 @@ def made_stack(keras: Any, layer: Recurrent) -> list[Any]:
     for i in range(layer.num_layers):
         own, top = parts[i * D : (i + 1) * D], i == layer.num_layers - 1
         one = getattr(keras.layers, KERAS.classes[cell.family])(
-            layer.hidden_size, return_sequences=layer.return_sequences or not top, **options
+            layer.hidden_size,
+            return_sequences=layer.return_sequences or not top,
+            recurrent_dropout=layer.recurrent_dropout,
+            **options,
         )
         if layer.bidirectional:
             mode = {ours: name for name, ours in KERAS.merges.items()}[layer.merge]

@@ -65,10 +65,14 @@ def checked_cell(piece: Piece, taken: Taken, backwards: bool) -> tuple[Cell, dic
         raise ValueError(f"{piece.title}: expected one of {', '.join(KERAS.families)}")
     family = KERAS.families[piece.kind]
     functions = KERAS_FUNCTION_OPTIONS[family]
-    config = expect(piece, taken, **dict.fromkeys(functions, KERAS_ACTIVATIONS), go_backwards=(backwards,))
+    expected = dict.fromkeys(functions, KERAS_ACTIVATIONS) | {"go_backwards": (backwards,)}
+    dropout = piece.config.get("recurrent_dropout", 0)
+    same = len(KERAS.gates[family]) == 1  # where a mask for each gate is one for all, as here
+    config = expect(piece, taken, **expected, **({"recurrent_dropout": (dropout,)} if same else {}))
     after = flag(piece, "reset_after", False)  # what it was before Keras had the option
     cell = keras_cell(family, reset_after=after, **{name: config[name] for name in functions if name in config})
-    return cell, {"batch_first": True, "return_sequences": flag(piece, "return_sequences", False)}
+    options = {"batch_first": True, "return_sequences": flag(piece, "return_sequences", False)}
+    return cell, options | ({"recurrent_dropout": dropout} if same else {})
 
 
 def parts(piece: Piece, cell: Cell) -> Arrays:

@@ -40,7 +40,14 @@ LENGTHS = "lengths=True leaves it out, and calls take lengths= in its place, of 
 STATE = "state=True leaves it out, and calls take state= in its place"
 CALLED = {"mask_zero": ("lengths", LENGTHS), "stateful": ("state", STATE)}
 
-BACKWARDS = "lstm_forward(..., reverse=True) and its like have one direction backwards"
+BACKWARDS = (
+    "lstm_forward(..., reverse=True) and its like have one direction backwards, where y[t] stays beside x[t]: Keras "
+    "gives the steps in the order in which it read them, last first, which is y[:, ::-1]"
+)
+ONE_MASK = (
+    ". Layers of fastrnn have a recurrent_dropout with one mask for all gates, and Keras draws one for each: leave "
+    "it out, and make the layer with recurrent_dropout= and these weights if that is as good"
+)
 OWN = "fastrnn.cell makes a cell of any equations, for fastrnn.Recurrent"
 ALONE = "layer= takes one layer of a model alone"
 
@@ -67,6 +74,7 @@ def expect(piece: Piece, taken: Taken, **expected: tuple[Any, ...]) -> Config:
         elif key in TRAINING:
             if not taken.inference and value != TRAINING[key]:
                 hint = "; fastrnn.keras trains with it" if key in DROPOUTS else ""
+                hint += ONE_MASK if key == "recurrent_dropout" else ""
                 raise ValueError(
                     f"{piece.title}: {key}: expected {TRAINING[key]!r}, got {value!r:.80}; "
                     f"inference=True leaves out what acts in training alone{hint}"

@@ -98,6 +98,8 @@ def recurrent(layer: Recurrent, target: Framework) -> Recurrent:
     options = ("return_sequences", "recurrent_dropout", "weight_drop", "proj_size")
     told = cell.options | {name: getattr(layer, name) for name in options}
     told |= {"merge": layer.merge} if layer.bidirectional else {}
+    if target.mask_each and cell.G == 1:  # a mask for each gate is one for all
+        del told["recurrent_dropout"]
     for option, values in target.only.items():
         if option in told:
             refuse(layer, target, option, told[option], *values)
