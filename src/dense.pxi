@@ -10,7 +10,7 @@ cdef int describe_dense(frnn_dense *d, Pins pins, const frnn_table *core, call) 
     """Fill all but y and the work area from a `fastrnn.call.DenseCall`."""
     memset(d, 0, sizeof(frnn_dense))
     cdef Py_ssize_t size = call.x.itemsize
-    d.n, d.I = call.x.shape
+    d.I, d.n = call.x.shape[1], call.x.shape[0]
     d.N = d.I if call.W is None else call.W.shape[0]
     if d.N < 1 or d.I < 1 or max(d.n, d.N) * (1.0 + d.I) > 2.0 ** 48:
         raise ValueError(f"sizes {d.n, d.I, d.N}: expected no more than memory holds")
@@ -20,7 +20,9 @@ cdef int describe_dense(frnn_dense *d, Pins pins, const frnn_table *core, call) 
     if call.packed is not None:
         d.packed = aligned(pins, call.packed, core.dense_packed_bytes(d))
     cdef frnn_array x
-    pins.sequence(&x, call.x[None], 1, d.n, d.I, size)
+    cdef frnn_call step  # x is one step of n sequences
+    step.T, step.B, step.ragged = 1, d.n, False
+    pins.sequence(&x, call.x[None], &step, d.I, size)
     d.x, d.x_row = x.data, x.row
     return 0
 

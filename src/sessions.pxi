@@ -81,13 +81,15 @@ cdef class Sessions:
         cdef Stage *stage
         cdef char *to = room.states
         cdef char *store
+        cdef char *alone
         cdef Py_ssize_t bytes, i, k, row
         for i in range(self.stages.n):
             stage = &room.stages[i]
             for k in range(stage.states):
                 bytes = stage.bytes[k]
                 store = self.stores[stage.first + k] + stage.layer * bytes
-                stage.call.init[k] = stage.call.final[k] = store + room.slots[0] * stage.layers * bytes if n == 1 else to
+                alone = store + room.slots[0] * stage.layers * bytes
+                stage.call.init[k] = stage.call.final[k] = alone if n == 1 else to
                 for row in range(n if n > 1 else 0):
                     if here:
                         memcpy(to + row * bytes, store + room.slots[row] * stage.layers * bytes, bytes)

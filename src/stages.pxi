@@ -29,7 +29,7 @@ cdef class Stages:
     cdef char format, number  # of floats, and of the numbers of rows
 
     def __cinit__(self, int isa, parts, rows, scratch, checks, empty):
-        """parts: at least one, a list of `Calls`'s jobs for each stack of layers, from below, and a `call.DenseCall` for
+        """parts: at least one, from below: a list of `Calls`'s jobs for each stack of layers, a `call.DenseCall` for
         what works on each row by itself; of their x only the width matters. With `rows` x is numbers of those.
 
         `checks` has `stepped`, which makes an array fit or raises the error that says why it does not;
@@ -44,7 +44,8 @@ cdef class Stages:
         x = parts[0][0][1].x if isinstance(parts[0], list) else parts[0].x
         self.checks, self.empty, self.dtype, self.ndarray = checks, empty, x.dtype, type(x)
         self.itemsize, self.format = self.dtype.itemsize, ord(self.dtype.char)
-        self.core, self.held, self.I = table(isa, self.itemsize), [], x.shape[x.ndim - 1]
+        self.I, self.held = x.shape[x.ndim - 1], []
+        self.core = table(isa, self.itemsize)
         self.stages = <Stage *> calloc(layers, sizeof(Stage))
         if self.stages == NULL:
             raise MemoryError("no room for a stream")
