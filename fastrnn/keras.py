@@ -46,7 +46,7 @@ if keras.backend.backend() != "torch":
     raise ImportError(f"fastrnn.keras needs KERAS_BACKEND=torch, got {keras.backend.backend()!r}")
 
 from fastrnn.torch import ops  # PyTorch is there
-from fastrnn.torch.stack import Given, Setting, Stack
+from fastrnn.torch.stack import FUNCTIONS, Given, Setting, Stack
 
 __all__ = ["GRU", "LSTM", "SimpleRNN"]
 
@@ -89,14 +89,19 @@ class _Kernels:
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
         """The last output, every output (B, T, H), and the final states, from sequences (B, T, I)."""
         layer: Any = self
-        if sequences.device.type == "meta":  # Keras only asks for shapes
+        sequences = keras.ops.convert_to_tensor(sequences)  # as a stateless_call leaves them to the layer
+        if sequences.device.type == "meta" or self._unknown_to_onnx(
+            mask
+        ):  # Keras only asks for shapes, or for its loop
             return super().inner_loop(sequences, initial_state, mask, training)  # type: ignore[misc]
         if sequences.device.type != "cpu":
             raise ValueError(f"sequences: fastrnn runs on the CPU, got a tensor on {sequences.device}")
         variables = [keras.ops.convert_to_tensor(v) for v in (layer.cell.kernel, layer.cell.recurrent_kernel)]
         variables += [keras.ops.convert_to_tensor(layer.cell.bias)] if layer.use_bias else []
         mask = mask[0] if isinstance(mask, list | tuple) else mask
-        states = list(initial_state) if isinstance(initial_state, list | tuple) else [initial_state]
+        mask = None if mask is None else keras.ops.convert_to_tensor(mask)
+        given = initial_state if isinstance(initial_state, list | tuple) else [initial_state]
+        states = [keras.ops.convert_to_tensor(s) for s in given]
         x, *states = [a.to(kind(variables)) for a in (sequences, *states)]
         if layer.stateful:
             states = [s.clone() for s in states]  # Keras writes into its own
@@ -117,6 +122,12 @@ class _Kernels:
             y, states = self._masked(x, mask.bool(), states, variables, e)
             last = y[:, -1]
         return last, y if layer.return_sequences else last[:, None], states
+
+    def _unknown_to_onnx(self, mask: Any) -> bool:
+        """Whether this is an export that PyTorch has no operator for, and Keras only its loop."""
+        if ops.plain() or not torch.onnx.is_in_onnx_export():
+            return False
+        return mask is not None or self._cell.key not in FUNCTIONS
 
     def _drops(self, rate: float) -> bool:
         """Whether Keras' cell applies a mask that it draws at this rate."""

@@ -518,3 +518,50 @@ def test_other_backends(oracle: Callable[[str], Any], python: Callable[..., Comp
 def test_docstrings(module: str, ours: Any) -> None:
     failed, attempted = doctest.testmod(importlib.import_module(f"fastrnn.{module}"))
     assert (attempted > 0, failed) == (True, 0)
+
+
+@pytest.mark.parametrize("given", ["x", "mask", "initial_state"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_stateless_call_of_numpy_arrays(name: str, given: str, keras: Any, ours: Any) -> None:
+    """Which hands to the layer what it was given; the same as of tensors, variables as arrays among them."""
+    layer, rng = getattr(ours, name)(H, return_sequences=True, return_state=True), np.random.default_rng(1)
+    layer.build((B, T, I))
+    x, state = rng.standard_normal((B, T, I)).astype(np.float32), rng.standard_normal((B, H)).astype(np.float32)
+    mask = np.arange(T) < np.array([[T], [1], [0], [5], [3]])
+    states = [state, -state][: 2 if name == "LSTM" else 1]
+    options: dict[str, Any] = {"mask": mask} if given == "mask" else {}
+    options |= {"initial_state": states} if given == "initial_state" else {}
+    variables = [np.asarray(w) for w in layer.get_weights()]
+    found, _ = layer.stateless_call(variables, [v.value for v in layer.non_trainable_variables], x, **options)
+    tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, options)
+    expected = layer(keras.ops.convert_to_tensor(x), **tensors)
+    for got, a in zip(found, expected, strict=True):
+        assert_same_bits({"": keras.ops.convert_to_numpy(got)}, {"": keras.ops.convert_to_numpy(a)})
+
+
+EXPORTED: dict[str, Any] = {
+    "LSTM": lambda k, f: [f.LSTM(6)],
+    "GRU": lambda k, f: [f.GRU(6, use_bias=False)],
+    "RNN": lambda k, f: [f.SimpleRNN(6, activation="relu", return_sequences=True)],
+    "LSTM, LSTM": lambda k, f: [k.Bidirectional(f.LSTM(6, return_sequences=True))],
+    "GRU, LSTM": lambda k, f: [f.GRU(6, return_sequences=True), f.LSTM(5, go_backwards=True)],
+    "": lambda k, f: [k.Masking(), f.LSTM(6)],
+    " before": lambda k, f: [f.GRU(6, reset_after=False)],
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter, by itself
+@pytest.mark.parametrize("nodes", EXPORTED)
+def test_exported_to_onnx(nodes: str, keras: Any, ours: Any, oracle: Callable[[str], Any], tmp_path: Path) -> None:
+    """ONNX's own nodes where PyTorch has them, and else the loop that Keras' layers export; for any batch."""
+    onnx, runtime = oracle("onnx"), oracle("onnxruntime")
+    model = keras.Sequential([keras.Input((T, I)), *EXPORTED[nodes](keras.layers, ours)])
+    x = np.random.default_rng(2).standard_normal((B, T, I)).astype(np.float32)
+    x[1:, 4:] = 0
+    expected = keras.ops.convert_to_numpy(model(x))
+    model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    operators = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
+    assert ", ".join(o for o in operators if o in ("LSTM", "GRU", "RNN")) == nodes.partition(" before")[0]
+    session = runtime.InferenceSession(tmp_path / "model.onnx")
+    (got,) = session.run(None, {session.get_inputs()[0].name: x})
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
