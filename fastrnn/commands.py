@@ -15,8 +15,9 @@ from fastrnn.cells import Array
 from fastrnn.checks import size
 from fastrnn.convert import formats
 from fastrnn.convert.stack import as_chain, leaves
-from fastrnn.layers import Embedding, Layer
+from fastrnn.layers import Embedding, Layer, RepeatVector
 from fastrnn.layers.recurrent import Recurrent
+from fastrnn.training.batches import has_steps
 from fastrnn.training.chain import Chain
 from fastrnn.training.summary import samples_first, table
 
@@ -57,7 +58,10 @@ def bench(source: str, *, batch: int, steps: int, seconds: float, threads: int |
         raise ValueError(f"seconds: expected a positive number, got {seconds}")
     model = formats.read(source, **options)
     chain, threads = as_chain("model", model), backends.thread_count(threads)
-    runs = {} if chain.bidirectional else {"one step of one sequence": (1, stepping(model, chain, threads))}
+    if not has_steps(inputs(chain, 1, 1)):
+        raise ValueError(f"{source}: x of this model has no axis of time; expected a model that reads steps")
+    whole = chain.bidirectional or any(isinstance(layer, RepeatVector) for _, _, layer in leaves(chain))
+    runs = {} if whole else {"one step of one sequence": (1, stepping(model, chain, threads))}
     for B in dict.fromkeys((1, batch)):
         name = f"{steps} steps of {f'{B} sequences' if B > 1 else 'one sequence'}"
         runs[name] = B * steps, partial(chain.forward, inputs(chain, B, steps), threads=threads)
@@ -119,12 +123,13 @@ def in_time(seconds: float) -> str:
 
 
 def inputs(chain: Chain, batch: int, steps: int) -> Array:
-    """Random ones, samples first."""
+    """Random ones, samples first; vectors for a model that makes steps of them."""
     rng, layers = np.random.default_rng(0), [layer for _, _, layer in leaves(chain)]
     if isinstance(layers[0], Embedding):
         return rng.integers(0, layers[0].num_embeddings, (batch, steps))
-    dtype = next((layer.dtype for layer in layers if hasattr(layer, "dtype")), np.float32)
-    x: Array = rng.standard_normal((batch, steps, chain.input_shape[-1] or 1)).astype(dtype)
+    dtype, shape = next((layer.dtype for layer in layers if hasattr(layer, "dtype")), np.float32), chain.input_shape
+    leading = (batch, steps)[: len(shape) - 1]
+    x: Array = rng.standard_normal((*leading, shape[-1] or 1)).astype(dtype)
     return x
 
 

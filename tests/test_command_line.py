@@ -194,6 +194,18 @@ def test_bench_of_a_layer(run: Run) -> None:
         assert (code, out.count(" of one sequence")) == (0, lines)
 
 
+def test_bench_of_an_encoder_and_a_decoder(run: Run) -> None:
+    """The decoder's steps are of its own number; alone it reads vectors."""
+    decoder = [fastrnn.RepeatVector(5), fastrnn.LSTM(4, 2, rng=1)]
+    encoder = fastrnn.LSTM(3, 4, return_sequences=False, rng=0)
+    fastrnn.Sequential([encoder, *decoder]).save("both.safetensors")
+    fastrnn.Sequential(decoder).save("decoder.safetensors")
+    code, out, _ = run("bench", "both.safetensors", "--seconds", "0.02", "--batch", "2", "--steps", "3")
+    assert (code, out.count("one step of"), out.count("3 steps of")) == (0, 0, 2)
+    assert "x of this model has no axis of time" in wrong(run, "bench", "decoder.safetensors")
+    assert run("inspect", "decoder.safetensors")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -53,12 +53,16 @@ def test_gradients(seed: int, ragged: bool, torch: Any) -> None:
     """Of the weights and of x, for a random cotangent that is 0 past the lengths."""
     model = drawn_model(seed, ("lstm", "gru_after", "rnn_tanh"), np.float64, dropout=0.0, merge="concat", bias=True)
     x, lengths = read_by(model, seed), LENGTHS if ragged else None
-    module, given = fastrnn.to_torch(model), torch.from_numpy(x)
+    assert_gradients(torch, model, fastrnn.to_torch(model), x, lengths)
+
+
+def assert_gradients(torch: Any, model: Any, module: Any, x: np.ndarray, lengths: Any) -> None:
+    given = torch.from_numpy(x)
     given.requires_grad_(given.is_floating_point())
     out = model.forward(x, lengths=lengths, training=True, rng=0)
-    dy = np.random.default_rng(seed).standard_normal(out.y.shape)
-    if ragged and dy.ndim == 3:
-        dy[np.arange(dy.shape[1]) >= LENGTHS[:, None]] = 0
+    dy = np.random.default_rng(0).standard_normal(out.y.shape)
+    if lengths is not None and dy.shape[:2] == x.shape[:2]:
+        dy[np.arange(dy.shape[1]) >= lengths[:, None]] = 0
     dx, _, grads = model.backward(dy, out.cache)
     y = module.train()(given, None if lengths is None else torch.from_numpy(lengths))
     y.backward(torch.from_numpy(dy))
@@ -69,6 +73,43 @@ def test_gradients(seed: int, ragged: bool, torch: Any) -> None:
 def zeros_or(dx: np.ndarray | None) -> np.ndarray:
     """Integers have no gradient."""
     return np.zeros(1) if dx is None else dx
+
+
+def over_time(kind: str, decodes: bool) -> fastrnn.Sequential:
+    """A model with what makes a vector of steps, and steps of a vector."""
+    rng, f64 = np.random.default_rng(3), np.float64
+    norm = fastrnn.LayerNormalization(4, dtype=f64)
+    norm.load_state_dict({name: rng.uniform(0.5, 1.5, 4) for name in ("weight", "bias")})
+    plain = fastrnn.LayerNormalization(4, 0.25, scale=False, center=False, dtype=f64)
+    encoder = fastrnn.GRU(3, 4, reset_after=True, bidirectional=True, merge="sum", dtype=f64, rng=0)
+    decoder = [fastrnn.RepeatVector(3), fastrnn.LSTM(4, 2, dtype=f64, rng=1)] if decodes else []
+    folded = fastrnn.Sequential([plain, getattr(fastrnn, kind)()])
+    return fastrnn.Sequential([encoder, norm, folded, *decoder])
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("decodes", [False, True])
+@pytest.mark.parametrize("kind", ["LastStep", "GlobalAveragePooling1D", "GlobalMaxPooling1D"])
+def test_layers_over_time(kind: str, decodes: bool, ragged: bool, torch: Any) -> None:
+    """There and back, with gradients; steps that are made of a vector have no lengths."""
+    model, lengths = over_time(kind, decodes), LENGTHS if ragged else None
+    x, module = read_by(model), fastrnn.to_torch(model)
+    expected = {"y": model.predict(x, lengths=lengths)}
+    assert_close({"y": computed(torch, module, x, lengths)}, expected)
+    back = fastrnn.from_torch(module)
+    assert repr(back) == repr(model).replace("GRU(3, 4, ", "GRU(3, 4, batch_first=True, ").replace(
+        "LSTM(4, 2, ", "LSTM(4, 2, batch_first=True, "
+    )
+    assert_same_bits({"y": back.predict(x, lengths=lengths)}, expected)
+    assert_gradients(torch, model, module, x, lengths)
+
+
+def test_what_has_no_steps_or_no_module(torch: Any) -> None:
+    module = fastrnn.to_torch(fastrnn.Dense(3, 2, rng=0))
+    with pytest.raises(ValueError, match=r"lengths: x of shape \(4, 3\) has no axis of time"):
+        module(torch.ones(4, 3), torch.ones(4, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"layer 0 \(LayerNormalization\): scale: PyTorch has no LayerNorm"):
+        fastrnn.to_torch(fastrnn.LayerNormalization(3, scale=False))
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections")

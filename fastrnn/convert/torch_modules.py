@@ -27,6 +27,47 @@ FUNCTIONS: dict[str, nn.Module] = {
 }
 
 
+class OverTime(nn.Module):
+    """One vector of each sequence's steps, or of those that a mask (N, T) has; zeros of a sequence without any."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        valid = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
+        return torch.where(valid.any(1)[:, None], self.of_steps(x, valid), 0)
+
+    def of_steps(self, x: Tensor, valid: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class LastStep(OverTime):
+    def of_steps(self, x: Tensor, valid: Tensor) -> Tensor:
+        last = valid.sum(1).clamp(min=1) - 1
+        return x[torch.arange(len(x), device=x.device), last]
+
+
+class GlobalAveragePooling1D(OverTime):
+    def of_steps(self, x: Tensor, valid: Tensor) -> Tensor:
+        return torch.where(valid[..., None], x, 0).sum(1) / valid.sum(1).clamp(min=1)[:, None]
+
+
+class GlobalMaxPooling1D(OverTime):
+    def of_steps(self, x: Tensor, valid: Tensor) -> Tensor:
+        return torch.where(valid[..., None], x, -torch.inf).max(1).values
+
+
+class RepeatVector(nn.Module):
+    """A vector as every one of n steps."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, None].expand(-1, self.n, -1)
+
+    def extra_repr(self) -> str:
+        return str(self.n)
+
+
 class Then(NamedTuple):
     """What becomes of what a module gives."""
 
@@ -71,21 +112,26 @@ class Sequential(nn.Sequential):
         """
         mask = None
         if lengths is not None:
+            if x.ndim == 2 and x.is_floating_point():
+                raise ValueError(f"lengths: x of shape {tuple(x.shape)} has no axis of time; expected None")
             mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
             x = torch.where(mask if x.ndim == 2 else mask[..., None], x, 0)
-        y = self.run(x, mask)
-        return y if mask is None or y.ndim < 3 else torch.where(mask[..., None], y, 0)
+        y, mask = self.run(x, mask)
+        return y if mask is None else torch.where(mask[..., None], y, 0)
 
-    def run(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """`forward`, within the lengths alone."""
+    def run(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """`forward` within the lengths, and the mask if the steps are still those of x."""
         for module, then in zip(self, self.then, strict=True):
             if isinstance(module, Sequential):
-                x = module.run(x, mask)
+                x, mask = module.run(x, mask)
             elif isinstance(module, nn.RNNBase):
                 x = recurrent(module, x, mask, then)
+            elif isinstance(module, OverTime):
+                x = module(x, mask)
             else:
                 x = FUNCTIONS[then.activation](module(x))
-        return x
+            mask = mask if x.ndim == 3 else None
+        return x, mask
 
     def extra_repr(self) -> str:
         return "; ".join(f"{i}: {then.unusual()}" for i, then in enumerate(self.then) if then != Then())
