@@ -177,7 +177,7 @@ def activations(call: Call) -> dict[str, Array]:
     for visit in (visit for segment in run.saved.segments for visit in segment):
         saved = dict(zip(names, visit.saved, strict=False))
         for name, values in found.items():
-            values[visit.t, visit.rows] = saved[name]
+            values[visit.at] = saved[name]
     return found | dict(zip(cell.states[1:], run.states, strict=True)) | {cell.states[0]: run.y}
 
 

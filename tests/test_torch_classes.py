@@ -406,14 +406,6 @@ def test_per_sample_gradients(kind: str, batch_first: bool) -> None:
         call_for_per_sample_grads(module, batch_size=2, batch_first=batch_first)(x)
 
 
-def test_per_sample_gradients_of_a_packed_sequence_are_refused() -> None:
-    from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
-
-    x = torch.nn.utils.rnn.pack_sequence([torch.ones(4, 3), torch.ones(2, 3)])
-    with pytest.raises(TypeError, match="input: expected a tensor for per-sample gradients, got a PackedSequence"):
-        call_for_per_sample_grads(fastrnn.torch.LSTM(3, 4), batch_size=2, batch_first=False)(x)
-
-
 def test_per_sample_gradients_with_dropout_and_resets() -> None:
     from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
 
@@ -485,3 +477,21 @@ def test_errors_are_caught_as_those_of_torch(what: str) -> None:
     with pytest.raises(type(theirs.value)) as own:
         WRONG[what](fastrnn.torch.LSTM(3, 5))
     assert isinstance(own.value, TypeError | ValueError)
+
+
+def test_per_sample_gradients_of_packed_sequences() -> None:
+    """In the caller's order, as one sequence after the other gives them."""
+    from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
+
+    module = fastrnn.torch.GRU(3, 4, 2, bidirectional=True)
+    sequences = [torch.randn(n, 3) for n in (2, 5, 1, 5)]
+    packed = nn.utils.rnn.pack_sequence(sequences, enforce_sorted=False)
+    y, h = call_for_per_sample_grads(module, batch_size=4, loss_reduction="sum", batch_first=False)(packed)
+    (y.data.square().sum() + h.sum()).backward()
+    found = {name: p.grad_sample for name, p in module.named_parameters()}
+    for b, sequence in enumerate(sequences):
+        own, last = module(sequence)
+        loss = own.square().sum() + last.sum()
+        grads = torch.autograd.grad(loss, list(module.parameters()))
+        for (name, every), grad in zip(found.items(), grads, strict=True):
+            torch.testing.assert_close(every[b], grad, msg=name)

@@ -13,7 +13,8 @@ from fastrnn.torch.stack import FUNCTIONS, Given, Setting, Tensors
 
 def to_onnx(setting: Setting, given: Given) -> Tensors:
     """y and each final state, in an export."""
-    expect_none(resets=given.resets is not None, dropout=bool(given.masks), e=bool(given.e))
+    lengths, resets = given.lengths is not None, given.resets is not None
+    expect_none(lengths=lengths, resets=resets, dropout=bool(given.masks), e=bool(given.e))
     return by_function(setting, given) if torch._C._get_tracing_state() else by_nodes(setting, given)
 
 
@@ -25,7 +26,6 @@ def expect_none(**of: bool) -> None:
 
 def by_function(setting: Setting, given: Given) -> Tensors:
     """For the exporter that traces (``dynamo=False``), which knows PyTorch's own functions."""
-    expect_none(lengths=given.lengths is not None)
     if setting.cell not in FUNCTIONS or setting.projected:
         got = f"{setting.cell}{', with proj_size' * setting.projected}"
         known = ", ".join(FUNCTIONS)
@@ -48,12 +48,11 @@ def by_nodes(setting: Setting, given: Given) -> Tensors:
     x, weights = given.x.transpose(0, 1) if setting.batch_first else given.x, given.weights
     T, B, H = x.shape[0], x.shape[1], weights[0].shape[0] // cell.G
     parts = [dict(zip(keys, weights[i:], strict=False)) for i in range(0, len(weights), len(keys))]
-    lengths = None if given.lengths is None else given.lengths.to(torch.int32)
     states, final = _initial(setting, given), []
     shapes = [(T, D, B, H), *[(D, B, H)] * len(cell.states)]
     for first in range(0, len(parts), D):
         own = parts[first : first + D]
-        inputs = [x, *_weights(setting, own), lengths, *[s[first : first + D] for s in states]]
+        inputs = [x, *_weights(setting, own), None, *[s[first : first + D] for s in states]]
         inputs += (
             [torch.stack([_in_order(part["p"], cell.parameters, ONNX.peepholes) for part in own])]
             if "p" in keys

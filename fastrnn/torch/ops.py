@@ -3,8 +3,7 @@
 `fastrnn::recurrence` returns y, the final states and, with `training`, everything that its backward needs beside its
 arguments, as tensors: what each layer but the first reads, the bytes that the kernels kept of each layer and direction,
 and which kernels those were. So autograd frees them, and checkpointing, hooks on saved tensors and the compiler treat
-them like any others. The kernels have room for what they keep whatever the lengths, so that its size is known before
-they run.
+them like any others. What the kernels keep has a size that is known before they run.
 """
 
 from __future__ import annotations
@@ -108,13 +107,13 @@ def _(*arguments: Any) -> Tensors:
     given, (training,), setting = taken(arguments)
     x, _, weights, *_ = given
     keys, cell, D, widths = setting.keys, setting.recurrence, setting.directions, setting.widths(weights)
-    calls, steps, B = len(weights) // len(keys), x.shape[:-1], setting.batch(given)
+    calls, B, steps = len(weights) // len(keys), setting.batch(given), x.shape[:-1]
     y = x.new_empty((*steps, D * widths[0]))
     final = [x.new_empty((calls, B, width)) for width in widths]
     if not training:
         return [y, *final]
-    steps = steps[::-1] if setting.batch_first else steps
-    inner = [x.new_empty((*steps, D * widths[0])) for _ in range(calls // D - 1)]
+    time_major = steps[::-1] if setting.batch_first else steps
+    inner = [x.new_empty((*time_major, D * widths[0])) for _ in range(calls // D - 1)]
     H, P = int(weights[0].shape[0]) // cell.G, int(widths[0]) if setting.projected else 0
     n = backends.of(cell).room(cell, dtype_of(x), H, P, math.prod(steps), B)
     sizes = [torch.library.get_ctx().new_dynamic_size() if n is None else n for _ in range(calls)]

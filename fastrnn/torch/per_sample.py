@@ -13,7 +13,7 @@ from torch.nn.utils._expanded_weights.expanded_weights_utils import (
     unpack_expanded_weight_or_tensor,
 )
 
-from fastrnn.torch.stack import Given, Setting, Stack, Tensors, parts
+from fastrnn.torch.stack import Given, Setting, Stack, Tensors, conjugate, parts
 
 
 def unpacked(expanded: Sequence[Any]) -> Tensors:
@@ -22,49 +22,80 @@ def unpacked(expanded: Sequence[Any]) -> Tensors:
     return [unpack(weight) for weight in expanded]
 
 
-def run(setting: Setting, given: Given, expanded: Sequence[Any]) -> Tensors:
-    """y and each final state; a backward leaves its gradients as `grad_sample` with the weights."""
-    if given.lengths is not None:
-        raise TypeError(
-            "input: expected a tensor for per-sample gradients, got a PackedSequence; call it for each sequence"
-        )
+def run(setting: Setting, given: Given, expanded: Sequence[Any], into: Tensor | None) -> Tensors:
+    """y and each final state; a backward leaves its gradients as `grad_sample` with the weights.
+
+    `into` is the order of the batch in the caller's.
+    """
     B = setting.batch(given)
     sizes = {weight.batch_size for weight in expanded if type(weight) is ExpandedWeight}
     if sizes != {B}:
         raise ValueError(f"input: expected {sizes.pop()} sequences, which per-sample gradients are for, got {B}")
     apply: Any = _PerSample.apply
-    return list(apply(setting, given, expanded, given.x, *given.init, *given.e, *expanded))
+    return list(apply(setting, given, expanded, into, given.x, *given.init, *given.e, *expanded))
 
 
 class _PerSample(torch.autograd.Function):
     """One forward of the batch, and one of each sequence again with its backward."""
 
     @staticmethod
-    def forward(ctx: Any, setting: Setting, given: Given, expanded: Sequence[Any], *_: Any) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, setting: Setting, given: Given, expanded: Sequence[Any], into: Tensor | None, *_: Any
+    ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.known = setting, given, expanded
+        ctx.known = setting, given, expanded, into
         return tuple(Stack(setting, given.weights).train(given)[0])
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        setting, given, expanded = ctx.known
-        stack, axis = Stack(setting, given.weights), 0 if setting.batch_first else 1
-        axes = [axis, *[1] * (len(grads) - 1)]
+        setting, given, expanded, into = ctx.known
+        stack, by_sequence = Stack(setting, given.weights), _Batch(setting, given)
         leaves: list[Tensors] = []
-        for b in range(given.x.shape[axis]):
-            own = _sequence(given, axis, b)
+        for b in range(setting.batch(given)):
+            own = by_sequence.given(b)
             _, kept, key = stack.train(own)
-            one = [None if d is None else d.narrow(at, b, 1) for d, at in zip(grads, axes, strict=True)]
+            dy, *dfinal = grads
+            one = [None if dy is None else by_sequence.one(dy, b, by_sequence.axis)]
+            one += [None if d is None else d.narrow(1, b, 1) for d in dfinal]
             leaves.append(stack.back(own, kept, key, one))
         found = [list(each) for each in zip(*leaves, strict=True)]
         (dx,), dinit, dweights, de = parts(found, 1, len(given.init), len(given.weights))
         for weight, d in zip(expanded, dweights, strict=True):
-            set_grad_sample_if_exists(weight, lambda _, d=d: torch.stack(d))
-        return None, None, None, torch.cat(dx, axis), *[torch.cat(d, 1) for d in (*dinit, *de)], *[None] * len(expanded)
+            each = torch.stack(d) if into is None else torch.stack(d)[into.argsort()]
+            set_grad_sample_if_exists(weight, lambda _, each=each: each)
+        states, inputs = [torch.cat(d, 1) for d in dinit], [by_sequence.all(d) for d in de]
+        return None, None, None, None, by_sequence.all(dx, by_sequence.axis), *states, *inputs, *[None] * len(expanded)
 
 
-def _sequence(given: Given, axis: int, b: int) -> Given:
-    """What belongs to one of the batch."""
-    init, masks, e = ([a.narrow(1, b, 1) for a in each] for each in (given.init, given.masks, given.e))
-    resets = None if given.resets is None else given.resets.narrow(1, b, 1)
-    return given._replace(x=given.x.narrow(axis, b, 1), resets=resets, init=init, masks=masks, e=e)
+class _Batch:
+    """Its sequences one by one."""
+
+    def __init__(self, setting: Setting, given: Given) -> None:
+        self._given, self.axis = given, 0 if setting.batch_first else 1
+        self._rows: Tensors = []  #: of each sequence, in the data of a PackedSequence
+        if given.lengths is not None:
+            sizes = conjugate(given.lengths, int(given.lengths[0]))
+            first = sizes.cumsum(0) - sizes
+            self._rows = [first[:n] + b for b, n in enumerate(given.lengths.tolist())]
+
+    def one(self, a: Tensor, b: int, axis: int = 1) -> Tensor:
+        """Of a tensor with something for every step, what belongs to a sequence."""
+        return a[self._rows[b]] if self._rows else a.narrow(axis, b, 1)
+
+    def all(self, each: Tensors, axis: int = 1) -> Tensor:
+        """Of all sequences, from what belongs to each."""
+        if not self._rows:
+            return torch.cat(each, axis)
+        whole = torch.cat(each)
+        return torch.empty_like(whole).index_copy_(0, torch.cat(self._rows), whole)
+
+    def given(self, b: int) -> Given:
+        given = self._given
+        return given._replace(
+            x=self.one(given.x, b, self.axis),
+            init=[s.narrow(1, b, 1) for s in given.init],
+            lengths=None if given.lengths is None else given.lengths[b : b + 1],
+            resets=None if given.resets is None else self.one(given.resets, b),
+            masks=[self.one(a, b) for a in given.masks],
+            e=[self.one(a, b) for a in given.e],
+        )

@@ -234,7 +234,7 @@ class Base(nn.RNNBase):
         masks = self._masks(x, batch_first) if self.training and self.dropout else []
         given = Given(x, states, weights, lengths, resets, masks, inputs)
         if expanded is not None:
-            return per_sample.run(setting, given, expanded)
+            return per_sample.run(setting, given, expanded, into)
         grad = torch.is_grad_enabled()
         if type(x) is not Tensor or x.is_meta or not ops.plain():
             return ops.watched(setting, given, grad)
