@@ -304,10 +304,38 @@ def _run(
         a = inputs[name][None] if fixed else inputs[name]
         a = jax.numpy.expand_dims(a, 1) if unbatched else a
         given[f"e.{name}"] = jax.numpy.broadcast_to(a, (T, B, H))
-    y, *final = _call(settings, room, given)
+    y, *final = _call(settings, room, _alike(given))
     if unbatched:
         return y[:, 0], *[s[0] for s in final]
     return y, *final
+
+
+def _alike(given: Given) -> Given:
+    """In a `shard_map`, every array as one of a part as soon as one is: JAX then adds up gradients over the parts."""
+    over = {name: _varies(a) for name, a in given.items()}
+    axes = frozenset().union(*over.values())
+    cast = getattr(jax.lax, "pcast", None) or (lambda a, axes, to: jax.lax.pvary(a, axes))  # before JAX 0.9
+    return {
+        name: cast(a, tuple(sorted(axes - over[name])), to="varying") if axes - over[name] else a
+        for name, a in given.items()
+    }
+
+
+def _varies(a: Any) -> frozenset[str]:
+    """The axes of a mesh along which a `shard_map` has another array in each part; JAX says it since 0.6."""
+    kind = _kind(a)
+    told = getattr(kind, "manual_axis_type", None)
+    found: frozenset[str] = told.varying if told is not None else getattr(kind, "vma", frozenset())
+    return found
+
+
+def _kind(a: Any) -> Any:
+    return jax.typeof(a) if hasattr(jax, "typeof") else jax.core.get_aval(a)
+
+
+def _like(x: Any, shape: tuple[int | None, ...], dtype: Any) -> Any:
+    """The type of an array that is computed from one like x."""
+    return _kind(x).update(shape=shape, dtype=np.dtype(dtype), weak_type=False)
 
 
 def _array(name: str, a: Any) -> Any:
@@ -349,7 +377,9 @@ def _trained_jvp(
     settings: Settings, room: int, primals: tuple[Given], tangents: tuple[Given]
 ) -> tuple[list[Any], list[Any]]:
     *outputs, saved = _trained(settings, room, *primals)
-    nothing = np.zeros(saved.shape, jax.dtypes.float0)
+    nothing: Any = np.zeros(saved.shape, jax.dtypes.float0)
+    if _varies(saved):  # which no array of this dtype is said to
+        nothing = jax.custom_derivatives.SymbolicZero(_like(saved, saved.shape, nothing.dtype))
     return [*outputs, saved], [*_tangents_out(settings, *primals, saved, *tangents), nothing]
 
 
@@ -366,7 +396,7 @@ def real(given: Given) -> list[str]:
 def _back(settings: Settings, given: Given, saved: Any, cotangents: list[Any]) -> Given:
     """Every gradient, from those of what `_call` returns."""
     names = [name for name in settings.arguments if name in real(given)]
-    shapes = [jax.ShapeDtypeStruct(given[name].shape, given[name].dtype) for name in names]
+    shapes = [_like(given["x"], given[name].shape, given[name].dtype) for name in names]
     return dict(zip(names, _kernels("backward", settings, shapes, given, True, [saved, *cotangents]), strict=True))
 
 
@@ -519,10 +549,11 @@ batching.primitive_batchers[_tangents] = _mapped
 def _forward(settings: Settings, given: Given, room: int | None = None) -> list[Any]:
     """y, the final states and, with room for it, what backward needs of this call."""
     (T, B, _), H, dtype = given["x"].shape, given["W"].shape[0] // settings.cell.G, given["x"].dtype
-    shapes = [jax.ShapeDtypeStruct((T, B, H) if name == "y" else (B, H), dtype) for name in settings.outputs]
+    x = given["x"]
+    shapes = [_like(x, (T, B, H) if name == "y" else (B, H), dtype) for name in settings.outputs]
     training = room is not None
     if training:
-        shapes.append(jax.ShapeDtypeStruct((room,), np.uint8))
+        shapes.append(_like(x, (room,), np.uint8))
     return _kernels("forward", settings, shapes, given, training)
 
 

@@ -589,3 +589,44 @@ def test_cells_of_a_users_own(cell: Any, jax: Any, ours: Any) -> None:
     got = {"y": y, "thrice": thrice, **{f"{s}_n": a for s, a in zip(cell.states, final, strict=True)}}
     got |= grads["inputs"] | grads["e"] | dict(zip(cell.initial, grads["init"], strict=True))
     assert_close({name: np.asarray(a) for name, a in got.items()}, expected)
+
+
+SHARDED = """
+import numpy as np, jax, jax.numpy as jnp, fastrnn.jax
+from jax.sharding import Mesh, PartitionSpec as P
+jax.config.update("jax_enable_x64", True)
+mesh, rng = Mesh(np.array(jax.devices()), ("b",)), np.random.default_rng(0)
+draw = lambda *shape: jnp.asarray(rng.standard_normal(shape))
+x, h, c, W, U, b = draw(5, 4, 3), draw(4, 2), draw(4, 2), draw(8, 3), draw(8, 2), draw(8)
+lengths, dy, dh = jnp.array([5, 3, 0, 4]), draw(5, 4, 2), draw(4, 2)
+def run(x, h, c, lengths, W, U, b):
+    y, h_n, c_n = fastrnn.jax.lstm(x, W, U, b, h0=h, c0=c, lengths=lengths)
+    return y, h_n
+given = x, h, c, lengths, W, U, b
+parts = (P(None, "b"), P("b"), P("b"), P("b"), P(), P(), P())
+sharded = jax.shard_map(run, mesh=mesh, in_specs=parts, out_specs=(P(None, "b"), P("b")))
+def loss(run): return lambda *given: sum((a * d).sum() for a, d in zip(run(*given), (dy, dh)))
+def same(f, **options):
+    for ours, whole in zip(*[jax.tree.leaves(f(r)(*given)) for r in (sharded, run)], strict=True):
+        np.testing.assert_allclose(ours, whole, rtol=1e-12, atol=1e-14)
+        assert np.abs(whole).max() > 0
+every = (0, 1, 2, 4, 5, 6)
+same(lambda run: run)
+same(lambda run: jax.jit(jax.grad(loss(run), every)))
+same(lambda run: lambda *g: jax.jvp(lambda U: run(*g[:5], U, b), (U,), (jnp.cos(U),))[1])
+same(lambda run: lambda *g: jax.jacfwd(jax.grad(lambda b: loss(run)(*g[:6], b)))(b))
+alone = jax.shard_map(lambda *g: run(*g)[1], mesh=mesh, in_specs=parts, out_specs=P())
+try: alone(*given)
+except ValueError: pass
+else: raise AssertionError("a result that differs between parts was taken for one that does not")
+"""
+
+
+@pytest.mark.filterwarnings("ignore:fastrnn.jax")
+def test_sharded_over_devices(jax: Any, python: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a shard_map with its checks: values, every gradient, tangents, second derivatives, as on one device."""
+    if not hasattr(jax, "shard_map"):
+        pytest.skip("an older JAX")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    done = python("-W", "ignore", "-c", SHARDED)
+    assert done.returncode == 0, done.stderr
