@@ -40,7 +40,10 @@ def test_gradient_is_the_difference(name: str, shape: tuple[int, ...], seed: int
     """With weights, lengths, and targets missing."""
     f, (p, t), w = LOSSES[name], batch(name, shape, seed=seed), weights_of(shape[:-1], seed)
     lengths = ragged(*shape[:2], seed) if len(shape) == 3 else None
-    t[np.random.default_rng(seed).random(shape) < 0.2] = np.nan
+    missing = np.random.default_rng(seed).random(shape) < 0.2
+    counts = (0, int(np.argmax(lengths))) if lengths is not None else (0,)  # this step does, whatever the seed
+    w[counts], missing[counts] = 1, False
+    t[missing] = np.nan
     value, gradient = f.gradient(p, t, lengths, w)
     differences = np.empty_like(p)
     for i in np.ndindex(*shape):
@@ -49,7 +52,7 @@ def test_gradient_is_the_difference(name: str, shape: tuple[int, ...], seed: int
         differences[i] = (f(p + step, t, lengths, w) - f(p - step, t, lengths, w)) / 2e-5
     assert value == f(p, t, lengths, w) > 0
     assert np.linalg.norm(differences) > 1e-3
-    assert relative_error(gradient, differences) < 1e-8
+    assert relative_error(gradient, differences) < 1e-7
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -361,6 +364,9 @@ def test_functions_as_metrics() -> None:
         ValueError, match=r"^metrics: <lambda>: expected one number, one for each .* got shape \(1, 4\)"
     ):
         model.evaluate(inputs(), targets(N, T))
+    for wrong in (training.MeanSquaredError(), np.maximum, MeanAbsoluteError, 3):  # objects may remember, or turn y
+        with pytest.raises(TypeError, match=r"^metrics: expected a Metric, a function f\(y_true, y_pred\), or one of"):
+            model.compile("sgd", "mse", ["mae", wrong])
     with pytest.raises(ValueError, match=r"^metrics: expected one of each name, got two of 'accuracy'"):
         model.compile("sgd", "mse", ["accuracy", Accuracy(0.1)])
 

@@ -170,6 +170,9 @@ def metric(which: str | Metric | Callable[[Array, Array], Any]) -> Metric:
     """
     if inspect.isroutine(which) or isinstance(which, functools.partial):
         return Function(which)
+    if not isinstance(which, str | Metric):
+        names = ", ".join(map(repr, METRICS))
+        raise TypeError(f"metrics: expected a Metric, a function f(y_true, y_pred), or one of {names}, got {which!r}")
     return by_name("metrics", which, Metric, METRICS)
 
 
