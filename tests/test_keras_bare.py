@@ -52,6 +52,7 @@ def pair_of_models(keras: Any) -> tuple[Any, fastrnn.Sequential]:
             k.Dropout(0.5),
             both,
             k.TimeDistributed(k.Dense(3, activation="tanh")),
+            k.LayerNormalization(),
             k.SimpleRNN(3, use_bias=False),
             k.Dense(2),
         ]
@@ -61,7 +62,8 @@ def pair_of_models(keras: Any) -> tuple[Any, fastrnn.Sequential]:
             fastrnn.Embedding(7, 3),
             fastrnn.LSTM(3, 4, 2),
             fastrnn.GRU(4, 4, reset_after=True, bidirectional=True),
-            fastrnn.Sequential([fastrnn.Dense(8, 3, "tanh"), fastrnn.RNN(3, 3, bias=False, return_sequences=False)]),
+            fastrnn.Sequential([fastrnn.Dense(8, 3, "tanh"), fastrnn.LayerNormalization(3, 1e-3)]),
+            fastrnn.RNN(3, 3, bias=False, return_sequences=False),
             fastrnn.Dense(3, 2),
         ]
     )

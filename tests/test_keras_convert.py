@@ -194,6 +194,19 @@ def test_a_model_of_every_kind(keras: Any) -> None:
     assert_same_bits({"y": flat.predict(x)}, {"y": ours.predict(x)})
 
 
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_layer_normalization_inside_a_model(suffix: str, keras: Any, tmp_path: Path) -> None:
+    """A file of the older kind lists the weights of all layers inside, and each takes as many as it has."""
+    k = keras.layers
+    norms = [k.LayerNormalization(), k.LayerNormalization(scale=False), k.LayerNormalization(center=False)]
+    inner = keras.Sequential([norms[0], k.LSTM(4, return_sequences=True), norms[1], k.GRU(3), norms[2], k.Dense(2)])
+    model = randomized(keras.Sequential([keras.Input((None, 3)), inner]), 4)
+    model.save(tmp_path / f"model{suffix}")
+    x = np.random.default_rng(4).standard_normal((2, 5, 3)).astype(np.float32)
+    ours = fastrnn.from_keras(tmp_path / f"model{suffix}")
+    assert_close({"y": ours.predict(x)}, {"y": keras.ops.convert_to_numpy(model(x))}, BOUND)
+
+
 def test_functional(keras: Any) -> None:
     layers = keras.layers
     x = keras.Input((None, 3))

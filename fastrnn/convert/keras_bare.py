@@ -24,9 +24,16 @@ from fastrnn.convert.keras_weights import Numbered, expect_groups, item, listed,
 from fastrnn.convert.stack import Arrays, assembled
 from fastrnn.extras import needed
 from fastrnn.frameworks import CUDNN, KERAS, KERAS_1_GATES
-from fastrnn.layers import Dense, Embedding
+from fastrnn.layers import Dense, Embedding, Layer, LayerNormalization
 from fastrnn.layers.options import parameter_names
 from fastrnn.layers.recurrent import Recurrent
+
+#: Layers without a state whose parameters are Keras' in their order -> what Keras may call them.
+CLASSES: dict[type[Layer], tuple[str, ...]] = {
+    Dense: ("dense", "time_distributed"),
+    Embedding: ("embedding",),
+    LayerNormalization: ("layer_normalization",),
+}
 
 
 class Stored(NamedTuple):
@@ -119,28 +126,24 @@ def layers_of(model: Any, prefix: str, title: str) -> Iterator[Wanted]:
             yield from layers_of(layer, names, f"{own}: ")
         elif isinstance(layer, Recurrent):
             yield from of_stack(layer, names, own)
-        elif isinstance(layer, Dense | Embedding):
+        elif layer.parameters() and type(layer) in CLASSES:
             yield without_steps(layer, names, own)
         elif layer.parameters():
             raise TypeError(f"{own}: Keras' weights have no counterpart in it")
 
 
-def without_steps(layer: Dense | Embedding, prefix: str, title: str) -> Wanted:
-    kernel, *bias = layer.parameters().items()
+def without_steps(layer: Layer, prefix: str, title: str) -> Wanted:
+    """Of a layer that has no state; a Dense of ours has (out, in)."""
+    names = [prefix + name for name in layer.parameters()]
     turned = isinstance(layer, Dense)
-    shape = kernel[1].T.shape if turned else kernel[1].shape
+    shapes = [a.T.shape if turned else a.shape for a in layer.parameters().values()]
 
     def take(own: Stored) -> Arrays:
-        expected = [shape, *(b.shape for _, b in bias)]
-        if [a.shape for a in own.arrays] != expected:
-            raise ValueError(f"{title}: expected arrays of shapes {expected}, got {shapes_of(own)}")
-        first, *others = own.arrays
-        return {prefix + kernel[0]: first.T if turned else first} | {
-            prefix + name: a for (name, _), a in zip(bias, others, strict=True)
-        }
+        if [a.shape for a in own.arrays] != shapes:
+            raise ValueError(f"{title}: expected arrays of shapes {shapes}, got {shapes_of(own)}")
+        return {name: a.T if turned else a for name, a in zip(names, own.arrays, strict=True)}
 
-    kinds = ("dense", "time_distributed") if turned else ("embedding",)
-    return Wanted(title, kinds, shape, take)
+    return Wanted(title, CLASSES[type(layer)], shapes[0], take)
 
 
 def of_stack(layer: Recurrent, prefix: str, title: str) -> Iterator[Wanted]:

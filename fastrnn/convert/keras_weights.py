@@ -205,6 +205,8 @@ def count(layer: Config) -> int:
         return count(config["cell"])
     if kind == "StackedRNNCells":
         return sum(count(cell) for cell in config["cells"])
+    if kind == "LayerNormalization":
+        return sum(config.get(name, True) is not False for name in ("scale", "center"))
     biased = kind in COUNTS and kind != "Embedding" and config.get("use_bias", True) is not False
     return COUNTS.get(kind, 0) + biased
 
