@@ -65,13 +65,15 @@ def parser() -> Parser:
     for name, options in READING.items():
         reading.add_argument(spelled(name), **options)
 
-    def add(name: str, about: str, more: str = "", reads: bool = True) -> Parser:
-        return commands.add_parser(name, help=about, description=f"{about}. {more}", parents=[reading] * reads)
+    def add(name: str, about: str, *more: str, reads: bool = True) -> Parser:
+        description = "".join(f"{sentence[0].upper()}{sentence[1:]}. " for sentence in (about, *more))
+        return commands.add_parser(name, help=about, description=description, parents=[reading] * reads)
 
     add("info", "print version, backend, instruction set, threads and compiler", reads=False)
     add("demo", "train an LSTM on the 2-back echo task, test it, and compare backends", reads=False)
-    files = "Files: .safetensors (fastrnn's own, or a state_dict), .keras, .h5, .onnx, .pt (a state_dict)."
-    convert = add("convert", "read a model of one kind and write it as another", f"{files} OUT: .safetensors or .onnx.")
+    files = "files: .safetensors (fastrnn's own, or a state_dict), .keras, .h5, .onnx, .pt (a state_dict), "
+    files += ".json (RTNeural)"
+    convert = add("convert", "read a model of one kind and write it as another", files, "OUT: .safetensors, .onnx")
     convert.add_argument("source", metavar="IN")
     convert.add_argument("target", metavar="OUT")
     convert.add_argument("--opset", type=int, metavar="N", help="of ONNX")

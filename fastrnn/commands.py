@@ -15,7 +15,7 @@ from fastrnn.cells import Array
 from fastrnn.checks import size
 from fastrnn.convert import formats
 from fastrnn.convert.stack import as_chain, leaves
-from fastrnn.layers import Embedding, Layer, RepeatVector
+from fastrnn.layers import Activation, Dense, Embedding, Layer
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.training.batches import has_steps
 from fastrnn.training.chain import Chain
@@ -60,8 +60,12 @@ def bench(source: str, *, batch: int, steps: int, seconds: float, threads: int |
     chain, threads = as_chain("model", model), backends.thread_count(threads)
     if not has_steps(inputs(chain, 1, 1)):
         raise ValueError(f"{source}: x of this model has no axis of time; expected a model that reads steps")
-    whole = chain.bidirectional or any(isinstance(layer, RepeatVector) for _, _, layer in leaves(chain))
-    runs = {} if whole else {"one step of one sequence": (1, stepping(model, chain, threads))}
+    runs: dict[str, tuple[int, Callable[[], Any]]] = {}
+    note = ""
+    try:
+        runs["one step of one sequence"] = 1, partial(chain.stream(threads=threads).step, inputs(chain, 1, 1)[:, 0])
+    except ValueError as error:  # it must see the whole sequence first
+        note = f"no single steps: {error}\n"
     for B in dict.fromkeys((1, batch)):
         name = f"{steps} steps of {f'{B} sequences' if B > 1 else 'one sequence'}"
         runs[name] = B * steps, partial(chain.forward, inputs(chain, B, steps), threads=threads)
@@ -70,7 +74,7 @@ def bench(source: str, *, batch: int, steps: int, seconds: float, threads: int |
         median, late = timed(run, seconds / len(runs))
         rows.append((name, in_time(median), in_time(late), f"{n / median:,.0f}"))
     print(f"{source}: {headline(model)}", machine(threads), "", table(rows, (1, 2, 3), total=False), sep="\n")
-    print(f"\nmemory: {counted(model)[1]} of parameters, and {in_bytes(peak(run))} more in the last of these")
+    print(f"\n{note}memory: {counted(model)[1]} of parameters, and {in_bytes(peak(run))} more in the last of these")
 
 
 def headline(model: Layer) -> str:
@@ -89,11 +93,11 @@ def machine(threads: int | None = None) -> str:
 
 def placed(layer: Layer) -> tuple[str, str]:
     """The cell of a recurrent layer, and what runs the layer."""
-    if not isinstance(layer, Recurrent):
-        return "", "numpy"
-    cell = layer.stack.cell
     name = backends.current().name
-    return cell.name, ("kernels" if backends.in_kernels(cell) else "numpy") if name == "native" else name
+    if isinstance(layer, Recurrent):
+        cell = layer.stack.cell
+        return cell.name, ("kernels" if backends.in_kernels(cell) else "numpy") if name == "native" else name
+    return "", "kernels" if name == "native" and isinstance(layer, Dense | Activation) else "numpy"
 
 
 def nodes_of(path: str) -> str:
@@ -131,20 +135,6 @@ def inputs(chain: Chain, batch: int, steps: int) -> Array:
     leading = (batch, steps)[: len(shape) - 1]
     x: Array = rng.standard_normal((*leading, shape[-1] or 1)).astype(dtype)
     return x
-
-
-def stepping(model: Layer, chain: Chain, threads: int) -> Callable[[], Any]:
-    """Goes on by one step whenever it is called: in a stream where the model has one."""
-    x = inputs(chain, 1, 1)
-    if isinstance(model, Recurrent):
-        return partial(model.stream(threads=threads).step, x[:, 0])
-    state: Any = None
-
-    def step() -> None:
-        nonlocal state
-        state = chain.forward(x, state=state, threads=threads).state
-
-    return step
 
 
 def timed(run: Callable[[], Any], seconds: float) -> tuple[float, float]:

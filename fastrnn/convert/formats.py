@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from fastrnn import catalogue
 from fastrnn.cells import Cell, members
+from fastrnn.convert.audio import from_rtneural
 from fastrnn.convert.files import load, save
 from fastrnn.convert.keras import from_keras
 from fastrnn.convert.onnx import from_onnx
@@ -139,6 +140,7 @@ READERS = {
     **dict.fromkeys((".keras", ".h5", ".hdf5"), KERAS),
     ".onnx": Format(read_onnx, ("layer",)),
     **dict.fromkeys((".pt", ".pth"), Format(read_torch, STATE)),
+    ".json": Format(from_rtneural, ()),
 }
 
 WRITERS = {
