@@ -216,7 +216,7 @@ def test_functions(backend: str) -> None:
 
 
 def test_slstm_of_xlstm(backend: str, oracle: Callable[[str], Any]) -> None:
-    """As that package has it: R is (heads, D, 4, D), in the order input, output gate."""
+    """As that package declares it: R is (heads, D, 4, D), the unit that is multiplied first, gates in our order."""
     torch = oracle("torch")
     T, B, I, D, heads = 7, 3, 4, 5, 3
     H = heads * D
