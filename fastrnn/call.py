@@ -77,11 +77,6 @@ class Call(NamedTuple):
         return self.x.ndim == 2
 
     @property
-    def heads(self) -> int:
-        """Into how many heads the H units are cut, each of which U multiplies with its own units alone."""
-        return 1 if self.U is None or self.R is not None else self.sizes[3] // self.U.shape[1]
-
-    @property
     def widths(self) -> tuple[int, ...]:
         """Units of each state: H, but of a first one that is projected P."""
         H = self.W.shape[0] // self.cell.G

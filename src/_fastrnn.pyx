@@ -279,10 +279,10 @@ cdef int describe(frnn_call *c, Pins pins, int isa, which, call) except -1:
     c.P = 0 if call.R is None else call.R.shape[0]
     if call.R is not None and not (0 < c.P <= c.H and projects(cell)):
         raise ValueError(f"no projection to {c.P} units")
-    if call.heads != 1:
-        if c.P or not 0 < call.heads <= c.H or c.H % call.heads:
-            raise ValueError(f"no {call.heads} heads of {c.H} units, or with a projection")
-        c.D = c.H // <Py_ssize_t> call.heads
+    if call.R is None and call.U is not None and call.U.shape[1] != c.H:
+        c.D = call.U.shape[1]
+        if c.D < 1 or c.H % c.D:
+            raise ValueError(f"no heads of {c.D} of {c.H} units")
     c.reverse = call.reverse
     c.training = call.training
     c.threads = min(<int> call.threads, cpus)  # more would take turns
