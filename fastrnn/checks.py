@@ -38,6 +38,7 @@ class Common(TypedDict, total=False):
     batch_first: bool
     training: bool
     checkpoint: int | Literal["auto"] | None
+    heads: int
     threads: int | None
 
 
@@ -50,6 +51,7 @@ class Options(NamedTuple):
     batch_first: bool = False
     training: bool = False
     checkpoint: int | Literal["auto"] | None = None
+    heads: int = 1
     threads: int | None = None
 
 
@@ -76,7 +78,7 @@ def checked_call(
     if options.checkpoint is not None and not options.training:
         raise ValueError("checkpoint: only a call with training=True keeps anything; got training=False")
 
-    parameters = checked_weights(cell, weights, I, x.dtype)
+    parameters = checked_weights(cell, weights, I, x.dtype, size("heads", options.heads))
     H = len(parameters["W"]) // cell.G
     expect_room("x", "T, B, I, H", (T, B, I, H), T, B, I + 8 * H)
     inputs: tuple[Arrays, tuple[bool, ...]] = ((), ())
@@ -139,18 +141,22 @@ def checked_step(
     return x, before, parameters
 
 
-def checked_weights(cell: Cell, weights: dict[str, Any], I: int, dtype: np.dtype[Any] | None) -> dict[str, Any]:
+def checked_weights(
+    cell: Cell, weights: dict[str, Any], I: int, dtype: np.dtype[Any] | None, heads: int = 1
+) -> dict[str, Any]:
     """W, U, b, b_rec, p by name, absent ones None; I is that of x. U says what H is, or W where there is no U."""
     if I < 1:
         raise ValueError("x: expected at least 1 input (I >= 1), got 0")
     G, products, P, shapes = cell.G, len(cell.products), len(cell.parameters), cell.shapes
     W, U, b, b_rec, p = weights["W"], weights["U"], weights["b"], weights["b_rec"], weights["p"]
+    expect_heads(cell, heads)
     if products:
         U = as_array("U", U)
-        H = len(U) // products if U.ndim else 0
-        if U.ndim != 2 or len(U) != products * H or H < 1 or U.shape[1] < 1 or H % U.shape[1]:
-            wanted = f"{shapes['U']} with H >= 1, or {shapes['U'][:-1]}/heads) of heads that divide H"
-            raise ValueError(f"U: expected shape {wanted}, got {U.shape}")
+        D = U.shape[-1] if U.ndim else 0
+        H = heads * D
+        if U.shape != (products * H, D) or H < 1:
+            shape = f"{shapes['U'][:-1]}/heads) with heads = {heads}," if heads > 1 else f"{shapes['U']} with"
+            raise ValueError(f"U: expected shape {shape} H >= 1, got {U.shape}")
     else:
         W = as_array("W", W)
         H = len(W) // G if W.ndim else 0
@@ -169,6 +175,12 @@ def checked_weights(cell: Cell, weights: dict[str, Any], I: int, dtype: np.dtype
         "b_rec": None if b_rec is None else floats("b_rec", b_rec, shapes["b_rec"], (products * H,), dtype),
         "p": None if p is None else floats("p", p, shapes["p"], (P * H,), dtype),
     }
+
+
+def expect_heads(cell: Cell, heads: int) -> None:
+    """Whether so many heads go with a cell."""
+    if heads > 1 and not cell.products:
+        raise ValueError(f"heads: cell {cell.name} has no product with U; expected 1, got {heads}")
 
 
 def checked_checkpoint(k: Any, T: int) -> int | None:

@@ -104,7 +104,7 @@ class DefinedCell(Cell):
             Input weights of all gates, in their order.
         U : (N*H, H) array, or None
             Recurrent weights of the N gates that have a product with U, in the order of the gates; None if none has.
-            Of n heads (N*H, H/n), see `lstm_forward`.
+            (N*H, H/heads) where there are heads.
         b : (G*H,) array, optional
             Biases of the inputs' side.
         b_rec : (N*H,) array, optional
@@ -118,7 +118,8 @@ class DefinedCell(Cell):
         return_states : bool
             Return every state of every step.
         **common
-            `lengths`, `resets`, `reverse`, `batch_first`, `training`, `checkpoint`, `threads`: see `lstm_forward`.
+            `lengths`, `resets`, `reverse`, `batch_first`, `training`, `checkpoint`, `heads`, `threads`: see
+            `lstm_forward`.
 
         Returns
         -------

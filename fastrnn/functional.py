@@ -34,7 +34,7 @@ def rnn_forward(
     W : (H, I) array
         Input weights.
     U : (H, H) array
-        Recurrent weights; or of n heads (H, H/n), see `lstm_forward`.
+        Recurrent weights.
     b, b_rec : (H,) array, optional
         Biases of the two sides.
     h0 : (B, H) array, optional
@@ -42,7 +42,7 @@ def rnn_forward(
     activation : {"tanh", "relu", "sigmoid", "identity"}
         "linear" is another name of "identity".
     **common
-        `lengths`, `resets`, `reverse`, `batch_first`, `training`, `checkpoint`, `threads`: see `lstm_forward`.
+        `lengths`, `resets`, `reverse`, `batch_first`, `training`, `checkpoint`, `heads`, `threads`: see `lstm_forward`.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def gru_forward(
     W : (3*H, I) array
         Input weights of the gates r, z, n.
     U : (3*H, H) array
-        Recurrent weights, likewise; or of n heads (3*H, H/n), see `lstm_forward`.
+        Recurrent weights, likewise.
     b, b_rec : (3*H,) array, optional
         Biases of the two sides.
     reset_after : bool
@@ -132,7 +132,7 @@ def gru_forward(
     h0 : (B, H) array, optional
         Initial state; zeros when absent.
     **common
-        `lengths`, `resets`, `reverse`, `batch_first`, `training`, `checkpoint`, `threads`: see `lstm_forward`.
+        `lengths`, `resets`, `reverse`, `batch_first`, `training`, `checkpoint`, `heads`, `threads`: see `lstm_forward`.
 
     Returns
     -------
@@ -218,8 +218,7 @@ def lstm_forward(
     W : (4*H, I) array
         Input weights of the gates i, f, g, o.
     U : (4*H, H) array
-        Recurrent weights, likewise. Or (4*H, H/n) of n heads: row r of each gate multiplies the H/n units of h that
-        are the head of unit r, each head being H/n neighbours.
+        Recurrent weights, likewise; (4*H, H/heads) where there are heads.
     b, b_rec : (4*H,) array, optional
         Biases of the two sides.
     p : (3*H,) array, optional
@@ -243,6 +242,9 @@ def lstm_forward(
     checkpoint : int or "auto", optional
         Keep the state of every `checkpoint`-th step only, and recompute the rest: the same gradients, bit for bit,
         in less memory. "auto" is the square root of T, which needs the least of it, O(sqrt(T)), for a third more time.
+    heads : int
+        Cut the H units into so many heads of H/heads neighbours: row r of each gate of U, (4*H, H/heads), multiplies
+        the units of h that are the head of unit r. Products with U cost 1/heads.
     threads : int, optional
         At most this many; `get_num_threads()` when absent. The result does not depend on it.
 

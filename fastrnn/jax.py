@@ -227,6 +227,7 @@ def recurrent(
     lengths: Any = None,
     resets: Any = None,
     reverse: bool = False,
+    heads: int = 1,
     threads: int | None = None,
 ) -> tuple[Any, tuple[Any, ...]]:
     """The `forward` of any cell in JAX.
@@ -235,7 +236,7 @@ def recurrent(
     ----------
     cell : Cell
         As `fastrnn.cell` makes it, or one of `fastrnn.cells.CELLS`.
-    x, W, U, b, b_rec, p, e, init, lengths, resets, reverse, threads
+    x, W, U, b, b_rec, p, e, init, lengths, resets, reverse, heads, threads
         As the cell's ``forward`` has them; what is JAX's own is as for `lstm`.
 
     Returns
@@ -264,7 +265,7 @@ def recurrent(
     if not isinstance(cell, Cell):
         raise TypeError(f"cell: expected what fastrnn.cell makes, got {cell!r}")
     init = cell.of_states("init", init)
-    y, *final = _run(cell, x, (W, U, b, b_rec, p), init, lengths, resets, reverse, threads, e)
+    y, *final = _run(cell, x, (W, U, b, b_rec, p), init, lengths, resets, reverse, threads, e, heads)
     return y, tuple(final)
 
 
@@ -278,13 +279,14 @@ def _run(
     reverse: bool,
     threads: int | None,
     e: Mapping[str, Any] | None = None,
+    heads: int = 1,
 ) -> tuple[Any, ...]:
     """y and the final states. What is wrong with shapes and dtypes is said here, while tracing."""
     names = ("x", *WEIGHTS, *cell.initial, "lengths", "resets")
     values = (x, *weights, *init, lengths, resets)
     given = {name: _array(name, a) for name, a in zip(names, values, strict=True) if a is not None}
     inputs = {name: _array(name, a) for name, a in (e or {}).items()}
-    options = Options(reverse=reverse, training=True, threads=backends.thread_count(threads))
+    options = Options(reverse=reverse, training=True, heads=heads, threads=backends.thread_count(threads))
     call, unbatched = _checked(cell, given, inputs, options)
     if lengths is not None:  # any integers for the caller, of 32 or 64 bits with a sign for the handler
         given["lengths"] = given["lengths"].astype("int64" if given["lengths"].dtype.itemsize == 8 else "int32")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -198,21 +199,16 @@ def test_a_unit_a_head(native: str) -> None:
 
 
 def test_functions(backend: str) -> None:
-    """The shape of U says how many heads there are."""
     rng = np.random.default_rng(0)
     x, W, U, b = (rng.standard_normal(shape) for shape in ((4, 2, 3), (24, 3), (24, 2), (24,)))
-    out = fastrnn.lstm_forward(x, W, U, b, training=True)
+    out = fastrnn.lstm_forward(x, W, U, b, heads=3, training=True)
     same = fastrnn.lstm_forward(x, W, dense(U, 3), b, training=True)
     assert_close({"y": out.y, "c": out.c_n}, {"y": same.y, "c": same.c_n})
     dU, other = (fastrnn.lstm_backward(same.y, result.cache).dU for result in (out, same))
     assert_close({"dU": dU}, {"dU": blocks(other, 3)})
-    h = c = np.zeros((2, 6))
-    for x_t, y_t in zip(x, out.y, strict=True):
-        h, c = fastrnn.lstm_step(x_t, h, c, W, U, b)
-        assert_close({"y": h}, {"y": y_t})
-    cell = own_cells.minimal_gated_unit
-    h = cell.step(x[0], (np.ones((2, 6)),), W[:12], U[:12])[0]
-    assert_close({"y": cell.forward(x[:1], W[:12], U[:12], init=(np.ones((2, 6)),)).y[0]}, {"y": h})
+    for run in (fastrnn.rnn_forward, partial(fastrnn.gru_forward, reset_after=False)):
+        rows = slice(0, 18 if isinstance(run, partial) else 6)
+        assert_close({"y": run(x, W[rows], U[rows], heads=3).y}, {"y": run(x, W[rows], dense(U[rows], 3)).y})
 
 
 def test_slstm_of_xlstm(backend: str, oracle: Callable[[str], Any]) -> None:
@@ -239,7 +235,7 @@ def test_slstm_of_xlstm(backend: str, oracle: Callable[[str], Any]) -> None:
     a = {name: tensor.detach().numpy() for name, tensor in given.items()}
     U = a["R"].transpose(2, 0, 3, 1).reshape(4 * H, D)
     W = a["W"].reshape(4 * H, I)
-    out = catalogue.slstm.forward(a["x"], W, U, a["b"].ravel(), training=True)
+    out = catalogue.slstm.forward(a["x"], W, U, a["b"].ravel(), heads=heads, training=True)
     back = catalogue.slstm.backward(a["dy"], out.cache)
     expected = {"y": torch.stack(y).detach(), "dx": given["x"].grad, "dW": given["W"].grad.reshape(4 * H, I)}
     expected |= {"db": given["b"].grad.ravel(), "dU": given["R"].grad.permute(2, 0, 3, 1).reshape(4 * H, D)}
@@ -321,9 +317,9 @@ def test_in_jax(oracle: Callable[[str], Any]) -> None:
     x, W, U = (rng.standard_normal(shape).astype(np.float32) for shape in ((5, 2, 3), (36, 3), (36, 4)))
 
     def loss(W: Any, U: Any) -> Any:
-        return (ours.gru(x, W, U, reset_after=False)[0] ** 2).sum()
+        return (ours.recurrent(CELLS["gru_before"], x, W, U, heads=3)[0] ** 2).sum()
 
-    out = fastrnn.gru_forward(x, W, U, reset_after=False, training=True)
+    out = fastrnn.gru_forward(x, W, U, reset_after=False, heads=3, training=True)
     back = fastrnn.gru_backward(2 * out.y, out.cache)
     dW, dU = jax.jit(jax.grad(loss, (0, 1)))(W, U)
     assert_close({"dW": np.asarray(dW), "dU": np.asarray(dU)}, {"dW": back.dW, "dU": back.dU}, 1e-5)
@@ -334,9 +330,15 @@ def test_in_jax(oracle: Callable[[str], Any]) -> None:
 
 def test_what_is_refused() -> None:
     x, W = np.ones((3, 2, 4)), np.ones((24, 4))
-    for shape in ((24, 4), (24, 7), (24, 0), (22, 2), (24,)):
-        with pytest.raises(ValueError, match=r"U: expected shape \(4\*H, H\) .* or \(4\*H, H/heads\) of heads"):
-            fastrnn.lstm_forward(x, W, np.ones(shape))
+    for shape in ((24, 4), (24, 6), (24, 0), (22, 2), (24,)):
+        with pytest.raises(ValueError, match=r"U: expected shape \(4\*H, H/heads\) with heads = 3, H >= 1, got"):
+            fastrnn.lstm_forward(x, W, np.ones(shape), heads=3)
+    with pytest.raises(ValueError, match=r"U: expected shape \(4\*H, H\) with H >= 1, got \(24, 2\)"):
+        fastrnn.lstm_forward(x, W, np.ones((24, 2)))
+    with pytest.raises(ValueError, match="heads: expected a positive integer, got 0"):
+        fastrnn.lstm_forward(x, W, np.ones((24, 6)), heads=0)
+    with pytest.raises(ValueError, match="heads: cell min_gru has no product with U; expected 1, got 2"):
+        catalogue.min_gru.forward(x, W[:12], heads=2)
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"heads": 3}, ValueError, "heads: expected a divisor of hidden_size, 8, got 3"),
         ({"heads": 0}, ValueError, "heads: expected a positive integer, got 0"),

@@ -122,12 +122,6 @@ def checked_heads(heads: Any, hidden_size: int, proj_size: int) -> int:
     return n
 
 
-def expect_heads(cell: Cell, heads: int) -> None:
-    """Whether so many heads go with a cell."""
-    if heads > 1 and not cell.products:
-        raise ValueError(f"heads: cell {cell.name} has no product with U; expected 1, got {heads}")
-
-
 def parameter_names(options: LayerOptions, cell: Cell) -> list[dict[str, str]]:
     """For each layer and direction, in PyTorch's order: the names of its parameters, by those in a call."""
     ways = ("", "_reverse") if options.bidirectional else ("",)

@@ -19,6 +19,7 @@ from fastrnn.checks import (
     checked_resets,
     every_step,
     expect_dtype,
+    expect_heads,
     expect_room,
     expect_shape,
     floats,
@@ -31,7 +32,6 @@ from fastrnn.layers.base import Back, BackOfInputs, Cache, Layer, Output, Shape,
 from fastrnn.layers.dropout import mask
 from fastrnn.layers.options import (
     LayerOptions,
-    expect_heads,
     expect_projects,
     features,
     parameter_names,

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from fastrnn.cells import Cell, find
-from fastrnn.checks import boolean
-from fastrnn.layers.options import checked_heads, expect_heads, expect_projects, stems
+from fastrnn.checks import boolean, expect_heads
+from fastrnn.layers.options import checked_heads, expect_projects, stems
 from fastrnn.run import ACTIVATIONS, gru_cell, rnn_cell
 from fastrnn.torch.recurrent import Base
 
