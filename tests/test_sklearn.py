@@ -26,9 +26,16 @@ from fastrnn.sklearn import SequenceClassifier, SequenceRegressor
 ESTIMATORS = [SequenceClassifier, SequenceRegressor]
 
 
-@parametrize_with_checks([SequenceClassifier(hidden_size=4, epochs=5), SequenceRegressor(hidden_size=16, epochs=80)])
+#: whose bound is 1e-7, below the rounding of float32; `test_sample_weight` is the same with a bound above it
+ROUNDED = {"check_sample_weight_equivalence_on_dense_data": "computed in float32"}
+
+
+@parametrize_with_checks(
+    [SequenceClassifier(hidden_size=4, epochs=5), SequenceRegressor(hidden_size=16, epochs=80)],
+    expected_failed_checks=lambda estimator: ROUNDED,
+)
 def test_checks_of_scikit_learn(estimator: Any, check: Any) -> None:
-    """Every one; none is expected to fail."""
+    """Every one but for rounding."""
     check(estimator)
 
 
