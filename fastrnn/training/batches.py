@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -101,6 +102,19 @@ def padded(
     for name, side in (("padding", padding), ("truncating", truncating)):
         if not among(side, ("post", "pre")):
             raise ValueError(f'{name}: expected "post" or "pre", got {side!r:.80}')
+    arrays = alike(argument, sequences)
+    first = arrays[0]
+    T = max([len(a) for a in arrays]) if maxlen is None else positive("maxlen", maxlen)
+    lengths = np.array([min(len(a), T) for a in arrays], np.int64)
+    x = np.full((len(arrays), T, *first.shape[1:]), filler(value, first.dtype), first.dtype)
+    for row, a, steps in zip(x, arrays, lengths, strict=True):
+        kept = slice(len(a) - steps, None) if truncating == "pre" else slice(steps)
+        row[T - steps if padding == "pre" else 0 :][:steps] = a[kept]
+    return x, lengths
+
+
+def alike(argument: str, sequences: Sequence[Any]) -> list[Array]:
+    """Arrays of one dtype and, but for their lengths, one shape."""
     arrays = [as_array(f"{argument}sequence {n}", s, sequence=True) for n, s in enumerate(sequences)]
     if not arrays:
         raise ValueError(f"{argument or 'sequences: '}expected at least one sequence, got none")
@@ -111,13 +125,35 @@ def padded(
             raise ValueError(f"{argument}sequence {n}: expected shape ({', '.join(map(str, expected))}), got {a.shape}")
         if a.dtype != first.dtype:
             raise TypeError(f"{argument}sequence {n}: expected dtype {first.dtype}, that of sequence 0, got {a.dtype}")
-    T = max([len(a) for a in arrays]) if maxlen is None else positive("maxlen", maxlen)
-    lengths = np.array([min(len(a), T) for a in arrays], np.int64)
-    x = np.full((len(arrays), T, *first.shape[1:]), filler(value, first.dtype), first.dtype)
-    for row, a, steps in zip(x, arrays, lengths, strict=True):
-        kept = slice(len(a) - steps, None) if truncating == "pre" else slice(steps)
-        row[T - steps if padding == "pre" else 0 :][:steps] = a[kept]
-    return x, lengths
+    return arrays
+
+
+class Sequences:
+    """Sequences of unequal length, with the shape that padding gives them; each batch is padded by itself."""
+
+    def __init__(self, arrays: list[Array]) -> None:
+        self.arrays, self.lengths = arrays, np.array([len(a) for a in arrays], np.int64)
+        self.shape: tuple[int, ...] = (len(arrays), int(self.lengths.max()), *arrays[0].shape[1:])
+        self.dtype, self.ndim, self.size = arrays[0].dtype, len(self.shape), math.prod(self.shape)
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, which: slice | Array) -> Sequences:
+        return Sequences([self.arrays[n] for n in np.arange(len(self))[which]])
+
+    def first(self, steps: int) -> Array:
+        """(N, steps, ...), of as many as the longest has, or more."""
+        a = np.zeros((len(self), steps, *self.shape[2:]), self.dtype)
+        for row, own in zip(a, self.arrays, strict=True):
+            row[: len(own)] = own
+        return a
+
+
+def first_steps(a: Any, steps: int) -> Array:
+    """(N, steps, ...) of (N, T, ...)."""
+    found: Array = a.first(steps) if isinstance(a, Sequences) else a[:, :steps]
+    return found
 
 
 def filler(value: float, dtype: np.dtype[Any]) -> Array:
@@ -233,8 +269,8 @@ class Samples(NamedTuple):
     They may be mapped from a disk and larger than memory: what is read is read batch by batch.
     """
 
-    x: Array
-    y: Array | None
+    x: Any  #: or `Sequences`, and so is a stepwise y
+    y: Any
     lengths: Array | None  #: (N,)
     stepwise: bool
     own_steps: int | None = None  #: of predictions that have an axis of time which is not that of x
@@ -262,10 +298,10 @@ class Samples(NamedTuple):
         x, y, lengths, weights, e = some.x, some.y, some.lengths, some.weights, some.e
         if lengths is not None:
             longest = max(int(lengths.max()), 1)
-            x = zeros_after(x[:, :longest], lengths)
+            x = zeros_after(first_steps(x, longest), lengths)
             e = {name: zeros_after(a[:, :longest], lengths) if has_steps(a) else a for name, a in e.items()}
             if self.stepwise:
-                y = None if y is None else zeros_after(y[:, :longest], lengths)
+                y = None if y is None else zeros_after(first_steps(y, longest), lengths)
                 weights = None if weights is None else weights[:, :longest]
         if len(self.leading) == 2:
             y, weights = (None if a is None else a.swapaxes(0, 1) for a in (y, weights))
@@ -282,14 +318,15 @@ class Samples(NamedTuple):
     def targets(self) -> Iterator[tuple[Array, Array | None]]:
         """y of all samples, and what it counts, 0 after each length, a few MB at a time."""
         assert self.y is not None
-        some = max(PART // max(self.y[0].size, 1), 1)
+        some = max(PART // max(math.prod(self.y.shape[1:]), 1), 1)
         for start in range(0, self.size, some):
             part = self.take(slice(start, start + some))
             y, lengths, weights = part.y, part.lengths, part.weights
             assert y is not None
             if lengths is not None and self.stepwise:
+                y = first_steps(y, y.shape[1])
                 valid = np.arange(y.shape[1]) < lengths[:, None]
-                weights = valid if weights is None else np.where(valid, weights, 0)
+                weights = valid if weights is None else np.where(valid, weights[:, : y.shape[1]], 0)
             yield y, self.counting.weights(y, weights, len(self.leading))
 
     def split(self, fraction: float) -> tuple[Samples, Samples]:
@@ -300,16 +337,18 @@ class Samples(NamedTuple):
         return self.take(slice(0, first)), self.take(slice(first, None))
 
 
-def as_inputs(name: str, x: Any, lengths: Any) -> tuple[Array, Array | None]:
-    """x (N, T, I), (N, T) of integers or (N, F), and the lengths of a list or those given."""
+def as_inputs(name: str, x: Any, lengths: Any) -> tuple[Any, Array | None]:
+    """x (N, T, I), (N, T) of integers or (N, F), `Sequences` of a list, and the lengths of these or those given."""
     if isinstance(x, list | tuple):
         if lengths is not None:
             raise ValueError("lengths: a list of sequences has its own; expected None")
-        x, lengths = padded(f"{name}: ", x)
+        x = Sequences(alike(f"{name}: ", x))
+        lengths = x.lengths
         if not has_steps(x):
             got = f"{x.ndim - 1} axes of {x.dtype}"
             raise ValueError(f"{name}: a list holds sequences, (T_n, I) or (T_n,) of integers, got {got}")
-    x = as_array(name, x)
+    else:
+        x = as_array(name, x)
     if x.ndim not in (2, 3):
         raise ValueError(f"{name}: expected shape (N, T, I), (N, T) of integers, or (N, F), got {x.shape}")
     if x.size == 0:
@@ -321,9 +360,13 @@ def as_inputs(name: str, x: Any, lengths: Any) -> tuple[Array, Array | None]:
     return x, checked_lengths(lengths, x.shape[1], len(x), False)
 
 
-def as_targets(name: str, y: Any, samples: Samples) -> Array:
-    """y (N, T, ...) if the model predicts steps, else (N, ...)."""
-    found, leading = as_array(name, steps_of(name, y, samples), sequence=True), samples.leading
+def as_targets(name: str, y: Any, samples: Samples) -> Any:
+    """y (N, T, ...) if the model predicts steps, `Sequences` of a list; else (N, ...)."""
+    if samples.stepwise and samples.lengths is not None and isinstance(y, list | tuple):
+        found: Any = as_x(name, y, samples)
+    else:
+        found = as_array(name, steps_of(name, y, samples), sequence=True)
+    leading = samples.leading
     if found.shape[: len(leading)] != leading:
         meaning = "(N, T, ...)" if len(leading) == 2 else "(N, ...)"
         shape = ", ".join([*map(str, leading), "..."])
@@ -382,9 +425,15 @@ def steps_of(name: str, a: Any, samples: Samples) -> Any:
 
 def padded_as_x(name: str, sequences: Sequence[Any], samples: Samples) -> Array:
     """A list of what stands beside the steps of x."""
-    a, steps = padded(f"{name}: ", sequences)
+    a = as_x(name, sequences, samples)
+    return a.first(a.shape[1])
+
+
+def as_x(name: str, sequences: Sequence[Any], samples: Samples) -> Sequences:
+    """The same, not padded."""
+    a = Sequences(alike(f"{name}: ", sequences))
     expected = np.full(samples.size, samples.x.shape[1]) if samples.lengths is None else samples.lengths
-    for n, (got, wanted) in enumerate(zip(steps, expected, strict=False)):
+    for n, (got, wanted) in enumerate(zip(a.lengths, expected, strict=False)):
         if got != wanted:
             raise ValueError(f"{name}: expected {wanted} steps in sequence {n}, as x has, got {got}")
     return a

@@ -10,7 +10,7 @@ from fastrnn.cells import Array
 from fastrnn.checks import positive
 from fastrnn.layers.base import Layer
 from fastrnn.training import weight_files
-from fastrnn.training.batches import Samples, as_extras, as_inputs, as_targets, as_weights, has_steps, turned
+from fastrnn.training.batches import Samples, as_extras, as_inputs, as_targets, as_weights, has_steps
 from fastrnn.training.chain import Chain, keeps_steps
 from fastrnn.training.compiled import Compiled
 from fastrnn.training.description import save_model
@@ -310,7 +310,7 @@ class Model(Chain):
     def _samples(self, given: dict[str, Any], counting: Counting, prefix: str, targets: bool) -> Samples:
         """Checked, but for the sizes of targets, which the loss checks."""
         x, lengths = as_inputs(f"{prefix}x", given["x"], given.get("lengths"))
-        shape = turned(x).shape
+        shape = (x.shape[1], x.shape[0], *x.shape[2:]) if has_steps(x) else x.shape
         found = self.output_shape(shape)
         stepwise = has_steps(x) and keeps_steps(self, shape)
         samples = Samples(x, None, lengths, stepwise, found[0] if len(found) == 3 and not stepwise else None)

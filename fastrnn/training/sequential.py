@@ -84,7 +84,7 @@ class Sequential(Model):
 
         Parameters
         ----------
-        x : (N, T, I) array, (N, T) integers, (N, F), or a list of N arrays (T_n, ...), which are padded
+        x : (N, T, I) array, (N, T) integers, (N, F), or a list of N arrays (T_n, ...), which are padded batch by batch
             Inputs, of the layers' dtype (dimensionless). Arrays may be mapped from a disk, and are read batch by batch.
             Or what gives batches (x, y) or (x, y, sample_weight), or dicts of "x", "y", "lengths", "sample_weight" and
             "e": a generator, a list of them, a Sequence as Keras has it (``__len__`` and ``__getitem__``), a torch
