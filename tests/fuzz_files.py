@@ -89,6 +89,7 @@ def onnx_files() -> Iterator[bytes]:
     for seed in range(12):
         layer = drawn(seed, dtype=np.float32)
         yield fastrnn.to_onnx(layer, lengths=seed % 2 == 0, state=seed % 3 == 0).SerializeToString()
+    yield fastrnn.to_onnx(small()).SerializeToString()
     for kind, attributes in (("LSTM", {"clip": 2.0}), ("GRU", {"layout": 1}), ("RNN", {"activations": ["Elu"]})):
         yield one_node(kind, **attributes).SerializeToString()
 
@@ -298,6 +299,14 @@ def works(model: Any) -> None:
 KNOWN = onnx.helper.get_all_tensor_dtypes() - {0}
 
 
+def read_onnx(path: Path) -> None:
+    works(fastrnn.from_onnx(path))
+
+
+def read_whole(path: Path) -> None:
+    works(fastrnn.from_onnx(path, whole=True))
+
+
 def run_session(path: Path) -> None:
     session = fastrnn.onnx.Session(path.read_bytes(), rest="reference")
     kinds = {one.name: one.type.tensor_type for one in onnx.load_model(path).graph.input}
@@ -325,7 +334,7 @@ FORMATS: dict[str, tuple[Callable[[], Iterator[bytes]], Callable[[random.Random,
     ),
     "keras": (keras_files, changed_keras, [from_keras]),
     "h5": (h5_files, changed_h5, [from_keras]),
-    "onnx": (onnx_files, changed_onnx, [lambda path: works(fastrnn.from_onnx(path)), run_session, prepare]),
+    "onnx": (onnx_files, changed_onnx, [read_onnx, read_whole, run_session, prepare]),
 }
 
 #: what a refusal begins with: an argument, an input or an attribute; a layer; a node

@@ -167,7 +167,7 @@ def test_inspect_a_graph_that_is_no_chain(run: Run, onnx: Any) -> None:
     code, out, _ = run("inspect", "model.onnx")
     lines = out.splitlines()
     assert code == 0
-    assert lines[0].startswith("model.onnx: Sqrt node 'z': no layer of a Sequential")
+    assert lines[0].startswith("model.onnx: whole: Sqrt node 'z': no layer of a Sequential")
     assert lines[-1].split()[:2] == ["1.layer0", "LSTM"]
     assert "Sqrt node 'z'" in wrong(run, "convert", "model.onnx", "other.onnx")
 

@@ -132,6 +132,10 @@ def appended(graph: Any, node: Any) -> None:
         (lambda g, node: setattr(g.output[0], "name", "other"), "whole: 'other' is made by no node, or by itself"),
         (lambda g, node: node_of(g, "LSTM").input.__setitem__(5, "0.y0"), "LSTM node '0.layer0': .* initial_h is comp"),
         (lambda g, node: node_of(g, "LSTM").output.__setitem__(0, "q"), "whole: '0.Y0' is made by no node"),
+        (
+            lambda g, node: node_of(g, "LSTM").input.__setitem__(1, ""),
+            "LSTM node '0.layer0': expected inputs X, W and R",
+        ),
         (lambda g, node: g.node.remove(node_of(g, "Squeeze")), "whole: '0.y0' is made by no node"),
         (lambda g, node: node_of(g, "Squeeze").input.__setitem__(1, "axis0"), "becomes of its directions is not known"),
     ],

@@ -10,6 +10,7 @@ from fastrnn.convert.onnx_chain import chain_of
 from fastrnn.convert.onnx_graph import (
     Graph,
     Link,
+    expect_inputs,
     is_recurrent,
     options_of,
     parsed,
@@ -77,8 +78,7 @@ def from_onnx(path_or_model: Any, node: str | None = None, *, whole: bool = Fals
         why = without_recurrent(graph.nodes)
         raise ValueError(f"path_or_model: expected a model with an RNN, GRU or LSTM node, got one without{why}")
     for one in nodes:
-        if len(one.input) < 3 or not all(one.input[:3]):
-            raise ValueError(f"{title(one)}: expected inputs X, W and R, got {list(one.input)}")
+        expect_inputs(one)
     if node is not None:
         nodes = [one for one in nodes if node in (one.name, *one.output)]
         if len(nodes) != 1:

@@ -8,7 +8,16 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.convert.onnx_graph import HINT, Graph, array_of, is_recurrent, options_of, parts_of_node, title
+from fastrnn.convert.onnx_graph import (
+    HINT,
+    Graph,
+    array_of,
+    expect_inputs,
+    is_recurrent,
+    options_of,
+    parts_of_node,
+    title,
+)
 from fastrnn.convert.onnx_layers import OPERATORS
 from fastrnn.convert.stack import assembled, loaded
 from fastrnn.frameworks import INPUTS
@@ -71,7 +80,7 @@ def is_zero(graph: Graph, node: Any) -> bool:
 
 def refuse(node: Any, why: str) -> NoReturn:
     raise ValueError(
-        f"{title(node)}: no layer of a Sequential ({why}); whole=False reads recurrent nodes alone, and {HINT}"
+        f"whole: {title(node)}: no layer of a Sequential ({why}); whole=False reads recurrent nodes alone, and {HINT}"
     )
 
 
@@ -97,6 +106,7 @@ class Reader:
 
     def _recurrent(self, node: Any) -> None:
         graph, before = self._graph, self._left
+        expect_inputs(node)
         cell, bidirectional, layout = options_of(graph, node)
         if not self._stepwise or self._time_major not in (None, not layout):
             refuse(node, "its X has no axis of time where it should be")

@@ -276,7 +276,7 @@ class Graph:
     def _flattens(self, reshape: Any, below: Any) -> bool:
         """Whether what is reshaped to (., ., D*H) are the outputs of D directions."""
         R, shape = self.constant(below, 2), self.integers(reshape, "shape")
-        if R is None or R.ndim != 3:
+        if R is None or R.ndim != 3 or len(reshape.input) < 2:
             return False
         wide = R.shape[0] * R.shape[2]
         if shape is not None:
@@ -315,6 +315,12 @@ class Graph:
 
 def title(node: Any) -> str:
     return f"{node.op_type} node {node.name or ', '.join(node.output)!r}"
+
+
+def expect_inputs(node: Any) -> None:
+    """Of a recurrent one."""
+    if len(node.input) < 3 or not all(node.input[:3]):
+        raise ValueError(f"{title(node)}: expected inputs X, W and R, got {list(node.input)}")
 
 
 def options_of(graph: Graph, node: Any) -> tuple[Cell, bool, int]:
