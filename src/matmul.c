@@ -297,14 +297,20 @@ void X(multiply_row)(const real *a, ptrdiff_t segments, ptrdiff_t segment_stride
     int count = 0, width = 0;
     for (ptrdiff_t group = first; group < last; group++) {
         const int vectors = group_width(p, group);
-        const real *const from = a + window_start(p, group);
-        for (int panel = 0; panel < panel_count(vectors); panel++) {
-            const int next = panel_width(vectors, panel);
-            if (count && (count == PANELS_ONCE || width != next || row != from)) {
+        if (p->head) { /* a run of panels has one window */
+            const real *const from = a + window_start(p, group);
+            if (count && row != from) {
                 multiply_run(&t, count, width, segments, segment_stride, K);
                 count = 0;
             }
             row = from;
+        }
+        for (int panel = 0; panel < panel_count(vectors); panel++) {
+            const int next = panel_width(vectors, panel);
+            if (count && (count == PANELS_ONCE || width != next)) {
+                multiply_run(&t, count, width, segments, segment_stride, K);
+                count = 0;
+            }
             width = next;
             count++;
         }
