@@ -1,6 +1,7 @@
 """Figures that `python -m fastrnn bench` does not have, one Markdown table for each name:
 
     python benchmarks/measure.py stream      a step from Python, beside ONNX Runtime's, PyTorch's LSTM and LSTMCell
+    python benchmarks/measure.py serving     what Dense and softmax add to a step, and what a pool of sessions gains
     python benchmarks/measure.py bfloat16    what weight_dtype="bfloat16" gains, step by step and over sequences
     python benchmarks/measure.py checkpoint  time and peak memory of training on a long sequence
     python benchmarks/measure.py linear      that the cost is linear in T and in B
@@ -87,6 +88,34 @@ def stream() -> None:
         middle = {name: f"{np.median(some) * 1e6:.2f}" for name, some in times.items()}
         last = f"{np.quantile(times['fastrnn'], 0.99) * 1e6:.2f}"
         row(H, middle["fastrnn"], last, middle["onnxruntime"], middle["torch"], middle["cell"])
+
+
+def serving() -> None:
+    x, fifty = np.random.default_rng(0).standard_normal((64, 64), dtype=np.float32), range(50)
+    lstm = fastrnn.LSTM(64, 128, rng=0)
+    model = fastrnn.Sequential([lstm, fastrnn.Dense(128, 10, "softmax", rng=1)])
+    head("a step of", "median us")
+    steps = {"LSTM(64, 128)": (lstm.stream().step, 128), "and Dense(128, 10), softmax": (model.stream().step, 10)}
+    works: dict[str, Callable[[], Any]] = {}
+    for name, (step, N) in steps.items():
+        out = np.empty(N, np.float32)
+        works[name] = lambda step=step, out=out: [step(x[0], out) for _ in fifty]
+    for name, some in taken(works, 200).items():
+        row(name, f"{np.median(some) / len(fifty) * 1e6:.2f}")
+    print()
+    head("sessions", "together, us", "one by one in the pool", "ratio", "in streams of their own", "ratio")
+    for n in (1, 4, 16, 64):
+        pool, out = lstm.pool(n), np.empty((n, 128), np.float32)
+        sessions = [pool.open() for _ in range(n)]
+        alone = [([session], x[i], out[i]) for i, session in enumerate(sessions)]
+        streams = [(lstm.stream().step, x[i], out[i]) for i in range(n)]
+        works = {
+            "together": lambda pool=pool, sessions=sessions, out=out: pool.step(sessions, x[: len(out)], out),
+            "pool": lambda pool=pool, alone=alone: [pool.step(*one) for one in alone],
+            "streams": lambda streams=streams: [step(x_i, out_i) for step, x_i, out_i in streams],
+        }
+        a, b, c = (float(np.median(some)) for some in taken(works, 300).values())
+        row(n, f"{a * 1e6:.1f}", f"{b * 1e6:.1f}", f"{b / a:.2f}", f"{c * 1e6:.1f}", f"{c / a:.2f}")
 
 
 def bfloat16() -> None:
@@ -287,7 +316,17 @@ def profile() -> None:
 
 
 if __name__ == "__main__":
-    every: tuple[Callable[..., None], ...] = (stream, bfloat16, checkpoint, linear, threads, cells, profile, spin)
+    every: tuple[Callable[..., None], ...] = (
+        stream,
+        serving,
+        bfloat16,
+        checkpoint,
+        linear,
+        threads,
+        cells,
+        profile,
+        spin,
+    )
     chosen = {function.__name__: function for function in every}[sys.argv[1]]
     if hasattr(os, "sched_setaffinity") and chosen is not threads:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])

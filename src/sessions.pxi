@@ -6,6 +6,7 @@ cdef class Sessions:
 
     cdef Stages stages
     cdef char **stores
+    cdef size_t *work  # bytes that a step of so many sequences works in, or 0 where there was none yet
     cdef Py_ssize_t capacity
     cdef object scratch
 
@@ -15,7 +16,8 @@ cdef class Sessions:
         cdef Py_ssize_t i, k
         self.stages, self.capacity, self.scratch = stages, capacity, scratch
         self.stores = <char **> calloc(stages.states + 1, sizeof(char *))
-        if self.stores == NULL:
+        self.work = <size_t *> calloc(capacity + 1, sizeof(size_t))
+        if self.stores == NULL or self.work == NULL:
             raise MemoryError("no room for a pool")
         for i in range(stages.n):
             stage = &stages.stages[i]
@@ -25,6 +27,7 @@ cdef class Sessions:
 
     def __dealloc__(self):
         free(self.stores)
+        free(self.work)
 
     def step(self, list slots, x, out=None):
         """y (n, N) of a step of n sequences, x (n, I), by their places in the stores: each once, and nobody else's."""
@@ -32,7 +35,11 @@ cdef class Sessions:
         cdef Py_ssize_t n = len(slots), i, slot
         cdef Py_buffer x_view, y_view
         cdef Pins pins = Pins()
-        cdef Room room = Room(stages, n, self.scratch, pins)
+        cdef Room room
+        if n > self.capacity:
+            raise ValueError(f"{n} sequences of {self.capacity}")
+        room = Room(stages, n, self.scratch, pins, self.work[n])
+        self.work[n] = room.work
         for i in range(n):
             slot = slots[i]
             if not 0 <= slot < self.capacity:
@@ -106,11 +113,14 @@ cdef class Room:
     cdef Py_ssize_t *slots
     cdef char *between
     cdef char *states
+    cdef size_t work
     cdef object memory
 
-    def __cinit__(self, Stages stages, Py_ssize_t n, scratch, Pins pins):
+    def __cinit__(self, Stages stages, Py_ssize_t n, scratch, Pins pins, size_t work):
+        """work: what is known of the bytes that the stages work in, or 0."""
+        cdef bint known = work > 0
         cdef size_t described = padded(stages.n * sizeof(Stage)), calls = padded(stages.n * sizeof(frnn_call))
-        cdef size_t places = padded(n * sizeof(Py_ssize_t)), between = stages.between(n), states = 0, work = 0
+        cdef size_t places = padded(n * sizeof(Py_ssize_t)), between = stages.between(n), states = 0
         cdef Stage *stage
         cdef Py_ssize_t i, k
         self.stages = <Stage *> calloc(1, described + calls)
@@ -125,9 +135,11 @@ cdef class Room:
                 self.calls[i] = stage.call[0]
                 stage.call = &self.calls[i]
                 stage.call.B = n
-                work = max(work, stages.core.forward_bytes(stage.call))
+                if not known:
+                    work = max(work, stages.core.forward_bytes(stage.call))
             for k in range(stage.states):
                 states += padded(n * stage.bytes[k])
+        self.work = work
         self.memory = scratch.take(places + between + states + work + FRNN_ALIGN)
         cdef char *start = <char *> aligned(pins, self.memory, places + between + states + work)
         self.slots = <Py_ssize_t *> start

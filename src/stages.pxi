@@ -83,9 +83,9 @@ cdef class Stages:
         self.held.append(pins)
         return start
 
-    cdef int append(self, Py_ssize_t I, Py_ssize_t N) except -1:
-        if I != (self.stages[self.n - 1].N if self.n else self.I):
-            raise ValueError(f"stage {self.n}: {I} features do not fit what is below")
+    cdef int append(self, Py_ssize_t reads, Py_ssize_t N) except -1:
+        if reads != (self.stages[self.n - 1].N if self.n else self.I):
+            raise ValueError(f"stage {self.n}: {reads} features do not fit what is below")
         self.stages[self.n].N = N
         self.n += 1
         return 0

@@ -13,7 +13,8 @@ import pytest
 from problems import call as called
 from problems import make
 
-from fastrnn.call import Call, Gradients
+from fastrnn import checks
+from fastrnn.call import Call, DenseCall, Gradients
 from fastrnn.cells import CELLS
 
 core = pytest.importorskip("_fastrnn")
@@ -264,3 +265,100 @@ def test_no_glance_at(array: Any) -> None:
 def test_no_cpus() -> None:
     with pytest.raises(ValueError, match="expected at least 1, got 0"):
         core.set_cpus(0)
+
+
+def dense(**other: Any) -> DenseCall:
+    rng = np.random.default_rng(0)
+    x, W, b = rng.standard_normal((3, 5)), rng.standard_normal((7, 5)), rng.standard_normal(7)
+    return DenseCall("tanh", x, W, b)._replace(**other)
+
+
+def packed_dense() -> DenseCall:
+    call = dense()
+    packed = np.empty(core.dense_packed_bytes(ISA, call), np.uint8)
+    core.pack_dense(ISA, call, packed)
+    return call._replace(packed=packed)
+
+
+def test_rows_by_themselves() -> None:
+    """Packed or not, into an array that is exactly as large."""
+    room = np.full(27, np.nan)
+    for call in (dense(), packed_dense()):
+        core.dense(ISA, call, room[3:24].reshape(3, 7), Scratch())
+        assert np.allclose(room[3:24].reshape(3, 7), np.tanh(call.x @ call.W.T + call.b), rtol=1e-12)
+        assert np.isnan([*room[:3], *room[24:]]).all()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"function": "cube"},
+        {"x": np.ones((3, 4))},
+        {"x": np.ones((3, 10))[:, ::2]},
+        {"x": np.ones((0, 0)), "W": None, "b": None},
+        {"W": np.ones((7, 4))},
+        {"W": np.ones((7, 5), np.float32)},
+        {"W": np.asfortranarray(np.ones((7, 5)))},
+        {"b": np.ones(6)},
+        {"packed": np.ones(8, np.uint8)},
+    ],
+)
+def test_wrong_rows(other: dict[str, Any]) -> None:
+    y = np.full((3, 7), np.nan)
+    with pytest.raises((ValueError, KeyError, BufferError)):
+        core.dense(ISA, dense(**other), y, Scratch())
+    with pytest.raises((ValueError, KeyError, BufferError)):
+        core.pack_dense(ISA, dense(**other), np.empty(10000, np.uint8)[: 64 if "packed" in other else None])
+    assert np.isnan(y).all()
+
+
+def test_room_for_rows() -> None:
+    for scratch, y in ((Scratch(1), np.zeros((3, 7))), (Scratch(), np.zeros((2, 7)))):
+        with pytest.raises(ValueError, match="expected"):
+            core.dense(ISA, dense(), y, scratch)
+    with pytest.raises(ValueError, match="nothing to pack"):
+        core.pack_dense(ISA, dense(W=None, b=None), np.empty(1000, np.uint8))
+
+
+def stages(*parts: Any, rows: Any = None) -> Any:
+    return core.Stages(ISA, list(parts or [packed_dense()]), rows, Scratch(), checks, np.empty)
+
+
+def step_of_a_layer(B: int = 3) -> list[Any]:
+    """A job of one step of the LSTM, with inputs as wide as a `dense` gives."""
+    given = np.random.default_rng(1).standard_normal
+    call = Call(CELLS["lstm"], np.zeros((1, B, 7)), given((44, 7)), (None, None), given((44, 11)), given(44), given(44))
+    return [(core.cells()[CELLS["lstm"].digest][0], call, (None,), (None, None), None)]
+
+
+def test_stages_that_do_not_fit() -> None:
+    for parts, rows in (
+        ([dense()], None),  # not packed
+        ([packed_dense(), packed_dense()], None),  # 7 features are not 5
+        ([step_of_a_layer(), packed_dense()], None),
+        ([packed_dense()], np.ones((4, 6))),
+        ([packed_dense()], np.ones((4, 5), np.float32)),
+    ):
+        with pytest.raises(ValueError, match=r"expected|do not fit"):
+            stages(*parts, rows=rows)
+
+
+def test_states_that_do_not_fit() -> None:
+    """Of a stream and of a pool: nothing smaller than what C will write."""
+    right = np.zeros((1, 3, 11))
+    core.Stepper(stages(packed_dense(), step_of_a_layer()), (right, right.copy()), 3, tuple)
+    for states, B in (((right, right[:, :2].copy()), 3), ((right,), 3), ((right, right.copy()), 2)):
+        with pytest.raises((ValueError, IndexError)):
+            core.Stepper(stages(packed_dense(), step_of_a_layer()), states, B, tuple)
+    stores = np.zeros((4, 1, 1, 11)), np.zeros((4, 1, 1, 11))
+    pool = core.Sessions(stages(packed_dense(), step_of_a_layer(1)), stores, 4, Scratch())
+    assert pool.step([3, 0], np.ones((2, 5))).shape == (2, 11)
+    assert [bool(store.any()) for store in stores[0]] == [True, False, False, True]
+    for slots in ([4], [-1], [0, 1, 2, 3, 0], ["a"]):
+        with pytest.raises((ValueError, TypeError)):
+            pool.step(slots, np.ones((len(slots), 5)))
+    with pytest.raises(ValueError, match="expected 44 aligned elements"):
+        core.Sessions(stages(packed_dense(), step_of_a_layer(1)), (stores[0], stores[1][:3]), 4, Scratch())
+    small = core.Sessions(stages(packed_dense(), step_of_a_layer(1)), stores, 4, Scratch(1))
+    with pytest.raises(ValueError, match="expected at least"):
+        small.step([1], np.ones((1, 5)))

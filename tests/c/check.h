@@ -141,4 +141,8 @@ void free_vectors(Vectors *vectors);
 
 void test_activations(const Run *run);
 
+/* ---- dense.c: what works on each row by itself, a test for each size and function; or those of several threads ---- */
+
+void test_dense(const Run *run, int threads_alone);
+
 #endif

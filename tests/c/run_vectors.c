@@ -7,7 +7,7 @@
  * areas have no more than they asked for and start out full of NaN; the bytes round them must survive. Arrays of the
  * caller are aligned to their elements only, work areas to FRNN_ALIGN only. Stacks of the large problems, forward and
  * backward of all their layers in one call, have the bits of their layers one by one; several callers want the team;
- * and no thread is kept off a CPU for good. With `threads`, all this where several threads share the work, and no more;
+ * a row alone has the bits that it has among others; and no thread is kept off a CPU for good. With `threads`, all this where several threads share the work, and no more;
  * with `memory`, on the baseline, and without sigmoid and tanh, whose results below the normal numbers are not flushed
  * to zero under valgrind.
  */
@@ -61,6 +61,7 @@ static void test_table(Run run, const Vectors *vectors, int part)
            run.report->worst_name);
     run.problem = NULL;
     if (part == ALL) test_activations(&run);
+    test_dense(&run, part == THREADS);
     if (!run.wide) {
         test_stacks(run, vectors);
         test_callers(run, vectors);
