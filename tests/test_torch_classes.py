@@ -406,6 +406,28 @@ def test_per_sample_gradients(kind: str, batch_first: bool) -> None:
         call_for_per_sample_grads(module, batch_size=2, batch_first=batch_first)(x)
 
 
+def test_per_sample_gradients_of_packed_sequences() -> None:
+    """In the caller's order, as one sequence after the other gives them."""
+    from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
+
+    torch.manual_seed(0)
+    module = fastrnn.torch.GRU(3, 4, 2, bidirectional=True, dtype=torch.float64)
+    sequences = [torch.randn(n, 3, dtype=torch.float64) for n in (2, 5, 1, 5)]
+    packed = torch.nn.utils.rnn.pack_sequence(sequences, enforce_sorted=False)
+    packed.data.requires_grad_()
+    y, h = call_for_per_sample_grads(module, batch_size=4, loss_reduction="sum", batch_first=False)(packed)
+    (y.data.square().sum() + h.sum()).backward()
+    dx = torch.nn.utils.rnn.unpack_sequence(packed._replace(data=packed.data.grad))
+    for b, sequence in enumerate(sequences):
+        alone = sequence.clone().requires_grad_()
+        own, last = module(alone)
+        loss = own.square().sum() + last.sum()
+        of_x, *grads = torch.autograd.grad(loss, [alone, *module.parameters()])
+        torch.testing.assert_close(dx[b], of_x)
+        for (name, parameter), grad in zip(module.named_parameters(), grads, strict=True):
+            torch.testing.assert_close(parameter.grad_sample[b], grad, msg=name)
+
+
 def test_per_sample_gradients_with_dropout_and_resets() -> None:
     from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
 
@@ -477,21 +499,3 @@ def test_errors_are_caught_as_those_of_torch(what: str) -> None:
     with pytest.raises(type(theirs.value)) as own:
         WRONG[what](fastrnn.torch.LSTM(3, 5))
     assert isinstance(own.value, TypeError | ValueError)
-
-
-def test_per_sample_gradients_of_packed_sequences() -> None:
-    """In the caller's order, as one sequence after the other gives them."""
-    from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
-
-    module = fastrnn.torch.GRU(3, 4, 2, bidirectional=True)
-    sequences = [torch.randn(n, 3) for n in (2, 5, 1, 5)]
-    packed = nn.utils.rnn.pack_sequence(sequences, enforce_sorted=False)
-    y, h = call_for_per_sample_grads(module, batch_size=4, loss_reduction="sum", batch_first=False)(packed)
-    (y.data.square().sum() + h.sum()).backward()
-    found = {name: p.grad_sample for name, p in module.named_parameters()}
-    for b, sequence in enumerate(sequences):
-        own, last = module(sequence)
-        loss = own.square().sum() + last.sum()
-        grads = torch.autograd.grad(loss, list(module.parameters()))
-        for (name, every), grad in zip(found.items(), grads, strict=True):
-            torch.testing.assert_close(every[b], grad, msg=name)
