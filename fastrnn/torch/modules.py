@@ -155,7 +155,8 @@ class GRU(Base, nn.GRU):
             device=device,
             dtype=dtype,
         )
-        self.reset_after = bool(reset_after)
+        if not reset_after:
+            self.reset_after = False
 
     @property
     def _cell(self) -> Cell:

@@ -95,8 +95,9 @@ def integers(name: str, tensor: Any) -> list[int]:
 
 def enter(module: Any) -> None:
     """What a module needs that has just become one of fastrnn's."""
+    vars(module).pop("_flat_weight_refs", None)
     module.__module__ = nn.__name__  # by which torch.fx knows of modules, not of classes, that their call is one node
-    module._init_flat_weights()
+    module.flatten_parameters()
 
 
 def leave(module: Any, plain: type[nn.RNNBase]) -> None:
@@ -206,14 +207,15 @@ class Base(nn.RNNBase):
         cell = self._cell
         setting = Setting(cell.key, self.bias, self.bidirectional, batch_first, self.proj_size > 0)
         weights = self._weights()
-        expanded = weights if ExpandedWeight in (type(weights[0]), type(weights[-1])) else None
-        if expanded is not None:
-            weights = per_sample.unpacked(expanded)
+        expanded = None
+        if type(weights[0]) is ExpandedWeight or type(weights[-1]) is ExpandedWeight:
+            expanded, weights = weights, per_sample.unpacked(weights)
+        T = B = 0
         if lengths is not None and batch_sizes is not None:
             T, B = batch_sizes.shape[0], lengths.shape[0]
-        else:
+        elif states or resets is not None or cell.inputs:  # nothing else has those axes
             T, B = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
-        self._check(x, states, weights, B, unbatched)
+        on_cpu = self._check(x, states, weights, B, unbatched)
         if into is not None:
             states = [s.index_select(1, into) for s in states]
         inputs: list[Tensor] = []
@@ -236,7 +238,7 @@ class Base(nn.RNNBase):
         if expanded is not None:
             return per_sample.run(setting, given, expanded, into)
         grad = torch.is_grad_enabled()
-        if type(x) is not Tensor or x.is_meta or not ops.plain():
+        if type(x) is not Tensor or not on_cpu or not ops.plain():
             return ops.watched(setting, given, grad)
         if grad and any([a.requires_grad for a in (x, *weights, *states, *inputs)]):
             found: Tensors = ops.differentiable(setting, self._stack(setting, weights), given, *given.flat)
@@ -252,9 +254,10 @@ class Base(nn.RNNBase):
             return [own[name] for name in names]
         return [getattr(self, name) for name in names]
 
-    def _check(self, x: Tensor, states: list[Tensor], weights: list[Tensor], B: int, unbatched: bool) -> None:
-        dtype = x.dtype
-        if x.is_cpu and dtype in DTYPES:
+    def _check(self, x: Tensor, states: list[Tensor], weights: list[Tensor], B: int, unbatched: bool) -> bool:
+        """Whether there is memory: tensors on "meta" have shapes alone."""
+        dtype, on_cpu = x.dtype, x.is_cpu
+        if on_cpu and dtype in DTYPES:
             for weight in weights:
                 if weight.dtype != dtype or not weight.is_cpu:
                     why = f"input: expected dtype {weight.dtype}, the weights', got {dtype}; convert it with .to()"
@@ -262,15 +265,16 @@ class Base(nn.RNNBase):
         elif not x.is_meta or any(not a.is_meta or a.dtype != dtype for a in (*weights, *states)):
             raise DtypeError(refusal("input", x))
         if not states:
-            return
+            return on_cpu
         batch = () if unbatched else (B,)
         calls, width = self.num_layers * (1 + self.bidirectional), self.proj_size or self.hidden_size
         for s in states:
-            if s.dtype != dtype or s.is_cpu != x.is_cpu:
+            if s.dtype != dtype or s.is_cpu != on_cpu:
                 raise DtypeError(refusal("hx", s) or f"hx: expected dtype {dtype}, the input's, got {s.dtype}")
             if s.shape != (calls, *batch, width):
                 raise ShapeError(f"hx: expected shape {(calls, *batch, width)}, got {tuple(s.shape)}")
             width = self.hidden_size  # of all but the first
+        return on_cpu
 
     def _checked_resets(self, resets: Any, T: int, B: int, unbatched: bool) -> Tensor:
         """(T, B), of a batch in the caller's order."""
@@ -324,10 +328,14 @@ class Base(nn.RNNBase):
         made = self.__dict__["_made"] = ops.made(self._made, setting, weights, packed=packed)
         return made.stack
 
-    def _init_flat_weights(self) -> None:
-        super()._init_flat_weights()
-        self._flat_weight_refs = [None] * len(self._flat_weight_refs)  # nothing reads them; a parameter that something
-        # refers to weakly cannot be swapped
+    @property
+    def _flat_weight_refs(self) -> list[Any]:
+        """Weak references to parameters; a module of fastrnn has none, since nothing could swap what they refer to."""
+        return [None] * len(self._flat_weights_names)
+
+    @_flat_weight_refs.setter
+    def _flat_weight_refs(self, refs: Any) -> None:
+        pass
 
     @property
     def qconfig(self) -> Any:
@@ -370,13 +378,9 @@ class Base(nn.RNNBase):
         return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = dict(super().__getstate__())  # type: ignore[no-untyped-call]
+        state = self.__dict__.copy()
         state.pop("_made", None)
         return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._init_flat_weights()
 
 
 let_in(Base)
