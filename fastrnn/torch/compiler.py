@@ -24,7 +24,9 @@ def let_in(kind: type) -> None:
 
     def tell() -> None:
         builder: Any = torch._dynamo.variables.builder.VariableBuilder
-        refusing = builder.wrap_module
+        refusing = getattr(builder, "wrap_module", None)
+        if refusing is None:  # a private name: without it the compiler refuses these modules as it does torch.nn's
+            return
 
         def wrap_module(self: Any, module: Any) -> Any:
             if not isinstance(module, kind):
