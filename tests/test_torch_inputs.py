@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("expecttest")  # which torch.testing imports
+pytest.importorskip("expecttest")  # torch.testing imports it
 
-import fastrnn.torch
-from torch.testing._internal.common_modules import module_db
+from torch.testing._internal.common_modules import module_db  # noqa: E402
+
+import fastrnn.torch  # noqa: E402
 
 MODULES = {
     info.module_cls: info for info in module_db if info.module_cls in (torch.nn.RNN, torch.nn.GRU, torch.nn.LSTM)
