@@ -1,4 +1,4 @@
-"""`fastrnn.cell`: a function of equations as a cell that runs, forward and backward."""
+"""`fastrnn.cell`: make a cell, forward and backward, from a function with its equations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastrnn.run import run_backward, run_forward
 
 
 class CellResult(NamedTuple):
-    """What a cell's forward returns."""
+    """Result of a cell's forward."""
 
     y: Array  #: (T, B, H) first state of every step, exactly 0 past a sequence's length
     final: Arrays  #: (B, H) for each state, after each sequence's last valid step in the direction of travel
@@ -23,7 +23,7 @@ class CellResult(NamedTuple):
 
 
 class CellGrads(NamedTuple):
-    """What a cell's backward returns: gradients shaped like the arguments, None for absent ones."""
+    """Result of a cell's backward: gradients shaped like the arguments, None for absent ones."""
 
     dx: Array
     dW: Array
@@ -50,14 +50,14 @@ class DefinedCell(Cell):
         p: Any = None,
         e: Mapping[str, Any] | None = None,
     ) -> Arrays:
-        """One step by the equations themselves, on NumPy arrays of any dtype, complex included.
+        """Run one step directly from the equations, on NumPy arrays of any dtype, including complex.
 
         Parameters
         ----------
         x_t : (B, I) array
             Inputs.
         state : tuple of (B, H) arrays
-            The states before, in the order of `states`.
+            States before the step, in the order of `states`.
         W, U, b, b_rec, p
             As in `forward`.
         e : dict of (B, H) or (B, 1) arrays
@@ -66,12 +66,12 @@ class DefinedCell(Cell):
         Returns
         -------
         tuple of (B, H) arrays
-            The states after.
+            States after the step.
 
         Raises
         ------
         TypeError, ValueError
-            For what is not an array, and for a wrong shape; the message names the argument.
+            If an argument is not an array or has the wrong shape; the message names it.
         """
         named = dict(zip(self.states, self.of_states("state", state), strict=True))
         x_t, before, weights = checked_step(self, x_t, named, {"W": W, "U": U, "b": b, "b_rec": b_rec, "p": p})
@@ -104,11 +104,11 @@ class DefinedCell(Cell):
             Input weights of all gates, in their order.
         U : (N*H, H) array, or None
             Recurrent weights of the N gates that have a product with U, in the order of the gates; None if none has.
-            (N*H, H/heads) where there are heads.
+            (N*H, H/heads) with several heads.
         b : (G*H,) array, optional
-            Biases of the inputs' side.
+            Input biases.
         b_rec : (N*H,) array, optional
-            Biases of the products.
+            Recurrent biases, of the products with U.
         p : (P*H,) array
             The parameters, in their order; None if there are none.
         e : dict of arrays
@@ -129,7 +129,7 @@ class DefinedCell(Cell):
         Raises
         ------
         TypeError, ValueError
-            For what is not an array, or of another dtype or shape; the message names the argument.
+            If an argument is not an array, or has the wrong dtype or shape; the message names it.
         """
         init = self.of_states("init", init)
         y, final, others, cache = run_forward(self, x, (W, U, b, b_rec, p), init, common, return_states, e)
@@ -143,28 +143,28 @@ class DefinedCell(Cell):
         dfinal: tuple[Any, ...] | None = None,
         dstates: tuple[Any, ...] | None = None,
     ) -> CellGrads:
-        """Backpropagate through time what `forward` did, as often as you like.
+        """Backpropagate through time for `forward`, any number of times.
 
         Parameters
         ----------
         dy : (T, B, H) array, or None
             Gradient of a scalar with respect to y.
         cache : Cache
-            Of this cell's ``forward(..., training=True)``.
+            The cache from this cell's ``forward(..., training=True)``.
         dfinal : tuple of (B, H) arrays, optional
             Gradients with respect to the final states; None stands for zeros.
         dstates : tuple of (T, B, H) arrays, optional
-            Gradients with respect to every state of every step, that of the first added to `dy`.
+            Gradients with respect to each state at every step; that of the first state is added to `dy`.
 
         Returns
         -------
         CellGrads
-            Each shaped like what it is the gradient of; None where that was absent.
+            Each shaped like its argument; None for an absent one.
 
         Raises
         ------
         TypeError, ValueError
-            For another cache, and for gradients of another dtype or shape.
+            If the cache is of another cell, or a gradient has the wrong dtype or shape.
         """
         dfinal, dstates = self.of_states("dfinal", dfinal), self.of_states("dstates", dstates)
         if dstates[0] is not None:
@@ -183,36 +183,36 @@ def cell(
     parameters: Iterable[str] | Mapping[str, float] = (),
     inputs: Iterable[str] = (),
 ) -> Callable[[Callable[..., Any]], DefinedCell]:
-    """Make a cell of a function that holds one step's equations.
+    """Make a cell from a function that holds the equations of one step.
 
     Parameters
     ----------
     gates : str or tuple of str
-        Names of the gates: each has rows in W, and in U if it has a product. A string is a name a letter.
+        Names of the gates: each has rows in W, and in U if it has a product. In a string each letter is a name.
     states : str or tuple of str
         Names of up to four states, in the order in which the function returns them. The first is the output.
     parameters : tuple of str, or dict
-        Names of learnt vectors of H elements; in a dict each with the value with which a layer starts it.
+        Names of learnt vectors of H elements; a dict maps each to its initial value in a layer.
     inputs : tuple of str
-        Names of values that come with every step or sequence.
+        Names of extra inputs, given for each step or each sequence.
 
     Returns
     -------
     decorator
-        Of a function of ``x, U, s``, then ``p`` if there are parameters and ``e`` if there are inputs. ``x.g`` is
-        ``W_g x[t] + b_g``, ``U.g @ v`` is ``U_g v + b_rec_g``, ``s.h`` a state before the step, ``p.a`` a parameter and
-        ``e.m`` an input; all else is elementwise but for ``mean``, of the functions of `fastrnn.cells`. It makes a
-        `DefinedCell`.
+        Turns a function of ``x, U, s``, then ``p`` if there are parameters and ``e`` if there are inputs, into a
+        `DefinedCell`. ``x.g`` is ``W_g x[t] + b_g``, ``U.g @ v`` is ``U_g v + b_rec_g``, ``s.h`` a state before the
+        step, ``p.a`` a parameter and ``e.m`` an input; all else is built from the functions of `fastrnn.cells`, which
+        are elementwise except ``mean``.
 
     Raises
     ------
     CellError
-        For equations that cannot be compiled; the message names the cell, the line and what to do.
+        If the equations cannot be compiled; the message names the cell, the line and what to do.
 
     Notes
     -----
-    The function is called once, on symbols; gradients are derived by reverse accumulation over its graph [1]_. The
-    compiled kernels run the result through LLVM: ``pip install 'fastrnn[cells]'``.
+    The function is called once, on symbols; gradients are derived by reverse-mode differentiation of its graph [1]_.
+    The native backend compiles the result with LLVM: ``pip install 'fastrnn[cells]'``.
 
     References
     ----------

@@ -1,8 +1,8 @@
-"""The functional interface: one call runs a whole sequence, its backward gives every gradient.
+"""The functional interface: one call runs a whole sequence; its backward computes all gradients.
 
 Shapes throughout: T steps, B sequences, I inputs, H hidden units, G gates stacked along the first axis of W, U and
 the biases in PyTorch's order. All numbers are dimensionless, float32 or float64, one dtype per call. Anything with
-``__dlpack__`` or the buffer protocol is an array, and copied only where the kernels cannot read it as it is.
+``__dlpack__`` or the buffer protocol is accepted as an array, and copied only if the kernels cannot read it in place.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def rnn_forward(
     U : (H, H) array
         Recurrent weights.
     b, b_rec : (H,) array, optional
-        Biases of the two sides.
+        Input and recurrent biases.
     h0 : (B, H) array, optional
         Initial state; zeros when absent.
     activation : {"tanh", "relu", "sigmoid", "identity"}
-        "linear" is another name of "identity".
+        "linear" is an alias of "identity".
     **common
         `lengths`, `resets`, `reverse`, `batch_first`, `training`, `checkpoint`, `heads`, `threads`: see `lstm_forward`.
 
@@ -70,7 +70,7 @@ def rnn_forward(
 
 
 def rnn_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None) -> RNNGrads:
-    """Backpropagate through time what `rnn_forward` did, as often as you like, on the backend that made the cache.
+    """Backpropagate through time for `rnn_forward`, any number of times, on the backend that made the cache.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def rnn_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None) -> RNNGrads:
     Returns
     -------
     RNNGrads
-        dx, dW, dU, db, db_rec, dh0, each shaped like what it is the gradient of; None where that was absent.
+        dx, dW, dU, db, db_rec, dh0, each shaped like its argument; None for an absent one.
 
     Raises
     ------
@@ -126,9 +126,9 @@ def gru_forward(
     U : (3*H, H) array
         Recurrent weights, likewise.
     b, b_rec : (3*H,) array, optional
-        Biases of the two sides.
+        Input and recurrent biases.
     reset_after : bool
-        Which of the two GRUs; asked for, because the two are confused everywhere.
+        Which of the two GRU variants; required, because they are often confused.
     h0 : (B, H) array, optional
         Initial state; zeros when absent.
     **common
@@ -162,7 +162,7 @@ def gru_forward(
 
 
 def gru_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None) -> GRUGrads:
-    """Backpropagate through time what `gru_forward` did, as often as you like, on the backend that made the cache.
+    """Backpropagate through time for `gru_forward`, any number of times, on the backend that made the cache.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def gru_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None) -> GRUGrads:
     Returns
     -------
     GRUGrads
-        dx, dW, dU, db, db_rec, dh0, each shaped like what it is the gradient of; None where that was absent.
+        dx, dW, dU, db, db_rec, dh0, each shaped like its argument; None for an absent one.
 
     Raises
     ------
@@ -214,37 +214,36 @@ def lstm_forward(
     Parameters
     ----------
     x : (T, B, I) array, or (T, I) for one sequence
-        Inputs, float32 or float64 (dimensionless). One sequence comes back without the batch axis, everywhere.
+        Inputs, float32 or float64 (dimensionless). For one sequence every result lacks the batch axis.
     W : (4*H, I) array
         Input weights of the gates i, f, g, o.
     U : (4*H, H) array
-        Recurrent weights, likewise; (4*H, H/heads) where there are heads.
+        Recurrent weights, likewise; (4*H, H/heads) with several heads.
     b, b_rec : (4*H,) array, optional
-        Biases of the two sides.
+        Input and recurrent biases.
     p : (3*H,) array, optional
         Peephole weights of i, f, o.
     h0, c0 : (B, H) array, optional
         Initial state; zeros when absent.
     return_cells : bool
-        Return c of every step too.
+        Also return c of every step.
     lengths : (B,) integers, optional
-        Valid steps of each sequence, 0..T in any order; what x holds past them does not matter. T when absent.
+        Valid steps of each sequence, 0..T in any order; x is ignored past them. T when absent.
     resets : (T, B) booleans, optional
-        Start afresh: the state, h0 and c0 too, is zeroed before step t, in the direction of travel, and no gradient
-        crosses.
+        Zero the state, including h0 and c0, before step t in the direction of travel; no gradient crosses a reset.
     reverse : bool
-        Run from each sequence's last valid step to its first; ``y[t]`` stays beside ``x[t]``.
+        Run from each sequence's last valid step to its first; ``y[t]`` still belongs to ``x[t]``.
     batch_first : bool
         Take and return (B, T, ...) for x, y, c, resets and their gradients; states stay (B, H).
     training : bool
-        Keep in ``cache`` what backward needs. The cache refers to the arguments without a copy: leave them as they
-        are until then. Backward looks at some elements of each, and refuses if those were changed.
+        Save what backward needs in ``cache``. The cache refers to the arguments without copying them: do not change
+        them before backward, which compares a sample of elements and raises ValueError if any has changed.
     checkpoint : int or "auto", optional
-        Keep the state of every `checkpoint`-th step only, and recompute the rest: the same gradients, bit for bit,
-        in less memory. "auto" is the square root of T, which needs the least of it, O(sqrt(T)), for a third more time.
+        Save only the state of every `checkpoint`-th step and recompute the rest: bit-identical gradients, less memory.
+        "auto" is sqrt(T), which needs the least memory, O(sqrt(T)), for a third more time.
     heads : int
-        Cut the H units into so many heads of H/heads neighbours: row r of each gate of U, (4*H, H/heads), multiplies
-        the units of h that are the head of unit r. Products with U cost 1/heads.
+        Number of heads, each H/heads consecutive units: row r of each gate of U, (4*H, H/heads), multiplies the units
+        of h in the head of unit r. Products with U cost 1/heads.
     threads : int, optional
         At most this many; `get_num_threads()` when absent. The result does not depend on it.
 
@@ -256,9 +255,9 @@ def lstm_forward(
     Raises
     ------
     TypeError
-        For what is not an array, or not of x's dtype; the message names the argument.
+        If an argument is not an array or not of x's dtype; the message names it.
     ValueError
-        For a wrong shape or value; the message names the argument, what was expected and what came.
+        If a shape or value is wrong; the message names the argument, what was expected and what was given.
 
     References
     ----------
@@ -283,17 +282,17 @@ def lstm_forward(
 
 
 def lstm_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None, dc_n: Any = None, dc: Any = None) -> LSTMGrads:
-    """Backpropagate through time what `lstm_forward` did, as often as you like, on the backend that made the cache.
+    """Backpropagate through time for `lstm_forward`, any number of times, on the backend that made the cache.
 
-    The arguments of the forward must be what they were. So much is looked at, up to 16 elements of each, that an
-    optimizer's step or a buffer with the next batch is noticed; a change of a few elements may not be.
+    The arguments of the forward must be unchanged. Up to 16 elements of each are compared, enough to detect an
+    optimizer step or a reused batch buffer; a change of a few elements may go undetected.
 
     Parameters
     ----------
     dy : (T, B, H) array or None
-        Gradient of a scalar with respect to ``y``; what it holds past a sequence's length does not matter.
+        Gradient of a scalar with respect to ``y``; ignored past a sequence's length.
     cache : Cache
-        What ``lstm_forward(..., training=True)`` returned.
+        The cache from ``lstm_forward(..., training=True)``.
     dh_n, dc_n : (B, H) array, optional
         Gradients with respect to ``h_n`` and ``c_n``.
     dc : (T, B, H) array, optional
@@ -302,14 +301,14 @@ def lstm_backward(dy: Any, cache: Cache | None, *, dh_n: Any = None, dc_n: Any =
     Returns
     -------
     LSTMGrads
-        dx, dW, dU, db, db_rec, dp, dh0, dc0, each shaped like what it is the gradient of; None where that was absent.
+        dx, dW, dU, db, db_rec, dp, dh0, dc0, each shaped like its argument; None for an absent one.
 
     Raises
     ------
     TypeError
-        Without a cache, with that of another cell, or for a gradient that is no array of the call's dtype.
+        If the cache is missing or of another cell, or a gradient is not an array of the call's dtype.
     ValueError
-        For a gradient of another shape, or if an argument of the forward was changed since.
+        If a gradient has the wrong shape, or an argument of the forward has changed since.
 
     Examples
     --------

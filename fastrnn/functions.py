@@ -1,4 +1,4 @@
-"""Functions that follow a matrix: their textbook forms, and the way back by their own results."""
+"""Activations of dense layers: textbook forms, and gradients computed from their outputs."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from fastrnn.cells import Array, relu, sigmoid, tanh
 
 
 def softmax(a: Array) -> Array:
-    """exp(a) over its sum along the last axis, by exponentials of at most 1: it cannot overflow; of none, none."""
+    """exp(a) / sum(exp(a)) along the last axis, which may be empty; the maximum is subtracted to avoid overflow."""
     e: Array = np.exp(a - a.max(axis=-1, keepdims=True, initial=-np.inf))
     e /= e.sum(axis=-1, keepdims=True)
     return e
 
 
 def softmax_backward(ds: Array, s: Array) -> Array:
-    """da of s = softmax(a), by s itself."""
+    """Return da for s = softmax(a), computed from s."""
     da: Array = s * (ds - (ds * s).sum(axis=-1, keepdims=True))
     return da
 
 
 class Function(NamedTuple):
-    """f(a), and f_backward(df, f(a)): both by the function's own result."""
+    """f(a), and its gradient backward(df, f(a)), which takes the output."""
 
     f: Callable[[Array], Array]
     backward: Callable[[Array, Array], Array]

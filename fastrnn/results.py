@@ -1,6 +1,6 @@
-"""What the functional interface returns: named tuples, and the cache that goes from a forward to its backward.
+"""Results of the functional interface: named tuples, and the cache passed from a forward to its backward.
 
-Shapes are those of the arguments; `batch_first` and unbatched calls get theirs. All numbers are dimensionless.
+Shapes below are time-major; results have the layout of the arguments. All numbers are dimensionless.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from fastrnn.cells import Array
 
 
 class Kept(NamedTuple):
-    """What a backward needs."""
+    """Data that a backward needs."""
 
     backend: Backend
     call: Call
@@ -21,10 +21,10 @@ class Kept(NamedTuple):
 
 
 class Cache:
-    """What a training forward keeps for its backward: opaque, and bound to the backend that made it.
+    """Opaque data that a training forward saves for its backward; bound to the backend that made it.
 
-    It refers to the arrays that the call was given, without a copy: leave them unchanged until the backward is done,
-    which looks at some elements of each and refuses (ValueError) if those are others.
+    It refers to the call's arrays without copying them: do not change them before the backward, which compares a
+    sample of elements of each and raises ValueError if any has changed.
     """
 
     __slots__ = ("kept",)
@@ -39,7 +39,7 @@ class Cache:
 
 
 class RNNResult(NamedTuple):
-    """What `rnn_forward` returns."""
+    """Result of `rnn_forward`."""
 
     y: Array  #: (T, B, H) hidden state of every step, exactly 0 past a sequence's length
     h_n: Array  #: (B, H) state after each sequence's last valid step in the direction of travel
@@ -47,13 +47,13 @@ class RNNResult(NamedTuple):
 
 
 class GRUResult(RNNResult):
-    """What `gru_forward` returns."""
+    """Result of `gru_forward`."""
 
     __slots__ = ()
 
 
 class LSTMResult(NamedTuple):
-    """What `lstm_forward` returns."""
+    """Result of `lstm_forward`."""
 
     y: Array  #: (T, B, H) hidden state of every step, exactly 0 past a sequence's length
     h_n: Array  #: (B, H) state after each sequence's last valid step in the direction of travel
@@ -63,7 +63,7 @@ class LSTMResult(NamedTuple):
 
 
 class RNNGrads(NamedTuple):
-    """What `rnn_backward` returns: gradients shaped like the arguments, None for absent ones."""
+    """Result of `rnn_backward`: gradients shaped like the arguments, None for absent ones."""
 
     dx: Array
     dW: Array
@@ -74,13 +74,13 @@ class RNNGrads(NamedTuple):
 
 
 class GRUGrads(RNNGrads):
-    """What `gru_backward` returns: gradients shaped like the arguments, None for absent ones."""
+    """Result of `gru_backward`: gradients shaped like the arguments, None for absent ones."""
 
     __slots__ = ()
 
 
 class LSTMGrads(NamedTuple):
-    """What `lstm_backward` returns: gradients shaped like the arguments, None for absent ones."""
+    """Result of `lstm_backward`: gradients shaped like the arguments, None for absent ones."""
 
     dx: Array
     dW: Array

@@ -1,6 +1,6 @@
-"""One step of each cell from raw weights: the textbook itself, for teaching and for tests.
+"""One step of each cell from raw weights: the textbook equations, for teaching and tests.
 
-Any dtype will do, complex included, so that a complex step differentiates them. Numbers are dimensionless.
+Any dtype works, including complex, so complex-step differentiation applies. Numbers are dimensionless.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ def rnn_step(x: Any, h: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *
     x : (B, I) array
         Inputs.
     h : (B, H) array
-        The state before.
+        State before the step.
     W, U, b, b_rec : array
         As in `rnn_forward`.
     activation : {"tanh", "relu", "sigmoid", "identity"}
-        "linear" is another name of "identity".
+        "linear" is an alias of "identity".
 
     Returns
     -------
     h : (B, H) array
-        The state after.
+        State after the step.
 
     Raises
     ------
     TypeError, ValueError
-        For what is not an array, and for a wrong shape; the message names the argument.
+        If an argument is not an array or has the wrong shape; the message names it.
 
     Examples
     --------
@@ -48,28 +48,28 @@ def rnn_step(x: Any, h: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *
 def gru_step(
     x: Any, h: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *, reset_after: bool | None = None
 ) -> Array:
-    """One step of `gru_forward`, which has the equations.
+    """One step of `gru_forward`, which gives the equations.
 
     Parameters
     ----------
     x : (B, I) array
         Inputs.
     h : (B, H) array
-        The state before.
+        State before the step.
     W, U, b, b_rec : array
         As in `gru_forward`.
     reset_after : bool
-        Which of the two GRUs; asked for.
+        Which of the two GRU variants; required.
 
     Returns
     -------
     h : (B, H) array
-        The state after.
+        State after the step.
 
     Raises
     ------
     TypeError, ValueError
-        For what is not an array, and for a wrong shape; the message names the argument.
+        If an argument is not an array or has the wrong shape; the message names it.
 
     Examples
     --------
@@ -83,26 +83,26 @@ def gru_step(
 def lstm_step(
     x: Any, h: Any, c: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *, p: Any = None
 ) -> tuple[Array, Array]:
-    """One step of `lstm_forward`, which has the equations.
+    """One step of `lstm_forward`, which gives the equations.
 
     Parameters
     ----------
     x : (B, I) array
         Inputs.
     h, c : (B, H) array
-        The state before.
+        State before the step.
     W, U, b, b_rec, p : array
         As in `lstm_forward`.
 
     Returns
     -------
     h, c : (B, H) array
-        The state after.
+        State after the step.
 
     Raises
     ------
     TypeError, ValueError
-        For what is not an array, and for a wrong shape; the message names the argument.
+        If an argument is not an array or has the wrong shape; the message names it.
 
     Examples
     --------

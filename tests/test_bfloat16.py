@@ -78,5 +78,5 @@ def test_bad_choices() -> None:
         fastrnn.LSTM(3, 4, weight_dtype="float16")
     with pytest.raises(TypeError, match=r"^weights: use weight_dtype='bfloat16'$"):
         fastrnn.LSTM(3, 4, weights="bfloat16")  # type: ignore[call-arg]
-    with pytest.raises(ValueError, match="weight_dtype: bfloat16 goes with float32"):
+    with pytest.raises(ValueError, match="weight_dtype: bfloat16 needs dtype float32"):
         fastrnn.LSTM(3, 4, weight_dtype="bfloat16", dtype=np.float64)

@@ -343,7 +343,7 @@ def test_what_is_refused() -> None:
         ({"heads": 3}, ValueError, "heads: expected a divisor of hidden_size, 8, got 3"),
         ({"heads": 0}, ValueError, "heads: expected a positive integer, got 0"),
         ({"heads": 2.0}, TypeError, "heads: expected a positive integer, got 2.0"),
-        ({"heads": 2, "proj_size": 4}, ValueError, "heads: a projected state has none; expected 1 with proj_size=4"),
+        ({"heads": 2, "proj_size": 4}, ValueError, "heads: not supported with proj_size; expected 1 with proj_size=4"),
     ]
     for options, error, message in cases:
         with pytest.raises(error, match=message):

@@ -299,7 +299,7 @@ def test_training_reaches_the_stream(native: str) -> None:
     assert_same_bits({"y": stepped(stream, x)}, {"y": model.predict(x)})
 
 
-# What has no steps
+# Layers that cannot run step by step
 
 
 class Doubled(Dense):
@@ -320,8 +320,8 @@ class Own(fastrnn.layers.Layer):
             r"layer 0 \(LSTM\): stream: a bidirectional layer",
             lambda: [fastrnn.LSTM(5, 4, bidirectional=True), Dense(8, 2)],
         ),
-        (r"layer 1 \(Doubled\): stream: Doubled has no steps", lambda: [Dense(5, 4), Doubled(4, 2)]),
-        (r"layer 1 \(Own\): stream: Own has no steps", lambda: [Dense(5, 4), Own()]),
+        (r"layer 1 \(Doubled\): stream: Doubled cannot run step by step", lambda: [Dense(5, 4), Doubled(4, 2)]),
+        (r"layer 1 \(Own\): stream: Own cannot run step by step", lambda: [Dense(5, 4), Own()]),
         (r"layer 1 \(Embedding\): x: expected integers", lambda: [Dense(5, 4), Embedding(3, 2)]),
         (r"layer 0 \(Activation\): x: no layer says", lambda: [Activation("tanh")]),
         (r"layer 1 \(Sequential\): layer 0 \(Own\)", lambda: [Dense(5, 4), Sequential([Own()])]),

@@ -185,7 +185,7 @@ def test_states_of_models(backend: str) -> None:
     [
         (KeyError, "sessions: 99 is not open", lambda p, a, b: p.step([a, 99], np.ones((2, 5), np.float32))),
         (KeyError, "sessions: -1 is not open", lambda p, a, b: p.step([-1], np.ones((1, 5), np.float32))),
-        (ValueError, "sessions: expected each once", lambda p, a, b: p.step([a, b, a], np.ones((3, 5), np.float32))),
+        (ValueError, "expected distinct sessions", lambda p, a, b: p.step([a, b, a], np.ones((3, 5), np.float32))),
         (TypeError, "sessions: expected integers", lambda p, a, b: p.step([a, "b"], np.ones((2, 5), np.float32))),
         (TypeError, "sessions: expected integers", lambda p, a, b: p.step([a, []], np.ones((2, 5), np.float32))),
         (TypeError, "sessions: expected a sequence", lambda p, a, b: p.step(a, np.ones((1, 5), np.float32))),

@@ -157,7 +157,7 @@ def test_other_cells() -> None:
 
     catalogue = fastrnn.catalogue
     for cell in (catalogue.li_gru, catalogue.min_gru, catalogue.minimal_gated_unit, delayed):
-        with pytest.raises(ValueError, match=f"proj_size: {cell.name} reads h elsewhere than in one product with U"):
+        with pytest.raises(ValueError, match=f"proj_size: {cell.name} reads h outside a single product with U"):
             fastrnn.Recurrent(cell, 3, 8, proj_size=5)
 
 
@@ -230,8 +230,8 @@ def test_states_of_both_widths() -> None:
     [
         ({"proj_size": 8}, "proj_size: expected less than hidden_size, 8, or 0 for none, got 8"),
         ({"proj_size": -1}, "proj_size: expected a positive integer, got -1"),
-        ({"proj_size": 2, "zoneout": 0.1}, "proj_size: it goes with no recurrent_dropout and no zoneout"),
-        ({"proj_size": 2, "recurrent_dropout": 0.1}, "proj_size: it goes with no recurrent_dropout and no zoneout"),
+        ({"proj_size": 2, "zoneout": 0.1}, "proj_size: not supported with recurrent_dropout or zoneout"),
+        ({"proj_size": 2, "recurrent_dropout": 0.1}, "proj_size: not supported with recurrent_dropout or zoneout"),
     ],
 )
 def test_refused(options: dict[str, Any], message: str) -> None:

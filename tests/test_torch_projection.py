@@ -305,7 +305,7 @@ def test_other_cells() -> None:
     assert_same_bits({"y": got["y"], "c_n": got["c_n"]}, {"y": out.y, "c_n": out.state[1]})
     several = torch.func.vmap(lambda x: module(x, states)[0])(x[None])
     assert_close({"y": several[0].detach().numpy()}, {"y": out.y})
-    with pytest.raises(ValueError, match=r"^proj_size: li_gru reads h elsewhere than in one product with U"):
+    with pytest.raises(ValueError, match=r"^proj_size: li_gru reads h outside a single product with U"):
         fastrnn.torch.Recurrent(fastrnn.catalogue.li_gru, I, H, proj_size=P)
 
 

@@ -1,4 +1,4 @@
-"""Layers: what owns weights. Each has a forward and right under it its backward; numbers are dimensionless."""
+"""Layers, which own weights. Each has a forward and directly below it its backward; numbers are dimensionless."""
 
 from fastrnn.layers.activation import Activation
 from fastrnn.layers.base import Back, Layer, Output

@@ -1,4 +1,4 @@
-"""Elementwise functions, and softmax, as a layer."""
+"""Elementwise functions and softmax as a layer."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from fastrnn.one_step import Form, OneStep, RowFunction
 
 
 class Activation(Stateless):
-    """A function of every element, or softmax along the last axis.
+    """An elementwise function, or softmax along the last axis.
 
     Parameters
     ----------
     activation : {"identity", "sigmoid", "tanh", "relu", "softmax"}
-        "linear" is another name of "identity".
+        "linear" is an alias of "identity".
 
     Raises
     ------
     ValueError
-        For another name.
+        If the name is unknown.
 
     Examples
     --------

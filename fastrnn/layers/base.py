@@ -1,4 +1,4 @@
-"""What all layers have in common: a forward, its backward, and weights under names."""
+"""The base class of all layers: a forward, its backward, and named weights."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ def checked_shape(shape: Any) -> Shape:
 
 
 class Output(NamedTuple):
-    """What a layer's forward returns."""
+    """Result of a layer's forward."""
 
     y: Any  #: what the next layer reads; a pair from two directions with ``merge=None``
-    state: Any  #: the final recurrent state, as the layer's call gives it; None for a layer without one
-    cache: Any  #: what backward needs; None unless training
+    state: Any  #: the final recurrent state, as a call of the layer returns it; None for a stateless layer
+    cache: Any  #: data for backward; None unless training
 
 
 class Back(NamedTuple):
-    """What a layer's backward returns: gradients of a scalar, shaped and typed like what they belong to."""
+    """Result of a layer's backward: gradients of a scalar, with the shapes and dtypes of what they belong to."""
 
-    dx: Array | None  #: None where the input has no gradient, as the integers of an `Embedding`
-    dstate: Any  #: of the initial state; None where none was given
-    #: of the parameters, under the names of `Layer.parameters`; of a table that is `sparse` a `RowGradient`
+    dx: Array | None  #: None if the input has no gradient, like the integers of an `Embedding`
+    dstate: Any  #: of the initial state; None if none was given
+    #: of the parameters, by the names of `Layer.parameters`; a `RowGradient` for a `sparse` embedding
     grads: dict[str, Any]
 
 
 class BackOfInputs(Back):
-    """What the backward of a layer returns whose cell has extra inputs: three fields likewise, and an attribute."""
+    """Result of backward for a layer whose cell has extra inputs: the fields of `Back` and the attribute `de`."""
 
     de: dict[str, Array]  #: of the extra inputs, by their names
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Cache:
-    """What a layer's training forward keeps for its backward: opaque, and of use to that layer alone.
+    """Opaque data that a layer's training forward saves for that layer's backward.
 
-    It refers to x, to the parameters and, of a function, to y without a copy: leave them unchanged until the backward
-    is done. It looks at some of their elements, and refuses (ValueError) if those are others.
+    It refers to x, the parameters and, for an activation, y without copying them: do not change them before the
+    backward, which compares a sample of elements and raises ValueError if any has changed.
     """
 
     layer: Layer
@@ -63,18 +63,18 @@ class Cache:
 
 
 class Layer:
-    """A piece of a network: x in, y out, and the gradients back. Subclasses say what they compute.
+    """Base class of layers: y from x, and gradients by backward.
 
-    Nothing is kept in the layer from a forward to its backward, so that one layer serves several threads.
+    A layer stores nothing between a forward and its backward, so several threads can use it at once.
     """
 
     #: whether the layer takes and returns (B, T, ...) in place of (T, B, ...)
     batch_first: bool = False
 
-    #: the extra inputs that its forward has to be given as ``e``, a dict; without any it has no such argument
+    #: names of the extra inputs that its forward takes as ``e``, a dict; if empty, there is no such argument
     inputs: tuple[str, ...] = ()
 
-    #: whether `Sequential.fit` changes the parameters; False freezes the layer, and may be set and unset at any time
+    #: whether `Sequential.fit` changes the parameters; False freezes the layer; can be changed at any time
     trainable: bool = True
 
     def forward(
@@ -87,17 +87,17 @@ class Layer:
         rng: Any = None,
         threads: int | None = None,
     ) -> Output:
-        """Compute y, and with ``training=True`` keep what `backward` needs; every layer takes the same keywords.
+        """Compute y; with ``training=True`` also save what `backward` needs. All layers take the same keywords.
 
         Parameters
         ----------
         x : array
             The input.
         state, lengths, threads
-            The initial state, each sequence's valid steps and the number of threads, for recurrent layers; what works
-            on every step alone has no state (ValueError) and no use for lengths; of those, `Dense` runs on threads.
+            Initial state, valid steps of each sequence and number of threads, for recurrent layers. Stateless
+            layers reject `state` (ValueError) and ignore `lengths`; of them only `Dense` uses `threads`.
         training : bool
-            Keep a cache, and drop out what is to be dropped out.
+            Return a cache, and apply dropout.
         rng : int or numpy.random.Generator, optional
             For dropout.
 
@@ -109,14 +109,14 @@ class Layer:
         raise NotImplementedError
 
     def backward(self, dy: Any, cache: Any, *, dstate: Any = None) -> Back:
-        """Backpropagate what `forward` did with ``training=True``, as often as you like.
+        """Compute the gradients for a `forward` with ``training=True``, any number of times.
 
         Parameters
         ----------
         dy : array shaped like y
             Gradient of a scalar with respect to y.
         cache : Cache
-            Of this layer's own forward. What it refers to, x and the parameters, must be as it was then.
+            The cache from this layer's forward. Its x and the parameters must be unchanged since.
         dstate : shaped like the final state, optional
             Gradient with respect to the final state, for recurrent layers.
 
@@ -128,11 +128,11 @@ class Layer:
         raise NotImplementedError
 
     def __call__(self, x: Any) -> Any:
-        """y alone, for inference; a recurrent layer returns its final state too."""
+        """Return y, for inference; a recurrent layer also returns its final state."""
         return self.forward(x).y
 
     def output_shape(self, shape: Shape) -> Shape:
-        """The shape of y for an x of this shape, time-major both, None standing for any size.
+        """Return the shape of y for an x of this shape, both time-major; None is any size.
 
         Parameters
         ----------
@@ -145,17 +145,17 @@ class Layer:
         Raises
         ------
         TypeError, ValueError
-            For what is no shape, and if the layer cannot take such an x.
+            If `shape` is not a shape, or the layer cannot take such an x.
         """
         return checked_shape(shape)
 
     def stream(self, batch_size: int = 1, *, threads: int | None = None) -> Stream:
-        """One step at a time, the state kept inside; see `Stream`.
+        """Return a `Stream`, which runs one step at a time and keeps the state.
 
         Parameters
         ----------
         batch_size : int
-            B, sequences side by side.
+            B, the number of sequences.
         threads : int, optional
             At most this many; `get_num_threads()` when absent.
 
@@ -166,21 +166,21 @@ class Layer:
         Raises
         ------
         TypeError
-            For what is no integer.
+            If an argument is not an integer.
         ValueError
-            For less than 1, and for a layer without steps: a bidirectional one must see a sequence's end first.
+            If an argument is below 1, or the layer cannot run step by step, as a bidirectional one.
         """
         B, (step, form) = size("batch_size", batch_size), self._step()
         flat = functools.partial(flattened, form) if isinstance(form, list) else lambda state: state
         return Stream(*step.stepper(B, threads, flat), B, form)
 
     def pool(self, capacity: int, *, threads: int | None = None) -> Pool:
-        """Many sequences, of which any take a step together; see `Pool`.
+        """Return a `Pool` of many sequences, any of which can take a step together.
 
         Parameters
         ----------
         capacity : int
-            Sessions that can be open at a time.
+            Maximum number of open sessions.
         threads : int, optional
             As for `stream`.
 
@@ -201,7 +201,7 @@ class Layer:
         return step, add_steps(self, step)
 
     def add_steps(self, step: OneStep) -> Form:
-        """Add what one step of this layer runs: for `stream` and `pool`.
+        """Add this layer's operations for one step, for `stream` and `pool`.
 
         Parameters
         ----------
@@ -210,48 +210,48 @@ class Layer:
         Returns
         -------
         tuple of str, list or None
-            The names of a recurrent layer's states, None of one without; of layers, a list with that of each.
+            The names of a recurrent layer's states, None for a stateless layer; a list of these for a model.
 
         Raises
         ------
         ValueError
-            For a layer that has no steps.
+            If the layer cannot run step by step.
         """
         raise ValueError(
-            f"stream: {type(self).__name__} has no steps, nor for a pool; expected recurrent layers of one direction, "
-            "Dense, Embedding, Dropout and Activation; call the layer on whole sequences"
+            f"stream: {type(self).__name__} cannot run step by step, nor in a pool; expected unidirectional recurrent "
+            "layers, Dense, Embedding, Dropout and Activation; call the layer on whole sequences"
         )
 
     def parameters(self) -> dict[str, Array]:
-        """The parameters themselves by name, PyTorch's where it has any; after changing one in place call `changed`."""
+        """Return the parameters, not copies, by PyTorch's names if any; after changing one in place call `changed`."""
         return {}
 
     def trainable_parameters(self) -> dict[str, Array]:
-        """The parameters that `Sequential.fit` changes: all, or none of a layer whose ``trainable`` is False."""
+        """Return the parameters that `Sequential.fit` changes: all, or none if ``trainable`` is False."""
         boolean("trainable", self.trainable)
         return self.parameters() if self.trainable else {}
 
     def changed(self) -> None:
-        """Forget what was derived from the parameters: they were changed in place."""
+        """Discard everything derived from the parameters; call it after changing them in place."""
 
     def state_dict(self) -> dict[str, Array]:
-        """Copies of all parameters by name."""
+        """Return copies of all parameters by name."""
         return {name: value.copy() for name, value in self.parameters().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take all parameters from a mapping like that of `state_dict`, PyTorch's own included.
+        """Load all parameters from a mapping like that of `state_dict`, or PyTorch's own.
 
         Parameters
         ----------
         state : mapping of names to arrays
-            Of the parameters' shapes and dtypes.
+            With the parameters' shapes and dtypes.
 
         Raises
         ------
         KeyError
-            For a name that is missing or that the layer does not have.
+            If a name is missing or unknown to the layer.
         TypeError, ValueError
-            For a parameter of another dtype or shape. After an error the layer is as it was.
+            If a parameter has the wrong dtype or shape. After an error the layer is unchanged.
         """
         own = self.parameters()
         expect_mapping("state", state)
@@ -265,21 +265,21 @@ class Layer:
         self.changed()
 
     def get_weights(self) -> list[Array]:
-        """Copies of all parameters, in the order of `parameters`."""
+        """Return copies of all parameters, in the order of `parameters`."""
         return list(self.state_dict().values())
 
     def set_weights(self, weights: Sequence[Any]) -> None:
-        """Take all parameters in the order of `parameters`.
+        """Set all parameters, in the order of `parameters`.
 
         Parameters
         ----------
         weights : list of arrays
-            Of the parameters' shapes and dtypes.
+            With the parameters' shapes and dtypes.
 
         Raises
         ------
         TypeError, ValueError
-            For another number of them, or a parameter of another dtype or shape.
+            If their number is wrong, or a parameter has the wrong dtype or shape.
         """
         own = self.parameters()
         if not isinstance(weights, list | tuple):
@@ -289,11 +289,11 @@ class Layer:
         self.load_state_dict(dict(zip(own, weights, strict=True)))
 
     def __copy__(self) -> Self:
-        """With weights of its own, as a deep copy."""
+        """Return a deep copy, with its own weights."""
         return copy.deepcopy(self)
 
     def _own(self, cache: Any) -> Any:
-        """What this layer's forward kept."""
+        """Return the data of this layer's own cache."""
         if not isinstance(cache, Cache):
             raise TypeError(f"cache: expected that of forward(..., training=True), got {cache!r}")
         if cache.layer is not self:
@@ -301,27 +301,27 @@ class Layer:
         return cache.kept
 
 
-#: Ways to compute y.
+#: Methods that compute y.
 FORWARDS = {"__call__", "forward", "_run", "_forward"}
 
 
 def add_steps(layer: Layer, step: OneStep) -> Form:
-    """`layer.add_steps`; a subclass of a user's that computes something else by its own forward has no steps."""
+    """Call `layer.add_steps`, unless a user's subclass overrides forward and so cannot run step by step."""
     lowest = next(kind for kind in type(layer).__mro__ if vars(kind).keys() & (FORWARDS | {"add_steps"}))
     return layer.add_steps(step) if "add_steps" in vars(lowest) else Layer.add_steps(layer, step)
 
 
 class Stateless(Layer):
-    """A layer without a recurrent state: subclasses compute y and the way back.
+    """A layer without a recurrent state; subclasses implement `_forward` and `_backward`.
 
-    What is kept for that goes from the one to the other by name, and must be the same when it gets there.
+    Saved arrays are passed between them by name, and must not change in between.
     """
 
     def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, dict[str, Array]]:
         raise NotImplementedError
 
     def _run(self, x: Any, training: bool, rng: Any, threads: int | None) -> tuple[Array, dict[str, Array]]:
-        """`_forward`; what runs on threads has this instead."""
+        """Call `_forward`; multithreaded layers override this instead."""
         return self._forward(x, training, rng)
 
     def _backward(self, dy: Array, kept: dict[str, Array]) -> tuple[Array | None, dict[str, Any]]:

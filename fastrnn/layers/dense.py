@@ -1,4 +1,4 @@
-"""A matrix, a bias and a function on the last axis."""
+"""The dense (fully connected) layer."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from fastrnn.unchanged import contents, spread
 
 
 class Dense(Stateless):
-    """``y = activation(x W' + b)`` on the last axis, so on every step of a sequence alike.
+    """``y = activation(x W' + b)`` on the last axis, so for every step of a sequence.
 
     Parameters
     ----------
     input_size, output_size : int
         Last axes of x and y.
     activation : {"identity", "sigmoid", "tanh", "relu", "softmax"}
-        "linear" and None are other names of "identity".
+        "linear" and None are aliases of "identity".
     bias : bool
         Whether there is a bias.
     dtype : float32 or float64
-        Of the weights, inputs and outputs.
+        Dtype of the weights, inputs and outputs.
     initializer : {"torch", "keras"} or dict
         "torch" is uniform within 1 / sqrt(input_size); "keras" has Glorot-uniform weights and a bias of 0; a dict
-        holds one of `fastrnn.initializers` for "weight", "bias" or both.
+        maps "weight", "bias" or both to one of `fastrnn.initializers`.
     rng : int or numpy.random.Generator, optional
         For the initial weights.
 
@@ -45,7 +45,7 @@ class Dense(Stateless):
     Raises
     ------
     TypeError, ValueError
-        For an argument that is not one of these; the message names it.
+        If an argument is invalid; the message names it.
 
     Examples
     --------
@@ -81,7 +81,7 @@ class Dense(Stateless):
         new = {name: initial(start[name], name, shape, rng, self.dtype) for name, shape in shapes.items()}
         self.weight, self.bias = new["weight"], new.get("bias")
         self._packed: dict[tuple[str, str], Any] = {}  # by backend and layout
-        self._streamed: set[tuple[str, str]] = set()  # those of streams
+        self._streamed: set[tuple[str, str]] = set()  # keys used by streams
         self.changed()
 
     def parameters(self) -> dict[str, Array]:
@@ -100,7 +100,7 @@ class Dense(Stateless):
         x = expect_dtype("x", as_array("x", x), self.dtype, "the layer's")
         self._expect_features(x.shape)
         backend, call = backends.current(), self._call(rows(flat(x)), backends.thread_count(threads))
-        if not training:  # which changes them before they are read again
+        if not training:  # training changes the weights before they are used again
             call = call._replace(packed=self._packed_for(backend, backend.layout()))
         y = backend.dense(call).reshape(*x.shape[:-1], self.output_size)
         kept = {"x": x, "weight": self.weight}
@@ -116,7 +116,7 @@ class Dense(Stateless):
         return DenseCall(self.activation, x, np.ascontiguousarray(self.weight), self.bias, threads)
 
     def changed(self) -> None:
-        """Forget what was packed of the parameters: they were changed in place. Streams go on with the new ones."""
+        """Repack the parameters after they were changed in place. Open streams use the new ones."""
         self._samples = tuple([spread(p) for p in self.parameters().values()])
         self._seen = (self.weight, self.bias, contents(self._samples))
         call = self._call(stand_in(1, 0, self.input_size, self.dtype)[0])
@@ -127,7 +127,7 @@ class Dense(Stateless):
                 self._packed.pop((backend, layout), None)
 
     def _packed_for(self, backend: Backend, layout: str) -> Any:
-        """The parameters as the backend likes them, packed once; anew if a look at them finds others."""
+        """Return the packed parameters for a backend, repacked if a sample of their elements has changed."""
         weight, bias, seen = self._seen
         if weight is not self.weight or bias is not self.bias or contents(self._samples) != seen:
             self.changed()
@@ -143,11 +143,11 @@ class Dense(Stateless):
 
     @property
     def floats(self) -> int:
-        """Numbers that a step holds of each row."""
+        """Floats per row that one step needs."""
         return self.input_size + self.output_size
 
     def stage(self, backend: Backend, B: int, threads: int) -> DenseCall:
-        """What a step of B rows runs; its weights stay those of the layer through every `changed`."""
+        """Return the call for one step of B rows; its packed weights are updated by every `changed`."""
         layout = backend.layout()
         packed = self._packed_for(backend, layout)
         self._streamed.add((backend.name, layout))
@@ -163,5 +163,5 @@ class Dense(Stateless):
 
 
 def flat(a: Array) -> Array:
-    """(n, features): one product for all steps and sequences."""
+    """Reshape to (n, features), for one product over all steps and sequences."""
     return a.reshape(-1, a.shape[-1])

@@ -1,4 +1,4 @@
-"""Dropping values out in training, so that none relies on a few others."""
+"""The dropout layer and its masks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fastrnn.one_step import Form, OneStep
 
 
 def mask(shape: tuple[int, ...], rate: float, rng: Any, dtype: np.dtype[Any]) -> Array:
-    """0 with probability `rate`, else 1 / (1 - rate), so that the expectation of a product with it stays."""
+    """Draw a mask: 0 with probability `rate`, else 1 / (1 - rate), which preserves the expectation."""
     kept = generator(rng).random(shape, np.float32) >= rate
     scaled: Array = kept * dtype.type(1 / (1 - rate))
     return scaled
 
 
 class Dropout(Stateless):
-    """In training, values that are 0 with probability `rate` and else 1 / (1 - rate) times as large; after [1]_.
+    """In training, set values to 0 with probability `rate` and scale the others by 1 / (1 - rate); after [1]_.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class Dropout(Stateless):
     Raises
     ------
     TypeError, ValueError
-        For what is no such number.
+        If `rate` is not such a number.
 
     References
     ----------

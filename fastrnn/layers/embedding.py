@@ -1,4 +1,4 @@
-"""A vector for each of a finite number of things."""
+"""The embedding layer."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from fastrnn.layers.base import Shape, Stateless, checked_shape
 from fastrnn.layers.gradients import RowGradient
 from fastrnn.one_step import Form, OneStep
 
-#: rows of a table up to which a step may as well move all of them
+#: up to this many rows, updating the whole table is fast enough
 DENSE_ROWS = 1024
 
 
 class Embedding(Stateless):
-    """Row x of a table, for integers x of any shape: a letter or a word becomes a vector that is learnt.
+    """Look up row x of a learnt table, for integers x of any shape, such as letters or words.
 
     Parameters
     ----------
     num_embeddings, embedding_dim : int
         Rows of the table, n, and the length of each, E.
     padding_idx : int, optional
-        A row that starts as 0 and has no gradient; negative counts from the end. Where `sparse`, an optimizer leaves it
-        as it is; else weight decay moves it if it was given other values, as in PyTorch.
+        A row that starts as 0 and has no gradient; a negative index counts from the end. With `sparse` the optimizer
+        leaves it alone; otherwise weight decay changes it if it was set to other values, as in PyTorch.
     sparse : bool, optional
-        The gradient has the rows of the batch alone, a `fastrnn.layers.RowGradient`: a step of training then costs in
-        proportion to these, whatever n. The optimizer leaves the other rows as they are, which makes a difference with
-        momentum, moments and weight decay: they wait, as in torch.optim.SparseAdam, until the row is met again.
-        Otherwise a step moves the whole table, as PyTorch and Keras do. By default True above 1024 rows.
+        The gradient holds only the rows in the batch, a `fastrnn.layers.RowGradient`, so a training step costs time
+        proportional to these and not to n. The optimizer skips all other rows: momentum, moments and weight decay of
+        a row are applied only when it is in the batch, as in torch.optim.SparseAdam. If False, each step updates the
+        whole table, as in PyTorch and Keras. Default: True above 1024 rows.
     dtype : float32 or float64
-        Of the table and the outputs.
+        Dtype of the table and the outputs.
     initializer : {"torch", "keras"} or dict
-        "torch" is the standard normal distribution; "keras" is uniform within 0.05; a dict holds one of
-        `fastrnn.initializers` for "weight".
+        "torch" is the standard normal distribution; "keras" is uniform within 0.05; a dict maps "weight" to
+        one of `fastrnn.initializers`.
     rng : int or numpy.random.Generator, optional
         For the initial table.
 
@@ -47,7 +47,7 @@ class Embedding(Stateless):
     Raises
     ------
     TypeError, ValueError
-        For an argument that is not one of these, or an x that holds no integers or some outside 0..n-1.
+        If an argument is invalid, or x is not of integers in 0..n-1.
 
     Examples
     --------

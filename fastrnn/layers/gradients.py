@@ -1,4 +1,4 @@
-"""The gradient of a table of which a batch reads few rows."""
+"""Sparse gradients of embedding tables."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from fastrnn.cells import Array
 
 @dataclass(frozen=True, eq=False)
 class RowGradient:
-    """A gradient (n, E) that is 0 but for some rows: what an optimizer does with it costs in proportion to these.
+    """A gradient (n, E) that is 0 except in some rows; an optimizer step costs time proportional to these.
 
-    ``np.asarray`` makes it a whole array.
+    ``np.asarray`` converts it to a dense array.
 
     Parameters
     ----------
     rows : (R,) integers
-        Their numbers, each once, in order.
+        Indices of the nonzero rows, unique and ascending.
     values : (R, E) array
-        The gradient there.
+        The gradient in these rows.
     shape : (n, E)
-        That of the table.
+        Shape of the table.
 
     Raises
     ------
     TypeError, ValueError
-        For rows that are no integers, not in order or not in the table, or values of another shape.
+        If rows are not integers, not ascending or out of range, or values have the wrong shape.
 
     Examples
     --------
@@ -58,7 +58,7 @@ class RowGradient:
 
     @classmethod
     def summed(cls, numbers: Array, values: Array, shape: tuple[int, int]) -> Self:
-        """From values (M, E) of M rows that may come more than once."""
+        """Sum values (M, E) of M rows, which may repeat."""
         order = np.argsort(numbers, kind="stable")
         rows, starts = np.unique(numbers[order], return_index=True)
         total = np.add.reduceat(values[order], starts, axis=0) if len(rows) else values
@@ -69,12 +69,12 @@ class RowGradient:
         return self.values.dtype
 
     def without(self, row: int) -> RowGradient:
-        """The same, with 0 in this row."""
+        """Return the gradient with this row set to 0."""
         others = self.rows != row
         return self if others.all() else RowGradient(self.rows[others], self.values[others], self.shape)
 
     def __add__(self, other: RowGradient) -> RowGradient:
-        """The sum, which has the rows of both."""
+        """Return the sum, with the rows of both."""
         rows, values = np.concatenate([self.rows, other.rows]), np.concatenate([self.values, other.values])
         return RowGradient.summed(rows, values, self.shape)
 
@@ -83,7 +83,7 @@ class RowGradient:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is False:
-            raise ValueError("copy: a whole array is always a new one; expected True or None, got False")
+            raise ValueError("copy: the dense array is always a new one; expected True or None, got False")
         whole = np.zeros(self.shape, self.dtype if dtype is None else dtype)
         whole[self.rows] = self.values
         return whole

@@ -1,4 +1,4 @@
-"""Normalisation of the features of every step."""
+"""Layer normalisation."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from fastrnn.layers.base import Shape, Stateless, checked_shape
 
 
 class LayerNormalization(Stateless):
-    """``y = weight * (x - mean) / sqrt(variance + epsilon) + bias`` on the last axis [1]_, as torch.nn.LayerNorm.
+    """``y = weight * (x - mean) / sqrt(variance + epsilon) + bias`` on the last axis [1]_, like torch.nn.LayerNorm.
 
-    The mean and the variance, divided by F, are those of the F features of one step of one sequence.
+    The mean and the (biased) variance are taken over the F features of each step of each sequence.
 
     Parameters
     ----------
     input_size : int
         F.
     epsilon : float
-        At least 0; PyTorch has 1e-5, Keras 1e-3.
+        At least 0; PyTorch's default is 1e-5, Keras' 1e-3.
     scale, center : bool
-        Whether there are a weight and a bias.
+        Whether there is a weight, and whether there is a bias.
     dtype : float32 or float64
-        Of the parameters, inputs and outputs.
+        Dtype of the parameters, inputs and outputs.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class LayerNormalization(Stateless):
     Raises
     ------
     TypeError, ValueError
-        For an argument that is not one of these; the message names it.
+        If an argument is invalid; the message names it.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""What recurrent layers can be told, and what parameters they have then."""
+"""Options of recurrent layers, and the names and shapes of the parameters that follow from them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ NAMES = {"W": "weight_ih", "U": "weight_hh", "b": "bias_ih", "b_rec": "bias_hh",
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LayerOptions:
-    """What a recurrent layer is told beside its cell and initial weights; `layers.LSTM` describes it.
+    """Options of a recurrent layer other than its cell and initial weights; `layers.LSTM` documents them.
 
-    It is checked here, and what comes out are attributes of the layer.
+    They are checked here and become attributes of the layer.
     """
 
     input_size: int
@@ -68,49 +68,47 @@ class LayerOptions:
         self._check_together()
 
     def _take(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # who is frozen cannot assign
+        object.__setattr__(self, name, value)  # the dataclass is frozen
 
     def _check_together(self) -> None:
         I, H = self.input_size, self.hidden_size
         expect_room("hidden_size", "input_size, hidden_size", (I, H), 8 * H, I + H)
         if self.proj_size and (self.recurrent_dropout or np.any(self.zoneout)):
             raise ValueError(
-                f"proj_size: it goes with no recurrent_dropout and no zoneout, got {self.recurrent_dropout} and "
-                f"{self.zoneout}"
+                f"proj_size: not supported with recurrent_dropout or zoneout; expected 0.0 for both, got "
+                f"{self.recurrent_dropout} and {self.zoneout}"
             )
         self._take("heads", checked_heads(self.heads, H, self.proj_size))
         if self.proj_size >= H:
             raise ValueError(f"proj_size: expected less than hidden_size, {H}, or 0 for none, got {self.proj_size}")
         if self.weight_dtype and self.dtype != np.float32:
-            raise ValueError(f"weight_dtype: bfloat16 goes with float32 inputs and sums, got dtype {self.dtype}")
+            raise ValueError(f"weight_dtype: bfloat16 needs dtype float32, got {self.dtype}")
         if self.num_layers > 1 and self.merge is None and self.bidirectional:
-            raise ValueError("merge: None gives two outputs, of which the next layer cannot read; expected another")
+            raise ValueError("merge: None gives a pair, which the next layer cannot read; expected another value")
         if self.num_layers == 1 and self.dropout:
-            raise ValueError(f"dropout: it is between layers, and there is one; expected 0.0, got {self.dropout}")
+            raise ValueError(f"dropout: acts between layers, and num_layers is 1; expected 0.0, got {self.dropout}")
 
     def unusual(self) -> str:
-        """The options that are not the default's, but for sizes and dtype, as keywords."""
+        """Return the non-default options, except sizes and dtype, as keyword text."""
         given = [(f, getattr(self, f.name)) for f in fields(LayerOptions)[3:-1]]
         return "".join(f", {f.name}={value!r}" for f, value in given if value != f.default)
 
 
 def features(options: LayerOptions) -> int:
-    """The last axis of y, or of both where there is a pair of them."""
+    """Return the size of y's last axis, or of each output in a pair."""
     width = options.proj_size or options.hidden_size
     return 2 * width if options.bidirectional and options.merge == "concat" else width
 
 
 def stems(cell: Cell) -> dict[str, str]:
-    """Names of a layer's parameters before the layer's number, by those in a call."""
+    """Map the name of each parameter in a `Call` to its name in a state_dict, without the layer suffix."""
     return NAMES if "peephole" in cell.options else NAMES | {"p": "parameter"}
 
 
 def expect_projects(cell: Cell) -> None:
-    """Whether `proj_size` goes with a cell."""
+    """Raise ValueError if the cell does not support `proj_size`."""
     if not cell.program.projects:
-        raise ValueError(
-            f"proj_size: {cell.name} reads {cell.states[0]} elsewhere than in one product with U; expected 0"
-        )
+        raise ValueError(f"proj_size: {cell.name} reads {cell.states[0]} outside a single product with U; expected 0")
 
 
 def checked_heads(heads: Any, hidden_size: int, proj_size: int) -> int:
@@ -118,12 +116,12 @@ def checked_heads(heads: Any, hidden_size: int, proj_size: int) -> int:
     if hidden_size % n:
         raise ValueError(f"heads: expected a divisor of hidden_size, {hidden_size}, got {n}")
     if n > 1 and proj_size:
-        raise ValueError(f"heads: a projected state has none; expected 1 with proj_size={proj_size}, got {n}")
+        raise ValueError(f"heads: not supported with proj_size; expected 1 with proj_size={proj_size}, got {n}")
     return n
 
 
 def parameter_names(options: LayerOptions, cell: Cell) -> list[dict[str, str]]:
-    """For each layer and direction, in PyTorch's order: the names of its parameters, by those in a call."""
+    """Return, for each layer and direction in PyTorch's order, its parameters' names by their names in a `Call`."""
     ways = ("", "_reverse") if options.bidirectional else ("",)
     ends = [f"_l{layer}{way}" for layer in range(options.num_layers) for way in ways]
     each, stem = zip(ends, parameter_shapes(options, cell), strict=True), stems(cell)
@@ -131,7 +129,7 @@ def parameter_names(options: LayerOptions, cell: Cell) -> list[dict[str, str]]:
 
 
 def parameter_shapes(options: LayerOptions, cell: Cell) -> list[dict[str, tuple[int, ...]]]:
-    """Their shapes likewise."""
+    """Return their shapes, likewise."""
     G, N, H, D = cell.G, len(cell.products), options.hidden_size, 1 + options.bidirectional
     rows = {"W": G * H, "U": N * H, "b": G * H * bool(options.bias), "b_rec": N * H * (options.bias is True)}
     rows |= {"R": options.proj_size, "p": len(cell.parameters) * H}

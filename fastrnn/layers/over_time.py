@@ -1,4 +1,4 @@
-"""From a sequence to one vector and back: the last step, means and maxima over time, and repetition."""
+"""Layers between sequences and single vectors: last step, pooling over time, and repetition."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fastrnn.layers.base import Layer, Output, Shape, Stateless, checked_shape
 
 
 class OverTime(Stateless):
-    """One vector of each sequence's valid steps; zeros of a sequence without any. Subclasses say which.
+    """Reduce each sequence's valid steps to one vector; zeros for an empty sequence. Subclasses implement how.
 
     Parameters
     ----------
     batch_first : bool
-        Take (B, T, F) in place of (T, B, F); a `Sequential` does not mind.
+        Take (B, T, F) instead of (T, B, F); `Sequential` handles both.
     """
 
     def __init__(self, *, batch_first: bool = False) -> None:
@@ -54,7 +54,7 @@ class OverTime(Stateless):
     forward.__doc__ = Layer.forward.__doc__
 
     def _turned(self, a: Array) -> Array:
-        """(T, B, F) from what the caller has, and back."""
+        """Swap between the caller's layout and (T, B, F)."""
         return a.swapaxes(0, 1) if self.batch_first else a
 
     def __repr__(self) -> str:
@@ -62,12 +62,12 @@ class OverTime(Stateless):
 
 
 class GlobalAveragePooling1D(OverTime):
-    """The mean of each sequence's valid steps, (T, B, F) -> (B, F); zeros of a sequence without any.
+    """The mean over each sequence's valid steps, (T, B, F) -> (B, F); zeros for an empty sequence.
 
     Parameters
     ----------
     batch_first : bool
-        Take (B, T, F) in place of (T, B, F); a `Sequential` does not mind.
+        Take (B, T, F) instead of (T, B, F); `Sequential` handles both.
 
     Examples
     --------
@@ -90,16 +90,16 @@ class GlobalAveragePooling1D(OverTime):
 
 
 def counts(valid: Array) -> Array:
-    """(B, 1): the number of valid steps, or 1."""
+    """Return the number of valid steps, at least 1, as (B, 1)."""
     found: Array = np.maximum(valid.sum(axis=0), 1)[:, None]
     return found
 
 
 class Chosen(OverTime):
-    """One of the valid steps, for each feature by itself."""
+    """Select one valid step, separately for each feature."""
 
     def _choose(self, x: Array, valid: Array) -> Array:
-        """(B, F) or (B, 1): which; of a sequence without any, whatever."""
+        """Return the selected steps, (B, F) or (B, 1); arbitrary for an empty sequence."""
         raise NotImplementedError
 
     def _forward(self, x: tuple[Array, Array], training: bool, rng: Any) -> tuple[Array, dict[str, Array]]:
@@ -120,14 +120,14 @@ class Chosen(OverTime):
 
 
 class GlobalMaxPooling1D(Chosen):
-    """The greatest of each sequence's valid steps, for each feature, (T, B, F) -> (B, F); zeros of one without any.
+    """The maximum over each sequence's valid steps, (T, B, F) -> (B, F); zeros for an empty sequence.
 
-    Of several that are greatest, the first has the gradient.
+    In a tie the first step gets the gradient.
 
     Parameters
     ----------
     batch_first : bool
-        Take (B, T, F) in place of (T, B, F); a `Sequential` does not mind.
+        Take (B, T, F) instead of (T, B, F); `Sequential` handles both.
 
     Examples
     --------
@@ -144,15 +144,15 @@ class GlobalMaxPooling1D(Chosen):
 
 
 class LastStep(Chosen):
-    """Each sequence's last valid step, (T, B, F) -> (B, F); zeros of a sequence without any.
+    """Each sequence's last valid step, (T, B, F) -> (B, F); zeros for an empty sequence.
 
-    What a recurrent layer gives by ``return_sequences=False``, after another layer: but of two directions, both at the
-    sequence's end.
+    Like ``return_sequences=False`` of a recurrent layer, but usable after any layer; for a bidirectional layer, both
+    directions are taken at the sequence's end.
 
     Parameters
     ----------
     batch_first : bool
-        Take (B, T, F) in place of (T, B, F); a `Sequential` does not mind.
+        Take (B, T, F) instead of (T, B, F); `Sequential` handles both.
 
     Examples
     --------
@@ -168,19 +168,19 @@ class LastStep(Chosen):
 
 
 class RepeatVector(Stateless):
-    """A vector as every one of n steps, (B, F) -> (n, B, F): between an encoder and a decoder.
+    """Repeat a vector for n steps, (B, F) -> (n, B, F), as between an encoder and a decoder.
 
     Parameters
     ----------
     n : int
-        Steps.
+        Number of steps.
     batch_first : bool
-        Return (B, n, F); a `Sequential` does not mind.
+        Return (B, n, F); `Sequential` handles both.
 
     Raises
     ------
     TypeError, ValueError
-        For what is no positive integer, or an x of another shape.
+        If n is not a positive integer, or x has the wrong shape.
 
     Examples
     --------
@@ -202,7 +202,7 @@ class RepeatVector(Stateless):
 
     def _expect_vectors(self, shape: Shape) -> None:
         if len(shape) != 2:
-            raise ValueError(f"x: expected shape (B, F), one vector a sequence, got {shape}")
+            raise ValueError(f"x: expected shape (B, F), one vector per sequence, got {shape}")
 
     def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, dict[str, Array]]:
         x = floating_array("x", x)

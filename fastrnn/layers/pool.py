@@ -1,4 +1,4 @@
-"""Many sequences, of which any take a step together."""
+"""Stepping many sequences together."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from fastrnn.one_step import Form, arranged
 
 
 class Pool:
-    """Sessions of a layer or a model, each with a state of its own, made by ``pool(capacity)`` of either.
+    """Sessions of a layer or model, each with its own state; made by ``pool(capacity)`` of either.
 
-    Any of them take a step together, which is much faster than one after the other; each has the bits that it has
-    alone. Several threads may use a pool at once, each for other sessions. A pool follows ``load_state_dict`` and stays
-    with the backend and instruction set in use when it was made, as a `Stream`; nor can it be copied or pickled.
+    Any of them can take a step together, much faster than one after the other and with bit-identical results. Several
+    threads may use a pool at once, for different sessions. Like a `Stream`, a pool follows ``load_state_dict``, keeps
+    the backend and instruction set in use when it was made, and cannot be copied or pickled.
 
     Attributes
     ----------
     capacity : int
-        Sessions that can be open at a time.
+        Maximum number of open sessions.
 
     Examples
     --------
@@ -47,12 +47,12 @@ class Pool:
         self._sessions, self._stores, self._form = sessions, stores, form
         self._new = itertools.count()
         self._free = list(range(capacity - 1, -1, -1))
-        self._open: dict[int, int] = {}  # session -> its place in the stores
-        # Likewise, of those in no call. A call takes its own out, and puts them back: dicts do that safely for threads.
+        self._open: dict[int, int] = {}  # session -> its slot in the stores
+        # The sessions not in use by a call: calls pop theirs and put them back; dict operations are thread-safe.
         self._idle: dict[int, int] = {}
 
     def open(self, state: Any = None) -> int:
-        """Begin a session.
+        """Open a session.
 
         Parameters
         ----------
@@ -62,14 +62,14 @@ class Pool:
         Returns
         -------
         int
-            By which the other methods know it; never used again after `close`.
+            The session's identifier, never reused after `close`.
 
         Raises
         ------
         RuntimeError
-            If as many are open as the pool has room for.
+            If `capacity` sessions are open.
         TypeError, ValueError
-            For another state.
+            If the state has the wrong form, shape or dtype.
         """
         try:
             slot = self._free.pop()
@@ -86,7 +86,7 @@ class Pool:
         return session
 
     def close(self, session: int) -> None:
-        """End a session, and free its place.
+        """Close a session and free its slot.
 
         Parameters
         ----------
@@ -95,41 +95,41 @@ class Pool:
         Raises
         ------
         KeyError
-            If it is not open.
+            If the session is not open.
         RuntimeError
-            While another thread is in a call with it.
+            If another thread is in a call with it.
         """
         (slot,) = self._take([session])
         del self._open[session]
         self._free.append(slot)
 
     def step(self, sessions: Iterable[int], x: Any, out: Any = None) -> Array:
-        """One step of these sessions.
+        """Run one step of these sessions.
 
         Parameters
         ----------
         sessions : n integers
-            Each once, in any order.
+            Distinct sessions, in any order.
         x : (n, I) array, or (n,) integers for a model with an `Embedding`
-            Their inputs; of one session also (I,), or an integer.
+            Their inputs; (I,) or an integer is accepted for one session.
         out : (n, N) array, optional
             Where to write y.
 
         Returns
         -------
         y : (n, N) array
-            A new array, or `out`; (N,) for such an x of one session.
+            A new array, or `out`; (N,) if x is (I,) or an integer.
 
         Raises
         ------
         KeyError
-            For a session that is not open.
+            If a session is not open.
         ValueError
-            For one that is there twice; for another shape.
+            If a session is given twice, or a shape is wrong.
         TypeError
-            For another dtype.
+            If a dtype is wrong.
         RuntimeError
-            While another thread is in a call with one of them.
+            If another thread is in a call with one of them.
         """
         own = sessions.tolist() if isinstance(sessions, np.ndarray) else sessions
         if not isinstance(own, list | tuple):
@@ -141,7 +141,7 @@ class Pool:
             self._idle.update(zip(own, slots, strict=True))
 
     def state(self, session: int) -> Any:
-        """A copy of a session's state, for `open` or `restore`; it can be pickled.
+        """Return a copy of a session's state, for `open` or `restore`; it can be pickled.
 
         Parameters
         ----------
@@ -150,7 +150,7 @@ class Pool:
         Returns
         -------
         array, tuple or None
-            As a layer or a model has it for a batch of one: h (L, 1, H), (h, c), or a tuple with one for each layer.
+            In the layer's or model's form, for a batch of one: h (L, 1, H), (h, c), or a tuple with one per layer.
 
         Raises
         ------
@@ -164,7 +164,7 @@ class Pool:
             self._idle[session] = slot
 
     def restore(self, session: int, state: Any = None) -> None:
-        """Give a session another state.
+        """Set a session's state.
 
         Parameters
         ----------
@@ -177,7 +177,7 @@ class Pool:
         KeyError, RuntimeError
             As `close`.
         TypeError, ValueError
-            For another state.
+            If the state has the wrong form, shape or dtype.
         """
         (slot,) = self._take([session])
         try:
@@ -186,7 +186,7 @@ class Pool:
             self._idle[session] = slot
 
     def __len__(self) -> int:
-        """Sessions that are open."""
+        """Return the number of open sessions."""
         return len(self._open)
 
     def __contains__(self, session: object) -> bool:
@@ -201,13 +201,13 @@ class Pool:
             array[...] = 0
 
     def _take(self, sessions: list[int] | tuple[int, ...]) -> list[int]:
-        """Their places in the stores; nobody else gets at these until they are put back."""
+        """Return their slots in the stores, exclusively until they are put back in `_idle`."""
         slots: list[int] = []
         idle = self._idle
         try:
             for session in sessions:
                 slots.append(idle.pop(session))
-        except (KeyError, TypeError):  # what is no integer may have no hash
+        except (KeyError, TypeError):  # a non-integer may be unhashable
             taken = list(sessions[: len(slots)])
             idle.update(zip(taken, slots, strict=True))
             self._refuse(sessions[len(slots)], taken)
@@ -215,12 +215,12 @@ class Pool:
 
     def _refuse(self, session: Any, taken: list[int]) -> NoReturn:
         if isinstance(session, bool) or not isinstance(session, int | np.integer):
-            raise TypeError(f"sessions: expected integers that open gave, got {session!r:.80}")
+            raise TypeError(f"sessions: expected integers returned by open, got {session!r:.80}")
         if session in taken:
-            raise ValueError(f"sessions: expected each once, got {session} twice")
+            raise ValueError(f"sessions: expected distinct sessions, got {session} twice")
         if session in self._open:
             raise RuntimeError(f"sessions: another thread is in a call with session {session}")
         raise KeyError(f"sessions: {session} is not open")
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("pool: cannot be copied or pickled; make another of the layer, and open it these states")
+        raise TypeError("pool: cannot be copied or pickled; make a new one and open sessions with these states")

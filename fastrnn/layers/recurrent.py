@@ -1,4 +1,4 @@
-"""What all recurrent layers have in common: parameters, checks, calls, training, streams."""
+"""`Recurrent`, the base of all recurrent layers: parameters, checks, calls, training, streams."""
 
 from __future__ import annotations
 
@@ -46,24 +46,24 @@ from fastrnn.run import as_given, callers
 #: whether the caller's arrays are unbatched, and whether they are batch-first
 Layout = tuple[bool, bool]
 
-#: Keras' initial weights; it has no peepholes
+#: Keras' initializers; Keras has no peepholes
 KERAS: dict[str, Initializer] = {"W": GlorotUniform(), "U": Orthogonal(), "b": Zeros(), "b_rec": Zeros()}
 
 
 class Taped(NamedTuple):
-    """What a training forward keeps: a layer's `Cache.kept`."""
+    """Data that a training forward saves: a layer's `Cache.kept`."""
 
     tape: Tape
     layout: Layout
 
 
 def first_of_unbatched(a: Array, unbatched: bool, batch_first: bool) -> Array:
-    """What `callers` is for outputs of every step, for one of the last."""
+    """Like `callers`, but for an output of the last step only."""
     return a[0] if unbatched else a
 
 
 class Recurrent(LayerOptions, Layer):
-    """Recurrent layers of any cell, with the weights packed once.
+    """Recurrent layers with any cell, with weights packed once.
 
     Parameters
     ----------
@@ -72,26 +72,26 @@ class Recurrent(LayerOptions, Layer):
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences, dtype
         As for `LSTM`.
     weight_dtype, recurrent_dropout, zoneout, weight_drop, proj_size, heads, initializer, rng
-        As for `LSTM`. A cell's own parameters start as the cell says, else they are drawn as its weights are; an
-        initializer for "p" is of them all.
+        As for `LSTM`. A cell's own parameters start at the values that the cell defines, else they are initialised like
+        the weights; an initializer for "p" applies to all of them.
 
     Raises
     ------
     TypeError, ValueError
-        For what is not a cell; the message names the argument.
+        If an argument is invalid; the message names it.
 
     Notes
     -----
-    Calls of a layer whose cell has extra inputs are given them as ``e``, a dict, and every layer and direction gets the
-    same; so are `fit` and `predict` of a `Sequential` with such a layer. There is no stream of it.
+    If the cell has extra inputs, pass them as ``e``, a dict, to calls of the layer and to `fit` and `predict` of a
+    `Sequential` that contains it; every layer and direction gets the same. Such a layer cannot be streamed.
 
-    States come and go as a tuple in the order of the cell's, or alone if there is one. Parameters are named as those of
-    `LSTM`; a cell's own are ``parameter_l0`` (P*H,), in their order.
+    States are passed and returned as a tuple in the cell's order, or as one array if there is only one. Parameters are
+    named as in `LSTM`; a cell's own are ``parameter_l0`` (P*H,), in their order.
 
-    What training drops is what ``rng.random(shape, np.float32)`` has below the rate, and what it zones out likewise.
-    Shapes are time-major and drawn in this order: those of `dropout`, from below; then for each layer and direction, in
-    the order of the parameters, of `weight_drop` that of U, of `recurrent_dropout` (B, H), and of `zoneout` (T, B, H)
-    for each state whose rate is above 0.
+    Dropout and zoneout act where ``rng.random(shape, np.float32)`` is below the rate. Masks are time-major and drawn in
+    this order: those of `dropout`, from the bottom layer up; then for each layer and direction, in the order of the
+    parameters, `weight_drop` with the shape of U, `recurrent_dropout` (B, H), and `zoneout` (T, B, H) for each state
+    whose rate is above 0.
 
     Examples
     --------
@@ -107,7 +107,7 @@ class Recurrent(LayerOptions, Layer):
     ((5, 2, 4), (2, 2, 4))
     """
 
-    stack: PackedStack  #: the parameters, and all that runs on them
+    stack: PackedStack  #: the parameters, and the code that runs them
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class Recurrent(LayerOptions, Layer):
             dtype,
         )
         if not isinstance(cell, Cell):
-            raise TypeError(f"cell: expected what fastrnn.cell makes, got {cell!r:.80}")
+            raise TypeError(f"cell: expected a cell made by fastrnn.cell, got {cell!r:.80}")
         if self.proj_size:
             expect_projects(cell)
         shapes = parameter_shapes(self, cell)
@@ -164,7 +164,7 @@ class Recurrent(LayerOptions, Layer):
         self._hold(cell, parts)
 
     def _initial(self, f: Initializer, key: str, shape: tuple[int, ...], rng: Any) -> Array:
-        """A parameter; of U the rows of each head on their own, (N*D, D), as U of a smaller layer."""
+        """Initialise a parameter; each head of U on its own, (N*D, D), like U of a smaller layer."""
         if key != "U" or self.heads == 1:
             return initial(f, key, shape, rng, self.dtype)
         D = shape[1]
@@ -173,7 +173,7 @@ class Recurrent(LayerOptions, Layer):
 
     @classmethod
     def from_parts(cls, cell: Cell, parts: list[Part], **options: Any) -> Self:
-        """A layer on these arrays, of the shapes that `parameter_shapes` has for the options; they are not copied."""
+        """Make a layer from arrays with the shapes from `parameter_shapes`; they are not copied."""
         layer = cls.__new__(cls)
         LayerOptions.__init__(layer, **options)
         layer._hold(cell, parts)
@@ -196,20 +196,20 @@ class Recurrent(LayerOptions, Layer):
         self.inputs = cell.inputs
 
     def parameters(self) -> dict[str, Array]:
-        """The parameters themselves under PyTorch's names: weight_ih_l0 (G*H, I), weight_hh_l0, bias_ih_l0, ...
+        """Return the parameters, not copies, by PyTorch's names: weight_ih_l0 (G*H, I), weight_hh_l0, bias_ih_l0, ...
 
-        Gates are stacked in PyTorch's order. Peepholes, which PyTorch does not have, are ``peephole_l0`` (3*H,), a
-        user's cell's parameters ``parameter_l0`` (P*H,). After changing one in place call `changed`.
+        Gates are stacked in PyTorch's order. Peepholes, which PyTorch does not have, are ``peephole_l0`` (3*H,), the
+        parameters of a custom cell ``parameter_l0`` (P*H,). After changing one in place call `changed`.
         """
         return self._named(self.stack.parts)
 
     def _named(self, parts: list[Part]) -> dict[str, Array]:
-        """By the parameters' names, what is for each of them."""
+        """Return one array per parameter, by the parameters' names."""
         pairs = zip(self._names, parts, strict=True)
         return {name: part[key] for names, part in pairs for key, name in names.items()}
 
     def changed(self) -> None:
-        """Forget what was packed of the parameters: they were changed in place. Streams go on with the new ones."""
+        """Repack the parameters after they were changed in place. Open streams use the new ones."""
         self.stack.invalidate()
 
     def __call__(
@@ -233,24 +233,24 @@ class Recurrent(LayerOptions, Layer):
         lengths : (B,) integers, optional
             Valid steps of each sequence, 0..T in any order.
         resets : (T, B) booleans, optional
-            Start afresh before these steps, in the direction of travel.
+            Zero the state before these steps, in the direction of travel.
         threads : int, optional
             At most this many; `get_num_threads()` when absent. The result does not depend on it.
         e : dict of arrays, optional
-            A cell's extra inputs by name: (T, B, H) or (T, B, 1), laid out like x, or (B, H) or (B, 1).
+            The cell's extra inputs by name: (T, B, H) or (T, B, 1), laid out like x, or (B, H) or (B, 1).
 
         Returns
         -------
-        y : (T, B, H) array, (T, B, 2*H) from two directions concatenated, or a pair with ``merge=None``
+        y : (T, B, H) array, (T, B, 2*H) with two directions concatenated, or a pair with ``merge=None``
             The top layer's hidden states, laid out like x; exactly 0 past a sequence's length. With
-            ``return_sequences=False`` without the axis T: after each sequence's last valid step.
+            ``return_sequences=False`` there is no axis T: y is the hidden state after each sequence's last valid step.
         state : (L*D, B, H) array, or for an LSTM a pair of them
             After each sequence's last valid step in the direction of travel.
 
         Raises
         ------
         TypeError, ValueError
-            For what is not an array, or of another dtype or shape; the message names the argument.
+            If an argument is not an array, or has the wrong dtype or shape; the message names it.
         """
         kind = None
         plain = lengths is None and resets is None and e is None and not self.inputs
@@ -261,12 +261,12 @@ class Recurrent(LayerOptions, Layer):
             if outputs is not None:
                 return outputs
         outputs = self._run(*self._checked(x, state, lengths, resets, threads, e))
-        if kind is not None:  # the next of its kind need not be checked again
+        if kind is not None:  # the next call of this kind can skip the checks
             self.stack.prepare(kind, self.batch_first, self.return_sequences)
         return outputs
 
     def _at_once(self, run: Prepared, x: Array, state: Any) -> tuple[Any, Any] | None:
-        """What a call gives; None where the general way has to look at x or the state."""
+        """Run a prepared call; return None if x or the state need the general path."""
         states = self.stack.cell.states
         alone = len(states) == 1
         if state is not None:
@@ -289,37 +289,37 @@ class Recurrent(LayerOptions, Layer):
         threads: int | None = None,
         e: Mapping[str, Any] | None = None,
     ) -> Output:
-        """Run over time, and with ``training=True`` keep what `backward` needs.
+        """Run over time; with ``training=True`` also save what `backward` needs.
 
         Parameters
         ----------
         x, state, lengths, resets, threads, e
             As for a call of the layer.
         training : bool
-            Keep a cache, and draw the masks of dropout, zoneout and weight drop.
+            Return a cache, and draw the masks of dropout, zoneout and weight drop.
         checkpoint : int or "auto", optional
-            In training, keep the state of every `checkpoint`-th step only; see `lstm_forward`.
+            In training, save only the state of every `checkpoint`-th step; see `lstm_forward`.
         rng : int or numpy.random.Generator, optional
             For the masks.
 
         Returns
         -------
         Output
-            ``y`` and ``state``, as a call of the layer gives them, and ``cache``.
+            ``y`` and ``state``, as a call of the layer returns them, and ``cache``.
 
         Raises
         ------
         TypeError, ValueError
-            As a call of the layer; also for the training of bfloat16 weights.
+            As for a call of the layer; also if bfloat16 weights are to be trained.
         """
         boolean("training", training)
         if not training:
             if checkpoint is not None:
-                raise ValueError("checkpoint: only a forward with training=True keeps anything; got training=False")
+                raise ValueError("checkpoint: needs training=True; got training=False")
             return Output(*self(x, state, lengths, resets=resets, threads=threads, e=e), None)
         if self.weight_dtype is not None:
             raise ValueError(
-                f"weight_dtype: a layer of {self.weight_dtype} weights is for inference; got training=True"
+                f"weight_dtype: a layer with {self.weight_dtype} weights is for inference only; got training=True"
             )
         given, layout = self._checked(x, state, lengths, resets, threads, e)
         T, B, _ = given["x"].shape
@@ -333,16 +333,16 @@ class Recurrent(LayerOptions, Layer):
         return Output(*self._run(given, layout, tape), Cache(self, Taped(tape, layout)))
 
     def backward(self, dy: Any, cache: Any, *, dstate: Any = None) -> Back:
-        """Backpropagate through time and down the stack what `forward` did, as often as you like.
+        """Backpropagate through time and down the stack for `forward`, any number of times.
 
         Parameters
         ----------
         dy : array shaped like y, or None
-            Gradient of a scalar with respect to y, a pair of them with ``merge=None``; what it holds past a
-            sequence's length does not matter.
+            Gradient of a scalar with respect to y, a pair of them with ``merge=None``; ignored past a sequence's
+            length.
         cache : Cache
-            Of this layer's own ``forward(..., training=True)``. What it refers to, x, the state, resets and the
-            parameters, must be as it was then.
+            The cache from this layer's ``forward(..., training=True)``. Its x, state, resets and the parameters must be
+            unchanged since.
         dstate : shaped like the final state, optional
             Gradient with respect to the final state.
 
@@ -350,17 +350,17 @@ class Recurrent(LayerOptions, Layer):
         -------
         Back
             ``dx``, ``dstate`` of the initial state (None if none was given), and ``grads`` by the parameters' names.
-            For a cell with extra inputs it has an attribute ``de``, their gradients by name.
+            If the cell has extra inputs, the attribute ``de`` has their gradients by name.
 
         Raises
         ------
         TypeError, ValueError
-            For another cache, or one whose x or parameters were changed since, as far as some elements of each tell;
-            for gradients of another dtype or shape, or none at all.
+            If the cache is of another layer, a sample of elements shows that x or a parameter has changed since, a
+            gradient has the wrong dtype or shape, or both gradients are None.
         """
         tape, layout = self._own(cache)
         if dy is None and dstate is None:
-            raise ValueError("dy: expected it or dstate, got None for both")
+            raise ValueError("dy: expected a gradient here or in dstate, got None for both")
         T, B, _ = tape.calls[0].x.shape
         dfinal = self._checked_state(dstate, B, layout, "dstate") or (None,) * len(self.stack.cell.states)
         dy = self._checked_dy(dy, T, B, layout)
@@ -377,7 +377,7 @@ class Recurrent(LayerOptions, Layer):
         return found
 
     def _with_last(self, dh: Array | None, dy: Any, tape: Tape) -> Array:
-        """The gradient of every final h, of which y is the top's."""
+        """Return the gradient of every final h; y is the top layer's."""
         D = len(self.stack.directions)
         top = [states[0] for states in tape.final[-D:]]
         given = np.stack(MERGES[self.merge].backward(dy, *top) if D > 1 else [dy])
@@ -390,13 +390,13 @@ class Recurrent(LayerOptions, Layer):
         if len(shape) != 3 or shape[-1] != self.input_size:
             raise ValueError(f"x: expected shape (T, B, {self.input_size}), got {shape}")
         if self.bidirectional and self.merge is None:
-            raise ValueError("merge: None gives a pair of outputs, which have no one shape")
+            raise ValueError("merge: None gives a pair of outputs, which have no single shape; expected another value")
         return (*shape[0 if self.return_sequences else 1 : 2], features(self))
 
     def _checked(
         self, x: Any, state: Any, lengths: Any, resets: Any, threads: Any, e: Any = None
     ) -> tuple[dict[str, Any], Layout]:
-        """The arguments of the stack's forward, and how the caller lays things out."""
+        """Return the arguments of the stack's forward, and the caller's layout."""
         x = expect_dtype("x", as_array("x", x), self.dtype, "the layer's")
         unbatched = x.ndim == 2
         if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
@@ -420,7 +420,7 @@ class Recurrent(LayerOptions, Layer):
         return given, layout
 
     def _run(self, given: dict[str, Any], layout: Layout, tape: Tape | None = None) -> tuple[Any, Any]:
-        """y and the state as the caller gets them."""
+        """Return y and the state in the caller's layout."""
         y, final = self.stack.forward(**given, batch_first=layout[1], tape=tape)
         if not self.return_sequences:
             h = final[0][-len(self.stack.directions) :].copy()
@@ -430,14 +430,14 @@ class Recurrent(LayerOptions, Layer):
         return y, self._states_of_caller(final, layout)
 
     def _states_of_caller(self, states: Arrays | None, layout: Layout) -> Any:
-        """The way back from `_checked_state`."""
+        """Convert states to the caller's layout: the inverse of `_checked_state`."""
         if states is None:
             return None
         whole = tuple([s[:, 0] for s in states]) if layout[0] else states
         return whole[0] if len(whole) == 1 else whole
 
     def _checked_dy(self, dy: Any, T: int, B: int, layout: Layout) -> Any:
-        """Time-major, shaped like what `_run` gave; a pair where that was one."""
+        """Return dy, time-major; a pair if `_run` returned a pair."""
         if dy is None:
             return None
         pair = self.bidirectional and self.merge is None
@@ -453,7 +453,7 @@ class Recurrent(LayerOptions, Layer):
         return tuple(arrays) if pair else arrays[0]
 
     def _checked_state(self, state: Any, B: int, layout: Layout, name: str = "state") -> Arrays | None:
-        """(L*D, B, H) for each state of the cell."""
+        """Return (L*D, B, H) for each state of the cell."""
         if state is None:
             return None
         unbatched, names = layout[0], self.stack.cell.states
@@ -472,7 +472,7 @@ class Recurrent(LayerOptions, Layer):
         if self.bidirectional:
             raise ValueError("stream: a bidirectional layer needs the whole sequence; call the layer instead")
         if self.inputs:
-            raise ValueError("stream: the cell has extra inputs, for which a step has no place; call the layer instead")
+            raise ValueError("stream: the cell has extra inputs, which a step cannot take; call the layer instead")
         step.add(self.stack, features(self))
         return self.stack.cell.states
 

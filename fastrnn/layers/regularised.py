@@ -1,5 +1,5 @@
-"""Recurrent dropout, zoneout and weight drop, of any cell: the first two by the cells of `fastrnn.cells.regularised`,
-weight drop by a mask of U.
+"""Recurrent dropout, zoneout and weight drop for any cell: the first two use the cells of `fastrnn.cells.regularised`,
+weight drop a mask of U.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fastrnn.packed import Masks
 
 
 class Regularised:
-    """What a layer of this cell runs and draws, whose options `layers.LSTM` describes; zoneout is a rate a state."""
+    """Cells and masks of a regularised layer; `layers.LSTM` documents the options. `zoneout` is one rate per state."""
 
     def __init__(self, cell: Cell, recurrent_dropout: float, zoneout: tuple[float, ...], weight_drop: float) -> None:
         for name, rate in (("recurrent_dropout", recurrent_dropout), ("weight_drop", weight_drop)):
@@ -32,7 +32,7 @@ class Regularised:
         self.training = masked(cell, masks, zoned) if masks or zoned else cell
 
     def draw(self, U: Array | None, sizes: tuple[int, int, int], rng: Any, dtype: np.dtype[Any]) -> Masks:
-        """The masks of one layer and direction, of T steps, B sequences and H units."""
+        """Draw the masks of one layer and direction, for T steps, B sequences and H units."""
         one_of_U = mask(U.shape, self.weight_drop, rng, dtype) if self.weight_drop and U is not None else None
         e = []
         if self.recurrent_dropout:

@@ -1,4 +1,4 @@
-"""The recurrent layers that people use. Numbers are dimensionless."""
+"""The LSTM, GRU and RNN layers. Numbers are dimensionless."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ P = ParamSpec("P")
 
 
 def renamed(init: Callable[P, None]) -> Callable[P, None]:
-    """A constructor that names the new word for an old one."""
+    """Wrap a constructor so that an old keyword raises an error that names the new one."""
 
     @functools.wraps(init)
     def checked(*args: P.args, **options: P.kwargs) -> None:
@@ -29,69 +29,70 @@ def renamed(init: Callable[P, None]) -> Callable[P, None]:
 
 
 class LSTM(Recurrent):
-    """Long short-term memory layers; `lstm_forward` has the equations and papers.
+    """Long short-term memory layers; `lstm_forward` gives the equations and papers.
 
-    A call of the layer infers, with the weights packed once; `forward` with ``training=True`` and `backward` train.
+    Calling the layer runs inference, with weights packed once; `forward` with ``training=True`` and `backward` train.
 
     Parameters
     ----------
     input_size, hidden_size : int
         I and H.
     num_layers : int
-        Layers stacked on one another.
+        Number of stacked layers.
     bias : bool or "input"
-        Whether there are bias_ih and bias_hh, as in PyTorch; "input" is bias_ih alone, as in Keras.
+        True has bias_ih and bias_hh, as in PyTorch; "input" has only bias_ih, as in Keras.
     batch_first : bool
         Take and return (B, T, ...); states stay (L*D, B, H).
     dropout : float
-        In training, the probability in [0, 1) with which a value between two layers of the stack is 0.
+        In training, the probability in [0, 1) that a value passed between two stacked layers is set to 0.
     bidirectional : bool
-        A second direction from the end of each sequence to its start, with weights of its own.
+        Add a second direction, from the end of each sequence to its start, with its own weights.
     merge : {"concat", "sum", "mul", "average", None}
-        What becomes of the two directions' outputs in every layer; None returns a pair.
+        How each layer combines the outputs of its two directions; None returns a pair.
     return_sequences : bool
-        Whether y holds every step, (T, B, ...), or h after each sequence's last valid step alone, (B, ...): of the
-        second direction that after its own last, at the sequence's start.
+        Whether y holds every step, (T, B, ...), or only h after each sequence's last valid step, (B, ...). The last
+        step of the second direction is at the sequence's start.
     peephole : bool
-        Let the gates see the cell state.
+        Add peephole connections from the cell state to the gates.
     dtype : float32 or float64
-        Of the weights, inputs and outputs.
+        Dtype of the weights, inputs and outputs.
     weight_dtype : "bfloat16", optional
-        Round W and U to bfloat16 (8 significant bits) and keep them so, half the bytes to read for each step; float32
-        only, for inference. Sums are float32; instruction set x86-64-v4-bf16 rounds x and h for the products as well.
+        Round W and U to bfloat16 (8 significant bits) and store them as such, which halves the bytes read per step; for
+        inference with dtype float32. Sums are float32; the instruction set x86-64-v4-bf16 also rounds x and h in the
+        products.
     recurrent_dropout : float
-        In training, the probability in [0, 1) with which a unit is 0 in what U is multiplied with, and else
-        1 / (1 - recurrent_dropout) times as large [1]_. One mask a sequence, for all of its steps and gates (Keras
-        draws one a gate); where h is used without U it is whole, as in Keras.
+        In training, the probability in [0, 1) that a unit of the vector multiplied by U is set to 0; the others are
+        scaled by 1 / (1 - recurrent_dropout) [1]_. One mask per sequence, for all steps and gates (Keras draws one per
+        gate); h is not masked where it is used without U, as in Keras.
     zoneout : float or tuple of float
-        In training, the probability in [0, 1) with which a unit of a state stays in a step as it was [2]_: of every
-        state, or of each, (h, c). h is made of the c that would be without zoneout, as in the paper; (p, 0.0) is
-        haste's. Inference has the expectation, p * before + (1 - p) * after. The masks are (T, B, H) for each state,
-        layer and direction, in memory until backward is done, with checkpoints too.
+        In training, the probability in [0, 1) that a unit of a state keeps its previous value in a step [2]_: one
+        number for all states, or one for each, (h, c). h is computed from c before zoneout, as in the paper; haste has
+        (p, 0.0). Inference uses the expectation, p * before + (1 - p) * after. The masks are (T, B, H) for each state,
+        layer and direction, and stay in memory until backward, even with `checkpoint`.
     weight_drop : float
-        In training, the probability in [0, 1) with which an element of U is 0 throughout a call, and else
-        1 / (1 - weight_drop) times as large [3]_.
+        In training, the probability in [0, 1) that an element of U is 0 throughout a call; the others are scaled by
+        1 / (1 - weight_drop) [3]_.
     proj_size : int
         P, less than H: h is projected to P units by ``weight_hr_l0`` (P, H) after every step, as in PyTorch [4]_. y and
-        h are P wide, and weight_hh is (4*H, P); c stays H wide. 0 is no projection. It goes with no recurrent_dropout
-        and no zoneout.
+        h are P wide, and weight_hh is (4*H, P); c stays H wide. 0 is no projection. Not supported with
+        recurrent_dropout or zoneout.
     heads : int
-        Cut the H units into so many heads of H / heads, in their order; each sees of h its own units alone [5]_. The
-        recurrent weights are then weight_hh (4*H, H / heads), row r of each gate that of unit r, and cost 1 / heads of
-        the time. Not with proj_size.
+        Number of heads, each H / heads consecutive units that read only their own part of h [5]_. The recurrent weights
+        are weight_hh (4*H, H / heads), row r of each gate being that of unit r, and cost 1 / heads of the time. Not
+        supported with proj_size.
     forget_bias : float, optional
-        Where the forget gate's bias starts: bias_ih is filled with it there, and bias_hh with 0.
+        Initial bias of the forget gate: its part of bias_ih is set to this value, and of bias_hh to 0.
     initializer : {"torch", "keras"} or dict
-        "torch": everything uniform within 1 / sqrt(H). "keras": W Glorot-uniform, U orthogonal, biases 0, and an
-        LSTM's `forget_bias` 1. A dict holds some of `fastrnn.initializers` for "W", "U", "b", "b_rec" and "p"; what
-        it leaves out, and "keras" for peepholes, is as with "torch".
+        "torch": everything uniform within 1 / sqrt(H). "keras": W Glorot-uniform, U orthogonal, biases 0, an LSTM's
+        `forget_bias` 1, and peepholes as with "torch". A dict maps any of "W", "U", "b", "b_rec" and "p" to one of
+        `fastrnn.initializers`; the others are as with "torch".
     rng : int or numpy.random.Generator, optional
         For the initial weights.
 
     Raises
     ------
     TypeError, ValueError
-        For an option that is not one of these; the message names the argument.
+        If an option is invalid; the message names it.
 
     References
     ----------
@@ -101,7 +102,7 @@ class LSTM(Recurrent):
     .. [3] S. Merity, N. S. Keskar, R. Socher, "Regularizing and optimizing LSTM language models", ICLR 2018.
     .. [4] H. Sak, A. Senior, F. Beaufays, "Long short-term memory based recurrent neural network architectures for
        large vocabulary speech recognition", 2014, eq. 1-6.
-    .. [5] M. Beck et al., "xLSTM: extended long short-term memory", NeurIPS 2024, of the sLSTM's heads.
+    .. [5] M. Beck et al., "xLSTM: extended long short-term memory", NeurIPS 2024, on the sLSTM's heads.
 
     Examples
     --------
@@ -174,7 +175,7 @@ class LSTM(Recurrent):
 
     def _set_forget_bias(self, value: float) -> None:
         if not self.bias:
-            raise ValueError(f"forget_bias: there is none with bias=False, so expected None, got {value}")
+            raise ValueError(f"forget_bias: needs a bias; expected None with bias=False, got {value}")
         f = self.stack.cell.gates.index("f")
         for own in self.stack.parts:
             for key in own.keys() & {"b", "b_rec"}:
@@ -182,12 +183,12 @@ class LSTM(Recurrent):
 
 
 class GRU(Recurrent):
-    """Gated recurrent unit layers, with the weights packed once; `gru_forward` has the equations and papers.
+    """Gated recurrent unit layers, with the weights packed once; `gru_forward` gives the equations and papers.
 
     Parameters
     ----------
     reset_after : bool
-        Which of the two GRUs; True is PyTorch's, cuDNN's, Keras 3's and TensorFlow 2's. Asked for.
+        Which of the two GRU variants; True is that of PyTorch, cuDNN, Keras 3 and TensorFlow 2. Required.
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences, dtype,
     weight_dtype, recurrent_dropout, zoneout, weight_drop, heads, initializer, rng
         As for `LSTM`.
@@ -246,12 +247,12 @@ class GRU(Recurrent):
 
 
 class RNN(Recurrent):
-    """Vanilla recurrent layers, with the weights packed once; `rnn_forward` has the equation and paper.
+    """Vanilla recurrent layers, with the weights packed once; `rnn_forward` gives the equation and paper.
 
     Parameters
     ----------
     activation : {"tanh", "relu", "sigmoid", "identity"}
-        "linear" is another name of "identity".
+        "linear" is an alias of "identity".
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, return_sequences, dtype,
     weight_dtype, recurrent_dropout, zoneout, weight_drop, heads, initializer, rng
         As for `LSTM`.
@@ -309,7 +310,7 @@ class RNN(Recurrent):
         )
 
 
-#: Family of cells -> the layer that has its options.
+#: Family of cells -> its layer class.
 LAYERS: dict[str, type[Recurrent]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
 
 
