@@ -1,5 +1,5 @@
 """Recurrent networks as scikit-learn estimators (``pip install 'fastrnn[sklearn]'``): `fit`, `predict`, `score`,
-cross-validation and grid searches, of sequences of any lengths.
+cross-validation and grid search on sequences of any length.
 """
 
 from __future__ import annotations
@@ -29,65 +29,65 @@ ClassifierMixin: Any = base.ClassifierMixin
 RegressorMixin: Any = base.RegressorMixin
 
 PARAMETERS = """
-    What X may be, N sequences of finite numbers, computed with in float32 (dimensionless):
+    X holds N sequences of finite numbers (dimensionless), converted to float32. It is one of:
 
-    * a list, or a one-dimensional array of objects, of N arrays (T_n, I): T_n steps of I features each;
+    * a list, or a one-dimensional object array, of N arrays (T_n, I): T_n steps of I features each;
     * a (N, T, I) array;
-    * a (N, F) array, which is read as N sequences of F steps of one feature.
+    * a (N, F) array, read as N sequences of F steps of one feature.
 
-    aeon and sktime have (cases, channels, time): give ``X.swapaxes(1, 2)``, or ``[x.T for x in X]`` for a list.
+    aeon and sktime use (cases, channels, time): pass ``X.swapaxes(1, 2)``, or ``[x.T for x in X]`` for a list.
 
-    Workers of a search with ``n_jobs`` (joblib's processes) share the CPUs: each has as many threads as its
-    ``OMP_NUM_THREADS`` says, by which joblib limits it.
+    The worker processes of a search with ``n_jobs`` share the CPUs: each uses as many threads as its
+    ``OMP_NUM_THREADS``, which joblib sets to limit it.
 
     Parameters
     ----------
     cell : {"lstm", "lstm_peephole", "gru_after", "gru_before", "rnn_tanh", "rnn_relu", "rnn_sigmoid", "rnn_identity"}
-        The GRU whose reset gate acts after the recurrent product (PyTorch's, Keras 3's), or before; the RNN by its
-        activation.
+        "gru_after" applies the reset gate after the recurrent product (as PyTorch and Keras 3), "gru_before" before it;
+        "rnn_*" names the activation of a simple RNN.
     hidden_size : int
         H, hidden units in each layer and direction.
     num_layers : int
-        Recurrent layers on one another.
+        Number of stacked recurrent layers.
     bidirectional : bool
-        Read from both ends.
+        Process each sequence in both directions.
     dropout : float
-        Between the recurrent layers, in training, in [0, 1).
+        Dropout rate between the recurrent layers during training, in [0, 1).
     epochs, batch_size : int
-        Of the training.
+        Epochs, and samples per optimizer step.
     optimizer : {"adam", "adamw", "rmsprop", "sgd"} or fastrnn.training.Optimizer
-        The latter is copied for every fit, which begins without its moments and steps.
+        An Optimizer is copied for every fit, without its moments and step count.
     learning_rate : float or schedule, optional
-        In place of the optimizer's own.
+        Overrides the optimizer's own.
     random_state : int, numpy.random.RandomState or None
-        For the initial weights, the order of samples and dropout; a number gives the same model every time.
+        Seeds the initial weights, the order of samples and dropout; an int gives the same model every time.
     progress : bool
-        Show a bar (tqdm) in `fit`.
+        Show a progress bar (tqdm) in `fit`.
     early_stopping : bool
-        Set samples aside, of every class alike, stop when their loss has not become less for a while, and go back to
+        Hold out samples for validation (stratified by class), stop when their loss has stopped improving, and restore
         the weights of the best epoch.
     validation_fraction : float
-        The part of the samples that is set aside then, in (0, 1).
+        Fraction of the samples to hold out with `early_stopping`, in (0, 1).
     n_iter_no_change : int
-        So many epochs are a while.
+        Epochs without improvement before training stops.
     tol : float
-        Less is less by more than this.
+        Smallest decrease of the loss that counts as an improvement.
 
     Attributes
     ----------
     model_ : fastrnn.Sequential
-        The network, a dense layer on the last state of the recurrent ones.
+        The network: recurrent layers, then a dense layer on their last state.
     history_ : fastrnn.training.History
-        Its training.
+        Losses of every epoch.
     n_features_in_ : int
         I, or F.
     feature_names_in_ : (F,) array of str
-        When X was a table with such names.
+        Column names; set only if X was a table that has them.
 """
 
 
 class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
-    """What `SequenceClassifier` and `SequenceRegressor` have in common."""
+    """Common base of `SequenceClassifier` and `SequenceRegressor`."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typ
         return tags
 
     def _train(self, sequences: list[Array] | Array, y: Array, outputs: int, loss: Loss, weights: Any) -> None:
-        """A new model of so many outputs, trained."""
+        """Build a new model with this many outputs and train it."""
         if weights is not None:
             weights = validation.check_array(
                 weights, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="sample_weight"
@@ -153,7 +153,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typ
         self.history_: History = self.model_.fit(sequences, y, self.epochs, sample_weight=weights, **options)
 
     def _stopping(self) -> dict[str, Any]:
-        """What `fit` of the model needs for `early_stopping`."""
+        """Return the arguments of `Sequential.fit` that `early_stopping` needs."""
         boolean("early_stopping", self.early_stopping)
         if not self.early_stopping:
             return {}
@@ -161,7 +161,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typ
         return {"callbacks": [EarlyStopping("val_loss", patience, finite("tol", self.tol, 0.0))]}
 
     def _parts(self, data: tuple[Any, ...], classes: Array | None, seed: int) -> tuple[Any, Any]:
-        """Samples to train with, and those set aside, of each class their part."""
+        """Split the samples into a training and a held-out part, stratified by class."""
         kept, aside = selection.train_test_split(
             np.arange(len(data[1])), test_size=self.validation_fraction, stratify=classes, random_state=seed
         )
@@ -172,7 +172,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typ
         return of_cell(named_cell(self.cell), input_size, self.hidden_size, self.num_layers, rng=rng, **options)
 
     def _outputs(self, X: Any) -> Array:
-        """(N, K), float64 as scikit-learn wants it: what the model makes of new sequences."""
+        """Return the model's outputs (N, K) for new sequences, in float64 as scikit-learn requires."""
         validation.check_is_fitted(self)
         y = self.model_.predict(self._sequences(X, reset=False), batch_size=self.batch_size)
         return y.astype(np.float64)
@@ -180,7 +180,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typ
     _table: bool  # whether fit was given a (N, F) array
 
     def _sequences(self, X: Any, reset: bool) -> list[Array] | Array:
-        """A list of (T_n, I), or (N, T, I), checked; with `reset` for the first time."""
+        """Return X checked, as a list of (T_n, I) or as (N, T, I); `reset` is True in `fit`."""
         ndim = depth(X)
         table = ndim is not None and ndim < 3
         if table:
@@ -193,7 +193,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typ
             X = [validation.check_array(s, dtype=np.float32, input_name=f"X[{n}]") for n, s in enumerate(X)]
             widths = sorted({s.shape[1] for s in X})
             if len(widths) > 1:
-                raise ValueError(f"X: expected sequences of one number of features, got {', '.join(map(str, widths))}")
+                raise ValueError(f"X: expected equal numbers of features, got {', '.join(map(str, widths))}")
         else:
             X = validation.check_array(X, dtype=np.float32, allow_nd=True, input_name="X")
             if X.ndim != 3:
@@ -216,10 +216,10 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typ
 
 
 class SequenceClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
-    __doc__ = f"""Classify sequences by a recurrent network, trained to the least cross-entropy.
+    __doc__ = f"""Classify sequences with a recurrent network, trained to minimise the cross-entropy.
 {PARAMETERS}
     classes_ : (K,) array
-        The labels, in the order of `predict_proba`.
+        The labels, in the order of the columns of `predict_proba`.
 
     Examples
     --------
@@ -242,12 +242,12 @@ class SequenceClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         y : (N,) array
             Labels.
         sample_weight : (N,) array, optional
-            How much each counts, at least 0; see `Sequential.fit`.
+            Weight of each sequence in the loss, at least 0; see `Sequential.fit`.
 
         Raises
         ------
         TypeError, ValueError
-            For what are no sequences or labels, or a wrong parameter; the message names it.
+            If X or y is not valid, or a parameter is wrong; the message names it.
         """
         y = labels(self, y)
         sequences = self._sequences(X, reset=True)
@@ -272,7 +272,7 @@ class SequenceClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         return probabilities
 
     def predict(self, X: Any) -> Array:
-        """Find the label of the most probable class.
+        """Return the label of the most probable class.
 
         Parameters
         ----------
@@ -288,9 +288,9 @@ class SequenceClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
 
 
 class SequenceRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
-    __doc__ = f"""Predict one or more numbers for each sequence by a recurrent network, trained to the least mean
-    squared error. Targets far from 0 and 1 in size are learnt more easily when scaled, as
-    sklearn.compose.TransformedTargetRegressor does.
+    __doc__ = f"""Predict one or more numbers for each sequence with a recurrent network, trained to minimise the mean
+    squared error. Scale targets to about unit size for faster learning, for instance with
+    sklearn.compose.TransformedTargetRegressor.
 {PARAMETERS}
     Examples
     --------
@@ -317,12 +317,12 @@ class SequenceRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         y : (N,) or (N, K) array
             Numbers, dimensionless.
         sample_weight : (N,) array, optional
-            How much each counts, at least 0; see `Sequential.fit`.
+            Weight of each sequence in the loss, at least 0; see `Sequential.fit`.
 
         Raises
         ------
         TypeError, ValueError
-            For what are no sequences or numbers, or a wrong parameter; the message names it.
+            If X or y is not valid, or a parameter is wrong; the message names it.
         """
         required(self, y)
         y = validation.check_array(y, dtype=np.float32, ensure_2d=False, input_name="y")
@@ -342,22 +342,22 @@ class SequenceRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
 
         Returns
         -------
-        (N,) or (N, K) array, as y was
+        (N,) or (N, K) array, as y in `fit`
         """
         found = self._outputs(X)
         return found[:, 0] if self._single else found
 
 
 def some(a: Any, which: Array) -> Any:
-    """These of a list, an array or None."""
+    """Select elements of a list or an array; None stays None."""
     return a if a is None else [a[i] for i in which] if isinstance(a, list) else a[which]
 
 
 def depth(X: Any) -> int | None:
-    """How many axes X has; None for a list, or an array of objects, of sequences."""
+    """Return the number of axes of X, or None for a list or an object array of sequences."""
     listed = isinstance(X, list | tuple) or (isinstance(X, np.ndarray) and X.dtype.hasobject and X.ndim == 1)
     if not listed:
-        return getattr(X, "ndim", 2)  # what is no array is for scikit-learn to refuse
+        return getattr(X, "ndim", 2)  # scikit-learn rejects non-arrays
     if any(np.ndim(s) == 2 for s in X):
         return None
     return 1 + max([np.ndim(s) for s in X], default=0)

@@ -226,11 +226,11 @@ def test_bench_of_an_encoder_and_a_decoder(run: Run) -> None:
         (["convert", "nothing.onnx", "b.onnx"], "nothing.onnx: there is no such file"),
         (["convert", "m.safetensors", "m.c"], "OUT: expected a name that ends in .safetensors, .onnx, got 'm.c'"),
         (["convert", "m.txt", "m.onnx"], "IN: expected a name that ends in .safetensors, .keras, .h5,"),
-        (["convert", "m.safetensors", "no/m.safetensors"], "there is no directory no; make it first"),
+        (["convert", "m.safetensors", "no/m.safetensors"], "the directory no does not exist; create it first"),
         (["convert", "m.safetensors", "b.safetensors", "--opset", "13"], "--opset: m.safetensors has no use for it"),
         (["convert", "m.safetensors", "b.safetensors", "--inference"], "--inference: m.safetensors has no use for it"),
         (["convert", "m.safetensors", "b.onnx", "--opset", "x"], "argument --opset: invalid int value: 'x'"),
-        (["inspect", "bad.safetensors"], "bad.safetensors is no safetensors file"),
+        (["inspect", "bad.safetensors"], "bad.safetensors is not a safetensors file"),
         (["inspect", "weights.safetensors"], "weights.safetensors holds weights alone"),
         (
             ["inspect", "m.safetensors", "--lengths"],

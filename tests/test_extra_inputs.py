@@ -197,7 +197,7 @@ ERRORS: dict[str, Callable[[], Any]] = {
     "validation_data e: missing 'dt', 'noise'": lambda: model().fit(
         inputs(), targets(N, T), e=extras(), validation_data=(inputs(), targets(N, T))
     ),
-    "e: expected None, since x gives batches with their own e": lambda: model().fit(
+    "e: expected None, because x yields batches with their own e": lambda: model().fit(
         [(inputs(), targets(N, T))], e=extras()
     ),
     "batch 1 e: missing 'dt', 'noise'": lambda: model().fit([(inputs(), targets(N, T))]),

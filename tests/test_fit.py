@@ -363,13 +363,13 @@ def test_a_loss_that_is_not_finite() -> None:
         model.fit(x, spoilt((5, 2, 1), y, np.inf), epochs=2)
     before = model.state_dict()
     with pytest.raises(
-        FloatingPointError, match=r"^loss: inf .*: x, y and the weights are finite, and the predictions too"
+        FloatingPointError, match=r"^loss: inf .*: x, y and the weights are finite, but the predictions are too"
     ):
         model.fit(x, spoilt((5, 2, 1), y, 1e200))
     assert_same_bits(model.state_dict(), before)
     model.layers[0].parameters()["weight_hh_l0"][0, 0] = np.nan
     with pytest.raises(
-        FloatingPointError, match=r"^loss: nan .*: weight_hh_l0 of layer 0 \(GRU\) is not finite since an ea"
+        FloatingPointError, match=r"^loss: nan .*: weight_hh_l0 of layer 0 \(GRU\) became non-finite in an ea"
     ):
         model.fit(x, y)
 
@@ -388,14 +388,14 @@ ERRORS: dict[str, Callable[[], Any]] = {
     "callbacks: expected a list of Callback, got 3": lambda: fit(classifier(), callbacks=[3]),
     "truncate: expected a positive integer, got 0": lambda: fit(regressor(), y=targets(N, T), truncate=0),
     "truncate: expected a model that predicts every step": lambda: fit(classifier(), truncate=2),
-    "stateful: the order of the samples matters, so expected shuffle=False": lambda: fit(classifier(), stateful=True),
+    "stateful: expected shuffle=False, because the order": lambda: fit(classifier(), stateful=True),
     "stateful: expected batches of equal size, got 13 samples in batches of 4": lambda: fit(
         classifier(), stateful=True, shuffle=False, batch_size=4
     ),
     "truncate: layer 1 \\(LSTM\\) is bidirectional": lambda: fit(
         compiled(letters()), classes(N, T), classes(N, T), truncate=2
     ),
-    "truncate: x of shape \\(13, 3\\) has no axis of time": lambda: fit(
+    "truncate: needs x with a time axis, got shape \\(13, 3\\)": lambda: fit(
         compiled(Sequential([fastrnn.Dense(3, K, dtype=np.float64)])), inputs()[:, 0], truncate=2
     ),
     "validation_split: expected a number at least 0 and below 1, got 1": lambda: fit(
@@ -404,8 +404,8 @@ ERRORS: dict[str, Callable[[], Any]] = {
     "validation_split: expected a number at least 0 and below 1, got -0.1": lambda: fit(
         classifier(), validation_split=-0.1
     ),
-    "validation_split: 0.99 of 13 samples leaves none on one side": lambda: fit(classifier(), validation_split=0.99),
-    "validation_split: expected 0 beside validation_data": lambda: fit(
+    "validation_split: 0.99 of 13 samples leaves one part empty": lambda: fit(classifier(), validation_split=0.99),
+    "validation_split: expected 0 with validation_data": lambda: fit(
         classifier(), validation_split=0.5, validation_data=(inputs(), classes(N))
     ),
     "validation_data: expected \\(x, y\\), \\(x, y, lengths\\) or .*, got 3": lambda: fit(
@@ -423,8 +423,8 @@ ERRORS: dict[str, Callable[[], Any]] = {
     "monitor: expected the name of a loss or metric, got None": lambda: EarlyStopping(None),  # type: ignore[arg-type]
     "patience: expected a positive integer, got 0": lambda: EarlyStopping(patience=0),
     "min_delta: expected a number at least 0, got -1": lambda: EarlyStopping(min_delta=-1.0),
-    "monitor, mode: only with best_only=True": lambda: training.Checkpoint("x", monitor="loss"),
-    "monitor, mode: only with best_only=True, or None": lambda: training.Checkpoint("x", monitor=False, mode=0),  # type: ignore[arg-type]
+    "monitor, mode: expected None without best_only": lambda: training.Checkpoint("x", monitor="loss"),
+    "monitor, mode: expected None without best_only=True": lambda: training.Checkpoint("x", monitor=False, mode=0),  # type: ignore[arg-type]
     "monitor: expected the name of a loss or metric, got False": lambda: training.Checkpoint(
         "x",
         best_only=True,
@@ -473,7 +473,7 @@ def short(model: Sequential, optimizer: Any, fit: bool = True) -> Arrays:
     return model.state_dict()
 
 
-OTHERS = r"^optimizer: it trained another model, whose moments and steps it keeps; give each model its own"
+OTHERS = r"^optimizer: it trained another model and holds its moments and steps; give each model its own"
 
 
 def test_an_optimizer_trains_one_model() -> None:
@@ -566,12 +566,12 @@ TARGETS: dict[str, tuple[Callable[[], Sequential], Any]] = {
         classes(N)[:, None],
     ),
     r".* got float64 of shape \(13,\); classes are integers: y\.astype\(int\)$": (classifier, classes(N).astype(float)),
-    r".* got int64 of shape \(13, 7\); integer classes go with the loss .categorical_crossentropy.$": (
+    r".* got int64 of shape \(13, 7\); for integer classes use the loss .categorical_crossentropy.$": (
         regressor,
         classes(N, T),
     ),
     r".* = \(13, 7, 4\), got float64 of shape \(13, 7, 2\)$": (regressor, targets(N, T)[..., :2]),
-    r"expected shape \(N, T, \.\.\.\) .*, got \(13, 4\); a model for one y a sequence has return_sequences": (
+    r"expected shape \(N, T, \.\.\.\) .*, got \(13, 4\); for one target per sequence, give the last": (
         regressor,
         targets(N),
     ),

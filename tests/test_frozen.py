@@ -164,7 +164,7 @@ def test_an_optimizer_of_other_parameters() -> None:
     other.load_state_dict(optimizer.state_dict())
     model = three()
     model.compile(other, "mse")
-    with pytest.raises(ValueError, match=r"^optimizer: its state has 'w', which this model has not"):
+    with pytest.raises(ValueError, match=r"^optimizer: its state has 'w', which this model lacks"):
         model.fit(inputs(), targets(N, T))
 
 

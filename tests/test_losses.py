@@ -254,7 +254,7 @@ def test_classes_only_where_they_mean_something(name: str) -> None:
 
 def test_lengths_need_time() -> None:
     for f in EVERY.values():
-        with pytest.raises(ValueError, match=r"^lengths: only for .*\(4, 3\)"):
+        with pytest.raises(ValueError, match=r"^lengths: needs .*\(4, 3\)"):
             f(P[:, 0], T3[:, 0], [1, 2])
 
 

@@ -94,11 +94,11 @@ ERRORS: dict[str, Callable[[], Any]] = {
     'truncating: expected "post" or "pre", got None': lambda: pad_sequences([[1]], truncating=None),  # type: ignore[arg-type]
     "maxlen: expected a positive integer, got 0": lambda: pad_sequences([[1]], 0),
     "maxlen: expected a positive integer, got 1.5": lambda: pad_sequences([[1]], 1.5),  # type: ignore[arg-type]
-    "value: expected one that int64 has, got 0.5": lambda: pad_sequences([[1]], value=0.5),
-    "value: expected one that uint8 has, got -1": lambda: pad_sequences([np.ones(2, np.uint8)], value=-1),
+    "value: expected a value that int64 can represent, got 0.5": lambda: pad_sequences([[1]], value=0.5),
+    "value: expected a value that uint8 can represent, got -1": lambda: pad_sequences([np.ones(2, np.uint8)], value=-1),
     "value: expected a number, got '0'": lambda: pad_sequences([[1]], value="0"),  # type: ignore[arg-type]
     "sequences: expected at least one sequence, got none": lambda: pad_sequences([]),
-    "mask: expected booleans, got int64; mask.astype\\(bool\\) makes them": lambda: from_mask([[1]], [[1]]),
+    "mask: expected booleans, got int64; pass mask.astype\\(bool\\)": lambda: from_mask([[1]], [[1]]),
     "mask: expected shape \\(N, T\\) = \\(1, 2\\), got \\(2, 1\\)": lambda: from_mask([[1, 2]], [[True], [True]]),
     "x: expected shape \\(N, T, ...\\), got \\(2,\\)": lambda: from_mask([1, 2], [True, True]),
 }

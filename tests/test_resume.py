@@ -211,7 +211,7 @@ def test_places_where_no_file_can_be(tmp_path: Path, safetensors: Any) -> None:
     before = model.state_dict()
     nowhere, directory = tmp_path / "no" / "such", tmp_path / "directory"
     places: list[tuple[Path, type[OSError], str]] = [
-        (nowhere / "w", FileNotFoundError, f"path: there is no directory {nowhere}"),
+        (nowhere / "w", FileNotFoundError, f"path: the directory {nowhere} does not exist"),
         (directory, IsADirectoryError, f"path: expected a file, got the directory {directory}"),
     ]
     for place, kind, said in places:
@@ -272,9 +272,9 @@ def test_what_cannot_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             model.fit(*data, epochs=3, callbacks=callbacks, resume=path, **options)
 
     model.save(tmp_path / "w")
-    resumed("expected a file that Checkpoint wrote, got .*w, without a training", path=tmp_path / "w")
+    resumed("expected a file that Checkpoint wrote, got .*w, with weights only", path=tmp_path / "w")
     model.save_weights(tmp_path / "w")
-    resumed("expected a file that Checkpoint wrote, got .*w, without a training", path=tmp_path / "w")
+    resumed("expected a file that Checkpoint wrote, got .*w, with weights only", path=tmp_path / "w")
     resumed(".*c has the callbacks with a state .*EarlyStopping.0.*, expected \\[\\]", callbacks=())
     resumed(".*c has the generator PCG64, expected Philox", rng=np.random.Generator(np.random.Philox(0)))
     model.compile("sgd", "categorical_crossentropy")

@@ -300,7 +300,7 @@ def test_batches_with_their_own_weights() -> None:
         results.append((model.state_dict(), history))
     assert_same_bits(results[1][0], results[0][0])
     assert results[1][1] == results[0][1]
-    with pytest.raises(ValueError, match=r"^sample_weight: expected None, since x gives batches with their own"):
+    with pytest.raises(ValueError, match=r"^sample_weight: expected None, because x yields batches with their own"):
         model.fit(parts, sample_weight=w)
 
 
@@ -357,11 +357,11 @@ def test_functions_as_metrics() -> None:
     assert list(got) == ["loss", "mae", "squared", "mean"]
     assert (got["squared"], got["mean"]) == pytest.approx((got["loss"], got["mae"]), rel=1e-12)
     assert model.evaluate(inputs(), targets(N, T), lengths=np.zeros(N, int))["mean"] == 0
-    with pytest.raises(ValueError, match=r"^metrics: mean: one number a batch cannot be weighted"):
+    with pytest.raises(ValueError, match=r"^metrics: mean: one number per batch cannot be weighted"):
         model.evaluate(inputs(), targets(N, T), sample_weight=np.ones(N))
     model.compile("sgd", "mse", [lambda y_true, y_pred: y_pred[:1]])
     with pytest.raises(
-        ValueError, match=r"^metrics: <lambda>: expected one number, one for each .* got shape \(1, 4\)"
+        ValueError, match=r"^metrics: <lambda>: expected one number, or one per step .* got shape \(1, 4\)"
     ):
         model.evaluate(inputs(), targets(N, T))
     for wrong in (training.MeanSquaredError(), np.maximum, MeanAbsoluteError, 3):  # objects may remember, or turn y
@@ -419,7 +419,7 @@ def test_classes_that_are_negative_get_a_hint() -> None:
     model, c = every_step(), classes(N, T)
     c[3, 2] = -1
     model.compile("adam", CategoricalCrossentropy(from_logits=True))
-    with pytest.raises(ValueError, match=r"^y: expected classes in 0\.\.3, got -1; ignore_index=-1 of fit"):
+    with pytest.raises(ValueError, match=r"^y: expected classes in 0\.\.3, got -1; to ignore it, pass ignore_index=-1"):
         model.fit(inputs(), c)
     with pytest.raises(ValueError, match=r"^y: expected classes in 0\.\.3, got -100"):
         model.fit(inputs(), np.where(c < 0, -100, c), ignore_index=None)
@@ -429,7 +429,7 @@ def test_class_weight_needs_classes() -> None:
     model = every_step()
     for loss in ("mse", "binary_crossentropy"):
         model.compile("adam", loss)
-        with pytest.raises(ValueError, match=r"^class_weight: expected a loss whose target is one class a step"):
+        with pytest.raises(ValueError, match=r"^class_weight: expected a loss with one class per target"):
             model.fit(inputs(), np.zeros((N, T, K)), class_weight={0: 1.0})
 
 

@@ -259,7 +259,7 @@ def test_weights_in_files(tmp_path: Path, oracle: Callable[[str], Any]) -> None:
     with pytest.raises(FileNotFoundError):
         other.load_weights(tmp_path / "nothing")
     (tmp_path / "text").write_text("no tensors")
-    with pytest.raises(ValueError, match=r"^path: .*text is no safetensors file"):
+    with pytest.raises(ValueError, match=r"^path: .*text is not a safetensors file"):
         other.load_weights(tmp_path / "text")
     oracle("safetensors.numpy").save_file(before, tmp_path / "others")
     with pytest.raises(ValueError, match=r"^path: .*others was not written by fastrnn"):
@@ -304,7 +304,7 @@ X = {
     "x: sequence 1: expected shape \\(T, 3\\), got \\(7, 2\\)": [inputs()[0], inputs()[0, :, :2]],
     "x: sequence 1: expected dtype float64, that of sequence 0, got float32": [inputs()[0], inputs(np.float32)[0]],
     "x: expected at least one sequence, got none": [],
-    "x: a list holds sequences, \\(T_n, I\\) or \\(T_n,\\) of integers, got 1 axes of float64": list(inputs()[:, 0]),
+    "x: expected a list of sequences \\(T_n, I\\), or integers \\(T_n,\\), got 1 axes of float64": list(inputs()[:, 0]),
 }
 
 
@@ -315,7 +315,7 @@ def test_wrong_x(message: str) -> None:
 
 
 CALLS: dict[str, Callable[[Sequential], Any]] = {
-    "lengths: a list of sequences has its own": lambda m: m.predict(list(inputs()), lengths=steps()),
+    "lengths: expected None with a list of sequences": lambda m: m.predict(list(inputs()), lengths=steps()),
     "lengths: expected each in 0..T = 0..7, got 8 for sequence 2": lambda m: m.predict(
         inputs(), lengths=[1, 2, 8] + [7] * 10
     ),
@@ -327,7 +327,7 @@ CALLS: dict[str, Callable[[Sequential], Any]] = {
     ),
     "y: expected float64 of shape": lambda m: m.evaluate(inputs(), classes(N, 2)),
     "y: expected classes in 0..3, got 4": lambda m: m.evaluate(inputs(), classes(N) + 4 - classes(N)),
-    "state: expected one for each of 2 layers, got 1": lambda m: m.forward(inputs(), state=[None]),
+    "state: expected 2 entries, one per layer, got 1": lambda m: m.forward(inputs(), state=[None]),
     "layer 1 \\(Dense\\): state: ": lambda m: m.forward(inputs(), state=[None, 1]),
 }
 
@@ -344,7 +344,7 @@ def test_wrong_targets_of_every_step() -> None:
         model.evaluate(x, targets(N, T - 1))
     with pytest.raises(ValueError, match=r"^y: expected 7 steps in sequence 0, as x has, got 6"):
         model.evaluate(list(x), list(targets(N, T - 1)))
-    with pytest.raises(ValueError, match=r"^lengths: x of shape .13, 3. has no axis of time"):
+    with pytest.raises(ValueError, match=r"^lengths: expected None, because x of shape .13, 3. has no time axis"):
         Sequential([fastrnn.Dense(I, 1, dtype=np.float64)]).predict(x[:, 0], lengths=steps())
 
 
@@ -369,7 +369,7 @@ def test_before_compile() -> None:
     [
         ("optimizer: expected a Optimizer or one of 'sgd'.* got 'best'", {"optimizer": "best"}),
         ("loss: expected a Loss or one of 'mse'.* got 'least'", {"loss": "least"}),
-        ("metrics: expected a Metric or one of .* got 3", {"metrics": [3]}),
+        ("metrics: expected a Metric, a function .* got 3", {"metrics": [3]}),
         ("metrics: expected a list, got 'mae'", {"metrics": "mae"}),
         ("metrics: expected a list, got None", {"metrics": None}),
     ],

@@ -234,7 +234,7 @@ def test_mistakes(kind: Any) -> None:
     y = (y == "up").astype(float)
     model = kind("rnn_tanh", 2, epochs=1)
     for message, x, target in (
-        ("X: expected sequences of one number of features, got 2, 3", [*X[:5], np.ones((4, 3))], y),
+        ("X: expected equal numbers of features, got 2, 3", [*X[:5], np.ones((4, 3))], y),
         (r"X: expected shape \(N, T, I\), \(N, F\), or a list", np.ones((6, 2, 2, 2)), y),
         (r"X\[2\] contains NaN", [*X[:2], np.full((3, 2), np.nan), *X[3:]], y),
         (r"0 sample", [*X[:5], np.ones((0, 2))], y),

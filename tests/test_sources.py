@@ -311,25 +311,25 @@ def fit(x: Any, y: Any = None, **options: Any) -> Any:
 wrong = inputs()[:4], np.full(4, K)
 
 ERRORS: dict[str, Callable[[], Any]] = {
-    "x: a generator can be gone through once, and not in each of 3 epochs; give steps_per_epoch, or": lambda: fit(
+    "x: a generator can be iterated only once, not in each of 3 epochs; pass steps_per_epoch, or": lambda: fit(
         generated(), epochs=3
     ),
-    "validation_data x: a generator can be gone through once, .*; give validation_steps, or": lambda: fit(
+    "validation_data x: a generator can be iterated only once, .*; pass validation_steps, or": lambda: fit(
         pairs(), epochs=2, validation_data=generated()
     ),
-    "x: expected steps_per_epoch = 3 batches in every epoch, got 1 before its end": lambda: fit(
+    "x: expected steps_per_epoch = 3 batches in every epoch, got only 1": lambda: fit(
         generated(), epochs=2, steps_per_epoch=3
     ),
-    "x: expected steps = 5 batches in every epoch, got 4 before": lambda: classifier().evaluate(generated(), steps=5),
-    "x: expected at least one batch, got none; a generator that was gone": lambda: fit(iter([])),
+    "x: expected steps = 5 batches in every epoch, got only 4": lambda: classifier().evaluate(generated(), steps=5),
+    "x: expected at least one batch, got none; the generator is exhausted": lambda: fit(iter([])),
     "x: expected at least one batch, got none$": lambda: fit(range(0)),
-    "x: expected steps_per_epoch = 1 batches in every epoch, got 0": lambda: fit(iter([]), steps_per_epoch=1),
-    "validation_split: expected 0, since x gives batches": lambda: fit(pairs(), validation_split=0.5),
+    "x: expected steps_per_epoch = 1 batches in every epoch, got only 0": lambda: fit(iter([]), steps_per_epoch=1),
+    "validation_split: expected 0, because x yields batches": lambda: fit(pairs(), validation_split=0.5),
     "validation_steps: expected None without validation_data, got 2": lambda: fit(pairs(), validation_steps=2),
-    "y: expected None, since x gives batches with their own y": lambda: fit(generated(), classes(N)),
-    "lengths: expected None, since x gives batches with their own lengths": lambda: fit(pairs(), lengths=steps()),
+    "y: expected None, because x yields batches with their own y": lambda: fit(generated(), classes(N)),
+    "lengths: expected None, because x yields batches with their own lengths": lambda: fit(pairs(), lengths=steps()),
     "y: expected an array or a sequence, got NoneType": lambda: fit(inputs()),
-    "steps_per_epoch: expected None with an array or a list as x, got 3": lambda: fit(
+    "steps_per_epoch: expected None if x is an array or a list, got 3": lambda: fit(
         inputs(), classes(N), steps_per_epoch=3
     ),
     "steps_per_epoch: expected a positive integer, got 0": lambda: fit(pairs(), steps_per_epoch=0),

@@ -1,4 +1,4 @@
-"""What trains a model: `Sequential`, losses, metrics, optimizers, schedules, callbacks. Numbers are dimensionless."""
+"""Training: `Sequential`, losses, metrics, optimizers, schedules, callbacks. Numbers are dimensionless."""
 
 from fastrnn.training.batches import from_mask, pad_sequences
 from fastrnn.training.callbacks import Checkpoint, EarlyStopping, ReduceLROnPlateau

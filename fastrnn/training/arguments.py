@@ -1,4 +1,4 @@
-"""Checks of what the user gave that only training needs; every message names the argument."""
+"""Argument checks that only training needs; every message names the argument."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def number(name: str, value: Any, below: float = math.inf, positive: bool = False) -> float:
-    """A finite Python float, at least 0, or above it if `positive`, and below `below`."""
+    """Return a finite Python float, at least 0 (above 0 if `positive`) and below `below`."""
     least = "above 0" if positive else "at least 0"
     expected = f"a number {least}" + (f" and below {below:g}" if below < math.inf else "")
     found = checks.number(name, value, expected)
@@ -23,7 +23,7 @@ def number(name: str, value: Any, below: float = math.inf, positive: bool = Fals
 
 
 def count(name: str, value: Any) -> int:
-    """An integer, at least 0."""
+    """Return an integer of at least 0."""
     found = integer(name, value, "an integer of at least 0")
     if found < 0:
         raise ValueError(f"{name}: expected an integer of at least 0, got {found}")
@@ -31,7 +31,7 @@ def count(name: str, value: Any) -> int:
 
 
 def by_name(argument: str, which: Any, kind: type[Any], table: Mapping[str, Callable[[], T]]) -> T:
-    """The instance of `kind` that was given, or a new one of this name."""
+    """Return `which` if it is an instance of `kind`, else a new instance of that name."""
     if isinstance(which, kind):
         instance: T = which
         return instance

@@ -1,4 +1,4 @@
-"""Samples as the user gives them, and the time-major batches that a model reads."""
+"""Convert the user's samples to the time-major batches that a model reads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fastrnn.training.targets import Counting, expect_weights, numbers
 #: extra inputs of cells by their names
 Extras = Mapping[str, Array]
 
-#: elements of y that are looked at together
+#: elements of y that are checked at a time
 PART = 2**20
 
 
@@ -38,21 +38,21 @@ def pad_sequences(
     truncating: str = "post",
     value: float = 0,
 ) -> tuple[Array, Array]:
-    """Stack sequences of unequal length, with padding after the shorter ones, or before them.
+    """Stack sequences of unequal length, padding the shorter ones at the end or at the start.
 
     Parameters
     ----------
     sequences : sequence of N arrays (T_n, ...)
-        Of one dtype and, but for their lengths, one shape; values are dimensionless.
+        Equal dtypes, and equal shapes except for the length; values are dimensionless.
     maxlen : int, optional
-        T: longer sequences are cut, as `truncating` says. The longest length by default.
+        T; longer sequences are truncated. The longest length by default.
     padding : {"post", "pre"}
-        Where the padding is. ``lengths=`` of layers and of `fit` is for "post". "pre", Keras' default, is for a model
-        that was trained on such arrays without a mask, and so reads the padding as steps: give it no lengths.
+        Pad at the end or at the start. ``lengths=`` of layers and of `fit` needs "post". Use "pre" (Keras' default)
+        for a model that was trained on such arrays without a mask and so reads the padding as steps; pass no lengths.
     truncating : {"post", "pre"}
-        What is cut: the last steps, or the first, which is Keras' default.
+        Drop the last steps, or the first ones (Keras' default).
     value : number
-        The padding.
+        Padding value.
 
     Returns
     -------
@@ -63,14 +63,14 @@ def pad_sequences(
     Raises
     ------
     TypeError
-        For sequences of more than one dtype, for what are no arrays, or a wrong argument.
+        If the dtypes differ, a sequence is not an array, or an argument has the wrong type.
     ValueError
-        For no sequences, for shapes that differ after the first axis, a wrong argument, or a value that the dtype does
-        not have.
+        If there are no sequences, shapes differ after the first axis, an argument is wrong, or the dtype cannot
+        represent `value`.
 
     See Also
     --------
-    from_mask : From padding before, or between, to `lengths`.
+    from_mask : Convert padding at the start, or between steps, to `lengths`.
 
     Examples
     --------
@@ -98,7 +98,7 @@ def padded(
     truncating: str = "post",
     value: float = 0,
 ) -> tuple[Array, Array]:
-    """`pad_sequences` of an argument, "x: ", which messages begin with."""
+    """Do the work of `pad_sequences`; messages begin with `argument`, such as "x: "."""
     for name, side in (("padding", padding), ("truncating", truncating)):
         if not among(side, ("post", "pre")):
             raise ValueError(f'{name}: expected "post" or "pre", got {side!r:.80}')
@@ -114,7 +114,7 @@ def padded(
 
 
 def alike(argument: str, sequences: Sequence[Any]) -> list[Array]:
-    """Arrays of one dtype and, but for their lengths, one shape."""
+    """Return the sequences as arrays, which must agree in dtype and, except for the length, in shape."""
     arrays = [as_array(f"{argument}sequence {n}", s, sequence=True) for n, s in enumerate(sequences)]
     if not arrays:
         raise ValueError(f"{argument or 'sequences: '}expected at least one sequence, got none")
@@ -129,7 +129,7 @@ def alike(argument: str, sequences: Sequence[Any]) -> list[Array]:
 
 
 class Sequences:
-    """Sequences of unequal length, with the shape that padding gives them; each batch is padded by itself."""
+    """Sequences of unequal length that report their padded shape; each batch is padded separately."""
 
     def __init__(self, arrays: list[Array]) -> None:
         self.arrays, self.lengths = arrays, np.array([len(a) for a in arrays], np.int64)
@@ -143,7 +143,7 @@ class Sequences:
         return Sequences([self.arrays[n] for n in np.arange(len(self))[which]])
 
     def first(self, steps: int) -> Array:
-        """(N, steps, ...), of as many as the longest has, or more."""
+        """Return the sequences padded to (N, steps, ...); `steps` is at least the longest length."""
         a = np.zeros((len(self), steps, *self.shape[2:]), self.dtype)
         for row, own in zip(a, self.arrays, strict=True):
             row[: len(own)] = own
@@ -151,43 +151,43 @@ class Sequences:
 
 
 def first_steps(a: Any, steps: int) -> Array:
-    """(N, steps, ...) of (N, T, ...)."""
+    """Return the first steps, (N, steps, ...), of (N, T, ...)."""
     found: Array = a.first(steps) if isinstance(a, Sequences) else a[:, :steps]
     return found
 
 
 def filler(value: float, dtype: np.dtype[Any]) -> Array:
-    """The padding as this dtype has it."""
+    """Return the padding value in this dtype."""
     found = number("value", value)
     with np.errstate(all="ignore"):
         cast = np.asarray(found).astype(dtype)
     if dtype.kind in "iu" and cast != found:
-        raise ValueError(f"value: expected one that {dtype} has, got {value!r}")
+        raise ValueError(f"value: expected a value that {dtype} can represent, got {value!r}")
     return cast
 
 
 def from_mask(x: Any, mask: Any) -> tuple[Array, Array]:
-    """From a mask of valid steps, wherever they are, to valid steps first and lengths, as layers and `fit` take them.
+    """Convert a mask of valid steps, anywhere in the sequence, to post-padding and lengths, as layers and `fit` use.
 
-    A recurrent network that skips what is masked, as Keras' layers do, reads just this.
+    A recurrent network that skips masked steps, as Keras' layers do, computes the same from both.
 
     Parameters
     ----------
     x : (N, T, ...) array
-        Padded before, after or between; targets of every step likewise.
+        Inputs, or targets per step, with padding at the start, at the end or between steps.
     mask : (N, T) booleans
-        True where a step is valid, as Keras has it: ``x != 0`` for an embedding of integers.
+        True where a step is valid, as in Keras: ``x != 0`` for integer inputs of an embedding.
 
     Returns
     -------
     x : (N, T, ...) array
-        A new one, with the valid steps of each sequence first, in their order, and zeros after them.
+        A new array: the valid steps of each sequence in order, then zeros.
     lengths : (N,) int64 array
 
     Raises
     ------
     TypeError, ValueError
-        For another mask; the message names the argument.
+        If x or the mask has the wrong shape or dtype; the message names the argument.
 
     Examples
     --------
@@ -198,7 +198,7 @@ def from_mask(x: Any, mask: Any) -> tuple[Array, Array]:
     (array([[5, 0, 0],
            [1, 2, 0]]), array([1, 2]))
 
-    From outputs y of the steps in this order to the order of the mask:
+    Put outputs y back where the mask has the steps:
 
     >>> y, lengths = from_mask(x, x != 0)
     >>> z = np.zeros_like(y)
@@ -211,7 +211,7 @@ def from_mask(x: Any, mask: Any) -> tuple[Array, Array]:
     if x.ndim < 2:
         raise ValueError(f"x: expected shape (N, T, ...), got {x.shape}")
     if mask.dtype != np.bool_:
-        raise TypeError(f"mask: expected booleans, got {describe(mask.dtype)}; mask.astype(bool) makes them")
+        raise TypeError(f"mask: expected booleans, got {describe(mask.dtype)}; pass mask.astype(bool)")
     expect_shape("mask", mask, "(N, T)", x.shape[:2])
     lengths = mask.sum(axis=1, dtype=np.int64)
     found = np.zeros_like(x)
@@ -220,23 +220,23 @@ def from_mask(x: Any, mask: Any) -> tuple[Array, Array]:
 
 
 def has_steps(a: Any) -> bool:
-    """Whether x or y of a layer has an axis of time: (T, B, F), or (T, B) of integers, but not (B, F)."""
+    """Return whether x or y of a layer has a time axis: (T, B, F) or integer (T, B), but not (B, F)."""
     return a.ndim == 3 or (a.ndim == 2 and a.dtype.kind in "iu")
 
 
 def turned(a: Any) -> Any:
-    """(N, T, ...) from (T, N, ...) and back, a view; what has no axis of time as it is."""
+    """Return a view with the first two axes swapped; an array without a time axis is returned as is."""
     return a.swapaxes(0, 1) if has_steps(a) else a
 
 
 class Batch(NamedTuple):
-    """Some samples, time-major: what one forward pass reads."""
+    """Time-major samples for one forward pass."""
 
     x: Array  #: (T, B, I), (T, B) of integers, or (B, F)
     y: Array | None  #: (T, B, ...) if `stepwise`, else (B, ...)
     lengths: Array | None  #: (B,)
-    stepwise: bool  #: a prediction, and so a target, for every step of x
-    weights: Array | None = None  #: of the predictions, (T, B) or (B,)
+    stepwise: bool  #: whether there is a prediction, and so a target, for every step of x
+    weights: Array | None = None  #: weights of the predictions, (T, B) or (B,)
     e: Extras = MappingProxyType({})  #: extra inputs of cells by name, (T, B, ...) or (B, ...)
 
     @property
@@ -246,11 +246,11 @@ class Batch(NamedTuple):
 
     @property
     def empty(self) -> bool:
-        """Whether there is no step to predict."""
+        """Whether every sequence is empty, so that nothing is predicted."""
         return self.mask is not None and not self.mask.any()
 
     def windows(self, size: int | None) -> Iterator[Batch]:
-        """Cut along time into pieces of `size` steps; None leaves the batch whole."""
+        """Split along time into windows of `size` steps; None yields the whole batch."""
         if size is None:
             yield self
             return
@@ -264,17 +264,17 @@ class Batch(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Checked samples first: x (N, T, I), (N, T) of integers, or (N, F); what lies past the lengths may be anything.
+    """Checked samples, batch-first: x is (N, T, I), integer (N, T), or (N, F); values past the lengths are undefined.
 
-    They may be mapped from a disk and larger than memory: what is read is read batch by batch.
+    The arrays may be memory-mapped and larger than memory: they are read batch by batch.
     """
 
-    x: Any  #: or `Sequences`, and so is a stepwise y
+    x: Any  #: array or `Sequences`; so is a stepwise y
     y: Any
     lengths: Array | None  #: (N,)
     stepwise: bool
-    own_steps: int | None = None  #: of predictions that have an axis of time which is not that of x
-    weights: Array | None = None  #: of the predictions, shaped like `leading`
+    own_steps: int | None = None  #: steps of the predictions, if they have a time axis that is not that of x
+    weights: Array | None = None  #: weights of the predictions, shaped like `leading`
     counting: Counting = Counting()
     e: Extras = MappingProxyType({})  #: extra inputs of cells by name, (N, T, ...) or (N, ...)
 
@@ -284,7 +284,7 @@ class Samples(NamedTuple):
 
     @property
     def leading(self) -> tuple[int, ...]:
-        """(N, T) of predictions with an axis of time, else (N,)."""
+        """Leading shape of the predictions: (N, T) if they have a time axis, else (N,)."""
         return (*self.x.shape[: 1 + self.stepwise], *(() if self.own_steps is None else (self.own_steps,)))
 
     def take(self, which: slice | Array) -> Samples:
@@ -293,7 +293,7 @@ class Samples(NamedTuple):
         return self._replace(x=self.x[which], y=y, lengths=lengths, weights=weights, e=e)
 
     def batch(self, which: slice | Array) -> Batch:
-        """Time-major, no longer than its longest sequence, zeros after each; else a view of consecutive samples."""
+        """Return a time-major batch; with lengths, cut to the longest sequence and zero past each length."""
         some = self.take(which)
         x, y, lengths, weights, e = some.x, some.y, some.lengths, some.weights, some.e
         if lengths is not None:
@@ -310,13 +310,13 @@ class Samples(NamedTuple):
         return Batch(turned(x), y, lengths, self.stepwise, weights, {name: turned(a) for name, a in e.items()})
 
     def batches(self, size: int, order: Array | None = None) -> Iterator[Batch]:
-        """All samples, as they come or in this order."""
+        """Yield all samples in batches, in the given order if there is one."""
         for start in range(0, self.size, size):
             which = slice(start, start + size)
             yield self.batch(which if order is None else order[which])
 
     def targets(self) -> Iterator[tuple[Array, Array | None]]:
-        """y of all samples, and what it counts, 0 after each length, a few MB at a time."""
+        """Yield y and its weights (0 past each length) for all samples, a few MB at a time."""
         assert self.y is not None
         some = max(PART // max(math.prod(self.y.shape[1:]), 1), 1)
         for start in range(0, self.size, some):
@@ -330,23 +330,23 @@ class Samples(NamedTuple):
             yield y, self.counting.weights(y, weights, len(self.leading))
 
     def split(self, fraction: float) -> tuple[Samples, Samples]:
-        """The first samples, and this fraction of all, which are the last."""
+        """Split off the last `fraction` of the samples."""
         first = int(self.size * (1 - fraction))
         if not 0 < first < self.size:
-            raise ValueError(f"validation_split: {fraction} of {self.size} samples leaves none on one side")
+            raise ValueError(f"validation_split: {fraction} of {self.size} samples leaves one part empty")
         return self.take(slice(0, first)), self.take(slice(first, None))
 
 
 def as_inputs(name: str, x: Any, lengths: Any) -> tuple[Any, Array | None]:
-    """x (N, T, I), (N, T) of integers or (N, F), `Sequences` of a list, and the lengths of these or those given."""
+    """Return x as (N, T, I), integer (N, T) or (N, F), or a list as `Sequences`, and its lengths or those given."""
     if isinstance(x, list | tuple):
         if lengths is not None:
-            raise ValueError("lengths: a list of sequences has its own; expected None")
+            raise ValueError("lengths: expected None with a list of sequences, which has its own lengths")
         x = Sequences(alike(f"{name}: ", x))
         lengths = x.lengths
         if not has_steps(x):
             got = f"{x.ndim - 1} axes of {x.dtype}"
-            raise ValueError(f"{name}: a list holds sequences, (T_n, I) or (T_n,) of integers, got {got}")
+            raise ValueError(f"{name}: expected a list of sequences (T_n, I), or integers (T_n,), got {got}")
     else:
         x = as_array(name, x)
     if x.ndim not in (2, 3):
@@ -356,12 +356,12 @@ def as_inputs(name: str, x: Any, lengths: Any) -> tuple[Any, Array | None]:
     if lengths is None:
         return x, None
     if not has_steps(x):
-        raise ValueError(f"lengths: {name} of shape {x.shape} has no axis of time")
+        raise ValueError(f"lengths: expected None, because {name} of shape {x.shape} has no time axis")
     return x, checked_lengths(lengths, x.shape[1], len(x), False)
 
 
 def as_targets(name: str, y: Any, samples: Samples) -> Any:
-    """y (N, T, ...) if the model predicts steps, `Sequences` of a list; else (N, ...)."""
+    """Return y as (N, T, ...), or a list as `Sequences`, if the model predicts every step; else (N, ...)."""
     if samples.stepwise and samples.lengths is not None and isinstance(y, list | tuple):
         found: Any = as_x(name, y, samples)
     else:
@@ -371,13 +371,13 @@ def as_targets(name: str, y: Any, samples: Samples) -> Any:
         meaning = "(N, T, ...)" if len(leading) == 2 else "(N, ...)"
         shape = ", ".join([*map(str, leading), "..."])
         one = samples.stepwise and len(found) == samples.size
-        hint = "; a model for one y a sequence has return_sequences=False" if one else ""
+        hint = "; for one target per sequence, give the last recurrent layer return_sequences=False" if one else ""
         raise ValueError(f"{name}: expected shape {meaning} = ({shape}), got {found.shape}{hint}")
     return found
 
 
 def as_weights(name: str, weights: Any, samples: Samples) -> Array | None:
-    """(N, T) if the model predicts steps, where (N,) is for all of a sequence's; else (N,)."""
+    """Return weights as (N, T) if the model predicts every step, with (N,) broadcast over steps; else (N,)."""
     if weights is None:
         return None
     leading = samples.leading
@@ -397,14 +397,14 @@ def as_weights(name: str, weights: Any, samples: Samples) -> Array | None:
 
 
 def expect_extras(name: str, e: Any, names: Sequence[str]) -> None:
-    """That they are those of these names."""
+    """Raise unless e maps exactly these names."""
     e = {} if e is None else e
     expect_mapping(name, e)
     expect_names(name, e, names, ValueError)
 
 
 def as_extras(name: str, e: Any, names: Sequence[str], samples: Samples) -> Extras:
-    """(N, T, ...) or (N, ...) by name; lists are padded as those of x are."""
+    """Return extra inputs by name, (N, T, ...) or (N, ...); lists are padded as x is."""
     expect_extras(name, e, names)
     found: dict[str, Array] = {}
     for key in names:
@@ -419,18 +419,18 @@ def as_extras(name: str, e: Any, names: Sequence[str], samples: Samples) -> Extr
 
 
 def steps_of(name: str, a: Any, samples: Samples) -> Any:
-    """Padded, if it is a list of what stands beside the steps of x."""
+    """Pad `a` if it is a list with values for every step of x."""
     return padded_as_x(name, a, samples) if samples.stepwise and isinstance(a, list | tuple) else a
 
 
 def padded_as_x(name: str, sequences: Sequence[Any], samples: Samples) -> Array:
-    """A list of what stands beside the steps of x."""
+    """Pad a list with values for every step of x, whose lengths it must have."""
     a = as_x(name, sequences, samples)
     return a.first(a.shape[1])
 
 
 def as_x(name: str, sequences: Sequence[Any], samples: Samples) -> Sequences:
-    """The same, not padded."""
+    """Return such a list as `Sequences`, not padded."""
     a = Sequences(alike(f"{name}: ", sequences))
     expected = np.full(samples.size, samples.x.shape[1]) if samples.lengths is None else samples.lengths
     for n, (got, wanted) in enumerate(zip(a.lengths, expected, strict=False)):
@@ -440,7 +440,7 @@ def as_x(name: str, sequences: Sequence[Any], samples: Samples) -> Sequences:
 
 
 def zeros_after(a: Array, lengths: Array) -> Array:
-    """(N, T, ...) with zeros after each length, so that nothing there, NaN least of all, reaches a product."""
+    """Return (N, T, ...) with zeros past each length, so that padding, NaN above all, reaches no product."""
     padding = np.arange(a.shape[1]) >= lengths[:, None]
     if not a[padding].any():
         return a

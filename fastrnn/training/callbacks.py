@@ -1,4 +1,4 @@
-"""What happens beside the training: stop early, lower the learning rate, keep checkpoints, show progress."""
+"""Callbacks: early stopping, learning rate reduction, checkpoints, a progress bar."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fastrnn.training.weight_files import expect_place, file_path
 
 
 class Best:
-    """The best value yet of one loss or metric."""
+    """Track the best value of one loss or metric."""
 
     def __init__(self, monitor: str, mode: str | None, min_delta: float = 0.0) -> None:
         if not isinstance(monitor, str):
@@ -38,7 +38,7 @@ class Best:
             raise ValueError(f"monitor: expected one of {', '.join(training.names)}, got {self.monitor!r}")
 
     def improved(self, training: Training) -> bool:
-        """Whether this epoch is better by more than `min_delta`; NaN never is."""
+        """Return whether this epoch is better by more than `min_delta`; NaN never is."""
         value = training.logs[self.monitor]
         if not self.sign * (value - self.value) > self.min_delta:
             return False
@@ -47,32 +47,32 @@ class Best:
 
 
 class EarlyStopping(Callback):
-    """Stop when a loss or metric has not improved for a while.
+    """Stop when a loss or metric has stopped improving.
 
     Parameters
     ----------
     monitor : str
-        A name of the history.
+        Name in the history.
     patience : int
-        Stop after so many epochs in a row without improvement.
+        Stop after this many consecutive epochs without improvement.
     min_delta : float
-        Improvement is more than this.
+        Only changes larger than this count as improvement.
     restore_best : bool
-        At the end of the training, however it ends, go back to the weights of the best epoch.
+        Restore the weights of the best epoch when training ends, whether stopped early or not.
     mode : {"min", "max", None}
-        Whether less or more is better; by default more for a name that ends in "accuracy".
+        Whether lower or higher is better; None means "max" for names that end in "accuracy", else "min".
 
     Attributes
     ----------
     best : float
-        The best value.
+        Best value so far.
     best_epoch : int
-        The epoch that gave it, counted from 1; 0 before there is any.
+        Epoch of the best value, counted from 1; 0 if there is none yet.
 
     Raises
     ------
     TypeError, ValueError
-        For a wrong argument, and by `fit` for a monitor that the history does not have.
+        For a wrong argument, and in `fit` if the history has no such monitor.
 
     Examples
     --------
@@ -136,34 +136,34 @@ class EarlyStopping(Callback):
 
 
 class ReduceLROnPlateau(Callback):
-    """Lower the learning rate when a loss or metric has not improved for a while, as Keras' callback of this name.
+    """Lower the learning rate when a loss or metric has stopped improving, as Keras' callback of this name.
 
     Parameters
     ----------
     monitor : str
-        A name of the history.
+        Name in the history.
     factor : float
-        What the rate is multiplied by, in [0, 1).
+        The rate is multiplied by this, in [0, 1).
     patience : int
-        Lower it after so many epochs in a row without improvement, and count anew.
+        Lower the rate after this many consecutive epochs without improvement, then start counting again.
     min_delta : float
-        Improvement is more than this.
+        Only changes larger than this count as improvement.
     cooldown : int
-        Do not count so many epochs after it was lowered.
+        Do not count this many epochs after the rate was lowered.
     min_lr : float
-        The least rate.
+        Lower bound of the rate.
     mode : {"min", "max", None}
         As for `EarlyStopping`.
 
     Attributes
     ----------
     best : float
-        The best value.
+        Best value so far.
 
     Raises
     ------
     TypeError, ValueError
-        For a wrong argument, and by `fit` for a monitor that the history does not have, or an optimizer whose learning
+        For a wrong argument, and in `fit` if the history has no such monitor, or the optimizer's learning
         rate is a schedule.
 
     Examples
@@ -187,7 +187,7 @@ class ReduceLROnPlateau(Callback):
         self.cooldown, self.min_lr = count("cooldown", cooldown), number("min_lr", min_lr)
         self._best = Best(monitor, mode, number("min_delta", min_delta))
         self._wait = self._cooling = 0
-        self._rate: float | None = None  # of a checkpoint, until the training goes on
+        self._rate: float | None = None  # from a checkpoint, set when training resumes
 
     @property
     def best(self) -> float:
@@ -229,32 +229,32 @@ class ReduceLROnPlateau(Callback):
 
 
 class Checkpoint(Callback):
-    """Write a checkpoint after epochs, from which ``fit(..., resume=path)`` goes on as if nothing had happened.
+    """Write a checkpoint after epochs, from which ``fit(..., resume=path)`` resumes with bit-identical results.
 
-    It comes after all other callbacks, whatever their order, so that it keeps their states.
+    It runs after all other callbacks, whatever their order, so that it saves their current states.
 
     Parameters
     ----------
     path : str or path
-        A safetensors file; ``{epoch}`` in it stands for the number of epochs done, and without it a file is replaced
-        by the next.
+        A safetensors file. ``{epoch}`` is replaced by the number of completed epochs; without it, each checkpoint
+        overwrites the last.
     every : int
-        Write after every so many epochs.
+        Write every this many epochs.
     best_only : bool
-        Write only where `monitor` is better than it was at any earlier write.
+        Write only when `monitor` is better than at every earlier write.
     monitor : str, optional
-        With `best_only`, a name of the history; "val_loss" by default.
+        With `best_only`, the name in the history; "val_loss" by default.
     mode : {"min", "max", None}
         As for `EarlyStopping`.
 
     Raises
     ------
     TypeError, ValueError
-        For a wrong argument, and by `fit` for a monitor that the history does not have.
+        For a wrong argument, and in `fit` if the history has no such monitor.
     OSError
-        By `fit`, before the first epoch, if there is no such directory, or the path is one.
+        In `fit`, before the first epoch, if the directory does not exist, or the path is a directory.
     ImportError
-        By `fit`, if safetensors is not installed.
+        In `fit`, if safetensors is not installed.
 
     Examples
     --------
@@ -273,7 +273,7 @@ class Checkpoint(Callback):
     ) -> None:
         boolean("best_only", best_only)
         if not best_only and (monitor is not None or mode is not None):
-            raise ValueError("monitor, mode: only with best_only=True, or None")
+            raise ValueError("monitor, mode: expected None without best_only=True")
         self.path, self.every = str(file_path("path", path)), positive("every", every)
         self._best = Best("val_loss" if monitor is None else monitor, mode) if best_only else None
 
@@ -306,7 +306,7 @@ class Checkpoint(Callback):
 
 
 class Progress(Callback):
-    """A bar of tqdm; ``fit(..., progress=True)`` adds it."""
+    """Show a tqdm progress bar; ``fit(..., progress=True)`` adds it."""
 
     def on_train_begin(self, training: Training) -> None:
         batches = training.batches_per_epoch
@@ -327,7 +327,7 @@ class Progress(Callback):
 
 
 def in_order(callbacks: Any, progress: Any) -> list[Callback]:
-    """Those of `fit`, checkpoints last."""
+    """Return the callbacks of `fit` as a checked list, checkpoints last."""
     boolean("progress", progress)
     found = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
     for callback in found:

@@ -1,4 +1,4 @@
-"""Layers one after another are a layer."""
+"""Compose layers into one layer."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fastrnn.training.batches import expect_extras, has_steps, turned, zeros_aft
 
 
 class Chain(Layer):
-    """Layers, each reading what the one before gives; `Sequential` describes it.
+    """Layers applied in sequence, each to the output of the one before; see `Sequential`.
 
-    `forward` and `backward` are samples first, `run_forward` and `run_backward` time-major, and the layers are given
-    what they like.
+    `forward` and `backward` are batch-first, `run_forward` and `run_backward` time-major; each layer gets the layout
+    of its ``batch_first``.
     """
 
     batch_first = True
@@ -48,25 +48,25 @@ class Chain(Layer):
 
         Parameters
         ----------
-        x : (N, T, I) array, (N, T) integers for an `Embedding`, or (N, F) for a model without an axis of time
+        x : (N, T, I) array, (N, T) integers for an `Embedding`, or (N, F) for a model without a time axis
         state : sequence, optional
-            A state, or None, for each layer.
+            An initial state, or None, for each layer.
         lengths : (N,) integers, optional
-            Valid steps of each sequence. What x holds past them does not matter; what y holds there is for nobody.
+            Valid steps of each sequence. x is ignored past them, and y is undefined there.
         training, rng, threads
             As for every layer.
         e : dict of arrays, optional
-            Extra inputs by name, of all layers whose cells have some: (N, T, H) or (N, T, 1), or (N, H) or (N, 1).
+            Extra inputs by name, for all layers whose cells have any: (N, T, H) or (N, T, 1), or (N, H) or (N, 1).
 
         Returns
         -------
         Output
-            ``y``; ``state``, a tuple with one for each layer; and ``cache``.
+            ``y``; ``state``, a tuple with one entry per layer; and ``cache``.
 
         Raises
         ------
         TypeError, ValueError
-            As the layers, whose name the message begins with.
+            As the layers raise them; the message begins with the layer's name.
         """
         x = as_array("x", x)
         self._expect_one_each("state", state)
@@ -79,7 +79,7 @@ class Chain(Layer):
         return out._replace(y=turned(out.y), cache=Cache(self, (out.y, out.cache)) if training else None)
 
     def backward(self, dy: Any, cache: Any, *, dstate: Any = None) -> Back:
-        """Backpropagate through all layers what `forward` did with ``training=True``.
+        """Backpropagate through all layers, after `forward` with ``training=True``.
 
         Parameters
         ----------
@@ -92,7 +92,7 @@ class Chain(Layer):
         -------
         Back
             ``dx``, a tuple ``dstate``, and ``grads`` under the names of `parameters`. With extra inputs it has an
-            attribute ``de``, their gradients by name, each the sum of all layers'.
+            attribute ``de``: their gradients by name, summed over the layers.
         """
         y, caches = self._own(cache)
         self._expect_one_each("dstate", dstate)
@@ -113,7 +113,7 @@ class Chain(Layer):
         threads: int | None = None,
         e: Mapping[str, Array] | None = None,
     ) -> Output:
-        """`forward`, time-major; its cache is a list of the layers'."""
+        """Run `forward` time-major; the cache is a list with one entry per layer."""
         rng = None if rng is None else generator(rng)
         lengths = lengths if has_steps(x) else None
         states, caches = [], []
@@ -144,13 +144,13 @@ class Chain(Layer):
     def run_backward(
         self, dy: Array | None, caches: list[Any], dstate: Sequence[Any] | None = None, first: int = 0
     ) -> Back:
-        """`backward` of `run_forward`, time-major, down to layer `first`: dx is that of its input."""
+        """Run `backward` time-major, down to layer `first`; dx is the gradient of that layer's input."""
         grads: dict[str, Any] = {}
         de: dict[str, Array] = {}
         dstates = []
         for i in reversed(range(first, len(self.layers))):
             layer = self.layers[i]
-            assert dy is not None  # only integers have no gradient, and only the first layer reads integers
+            assert dy is not None  # dx is None for integer input only, which only the first layer reads
             dfinal = None if dstate is None else dstate[i]
             back = layer.backward(turned(dy) if layer.batch_first else dy, caches[i], dstate=dfinal)
             for name, g in back.grads.items():
@@ -168,13 +168,13 @@ class Chain(Layer):
         return found
 
     def _expect_one_each(self, name: str, given: Any) -> None:
-        """None, or one or None for each layer."""
+        """Raise unless `given` is None or has one entry per layer."""
         if given is None:
             return
         if not isinstance(given, list | tuple):
-            raise TypeError(f"{name}: expected a tuple with one for each layer, got {type(given).__name__}")
+            raise TypeError(f"{name}: expected a tuple with one entry per layer, got {type(given).__name__}")
         if len(given) != len(self.layers):
-            raise ValueError(f"{name}: expected one for each of {len(self.layers)} layers, got {len(given)}")
+            raise ValueError(f"{name}: expected {len(self.layers)} entries, one per layer, got {len(given)}")
 
     def _blame(self, i: int, error: Exception) -> NoReturn:
         kind = TypeError if isinstance(error, TypeError) else ValueError
@@ -207,7 +207,7 @@ class Chain(Layer):
         return self._shapes(shape)[-1]
 
     def _shapes(self, shape: Shape) -> list[Shape]:
-        """What every layer gives, time-major."""
+        """Return the time-major output shape of every layer."""
         shapes = []
         for i, layer in enumerate(self.layers):
             try:
@@ -219,7 +219,7 @@ class Chain(Layer):
 
     @property
     def input_shape(self) -> Shape:
-        """(T, B, I), (T, B) of integers, or (B, F), as far as the layers say it."""
+        """(T, B, I), integer (T, B), or (B, F), as far as the layers determine it."""
         shape = self._first_shape()
         vectors = None, shape[-1]
         return vectors if len(shape) == 3 and not self._takes(shape) and self._takes(vectors) else shape
@@ -232,7 +232,7 @@ class Chain(Layer):
         return True
 
     def _first_shape(self) -> Shape:
-        """(T, B, I), or (T, B) of integers."""
+        """Return (T, B, I), or (T, B) for integer input."""
         for layer in self.layers:
             if isinstance(layer, Chain):
                 return layer.input_shape
@@ -244,7 +244,7 @@ class Chain(Layer):
 
     @property
     def bidirectional(self) -> bool:
-        """Whether a layer must see the end of a sequence first."""
+        """Whether any layer is bidirectional, and so needs the whole sequence."""
         return any(getattr(layer, "bidirectional", False) for layer in self.layers)
 
     def __iter__(self) -> Iterator[Layer]:
@@ -258,6 +258,6 @@ class Chain(Layer):
 
 
 def keeps_steps(layer: Layer, shape: Shape) -> bool:
-    """Whether the axis of time of what a layer makes of an x of this shape, time-major, is that of x."""
+    """Return whether the layer's output for a time-major x of this shape has the same time axis as x."""
     found = layer.output_shape((None, *shape[1:]))
     return len(found) == 3 and found[0] is None

@@ -1,7 +1,8 @@
-"""A training in a file, to go on from.
+"""Checkpoints: files from which an interrupted training resumes.
 
-It is a file of weights (`weight_files`) with more in it: the optimizer's state under "optimizer.", arrays of callbacks
-under "callbacks.<name>.", and in the metadata epoch, rng, history, optimizer and callbacks. So it can be loaded as one.
+A checkpoint is a weight file (`weight_files`), and can be loaded as one, with additions: the optimizer's state under
+"optimizer.", arrays of callbacks under "callbacks.<name>.", and epoch, rng, history, optimizer and callbacks in the
+metadata.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fastrnn.training.weight_files import expect, kinds, prefixed, read, take_we
 
 
 def save_training(path: str | os.PathLike[str], training: Training) -> None:
-    """Everything that the epochs to come depend on, but for the data and the arguments of `fit`."""
+    """Write everything that later epochs depend on, except the data and the arguments of `fit`."""
     tensors = dict(training.model.parameters())
     tensors |= prefixed("optimizer.", training.optimizer.state_dict())
     plain: dict[str, dict[str, Any]] = {}
@@ -39,7 +40,7 @@ def save_training(path: str | os.PathLike[str], training: Training) -> None:
 
 
 def load_training(path: str | os.PathLike[str], training: Training) -> None:
-    """Go on from there, or leave the model and the optimizer as they are."""
+    """Restore a training from a checkpoint; on an error the model and the optimizer are unchanged."""
     model, optimizer = training.model, training.optimizer
     weights, steps = model.state_dict(), optimizer.state_dict()
     try:
@@ -59,7 +60,7 @@ def load_training(path: str | os.PathLike[str], training: Training) -> None:
 def take_training(path: str | os.PathLike[str], training: Training) -> None:
     tensors, metadata = read("resume", path)
     if "epoch" not in metadata:
-        raise ValueError(f"resume: expected a file that Checkpoint wrote, got {os.fspath(path)}, without a training")
+        raise ValueError(f"resume: expected a file that Checkpoint wrote, got {os.fspath(path)}, with weights only")
     expect("resume", path, "the optimizer", metadata["optimizer"], type(training.optimizer).__name__)
     stateful = [name for name, callback in training.callbacks.items() if callback.state_dict()]
     expect("resume", path, "the callbacks with a state", sorted(metadata["callbacks"]), sorted(stateful))

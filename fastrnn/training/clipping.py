@@ -1,4 +1,4 @@
-"""Clipping of gradients, in place, so that one steep step does not undo the training.
+"""Clip gradients in place, so that one exploding gradient does not undo the training.
 
 References
 ----------
@@ -20,7 +20,7 @@ from fastrnn.training.arguments import number
 
 
 def clip_by_norm(grads: Mapping[str, Array | RowGradient], limit: float) -> float:
-    """Scale all gradients by one factor, so that their L2 norm together is at most `limit`.
+    """Scale all gradients by one factor so that their joint L2 norm is at most `limit`.
 
     After Pascanu et al. [1]_, algorithm 1, with PyTorch's factor ``min(1, limit / (norm + 1e-6))``.
 
@@ -34,12 +34,12 @@ def clip_by_norm(grads: Mapping[str, Array | RowGradient], limit: float) -> floa
     Returns
     -------
     float
-        The norm before; NaN or infinite gradients show here.
+        The norm before clipping; NaN or infinite if a gradient is.
 
     Raises
     ------
     TypeError, ValueError
-        For a limit that is not a positive number, or a gradient that is not a writable array.
+        If the limit is not a positive number, or a gradient is not a writable array.
 
     References
     ----------
@@ -56,7 +56,7 @@ def clip_by_norm(grads: Mapping[str, Array | RowGradient], limit: float) -> floa
     array([0.8])
     """
     limit, arrays = number("limit", limit, positive=True), writable(grads)
-    with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN go on into the gradients
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN propagate into the gradients
         norm = math.sqrt(sum(sum_of_squares(g) for g in arrays))
         factor = limit / (norm + 1e-6)
         if not factor >= 1:
@@ -70,7 +70,7 @@ def gradient(name: str, g: Any) -> Array | RowGradient:
 
 
 def writable(grads: Mapping[str, Array | RowGradient]) -> list[Array]:
-    """What of each gradient is not 0 already."""
+    """Return the arrays to clip; of a RowGradient, its values (its other rows are 0)."""
     expect_mapping("grads", grads)
     arrays = []
     for name, given in grads.items():
@@ -82,7 +82,7 @@ def writable(grads: Mapping[str, Array | RowGradient]) -> list[Array]:
 
 
 def sum_of_squares(g: Array) -> float:
-    """In float64, where float32 would overflow at gradients of 1e19."""
+    """Return the sum of squares, in float64 because float32 overflows at gradients of 1e19."""
     flat = g.reshape(-1)
     return float(np.einsum("i,i->", flat, flat, dtype=np.float64))
 
@@ -100,7 +100,7 @@ def clip_by_value(grads: Mapping[str, Array | RowGradient], limit: float) -> Non
     Raises
     ------
     TypeError, ValueError
-        For a limit that is not a positive number, or a gradient that is not a writable array.
+        If the limit is not a positive number, or a gradient is not a writable array.
 
     Examples
     --------

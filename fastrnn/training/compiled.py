@@ -1,4 +1,4 @@
-"""How a model is trained and judged."""
+"""The optimizer, loss and metrics of a model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fastrnn.training.optimizer import Optimizer
 
 @dataclass(frozen=True)
 class Compiled:
-    """What `Sequential.compile` was given."""
+    """The arguments of `Sequential.compile`."""
 
     optimizer: Optimizer
     loss: Loss
-    metrics: dict[str, Metric]  #: by the names that a history has
+    metrics: dict[str, Metric]  #: by name, as in a history

@@ -1,4 +1,4 @@
-"""What makes a layer again, but for its parameters, as JSON has it; `convert.files` makes it."""
+"""JSON descriptions from which `convert.files` rebuilds layers, without their parameters."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from fastrnn.version import version
 
 Spec = dict[str, Any]
 
-#: what a recurrent layer's file says of it beside its cell
+#: options of a recurrent layer that its file stores besides the cell
 RECURRENT = tuple(field.name for field in fields(LayerOptions))
 
 
 def save_model(path: str | os.PathLike[str], layer: Layer) -> None:
-    """A layer or a model, weights and options; `convert.save` describes it."""
+    """Save a layer or a model, weights and options; see `convert.save`."""
     spec = described(layer)
     layers = weight_files.kinds(layer) if isinstance(layer, Chain) else spec["class"]
     weight_files.write(path, layer.parameters(), {"layers": layers, "fastrnn": version(), "model": spec})

@@ -1,4 +1,4 @@
-"""What a model makes of samples, batch by batch, and how good that is."""
+"""Predict and evaluate samples batch by batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastrnn.training.sources import Source
 
 
 class Totals:
-    """Losses and metrics, summed over batches so that their means are those of all samples."""
+    """Losses and metrics, summed over batches so that their means are over all samples."""
 
     def __init__(self, compiled: Compiled) -> None:
         self._compiled = compiled
@@ -29,7 +29,7 @@ class Totals:
         self._sums[name] = so_far + total, counted + count
 
     def expect_some(self, name: str) -> None:
-        """That some target of the samples counts."""
+        """Raise ValueError if no target counts."""
         if not self._empty and not self._sums["loss"][1]:
             raise ValueError(f"{name}: expected a target that counts; each is NaN, ignored, or of weight zero")
 
@@ -38,7 +38,7 @@ class Totals:
 
 
 class Fits:
-    """That samples go with a model and its loss: one of them is tried, once, and all targets are looked at."""
+    """Check samples against a model and its loss: run one sample through it, once, and check all targets."""
 
     def __init__(self, model: Chain, loss: Loss, threads: int | None, truncate: int | None = None) -> None:
         self._model, self._loss, self._threads, self._truncate = model, loss, threads, truncate
@@ -64,7 +64,7 @@ def evaluate(model: Chain, compiled: Compiled, source: Source, threads: int | No
 
 
 def predict(model: Chain, source: Source, threads: int | None) -> Array:
-    """Samples first, 0 past the lengths."""
+    """Return predictions, batch-first, 0 past the lengths."""
     return source.joined(prediction(model, batch, threads) for batch in source.epoch(None))
 
 

@@ -1,4 +1,4 @@
-"""A fit under way: epochs, batches, windows, steps; and the callbacks that hear of them."""
+"""The training loop: epochs, batches, windows, steps; and its callbacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fastrnn.training.sources import Source
 
 
 class Options(NamedTuple):
-    """Those of `Sequential.fit`, checked."""
+    """Checked options of `Sequential.fit`."""
 
     epochs: int
     shuffle: bool
@@ -29,28 +29,28 @@ class Options(NamedTuple):
 
 
 def check_carried(model: Chain, samples: Samples, options: Options) -> None:
-    """Whether a state can go on from one window or batch to the next."""
+    """Raise ValueError if the state cannot be carried from one window or batch to the next."""
     for option, used in (("truncate", options.truncate), ("stateful", options.stateful)):
         if not used:
             continue
         if not has_steps(samples.x):
-            raise ValueError(f"{option}: x of shape {samples.x.shape} has no axis of time")
+            raise ValueError(f"{option}: needs x with a time axis, got shape {samples.x.shape}")
         for name, layer in zip(model.names, model.layers, strict=True):
             if getattr(layer, "bidirectional", False):
-                raise ValueError(f"{option}: {name} is bidirectional, and must see the whole sequence")
+                raise ValueError(f"{option}: {name} is bidirectional, so it needs the whole sequence")
     if options.accumulate > 1 and (options.truncate or options.stateful):
         raise ValueError(f"accumulate: expected 1 with truncate or stateful, got {options.accumulate}")
     if options.truncate and not samples.stepwise:
-        raise ValueError("truncate: expected a model that predicts every step, got one that predicts at the end")
+        raise ValueError("truncate: expected a model that predicts every step, got one that predicts once per sequence")
     if options.stateful and options.shuffle:
-        raise ValueError("stateful: the order of the samples matters, so expected shuffle=False")
+        raise ValueError("stateful: expected shuffle=False, because the order of the samples matters")
 
 
 class Callback:
-    """Does something at some moments of a `fit`; a subclass overrides the moments that it is for.
+    """Base class of callbacks, whose methods `fit` calls; a subclass overrides those that it needs.
 
-    Each gets the `Training`: ``model``, ``epoch`` (epochs that are done), ``epochs``, ``logs`` (losses and metrics of
-    this epoch so far), ``history``, ``rng`` and ``stop()``.
+    Each method gets the `Training`: ``model``, ``epoch`` (completed epochs), ``epochs``, ``logs`` (losses and metrics
+    of this epoch so far), ``history``, ``rng`` and ``stop()``.
 
     Examples
     --------
@@ -65,49 +65,49 @@ class Callback:
     """
 
     def on_train_begin(self, training: Training) -> None:
-        """Before the first epoch, or the first after a resumption: then ``training.epoch`` is above 0."""
+        """Run before the first epoch, or the first after resuming: then ``training.epoch`` is above 0."""
 
     def on_epoch_begin(self, training: Training) -> None:
-        """Before an epoch."""
+        """Run before an epoch."""
 
     def on_batch_end(self, training: Training) -> None:
-        """After a batch, all its windows included."""
+        """Run after a batch and all its windows."""
 
     def on_epoch_end(self, training: Training) -> None:
-        """After an epoch and its validation."""
+        """Run after an epoch and its validation."""
 
     def on_train_end(self, training: Training) -> None:
-        """After the last epoch."""
+        """Run after the last epoch."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must keep of it: arrays, and what JSON can hold."""
+        """Return the state to store in a checkpoint: arrays and JSON values."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned, before `on_train_begin`."""
+        """Restore the state that `state_dict` returned; called before `on_train_begin`."""
 
 
 class Training:
-    """A `fit` under way, as callbacks see it.
+    """A running `fit`, as callbacks see it.
 
     Attributes
     ----------
     model : Sequential
     optimizer : Optimizer
     epoch, epochs : int
-        Epochs that are done, and that will be.
+        Completed epochs, and their final number.
     batch : int
         The batch of this epoch, counted from 1.
     logs : dict of float
-        Losses and metrics by name: of this epoch's batches so far, and at its end also of the validation.
+        Losses and metrics by name: over this epoch's batches so far, and at its end also of the validation.
     names : list of str
-        What an epoch's logs will hold.
+        The names in an epoch's final logs.
     history : History
-        The epochs that are done.
+        The completed epochs.
     rng : numpy.random.Generator
-        Shuffles and drops out.
+        For shuffling and dropout.
     batches_per_epoch : int or None
-        None where x gives batches, and does not say how many.
+        None if x yields an unknown number of batches.
     stopped : bool
         Whether this epoch is the last.
     """
@@ -136,15 +136,15 @@ class Training:
         self._weight = 0.0
 
     def stop(self) -> None:
-        """Let this epoch be the last."""
+        """Stop training after this epoch."""
         self.stopped = True
 
     def _train(self) -> None:
-        """What is trained from now on."""
+        """Find the layers and parameters to train."""
         model = self.model
         self._parameters = model.trainable_parameters()
         if not self._parameters and model.parameters():
-            raise ValueError("trainable: every layer is frozen; set trainable = True of what fit is to train")
+            raise ValueError("trainable: every layer is frozen; set trainable = True on the layers to train")
         found = [i for i, layer in enumerate(model.layers) if layer.trainable_parameters()]
         self._trained, self._first = [model.layers[i] for i in found], min(found, default=0)
 
@@ -155,7 +155,7 @@ class Training:
         self._tell("on_train_begin")
         while self.epoch < self.epochs and not self.stopped:
             self._tell("on_epoch_begin")
-            self._train()  # a callback may have frozen a layer, or the contrary
+            self._train()  # a callback may have frozen or unfrozen a layer
             self.logs = self._one_epoch().means()
             if self._validation is not None:
                 threads, name = self._options.threads, "validation_data y"
@@ -184,13 +184,13 @@ class Training:
             if self.callbacks:
                 self.logs = totals.means()
                 self._tell("on_batch_end")
-        self._step_together()  # of what is left
+        self._step_together()  # the remaining batches
         totals.expect_some("y")
         return totals
 
     def _step(self, batch: Batch, state: Any, totals: Totals) -> Any:
-        """One step of the optimizer, or with `accumulate` a part of one; the final state."""
-        if batch.empty:  # empty sequences alone: nothing to learn, and the state stays
+        """Make one optimizer step, or part of one with `accumulate`; return the final state."""
+        if batch.empty:  # only empty sequences: nothing to learn, and the state is unchanged
             return state
         model, loss = self.model, self.model.compiled.loss
         threads = self._options.threads
@@ -215,7 +215,7 @@ class Training:
         return state
 
     def _step_together(self) -> None:
-        """One step by the gradients of several batches, each with its weight."""
+        """Make one optimizer step with the weighted mean of the gradients of several batches."""
         if self._weight:
             self._learn({name: g / self._weight for name, g in self._gathered.items()})
         self._gathered, self._weight = {}, 0.0
@@ -227,7 +227,7 @@ class Training:
 
 
 def named(callbacks: list[Callback]) -> dict[str, Callback]:
-    """Each under its class and number, "EarlyStopping.0", as checkpoints have them."""
+    """Return callbacks by class name and number, "EarlyStopping.0", as checkpoints store them."""
     names: dict[str, Callback] = {}
     for callback in callbacks:
         kind = type(callback).__name__
@@ -236,7 +236,7 @@ def named(callbacks: list[Callback]) -> dict[str, Callback]:
 
 
 def culprit(model: Chain, batch: Batch) -> str:
-    """Where the first number is that is not finite."""
+    """Say where the first non-finite number is."""
     if not np.isfinite(batch.x).all():
         return "x holds NaN or infinity"
     for name, a in batch.e.items():
@@ -249,7 +249,7 @@ def culprit(model: Chain, batch: Batch) -> str:
         for parameter, value in layer.parameters().items():
             if not np.isfinite(value).all():
                 return (
-                    f"{parameter} of {name} is not finite since an earlier step; "
+                    f"{parameter} of {name} became non-finite in an earlier step; "
                     "a smaller learning_rate or clip_norm=1.0 may help"
                 )
-    return "x, y and the weights are finite, and the predictions too large"
+    return "x, y and the weights are finite, but the predictions are too large"

@@ -1,4 +1,4 @@
-"""What `fit` returns: the losses and metrics of every epoch."""
+"""The return value of `fit`: losses and metrics of every epoch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 @dataclass
 class History:
-    """The losses and metrics of every epoch, by name.
+    """Losses and metrics of every epoch, by name.
 
     Attributes
     ----------
     history : dict of lists of float
-        ``history["loss"][epoch]``; also each metric's name, and with validation ``"val_"`` before each.
+        ``history["loss"][epoch]``; also each metric by name, and with validation each name prefixed with ``"val_"``.
 
     Examples
     --------
@@ -28,7 +28,7 @@ class History:
     history: dict[str, list[float]] = field(default_factory=dict)
 
     def append(self, logs: Mapping[str, float]) -> None:
-        """One more epoch.
+        """Add the logs of one epoch.
 
         Parameters
         ----------

@@ -1,10 +1,10 @@
-"""Losses with their gradients, masked by the sequences' lengths and by weights.
+"""Losses and their gradients, masked by sequence lengths and weights.
 
-Shapes throughout: a prediction is (T, B, K), T steps of B sequences with K numbers each, or (B, K), one step of each;
-float32 or float64, dimensionless. The loss is the mean over what lies within the lengths, weighted as PyTorch's
-CrossEntropyLoss has it: ``sum(w * loss) / sum(w)``. What lies past the lengths or has weight 0 is never read, may be
-NaN, and has gradient 0. A target that is NaN is missing, and does not count either: of a loss with a term for every
-element that element, else the whole step. Numbers are of the prediction's dtype, their sum is float64.
+A prediction is (T, B, K), T steps of B sequences with K numbers each, or (B, K), one step of each; float32 or float64,
+dimensionless. The loss is the mean over the valid steps, weighted as PyTorch's CrossEntropyLoss:
+``sum(w * loss) / sum(w)``. Values past the lengths or of weight 0 are ignored, may be NaN, and have gradient 0. A NaN
+target is missing and does not count either: only that element in elementwise losses, else the whole step. Computed in
+the prediction's dtype and summed in float64.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from fastrnn.training.targets import Rows, expect_targets, in_range, valid_rows,
 
 
 class Judged(NamedTuple):
-    """What a loss says of a batch."""
+    """Loss and gradient of a batch."""
 
-    loss: float  #: 0 where nothing counts
-    weight: float  #: of all that it is the mean of
+    loss: float  #: 0 if nothing counts
+    weight: float  #: sum of the weights
     rows: Rows
     derivative: Array  #: (N, K)
 
     @property
     def gradient(self) -> Array:
-        """Shaped and typed like the prediction."""
+        """Gradient of the loss, with the shape and dtype of the prediction."""
         return self.rows.spread(self.derivative)
 
 
 class Loss(ABC):
-    """A weighted mean over the valid steps of a batch; a new one needs `terms` alone."""
+    """A weighted mean over the valid steps of a batch; a subclass only needs to define `terms`."""
 
     #: the target may be integer classes, (T, B) or (B,)
     classes: ClassVar[bool] = False
@@ -47,7 +47,7 @@ class Loss(ABC):
 
     @abstractmethod
     def terms(self, prediction: Array, target: Array) -> tuple[Array, Array]:
-        """The losses whose mean this is, and the derivative of their sum.
+        """Compute the losses to average, and the derivative of their sum.
 
         Parameters
         ----------
@@ -59,40 +59,40 @@ class Loss(ABC):
         -------
         losses : (N, K) or (N,) array
         derivative : (N, K) array
-            A new one.
+            A new array.
         """
 
     def __call__(self, prediction: Any, target: Any, lengths: Any = None, weights: Any = None) -> float:
-        """The loss alone; `gradient` has the arguments and errors."""
+        """Compute the loss only; arguments and errors are those of `gradient`."""
         return self.judge(prediction, target, lengths, weights).loss
 
     def gradient(self, prediction: Any, target: Any, lengths: Any = None, weights: Any = None) -> tuple[float, Array]:
-        """The loss, and its gradient with respect to the prediction.
+        """Compute the loss and its gradient with respect to the prediction.
 
         Parameters
         ----------
         prediction : (T, B, K) or (B, K) array
             float32 or float64.
         target : array of the same shape and dtype
-            For `CategoricalCrossentropy` also integer classes, (T, B) or (B,). NaN is a missing one, which does not
-            count.
+            For `CategoricalCrossentropy` also integer classes, (T, B) or (B,). NaN marks a missing target, which does
+            not count.
         lengths : (B,) integers, optional
             Valid steps of each sequence, 0..T in any order; only with (T, B, K).
         weights : (T, B) or (B,) array, optional
-            Of the steps, at least 0: the loss is ``sum(w * loss) / sum(w)``.
+            Weights of the steps, at least 0: the loss is ``sum(w * loss) / sum(w)``.
 
         Returns
         -------
         loss : float
-            0 where nothing counts.
-        gradient : array shaped and typed like the prediction
-            Exactly 0 for what does not count.
+            0 if nothing counts.
+        gradient : array with the shape and dtype of the prediction
+            Exactly 0 for elements that do not count.
 
         Raises
         ------
         TypeError, ValueError
-            For what is not an array, or of another dtype or shape, a class or a probability out of range; the message
-            names the argument.
+            For a non-array, a wrong dtype or shape, or a class or probability out of range; the message names the
+            argument.
         """
         judged = self.judge(prediction, target, lengths, weights)
         return judged.loss, judged.gradient
@@ -100,39 +100,39 @@ class Loss(ABC):
     def expect_targets(
         self, name: str, y: Array, shape: tuple[int, ...], dtype: np.dtype[Any], weights: Array | None = None
     ) -> None:
-        """Refuse, before any step, what `gradient` would refuse of the targets of all samples.
+        """Check the targets of all samples as `gradient` would, before the first step.
 
-        A loss whose `gradient` takes other targets overrides it.
+        Override this if `gradient` accepts other targets.
 
         Parameters
         ----------
         name : str
-            What the caller calls y.
+            Name of y in messages.
         y : array
         shape : (N, T, K) or (N, K)
-            Of the predictions of all samples.
+            Shape of the predictions of all samples.
         dtype : dtype
-            Of the predictions.
+            Dtype of the predictions.
         weights : (N, T) or (N,) array, optional
-            What has weight 0 may be anything.
+            Targets of weight 0 are not checked.
 
         Raises
         ------
         TypeError, ValueError
-            The message says what the usual mistakes want in place of y.
+            For common mistakes the message suggests what to pass in place of y.
         """
         expect_targets(name, y, shape, dtype, self.classes, weights)
         if self.probabilities:
             in_range(name, y if weights is None else y[weights > 0], 0, 1, "probabilities")
 
     def judge(self, prediction: Any, target: Any, lengths: Any = None, weights: Any = None) -> Judged:
-        """The loss, its weight and its gradient; `gradient` has the arguments and errors.
+        """Compute the loss, its weight and its gradient; arguments and errors are those of `gradient`.
 
         Returns
         -------
         Judged
-            ``loss``; ``weight``, the sum of the weights of all that it is the mean of, by which the means of several
-            batches become that of all; and ``gradient``.
+            ``loss``; ``weight``, the sum of the weights, with which the means of several batches combine into that of
+            all; and ``gradient``.
         """
         rows = valid_rows(prediction, target, lengths, weights, classes=0 if self.classes else None)
         with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN are results, and propagate
@@ -202,7 +202,7 @@ class BinaryCrossentropy(Loss):
     def terms(self, prediction: Array, target: Array) -> tuple[Array, Array]:
         in_range("target", target, 0, 1, "probabilities")
         if self.from_logits:
-            # What the brackets hold is 0 where the prediction is right: what is small is not added to what is large.
+            # The brackets are 0 for a correct prediction, so the small term is not added to a large one.
             losses = np.log1p(np.exp(-np.abs(prediction))) + (np.maximum(prediction, 0) - target * prediction)
             return losses, sigmoid(prediction) - target
         p = clipped(prediction)
@@ -214,7 +214,7 @@ class BinaryCrossentropy(Loss):
 class CategoricalCrossentropy(Loss):
     """The mean of ``-sum_k t_k log p_k`` over all valid steps.
 
-    A target is integer classes, (T, B) or (B,), or a distribution t over the K classes, shaped like the prediction.
+    A target is integer classes, (T, B) or (B,), or a distribution t over the K classes in the shape of the prediction.
 
     Parameters
     ----------
@@ -261,19 +261,19 @@ class CategoricalCrossentropy(Loss):
 
 
 def clipped(probabilities: Array) -> Array:
-    """Within eps..1-eps, so that logarithms are finite."""
+    """Clip to eps..1-eps, so that logarithms are finite."""
     in_range("prediction", probabilities, 0, 1, "probabilities (from_logits=True takes any number)")
     eps = np.finfo(probabilities.dtype).eps
     return np.clip(probabilities, eps, 1 - eps)
 
 
 def unless_clipped(prediction: Array, p: Array, derivative: Array) -> Array:
-    """0 where p, the clipped prediction, is another number; NaN, which is neither less nor more, stays."""
+    """Return the derivative, 0 where p, the clipped prediction, differs from the prediction; NaN is kept."""
     return np.where((p < prediction) | (p > prediction), 0, derivative)
 
 
 def one_hot(classes: Array, like: Array) -> Array:
-    """(N, K) of the dtype of `like`: 1 at each step's class."""
+    """Return the classes one-hot encoded, (N, K) in the dtype of `like`."""
     t = np.zeros_like(like)
     t[np.arange(len(t)), classes] = 1
     return t
@@ -287,7 +287,7 @@ LOSSES: dict[str, Callable[[], Loss]] = {
 
 
 def loss(which: str | Loss) -> Loss:
-    """The loss of this name, "mse", "binary_crossentropy" or "categorical_crossentropy"; a `Loss` is itself.
+    """Return the loss named "mse", "binary_crossentropy" or "categorical_crossentropy"; a `Loss` is returned as is.
 
     Raises
     ------

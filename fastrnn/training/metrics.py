@@ -1,4 +1,4 @@
-"""Metrics: numbers to watch, which add up exactly over batches. Shapes, lengths and weights are those of `losses`."""
+"""Metrics, as totals and counts that add up over batches. Shapes, lengths and weights are as in `losses`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fastrnn.training.targets import numbers, valid_rows
 
 
 class Metric(ABC):
-    """A weighted mean as a total and a count, so that those of several batches add up."""
+    """A weighted mean as a total and a count, which add up over batches."""
 
     @abstractmethod
     def __call__(self, prediction: Any, target: Any, lengths: Any = None, weights: Any = None) -> tuple[float, float]:
-        """Their quotient is the metric of this batch.
+        """Compute the total and the count of this batch; the metric is their quotient.
 
         Parameters
         ----------
@@ -33,7 +33,7 @@ class Metric(ABC):
         -------
         total : float
         count : float
-            The sum of the weights, or how many there are; 0 where nothing counts.
+            The sum of the weights, or the number of values without weights; 0 if nothing counts.
 
         Raises
         ------
@@ -44,10 +44,10 @@ class Metric(ABC):
 
 @dataclass(frozen=True)
 class Accuracy(Metric):
-    """The part of the valid steps whose class is right.
+    """The fraction of valid steps whose class is correct.
 
-    The class is the largest of K numbers, in a target of the same shape too; a target may also be integer classes,
-    (T, B) or (B,). With K = 1 the classes are 0 and 1, and a prediction above `threshold` says 1.
+    The class is the argmax of K numbers, in the prediction and in a target of the same shape; a target may also be
+    integer classes, (T, B) or (B,). With K = 1 the classes are 0 and 1, and a prediction above `threshold` means 1.
 
     Parameters
     ----------
@@ -79,12 +79,12 @@ class Accuracy(Metric):
 
 @dataclass(frozen=True)
 class BinaryAccuracy(Metric):
-    """The part of all valid elements that are on the right side: of several labels a step, each for itself.
+    """The fraction of valid elements on the correct side of the threshold: each of several labels counts separately.
 
     Parameters
     ----------
     threshold : float
-        A prediction above it says 1: 0.5 for probabilities, 0 for logits.
+        A prediction above it means 1: 0.5 for probabilities, 0 for logits.
 
     Examples
     --------
@@ -123,10 +123,10 @@ class MeanAbsoluteError(Metric):
 
 @dataclass(frozen=True)
 class Function(Metric):
-    """The mean of what a function says of each step, ``f(y_true, y_pred)`` as in Keras and scikit-learn.
+    """The mean of a user's function ``f(y_true, y_pred)``, as in Keras and scikit-learn.
 
-    It gets the N steps that count, y_true (N, K) or (N,) classes and y_pred (N, K), and returns a number for each,
-    (N,), or for each element, (N, K); or one number, which is taken for the mean of this batch, and has no weights.
+    f gets the N steps that count, y_true (N, K) or (N,) classes and y_pred (N, K), and returns one number per step,
+    (N,), or per element, (N, K); or a single number, the mean of this batch, which cannot be weighted.
     """
 
     f: Callable[[Array, Array], Any]
@@ -139,11 +139,11 @@ class Function(Metric):
         values = numbers(f"metrics: {name}", self.f(rows.target, rows.prediction))
         if values.ndim and values.shape not in ((n,), rows.prediction.shape):
             got = f"got shape {values.shape} for {n} steps"
-            raise ValueError(f"metrics: {name}: expected one number, one for each step or each element, {got}")
+            raise ValueError(f"metrics: {name}: expected one number, or one per step or element, {got}")
         if values.ndim:
             return rows.sums(values)
         if rows.counted(np.empty(n)) is not None:
-            raise ValueError(f"metrics: {name}: one number a batch cannot be weighted; return one for each step")
+            raise ValueError(f"metrics: {name}: one number per batch cannot be weighted; return one per step")
         return float(values) * n, n
 
 
@@ -155,7 +155,7 @@ METRICS: dict[str, Callable[[], Metric]] = {
 
 
 def metric(which: str | Metric | Callable[[Array, Array], Any]) -> Metric:
-    """The metric of this name, "accuracy", "binary_accuracy" or "mae"; a `Metric` is itself, and of a function.
+    """Return the metric named "accuracy", "binary_accuracy" or "mae", a given `Metric`, or one that wraps a function.
 
     Raises
     ------
@@ -177,7 +177,7 @@ def metric(which: str | Metric | Callable[[Array, Array], Any]) -> Metric:
 
 
 def metric_name(metric: Any) -> str:
-    """As `compile` would take it, or the class's own, or the function's."""
+    """Return the name that `compile` accepts, or else that of the class or the function."""
     if isinstance(metric, Function):
         f = metric.f.func if isinstance(metric.f, functools.partial) else metric.f
         return str(getattr(f, "__name__", type(f).__name__))

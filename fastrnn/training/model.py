@@ -1,4 +1,4 @@
-"""What a model can do, but for its training."""
+"""The methods of a model, except training."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from fastrnn.training.targets import Counting, counting
 
 
 class Model(Chain):
-    """A chain that is told how to train, predicts, is judged, and goes into a file; `Sequential` describes it."""
+    """A Chain with compile, predict, evaluate and save; see `Sequential`."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         super().__init__(layers)
-        self._mark: bytes | None = None  # by which its optimizers know it, copies and pickles too; `fit` makes it
+        self._mark: bytes | None = None  # identifies the model, its copies and its pickles to optimizers; `fit` sets it
         self._compiled: Compiled | None = None
 
     def compile(
@@ -40,22 +40,23 @@ class Model(Chain):
         loss: str | Loss = "mse",
         metrics: Sequence[str | Metric | Callable[[Array, Array], Any]] = (),
     ) -> None:
-        """Say how to train.
+        """Set the optimizer, loss and metrics for training.
 
         Parameters
         ----------
         optimizer : {"adam", "adamw", "rmsprop", "sgd"} or Optimizer
-            An Optimizer that no other model was trained with; with the one of before, `fit` goes on from its state.
+            An Optimizer must not have trained another model; if it has trained this one, `fit` continues from its
+            state.
         loss : {"mse", "binary_crossentropy", "categorical_crossentropy"} or Loss
         metrics : list of {"accuracy", "binary_accuracy", "mae"}, Metric or functions
-            To watch, beside the loss. A function ``f(y_true, y_pred)``, named as it is, gets the N steps of a batch
-            that count, (N, K) each, or (N,) classes, and returns a number for each step, (N,), for each element, or
-            one, the mean of the batch.
+            Reported besides the loss. A function ``f(y_true, y_pred)``, reported under its own name, gets the N steps
+            of a batch that count, (N, K) each, or (N,) classes, and returns one number per step, (N,), or per element,
+            or a single number, the mean of the batch.
 
         Raises
         ------
         TypeError, ValueError
-            For something else, and for the optimizer of another model.
+            For any other argument, or the optimizer of another model.
         """
         if isinstance(metrics, str) or not isinstance(metrics, Iterable):
             raise TypeError(f"metrics: expected a list, got {metrics!r}")
@@ -69,13 +70,13 @@ class Model(Chain):
         self._compiled = Compiled(chosen, loss_of(loss), named)
 
     def take_optimizer(self) -> None:
-        """Train with the optimizer of `compile` from now on, which is then no other model's."""
+        """Claim the optimizer of `compile`, which then cannot train another model."""
         self._mark = self._mark or os.urandom(16)
         self.compiled.optimizer.belong(self._mark, self.parameters())
 
     @property
     def compiled(self) -> Compiled:
-        """What `compile` was given."""
+        """The arguments of `compile`."""
         if self._compiled is None:
             raise RuntimeError("this model has no loss and no optimizer yet: call compile(optimizer, loss) first")
         return self._compiled
@@ -94,19 +95,19 @@ class Model(Chain):
         steps: int | None = None,
         threads: int | None = None,
     ) -> dict[str, float]:
-        """The loss and the metrics over all samples; they depend on `batch_size` by rounding alone.
+        """Compute the loss and the metrics over all samples; `batch_size` affects them only through rounding.
 
         Parameters
         ----------
         x, y, batch_size, lengths, sample_weight, e, class_weight, ignore_index, threads
             As for `fit`.
         steps : int, optional
-            Take so many batches of an x that gives batches, where it has no end.
+            If x yields batches: use only this many, for instance if it is endless.
 
         Returns
         -------
         dict of float
-            "loss", and the metrics by name.
+            "loss" and the metrics, by name.
 
         Raises
         ------
@@ -132,12 +133,12 @@ class Model(Chain):
         steps: int | None = None,
         threads: int | None = None,
     ) -> Array:
-        """y of all samples, in their order; `batch_size` does not change a bit of it (but with the NumPy backend).
+        """Predict y for all samples, in order; bit-identical for every `batch_size` (except with the NumPy backend).
 
         Parameters
         ----------
         x, batch_size, lengths, e, threads
-            As for `fit`. What gives batches may also give arrays x in place of (x, y), whose y is not used; a list is
+            As for `fit`. Batches may also be arrays x in place of (x, y), whose y is ignored; a list is read as
             sequences here.
         steps : int, optional
             As for `evaluate`.
@@ -145,7 +146,7 @@ class Model(Chain):
         Returns
         -------
         (N, T, K) array, 0 past the lengths, or (N, K)
-            T is the longest batch's where x gives batches.
+            If x yields batches, T is that of the longest.
 
         Raises
         ------
@@ -157,12 +158,12 @@ class Model(Chain):
         return predict(self, source, threads)
 
     def summary(self) -> str:
-        """A table of the layers, the shapes that they give, samples first, and the numbers of their parameters.
+        """Return a table of the layers, their output shapes (batch-first) and parameter counts.
 
         Returns
         -------
         str
-            To be printed.
+            For printing.
 
         Examples
         --------
@@ -179,9 +180,9 @@ class Model(Chain):
         return summary(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model, layers, options and weights, to a safetensors file; `fastrnn.load` makes it again.
+        """Write layers, options and weights to a safetensors file, which `fastrnn.load` reads.
 
-        The same as ``fastrnn.save(path, model)``. What `compile` was given is not in the file.
+        The same as ``fastrnn.save(path, model)``. The arguments of `compile` are not stored.
 
         Parameters
         ----------
@@ -190,9 +191,9 @@ class Model(Chain):
         Raises
         ------
         TypeError
-            For a layer, or a model, of a class that is not fastrnn's; `save_weights` takes any.
+            If the model or a layer is of a class outside fastrnn; `save_weights` accepts any class.
         OSError
-            If the file cannot be written there; FileNotFoundError if there is no such directory.
+            If the file cannot be written; FileNotFoundError if the directory does not exist.
         ImportError
             If safetensors is not installed.
 
@@ -207,7 +208,7 @@ class Model(Chain):
         save_model(path, self)
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
-        """Write the weights alone to a safetensors file, all or nothing; `load_weights` takes them.
+        """Write only the weights to a safetensors file, atomically; `load_weights` reads them.
 
         Parameters
         ----------
@@ -216,14 +217,14 @@ class Model(Chain):
         Raises
         ------
         OSError
-            If the file cannot be written there; FileNotFoundError if there is no such directory.
+            If the file cannot be written; FileNotFoundError if the directory does not exist.
         ImportError
             If safetensors is not installed.
         """
         weight_files.save_weights(path, self)
 
     def load_weights(self, path: str | os.PathLike[str]) -> None:
-        """Take the weights from a file of `save_weights`, of `save` or of a `Checkpoint`.
+        """Load the weights from a file of `save_weights`, `save` or a `Checkpoint`.
 
         Parameters
         ----------
@@ -232,34 +233,34 @@ class Model(Chain):
         Raises
         ------
         FileNotFoundError
-            If there is none.
+            If the file does not exist.
         KeyError, TypeError, ValueError
-            For a file of something else, or of other layers, sizes or dtypes. After an error the model is as it was.
+            If it is another kind of file, or has other layers, sizes or dtypes. On an error the model is unchanged.
         ImportError
             If safetensors is not installed.
         """
         weight_files.load_weights(path, self)
 
     def load_keras_weights(self, path: str | os.PathLike[str]) -> None:
-        """Take the weights of a model of the same layers in Keras, from a file of its ``save_weights``.
+        """Load the weights of a Keras model with the same layers, from a file of its ``save_weights``.
 
-        Layers with weights take them in order; one of ``num_layers`` stands for as many of Keras'. In files of Keras 1
-        and 2 (``.h5``) that is the model's order. In those of Keras 2 and 3 (``.weights.h5``) layers of each class are
-        numbered, and shapes must tell those of several classes (Dense and TimeDistributed, say) or of several models
-        apart. Where Keras has one bias, the second of a layer of two is zeros.
+        Weights are assigned to layers in order; one layer with ``num_layers`` takes those of as many Keras layers.
+        Files of Keras 1 and 2 (``.h5``) store the model's order. Those of Keras 2 and 3 (``.weights.h5``) number the
+        layers within each class, so shapes must tell several classes (such as Dense and TimeDistributed) or several
+        models apart. If Keras has one bias and the layer two, the second is set to zeros.
 
         Parameters
         ----------
         path : path
-            Also of a whole model's file.
+            The file of a whole model works too.
 
         Raises
         ------
         FileNotFoundError
-            If there is none.
+            If the file does not exist.
         TypeError, ValueError
-            For a file of something else, of other layers, sizes or dtypes, and where it is not sure whose the weights
-            are. After an error the model is as it was.
+            If it is another kind of file, has other layers, sizes or dtypes, or the assignment is ambiguous. On an
+            error the model is unchanged.
         ImportError
             If h5py is not installed.
 
@@ -269,7 +270,7 @@ class Model(Chain):
         >>> model = fastrnn.Sequential([fastrnn.LSTM(3, 8, return_sequences=False), fastrnn.Dense(8, 2)])
         >>> model.load_keras_weights("model.weights.h5")  # doctest: +SKIP
         """
-        from fastrnn.convert import keras_bare  # here, because it imports what models do without
+        from fastrnn.convert import keras_bare  # imported here because models do not need its imports
 
         keras_bare.load(path, self)
 
@@ -283,20 +284,20 @@ class Model(Chain):
         steps: tuple[str, int | None],
         prefix: str = "",
     ) -> Source:
-        """Where batches come from; with `check`, which is given what messages call y, they have targets."""
+        """Return the source of batches; they have targets if `check` is given, which is called with y's name."""
         x, size = given["x"], positive("batch_size", batch_size)
         argument, number = steps
         number = None if number is None else positive(argument, number)
         if not gives_batches(x) or (check is None and isinstance(x, list)):
             if number is not None:
-                raise ValueError(f"{argument}: expected None with an array or a list as {prefix}x, got {number}")
+                raise ValueError(f"{argument}: expected None if {prefix}x is an array or a list, got {number}")
             samples = self._samples(given, counting, prefix, check is not None)
             if check is not None:
                 check(f"{prefix}y", samples)
             return Arrays(samples, size)
         for name, value in given.items():
             if name != "x" and value is not None:
-                raise ValueError(f"{prefix}{name}: expected None, since x gives batches with their own {name}")
+                raise ValueError(f"{prefix}{name}: expected None, because x yields batches with their own {name}")
 
         def read(batch: str, given: Any) -> Samples:
             name, targets = f"{prefix}{batch}", check is not None
@@ -308,7 +309,7 @@ class Model(Chain):
         return Given(f"{prefix}x", x, read, number, argument)
 
     def _samples(self, given: dict[str, Any], counting: Counting, prefix: str, targets: bool) -> Samples:
-        """Checked, but for the sizes of targets, which the loss checks."""
+        """Return checked samples; the loss checks the sizes of targets."""
         x, lengths = as_inputs(f"{prefix}x", given["x"], given.get("lengths"))
         shape = (x.shape[1], x.shape[0], *x.shape[2:]) if has_steps(x) else x.shape
         found = self.output_shape(shape)

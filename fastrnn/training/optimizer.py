@@ -1,4 +1,4 @@
-"""What all optimizers have in common: checks, clipping, the learning rate, the state, and its saving."""
+"""Base class of optimizers: checks, clipping, learning rate, state, and saving it."""
 
 from __future__ import annotations
 
@@ -25,44 +25,44 @@ from fastrnn.training.clipping import clip_by_norm, clip_by_value, gradient
 Arrays = dict[str, Array]
 Schedule = Callable[[int], float]
 
-#: Elements that are updated at a time: with their state and all temporaries they stay in a core's own cache.
+#: Elements updated at a time: with their state and all temporaries they fit in a core's private cache.
 BLOCK = 2**14
 
 
 class Clipping(TypedDict, total=False):
-    """The keywords that all optimizers have; `Optimizer` describes them."""
+    """Keyword arguments of all optimizers; see `Optimizer`."""
 
     clip_norm: float | None
     clip_value: float | None
 
 
 class Optimizer(ABC):
-    """What optimizers have in common; a new one needs `update`, and `slots` if it keeps anything.
+    """Base class of optimizers; a subclass defines `update`, and `slots` if it has state.
 
-    It keeps what it has learnt of one model's gradients, so each model that is trained by `fit` needs its own. To go
-    on with another model from there, make another and give it the `state_dict`.
+    An optimizer holds state from one model's gradients, so each model trained with `fit` needs its own. To continue
+    with another model, create a new optimizer and load the `state_dict` into it.
 
     Parameters
     ----------
     learning_rate : float or callable
-        Or a schedule, which is called with the number of steps made so far; it may be set anew at any time.
+        A number, or a schedule, which is called with the number of steps made so far; it can be changed at any time.
     weight_decay : float
-        This times p is added to g.
+        ``weight_decay * p`` is added to g.
     clip_value : float, optional
         Clip the gradients' elements to -clip_value..clip_value, in place, before anything else; see `clip_by_value`.
     clip_norm : float, optional
-        Then scale the gradients, in place, to a norm of at most this, all together; see `clip_by_norm`.
+        Then scale all gradients, in place, to a joint norm of at most this; see `clip_by_norm`.
 
     Raises
     ------
     TypeError, ValueError
-        For a negative rate and the like; the message names the argument.
+        For an invalid argument, such as a negative rate; the message names it.
     """
 
-    #: What is kept for every parameter, under PyTorch's names.
+    #: Names of the state arrays of every parameter, as in PyTorch.
     slots: tuple[str, ...] = ()
 
-    #: The mark of the model that `fit` trained with it; a copy of that model, and of this optimizer, has it too.
+    #: Identifier of the model that `fit` trained with it; copies of the model and of this optimizer share it.
     _model: bytes | None = None
 
     def __init__(
@@ -79,12 +79,12 @@ class Optimizer(ABC):
         self.clip_value = None if clip_value is None else number("clip_value", clip_value, positive=True)
         self._steps = 0
         self._state: dict[str, tuple[Array, ...]] = {}
-        self._updates: dict[str, int] = {}  # of each parameter: fewer than the steps if it was frozen for a while
-        self._updated = 0  # that of the parameter which `update` is given
+        self._updates: dict[str, int] = {}  # per parameter: less than the steps if it was frozen for a while
+        self._updated = 0  # that of the parameter which is being updated
 
     @property
     def learning_rate(self) -> float | Schedule:
-        """As it was given: a number or a schedule."""
+        """A number or a schedule, as given."""
         return self._learning_rate
 
     @learning_rate.setter
@@ -99,41 +99,41 @@ class Optimizer(ABC):
 
     @property
     def steps(self) -> int:
-        """How many steps have been made."""
+        """Number of steps made."""
         return self._steps
 
     @abstractmethod
     def update(self, rate: float, p: Array, g: Array, *state: Array) -> None:
-        """Change p and the state in place, and leave g as it is.
+        """Update p and the state in place; g must not change.
 
         Parameters
         ----------
         rate : float
             The learning rate of this step.
         p, g : array
-            A parameter, or a part of one, and its gradient, alike in shape and dtype.
+            A parameter, or a part of one, and its gradient, of the same shape and dtype.
         *state : array
-            For each of `slots` one like p.
+            One array like p for each of `slots`.
         """
 
     def step(self, parameters: Mapping[str, Array], grads: Mapping[str, Array | RowGradient]) -> None:
-        """Change all parameters, in place, by one step against their gradients.
+        """Update all parameters in place by one step of descent.
 
         Parameters
         ----------
         parameters : mapping of names to arrays
-            float32 or float64, contiguous and writable; of the same shapes and dtypes in every step. One that is left
-            out stays as it is, its state too, as a frozen one does in PyTorch.
+            float32 or float64, contiguous and writable; shapes and dtypes must be the same in every step. A parameter
+            that is left out is unchanged, and so is its state, like a frozen one in PyTorch.
         grads : mapping of the same names to arrays of the same shapes and dtypes
-            Changed in place by clipping, and by nothing else. A `fastrnn.layers.RowGradient` updates the rows that it
-            has, and their state: no moment, momentum or decay moves the others.
+            Only clipping changes them in place. A `fastrnn.layers.RowGradient` updates only its own rows and their
+            state: no moment, momentum or decay moves the others.
 
         Raises
         ------
         KeyError
             For a name that is missing or unexpected.
         TypeError, ValueError
-            For an array of another dtype or shape; nothing has changed then.
+            For an array of another dtype or shape. On an error nothing is changed.
         """
         ps, gs = self._checked(parameters, grads)
         rate = self.rate
@@ -161,10 +161,10 @@ class Optimizer(ABC):
             self.update(rate, *block)
 
     def state_dict(self) -> Arrays:
-        """Copies of all that `step` has changed in this optimizer: "steps", and "slot.name" for each parameter.
+        """Return copies of the state that `step` changes: "steps", and "slot.name" for each parameter.
 
-        "steps.name" is there for a parameter that was left out of some steps: the number of its own. The options, the
-        learning rate among them, are not in it: they are the constructor's.
+        A parameter that was left out of some steps also has "steps.name", its own number of steps. Options, including
+        the learning rate, are not part of the state: pass them to the constructor.
         """
         arrays = {
             f"{slot}.{name}": a.copy()
@@ -175,7 +175,7 @@ class Optimizer(ABC):
         return {name: np.array(n, np.int64) for name, n in ({"steps": self._steps} | own).items()} | arrays
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict`: the next steps are, bit by bit, those of the optimizer that it is from.
+        """Restore a `state_dict`: the next steps are bit-identical to those of the optimizer it came from.
 
         Parameters
         ----------
@@ -186,7 +186,7 @@ class Optimizer(ABC):
         KeyError
             For a name that is missing or unexpected.
         TypeError, ValueError
-            For what is not such an array. After an error the optimizer is as it was.
+            For a wrong type, dtype or shape. On an error the optimizer is unchanged.
         """
         expect_mapping("state", state)
         keys = [str(key).partition(".") for key in state]
@@ -204,18 +204,18 @@ class Optimizer(ABC):
         self._state = {name: tuple([given[f"{slot}.{name}"].copy() for slot in self.slots]) for name in names}
 
     def expect_of(self, mark: bytes | None) -> None:
-        """That it has trained no model but, if any, the one of this mark."""
+        """Raise ValueError if it has trained another model than the one with this mark."""
         if self._model not in (None, mark):
             raise ValueError(
-                "optimizer: it trained another model, whose moments and steps it keeps; give each model its own"
+                "optimizer: it trained another model and holds its moments and steps; give each model its own"
             )
 
     def belong(self, mark: bytes, names: Iterable[str]) -> None:
-        """Train the model of this mark from now on, and no other; its parameters have these names."""
+        """Bind the optimizer to the model with this mark, whose parameters have these names."""
         self.expect_of(mark)
         if other := self._state.keys() - set(names):
             kept = ", ".join(sorted(map(repr, other)))
-            raise ValueError(f"optimizer: its state has {kept}, which this model has not; give each model its own")
+            raise ValueError(f"optimizer: its state has {kept}, which this model lacks; give each model its own")
         self._model = mark
 
     def _checked(
@@ -240,7 +240,7 @@ class Optimizer(ABC):
 
 
 def steps_made(key: str, state: Mapping[str, Any]) -> int:
-    """The number of steps under this key."""
+    """Return the number of steps stored under this key."""
     name = f"state {key!r}"
     steps = as_array(name, state[key], sequence=True)
     if steps.dtype.kind not in "iu":
@@ -249,7 +249,7 @@ def steps_made(key: str, state: Mapping[str, Any]) -> int:
 
 
 def blocks(*arrays: Array) -> Iterator[list[Array]]:
-    """Views of the same elements of all arrays, some at a time; the first, and those that are written, contiguous."""
+    """Yield views of the same BLOCK elements of all arrays; the first, and those written to, must be contiguous."""
     flat = [a.reshape(-1) for a in arrays]
     for start in range(0, flat[0].size, BLOCK):
         yield [a[start : start + BLOCK] for a in flat]

@@ -1,7 +1,7 @@
-"""Optimizers: how parameters follow their gradients. The arithmetic and the defaults are PyTorch's.
+"""Optimizers, with the arithmetic and the defaults of PyTorch.
 
 In the equations p is a parameter, g its gradient, a the learning rate, t the step counted from 1; everything is
-elementwise and dimensionless. The state is kept by the parameters' names and in their dtypes.
+elementwise and dimensionless. The state is stored per parameter name, in the parameter's dtype.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class SGD(Optimizer):
     momentum : float
         m, at least 0 and below 1.
     nesterov : bool
-        ``p -= a (g + m b)`` [2]_, which needs momentum.
+        Use ``p -= a (g + m b)`` [2]_; needs momentum above 0.
     weight_decay, clip_norm, clip_value
         See `Optimizer`.
 
     Raises
     ------
     TypeError, ValueError
-        For a negative rate and the like; the message names the argument.
+        For an invalid argument, such as a negative rate; the message names it.
 
     References
     ----------
@@ -65,7 +65,7 @@ class SGD(Optimizer):
         boolean("nesterov", nesterov)
         self.momentum, self.nesterov = number("momentum", momentum, below=1), bool(nesterov)
         if nesterov and not momentum:
-            raise ValueError("nesterov: expected momentum above 0 with it, got 0")
+            raise ValueError("nesterov: expected momentum above 0, got 0")
         self.slots = ("momentum_buffer",) if momentum else ()
 
     def update(self, rate: float, p: Array, g: Array, *state: Array) -> None:
@@ -79,7 +79,7 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam [1]_: steps of about the learning rate, whatever the gradients' size.
+    """Adam [1]_: steps of about the learning rate, whatever the scale of the gradients.
 
     ``m = b1 m + (1 - b1) g``, ``v = b2 v + (1 - b2) g^2``, ``p -= a m' / (sqrt(v') + e)`` with
     ``m' = m / (1 - b1^t)`` and ``v' = v / (1 - b2^t)``: algorithm 1.
@@ -97,7 +97,7 @@ class Adam(Optimizer):
     Raises
     ------
     TypeError, ValueError
-        For a negative rate and the like; the message names the argument.
+        For an invalid argument, such as a negative rate; the message names it.
 
     References
     ----------
@@ -152,14 +152,14 @@ class AdamW(Adam):
     learning_rate, beta_1, beta_2, epsilon
         See `Adam`.
     weight_decay : float
-        d, which the learning rate multiplies.
+        d; the learning rate scales it.
     clip_norm, clip_value
         See `Optimizer`.
 
     Raises
     ------
     TypeError, ValueError
-        For a negative rate and the like; the message names the argument.
+        For an invalid argument, such as a negative rate; the message names it.
 
     References
     ----------
@@ -210,7 +210,7 @@ class RMSprop(Optimizer):
     Raises
     ------
     TypeError, ValueError
-        For a negative rate and the like; the message names the argument.
+        For an invalid argument, such as a negative rate; the message names it.
 
     References
     ----------
@@ -256,7 +256,7 @@ class RMSprop(Optimizer):
 
 
 def decayed(g: Array, p: Array, weight_decay: float) -> Array:
-    """The gradient of the loss with weight_decay / 2 * p^2 added."""
+    """Return the gradient of the loss plus weight_decay / 2 * p^2."""
     return g + weight_decay * p if weight_decay else g
 
 
@@ -264,7 +264,7 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {"sgd": SGD, "adam": Adam, "ada
 
 
 def optimizer(which: str | Optimizer) -> Optimizer:
-    """A new optimizer of this name, "sgd", "adam", "adamw" or "rmsprop", with its defaults; an `Optimizer` is itself.
+    """Return a new optimizer named "sgd", "adam", "adamw" or "rmsprop", with defaults, or a given `Optimizer` as is.
 
     Raises
     ------

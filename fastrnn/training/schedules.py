@@ -1,4 +1,4 @@
-"""Learning rates that change with the step, counted from 0: any callable(step) -> rate is one. Dimensionless."""
+"""Learning rate schedules: callables from the step, counted from 0, to the (dimensionless) rate."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class ExponentialDecay:
     Parameters
     ----------
     learning_rate : float
-        Of step 0.
+        The rate of step 0.
     decay_steps : int
-        In how many steps the rate is multiplied by `decay_rate`.
+        Steps over which the rate is multiplied by `decay_rate`.
     decay_rate : float
         Above 0.
     staircase : bool
-        All at once after every `decay_steps` steps.
+        Change the rate only every `decay_steps` steps.
 
     Raises
     ------
     TypeError, ValueError
-        For a negative rate and the like; the message names the argument.
+        For an invalid argument, such as a negative rate; the message names it.
 
     Examples
     --------
@@ -58,22 +58,22 @@ class ExponentialDecay:
 
 @dataclass(frozen=True)
 class CosineDecay:
-    """Half a cosine from `learning_rate` to `final_rate`, after Loshchilov and Hutter [1]_, eq. 5; warm-up before it.
+    """Warm-up, then half a cosine from `learning_rate` to `final_rate`, after Loshchilov and Hutter [1]_, eq. 5.
 
     Parameters
     ----------
     learning_rate : float
-        The largest.
+        The highest rate.
     decay_steps : int
-        Steps that the cosine takes; afterwards the rate is `final_rate`.
+        Length of the cosine; afterwards the rate is `final_rate`.
     final_rate : float
     warmup_steps : int
-        Before the cosine, step s has ``learning_rate * (s + 1) / (warmup_steps + 1)``.
+        Before the cosine, the rate of step s is ``learning_rate * (s + 1) / (warmup_steps + 1)``.
 
     Raises
     ------
     TypeError, ValueError
-        For a negative rate and the like; the message names the argument.
+        For an invalid argument, such as a negative rate; the message names it.
 
     References
     ----------
@@ -112,14 +112,14 @@ class PiecewiseConstant:
     Parameters
     ----------
     boundaries : sequence of ints
-        Increasing.
+        Increasing steps.
     values : sequence of floats
-        One more than there are boundaries.
+        Rates, one more than there are boundaries.
 
     Raises
     ------
     TypeError, ValueError
-        For a negative rate and the like; the message names the argument.
+        For an invalid argument, such as a negative rate; the message names it.
 
     Examples
     --------

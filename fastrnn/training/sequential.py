@@ -1,4 +1,4 @@
-"""The model that people use, and its training."""
+"""`Sequential`, the public model class, and its training."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from fastrnn.training.targets import Counting, counting
 
 
 class Sequential(Model):
-    """Layers, each reading what the one before gives; with `compile` and `fit`, a model to train.
+    """A model of layers applied in sequence, trained with `compile` and `fit`.
 
-    Arrays are samples first, (N, T, I): N sequences of T steps with I features, dimensionless; whether a layer has
-    ``batch_first`` makes no difference here. Parameters have the layers' names behind their numbers, as
-    torch.nn.Sequential has them: "0.weight_ih_l0", ...
+    Arrays are batch-first, (N, T, I): N sequences of T steps with I features, dimensionless, whatever the layers'
+    ``batch_first``. Parameter names are the layers' own, prefixed with the layer's index as in torch.nn.Sequential:
+    "0.weight_ih_l0", ...
 
     Parameters
     ----------
     layers : sequence of Layer
-        At least one, each only once, also other `Sequential` models.
+        At least one, each only once; may include other `Sequential` models.
 
     Attributes
     ----------
     layers : tuple of Layer
     names : tuple of str
-        What messages call them: "layer 0 (LSTM)", ...
+        Their names in messages: "layer 0 (LSTM)", ...
 
     Raises
     ------
     TypeError, ValueError
-        For what are not layers, or do not fit one on another; the message names the layer.
+        If an element is not a layer, or sizes do not match; the message names the layer.
 
     Examples
     --------
@@ -80,83 +80,81 @@ class Sequential(Model):
         resume: str | os.PathLike[str] | None = None,
         threads: int | None = None,
     ) -> History:
-        """Train.
+        """Train the model.
 
         Parameters
         ----------
         x : (N, T, I) array, (N, T) integers, (N, F), or a list of N arrays (T_n, ...), which are padded batch by batch
-            Inputs, of the layers' dtype (dimensionless). Arrays may be mapped from a disk, and are read batch by batch.
-            Or what gives batches (x, y) or (x, y, sample_weight), or dicts of "x", "y", "lengths", "sample_weight" and
-            "e": a generator, a list of them, a Sequence as Keras has it (``__len__`` and ``__getitem__``), a torch
-            DataLoader, or another iterable.
-        y : array, None if x gives batches
-            Targets: (N, T, ...) where the model predicts every step, or a list of N arrays (T_n, ...); else (N, ...).
-            One that is NaN is missing, and does not count.
+            Inputs, of the layers' dtype (dimensionless). Arrays may be memory-mapped and are read batch by batch.
+            Alternatively, an iterable of batches (x, y) or (x, y, sample_weight), or dicts of "x", "y", "lengths",
+            "sample_weight" and "e": a generator, a list, a Keras Sequence (``__len__`` and ``__getitem__``), a torch
+            DataLoader, or any other iterable.
+        y : array, None if x yields batches
+            Targets: (N, T, ...), or a list of N arrays (T_n, ...), if the model predicts every step; else (N, ...).
+            NaN marks a missing target, which does not count.
         epochs : int
-            How often to go through all samples, those before a resumption included.
+            Passes over all samples, including those before resuming.
         batch_size : int
-            Samples a step of the optimizer; an x that gives batches has made them.
+            Samples per optimizer step; ignored if x yields batches.
         lengths : (N,) integers, optional
-            Valid steps of each sequence. What lies past them in x and y is not used and may be NaN.
+            Valid steps of each sequence. x and y are ignored past them and may be NaN there.
         sample_weight : (N,) or (N, T) array, or a list of N arrays (T_n,), optional
-            How much a sample counts, or each of its steps, at least 0, for the loss and the metrics, as in PyTorch's
-            CrossEntropyLoss: ``sum(w * loss) / sum(w)`` over a batch. What has weight 0 may be anything in y.
+            Weight of each sample, or of each of its steps, at least 0, in the loss and the metrics, as in PyTorch's
+            CrossEntropyLoss: ``sum(w * loss) / sum(w)`` over a batch. Targets of weight 0 are ignored.
         e : dict of arrays, optional
             Extra inputs of the layers' cells by name, such as the time since the last step: (N, T, H) or (N, T, 1), or
-            a list of N arrays; or (N, H) or (N, 1), the same in every step. Layers that name the same one share it.
+            a list of N arrays; or (N, H) or (N, 1), the same in every step. Layers that use the same name share it.
         class_weight : dict from classes to numbers, optional
-            The same by the class of the target, 1 for a class that is not named; times `sample_weight`. It holds for
-            the validation too.
+            Weight of each class of target, 1 by default, multiplied by `sample_weight`. Also applies to the validation.
         ignore_index : int, optional
-            Targets of this integer do not count, as in PyTorch; None has every target count.
+            Targets equal to this integer do not count, as in PyTorch; with None every target counts.
         steps_per_epoch : int, optional
-            Batches an epoch of an x that gives them, where it has no end, or is a generator for several epochs: each
-            goes on where the one before ended, and an x that can be had again begins again at its end.
-        validation_data : (x, y), (x, y, lengths), (x, y, lengths, sample_weight), or what gives batches, optional
+            Batches per epoch, if x yields batches; needed if x is endless, or is a generator for several epochs. Each
+            epoch continues where the one before ended, and an x that can be iterated again restarts at its end.
+        validation_data : (x, y), (x, y, lengths), (x, y, lengths, sample_weight), or an iterable of batches, optional
             Evaluated after every epoch: "val_loss" and so on. lengths and sample_weight may be None. A dict of "x", "y"
-            and the like, with "e" where there are extra inputs, will do too.
+            and so on is accepted too, with "e" for extra inputs.
         validation_steps : int, optional
             As `steps_per_epoch`.
         validation_split : float
-            Or take this part of the samples for that, the last ones, in [0, 1).
+            Alternatively, hold out this fraction of the samples, the last ones, for validation; in [0, 1).
         shuffle : bool
-            Take the samples in a new random order in every epoch, or the batches of a Sequence; other iterables have
-            their own order.
+            Shuffle the samples, or the batches of a Sequence, before every epoch; other iterables keep their order.
         callbacks : list of Callback
         truncate : int, optional
-            Truncated backpropagation through time [1]_: cut every batch into windows of so many steps. Each is one
-            step of the optimizer; the state goes on from one to the next, the gradient does not come back.
+            Truncated backpropagation through time [1]_: split every batch into windows of this many steps. Each is one
+            optimizer step; the state is carried from one to the next, the gradient is not propagated back.
         stateful : bool
-            Each batch begins with the final states of the batch before, sample by sample, as one long sequence cut
-            into batches; every epoch begins afresh. Needs ``shuffle=False`` and batches of equal size.
+            Start each batch from the final states of the batch before, sample by sample, as one long sequence split
+            into batches; states are reset every epoch. Needs ``shuffle=False`` and batches of equal size.
         accumulate : int
-            Take the gradients of so many batches together for one step of the optimizer, as those of one batch of so
-            many times the size, in the memory of one. With neither `truncate` nor `stateful`.
+            Accumulate the gradients of this many batches for one optimizer step: the same as one batch of that many
+            times the size, in the memory of one. Cannot be combined with `truncate` or `stateful`.
         rng : int or numpy.random.Generator, optional
-            Of the order of samples and of dropout. The same number gives the same training, bit by bit.
+            For the order of samples and dropout. The same int gives bit-identical training.
         progress : bool
-            Show a bar (tqdm).
+            Show a progress bar (tqdm).
         resume : path, optional
-            Go on from this file of a `Checkpoint`, bit by bit as if there had been no interruption, if everything else
-            is given as before: weights, optimizer, epoch, history, callbacks and rng are those of the file. A generator
-            goes on from where it is.
+            Resume from this file of a `Checkpoint`, with bit-identical results if all other arguments are as before.
+            Weights, optimizer, epoch, history, callbacks and rng are restored from the file. A generator continues
+            from its current position.
         threads : int, optional
-            At most this many; `get_num_threads()` when absent.
+            Maximum number of threads; `get_num_threads()` by default.
 
         Returns
         -------
         History
-            ``history.history["loss"][epoch]``: means over the samples as they were met, weights changing meanwhile.
+            ``history.history["loss"][epoch]``: means over the epoch's batches, computed while the weights change.
 
         Raises
         ------
         RuntimeError
             Before `compile`.
         TypeError, ValueError
-            For a wrong argument, a class or a probability out of range anywhere in y included: before the first step,
-            or before that of the batch if x gives batches. The message names it, and the layer that does not take it.
+            For a wrong argument, including a class or probability out of range anywhere in y: before the first step,
+            or before the batch's step if x yields batches. The message names it, and the layer that rejects it.
         FloatingPointError
-            When the loss is NaN or infinite; the weights are those before that step.
+            If the loss is NaN or infinite; the weights are those before that step.
         ImportError
             If tqdm or safetensors is needed and not installed.
 
@@ -184,7 +182,7 @@ class Sequential(Model):
         fraction = number("validation_split", validation_split, below=1)
         if validation_data is not None:
             if fraction:
-                raise ValueError("validation_split: expected 0 beside validation_data")
+                raise ValueError("validation_split: expected 0 with validation_data")
             validation = self._validation(validation_data, batch_size, counted, fits, validation_steps)
         elif validation_steps is not None:
             raise ValueError(f"validation_steps: expected None without validation_data, got {validation_steps}")
@@ -203,7 +201,7 @@ class Sequential(Model):
             given = fields("validation_data", data, targets=True)
         elif not gives_batches(data):
             if not isinstance(data, list | tuple) or len(data) not in (2, 3, 4):
-                expected = "(x, y), (x, y, lengths) or (x, y, lengths, sample_weight), or what gives batches"
+                expected = "(x, y), (x, y, lengths) or (x, y, lengths, sample_weight), or an iterable of batches"
                 raise TypeError(f"validation_data: expected {expected}, got {data!r:.80}")
             given = dict(zip(FIELDS, data, strict=False))
         named = "validation_steps", steps

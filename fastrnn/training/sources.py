@@ -1,4 +1,4 @@
-"""Where batches come from: arrays, of which they are cut, or what gives one after the other."""
+"""Sources of batches: arrays, which are split into batches, or an iterable of batches."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ import numpy as np
 from fastrnn.cells import Array
 from fastrnn.training.batches import Batch, Samples
 
-#: what a batch may be, as a tuple and as a dict, and what of it a training needs
+#: fields of a batch, as a tuple and as a dict, and those that training needs
 TUPLE = ("x", "y", "sample_weight")
 FIELDS = ("x", "y", "lengths", "sample_weight", "e")
 NEEDED = {"x", "y"}
 
 
 class Source(Protocol):
-    """What a training, an evaluation or a prediction goes through."""
+    """Source of batches for training, evaluation or prediction."""
 
     @property
     def batches_per_epoch(self) -> int | None:
-        """None where nobody knows before the end."""
+        """Number of batches, or None if it is unknown before the end."""
 
     def epoch(self, rng: np.random.Generator | None) -> Iterator[Batch]:
-        """All batches once, with rng in a new order where the source has none of its own."""
+        """Yield all batches once; with rng, shuffled if the source has no order of its own."""
 
     def expect_epochs(self, number: int) -> None:
-        """That it can be gone through so often."""
+        """Raise ValueError if it cannot be iterated this often."""
 
     def expect_equal(self) -> None:
-        """That all batches are of one size, now or when they come."""
+        """Require batches of equal size, checked now or when they are read."""
 
     def split(self, fraction: float) -> tuple[Source, Source]:
-        """All but this last part, and that."""
+        """Split off the last `fraction` of the samples."""
 
     def joined(self, predictions: Iterator[Array]) -> Array:
-        """Those of all batches, samples first, as one array."""
+        """Join the predictions of all batches into one array, batch-first."""
 
 
 class Arrays:
-    """Batches of `size` samples that are cut from arrays."""
+    """Batches of `size` samples from arrays."""
 
     def __init__(self, samples: Samples, size: int) -> None:
         self.samples, self._size = samples, size
@@ -55,7 +55,7 @@ class Arrays:
         return self.samples.batches(self._size, None if rng is None else rng.permutation(self.samples.size))
 
     def expect_epochs(self, number: int) -> None:
-        """Any number."""
+        """Accept any number."""
 
     def expect_equal(self) -> None:
         if self.samples.size % self._size:
@@ -80,19 +80,19 @@ class Arrays:
 
 
 class Given:
-    """Batches as the caller's iterable or sequence gives them.
+    """Batches from the caller's iterable or sequence.
 
     Parameters
     ----------
     name : str
-        What messages call it.
-    batches : iterable, or what has ``__len__`` and ``__getitem__``
+        Its name in messages.
+    batches : iterable, or an object with ``__len__`` and ``__getitem__``
     read : callable
-        From a word for messages, "batch 3", and a batch to its checked samples.
+        Returns checked samples, given a name for messages ("batch 3") and a batch.
     steps : int, optional
-        Batches an epoch, which goes on where the one before ended, and begins again at the end.
+        Batches per epoch; each epoch continues where the one before ended, and restarts at the end.
     argument : str
-        The one that steps came by.
+        Name of the argument that gave `steps`.
     """
 
     def __init__(
@@ -115,8 +115,8 @@ class Given:
     def expect_epochs(self, number: int) -> None:
         if self._once and self._steps is None and number > 1:
             raise ValueError(
-                f"{self._name}: a generator can be gone through once, and not in each of {number} epochs; give "
-                f"{self._argument}, or batches that can be had again: a Sequence, a DataLoader"
+                f"{self._name}: a generator can be iterated only once, not in each of {number} epochs; pass "
+                f"{self._argument}, or batches that can be iterated again: a Sequence, a DataLoader"
             )
 
     def expect_equal(self) -> None:
@@ -132,13 +132,13 @@ class Given:
             size = samples.size
             yield samples.batch(slice(None))
         if size == 0:
-            why = "; a generator that was gone through before is at its end" if self._once else ""
+            why = "; the generator is exhausted" if self._once else ""
             raise ValueError(f"{self._name}: expected at least one batch, got none{why}")
 
     def split(self, fraction: float) -> tuple[Source, Source]:
         raise ValueError(
-            f"validation_split: expected 0, since {self._name} gives batches, of which no part can be set aside, "
-            f"got {fraction}; give validation_data"
+            f"validation_split: expected 0, because {self._name} yields batches and cannot be split, "
+            f"got {fraction}; pass validation_data"
         )
 
     def joined(self, predictions: Iterator[Array]) -> Array:
@@ -155,7 +155,7 @@ class Given:
         count = len(self._batches)
         for i in range(count) if rng is None else rng.permutation(count):
             yield self._batches[int(i)]
-        if hasattr(self._batches, "on_epoch_end"):  # Keras' word for "shuffle your samples"
+        if hasattr(self._batches, "on_epoch_end"):  # Keras' hook, for instance to shuffle samples
             self._batches.on_epoch_end()
 
     def _some(self, rng: np.random.Generator | None) -> Iterator[Any]:
@@ -168,14 +168,13 @@ class Given:
                 given = next(self._running, end)
             if given is end:
                 raise ValueError(
-                    f"{self._name}: expected {self._argument} = {self._steps} batches in every epoch, got {done} "
-                    "before its end"
+                    f"{self._name}: expected {self._argument} = {self._steps} batches in every epoch, got only {done}"
                 )
             yield given
 
 
 def fields(name: str, given: Any, targets: bool) -> dict[str, Any]:
-    """What a batch holds as it was given, by names: with `targets` x and y, and perhaps more."""
+    """Return the fields of a batch by name: x, with `targets` also y, and any optional ones."""
     found = {} if targets else {"x": given}
     if isinstance(given, Mapping):
         found = dict(given)
@@ -197,7 +196,10 @@ def indexed(x: Any) -> bool:
 
 
 def gives_batches(x: Any) -> bool:
-    """Whether x is no array and no list of sequences, but gives batches; a list of tuples or dicts does."""
+    """Return whether x yields batches, rather than being an array or a list of sequences.
+
+    A list of tuples or dicts yields batches.
+    """
     if isinstance(x, list):
         return bool(x) and isinstance(x[0], tuple | Mapping)
     if isinstance(x, tuple | str | Mapping | Set | memoryview) or hasattr(x, "shape") or hasattr(x, "__dlpack__"):
@@ -207,5 +209,5 @@ def gives_batches(x: Any) -> bool:
     except TypeError:
         return hasattr(x, "__iter__") or indexed(x)
     except (BufferError, ValueError):
-        pass  # an array, if one that cannot be read
+        pass  # an array, but not a readable one
     return False

@@ -1,4 +1,4 @@
-"""A model as a table."""
+"""Summary of a model as a table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastrnn.training.chain import Chain
 
 
 def summary(model: Chain) -> str:
-    """Layer, output shape, parameters; `Sequential.summary` describes it."""
+    """Return a table of layers, output shapes and parameters; see `Sequential.summary`."""
     rows = [("Layer", "Output shape", "Parameters")]
     total, trained, shape = 0, 0, model.input_shape
     for i, layer in enumerate(model.layers):
@@ -27,7 +27,7 @@ def samples_first(shape: Shape) -> Shape:
 
 
 def table(rows: Sequence[Sequence[str]], numbers: Sequence[int], total: bool = True) -> str:
-    """Rows of equally many texts, the first one a head and the last one a sum, if any; these columns are numbers."""
+    """Format rows of equal length: first a header, last a total if `total`; columns in `numbers` align right."""
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join([f"{text:{'>' if i in numbers else ''}{wide[i]}}" for i, text in enumerate(row)]).rstrip()

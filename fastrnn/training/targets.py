@@ -1,4 +1,4 @@
-"""Predictions beside their targets: checked, weighted, and without what does not count."""
+"""Pair predictions with targets: check and weight them, and drop what does not count."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from fastrnn.training.arguments import count, number
 
 
 class Rows(NamedTuple):
-    """The N steps of all sequences that count, one after the other: within the lengths, and of a weight above 0."""
+    """The N steps that count, concatenated over sequences: those within the lengths and of weight above 0."""
 
     prediction: Array  #: (N, K)
     target: Array  #: (N, K), or (N,) integer classes
-    weights: Array | None  #: (N,) of the prediction's dtype; None where each is 1
-    shape: tuple[int, ...]  #: of the prediction as it came
-    valid: Array | None  #: (T, B) or (B,) booleans; None where every step counts
+    weights: Array | None  #: (N,) in the prediction's dtype; None if all are 1
+    shape: tuple[int, ...]  #: original shape of the prediction
+    valid: Array | None  #: (T, B) or (B,) booleans; None if every step counts
 
     def counted(self, values: Array) -> Array | None:
-        """The weight of each of these values, (N,) or (N, K): 0 where the target is NaN; None where each is 1."""
+        """Return the weights of values (N,) or (N, K): 0 where the target is NaN; None if all are 1."""
         weights = self.weights
         if weights is not None and values.ndim == 2:
             weights = np.broadcast_to(weights[:, None], values.shape)
@@ -41,11 +41,11 @@ class Rows(NamedTuple):
         return there.astype(self.prediction.dtype) if weights is None else weights * there
 
     def sums(self, values: Array) -> tuple[float, float]:
-        """`weighted_sums` of these values."""
+        """Return `weighted_sums` of these values."""
         return weighted_sums(values, self.counted(values))
 
     def spread(self, rows: Array) -> Array:
-        """(N, K) laid out like the prediction again, 0 for what does not count."""
+        """Scatter (N, K) back into the shape of the prediction, 0 for steps that do not count."""
         if self.valid is None:
             return rows.reshape(self.shape)
         a: Array = np.zeros(self.shape, rows.dtype)
@@ -54,7 +54,7 @@ class Rows(NamedTuple):
 
 
 def weighted_sums(values: Array, weights: Array | None) -> tuple[float, float]:
-    """The weighted sum of values, and the sum of their weights, in float64."""
+    """Return the weighted sum of values and the sum of their weights, in float64."""
     if weights is None:
         return float(values.sum(dtype=np.float64)), values.size
     weighted = np.where(weights > 0, weights * values, 0)
@@ -62,14 +62,14 @@ def weighted_sums(values: Array, weights: Array | None) -> tuple[float, float]:
 
 
 def valid_rows(prediction: Any, target: Any, lengths: Any, weights: Any, classes: int | None = None) -> Rows:
-    """The steps that count; integer targets are classes, allowed with `classes`: at least so many of them, else K."""
+    """Return the steps that count; integer targets in 0..max(classes, K)-1 are allowed unless `classes` is None."""
     prediction = floating_array("prediction", prediction)
     if prediction.ndim not in (2, 3):
         raise ValueError(f"prediction: expected shape (T, B, K) or (B, K), got {prediction.shape}")
     meaning = "T, B" if prediction.ndim == 3 else "B"
     steps, K = prediction.shape[:-1], prediction.shape[-1]
     if K < 1:
-        raise ValueError(f"prediction: expected at least 1 number a step (K >= 1), got shape {prediction.shape}")
+        raise ValueError(f"prediction: expected at least 1 number per step (K >= 1), got shape {prediction.shape}")
 
     target = as_array("target", target)
     integer = classes is not None and target.dtype.kind in "iu"
@@ -83,7 +83,7 @@ def valid_rows(prediction: Any, target: Any, lengths: Any, weights: Any, classes
     valid = None
     if lengths is not None:
         if prediction.ndim != 3:
-            raise ValueError(f"lengths: only for a prediction of shape (T, B, K), got {prediction.shape}")
+            raise ValueError(f"lengths: needs a prediction of shape (T, B, K), got {prediction.shape}")
         valid = np.arange(steps[0])[:, None] < checked_lengths(lengths, steps[0], steps[1], unbatched=False)
     if weights is not None:
         weights = numbers("weights", weights)
@@ -103,13 +103,13 @@ def valid_rows(prediction: Any, target: Any, lengths: Any, weights: Any, classes
 
 
 class Counting(NamedTuple):
-    """What targets count by their class."""
+    """Weights of targets by class."""
 
-    table: Array | None = None  #: the weight of each class, and last that of all others, 1
+    table: Array | None = None  #: the weight of each class; the last entry, 1, is for all others
     ignore_index: int | None = None  #: the class that does not count
 
     def weights(self, y: Array, given: Array | None, steps: int) -> Array | None:
-        """For y with so many leading axes: the weights given, times those of the classes; None where each is 1."""
+        """Return the given weights times the class weights, for y with this many leading axes; None if all are 1."""
         integers = y.dtype.kind in "iu"
         if self.table is not None:
             c = y if integers else (y[..., 0] > 0.5).astype(int) if y.shape[-1:] == (1,) else y.argmax(axis=-1)
@@ -120,20 +120,20 @@ class Counting(NamedTuple):
         return given
 
     def expect_of(self, K: int, classes: bool, probabilities: bool) -> None:
-        """That a loss of such targets, for K numbers a step, has these classes."""
+        """Raise ValueError if a loss with such targets and K numbers per step lacks these classes."""
         if self.table is None:
             return
         if not classes and not (probabilities and K == 1):
             raise ValueError(
-                "class_weight: expected a loss whose target is one class a step, categorical_crossentropy, "
-                "or binary_crossentropy of K = 1; sample_weight takes any"
+                "class_weight: expected a loss with one class per target, categorical_crossentropy, "
+                "or binary_crossentropy with K = 1; use sample_weight for other losses"
             )
         if (most := len(self.table) - 2) >= max(K, 2):
             raise ValueError(f"class_weight: expected classes in 0..{max(K, 2) - 1}, got {most}")
 
 
 def counting(class_weight: Any, ignore_index: Any) -> Counting:
-    """The arguments of `fit`, checked."""
+    """Return the class weights of `fit`, checked."""
     if ignore_index is not None:
         ignore_index = integer("ignore_index", ignore_index, "an integer or None")
     if class_weight is None:
@@ -147,7 +147,7 @@ def counting(class_weight: Any, ignore_index: Any) -> Counting:
 
 
 def numbers(name: str, a: Any) -> Array:
-    """An array of float32 or float64, of numbers or booleans."""
+    """Convert numbers or booleans to a float32 or float64 array."""
     a = as_array(name, a, sequence=True)
     if a.dtype.kind not in "fiub" or a.dtype.itemsize > 8:
         raise TypeError(f"{name}: expected numbers, got {describe(a.dtype)}")
@@ -162,18 +162,18 @@ def expect_weights(name: str, weights: Array) -> None:
 
 
 def in_range(name: str, a: Array, least: float, most: float, what: str) -> None:
-    """What is not NaN lies within `least` and `most`."""
+    """Raise ValueError unless all values lie in `least`..`most`; NaN is ignored."""
     wrong = (a < least) | (a > most)
     if wrong.any():
         first = a[wrong][0]
-        hint = f"; ignore_index={first} of fit and evaluate leaves out such" if what == "classes" and first < 0 else ""
+        hint = f"; to ignore it, pass ignore_index={first}" if what == "classes" and first < 0 else ""
         raise ValueError(f"{name}: expected {what} in {least}..{most}, got {first}{hint}")
 
 
 def expect_targets(
     name: str, y: Array, shape: tuple[int, ...], dtype: np.dtype[Any], classes: bool, weights: Array | None = None
 ) -> None:
-    """That y goes with predictions of this shape, (N, T, K) or (N, K), and dtype, or, with `classes`, is classes."""
+    """Raise unless y matches predictions of this shape, (N, T, K) or (N, K), and dtype, or is classes if allowed."""
     steps, K = shape[:-1], shape[-1]
     if classes and y.dtype.kind in "iu" and y.shape == steps:
         in_range(name, y if weights is None else y[weights > 0], 0, K - 1, "classes")
@@ -188,7 +188,7 @@ def expect_targets(
 
 
 def instead(y: Array, shape: tuple[int, ...], dtype: np.dtype[Any], classes: bool) -> str:
-    """What the usual mistakes want in place of y."""
+    """Suggest what to pass in place of y, for common mistakes."""
     steps, K = shape[:-1], shape[-1]
     colons = ", ".join(":" for _ in steps)
     if classes and y.shape == steps:
@@ -201,5 +201,5 @@ def instead(y: Array, shape: tuple[int, ...], dtype: np.dtype[Any], classes: boo
     if y.shape == steps and K == 1:
         return f"y[{colons}, None]{cast}"
     if y.shape == steps and y.dtype.kind in "iu":
-        return 'integer classes go with the loss "categorical_crossentropy"'
+        return 'for integer classes use the loss "categorical_crossentropy"'
     return ""

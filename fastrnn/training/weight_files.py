@@ -1,8 +1,8 @@
-"""Weights in safetensors files, and what stands beside them.
+"""Read and write safetensors files of weights and metadata.
 
-The weights stand under the names of `Sequential.parameters`, which begin with a digit. What is not an array is JSON in
-the file's metadata, under "fastrnn": the format's version, the layers, and whatever else the file is for. A checksum of
-all that stands beside it, under "sha256"; a file without one is read all the same.
+Weights are stored under the names of `Sequential.parameters`, which begin with a digit. Everything else is JSON in the
+file's metadata, under "fastrnn": the format version, the layers, and other data of the file's kind. A checksum of both
+is stored under "sha256"; a file without one is accepted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fastrnn.cells import Array
 from fastrnn.extras import needed
 from fastrnn.training.chain import Chain
 
-#: of the metadata
+#: keys of the metadata, and the format version
 KEY, SUM, VERSION = "fastrnn", "sha256", 1
 
 Tensors = dict[str, Array]
@@ -61,7 +61,7 @@ def under(prefix: str, tensors: Tensors) -> Tensors:
 
 
 def file_path(argument: str, path: Any) -> Path:
-    """What the user calls a file."""
+    """Return the user's path, checked."""
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise TypeError(f"{argument}: expected the path of a file, a str or os.PathLike, got {path!r:.80}")
     if not os.fspath(path):
@@ -75,15 +75,15 @@ def expect_file(argument: str, path: Path) -> None:
 
 
 def expect_place(path: Path) -> None:
-    """Where a file can be, or is already."""
+    """Raise OSError if no file can be written at this path."""
     expect_file("path", path)
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"path: there is no directory {path.parent}; make it first")
+        raise FileNotFoundError(f"path: the directory {path.parent} does not exist; create it first")
 
 
 @contextlib.contextmanager
 def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Where to write a file that takes its place at the end: whoever stops in the middle still has that of before."""
+    """Yield a temporary path, moved to `path` at the end, so that an interrupted write keeps the old file."""
     path = file_path("path", path)
     expect_place(path)
     partial = path.with_name(path.name + ".partial")
@@ -97,14 +97,14 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
-    """All or nothing."""
+    """Write the file atomically."""
     safetensors, numpy = needed("safetensors", "train"), needed("safetensors.numpy", "train")
     plain = json.dumps({"version": VERSION} | dict(metadata), default=np.ndarray.tolist)
     tensors = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     with replaced(path) as partial:
         try:
             numpy.save_file(tensors, partial, {KEY: plain, SUM: checksum(tensors, plain)})
-        except safetensors.SafetensorError as error:  # of the system's, it has the words alone
+        except safetensors.SafetensorError as error:  # system errors come as this, without an errno
             raise OSError(f"path: {os.fspath(path)} cannot be written ({error})") from error
 
 
@@ -117,7 +117,7 @@ def checksum(tensors: Tensors, plain: str) -> str:
 
 
 def opened(argument: str, path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, str]]:
-    """The tensors and the metadata of any safetensors file."""
+    """Return the tensors and the metadata of any safetensors file."""
     safetensors = needed("safetensors", "train")
     expect_file(argument, file_path(argument, path))
     try:
@@ -125,7 +125,7 @@ def opened(argument: str, path: str | os.PathLike[str]) -> tuple[Tensors, dict[s
             metadata = file.metadata() or {}
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118  # it cannot be iterated
     except (safetensors.SafetensorError, LookupError, TypeError, AttributeError) as error:  # the latter: odd dtypes
-        raise ValueError(f"{argument}: {os.fspath(path)} is no safetensors file for NumPy ({error})") from error
+        raise ValueError(f"{argument}: {os.fspath(path)} is not a safetensors file for NumPy ({error})") from error
 
 
 def read(argument: str, path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, Any]]:
@@ -137,9 +137,9 @@ def read(argument: str, path: str | os.PathLike[str]) -> tuple[Tensors, dict[str
     try:
         plain = json.loads(metadata[KEY])
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{argument}: {os.fspath(path)} has metadata that are no JSON ({error})") from error
+        raise ValueError(f"{argument}: {os.fspath(path)} has metadata that is not JSON ({error})") from error
     if not isinstance(plain, dict) or type(plain.get("version")) is not int:
-        raise ValueError(f"{argument}: {os.fspath(path)} has metadata without a version")
+        raise ValueError(f"{argument}: {os.fspath(path)} has metadata without a format version")
     if plain["version"] > VERSION:
         raise ValueError(f"{argument}: {os.fspath(path)} has format version {plain['version']}, expected {VERSION}")
     return tensors, plain
