@@ -183,6 +183,11 @@ def renamed(names: Any, i: int, name: str) -> None:
         (lambda g: renamed(g.node[1].input, 0, "p"), "Relu 'positive' reads 'p', which nothing before it makes"),
         (lambda g: setattr(g.output[0], "name", "q"), "model: nothing makes its output 'q'"),
         (lambda g: setattr(g.output[0], "name", ""), "model: nothing makes its output ''"),
+        (lambda g: g.input.append(g.input[0]), "model: expected inputs with unique names, got several named 'x'"),
+        (
+            lambda g: setattr(g.input.add(name="z").type.tensor_type, "elem_type", 99),
+            "model: 'z': expected an ONNX element type, got 99",
+        ),
         (lambda g: setattr(g.initializer[2], "raw_data", b"123"), "constant 'W': "),
         (lambda g: setattr(g.initializer[2], "data_type", 99), "constant 'W': 99"),
         (lambda g: setattr(g.node[0], "domain", "strange"), "model: onnx.shape_inference refuses it: "),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
@@ -72,7 +73,12 @@ def constant_nodes(nodes: Iterable[Any], constants: Iterable[str], wanted: Itera
 
 
 def expect_made(graph: Any) -> None:
-    """A ValueError, unless everything that is read is made before; subgraphs have no names of the graph's own."""
+    """Raise ValueError unless input names are unique and every value is computed before it is read.
+
+    Names of values in subgraphs differ from those of the graph itself.
+    """
+    if twice := [name for name, n in Counter(value.name for value in graph.input).items() if n > 1]:
+        raise ValueError(f"model: expected inputs with unique names, got several named {twice[0]!r}")
     made = {"", *(value.name for value in [*graph.input, *graph.initializer])}
     names = made.union(*(node.output for node in graph.node))
     for node in graph.node:

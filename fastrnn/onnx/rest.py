@@ -104,14 +104,17 @@ def type_of(text: str) -> Any:
     return make[kind](type_of(inner))
 
 
-def text_of(type_proto: Any) -> str:
-    """`type_of`, the other way."""
+def text_of(type_proto: Any, name: str) -> str:
+    """The inverse of `type_of`; `name` is the value's, for the ValueError about an unknown element type."""
     onnx = needed("onnx", "onnx")
     kind = type_proto.WhichOneof("value")
     if kind == "tensor_type":
-        return f"tensor({onnx.TensorProto.DataType.Name(type_proto.tensor_type.elem_type).lower()})"
+        number, known = type_proto.tensor_type.elem_type, onnx.TensorProto.DataType
+        if number not in known.values():
+            raise ValueError(f"model: {name!r}: expected an ONNX element type, got {number}")
+        return f"tensor({known.Name(number).lower()})"
     if kind == "sequence_type":
-        return f"seq({text_of(type_proto.sequence_type.elem_type)})"
+        return f"seq({text_of(type_proto.sequence_type.elem_type, name)})"
     if kind == "optional_type":
-        return f"optional({text_of(type_proto.optional_type.elem_type)})"
+        return f"optional({text_of(type_proto.optional_type.elem_type, name)})"
     return str(kind)

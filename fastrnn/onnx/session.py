@@ -241,7 +241,7 @@ def argument(value: Any) -> Argument:
     """Of a ValueInfoProto."""
     of_axis = value.type.tensor_type.shape.dim
     sizes = [one.dim_value if one.HasField("dim_value") else one.dim_param or None for one in of_axis]
-    return Argument(value.name, sizes, text_of(value.type))
+    return Argument(value.name, sizes, text_of(value.type, value.name))
 
 
 def fixed_sizes(shape: Sequence[Any]) -> tuple[Callable[[Any], Any], Any]:
