@@ -14,7 +14,7 @@
 #ifndef FRNN_ACTIVATION_H
 #define FRNN_ACTIVATION_H
 
-#include "vec.h"
+#include "lanes.h"
 
 #if FRNN_BITS == 32
 #define MANTISSA 23

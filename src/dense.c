@@ -2,12 +2,10 @@
  *
  * A product is the panels' of matmul.h, so an element is one chain over k in order, and a row has the same bits
  * whatever rows stand beside it. W that is not packed is packed a group at a time, just before it is multiplied.
- *
- *   softmax: exp(a - max a) over its sum, which is taken lane by lane, then over the lanes in order
  */
 #include "dense.h"
 
-#include "activation.h"
+#include "softmax.h"
 #include "team.h"
 #include "weights.h"
 
@@ -54,43 +52,6 @@ static void fill_bias(const Layout *l)
     const frnn_dense *d = l->dense;
     memset(l->bias, 0, (size_t)padded(d->N) * sizeof(real));
     if (d->b) memcpy(l->bias, d->b, (size_t)d->N * sizeof(real));
-}
-
-/* n <= LANES elements, and `rest` in the other lanes. */
-INLINE vec load_some(const real *a, ptrdiff_t n, real rest)
-{
-    if (n >= LANES) return load(a);
-    vec v = splat(rest);
-    memcpy(&v, a, (size_t)n * sizeof(real));
-    return v;
-}
-INLINE void store_some(real *a, vec v, ptrdiff_t n)
-{
-    memcpy(a, &v, (size_t)(n < LANES ? n : LANES) * sizeof(real));
-}
-
-/* exp(z) for z <= 0, within 2 ulp, and NaN. */
-INLINE vec exp_of_negative(vec z)
-{
-    const ExpParts exp = exp_parts(VMAX(splat(-EXP_LIMIT), z));
-    return FMA(exp.scale, FMA(exp.square, exp.q, exp.r), exp.scale);
-}
-
-static void softmax(const real *a, real *y, ptrdiff_t n)
-{
-    vec most = splat(-__builtin_inf()), sums = splat(0);
-    real lanes[LANES], top = -__builtin_inf(), sum = 0;
-    for (ptrdiff_t i = 0; i < n; i += LANES) most = VMAX(most, load_some(a + i, n - i, -__builtin_inf()));
-    store(lanes, most);
-    for (int l = 0; l < LANES; l++) top = lanes[l] > top ? lanes[l] : top;
-    for (ptrdiff_t i = 0; i < n; i += LANES) {
-        const vec e = exp_of_negative(load_some(a + i, n - i, -__builtin_inf()) - splat(top));
-        store_some(y + i, e, n - i);
-        sums += e;
-    }
-    store(lanes, sums);
-    for (int l = 0; l < LANES; l++) sum += lanes[l];
-    for (ptrdiff_t i = 0; i < n; i += LANES) store_some(y + i, load_some(y + i, n - i, 0) / splat(sum), n - i);
 }
 
 INLINE vec relu(vec a) { return choose(a < splat(0), splat(0), a); /* NaN stays NaN */ }
