@@ -73,10 +73,11 @@ def parser() -> Parser:
     add("demo", "train an LSTM on the 2-back echo task, test it, and compare backends", reads=False)
     files = "files: .safetensors (fastrnn's own, or a state_dict), .keras, .h5, .onnx, .pt (a state_dict), "
     files += ".json (RTNeural)"
-    convert = add("convert", "read a model of one kind and write it as another", files, "OUT: .safetensors, .onnx")
+    convert = add("convert", "read a model of one kind and write it as another", files, "OUT: .safetensors, .onnx, .c")
     convert.add_argument("source", metavar="IN")
     convert.add_argument("target", metavar="OUT")
     convert.add_argument("--opset", type=int, metavar="N", help="of ONNX")
+    convert.add_argument("--name", metavar="NAME", help="of C: what its names begin with")
     inspect = add("inspect", "print a model's layers, shapes, parameters, memory, and what runs each of them", files)
     inspect.add_argument("source", metavar="MODEL")
     bench = add("bench", "time a model; without MODEL, compare fastrnn with other libraries, in a checkout", files)

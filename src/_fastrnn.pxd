@@ -1,10 +1,14 @@
-"""What fastrnn.h and xla.h declare, and what tests want of team.h."""
+"""What fastrnn.h, xla.h and the headers.h of fastrnn/cells/generate.py declare, and what tests want of team.h."""
 
 from libc.stdint cimport int64_t
 
 
 cdef extern from "team.h" nogil:
     void frnn_team_set_retreat(int)
+
+
+cdef extern from "headers.h":
+    const char *frnn_headers
 
 
 cdef extern from "fastrnn.h" nogil:

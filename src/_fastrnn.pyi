@@ -8,6 +8,7 @@ from fastrnn.call import Call, DenseCall, Gradients
 Array = np.ndarray[Any, np.dtype[Any]]
 
 compiler: str
+headers: str  # the vectors and functions that C files of `fastrnn.to_c` begin with
 
 def isas() -> dict[str, int]: ...
 def set_cpus(n: int) -> None: ...

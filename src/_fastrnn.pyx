@@ -15,6 +15,7 @@ from libc.string cimport memcpy, memset
 
 
 compiler = FRNN_COMPILER.decode()
+headers = frnn_headers.decode()
 
 cdef int cpus = 1
 

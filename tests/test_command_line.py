@@ -224,7 +224,7 @@ def test_bench_of_an_encoder_and_a_decoder(run: Run) -> None:
         (["convert"], "the following arguments are required: IN, OUT; see python -m fastrnn convert --help"),
         (["frobnicate"], "invalid choice: 'frobnicate'"),
         (["convert", "nothing.onnx", "b.onnx"], "nothing.onnx: there is no such file"),
-        (["convert", "m.safetensors", "m.c"], "OUT: expected a name that ends in .safetensors, .onnx, got 'm.c'"),
+        (["convert", "m.safetensors", "m.d"], "OUT: expected a name that ends in .safetensors, .onnx, .c, got 'm.d'"),
         (["convert", "m.txt", "m.onnx"], "IN: expected a name that ends in .safetensors, .keras, .h5,"),
         (["convert", "m.safetensors", "no/m.safetensors"], "the directory no does not exist; create it first"),
         (["convert", "m.safetensors", "b.safetensors", "--opset", "13"], "--opset: m.safetensors has no use for it"),

@@ -88,6 +88,11 @@ def set_isa(name: str) -> None:
     _isa = name
 
 
+def headers() -> str:
+    """The C that files of `fastrnn.to_c` begin with: vectors, functions and products, as in the kernels."""
+    return _fastrnn.headers
+
+
 def build_info() -> dict[str, str]:
     return {"compiler": _fastrnn.compiler}
 

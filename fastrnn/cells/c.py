@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
+from fastrnn.cells.c_functions import WRITTEN, number
 from fastrnn.cells.definition import Cell
 from fastrnn.cells.graph import COMPARISONS, Node
 from fastrnn.cells.program import BLOCKS, Loop, Place, Program
@@ -24,6 +26,9 @@ FORMS = {
     "relu": "VMAX(splat(0), {})",
     "clip": "VMIN({2}, VMAX({1}, {0}))",
     "where": "choose({}, {}, {})",
+    "minimum": "choose({0} <= {1}, {0}, {1})",
+    "maximum": "choose({0} >= {1}, {0}, {1})",
+    **{name: f"v{name}({{}})" for name in WRITTEN},
 } | dict(zip(COMPARISONS, ("{} < {}", "{} <= {}", "{} > {}", "{} >= {}", "{} == {}", "{} != {}"), strict=True))
 
 #: Where an array begins for row r; "same" lies behind the kept fields.
@@ -89,18 +94,31 @@ def pointers(program: Program, loop: Loop, q: int) -> list[str]:
     ]
 
 
+def inference(program: Program, q: int) -> tuple[list[str], set[str]]:
+    """The loops of phase q over all the units of one row, and the arrays that they name; blocks are n = Hp wide."""
+    lines: list[str] = []
+    for loop in program.phases[q].forward:
+        _, each_unit = bodies(program, loop, q, training=False)
+        lines += ["for (ptrdiff_t l = 0; l < Hp; l += LANES) {", *[f"    {line}" for line in each_unit], "}"]
+    return lines, set(re.findall(r"(?:load|store)\((\w+)", "\n".join(lines)))
+
+
 def address(place: Place, unit: str = " + l") -> str:
     apart = "n" if place.array in BLOCKS else "LANES" if place.array == "same" else "Hp"
     field = f" + {place.field} * {apart}" if place.field else ""
     return f"{place.array}{field}{unit}"
 
 
-def bodies(program: Program, loop: Loop, q: int) -> tuple[list[str], list[str]]:
-    """What is the same for all units, from their first vector; and what is computed for each."""
+def bodies(program: Program, loop: Loop, q: int, *, training: bool = True) -> tuple[list[str], list[str]]:
+    """What is the same for all units, from their first vector; and what is computed for each.
+
+    Without `training` nothing is kept for it, and what is computed else is fused as it is with it.
+    """
     once: list[str] = []
     lines: list[str] = []
     same = program.same_for_all(loop.values())
-    for node, op, args in loop.steps():
+    steps = [*loop.steps()] if training else used(loop)
+    for node, op, args in steps:
         kind, unit = "ivec" if op in COMPARISONS else "vec", "" if node in same else " + l"
         value = expression(program, loop, q, node, op, args, unit)
         (once if node in same else lines).append(f"const {kind} v{node.number} = {value};")
@@ -109,13 +127,25 @@ def bodies(program: Program, loop: Loop, q: int) -> tuple[list[str], list[str]]:
     for place, node in loop.stores:
         if place.array == "same":
             once.append(f"if (at == 0) store({address(place, '')}, v{node.number});")
-    kept = [f"    store({address(place)}, v{node.number});" for place, node in loop.stores if place in loop.training]
+    keeping = [(place, node) for place, node in loop.stores if place in loop.training] if training else []
+    kept = [f"    store({address(place)}, v{node.number});" for place, node in keeping]
     return once, [*lines, *stores, *(["if (t->keep) {", *kept, "}"] if kept else [])]
+
+
+def used(loop: Loop) -> list[tuple[Node, str, tuple[Node, ...]]]:
+    """The steps that a store hangs on which is not of training alone."""
+    wanted = {node for place, node in loop.stores if place not in loop.training}
+    steps = []
+    for step in reversed([*loop.steps()]):
+        if step[0] in wanted:
+            wanted.update(step[2])
+            steps.append(step)
+    return steps[::-1]
 
 
 def expression(program: Program, loop: Loop, q: int, node: Node, op: str, args: tuple[Node, ...], unit: str) -> str:
     if op == "const":
-        return f"splat((real){node.name!r})"
+        return f"splat({number(node.name)})"
     if op == "load":
         place = loop.loads[node]
         if place.array == "total":

@@ -2,7 +2,8 @@
 
     python fastrnn/cells/generate.py FOLDER
 
-writes one cell_<family>.c for each family of built-in cells, cell_catalogue.c for all others, and cells.h, their list.
+writes one cell_<family>.c for each family of built-in cells, cell_catalogue.c for all others, cells.h, their list, and
+headers.h, which holds the text of the headers that `fastrnn.to_c` copies into what it writes.
 Nothing is written that is there already, so that only what changed is compiled again. Of fastrnn it imports what needs
 no extension: that is not built yet.
 """
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 #: Activations of gates, and of candidates, of the LSTMs and GRUs: all of Keras' layers, old and new, with tanh or relu.
 GATES, CANDIDATES = ("sigmoid", "hard_sigmoid", "hard_sigmoid_keras2"), ("tanh", "relu")
+
+#: The headers of src that know nothing of the kernels, in the order in which they include one another.
+HEADERS = ("lanes.h", "activation.h", "softmax.h", "single.h")
 
 
 def chosen() -> Iterator[Cell]:
@@ -57,6 +61,7 @@ def main(folder: Path) -> None:
     cells = compiled()
     entries = " \\\n".join(f"    CELL({name})" for name in cells)
     write(folder / "cells.h", f"#define FRNN_CELLS(CELL) \\\n{entries}\n")
+    write(folder / "headers.h", f"static const char frnn_headers[] =\n{literal(headers())};\n")
     families: dict[str, dict[str, Cell]] = {}
     for name, cell in cells.items():
         families.setdefault(cell.family if cell.builtin else "catalogue", {})[name] = cell
@@ -65,6 +70,19 @@ def main(folder: Path) -> None:
     for path in folder.glob("cell_*.c"):  # CMake compiles all that it finds
         if path.stem.removeprefix("cell_") not in families:
             path.unlink()
+
+
+def headers() -> str:
+    """One after another, without what includes them."""
+    source = Path(__file__).parents[2] / "src"
+    lines = "".join([(source / name).read_text() for name in HEADERS]).splitlines()
+    return "".join([f"{line}\n" for line in lines if not line.startswith('#include "')])
+
+
+def literal(text: str) -> str:
+    """A string of C."""
+    lines = [line.replace("\\", "\\\\").replace('"', '\\"') for line in text.splitlines()]
+    return "\n".join([f'    "{line}\\n"' for line in lines])
 
 
 def write(path: Path, text: str) -> None:

@@ -325,6 +325,9 @@ class Writer:
     def _number(self, a: str) -> str:
         return self._emit(f"bitcast {self._ivec} {a} to {self._vec}")
 
+    def _real(self, whole: str) -> str:
+        return self._emit(f"sitofp {self._ivec} {whole} to {self._vec}")
+
     def _whole(self, op: str, a: str, b: str) -> str:
         return self._emit(f"{op} {self._ivec} {a}, {b}")
 
@@ -443,7 +446,7 @@ class Writer:
         k = self._whole("ashr", above, self.integer(mantissa))
         rest = self._whole("sub", whole, self._whole("shl", k, self.integer(mantissa)))
         f = self.sub(self._number(rest), c(1))
-        exponent = self._emit(f"sitofp {self._ivec} {k} to {self._vec}")
+        exponent = self._real(k)
         s = self.div(f, self.add(c(2), f))
         z = self.mul(s, s)
         series = c(n.log_series[-1])

@@ -2,6 +2,7 @@
 
 from fastrnn.convert.audio import from_nam, from_rtneural
 from fastrnn.convert.by_gate import from_gates
+from fastrnn.convert.c import to_c
 from fastrnn.convert.files import load, save
 from fastrnn.convert.jax import from_equinox, from_flax, from_haiku
 from fastrnn.convert.keras import from_keras, to_keras
@@ -21,6 +22,7 @@ __all__ = [
     "from_torch",
     "load",
     "save",
+    "to_c",
     "to_keras",
     "to_onnx",
     "to_torch",

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from fastrnn import catalogue
 from fastrnn.cells import Cell, members
 from fastrnn.convert.audio import from_rtneural
+from fastrnn.convert.c import to_c
 from fastrnn.convert.files import load, save
 from fastrnn.convert.keras import from_keras
 from fastrnn.convert.onnx import from_onnx
@@ -146,4 +147,5 @@ READERS = {
 WRITERS = {
     ".safetensors": Format(save, ()),
     ".onnx": Format(lambda path, model, **options: to_onnx(model, path, **options), ("opset", "lengths", "state")),
+    ".c": Format(lambda path, model, **options: to_c(model, path, **options), ("name",)),
 }

@@ -1,0 +1,94 @@
+"""Functions that src/activation.h does not have, for no built-in cell has them, in C: by the operations of `llvm`."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from fastrnn.cells.llvm import Machine, Writer, single
+
+#: What `function` writes, by the names of equations.
+WRITTEN = ("exp", "log", "log1p", "softplus", "abs")
+
+#: Comparisons of LLVM that C has; those of "u" hold where a number is NaN, too.
+OPERATORS = {"olt": "<", "ole": "<=", "ogt": ">", "oge": ">=", "oeq": "==", "une": "!="}
+UNORDERED = {"ult": "~({} >= {})", "ueq": "~(({0} < {1}) | ({0} > {1}))"}
+
+SHIFTS = {"add": "+", "sub": "-", "and": "&", "or": "|", "shl": "<<", "ashr": ">>"}
+
+
+def function(name: str, bits: int) -> str:
+    """v<name>, on vectors of numbers of so many bits."""
+    writer = InC(bits)
+    value = writer.fabs("x") if name == "abs" else getattr(writer, name)("x")
+    lines = [f"return {value};"]
+    for k, line in reversed([*enumerate(writer.lines)]):  # what nobody reads, a compiler warns of
+        if any(re.search(rf"\bv{k}\b", later) for later in lines):
+            lines.insert(0, line)
+    return f"INLINE vec v{name}(vec x)\n{{\n" + "".join([f"    {line}\n" for line in lines]) + "}\n"
+
+
+def number(value: float) -> str:
+    """A constant of C."""
+    if math.isfinite(value):
+        return f"(real){value!r}"
+    return f"(real){'-' if value < 0 else ''}__builtin_inf()" if value == value else '(real)__builtin_nan("")'
+
+
+class InC(Writer):
+    """Its operations, in C over src/lanes.h."""
+
+    def __init__(self, bits: int) -> None:
+        self._machine = Machine(bits, 0, True)  # lanes and FMA are lanes.h's business
+        self.lines: list[str] = []
+
+    def _named(self, kind: str, value: str) -> str:
+        name = f"v{len(self.lines)}"
+        self.lines.append(f"const {kind} {name} = {value};")
+        return name
+
+    def const(self, value: float) -> str:
+        return f"splat({number(single(value) if self._machine.bits == 32 else value)})"
+
+    def integer(self, value: int) -> str:
+        return f"((ivec){{0}} + (integer){value})"
+
+    def add(self, a: str, b: str) -> str:
+        return self._named("vec", f"{a} + {b}")
+
+    def sub(self, a: str, b: str) -> str:
+        return self._named("vec", f"{a} - {b}")
+
+    def mul(self, a: str, b: str) -> str:
+        return self._named("vec", f"{a} * {b}")
+
+    def div(self, a: str, b: str) -> str:
+        return self._named("vec", f"{a} / {b}")
+
+    def neg(self, a: str) -> str:
+        return self._named("vec", f"-{a}")
+
+    def fma(self, a: str, b: str, c: str) -> str:
+        return self._named("vec", f"FMA({a}, {b}, {c})")
+
+    def compare(self, test: str, a: str, b: str) -> str:
+        form = UNORDERED[test] if test in UNORDERED else f"{{}} {OPERATORS[test]} {{}}"
+        return self._named("ivec", form.format(a, b))
+
+    def select(self, mask: str, a: str, b: str) -> str:
+        return self._named("vec", f"choose({mask}, {a}, {b})")
+
+    def fabs(self, a: str) -> str:
+        return self._named("vec", f"(vec)((ivec){a} & ~(ivec)splat(-(real)0))")
+
+    def _bits(self, a: str) -> str:
+        return self._named("ivec", f"(ivec){a}")
+
+    def _number(self, a: str) -> str:
+        return self._named("vec", f"(vec){a}")
+
+    def _real(self, whole: str) -> str:
+        return self._named("vec", f"__builtin_convertvector({whole}, vec)")
+
+    def _whole(self, op: str, a: str, b: str) -> str:
+        return self._named("ivec", f"{a} {SHIFTS[op]} {b}")

@@ -1,0 +1,279 @@
+"""A model as a file of C."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from fastrnn import backends
+from fastrnn.cells import Array
+from fastrnn.convert.c_layers import WRITERS, Source, lines_of
+from fastrnn.convert.stack import as_chain, kind_of, leaves
+from fastrnn.layers.recurrent import Recurrent
+from fastrnn.training.chain import Chain
+from fastrnn.training.weight_files import file_path, replaced
+from fastrnn.version import version
+
+#: Steps of the self-test.
+TESTED = 8
+
+#: What the self-test allows between two norms: the machine that recorded it may have added in another order.
+TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-13}
+
+
+def to_c(model: Any, path: str | os.PathLike[str], name: str | None = None) -> None:
+    """Write a model as one file of C11 and its header, which need neither fastrnn nor a library of mathematics.
+
+    ``to_c(model, "amp.c")`` writes amp.c and amp.h::
+
+        typedef struct { ... } amp_state;
+        void amp_init(amp_state *state);                                        /* begin a sequence */
+        void amp_step(amp_state *state, const float *x, float *y);              /* I numbers in, K out */
+        void amp_run(amp_state *state, const float *x, float *y, size_t T);     /* x (T, I), y (T, K) */
+
+    Nothing is allocated, and nothing is shared between states: threads may each have their own. ``amp_run`` goes on
+    from the state as ``amp_step`` does. Of a model that gives the last step alone (``return_sequences=False``) y is
+    (K,), after the last of the T steps, and that of ``amp_step`` is what it would be if the sequence ended there. The
+    first layer may be an `Embedding`: then x is ``const int32_t *``, a number a step, and one that the table does not
+    have makes y NaN. A model of float64 has ``double`` in place of ``float``.
+
+    The bits are those of the layer on the instruction set that the C is compiled for: ``-march=x86-64-v3``, ``-v4``, or
+    none for the baseline, and AArch64. GCC and Clang compile it.
+
+    Compiled with ``-DAMP_TEST`` the file is a program that compares outputs recorded from the model with its own; it
+    exits with 0 if they agree to rounding.
+
+    Parameters
+    ----------
+    model : Layer
+        A recurrent layer of one direction, or a `Sequential` of such, `Dense`, `Activation`, `Embedding`, `Dropout`,
+        which is left out, and `LastStep` behind a recurrent layer.
+    path : path
+        It ends in ".c".
+    name : str, optional
+        What names in C begin with; that of the file without ".c" when absent.
+
+    Raises
+    ------
+    TypeError
+        For what is not a layer of fastrnn's, or not one of these.
+    ValueError
+        For an option or a cell that it cannot express, weights that are not finite, or a name that C does not allow;
+        the message names it.
+    OSError
+        If a file cannot be written there; FileNotFoundError if there is no such directory.
+    ImportError
+        Without the compiled extension, which has the C that the files begin with.
+
+    Examples
+    --------
+    >>> import os, tempfile, fastrnn
+    >>> path = os.path.join(tempfile.mkdtemp(), "amp.c")
+    >>> fastrnn.to_c(fastrnn.Sequential([fastrnn.LSTM(1, 16, rng=0), fastrnn.Dense(16, 1, rng=1)]), path)
+    >>> sorted(os.listdir(os.path.dirname(path)))
+    ['amp.c', 'amp.h']
+    """
+    file = file_path("path", path)
+    if file.suffix != ".c":
+        raise ValueError(f"path: expected a name that ends in .c, got {os.fspath(path)!r}")
+    named = file.stem if name is None else name
+    if not isinstance(named, str) or not re.fullmatch("[A-Za-z_][A-Za-z_0-9]*", named):
+        argument = "path: its name begins the names in C;" if name is None else "name:"
+        raise ValueError(f"{argument} expected letters, digits and _, got {named!r:.80}; name= gives another")
+    chain = as_chain("model", model)
+    header, source = written(chain, named, backends.load("native").headers(), file.with_suffix(".h").name)
+    with replaced(file.with_suffix(".h")) as partial:
+        partial.write_text(header)
+    with replaced(file) as partial:
+        partial.write_text(source)
+
+
+def written(chain: Chain, name: str, headers: str, include: str) -> tuple[str, str]:
+    """The header and the source."""
+    layers = list(leaves(chain))
+    dtypes = {layer.dtype for _, _, layer in layers if hasattr(layer, "dtype")}
+    if not any(isinstance(layer, Recurrent) for _, _, layer in layers):
+        raise ValueError(f"model: expected a recurrent layer in it, got {chain!r:.80}")
+    if len(dtypes) > 1:
+        raise ValueError(f"model: expected layers of one dtype, got {' and '.join(sorted(map(str, dtypes)))}")
+    source = Source(dtypes.pop(), chain.input_shape[-1] if len(chain.input_shape) == 3 else None)
+    for _, title, layer in layers:
+        try:
+            WRITERS[kind_of(layer, WRITERS)](source, layer)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{title}: {error}" if len(layers) > 1 else str(error)) from error
+    source.end()
+    fill = {
+        "name": name,
+        "guard": f"{name.upper()}_H",
+        "test": f"{name.upper()}_TEST",
+        "include": include,
+        "version": version(),
+        "model": repr(chain.layers[0] if len(chain) == 1 else chain),
+        "real": source.real,
+        "bits": 8 * source.dtype.itemsize,
+        "x": "int32_t" if source.inputs is None else source.real,
+        "I": source.inputs or 1,
+        "K": source.width,
+        "headers": headers,
+        "states": "\n".join(f"    {one}" for one in source.states),
+        "definitions": "\n".join([*source.helpers.values(), *source.arrays, *source.functions]),
+        "body": indented(source.body),
+        "head": indented(source.head),
+        "last": source.last,
+        "tested": tested(chain, source),
+    }
+    run = LAST if source.last else EACH
+    return filled(HEADER, fill), "\n".join([filled(part, fill) for part in (SOURCE, run, TEST)])
+
+
+def filled(text: str, values: dict[str, Any]) -> str:
+    """With what stands for each @name@."""
+    return re.sub("@([a-zA-Z]+)@", lambda match: str(values[match[1]]), text)
+
+
+def indented(lines: Iterable[str]) -> str:
+    return "\n".join([f"    {line}" for line in lines])
+
+
+def tested(chain: Chain, source: Source) -> str:
+    """Inputs of the self-test, and what the model makes of them."""
+    rng = np.random.default_rng(0)
+    if source.inputs is None:
+        x: Array = rng.integers(0, source.numbers, (1, TESTED))
+        given = lines_of("int32_t", "test_x", x.ravel().tolist())
+    else:
+        x = rng.standard_normal((1, TESTED, source.inputs)).astype(source.dtype)
+        given = source.array("test_x", x)
+    y = chain.forward(x).y
+    return f"{given}\n{source.array('test_y', y)}\nstatic const double tolerance = {TOLERANCE[source.dtype]!r};"
+
+
+HEADER = """\
+/* Written by fastrnn @version@, fastrnn.to_c:
+ * @model@ */
+#ifndef @guard@
+#define @guard@
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { @name@_inputs = @I@, @name@_outputs = @K@ };
+
+typedef struct {
+@states@
+} @name@_state;
+
+/* Begin a sequence. */
+void @name@_init(@name@_state *state);
+
+/* One step: x (inputs), y (outputs). */
+void @name@_step(@name@_state *state, const @x@ *x, @real@ *y);
+
+/* T steps: x (T, inputs), y (T, outputs), or (outputs) of a model that gives the last step alone. */
+void @name@_run(@name@_state *state, const @x@ *x, @real@ *y, size_t T);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
+"""
+
+SOURCE = """\
+/* Written by fastrnn @version@, fastrnn.to_c; @include@ says what is in it. */
+
+#if !defined(__GNUC__)
+#error "the vectors are GNU C's: compile with GCC or Clang"
+#elif defined(__FAST_MATH__)
+#error "compile without -ffast-math: the functions need every operation as it stands"
+#elif defined(__AVX2__) && !defined(__FMA__)
+#error "-mavx2 needs -mfma beside it"
+#elif defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#else
+#pragma GCC optimize("fp-contract=off")
+#endif
+
+#define FRNN_BITS @bits@
+
+@headers@
+#define ALIGNED __attribute__((aligned(64)))
+
+#include "@include@"
+
+@definitions@
+void @name@_init(@name@_state *state) { memset(state, 0, sizeof *state); }
+"""
+
+EACH = """\
+void @name@_step(@name@_state *state, const @x@ *x, @real@ *y)
+{
+@body@
+}
+
+void @name@_run(@name@_state *state, const @x@ *x, @real@ *y, size_t T)
+{
+    for (size_t t = 0; t < T; t++) @name@_step(state, x + t * @name@_inputs, y + t * @name@_outputs);
+}
+"""
+
+LAST = """\
+static void advance(@name@_state *state, const @x@ *x)
+{
+@body@
+}
+
+static void finish(const @name@_state *state, @real@ *y)
+{
+@head@
+}
+
+void @name@_step(@name@_state *state, const @x@ *x, @real@ *y)
+{
+    advance(state, x);
+    finish(state, y);
+}
+
+void @name@_run(@name@_state *state, const @x@ *x, @real@ *y, size_t T)
+{
+    for (size_t t = 0; t < T; t++) advance(state, x + t * @name@_inputs);
+    finish(state, y);
+}
+"""
+
+TEST = """\
+#ifdef @test@
+
+#include <stdio.h>
+
+@tested@
+
+int main(void)
+{
+    enum { STEPS = sizeof test_x / sizeof *test_x / @name@_inputs, OUTPUTS = sizeof test_y / sizeof *test_y };
+    static @name@_state state;
+    static @real@ y[OUTPUTS];
+    double error = 0, size = 0;
+    @name@_init(&state);
+    @name@_run(&state, test_x, y, STEPS);
+    for (int i = 0; i < OUTPUTS; i++) {
+        const double own = y[i], recorded = test_y[i];
+        error += (own - recorded) * (own - recorded);
+        size += recorded * recorded;
+    }
+    const int agree = error <= tolerance * tolerance * size;
+    printf("@name@: %s\\n", agree ? "as recorded" : "NOT as recorded");
+    return !agree;
+}
+
+#endif
+"""

@@ -1,0 +1,62 @@
+/* One row by a matrix, in C files of fastrnn.to_c: the terms of a sum in the order that matmul.h promises.
+ *
+ * A matrix (K, columns) is cut into panels of PANEL columns, the last one maybe narrower, each stored [k][column]. So
+ * its layout does not depend on the width of vectors. `columns` is a multiple of the widest vector's lanes.
+ */
+#ifndef FRNN_SINGLE_H
+#define FRNN_SINGLE_H
+
+#include "lanes.h"
+
+enum {
+    PANEL = 256 / sizeof(real),
+    CHAIN = 128, /* matmul.h's BLOCK: the terms of one chain of multiply-adds */
+    TILE = 8,    /* vectors that accumulate in registers at a time: chains enough for the multiply-add's latency */
+};
+
+#if defined(__clang__)
+#define UNROLL
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
+
+/* `vectors` neighbouring columns of a panel, a constant once inlined. */
+INLINE void multiply_tile(const int vectors, const ptrdiff_t K, const ptrdiff_t stride, const real *panel,
+                          const real *init, const real *x, real *y)
+{
+    vec acc[TILE];
+    for (ptrdiff_t first = 0; first < K; first += CHAIN) {
+        const ptrdiff_t end = K - first < CHAIN ? K : first + CHAIN;
+        UNROLL
+        for (int j = 0; j < vectors; j++) acc[j] = init && !first ? load(init + j * LANES) : splat(0);
+        for (ptrdiff_t k = first; k < end; k++) {
+            const vec a = splat(x[k]);
+            UNROLL
+            for (int j = 0; j < vectors; j++) acc[j] = FMA(a, load(panel + k * stride + j * LANES), acc[j]);
+        }
+        UNROLL
+        for (int j = 0; j < vectors; j++) store(y + j * LANES, first ? load(y + j * LANES) + acc[j] : acc[j]);
+    }
+}
+
+INLINE void multiply_panel(const int width, const ptrdiff_t K, const real *panel, const real *init, const real *x,
+                           real *y)
+{
+    enum { ONCE = TILE * LANES };
+    multiply_tile((width < ONCE ? width : ONCE) / LANES, K, width, panel, init, x, y);
+    if (width > ONCE)
+        multiply_tile((width - ONCE) / LANES, K, width, panel + ONCE, init ? init + ONCE : 0, x, y + ONCE);
+}
+
+/* y = init + x matrix; init may be null, for zeros. y is not x. */
+INLINE void multiply(const int columns, const ptrdiff_t K, const real *matrix, const real *init, const real *x,
+                     real *y)
+{
+    for (ptrdiff_t c = 0; c + PANEL <= columns; c += PANEL)
+        multiply_panel(PANEL, K, matrix + c * K, init ? init + c : 0, x, y + c);
+    const ptrdiff_t whole = columns / PANEL * PANEL;
+    if (columns > whole)
+        multiply_panel((int)(columns - whole), K, matrix + whole * K, init ? init + whole : 0, x, y + whole);
+}
+
+#endif

@@ -1,0 +1,281 @@
+"""`fastrnn.to_c`: what it writes compiles without a warning, and computes the bits of the model."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import own_cells
+import pytest
+from tolerance import assert_same_bits
+
+import fastrnn
+from fastrnn import Activation, Dense, Dropout, Embedding, LastStep, Sequential, backends
+from fastrnn.backends import available_isas
+from fastrnn.cells import exp, log, log1p, maximum, minimum, sigmoid, softplus, tanh, where
+from fastrnn.layers import Layer
+
+pytestmark = pytest.mark.skipif(not available_isas(), reason="no native implementation is installed")
+
+WARNINGS = ("-pedantic", "-Wall", "-Wextra", "-Werror")
+
+
+@fastrnn.cell(gates="abc", states="hm", parameters=("s",))
+def of_functions(x: Any, U: Any, s: Any, p: Any) -> Any:
+    """What needs no library: constants, comparisons, a product of what another made, a gate without x."""
+    a = softplus(x.a + U.a @ s.h)
+    m = maximum(log(a + 0.1), s.m - abs(x.b))
+    n = exp(minimum(x.b, 2.0) - m) + log1p(a * p.s * p.s)
+    return where(n > 1, tanh(n), sigmoid(U.b @ (a * s.h)) - 0.5 * x.c), m
+
+
+def letters(**options: Any) -> Sequential:
+    lstm = fastrnn.LSTM(5, 20, 2, peephole=True, zoneout=0.1, return_sequences=False, rng=1, **options)
+    head = [Dropout(0.5), Dense(20, 70, "relu", rng=2, **options), Dense(70, 11, "softmax", rng=3, **options)]
+    return Sequential([Embedding(7, 5, rng=0, **options), lstm, *head])
+
+
+MODELS: dict[str, Callable[[], Layer]] = {
+    "lstm": lambda: fastrnn.LSTM(1, 16, rng=0),
+    "gru_after": lambda: fastrnn.GRU(3, 33, 2, reset_after=True, rng=0),
+    "gru_before": lambda: fastrnn.GRU(3, 33, reset_after=False, bias="input", rng=0),
+    "more_terms_than_a_chain_has": lambda: fastrnn.RNN(300, 140, activation="relu", bias=False, rng=0),
+    "projected": lambda: fastrnn.LSTM(3, 17, 2, proj_size=5, batch_first=True, rng=0),
+    "float64": lambda: letters(dtype=np.float64),
+    "minimal_gated_unit": lambda: fastrnn.Recurrent(own_cells.minimal_gated_unit, 3, 40, rng=0),
+    "four_states": lambda: fastrnn.Recurrent(own_cells.slstm, 3, 7, rng=0),
+    "no_product": lambda: fastrnn.Recurrent(own_cells.min_gru, 3, 21, rng=0),
+    "of_functions": lambda: fastrnn.Recurrent(of_functions, 3, 19, rng=0),
+    "of_functions64": lambda: fastrnn.Recurrent(of_functions, 3, 19, dtype=np.float64, rng=0),
+    "ends": lambda: Sequential(
+        [
+            Activation("softmax"),
+            Dense(6, 6, "tanh", bias=False, rng=0),
+            Sequential([fastrnn.RNN(6, 20, activation="sigmoid", rng=1), LastStep(), Activation("sigmoid")]),
+        ]
+    ),
+}
+
+
+def compiler() -> str:
+    found = shutil.which("cc") or (sysconfig.get_config_var("CC") or "").partition(" ")[0]
+    assert found
+    return found
+
+
+def compiled(source: Path, *options: str, target: str = "") -> Path:
+    made = source.with_suffix(f".{target or 'so'}")
+    kind = [] if target else ["-shared", "-fPIC"]
+    subprocess.run(
+        [compiler(), "-std=c11", *WARNINGS, "-O2", *kind, *options, str(source), "-o", str(made)], check=True
+    )
+    return made
+
+
+def march(isa: str) -> list[str]:
+    """What tells the compiler of an instruction set; products of bfloat16 are none of C's."""
+    return [f"-march={isa.removesuffix('-bf16')}"] if isa.startswith("x86") else []
+
+
+class InC:
+    """A model that was written and compiled."""
+
+    def __init__(self, model: Layer, folder: Path, *options: str, name: str = "model") -> None:
+        fastrnn.to_c(model, folder / f"{name}.c")
+        self._library = ctypes.CDLL(str(compiled(folder / f"{name}.c", *options)))
+        self._name, self._state = name, ctypes.create_string_buffer(1 << 16)
+        self.init()
+
+    def _call(self, what: str, *given: Any) -> None:
+        pointers = [a.ctypes.data_as(ctypes.c_void_p) if isinstance(a, np.ndarray) else a for a in given]
+        getattr(self._library, f"{self._name}_{what}")(self._state, *pointers)
+
+    def init(self) -> None:
+        self._call("init")
+
+    def step(self, x: np.ndarray, like: np.ndarray) -> np.ndarray:
+        y = np.full_like(like, np.nan)
+        self._call("step", np.ascontiguousarray(x), y)
+        return y
+
+    def run(self, x: np.ndarray, like: np.ndarray) -> np.ndarray:
+        y = np.full_like(like, np.nan)
+        self._call("run", np.ascontiguousarray(x), y, ctypes.c_size_t(len(x)))
+        return y
+
+
+def as_sequential(model: Layer) -> Sequential:
+    return model if isinstance(model, Sequential) else Sequential([model])
+
+
+def series(model: Sequential, T: int, seed: int = 5) -> np.ndarray:
+    """(T, I), or (T,) numbers."""
+    rng, shape = np.random.default_rng(seed), model.input_shape
+    if len(shape) == 2:
+        return rng.integers(0, 7, T).astype(np.int32)
+    dtype = next(iter(model.parameters().values())).dtype
+    return rng.standard_normal((T, shape[-1])).astype(dtype)
+
+
+def check_bits(model: Layer, made: InC) -> None:
+    """Of a run, of one in two parts, and of steps."""
+    whole = as_sequential(model)
+    x = series(whole, 23)
+    y, half = whole.predict(x[None])[0], whole.predict(x[None, :9])[0]
+    assert_same_bits({"y": made.run(x, y)}, {"y": y})
+    made.init()
+    parts = [made.run(x[:9], half), made.run(x[9:], y if y.ndim == 1 else y[9:])]
+    assert_same_bits({"y": parts[1]}, {"y": y if y.ndim == 1 else y[9:]})
+    assert_same_bits({"y": parts[0]}, {"y": half})
+    made.init()
+    each = [made.step(one, y if y.ndim == 1 else y[0]) for one in x]
+    assert_same_bits({"y": each[-1] if y.ndim == 1 else np.stack(each)}, {"y": y})
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bits(name: str, tmp_path: Path) -> None:
+    isa = available_isas()[-1]
+    with fastrnn.use_backend("native"), fastrnn.use_isa(isa):
+        check_bits(MODELS[name](), InC(MODELS[name](), tmp_path, *march(isa), name=name))
+
+
+def test_every_instruction_set(native: str, tmp_path: Path) -> None:
+    """Also as GNU C, where a compiler fuses products unless the file says that it must not."""
+    isa = fastrnn.config()["isa"]
+    check_bits(letters(), InC(letters(), tmp_path, *march(isa), "-std=gnu11"))
+
+
+@pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-gcc") or not shutil.which("qemu-aarch64"), reason="no emulator")
+def test_aarch64(tmp_path: Path) -> None:
+    fastrnn.to_c(letters(), tmp_path / "amp.c")
+    options = ["-std=c11", *WARNINGS, "-O2", "-static", "-DAMP_TEST"]
+    made = tmp_path / "amp"
+    subprocess.run(["aarch64-linux-gnu-gcc", *options, str(tmp_path / "amp.c"), "-o", str(made)], check=True)
+    assert subprocess.run(["qemu-aarch64", str(made)], capture_output=True, check=True).stdout == b"amp: as recorded\n"
+
+
+def test_the_self_test(tmp_path: Path) -> None:
+    source = tmp_path / "amp.c"
+    fastrnn.to_c(letters(), source)
+    done = subprocess.run([compiled(source, "-DAMP_TEST", target="exe")], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"amp: as recorded\n")
+    text = source.read_text()
+    first = re.search(r"test_y\[\] ALIGNED = \{\s+(\S+),", text)
+    assert first is not None
+    source.write_text(f"{text[: first.start(1)]}{float.fromhex(first[1][:-1]) * 1.001}f{text[first.end(1) :]}")
+    done = subprocess.run([compiled(source, "-DAMP_TEST", target="exe")], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (1, b"amp: NOT as recorded\n")
+
+
+def test_what_the_table_does_not_have_is_nan(tmp_path: Path) -> None:
+    made = InC(letters(), tmp_path)
+    for number, known in ((-1, False), (0, True), (6, True), (7, False)):
+        made.init()
+        y = made.run(np.array([3, number], np.int32), np.zeros(11, np.float32))
+        assert np.isfinite(y).all() if known else np.isnan(y).all()
+
+
+def test_no_library(tmp_path: Path) -> None:
+    """Neither of mathematics, nor an allocation."""
+    fastrnn.to_c(fastrnn.Recurrent(of_functions, 3, 19), tmp_path / "amp.c")
+    options = [compiler(), "-O2", "-fno-stack-protector", "-c", str(tmp_path / "amp.c"), "-o", str(tmp_path / "amp.o")]
+    subprocess.run(options, check=True)
+    found = subprocess.run(["nm", "-u", str(tmp_path / "amp.o")], capture_output=True, check=True, text=True).stdout
+    undefined = set(found.split()) - {"U"}
+    assert {name.lstrip("_") for name in undefined} <= {"memcpy", "memset", "GLOBAL_OFFSET_TABLE_"}
+
+
+def test_fast_math_is_refused(tmp_path: Path) -> None:
+    fastrnn.to_c(fastrnn.LSTM(1, 2), tmp_path / "amp.c")
+    options = [compiler(), "-ffast-math", "-fsyntax-only", str(tmp_path / "amp.c")]
+    done = subprocess.run(options, capture_output=True, check=False, text=True)
+    assert done.returncode
+    assert "compile without -ffast-math" in done.stderr
+
+
+def test_names(tmp_path: Path) -> None:
+    fastrnn.to_c(fastrnn.LSTM(1, 2), tmp_path / "my-model.c", name="Voice2")
+    assert sorted(os.listdir(tmp_path)) == ["my-model.c", "my-model.h"]
+    header = (tmp_path / "my-model.h").read_text()
+    for text in ("} Voice2_state;", "void Voice2_step(Voice2_state *state, const float *x, float *y);", "VOICE2_H"):
+        assert text in header
+    assert "#ifdef VOICE2_TEST" in (tmp_path / "my-model.c").read_text()
+    compiled(tmp_path / "my-model.c")
+
+
+def test_the_command_line(python: Callable[..., Any], tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    letters().save(tmp_path / "model.safetensors")
+    done = python("-m", "fastrnn", "convert", "model.safetensors", "amp.c", "--name", "voice")
+    assert (done.returncode, done.stderr) == (0, "")
+    fastrnn.to_c(letters(), tmp_path / "other.c", name="voice")
+    assert (tmp_path / "amp.h").read_text() == (tmp_path / "other.h").read_text()
+    assert (tmp_path / "amp.c").read_text() == (tmp_path / "other.c").read_text().replace("other.h", "amp.h")
+
+
+def spoilt() -> fastrnn.LSTM:
+    layer = fastrnn.LSTM(3, 4)
+    layer.parameters()["weight_hh_l0"][0, 0] = np.nan
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("made", "error", "message"),
+    [
+        (lambda: 3, TypeError, "model: expected a layer or a Sequential of fastrnn, got int"),
+        (lambda: Dense(3, 4), ValueError, "model: expected a recurrent layer in it, got Sequential"),
+        (lambda: fastrnn.LSTM(3, 4, bidirectional=True), ValueError, "bidirectional: a step in C cannot see"),
+        (lambda: fastrnn.LSTM(3, 4, heads=2), ValueError, "heads: expected 1, got 2"),
+        (lambda: fastrnn.LSTM(3, 4, weight_dtype="bfloat16"), ValueError, "weight_dtype: expected None, got 'bf"),
+        (lambda: fastrnn.Recurrent(own_cells.zoneout, 3, 4), ValueError, "cell: zoneout has extra inputs keep; exp"),
+        (lambda: fastrnn.Recurrent(own_cells.everything, 3, 4), ValueError, "cell: everything has cos, which C has"),
+        (spoilt, ValueError, "model: expected finite weights and outputs, got NaN or infinity"),
+        (
+            lambda: Sequential([fastrnn.LSTM(3, 4), fastrnn.LayerNormalization(4)]),
+            TypeError,
+            r"layer 1 \(LayerNormalization\): expected one of fastrnn's Recurrent, Dense, Activation, Embedding,",
+        ),
+        (
+            lambda: Sequential([fastrnn.LSTM(3, 4), Dense(4, 4), LastStep()]),
+            ValueError,
+            r"layer 2 \(LastStep\): expected it right behind a recurrent layer",
+        ),
+    ],
+)
+def test_what_cannot_be_written(made: Callable[[], Any], error: type, message: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        fastrnn.to_c(made(), tmp_path / "amp.c")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "error", "message"),
+    [
+        ("amp.h", {}, ValueError, "path: expected a name that ends in .c, got"),
+        ("my-model.c", {}, ValueError, "path: its name begins the names in C; expected letters, digits and _, got 'my"),
+        ("amp.c", {"name": "2"}, ValueError, "name: expected letters, digits and _, got '2'"),
+        ("amp.c", {"name": 2}, ValueError, "name: expected letters, digits and _, got 2"),
+        ("no/amp.c", {}, FileNotFoundError, "path: there is no directory"),
+    ],
+)
+def test_where_nothing_can_be_written(path: str, options: Any, error: type, message: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        fastrnn.to_c(fastrnn.LSTM(3, 4), tmp_path / path, **options)
+    assert not os.listdir(tmp_path)
+
+
+def test_without_the_extension(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "fastrnn.backends.native", None)
+    backends.load.cache_clear()
+    with fastrnn.use_backend("numpy"), pytest.raises(ImportError, match=r"^the native backend is not available: "):
+        fastrnn.to_c(fastrnn.LSTM(3, 4), tmp_path / "amp.c")
+    assert not os.listdir(tmp_path)
