@@ -37,6 +37,7 @@ PYTORCH = {
     "_dynamo",
     "_functorch",
     "_get_tracing_state",
+    "_init_flat_weights",
     "_len_torch_dispatch_stack",
     "_remove_batch_dim",
     "_torchdynamo_disable",
