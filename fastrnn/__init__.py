@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """What takes long to import and not everybody needs is imported when it is asked for."""
+        """Import rarely used, slow modules on first access."""
         from importlib import import_module
 
         if name == "__version__":

@@ -13,23 +13,23 @@ from typing import Any, NoReturn
 from fastrnn import demo, show_config
 from fastrnn.version import version
 
-#: What a file may be wrong in, or a machine be without: told in one line.
+#: Errors from bad files or missing packages, which are reported in one line.
 EXPECTED = (ValueError, TypeError, OSError, ImportError)
 
-#: Of the readers: name of the option, and how argparse takes it.
+#: Options of the readers, with their arguments for argparse.
 READING: dict[str, dict[str, Any]] = {
-    "layer": {"metavar": "NAME", "help": "one layer of a Keras model, or one node of an ONNX model, alone"},
-    "cell": {"metavar": "CELL", "help": "of a state_dict that does not say it: rnn_tanh, rnn_relu, gru_before, ..."},
-    "prefix": {"metavar": "NAME.", "help": "of a state_dict: what the names of the recurrent module begin with"},
-    "batch_first": {"action": "store_true", "help": "of a state_dict: the layer takes (B, T, I)"},
-    "inference": {"action": "store_true", "help": "of Keras: leave out what acts in training alone"},
-    "lengths": {"action": "store_true", "help": "of Keras: leave out masks; in ONNX: lengths are an input"},
-    "state": {"action": "store_true", "help": "of Keras: leave out stateful; in ONNX: states are inputs and outputs"},
+    "layer": {"metavar": "NAME", "help": "only this layer of a Keras model, or this node of an ONNX model"},
+    "cell": {"metavar": "CELL", "help": "for a state_dict without its cell: rnn_tanh, rnn_relu, gru_before, ..."},
+    "prefix": {"metavar": "NAME.", "help": "for a state_dict: prefix of the recurrent module's names"},
+    "batch_first": {"action": "store_true", "help": "for a state_dict: the layer takes (B, T, I)"},
+    "inference": {"action": "store_true", "help": "for Keras: ignore layers and options that act only in training"},
+    "lengths": {"action": "store_true", "help": "for Keras: ignore masks; for ONNX: make lengths an input"},
+    "state": {"action": "store_true", "help": "for Keras: ignore stateful; for ONNX: make states inputs and outputs"},
 }
 
 
 class Parser(ArgumentParser):
-    """Whose errors are one line."""
+    """An argument parser with one-line errors."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
@@ -39,7 +39,7 @@ def compare(arguments: list[str]) -> int:
     """Compare with other libraries; runs in a checkout of the repository."""
     if not Path("benchmarks/compare").is_dir():
         print(
-            "bench: the comparison is in the folder benchmarks/ of fastrnn's repository; in a checkout of it, "
+            "bench: the comparison is in benchmarks/ of fastrnn's repository; in a checkout, "
             "run `pip install '.[bench]'` and `python -m benchmarks.compare`; `bench MODEL` times a model anywhere"
         )
         return 2
@@ -51,7 +51,7 @@ def spelled(name: str) -> str:
 
 
 def in_options(message: str, names: Collection[str]) -> str:
-    """With options where a message has the arguments of a function."""
+    """Replace the names of function arguments in a message by command-line options."""
     known = "|".join(names)
     found = rf"^({known})(?=: )|\b({known})=(?:True\b|(?=\s))"
     return re.sub(found, lambda match: spelled(match[1] or match[2]), message)
@@ -73,19 +73,19 @@ def parser() -> Parser:
     add("demo", "train an LSTM on the 2-back echo task, test it, and compare backends", reads=False)
     files = "files: .safetensors (fastrnn's own, or a state_dict), .keras, .h5, .onnx, .pt (a state_dict), "
     files += ".json (RTNeural)"
-    convert = add("convert", "read a model of one kind and write it as another", files, "OUT: .safetensors, .onnx, .c")
+    convert = add("convert", "convert a model from one format to another", files, "OUT: .safetensors, .onnx, .c")
     convert.add_argument("source", metavar="IN")
     convert.add_argument("target", metavar="OUT")
-    convert.add_argument("--opset", type=int, metavar="N", help="of ONNX")
-    convert.add_argument("--name", metavar="NAME", help="of C: what its names begin with")
-    inspect = add("inspect", "print a model's layers, shapes, parameters, memory, and what runs each of them", files)
+    convert.add_argument("--opset", type=int, metavar="N", help="ONNX opset")
+    convert.add_argument("--name", metavar="NAME", help="prefix of the names in C (default: the file's name)")
+    inspect = add("inspect", "print a model's layers, with their shapes, parameters, memory and backend", files)
     inspect.add_argument("source", metavar="MODEL")
-    bench = add("bench", "time a model; without MODEL, compare fastrnn with other libraries, in a checkout", files)
+    bench = add("bench", "time a model; without MODEL, compare fastrnn with other libraries (in a checkout)", files)
     bench.add_argument("source", metavar="MODEL")
-    bench.add_argument("--batch", type=int, default=32, metavar="N", help="sequences side by side (default: 32)")
-    bench.add_argument("--steps", type=int, default=100, metavar="N", help="of each sequence (default: 100)")
-    bench.add_argument("--seconds", type=float, default=3.0, metavar="S", help="to take for it all (default: 3)")
-    bench.add_argument("--threads", type=int, metavar="N", help="at most so many")
+    bench.add_argument("--batch", type=int, default=32, metavar="N", help="sequences in a batch (default: 32)")
+    bench.add_argument("--steps", type=int, default=100, metavar="N", help="length of each sequence (default: 100)")
+    bench.add_argument("--seconds", type=float, default=3.0, metavar="S", help="total measuring time (default: 3)")
+    bench.add_argument("--threads", type=int, metavar="N", help="maximum number of threads")
     return made
 
 

@@ -1,7 +1,7 @@
 """The contract between the public functions and the backends.
 
-Data flows one way: `functional` takes what the user gave, `checks` turns it into a `Call`, a backend computes it.
-A backend may rely on everything said here and need not check anything again.
+Data flows one way: `functional` takes the user's arguments, `checks` turns them into a `Call`, a backend computes it.
+A backend may rely on everything stated here and does not check it again.
 """
 
 from __future__ import annotations
@@ -17,50 +17,50 @@ from fastrnn.cells import Cell
 class Call(NamedTuple):
     """One checked recurrence: T steps, B sequences, I inputs, H hidden units, G gates, one dtype throughout.
 
-    Every array is aligned, in native byte order and free of shared memory with any output. The last axis of `x`
-    and of `resets` may be followed through any strides by the others (a batch-first input is a transposed view);
-    the last axis itself is contiguous. All other arrays are C-contiguous.
+    Every array is aligned, in native byte order, and shares no memory with any output. `x` and `resets` have a
+    contiguous last axis and any strides in the others (a batch-first input is a transposed view). All other arrays are
+    C-contiguous.
 
-    A ragged call has one axis, N, in the place of T and B of every array: the sequences stand in the order of falling
-    lengths, and N counts the steps that there are, those of all sequences at step 0, those at step 1, and so on.
+    A ragged call has one axis, N, in place of T and B in every array: sequences are sorted by descending length, and N
+    runs over the valid steps only: step 0 of all sequences, then step 1, and so on.
     """
 
     cell: Cell
     x: np.ndarray  #: (T, B, I); (N, I) makes the call ragged
     W: np.ndarray  #: (G*H, I)
     init: tuple[np.ndarray | None, ...]  #: one (B, H) per state of the cell; None is zeros
-    U: np.ndarray | None = None  #: (products*H, H / heads), with R (products*H, P); None for a cell without a product
+    U: np.ndarray | None = None  #: (products*H, H / heads), with R (products*H, P); None if the cell has no product
     b: np.ndarray | None = None  #: (G*H,)
     b_rec: np.ndarray | None = None  #: (products*H,)
-    p: np.ndarray | None = None  #: (parameters*H,), of a cell that has any
-    R: np.ndarray | None = None  #: (P, H): y and the first state are what it makes of the cell's, P wide everywhere
+    p: np.ndarray | None = None  #: (parameters*H,), if the cell has any
+    R: np.ndarray | None = None  #: (P, H) projects the cell's first state, and so y, to P units
     lengths: np.ndarray | None = None  #: (B,) int64, each in 0..T
     resets: np.ndarray | None = None  #: (T, B) bool
     reverse: bool = False
-    batch_first: bool = False  #: lay y, c and dx out as (B, T, ...) in memory; shapes here stay time-major
+    batch_first: bool = False  #: y, c and dx are (B, T, ...) in memory; shapes here stay time-major
     training: bool = False
-    checkpoint: int | None = None  #: keep the state of every k-th step only; None keeps what backward needs of each
-    return_states: bool = False  #: of every step, all states and not the first alone
+    checkpoint: int | None = None  #: save the state of every k-th step only; None saves all that backward needs
+    return_states: bool = False  #: return all states of every step, not only the first
     threads: int = 1  #: an upper bound
-    packed: Any = None  #: what the backend's own `pack` made of the weights; forward may use it in their place
+    packed: Any = None  #: the weights packed by the backend's own `pack`; forward may use it in their place
     y: np.ndarray | None = None  #: (T, B, H), last axis contiguous: where to write y; None is a new array
-    bf16: bool = False  #: W and U hold bfloat16 values only, so that `packed` may keep them as such
-    follows: bool = False  #: in a list of calls: x is the y of the call before, of the same steps and lengths
-    clean: bool = False  #: no byte of what is saved may be left undefined, and there are as many as `room` says
+    bf16: bool = False  #: W and U hold only bfloat16 values, so `packed` may store them as such
+    follows: bool = False  #: in a list of calls: x is the previous call's y, with the same steps and lengths
+    clean: bool = False  #: the saved data must have no undefined bytes, and exactly the size that `room` returns
     e: tuple[np.ndarray, ...] = ()  #: (T, B, H) or (T, B, 1) for each extra input of the cell, through any strides
-    fixed: tuple[bool, ...] = ()  #: whether each extra input is one for all steps
+    fixed: tuple[bool, ...] = ()  #: whether each extra input is the same for all steps
 
     def arrays(self) -> tuple[np.ndarray | None, ...]:
-        """What backward reads of the caller's arrays, in the order of the cell's `arguments`."""
+        """The caller's arrays that backward reads, in the order of the cell's `arguments`."""
         return (self.x, *self.weights, *self.init, self.resets, *self.e)
 
     def arguments(self) -> dict[str, np.ndarray | None]:
-        """The same by the caller's names for them."""
+        """Return these arrays by the names of the caller's arguments."""
         return dict(zip(self.cell.arguments, self.arrays(), strict=True))
 
     @property
     def weights(self) -> tuple[Any, ...]:
-        """What the cell's step takes, in the order of `Cell.weights`."""
+        """The weights in the order of `Cell.weights`."""
         return self.W, self.U, self.b, self.b_rec, self.p, self.R
 
     @property
@@ -78,21 +78,21 @@ class Call(NamedTuple):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Units of each state: H, but of a first one that is projected P."""
+        """Units of each state: H, or P for a projected first state."""
         H = self.W.shape[0] // self.cell.G
         return (H,) * len(self.init) if self.R is None else (self.R.shape[0], *(H,) * (len(self.init) - 1))
 
     def output(self) -> np.ndarray:
-        """Where y goes."""
+        """Return the array for y, a new one if none was given."""
         return self.empty(self.widths[0]) if self.y is None else self.y
 
     def empty(self, features: int) -> np.ndarray:
-        """An uninitialised (T, B, features) output in the caller's memory order."""
+        """Return an uninitialised (T, B, features) output in the caller's memory order."""
         return empty(self.x, features, self.batch_first)
 
 
 def empty(x: np.ndarray, features: int, batch_first: bool) -> np.ndarray:
-    """An uninitialised (T, B, features) array, in memory (B, T, features) if `batch_first`; (N, features) if x is."""
+    """Return an empty (T, B, features) array, in memory (B, T, features) if `batch_first`; (N, features) if x is."""
     if batch_first:
         T, B, _ = x.shape
         return np.empty((B, T, features), x.dtype).transpose(1, 0, 2)
@@ -100,47 +100,47 @@ def empty(x: np.ndarray, features: int, batch_first: bool) -> np.ndarray:
 
 
 class DenseCall(NamedTuple):
-    """What works on each row by itself: y = f(x W' + b), or f(x) without W. Checked, and of one dtype throughout."""
+    """A checked rowwise operation: y = f(x W' + b), or f(x) without W. One dtype throughout."""
 
     function: str  #: f, of `functions.FUNCTIONS`
     x: np.ndarray  #: (n, I), last axis contiguous
     W: np.ndarray | None = None  #: (N, I), C-contiguous
     b: np.ndarray | None = None  #: (N,)
     threads: int = 1  #: an upper bound
-    packed: Any = None  #: what the backend's own `pack_dense` made of W and b; steps use it in their place
+    packed: Any = None  #: W and b packed by the backend's own `pack_dense`; steps use it in their place
 
     @property
     def features(self) -> int:
-        """N, those of y."""
+        """N, the features of y."""
         width: int = self.x.shape[1] if self.W is None else self.W.shape[0]
         return width
 
 
-#: A part of a step: a stack of calls of one step each, each reading the y of the one before, or what works on rows.
+#: A stage of a step: a stack of one-step calls, each reading the y of the previous one, or a rowwise operation.
 Stage = list[Call] | DenseCall
 
 
 class Forward(NamedTuple):
-    """What a backend's forward returns."""
+    """Result of a backend's forward."""
 
     y: np.ndarray  #: (T, B, H), 0 past a sequence's length
     final: tuple[np.ndarray, ...]  #: one (B, H) per state
     states: tuple[np.ndarray | None, ...]  #: (T, B, H) for each state but the first; None without `return_states`
-    saved: Any  #: what its own backward needs, None unless `training`
+    saved: Any  #: data for its own backward; None unless `training`
 
 
 class Backward(NamedTuple):
-    """One call's way back."""
+    """Arguments of one backward call."""
 
     call: Call  #: with `training`
-    saved: Any  #: what its forward left
+    saved: Any  #: the data saved by its forward
     dy: np.ndarray | None  #: (T, B, H), last axis contiguous
     dfinal: tuple[np.ndarray | None, ...]  #: one (B, H) per state
     dstates: tuple[np.ndarray | None, ...] = ()  #: (T, B, H) for each state but the first, last axis contiguous; or ()
 
 
 class Gradients(NamedTuple):
-    """What a backend's backward returns; None for what the call did not have."""
+    """Result of a backend's backward; None for arguments the call did not have."""
 
     dx: np.ndarray  #: (T, B, I)
     dW: np.ndarray
@@ -154,16 +154,16 @@ class Gradients(NamedTuple):
 
 
 class Stepper(Protocol):
-    """One step after another; see `layers.Stream`, whose `step` this is."""
+    """Runs one step at a time; its `step` is that of `layers.Stream`."""
 
     def step(self, x: Any, out: Any = None, state: Any = None, reset: Any = None) -> np.ndarray: ...
 
 
 class Sessions(Protocol):
-    """Steps of any of many sequences together; see `layers.Pool`."""
+    """Runs a step of any of many sequences together; see `layers.Pool`."""
 
     def step(self, slots: list[int], x: Any, out: Any = None) -> np.ndarray:
-        """y (n, N) of x (n, I): `slots` are the sequences' places in the stores, each once, and no other call's."""
+        """Return y (n, N) for x (n, I). `slots` are distinct places in the stores, not in use by any other call."""
         ...
 
 
@@ -171,7 +171,7 @@ class Prepared(Protocol):
     """A stack of layers for inputs of one shape, described to the kernels once."""
 
     def __call__(self, x: Any, state: Any = None) -> tuple[np.ndarray, tuple[np.ndarray, ...]] | None:
-        """y, laid out like x, and (L, B, H) for each state; None for what the general way has to look at."""
+        """Return y, laid out like x, and (L, B, H) for each state; None if x or state need the general path."""
         ...
 
 
@@ -181,26 +181,26 @@ class Backend(Protocol):
     name: str
 
     def forward(self, calls: Sequence[Call]) -> list[Forward]:
-        """Run the calls of one dtype, each after those whose y it reads."""
+        """Run calls of one dtype, each after those whose y it reads."""
         ...
 
     def layout(self) -> str:
-        """What `pack` makes is for this layout alone: the name of an instruction set, say."""
+        """Return the layout of packed weights, such as the name of an instruction set; `pack` is specific to it."""
         ...
 
     def pack(self, call: Call, layout: str, packed: Any = None) -> Any:
-        """The weights of `call`, of whose x only the shape matters, as forward likes them best; None if as they are.
+        """Return the weights of `call` packed for forward, or None if not needed; of x only the shape is used.
 
-        `packed`, if given, is what an earlier `pack` of this layer returned: it is filled anew, and streams follow.
+        `packed`, if given, is the result of an earlier `pack` of this layer; it is overwritten, which updates streams.
         """
         ...
 
     def dense(self, call: DenseCall) -> np.ndarray:
-        """y (n, N)."""
+        """Return y (n, N)."""
         ...
 
     def pack_dense(self, call: DenseCall, layout: str, packed: Any = None) -> Any:
-        """W and b for steps, as `pack` has it."""
+        """Return W and b packed for steps, like `pack`."""
         ...
 
     def stepper(
@@ -211,40 +211,40 @@ class Backend(Protocol):
         B: int,
         flat: Callable[[Any], Any],
     ) -> Stepper:
-        """For B rows that go through stages, all packed, each reading what the one before gives.
+        """Return a stepper for B rows through packed stages, each reading the output of the previous one.
 
-        With a table (n, E), x is numbers of its rows. `states` are (L, B, width) for each state of each stack of L
-        calls, and every step updates them; `flat` makes a caller's state such a sequence.
+        With a table (n, E), x holds row indices. `states` are (L, B, width) for each state of each stack of L calls,
+        and are updated by every step; `flat` converts a caller's state to such a sequence.
         """
         ...
 
     def sessions(
         self, stages: Sequence[Stage], table: np.ndarray | None, stores: Sequence[np.ndarray], capacity: int
     ) -> Sessions:
-        """Likewise, with stages of one row, and `stores` (capacity, L, 1, width) for each state of each stack."""
+        """Like `stepper`, with stages for one row and `stores` (capacity, L, 1, width) for each state of a stack."""
         ...
 
     def prepared(
         self, calls: Sequence[Call], x_shape: tuple[int, ...], batch_first: bool, every_step: bool
     ) -> Prepared:
-        """For a stack of calls, all packed, and x of this shape.
+        """Prepare a stack of packed calls for x of this shape.
 
-        x and y are laid out as the caller has them; unless `every_step`, y is the h of the last step alone.
+        x and y are in the caller's layout; unless `every_step`, y is only the h of the last step.
         """
         ...
 
     def backward(self, calls: Sequence[Backward]) -> list[Gradients]:
-        """Every gradient of calls of one dtype, none of which reads what another writes."""
+        """Return every gradient of calls of one dtype, none of which reads another's output."""
         ...
 
     def to_bytes(self, saved: Any) -> np.ndarray:
-        """What a forward saved, as bytes that a framework may keep, and copy elsewhere in memory."""
+        """Return a forward's saved data as bytes, which a framework may keep and copy."""
         ...
 
     def room(self, cell: Cell, dtype: np.dtype, H: int, P: int, rows: Any, B: Any) -> Any:
-        """The bytes that a `clean` call's forward saves, P of an R or 0; None where they are known when it ran."""
+        """Return the bytes that a `clean` call saves (P is 0 without R), or None if known only after it ran."""
         ...
 
     def from_bytes(self, memory: np.ndarray, layout: str) -> Any:
-        """What `to_bytes` had, for backward; `layout` is the one that the forward ran in."""
+        """Invert `to_bytes`, for backward; `layout` is the one in which the forward ran."""
         ...

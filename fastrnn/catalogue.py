@@ -1,9 +1,9 @@
-"""Recurrent cells from the literature, each as its equations: for `fastrnn.Recurrent`, or run by themselves.
+"""Recurrent cells from the literature, as equations; use them in `fastrnn.Recurrent` or on their own.
 
 `x.g` is W_g x[t] + b_g, `U.g @ v` is U_g v + b_rec_g, `s` holds the states before the step, `p` the parameters and `e`
-the extra inputs; see `fastrnn.cell`. Each docstring says which form it is where papers and libraries differ. Parameters
-of a `Recurrent` layer start as its initializers say, not as the papers do, but for the gains and biases of the
-layer-normalised cells.
+the extra inputs; see `fastrnn.cell`. Each docstring says which variant it is where papers and libraries differ.
+Parameters of a `Recurrent` layer are initialised by its initializers, not as in the papers, except the gains and biases
+of the layer-normalised cells.
 
 Examples
 --------
@@ -75,17 +75,17 @@ Arguments = ParamSpec("Arguments")
 
 
 def slstm_sums(x: Any, U: Any, s: Any) -> tuple[Any, Any, Any, Any]:
-    """The output gate, and c, n and m after the step."""
+    """Return the output gate, and c, n and m after the step."""
     a = x.i + U.i @ s.h
     kept = s.m - softplus(-(x.f + U.f @ s.h))
     m = where(s.n == 0, a, maximum(a, kept))
-    i, f = exp(a - m), exp(minimum(kept - m, 0))  # at a beginning nothing is kept, however large `kept`
+    i, f = exp(a - m), exp(minimum(kept - m, 0))  # at a sequence's start nothing is kept, however large `kept`
     c = f * s.c + i * tanh(x.z + U.z @ s.h)
     return sigmoid(x.o + U.o @ s.h), c, f * s.n + i, m
 
 
 def normalised(eps: float, *gates: Any) -> list[Any]:
-    """Layer normalisation of gates that are one row: less their mean, over the square root of their variance."""
+    """Layer-normalise gates jointly, as one row: subtract the mean and divide by the standard deviation."""
     n = len(gates)
     middle = mean(sum(gates[1:], gates[0])) * (1 / n)
     centred = [a - middle for a in gates]
@@ -95,12 +95,12 @@ def normalised(eps: float, *gates: Any) -> list[Any]:
 
 
 def gains_and_biases(gates: str, **others: float) -> dict[str, float]:
-    """Parameters of a cell whose W x and U h are normalised, as they start."""
+    """Return the parameters, with initial values, of a cell whose W x and U h are normalised."""
     return {f"g{of}{k}": 1.0 for of in "xh" for k in gates} | {f"b{k}": 0.0 for k in gates} | others
 
 
 def layer_norm_gates(x: Any, U: Any, s: Any, p: Any, eps: float) -> tuple[Any, Any, Any, Any]:
-    """The gates of an LSTM whose W x and U h are normalised."""
+    """Return the gates of an LSTM whose W x and U h are normalised."""
     xi, xf, xg, xo = normalised(eps, x.i, x.f, x.g, x.o)
     hi, hf, hg, ho = normalised(eps, U.i @ s.h, U.f @ s.h, U.g @ s.h, U.o @ s.h)
     i = sigmoid(p.gxi * xi + p.ghi * hi + p.bi)
@@ -110,7 +110,7 @@ def layer_norm_gates(x: Any, U: Any, s: Any, p: Any, eps: float) -> tuple[Any, A
 
 
 def positive(a: Any) -> Any:
-    """A function above 0 that grows as `a` does."""
+    """Map `a` to a positive number, monotonically."""
     return where(a >= 0, a + 0.5, sigmoid(a))
 
 
@@ -119,7 +119,7 @@ def li_gru(x: Any, U: Any, s: Any) -> Any:
     """The light GRU: no reset gate, and a rectifier.
 
     z is the share of the old state, as in the paper and in PyTorch's GRU. The paper's batch normalisation of W x is not
-    part of it: where its statistics are fixed, it folds into W and b.
+    included: with fixed statistics it folds into W and b.
 
     References
     ----------
@@ -132,9 +132,9 @@ def li_gru(x: Any, U: Any, s: Any) -> Any:
 
 @cell(gates="fn", states="h")
 def minimal_gated_unit(x: Any, U: Any, s: Any) -> Any:
-    """The GRU whose one gate both resets and updates.
+    """A GRU with a single gate that both resets and updates.
 
-    f is the share of the new state, as in the paper; it acts before the product.
+    f is the share of the new state, as in the paper; it resets before the product.
 
     References
     ----------
@@ -149,8 +149,7 @@ def minimal_gated_unit(x: Any, U: Any, s: Any) -> Any:
 def cifg_lstm_input(x: Any, U: Any, s: Any) -> Any:
     """The LSTM with coupled input and forget gates, f = 1 - i: the input gate has the weights.
 
-    As ONNX has it (``input_forget=1``). `cifg_lstm_forget` is the same function where the gate's weights have the other
-    sign.
+    As in ONNX (``input_forget=1``). `cifg_lstm_forget` is the same function with the gate's weights negated.
 
     References
     ----------
@@ -167,7 +166,7 @@ def cifg_lstm_input(x: Any, U: Any, s: Any) -> Any:
 def cifg_lstm_forget(x: Any, U: Any, s: Any) -> Any:
     """The LSTM with coupled input and forget gates, i = 1 - f: the forget gate has the weights.
 
-    As TensorFlow Lite and TensorFlow 1 (CoupledInputForgetGateLSTMCell) have it; see `cifg_lstm_input`.
+    As in TensorFlow Lite and TensorFlow 1 (CoupledInputForgetGateLSTMCell); see `cifg_lstm_input`.
     """
     f = sigmoid(x.f + U.f @ s.h)
     c = f * s.c + (1 - f) * tanh(x.g + U.g @ s.h)
@@ -176,10 +175,10 @@ def cifg_lstm_forget(x: Any, U: Any, s: Any) -> Any:
 
 @cell(gates="fn", states="h")
 def janet(x: Any, U: Any, s: Any) -> Any:
-    """The LSTM with the forget gate alone.
+    """An LSTM with only a forget gate.
 
-    The input's share is 1 - sigmoid(a - 1), with the paper's constant beta = 1: what is forgotten and what comes in do
-    not add up to 1.
+    The input's share is 1 - sigmoid(a - 1), with the paper's constant beta = 1, so it and the forget gate do not add up
+    to 1.
 
     References
     ----------
@@ -191,7 +190,7 @@ def janet(x: Any, U: Any, s: Any) -> Any:
 
 @cell(gates="n", states="h", parameters=("u",))
 def ind_rnn(x: Any, U: Any, s: Any, p: Any) -> Any:
-    """The independently recurrent network: each unit sees its own past alone. With a rectifier, as in the paper.
+    """The independently recurrent network (IndRNN): each unit sees only its own past. With relu, as in the paper.
 
     References
     ----------
@@ -202,16 +201,16 @@ def ind_rnn(x: Any, U: Any, s: Any, p: Any) -> Any:
 
 @cell(gates="n", states="h", parameters=("u",))
 def ind_rnn_tanh(x: Any, U: Any, s: Any, p: Any) -> Any:
-    """`ind_rnn` with tanh, as the library haste has it."""
+    """`ind_rnn` with tanh, as in the library haste."""
     return tanh(x.n + p.u * s.h)
 
 
 @cell(gates="zn", states="h")
 def min_gru(x: Any, U: Any, s: Any) -> Any:
-    """The GRU whose gate and candidate do not see the state.
+    """A GRU whose gate and candidate do not depend on the state.
 
-    z is the share of the new state, as in the paper: the other way round than in PyTorch's GRU. The candidate is
-    linear; `min_gru_log` has the other form.
+    z is the share of the new state, as in the paper and opposite to PyTorch's GRU. The candidate is linear;
+    `min_gru_log` is the other variant.
 
     References
     ----------
@@ -223,10 +222,10 @@ def min_gru(x: Any, U: Any, s: Any) -> Any:
 
 @cell(gates="zn", states="h")
 def min_gru_log(x: Any, U: Any, s: Any) -> Any:
-    """`min_gru` whose candidate is positive, as the paper's log-space form and minGRU-pytorch have it.
+    """`min_gru` with a positive candidate, as in the paper's log-space form and minGRU-pytorch.
 
-    The candidate is a + 1/2 for a >= 0, else sigmoid(a). The initial state is taken as it is; the log-space form puts
-    it through the same function first.
+    The candidate is a + 1/2 for a >= 0, else sigmoid(a). The initial state is used unchanged; the log-space form
+    applies the same function to it first.
     """
     z = sigmoid(x.z)
     return (1 - z) * s.h + z * positive(x.n)
@@ -234,10 +233,10 @@ def min_gru_log(x: Any, U: Any, s: Any) -> Any:
 
 @cell(gates="fin", states="h")
 def min_lstm(x: Any, U: Any, s: Any) -> Any:
-    """The LSTM whose gates and candidate do not see the state, gates normalised to f + i = 1.
+    """An LSTM whose gates and candidate do not depend on the state, with gates normalised to f + i = 1.
 
-    The candidate is linear; `min_lstm_log` has the other form. f / (f + i) is computed as
-    sigmoid(softplus(-a_i) - softplus(-a_f)), which no gate that is 0 makes 0 / 0.
+    The candidate is linear; `min_lstm_log` is the other variant. f / (f + i) is computed as
+    sigmoid(softplus(-a_i) - softplus(-a_f)), which avoids 0 / 0.
 
     References
     ----------
@@ -249,18 +248,18 @@ def min_lstm(x: Any, U: Any, s: Any) -> Any:
 
 @cell(gates="fin", states="h")
 def min_lstm_log(x: Any, U: Any, s: Any) -> Any:
-    """`min_lstm` whose candidate is positive, as that of `min_gru_log`."""
+    """`min_lstm` with a positive candidate, as in `min_gru_log`."""
     f = sigmoid(softplus(-x.i) - softplus(-x.f))
     return f * s.h + (1 - f) * positive(x.n)
 
 
 @cell(gates="ufrx", states="hc", parameters=("f", "r"))
 def sru(x: Any, U: Any, s: Any, p: Any) -> Any:
-    """The simple recurrent unit, version 2: both gates see the cell state before the step.
+    """The simple recurrent unit (SRU), version 2: both gates see the cell state before the step.
 
-    Version 1 has no parameters f and r (the paper's v): it is this with zeros. Gate x is the highway's input: where
-    I = H, the paper's cell has the identity for its W and no bias. As in the library sru by default, c has no
-    activation.
+    Version 1 is this cell with parameters f and r (the paper's v) set to 0. Gate x is the input of the highway
+    connection: for I = H, the paper's cell has the identity as its W and no bias. c has no activation, the default of
+    the library sru.
 
     References
     ----------
@@ -275,9 +274,9 @@ def sru(x: Any, U: Any, s: Any, p: Any) -> Any:
 
 @cell(gates="n", states="h", parameters=("leak",))
 def leaky_esn(x: Any, U: Any, s: Any, p: Any) -> Any:
-    """Leaky integrator units of echo state networks: h moves to tanh(a) at the rate `leak`, each unit at its own.
+    """Leaky integrator units of echo state networks: h moves towards tanh(a) at a rate `leak` per unit.
 
-    The leak is outside of tanh, as in reservoirpy (`lr`). `ctrnn` is the form in which it is inside.
+    The leak is outside tanh, as in reservoirpy (`lr`); in `ctrnn` it is inside.
 
     References
     ----------
@@ -291,8 +290,8 @@ def leaky_esn(x: Any, U: Any, s: Any, p: Any) -> Any:
 def ctrnn(x: Any, U: Any, s: Any, p: Any, e: Any) -> Any:
     """The rate network of neuroscience: currents leak at the rate alpha = dt / tau, and units fire at relu(current).
 
-    The noise is added as it is, as in the paper and in PsychRNN: sqrt(2 alpha) sigma times standard normal numbers. Of
-    the initial states the current alone counts: the rate before the step is relu of it.
+    The noise is added without scaling: pass sqrt(2 alpha) sigma times standard normal numbers, as in the paper and in
+    PsychRNN. Only the current's initial state is used: the rate before the step is its relu.
 
     References
     ----------
@@ -305,11 +304,11 @@ def ctrnn(x: Any, U: Any, s: Any, p: Any, e: Any) -> Any:
 
 @cell(gates=("re", "im"), states=("re", "im"), parameters=("nu", "theta", "gamma"))
 def lru(x: Any, U: Any, s: Any, p: Any) -> Any:
-    """The linear recurrent unit: lambda h + gamma B x with complex lambda and h. The output is the real part of h.
+    """The linear recurrent unit (LRU): lambda h + gamma B x with complex lambda and h. The output is Re(h).
 
-    lambda is exp(-exp(nu) + i exp(theta)) and its modulus below 1; gamma is the exponential of its parameter, as in the
-    paper's listing, where nu_log, theta_log and gamma_log are the names. The output of the paper, Re(C h) + D x,
-    follows from both states.
+    lambda is exp(-exp(nu) + i exp(theta)), with modulus below 1; gamma is the exponential of its parameter, as in the
+    paper's listing, which names them nu_log, theta_log and gamma_log. The paper's output, Re(C h) + D x, can be
+    computed from both states.
 
     References
     ----------
@@ -325,11 +324,11 @@ def lru(x: Any, U: Any, s: Any, p: Any) -> Any:
 
 @cell(gates="ifzo", states="hcnm")
 def slstm(x: Any, U: Any, s: Any) -> Any:
-    """The sLSTM of xLSTM: exponential input gate, normaliser n, and m that keeps the exponentials within bounds.
+    """The sLSTM of xLSTM: exponential input gate, normaliser n, and stabiliser m that bounds the exponentials.
 
-    The forget gate is a sigmoid. n has no floor, as in the package xlstm. A sequence begins where n is 0: there m is
-    the input gate's alone, for each unit, so resets within a batch count (xlstm asks whether the whole batch is 0).
-    The paper's heads are a layer's `heads`.
+    The forget gate is a sigmoid. n has no floor, as in the package xlstm. n = 0 marks the start of a sequence, where m
+    is taken from the input gate alone; this is decided per unit, so resets within a batch work (xlstm tests whether the
+    whole batch is 0). For the paper's heads, use a layer's `heads`.
 
     References
     ----------
@@ -341,10 +340,9 @@ def slstm(x: Any, U: Any, s: Any) -> Any:
 
 @cell(gates="ifzo", states="hcnm")
 def slstm_floor(x: Any, U: Any, s: Any) -> Any:
-    """`slstm` with n at least 1, as FlashRNN has it. The gradient is the exact one, 0 through n where 1 is larger.
+    """`slstm` with n at least 1, as in FlashRNN. The gradient is exact: 0 through n where the floor is active.
 
-    Of states that begin with zeros n is never below 1, and both cells are the same: they differ where an initial n is
-    below 1.
+    Starting from zero states n is never below 1, so the two cells differ only for a nonzero initial n below 1.
 
     References
     ----------
@@ -358,12 +356,12 @@ def slstm_floor(x: Any, U: Any, s: Any) -> Any:
 
 @cell(gates="ifgo", states="hc", parameters=gains_and_biases("ifgo", gc=1, bc=0) | {"bf": 1.0})
 def layer_norm_lstm(x: Any, U: Any, s: Any, p: Any) -> Any:
-    """The layer-normalised LSTM, as the paper and haste have it: the cell state is normalised in the output alone.
+    """The layer-normalised LSTM of the paper and haste: the cell state is normalised only in the output.
 
     W x and U h are normalised over all four gates together, each with a gain for every gate and unit (``gxi``,
-    ``ghi``, ...), and one bias is added afterwards (``bi``, ...): give the layer ``bias=False``, for b would be
-    normalised with W x. epsilon is 1e-5. As in haste the forget gate's bias starts at 1. `layer_norm_lstm_addons` is
-    the other form.
+    ``ghi``, ...), and one bias is added afterwards (``bi``, ...). Use ``bias=False`` in the layer, because b would be
+    normalised with W x. epsilon is 1e-5. As in haste, the forget gate's bias starts at 1. `layer_norm_lstm_addons` is
+    the other variant.
 
     References
     ----------
@@ -377,10 +375,10 @@ def layer_norm_lstm(x: Any, U: Any, s: Any, p: Any) -> Any:
 
 @cell(gates="ifgo", states="hc", parameters=gains_and_biases("ifgo", gc=1, bc=0) | {"bf": 1.0})
 def layer_norm_lstm_addons(x: Any, U: Any, s: Any, p: Any) -> Any:
-    """The layer-normalised LSTM of TensorFlow Addons: the normalised cell state is also what is carried on.
+    """The layer-normalised LSTM of TensorFlow Addons: the normalised cell state is carried to the next step.
 
-    Otherwise `layer_norm_lstm`, with an epsilon of 1e-3. TensorFlow Addons has three biases for a gate, those of both
-    normalisations and its own: ``bi``, ... are their sums.
+    Otherwise like `layer_norm_lstm`, with an epsilon of 1e-3. TensorFlow Addons has three biases per gate, two of the
+    normalisations and the gate's own; ``bi``, ... are their sums.
     """
     i, f, g, o = layer_norm_gates(x, U, s, p, 1e-3)
     [seen] = normalised(1e-3, f * s.c + i * g)
@@ -392,8 +390,8 @@ def layer_norm_lstm_addons(x: Any, U: Any, s: Any, p: Any) -> Any:
 def layer_norm_gru(x: Any, U: Any, s: Any, p: Any) -> Any:
     """The layer-normalised GRU of haste: W x and U h are normalised over all three gates together.
 
-    The reset acts after the product and its bias ``bhn``; haste's two biases of r and of z are one, ``br`` and ``bz``.
-    As for `layer_norm_lstm`, give the layer ``bias=False``; epsilon is 1e-5.
+    The reset acts after the product and its bias ``bhn``; ``br`` and ``bz`` are each the sum of haste's two biases. As
+    for `layer_norm_lstm`, use ``bias=False`` in the layer; epsilon is 1e-5.
     """
     xr, xz, xn = normalised(1e-5, x.r, x.z, x.n)
     hr, hz, hn = normalised(1e-5, U.r @ s.h, U.z @ s.h, U.n @ s.h)
@@ -409,12 +407,12 @@ def softsign(a: Any) -> Any:
 
 
 def elu(a: Any, alpha: float = 1.0) -> Any:
-    """``a``, below 0 ``alpha * (exp(a) - 1)``."""
+    """``a`` for a >= 0, else ``alpha * (exp(a) - 1)``."""
     return where(a < 0, alpha * (exp(minimum(a, 0)) - 1), a)
 
 
 def selu(a: Any) -> Any:
-    """`elu` with an alpha and a scale that keep activations at mean 0 and variance 1 from layer to layer.
+    """`elu` with an alpha and a scale that preserve mean 0 and variance 1 from layer to layer.
 
     References
     ----------
@@ -447,11 +445,11 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
         *(identity, softsign, softplus, elu, selu, silu, exponential),
     )
 }
-ACTIVATIONS |= {"linear": identity, "swish": silu}  # two names of one function, as everywhere
+ACTIVATIONS |= {"linear": identity, "swish": silu}  # aliases
 
 
 def function(name: str, given: Activation, bound: float | None = None) -> Callable[[Any], Any]:
-    """The function of this name, or what is given itself, of values that are clipped to +-bound first."""
+    """Return the named or given function, applied to values clipped to +-bound."""
     f = ACTIVATIONS.get(given) if isinstance(given, str) else given
     if not callable(f):
         raise ValueError(f"{name}: expected one of {', '.join(ACTIVATIONS)}, or a function, got {given!r}")
@@ -462,20 +460,20 @@ def function(name: str, given: Activation, bound: float | None = None) -> Callab
 
 
 def positive_number(name: str, given: Any) -> float:
-    """Of an argument that is `plain`."""
+    """Return an argument that went through `plain`; raise ValueError unless it is positive."""
     if not isinstance(given, float) or not given > 0:
         raise ValueError(f"{name}: expected a positive number, got {given!r}")
     return given
 
 
 def factory(make: Callable[Arguments, DefinedCell]) -> Callable[Arguments, DefinedCell]:
-    """Of a function that makes cells, one that makes each once.
+    """Decorate a function that makes cells so that equal arguments return the same cell.
 
-    Its cells pickle as their arguments, have them as options, and are called by the call that makes them.
+    The cells are pickled by their arguments, which are also their options, and named after the call.
     """
     signature = inspect.signature(make)
 
-    @lru_cache(None, typed=True)  # True is no number
+    @lru_cache(None, typed=True)  # True is not 1.0
     def made(**arguments: Any) -> DefinedCell:
         new = make(**arguments)  # type: ignore[call-arg]
         new.maker, new.options = partial(get, **arguments), arguments
@@ -496,7 +494,7 @@ def factory(make: Callable[Arguments, DefinedCell]) -> Callable[Arguments, Defin
 
 
 def plain(given: Any) -> Any:
-    """The one form of an argument that has several: a number of Python's own, the name of an activation with a name."""
+    """Normalise an argument: numbers to Python's, named activations to their names."""
     if isinstance(given, BOOLEANS):
         return bool(given)
     if isinstance(given, numbers.Real):
@@ -507,25 +505,25 @@ def plain(given: Any) -> Any:
 
 @factory
 def clipped_lstm(cell_clip: float) -> DefinedCell:
-    """The LSTM whose cell state stays within +-cell_clip, as TensorFlow Lite and TensorFlow 1 have it.
+    """The LSTM with its cell state clipped to +-cell_clip, as in TensorFlow Lite and TensorFlow 1.
 
-    The state that is clipped is carried on and makes the output. Its gradient is 0 at and beyond the bounds;
-    TensorFlow 1 lets it through.
+    The clipped state is carried to the next step and used in the output. Its gradient is 0 at and beyond the bounds;
+    TensorFlow 1 passes it through.
 
     Parameters
     ----------
     cell_clip : float
-        The bound, above 0.
+        Positive bound.
 
     Returns
     -------
     DefinedCell
-        Equal arguments give the same object.
+        Equal arguments return the same object.
 
     Raises
     ------
     ValueError
-        For a bound that is not positive.
+        If the bound is not positive.
 
     Examples
     --------
@@ -556,12 +554,12 @@ def rnn_with(activation: Activation = "tanh", *, clip: float | None = None) -> D
     Returns
     -------
     DefinedCell
-        Equal arguments give the same object.
+        Equal arguments return the same object.
 
     Raises
     ------
     ValueError
-        For an activation that is not known, and for a bound that is not positive.
+        If an activation is unknown, or a bound is not positive.
 
     Examples
     --------
@@ -592,21 +590,21 @@ def gru_with(
     gate, candidate : str or function
         The activations of gates r and z, and of n.
     reset_after : bool
-        As of `fastrnn.GRU`: whether gate r acts after the product (PyTorch, Keras 3) or before it (the paper, ONNX).
+        As in `fastrnn.GRU`: whether gate r acts after the product (PyTorch, Keras 3) or before it (the paper, ONNX).
     clip : float, optional
         As in `lstm_with`.
 
     Returns
     -------
     DefinedCell
-        Equal arguments give the same object. z is the share of the old state.
+        Equal arguments return the same object. z is the share of the old state.
 
     Raises
     ------
     ValueError
-        For an activation that is not known, and for a bound that is not positive.
+        If an activation is unknown, or a bound is not positive.
     TypeError
-        Without `reset_after`.
+        If `reset_after` is missing.
 
     Examples
     --------
@@ -614,7 +612,7 @@ def gru_with(
     >>> keras_1 = fastrnn.catalogue.gru_with(gate="hard_sigmoid_keras2", reset_after=False)
     >>> layer = fastrnn.Recurrent(keras_1, 3, 4)
     """
-    gru_cell(reset_after)  # or an error that says what True and False are
+    gru_cell(reset_after)  # raises TypeError unless True or False
     f, g = function("gate", gate, clip), function("candidate", candidate, clip)
 
     @cell(gates="rzn", states="h")
@@ -637,32 +635,32 @@ def lstm_with(
     input_forget: bool = False,
     peephole: bool = False,
 ) -> DefinedCell:
-    """The LSTM with other activations, clipped, and with coupled gates: what ONNX's operator has.
+    """The LSTM with other activations, clipping, coupled gates and peepholes: the options of ONNX's operator.
 
     Parameters
     ----------
     gate, candidate, output : str or function
         The activations of gates i, f and o, of g, and of the cell state in the output: "tanh", "relu", "sigmoid",
         "hard_sigmoid" (Keras 3's and PyTorch's), "hard_sigmoid_keras2", "identity" (also "linear"), "softsign",
-        "softplus", "elu", "selu", "silu" (also "swish"), "exponential", or a function of one value, which pickles if it
-        is one of a module.
+        "softplus", "elu", "selu", "silu" (also "swish"), "exponential", or a function of one argument, which can be
+        pickled if it is defined in a module.
     clip : float, optional
-        What gates and candidate are functions of is clipped to +-clip, after bias and peepholes, and the cell state is
-        not, as ONNX has it; `clipped_lstm` clips the cell state.
+        Clip the inputs of the gate and candidate activations to +-clip, after bias and peepholes, as in ONNX. The cell
+        state is not clipped; `clipped_lstm` does that.
     input_forget : bool
-        f = 1 - i, and no gate f, as in `cifg_lstm_input`.
+        Use f = 1 - i instead of a gate f, as in `cifg_lstm_input`.
     peephole : bool
-        Gates see the cell state, o the new one.
+        Add peepholes from the old cell state to i and f, and from the new one to o.
 
     Returns
     -------
     DefinedCell
-        Equal arguments give the same object.
+        Equal arguments return the same object.
 
     Raises
     ------
     ValueError
-        For an activation that is not known, and for a bound that is not positive.
+        If an activation is unknown, or a bound is not positive.
 
     Examples
     --------

@@ -1,6 +1,7 @@
-"""From what the user gave to a `Call` that a backend can trust.
+"""Validate arguments and build a `Call` that a backend can trust.
 
-Every message names the argument, what was expected and what came. Nothing is copied that a backend can read as it is.
+Every message names the argument, what was expected and what was given. Arrays are copied only if a backend cannot read
+them in place.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from fastrnn.cells import CELLS, Array, Arrays, Cell
 
 BOOLEANS = (bool, np.bool_)
 
-#: More threads than any machine has; a C int holds it.
+#: More threads than any machine has; fits in a C int.
 MANY_THREADS = 2**16
 
-#: What the binding takes numbers of a table's rows in.
+#: The dtype in which the binding takes row indices of a table.
 NUMBER = np.dtype(np.intp)
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class Common(TypedDict, total=False):
-    """The keywords that every forward has; `functional.lstm_forward` describes them."""
+    """The keywords of every forward; `functional.lstm_forward` documents them."""
 
     lengths: Any
     resets: Any
@@ -43,7 +44,7 @@ class Common(TypedDict, total=False):
 
 
 class Options(NamedTuple):
-    """The same with their defaults."""
+    """The keywords of `Common` with their defaults."""
 
     lengths: Any = None
     resets: Any = None
@@ -64,7 +65,7 @@ def checked_call(
     return_states: bool = False,
     e: Any = None,
 ) -> tuple[Call, bool]:
-    """The call, and whether x was one unbatched sequence."""
+    """Return the call, and whether x is one unbatched sequence."""
     x = floating_array("x", x)
     if x.ndim not in (2, 3):
         layout = "(B, T, I)" if options.batch_first else "(T, B, I)"
@@ -76,7 +77,7 @@ def checked_call(
     x = rows(time_major(x, unbatched, batch_first))
     T, B, I = x.shape
     if options.checkpoint is not None and not options.training:
-        raise ValueError("checkpoint: only a call with training=True keeps anything; got training=False")
+        raise ValueError("checkpoint: needs training=True; got training=False")
 
     parameters = checked_weights(cell, weights, I, x.dtype, size("heads", options.heads))
     H = len(parameters["W"]) // cell.G
@@ -106,7 +107,7 @@ def checked_call(
 def checked_inputs(
     cell: Cell, e: Any, sizes: tuple[int, int, int], dtype: np.dtype[Any] | None, unbatched: bool, batch_first: bool
 ) -> tuple[Arrays, tuple[bool, ...]]:
-    """(T, B, H) or (T, B, 1) for each extra input, in the order of the cell's, and whether it had no axis of time."""
+    """Return each extra input, in the cell's order, as (T, B, H) or (T, B, 1), and whether it had no time axis."""
     e = {} if e is None else e
     expect_mapping("e", e)
     expect_names("e", e, cell.inputs, ValueError)
@@ -131,7 +132,7 @@ def checked_inputs(
 def checked_step(
     cell: Cell, x: Any, state: dict[str, Any], weights: dict[str, Any]
 ) -> tuple[Array, Arrays, dict[str, Any]]:
-    """x, the state and the weights of one step, of any dtype."""
+    """Return x, the state and the weights of one step, of any dtype."""
     x = as_array("x", x)
     if x.ndim != 2:
         raise ValueError(f"x: expected shape (B, I), got {x.shape}")
@@ -144,7 +145,7 @@ def checked_step(
 def checked_weights(
     cell: Cell, weights: dict[str, Any], I: int, dtype: np.dtype[Any] | None, heads: int = 1
 ) -> dict[str, Any]:
-    """W, U, b, b_rec, p by name, absent ones None; I is that of x. U says what H is, or W where there is no U."""
+    """Return W, U, b, b_rec, p by name, absent ones None; I is that of x. H follows from U, or from W without U."""
     if I < 1:
         raise ValueError("x: expected at least 1 input (I >= 1), got 0")
     G, products, P, shapes = cell.G, len(cell.products), len(cell.parameters), cell.shapes
@@ -164,7 +165,7 @@ def checked_weights(
             raise ValueError(f"W: expected shape {shapes['W']} with H >= 1, got {W.shape}")
         for name in ("U", "b_rec"):
             if weights[name] is not None:
-                raise ValueError(f"{name}: cell {cell.name} has no product with U; leave it out (None)")
+                raise ValueError(f"{name}: cell {cell.name} has no product with U; expected None")
     if (p is None) != (P == 0):
         wanted = f"shape {shapes['p']} for {', '.join(cell.parameters)}" if P else f"None: cell {cell.name} has none"
         raise ValueError(f"p: expected {wanted}, got {'None' if p is None else 'an array'}")
@@ -178,13 +179,13 @@ def checked_weights(
 
 
 def expect_heads(cell: Cell, heads: int) -> None:
-    """Whether so many heads go with a cell."""
+    """Raise ValueError if the cell does not support this number of heads."""
     if heads > 1 and not cell.products:
         raise ValueError(f"heads: cell {cell.name} has no product with U; expected 1, got {heads}")
 
 
 def checked_checkpoint(k: Any, T: int) -> int | None:
-    """ "auto" balances the T/k states that are kept against the k steps that are recomputed at a time."""
+    """Return k; "auto" balances T/k saved states against k steps recomputed at a time."""
     if k is None:
         return None
     if not isinstance(k, str):
@@ -199,7 +200,7 @@ def checked_threads(threads: Any) -> int:
 
 
 def checked_state(name: str, s: Any, B: int, H: int, dtype: np.dtype[Any], unbatched: bool) -> Array | None:
-    """(B, H): an initial state, or the gradient of a final one; (H,) from an unbatched call."""
+    """Return an initial state, or the gradient of a final one, as (B, H); an unbatched call gives (H,)."""
     if s is None:
         return None
     return floats(name, s, "(H,)", (H,), dtype)[None] if unbatched else floats(name, s, "(B, H)", (B, H), dtype)
@@ -221,7 +222,7 @@ def checked_lengths(lengths: Any, T: int, B: int, unbatched: bool, name: str = "
 
 
 def checked_resets(resets: Any, T: int, B: int, unbatched: bool, batch_first: bool) -> Array | None:
-    """(T, B), from (T,) of an unbatched call or (B, T) of a batch-first one."""
+    """Return resets as (T, B), from (T,) in an unbatched call or (B, T) in a batch-first one."""
     if resets is None:
         return None
     a = as_array("resets", resets, sequence=True)
@@ -232,7 +233,7 @@ def checked_resets(resets: Any, T: int, B: int, unbatched: bool, batch_first: bo
 
 
 def checked_gradient(name: str, d: Any, call: Call, unbatched: bool) -> Array | None:
-    """(T, B, H): the gradient of an output of every step."""
+    """Return the gradient of an output at every step, as (T, B, H)."""
     if d is None:
         return None
     T, B, _, H = call.sizes
@@ -244,7 +245,7 @@ def checked_gradient(name: str, d: Any, call: Call, unbatched: bool) -> Array | 
 def every_step(
     T: int, B: int, rest: tuple[int, ...], unbatched: bool, batch_first: bool
 ) -> tuple[str, tuple[int, ...]]:
-    """The shape, and what it means, of an array that has something for every step of every sequence."""
+    """Return the meaning and the shape of an array with an entry for every step of every sequence."""
     tail = ", H" if rest else ""
     if unbatched:
         return f"(T{tail or ','})", (T, *rest)
@@ -252,7 +253,7 @@ def every_step(
 
 
 def as_array(name: str, value: Any, sequence: bool = False) -> Array:
-    """A NumPy array on the memory of `value`; with `sequence`, also a new one from a number, list or tuple."""
+    """Return a NumPy array that shares the memory of `value`; `sequence` also accepts a number, list or tuple."""
     if type(value) is np.ndarray:
         return value
     if isinstance(value, np.ma.MaskedArray):
@@ -281,14 +282,14 @@ def floats(
     dtype: np.dtype[Any] | None,
     whose: str = "the same as x",
 ) -> Array:
-    """A contiguous, aligned array of this shape, and of the call's dtype if there is one."""
+    """Return a contiguous, aligned array of this shape, and of this dtype unless it is None."""
     a = expect_shape(name, expect_dtype(name, as_array(name, value), dtype, whose), meaning, shape)
     flags = a.flags
     return a if flags.c_contiguous and flags.aligned else np.require(a, requirements=["C", "A"])
 
 
 def stepped(name: str, a: Any, shape: tuple[int, ...], dtype: Any, writable: bool) -> Array:
-    """What one step of a stream reads, or writes to; (features,) stands for (1, features)."""
+    """Return an array that a stream's step reads or writes; (features,) is accepted for (1, features)."""
     a = expect_dtype(name, as_array(name, a), np.dtype(dtype), "the stream's")
     short = len(shape) == 2 and shape[0] == 1 and a.shape == shape[1:]
     if not short:
@@ -298,12 +299,12 @@ def stepped(name: str, a: Any, shape: tuple[int, ...], dtype: Any, writable: boo
     if not (a.flags.writeable and a.flags.aligned and rows(a) is a) or (len(shape) == 3 and not a.flags.c_contiguous):
         raise ValueError(f"{name}: expected a writable, contiguous array")
     if a.ndim == 2 and len(a) > 1 and abs(a.strides[0]) < a.shape[1] * a.itemsize:
-        raise ValueError(f"{name}: expected rows that share no memory, got strides {a.strides}")
+        raise ValueError(f"{name}: expected rows that do not overlap in memory, got strides {a.strides}")
     return a
 
 
 def stepped_state(state: Any, shapes: tuple[tuple[int, ...], ...], dtype: Any) -> Arrays:
-    """What a step of a stream reads and updates in place of the stream's own: an array (L, B, H) for each state."""
+    """Return the states that a step uses instead of the stream's own: one (L, B, H) array per state."""
     number = len(shapes)
     if not isinstance(state, tuple | list) and not (isinstance(state, np.ndarray) and state.ndim):
         raise TypeError(f"state: expected a tuple of {number} array(s), got {type(state).__name__}")
@@ -311,12 +312,12 @@ def stepped_state(state: Any, shapes: tuple[tuple[int, ...], ...], dtype: Any) -
         raise ValueError(f"state: expected {number} array(s), got {len(state)}")
     arrays = tuple([stepped("state", s, shape, dtype, True) for s, shape in zip(state, shapes, strict=True)])
     if any(np.may_share_memory(a, b) for a, b in itertools.combinations(arrays, 2)):
-        raise ValueError("state: its arrays share memory; give each its own")
+        raise ValueError("state: expected arrays that do not share memory; copy them")
     return arrays
 
 
 def stepped_numbers(name: str, x: Any, n: int, rows: int) -> Array:
-    """(n,) numbers of a table's rows, contiguous; a single one stands for (1,)."""
+    """Return row indices of a table, (n,) and contiguous; a scalar is accepted for (1,)."""
     a = as_array(name, x, sequence=True)
     if a.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {describe(a.dtype)}")
@@ -326,14 +327,14 @@ def stepped_numbers(name: str, x: Any, n: int, rows: int) -> Array:
 
 
 def in_table(name: str, a: Array, rows: int) -> Array:
-    """Integers, all of which are numbers of a table's rows."""
+    """Return the row indices; raise ValueError if one is out of range."""
     if a.size and not (0 <= a.min() and a.max() < rows):
         raise ValueError(f"{name}: expected each in 0..{rows - 1}, got {a[(a < 0) | (a >= rows)].flat[0]}")
     return a
 
 
 def stepped_reset(name: str, reset: Any, n: int) -> Array:
-    """(n,) booleans, contiguous."""
+    """Return contiguous booleans (n,)."""
     a = as_array(name, reset, sequence=True)
     if a.dtype != np.bool_:
         raise TypeError(f"{name}: expected booleans, got {describe(a.dtype)}")
@@ -341,13 +342,13 @@ def stepped_reset(name: str, reset: Any, n: int) -> Array:
 
 
 def rows(a: Array) -> Array:
-    """The array itself if its last axis is contiguous and its elements are aligned, else a copy."""
+    """Return the array itself if its last axis is contiguous and its elements are aligned, else a copy."""
     contiguous = a.shape[-1] == 1 or a.strides[-1] == a.itemsize or not a.size
     return a if contiguous and a.flags.aligned else a.copy(order="C")
 
 
 def time_major(a: Array, unbatched: bool, batch_first: bool) -> Array:
-    """A (T, B, ...) view."""
+    """Return a (T, B, ...) view."""
     if unbatched:
         return a[:, None]
     return a.swapaxes(0, 1) if batch_first else a
@@ -373,7 +374,7 @@ def expect_mapping(name: str, given: Any) -> None:
 def expect_names(
     name: str, given: Iterable[Any], expected: Iterable[str], error: type[KeyError | ValueError] = KeyError
 ) -> None:
-    """That these are the names, in any order."""
+    """Raise unless the names given are exactly those expected, in any order."""
     has, wants = set(given), set(expected)
     for problem, names in (("missing", wants - has), ("unexpected", has - wants)):
         if names:
@@ -381,13 +382,13 @@ def expect_names(
 
 
 def expect_room(name: str, meaning: str, sizes: tuple[int, ...], *factors: int) -> None:
-    """That so many numbers, a factor of 0 being 1, have addresses; whether there is memory for them, time will tell."""
+    """Raise ValueError if the product of the factors (0 counts as 1) exceeds the address space, free memory apart."""
     if math.prod(max(n, 1) for n in factors) > sys.maxsize // 8:
         raise ValueError(f"{name}: {meaning} = {', '.join(map(str, sizes))} are more than memory can hold")
 
 
 def floating(dtype: Any) -> np.dtype[Any]:
-    """float32 or float64, from anything that NumPy takes for them, but for None, by which it means float64."""
+    """Return float32 or float64 from any NumPy spelling except None, which NumPy takes as float64."""
     if dtype is None:
         raise TypeError("dtype: expected float32 or float64, got None")
     try:
@@ -400,7 +401,7 @@ def floating(dtype: Any) -> np.dtype[Any]:
 
 
 def floating_array(name: str, value: Any) -> Array:
-    """An array of float32 or float64."""
+    """Return an array of float32 or float64."""
     a = as_array(name, value)
     if a.dtype not in DTYPES:
         raise TypeError(f"{name}: expected dtype float32 or float64 in native byte order, got {describe(a.dtype)}")
@@ -417,14 +418,14 @@ def boolean(name: str, value: Any) -> None:
 
 
 def number(name: str, value: Any, expected: str = "a number") -> float:
-    """A Python float."""
+    """Return a Python float."""
     if isinstance(value, BOOLEANS) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected {expected}, got {value!r}")
     return float(value)
 
 
 def finite(name: str, value: Any, least: float = -math.inf) -> float:
-    """A finite Python float, at least `least`."""
+    """Return a finite Python float, at least `least`."""
     expected = "a finite number" + (f" of at least {least:g}" if least > -math.inf else "")
     found = number(name, value, expected)
     if not (math.isfinite(found) and found >= least):
@@ -440,7 +441,7 @@ def fraction(name: str, value: Any) -> float:
 
 
 def among(value: Any, names: Iterable[str]) -> bool:
-    """Whether it is one of these names; an array, which compares by elements, is none."""
+    """Return whether value is one of these names; safe for arrays, which compare elementwise."""
     return isinstance(value, str) and value in names
 
 
@@ -451,7 +452,7 @@ def named_cell(value: Any) -> Cell:
 
 
 def activation(name: str, value: Any, known: Iterable[str]) -> str:
-    """One of the functions that are known by name; what leaves values as they are has two, "linear" and "identity"."""
+    """Return a known activation's name; "linear" is an alias of "identity"."""
     chosen = "identity" if among(value, ("linear",)) else value
     if not among(chosen, known):
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, known))}, got {value!r:.80}")
@@ -466,7 +467,7 @@ def positive(name: str, value: Any) -> int:
 
 
 def integer(name: str, value: Any, expected: str) -> int:
-    """A Python int from any integer, an array of no axes included."""
+    """Return a Python int from any integer, including a 0-d array."""
     if not isinstance(value, BOOLEANS):
         try:
             return operator.index(value)
@@ -476,7 +477,7 @@ def integer(name: str, value: Any, expected: str) -> int:
 
 
 def size(name: str, value: Any) -> int:
-    """A number of things that are to be held in memory."""
+    """Return a positive int that can be the size of something in memory."""
     found = positive(name, value)
     if found > sys.maxsize:
         raise ValueError(f"{name}: {found} are more than memory can hold")
@@ -484,8 +485,8 @@ def size(name: str, value: Any) -> int:
 
 
 def generator(rng: Any) -> np.random.Generator:
-    """From what `numpy.random.default_rng` takes."""
+    """Return a generator from anything that `numpy.random.default_rng` accepts."""
     try:
         return np.random.default_rng(rng)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"rng: expected an integer of at least 0 or a Generator, got {rng!r} ({error})") from error
+        raise type(error)(f"rng: expected a non-negative integer or a Generator, got {rng!r} ({error})") from error

@@ -1,4 +1,4 @@
-"""What `python -m fastrnn` does with the file of a model: convert it, look into it, time it."""
+"""Commands of `python -m fastrnn` on model files: convert, inspect, bench."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from fastrnn.training.summary import samples_first, table
 
 
 def convert(source: str, target: str, **options: Any) -> None:
-    """Read a model of one kind and write it as another."""
+    """Convert a model from one format to another."""
     model = formats.convert(source, target, **options)
     print(f"{target}: {headline(model)}")
 
 
 def inspect(source: str, **options: Any) -> None:
-    """Print a model's layers, shapes, parameters, memory, and what runs each of them."""
+    """Print a model's layers, with their shapes, parameters, memory and backend."""
     try:
         model = formats.read(source, **options)
     except ValueError as error:
@@ -52,19 +52,19 @@ def inspect(source: str, **options: Any) -> None:
 
 
 def bench(source: str, *, batch: int, steps: int, seconds: float, threads: int | None = None, **options: Any) -> None:
-    """Time a model: a step, a sequence, and a batch of sequences; and say what memory it takes."""
+    """Time one step, one sequence and a batch of sequences of a model, and print its memory use."""
     batch, steps = size("batch", batch), size("steps", steps)
     if not seconds > 0:
         raise ValueError(f"seconds: expected a positive number, got {seconds}")
     model = formats.read(source, **options)
     chain, threads = as_chain("model", model), backends.thread_count(threads)
     if not has_steps(inputs(chain, 1, 1)):
-        raise ValueError(f"{source}: x of this model has no axis of time; expected a model that reads steps")
+        raise ValueError(f"{source}: x of this model has no time axis; expected a model that reads sequences")
     runs: dict[str, tuple[int, Callable[[], Any]]] = {}
     note = ""
     try:
         runs["one step of one sequence"] = 1, partial(chain.stream(threads=threads).step, inputs(chain, 1, 1)[:, 0])
-    except ValueError as error:  # it must see the whole sequence first
+    except ValueError as error:  # the model needs the whole sequence
         note = f"no single steps: {error}\n"
     for B in dict.fromkeys((1, batch)):
         name = f"{steps} steps of {f'{B} sequences' if B > 1 else 'one sequence'}"
@@ -74,25 +74,25 @@ def bench(source: str, *, batch: int, steps: int, seconds: float, threads: int |
         median, late = timed(run, seconds / len(runs))
         rows.append((name, in_time(median), in_time(late), f"{n / median:,.0f}"))
     print(f"{source}: {headline(model)}", machine(threads), "", table(rows, (1, 2, 3), total=False), sep="\n")
-    print(f"\n{note}memory: {counted(model)[1]} of parameters, and {in_bytes(peak(run))} more in the last of these")
+    print(f"\n{note}memory: {counted(model)[1]} of parameters, and {in_bytes(peak(run))} more during the last run")
 
 
 def headline(model: Layer) -> str:
-    """What it is, in one line."""
+    """Describe the model in one line."""
     kinds = ", ".join(type(layer).__name__ for _, _, layer in leaves(as_chain("model", model)))
     dtypes = " and ".join(sorted({str(p.dtype) for p in model.parameters().values()})) or "no parameters"
     return f"{kinds}; {dtypes}, {counted(model)[0]} parameters, {counted(model)[1]}"
 
 
 def machine(threads: int | None = None) -> str:
-    """Where it runs."""
+    """Describe the backend, instruction set and threads."""
     own = backends.config()
     isa = f", {own['isa']}" if own["backend"] == "native" else ""
     return f"backend: {own['backend']}{isa}; threads: at most {threads or own['threads']}"
 
 
 def placed(layer: Layer) -> tuple[str, str]:
-    """The cell of a recurrent layer, and what runs the layer."""
+    """Return the cell's name, if recurrent, and the backend that runs the layer."""
     name = backends.current().name
     if isinstance(layer, Recurrent):
         cell = layer.stack.cell
@@ -101,7 +101,7 @@ def placed(layer: Layer) -> tuple[str, str]:
 
 
 def nodes_of(path: str) -> str:
-    """A table of an ONNX model's recurrent nodes, and what runs them in `fastrnn.onnx.Session`; "" without any."""
+    """Tabulate an ONNX model's recurrent nodes and what runs them in `fastrnn.onnx.Session`; "" if none."""
     from fastrnn.onnx import Session  # here, because it needs the onnx package
 
     nodes = [(node.name, node.op, node.where, node.why) for node in Session(path, rest="reference").nodes]
@@ -109,7 +109,7 @@ def nodes_of(path: str) -> str:
 
 
 def counted(model: Layer) -> tuple[str, str]:
-    """How many parameters, and their memory."""
+    """Return the number of parameters and their memory, as text."""
     own = model.parameters().values()
     return f"{sum(p.size for p in own):,}", in_bytes(sum(p.nbytes for p in own))
 
@@ -127,7 +127,7 @@ def in_time(seconds: float) -> str:
 
 
 def inputs(chain: Chain, batch: int, steps: int) -> Array:
-    """Random ones, samples first; vectors for a model that makes steps of them."""
+    """Return random inputs, samples first; no time axis if the model takes vectors."""
     rng, layers = np.random.default_rng(0), [layer for _, _, layer in leaves(chain)]
     if isinstance(layers[0], Embedding):
         return rng.integers(0, layers[0].num_embeddings, (batch, steps))
@@ -138,7 +138,7 @@ def inputs(chain: Chain, batch: int, steps: int) -> Array:
 
 
 def timed(run: Callable[[], Any], seconds: float) -> tuple[float, float]:
-    """Of as many calls as there is time for, after one that is not counted: the median, and what 99 % are below."""
+    """Call repeatedly for this many seconds, after a warm-up; return the median and the 99th percentile."""
     run()
     times, end = list[float](), time.perf_counter() + seconds
     while not times or time.perf_counter() < end:
@@ -149,7 +149,7 @@ def timed(run: Callable[[], Any], seconds: float) -> tuple[float, float]:
 
 
 def peak(run: Callable[[], Any]) -> int:
-    """The most bytes that Python and NumPy hold during a call beyond those of before."""
+    """Return the peak memory, in bytes, that Python and NumPy allocate during a call."""
     tracemalloc.start()
     run()
     most = tracemalloc.get_traced_memory()[1]

@@ -1,7 +1,7 @@
-"""Train an LSTM to echo what it heard two steps ago, with nothing but NumPy beside it.
+"""Train an LSTM to echo its input of two steps ago, using only fastrnn and NumPy.
 
-The sequences are 50 random bits; the target is the input two steps back, 0 at first. An LSTM and a linear read-out
-learn it from fresh batches by Adam, through `lstm_forward` and `lstm_backward` alone.
+The sequences are 50 random bits; the target is the input two steps back, 0 at first. An LSTM with a linear read-out
+is trained by Adam on fresh batches, using only `lstm_forward` and `lstm_backward`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def echo(rng: np.random.Generator, batch: int = BATCH) -> tuple[Array, Array]:
 
 
 def initial(rng: np.random.Generator) -> Parameters:
-    """Uniform weights of PyTorch's scale, and a read-out of zeros."""
+    """Return uniform weights on PyTorch's scale, and a zero read-out."""
 
     def uniform(*shape: int) -> Array:
         return rng.uniform(-1, 1, shape).astype(np.float32) / np.float32(np.sqrt(HIDDEN))
@@ -45,13 +45,13 @@ def initial(rng: np.random.Generator) -> Parameters:
 
 
 def predict(w: Parameters, x: Array, training: bool = False) -> tuple[Array, Array, Cache | None]:
-    """The read-out at every step (T, batch, 1), the LSTM's y (T, batch, HIDDEN), and its cache."""
+    """Return the read-out at every step (T, batch, 1), the LSTM's y (T, batch, HIDDEN), and its cache."""
     result = fastrnn.lstm_forward(x, w["W"], w["U"], w["b"], training=training)
     return result.y @ w["V"].T + w["a"], result.y, result.cache
 
 
 def loss_and_gradients(w: Parameters, x: Array, target: Array) -> tuple[float, Parameters]:
-    """The mean squared error, and its gradient with respect to every parameter."""
+    """Return the mean squared error and its gradient with respect to every parameter."""
     out, y, cache = predict(w, x, training=True)
     error = out - target
     d = 2 / error.size * error
@@ -63,7 +63,7 @@ def loss_and_gradients(w: Parameters, x: Array, target: Array) -> tuple[float, P
 
 
 def adam(w: Parameters, rate: float) -> Callable[[Parameters], None]:
-    """A function that moves the parameters in place by Adam (Kingma and Ba, ICLR 2015, algorithm 1)."""
+    """Return a function that updates the parameters in place by Adam (Kingma and Ba, ICLR 2015, algorithm 1)."""
     m = {k: np.zeros_like(v) for k, v in w.items()}
     v = {k: np.zeros_like(v) for k, v in w.items()}
     t = 0
@@ -80,7 +80,7 @@ def adam(w: Parameters, rate: float) -> Callable[[Parameters], None]:
 
 
 def throughput(backend: str, w: Parameters, x: Array, seconds: float = 0.5) -> float:
-    """Steps of one sequence that a backend runs in a second, forward and backward."""
+    """Measure a backend's throughput, forward and backward, in steps of one sequence per second."""
     with fastrnn.use_backend(backend):
         runs, start = -1, 0.0  # the first run warms up
         while runs < 0 or time.perf_counter() - start < seconds:
@@ -94,7 +94,7 @@ def throughput(backend: str, w: Parameters, x: Array, seconds: float = 0.5) -> f
 def main(seed: int = 0) -> int:
     """Train an LSTM on the 2-back echo task, test it, and compare backends.
 
-    Returns 0 if the error on unseen sequences is under the bar, else 1.
+    Return 0 if the error on unseen sequences is below BAR, else 1.
     """
     rng = np.random.default_rng(seed)
     unseen = echo(np.random.default_rng(seed + 1), 256)

@@ -1,4 +1,4 @@
-"""What is imported only when it is needed, and which extra of the package brings it."""
+"""Lazy import of optional dependencies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def needed(module: str, extra: str) -> Any:
-    """The module, or an ImportError that says how to install it; if it is there, the error that it has itself."""
+    """Import a module; if it is not installed, raise ImportError that names the extra. Its own errors propagate."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -1,7 +1,7 @@
 """Initial weights.
 
 An initializer is called as ``f(shape, rng, dtype)`` and returns a new array. The shape is that of the weight,
-(out, in), so that fan in is its second number and fan out its first; a vector's fans are both its length.
+(out, in), so fan in is shape[1] and fan out shape[0]; for a vector both are its length.
 All numbers are dimensionless.
 
 References
@@ -43,14 +43,14 @@ Shape = tuple[int, ...]
 
 
 class Initializer(Protocol):
-    """What gives initial weights."""
+    """A callable that returns initial weights."""
 
     def __call__(self, shape: Shape, rng: Any = None, dtype: Any = np.float32) -> Array: ...
 
 
 @dataclass(frozen=True)
 class Constant:
-    """One value throughout.
+    """Set every element to `value`.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Zeros:
-    """0 throughout.
+    """Set every element to 0.
 
     Examples
     --------
@@ -89,7 +89,7 @@ class Zeros:
 
 @dataclass(frozen=True)
 class Ones:
-    """1 throughout.
+    """Set every element to 1.
 
     Examples
     --------
@@ -104,7 +104,7 @@ class Ones:
 
 @dataclass(frozen=True)
 class RandomUniform:
-    """Uniform within plus and minus `limit`.
+    """Uniform in [-limit, limit].
 
     Parameters
     ----------
@@ -130,12 +130,12 @@ class RandomUniform:
 
 @dataclass(frozen=True)
 class RandomNormal:
-    """Normal with this mean and standard deviation.
+    """Normal with the given mean and standard deviation.
 
     Parameters
     ----------
     mean, stddev : float
-        The latter at least 0.
+        `stddev` is at least 0.
 
     Examples
     --------
@@ -157,7 +157,7 @@ class RandomNormal:
 
 
 def fans(shape: Shape) -> tuple[int, int]:
-    """Fan in and fan out of a weight (out, in)."""
+    """Return fan in and fan out of a weight (out, in)."""
     if len(shape) not in (1, 2):
         raise ValueError(f"shape: expected (out, in) or (n,), got {shape}")
     return shape[-1], shape[0]
@@ -227,7 +227,7 @@ class HeNormal:
 
 @dataclass(frozen=True)
 class Orthogonal:
-    """`gain` times a matrix of orthonormal columns, or rows if it is wider than high, uniform among all of them.
+    """`gain` times a random matrix with orthonormal columns (rows if it is wider than high), uniformly distributed.
 
     Saxe et al. 2014.
 
@@ -254,13 +254,13 @@ class Orthogonal:
             raise ValueError(f"shape: expected (out, in), got {shape}")
         rows, columns = max(shape), min(shape)
         q, r = np.linalg.qr(np.random.default_rng(rng).standard_normal((rows, columns)))
-        q *= np.where(np.diag(r) < 0, -1.0, 1.0)  # signs of the factorisation, which would not be uniform
+        q *= np.where(np.diag(r) < 0, -1.0, 1.0)  # QR's choice of signs would make it non-uniform
         values: Array = self.gain * (q if shape == q.shape else q.T)
         return np.ascontiguousarray(values, dtype)
 
 
 def chosen(initializer: Any, schemes: Mapping[str, Mapping[str, Initializer]]) -> dict[str, Initializer]:
-    """An initializer for each parameter, from a scheme's name or a dict, whose missing keys are "torch"'s."""
+    """Return an initializer per parameter, from a scheme's name or a dict; "torch" supplies missing keys."""
     default = schemes["torch"]
     if isinstance(initializer, str):
         if initializer not in schemes:
@@ -278,7 +278,7 @@ def chosen(initializer: Any, schemes: Mapping[str, Mapping[str, Initializer]]) -
 
 
 def initial(f: Initializer, name: str, shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> Array:
-    """What f gives, which may be the user's own, as an array of this shape and dtype."""
+    """Call f, which may be a user's function, and return an array of this shape and dtype."""
     value = np.array(f(shape, rng, dtype), dtype)
     if value.shape != shape:
         raise ValueError(f"initializer: expected shape {shape} for {name!r}, got {value.shape}")

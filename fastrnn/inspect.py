@@ -1,4 +1,4 @@
-"""What goes on inside a recurrent layer: its gates over time, and the gradient that reaches each step.
+"""Inspect a recurrent layer: its gates over time, and the gradient that reaches each step.
 
 `fastrnn.plot` draws both. Numbers are dimensionless.
 """
@@ -37,24 +37,23 @@ def gates(
 ) -> dict[str, Array]:
     """Compute every gate and every state of one layer at every step.
 
-    The numbers are those of the textbook's step (`fastrnn.cells`), and equal the kernels' to rounding. Nothing is
-    dropped out.
+    The values come from the reference step (`fastrnn.cells`), and equal the kernels' up to rounding. Dropout is off.
 
     Parameters
     ----------
     net : LSTM, GRU or RNN
     x, state, lengths, resets
-        As for a call of it.
+        As for a call of `net`.
     layer : int
-        Which of the layers stacked in it, from 0 at the bottom; -1 is the top.
+        Index of the stacked layer, from 0 at the bottom; -1 is the top.
     reverse : bool
-        Look at the direction from each sequence's end to its start, of a bidirectional layer.
+        Use the second direction of a bidirectional layer, from each sequence's end to its start.
 
     Returns
     -------
     dict of (T, B, H) arrays
-        i, f, g, o, c, h of an LSTM, r, z, n, h of a GRU, h of an RNN. Laid out as x is, (B, T, H) or (T, H) then; gates
-        after their sigmoid or tanh; 0 past a sequence's length. With ``proj_size`` P h is the projected one, P wide.
+        i, f, g, o, c, h of an LSTM; r, z, n, h of a GRU; h of an RNN. Laid out like x, so possibly (B, T, H) or (T, H);
+        gates after their sigmoid or tanh; 0 past a sequence's length. With ``proj_size`` P, h is projected, P wide.
 
     Raises
     ------
@@ -86,34 +85,33 @@ def gradient_norms(
     lengths: Any = None,
     resets: Any = None,
 ) -> Array:
-    """Compute the Euclidean norm of dL/dh[t]: how much of the gradient of a loss L still reaches step t.
+    """Compute the Euclidean norm of dL/dh[t]: how much of the gradient of a loss L reaches step t.
 
-    It is the whole of it, by way of y[t] and of all later steps: dL/de for h[t] + e in place of h[t], whatever reads
-    it, while an LSTM's c[t] is left alone. Where it shrinks towards 0 on its way back the layer cannot learn from
-    those steps, where it grows its training is not stable [1]_. Nothing is dropped out.
+    This is the total derivative, through y[t] and all later steps: dL/de with h[t] + e in place of h[t], and an
+    LSTM's c[t] unchanged. If it vanishes going back in time, the layer cannot learn from those steps; if it explodes,
+    training is unstable [1]_. Dropout is off.
 
     Parameters
     ----------
     net : LSTM, GRU or RNN
     x, state, lengths, resets
-        As for a call of it.
+        As for a call of `net`.
     dy, dstate
-        Gradients of L with respect to the net's y and final state, as `backward` takes them. When both are absent L
-        is sum(h_n) / sqrt(H), of the final h that is looked at alone: its gradient there has norm 1, so that what
-        comes out is the factor by which a gradient shrinks or grows. With ``proj_size`` P h is the projected one, and
-        H is P.
+        Gradients of L with respect to the net's y and final state, as for `backward`. If both are absent, L is
+        sum(h_n) / sqrt(H) over the final h of the chosen layer and direction: that gradient has norm 1, so the result
+        is the factor by which a gradient shrinks or grows. With ``proj_size`` P, h is projected and H is P.
     layer, reverse
-        Whose h to look at, as for `gates`.
+        The layer and direction of h, as for `gates`.
 
     Returns
     -------
     (T, B) array, float64
-        Laid out as x is, (B, T) or (T,) then; 0 past a sequence's length.
+        Laid out like x, so possibly (B, T) or (T,); 0 past a sequence's length.
 
     Raises
     ------
     TypeError, ValueError
-        As `gates`, and as the net's `backward`; also for bfloat16 weights, which do not train.
+        As for `gates` and the net's `backward`; also for bfloat16 weights, which cannot be trained.
 
     References
     ----------
@@ -125,12 +123,12 @@ def gradient_norms(
     >>> import numpy as np, fastrnn.inspect
     >>> rnn = fastrnn.RNN(1, 1, activation="identity", dtype=np.float64)
     >>> rnn.set_weights([np.full((1, 1), 1.0), np.full((1, 1), 0.5), np.zeros(1), np.zeros(1)])
-    >>> fastrnn.inspect.gradient_norms(rnn, np.ones((4, 1)))  # half of it is lost in every step
+    >>> fastrnn.inspect.gradient_norms(rnn, np.ones((4, 1)))  # each step halves it
     array([0.125, 0.25 , 0.5  , 1.   ])
     """
     i = which(net, layer, reverse)
     if net.weight_dtype is not None:
-        raise ValueError(f"net: one of {net.weight_dtype} weights is for inference and has no gradients")
+        raise ValueError(f"net: a layer with {net.weight_dtype} weights is for inference and has no gradients")
     own = plain(net)
     cache = forward(own, x, state, lengths, resets)
     tape, layout = cache.kept
@@ -144,12 +142,12 @@ def gradient_norms(
 
 
 def which(net: Any, layer: Any, reverse: Any) -> int:
-    """Its place in PyTorch's order of layers and directions."""
+    """Return the index of a layer and direction in PyTorch's order."""
     if not isinstance(net, Recurrent):
         raise TypeError(f"net: expected an LSTM, a GRU or an RNN, got {type(net).__name__}")
     boolean("reverse", reverse)
     if reverse and not net.bidirectional:
-        raise ValueError("reverse: this net has one direction, so expected False")
+        raise ValueError("reverse: expected False for a unidirectional net, got True")
     L, index = net.num_layers, integer("layer", layer, "an integer")
     if not -L <= index < L:
         raise ValueError(f"layer: expected one of {-L}..{L - 1}, got {index}")
@@ -157,7 +155,7 @@ def which(net: Any, layer: Any, reverse: Any) -> int:
 
 
 def plain(layer: Recurrent) -> Recurrent:
-    """A layer on the same parameters that trains as this one infers: no mask is drawn."""
+    """Return a layer that shares the parameters and has no dropout, so that training computes what inference does."""
     options = {field.name: getattr(layer, field.name) for field in fields(LayerOptions)}
     options |= dict.fromkeys(("dropout", "recurrent_dropout", "zoneout", "weight_drop"), 0.0) | {"weight_dtype": None}
     return layer.from_parts(layer.stack.inference, layer.stack.parts, **options)
@@ -169,7 +167,7 @@ def forward(layer: Recurrent, x: Any, state: Any, lengths: Any, resets: Any) -> 
 
 
 def activations(call: Call) -> dict[str, Array]:
-    """Every gate and state, (T, B, H) each; a projected one (T, B, P)."""
+    """Return every gate and state, (T, B, H) each, or (T, B, P) if projected."""
     cell, (T, B, _, H) = call.cell, call.sizes
     [run] = by_numpy.forward([call._replace(y=None, training=True, return_states=True)])
     names = [cell.names.get(node) for node in cell.program.kept]
@@ -182,7 +180,7 @@ def activations(call: Call) -> dict[str, Array]:
 
 
 def unit(tape: Tape, layout: Layout, i: int) -> Any:
-    """The gradient of the final states when L is the sum of call i's final h over sqrt(H)."""
+    """Return the gradient of L = sum(final h of call i) / sqrt(H) with respect to all final states."""
     final = [np.zeros((len(tape.calls), *s.shape), s.dtype) for s in tape.final[i]]
     final[0][i] = 1 / np.sqrt(final[0].shape[-1])
     if layout[0]:
@@ -190,9 +188,9 @@ def unit(tape: Tape, layout: Layout, i: int) -> Any:
     return final[0] if len(final) == 1 else tuple(final)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # a gradient that explodes to infinity is worth seeing
+@np.errstate(over="ignore", invalid="ignore")  # exploding gradients are a result, not an error
 def norms(back: Backward) -> Array:
-    """(T, B): the norms of the gradients of every h on the way back, as calls of one step have them."""
+    """Return the gradient norm of every h, (T, B), by running backward one step at a time."""
     call, dy = back.call, back.dy
     T, B, _, _ = call.sizes
     valid = np.full((T, B), True) if call.lengths is None else np.arange(T)[:, None] < call.lengths
@@ -201,7 +199,7 @@ def norms(back: Backward) -> Array:
     for t, step, saved in reversed(steps(call, valid)):
         dh = dstate[0] if dy is None else dstate[0] + dy[t]
         rows = valid[t]
-        found[t, rows] = np.hypot.reduce(dh[rows], axis=-1, dtype=np.float64)  # squares would overflow sooner
+        found[t, rows] = np.hypot.reduce(dh[rows], axis=-1, dtype=np.float64)  # hypot avoids overflow in squares
         dy_t = None if dy is None else dy[t : t + 1]
         [gradients] = backends.current().backward([Backward(step, saved, dy_t, dstate)])
         dstate = gradients.dinit  # type: ignore[assignment]  # every step was given its state
@@ -209,7 +207,7 @@ def norms(back: Backward) -> Array:
 
 
 def steps(call: Call, valid: Array) -> list[tuple[int, Call, Any]]:
-    """The call as calls of one step each, in the direction of travel: its time, and what its forward saved."""
+    """Split the call into one-step calls, in the direction of travel: (t, call, saved data of its forward)."""
     T, state = len(call.x), given_or_zeros(call, call.init)
     taken = []
     for t in range(T - 1, -1, -1) if call.reverse else range(T):
@@ -224,6 +222,6 @@ def steps(call: Call, valid: Array) -> list[tuple[int, Call, Any]]:
 
 
 def given_or_zeros(call: Call, states: Sequence[Array | None]) -> Arrays:
-    """One (B, H) for each state of the call, the first (B, P) if it is projected."""
+    """Return one (B, H) array per state of the call, zeros for None; the first is (B, P) if projected."""
     B, each = call.x.shape[1], zip(states, call.widths, strict=True)
     return tuple([np.zeros((B, width), call.x.dtype) if s is None else s for s, width in each])

@@ -1,4 +1,4 @@
-"""What becomes of two directions' outputs."""
+"""Ways to combine the outputs of two directions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastrnn.cells import Array
 
 
 class Merge(NamedTuple):
-    """The result, and each output's gradient from that of the result."""
+    """The combined output, and both outputs' gradients from its gradient."""
 
     forward: Callable[[Array, Array], Any]
     backward: Callable[[Any, Array, Array], tuple[Any, Any]]

@@ -1,7 +1,7 @@
-"""Pictures of training and of what goes on inside a recurrent layer, drawn by matplotlib (``pip install
-'fastrnn[plot]'``); `fastrnn.inspect` has the numbers behind the last two.
+"""Plots of training curves, gates and gradient norms with matplotlib (``pip install 'fastrnn[plot]'``);
+`fastrnn.inspect` computes the data of the last two.
 
-Every function returns the figure and shows nothing: ``figure.savefig("gates.png")``, or let a notebook display it.
+Every function returns the figure and does not show it: use ``figure.savefig("gates.png")``, or a notebook.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["gates", "gradient_norms", "history"]
 
-#: Okabe and Ito's colours, which colour-blind people tell apart, those that print well on white
+#: Okabe and Ito's colour-blind-safe palette, without the colours too light for a white background
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
-#: quantity of a layer of a built-in cell -> its name for people
+#: quantity of a built-in cell -> its display name
 LABELS = {
     "i": "input gate i",
     "f": "forget gate f",
@@ -40,13 +40,13 @@ LABELS = {
 
 
 def history(history: Any, ax: Axes | Sequence[Axes] | None = None) -> Figure:
-    """Draw how training went: one panel for each quantity, with the validation data's beside it.
+    """Draw training curves: one panel per quantity, together with its validation curve.
 
     Parameters
     ----------
     history : History, or a mapping of names to numbers by epoch
-        What `Sequential.fit` returned; ``val_loss`` goes into the panel of ``loss``, and so on.
-    ax : Axes, or as many of them as there are panels, optional
+        As returned by `Sequential.fit`; ``val_loss`` is drawn in the panel of ``loss``, and so on.
+    ax : Axes, or a sequence with one per panel, optional
         Where to draw; a new figure when absent.
 
     Returns
@@ -56,11 +56,11 @@ def history(history: Any, ax: Axes | Sequence[Axes] | None = None) -> Figure:
     Raises
     ------
     TypeError
-        For what is no history, and for what are no axes.
+        If `history` is not a history, or `ax` not Axes.
     ValueError
-        For a history without an epoch, or another number of axes than of panels.
+        If the history has no epoch, or the number of axes differs from that of panels.
     ImportError
-        Without matplotlib.
+        If matplotlib is not installed.
 
     Examples
     --------
@@ -89,7 +89,7 @@ def history(history: Any, ax: Axes | Sequence[Axes] | None = None) -> Figure:
 
 
 def curve(axes: Axes, values: Sequence[float], label: str, colour: str) -> None:
-    """One number an epoch, the first of which is epoch 1; a single one is a point."""
+    """Draw one value per epoch, starting at epoch 1; a single value is drawn as a point."""
     epochs = range(1, len(values) + 1)
     axes.plot(epochs, values, label=label, color=colour, linewidth=2, marker="o" if len(values) == 1 else None)
 
@@ -97,29 +97,29 @@ def curve(axes: Axes, values: Sequence[float], label: str, colour: str) -> None:
 def gates(net: Any, x: Any, *, sequence: int = 0, lengths: Any = None, **options: Any) -> Figure:
     """Draw the gates and the states of one sequence over time as heat maps, units by time steps.
 
-    Gates that open and shut go from white at 0 to black at 1; what has a sign is red above 0 and blue below, white at
-    0, from -1 to 1 or as far as it goes beyond.
+    Sigmoid gates go from white at 0 to black at 1; signed values are red above 0, blue below and white at 0, from -1 to
+    1 or to the largest magnitude if that is greater.
 
     Parameters
     ----------
     net, x, lengths
-        As `inspect.gates` takes them.
+        As for `inspect.gates`.
     sequence : int
-        Which one of the batch; it is drawn up to its length.
+        Index in the batch; the sequence is drawn up to its length.
     **options
-        `layer`, `reverse`, `state`, `resets`: also as `inspect.gates` takes them.
+        `layer`, `reverse`, `state`, `resets`: also as for `inspect.gates`.
 
     Returns
     -------
     matplotlib.figure.Figure
-        One panel each: above the gates, below the candidate and the states.
+        One panel each: the gates in the top row, the candidate and the states below.
 
     Raises
     ------
     TypeError, ValueError
-        As `inspect.gates`, and for a sequence that is not in the batch.
+        As for `inspect.gates`; also if `sequence` is not in the batch.
     ImportError
-        Without matplotlib.
+        If matplotlib is not installed.
 
     Examples
     --------
@@ -159,20 +159,19 @@ def gates(net: Any, x: Any, *, sequence: int = 0, lengths: Any = None, **options
 def gradient_norms(layers: Any, x: Any, dy: Any = None, *, ax: Axes | None = None, **options: Any) -> Figure:
     """Draw the norm of dL/dh[t] by time step, on a logarithmic scale: vanishing and exploding gradients at a glance.
 
-    A line is the median over the sequences that have the step; where there are several, a band goes from the smallest
-    to the largest. What is 0, infinite or NaN has no place on the scale, nor what is 250 decades from 1: the line ends
-    there.
+    A line is the median over the sequences that have the step; with several sequences, a band spans the smallest to
+    the largest. Values that are 0, infinite, NaN or more than 250 decades from 1 are left out, which ends the line.
 
     Parameters
     ----------
     layers : layer, or mapping of labels to layers
         Recurrent layers to compare, each given the same x and dy.
     x, dy
-        As `inspect.gradient_norms` takes them; without dy and `dstate` every line starts at 1 at the end of a sequence.
+        As for `inspect.gradient_norms`; without dy and `dstate` every line is 1 at the end of a sequence.
     ax : Axes, optional
         Where to draw; a new figure when absent.
     **options
-        `dstate`, `layer`, `reverse`, `state`, `lengths`, `resets`: also as `inspect.gradient_norms` takes them.
+        `dstate`, `layer`, `reverse`, `state`, `lengths`, `resets`: also as for `inspect.gradient_norms`.
 
     Returns
     -------
@@ -181,9 +180,9 @@ def gradient_norms(layers: Any, x: Any, dy: Any = None, *, ax: Axes | None = Non
     Raises
     ------
     TypeError, ValueError
-        As `inspect.gradient_norms`.
+        As for `inspect.gradient_norms`.
     ImportError
-        Without matplotlib.
+        If matplotlib is not installed.
 
     Examples
     --------
@@ -220,7 +219,7 @@ def pyplot() -> Any:
 
 
 def panels(ax: Any, count: int) -> list[Axes]:
-    """The axes that were given, or those of a new figure, side by side."""
+    """Return the given axes, or those of a new figure, side by side."""
     if ax is None:
         size = 5.2 * count, 3.6
         _, grid = pyplot().subplots(1, count, squeeze=False, figsize=size, layout="constrained")
@@ -230,17 +229,17 @@ def panels(ax: Any, count: int) -> list[Axes]:
         raise ValueError(f"ax: expected {count} axes, got {len(given)}")
     for axes in given:
         if not hasattr(axes, "get_figure"):
-            raise TypeError(f"ax: expected Axes of matplotlib, got {axes!r:.80}")
+            raise TypeError(f"ax: expected matplotlib Axes, got {axes!r:.80}")
     return given
 
 
 def whole(axes: Axes) -> Figure:
-    """The figure that the axes are in."""
+    """Return the figure of the axes."""
     return cast("Figure", axes.get_figure())
 
 
 def plain(axes: Axes) -> None:
-    """A line at each labelled value, and no more ink than that."""
+    """Style axes: a grid line at each labelled value, no top and right spines."""
     whole_numbers(axes.xaxis)
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -248,7 +247,7 @@ def plain(axes: Axes) -> None:
 
 
 def decades(axis: Any) -> None:
-    """Round exponents, whatever the range: gradients may span hundreds of decades."""
+    """Put ticks at round exponents; gradients may span hundreds of decades."""
     ends = np.log10(axis.get_view_interval())
     if np.ptp(ends) > 8:
         exponents = needed("matplotlib.ticker", "plot").MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(*ends)
@@ -257,7 +256,7 @@ def decades(axis: Any) -> None:
 
 
 def heat_map(axes: Axes, values: Array, opening: bool) -> None:
-    """Units downwards, as matrices are written, by time steps."""
+    """Draw units (downwards) by time steps."""
     T, H = values.shape
     limit = 1.0 if opening else max(1.0, float(np.abs(values[np.isfinite(values)]).max(initial=0)))
     axes.imshow(
@@ -274,12 +273,12 @@ def heat_map(axes: Axes, values: Array, opening: bool) -> None:
 
 
 def whole_numbers(axis: Any) -> None:
-    """Steps, units and epochs have no fractions."""
+    """Restrict ticks to integers."""
     axis.set_major_locator(needed("matplotlib.ticker", "plot").MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
 
 
 def bars(figure: Figure) -> None:
-    """Beside each heat map its colours, with the ends and the middle written."""
+    """Add a colour bar to each heat map, labelled at both ends and in the middle."""
     for axes in figure.axes:
         [image] = axes.get_images()
         low, high = image.get_clim()
@@ -287,13 +286,13 @@ def bars(figure: Figure) -> None:
 
 
 def sequences(a: Array, layer: Any) -> Array:
-    """(T, B, ...)"""
+    """Return a as (T, B, ...)."""
     return a.swapaxes(0, 1) if layer.batch_first else a
 
 
 def spread(norms: Array) -> tuple[Array, Array, Array]:
-    """(T,): the smallest, the median and the largest over the sequences that have the step; NaN where none has."""
-    shown = np.where((norms > 1e-250) & (norms < 1e250), norms, np.nan)  # matplotlib wants room for its margins
+    """Return minimum, median and maximum over the sequences that have the step, (T,) each; NaN where none has."""
+    shown = np.where((norms > 1e-250) & (norms < 1e250), norms, np.nan)  # matplotlib's margins would overflow
     some = np.isfinite(shown).any(axis=1)
     low, middle, high = np.full((3, len(norms)), np.nan)
     low[some], high[some] = np.nanmin(shown[some], axis=1), np.nanmax(shown[some], axis=1)

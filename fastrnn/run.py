@@ -1,4 +1,4 @@
-"""From checked arguments through the backend in use to results in the caller's layout; the same for every cell."""
+"""Run any cell: check arguments, call the backend in use, and return results in the caller's layout."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def rnn_cell(chosen: str, name: str = "activation") -> Cell:
 
 
 def gru_cell(reset_after: bool | None) -> Cell:
-    """Which GRU: asked for, because the two are easily confused; None stands for no answer."""
+    """Return the GRU variant; required, because they are easily confused, so None raises TypeError."""
     if not isinstance(reset_after, BOOLEANS):
         raise TypeError(
             "reset_after: expected True (the reset gate acts after the recurrent product: PyTorch, cuDNN, Keras 3 and "
@@ -46,7 +46,7 @@ def run_forward(
     return_states: bool = False,
     e: Any = None,
 ) -> tuple[Any, ...]:
-    """y, the final states, the other states of every step (or None for each), the cache."""
+    """Return y, the final states, the other states of every step (or None for each), and the cache."""
     if not common.keys() <= KEYWORDS:
         raise TypeError(f"{cell.family}_forward() got an unexpected keyword argument {min(common.keys() - KEYWORDS)!r}")
     if common.get("threads") is None:
@@ -66,11 +66,11 @@ def run_forward(
 def run_backward(
     name: str, dy: Any, cache: Cache | None, dfinal: dict[str, Any], dstates: dict[str, Any], cell: Cell | None = None
 ) -> Gradients:
-    """Every gradient, in the caller's layout; the cache is that of a family, or of one cell."""
+    """Return every gradient, in the caller's layout; the cache must be of the family `name`, or of `cell` if given."""
     its = cache.kept.call.cell if isinstance(cache, Cache) else None
     if not isinstance(cache, Cache) or not its or not (its is cell if cell else its.builtin and its.family == name):
         got = repr(cache) if cache is None or isinstance(cache, Cache) else type(cache).__name__
-        raise TypeError(f"cache: expected that of {name}_forward; call {name}_forward(..., training=True); got {got}")
+        raise TypeError(f"cache: expected one made by {name}_forward(..., training=True), got {got}")
     backend, call, saved, unbatched = cache.kept
     _, B, _, H = call.sizes
     back = Backward(
@@ -90,20 +90,20 @@ def run_backward(
 
 
 def as_given(d: Array, e: Array, fixed: bool, unbatched: bool, batch_first: bool) -> Array:
-    """The gradient (T, B, H) of an extra input e as the caller's own: summed over what e was the same for."""
+    """Return the gradient of an extra input e from d (T, B, H): sum over the axes that e was broadcast along."""
     if e.shape[2] != d.shape[2]:
         d = np.ascontiguousarray(d).sum(axis=2, keepdims=True, dtype=np.float64)
     if not fixed:
         return callers(d.astype(e.dtype, copy=False), unbatched, batch_first)
     total = np.zeros(d.shape[1:])
-    for step in d:  # one after the other: the order of np.sum hangs on how things lie in memory
+    for step in d:  # in a fixed order: that of np.sum depends on the memory layout
         total += step
     total = total.astype(e.dtype)
     return total[0] if unbatched else total
 
 
 def callers(a: Array, unbatched: bool, batch_first: bool) -> Array:
-    """(T, B, ...) as the caller has it: the way back from `checks.time_major`."""
+    """Convert (T, B, ...) to the caller's layout: the inverse of `checks.time_major`."""
     if unbatched:
         return a[:, 0]
     return a.swapaxes(0, 1) if batch_first else a

@@ -1,15 +1,15 @@
-"""What adapters say when kernels cannot compute something, and a cell's own equations do."""
+"""The warning of adapters that fall back from the kernels to a cell's equations."""
 
 from __future__ import annotations
 
 import warnings
 
-#: What a warning has told in this process.
+#: Warnings already issued in this process.
 _told: set[tuple[str, str]] = set()
 
 
 def tell(adapter: str, what: str) -> None:
-    """Warn that this is slow, once in a process for each reason."""
+    """Warn that this is slow, once per process and reason."""
     if (adapter, what) not in _told:
         _told.add((adapter, what))
         warnings.warn(

@@ -1,7 +1,7 @@
-"""Whether arrays that something was made of, and that others can write, are what they were: a cache, packed weights.
+"""Detect changes to arrays that a cache or packed weights were made from.
 
-Looking at every element would cost, by estimate, a tenth of some trainings. Sixteen of each array, spread over it, are
-enough to notice an optimizer's step or a buffer that holds the next batch; a change of a few elements goes unnoticed.
+Comparing every element would cost an estimated tenth of some training runs. Sixteen elements spread over each array
+are enough to detect an optimizer step or a reused batch buffer; a change of a few elements goes undetected.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ with contextlib.suppress(ImportError):  # not built
 
     contents = _fastrnn.glance
 
-#: elements looked at in each array; `_fastrnn.pyx` has the same number
+#: elements compared per array; `_fastrnn.pyx` has the same number
 SAMPLES = 16
 
 #: an array's name -> bytes of some of its elements
@@ -32,7 +32,7 @@ Glance = dict[str, bytes]
 
 
 def glance(arrays: Mapping[str, Array | None]) -> Glance:
-    """Some elements of each array that is there."""
+    """Return a sample of the elements of each array that is not None."""
     return {name: a.flat[:: -(-a.size // SAMPLES) or 1].tobytes() for name, a in arrays.items() if a is not None}
 
 
@@ -44,17 +44,17 @@ def expect_unchanged(before: Glance, arrays: Mapping[str, Array | None]) -> None
 
 
 def spread(a: Array) -> Array:
-    """Up to sixteen elements of a vector or matrix, the last among them, as a view of its memory.
+    """Return a view of up to sixteen elements of a vector or matrix, including the last.
 
-    They lie in many columns, and in rows of even and odd number: a part of a matrix may change alone. So the step from
-    one to the next has no divisor in common with the length of a row, and is a number of rows and some 0.6 of one.
+    They are in many columns and in both even and odd rows, because part of a matrix may change alone. So the stride is
+    coprime to the row length, and is some whole rows plus about 0.6 of a row.
     """
     a = a.T if a.flags.f_contiguous else a
     if not a.flags.c_contiguous:  # gaps between the rows: a grid
         steps = [-(-n // math.isqrt(SAMPLES)) or 1 for n in a.shape]
         return a[tuple([slice((n - 1) % step, None, step) for n, step in zip(a.shape, steps, strict=True)])]
     step = -(-a.size // SAMPLES) or 1
-    rows, width = a.shape if a.ndim == 2 else (1, 2)  # of a vector even and odd elements
+    rows, width = a.shape if a.ndim == 2 else (1, 2)  # for a vector, even and odd elements
     if rows > SAMPLES:
         step += (round(0.618 * width) - step) % width
     while math.gcd(step, width) > 1:
@@ -64,6 +64,6 @@ def spread(a: Array) -> Array:
 
 def changed(name: str) -> ValueError:
     return ValueError(
-        f"cache: {name} was changed after the forward that made it, so that its gradients would be wrong; "
+        f"cache: {name} was changed after the forward that made it, so its gradients would be wrong; "
         "change it after the backward, or run the forward again"
     )

@@ -1,11 +1,11 @@
-"""Which version this is."""
+"""The version of fastrnn."""
 
 from __future__ import annotations
 
 
 def version() -> str:
-    """That of the installed package."""
-    from importlib import metadata  # not above: it takes long to import
+    """Return the version of the installed package."""
+    from importlib import metadata  # not above: slow to import
 
     try:
         return metadata.version("fastrnn")

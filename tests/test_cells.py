@@ -439,7 +439,7 @@ def test_what_a_cell_does_not_have_is_refused() -> None:
 def test_a_cache_is_of_its_cell() -> None:
     p = problem(own_cells.min_gru, (2, 3, 2, 5))
     cache = p.cell.forward(**p.inputs, training=True).cache
-    with pytest.raises(TypeError, match="expected that of ind_rnn_forward"):
+    with pytest.raises(TypeError, match="expected one made by ind_rnn_forward"):
         own_cells.ind_rnn.backward(None, cache)
     p.inputs["x"][:] = 0
     with pytest.raises(ValueError, match="x was changed"):

@@ -193,7 +193,7 @@ def test_bench(run: Run) -> None:
         median, late = times(line)
         assert 0 < median <= late
         assert float(line.split()[-1].replace(",", "")) == pytest.approx(n / median, rel=0.1)
-    assert re.fullmatch(r"memory: 700 B of parameters, and [\d.]+ [kM]?B more in the last of these", lines[-1])
+    assert re.fullmatch(r"memory: 700 B of parameters, and [\d.]+ [kM]?B more during the last run", lines[-1])
 
 
 def test_bench_of_a_layer(run: Run) -> None:
@@ -214,7 +214,7 @@ def test_bench_of_an_encoder_and_a_decoder(run: Run) -> None:
     fastrnn.Sequential(decoder).save("decoder.safetensors")
     code, out, _ = run("bench", "both.safetensors", "--seconds", "0.02", "--batch", "2", "--steps", "3")
     assert (code, out.count("no single steps"), out.count("3 steps of")) == (0, 1, 2)
-    assert "x of this model has no axis of time" in wrong(run, "bench", "decoder.safetensors")
+    assert "x of this model has no time axis" in wrong(run, "bench", "decoder.safetensors")
     assert run("inspect", "decoder.safetensors")[0] == 0
 
 

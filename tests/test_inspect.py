@@ -233,7 +233,7 @@ def test_bfloat16_weights_have_gates() -> None:
     net = fastrnn.LSTM(I, H, weight_dtype="bfloat16", rng=0)
     x = np.ones((T, B, I), np.float32)
     assert relative_error(gates(net, x)["h"], net(x)[0]) < 2**-7
-    with pytest.raises(ValueError, match="net: one of bfloat16 weights"):
+    with pytest.raises(ValueError, match="net: a layer with bfloat16 weights"):
         gradient_norms(net, x)
 
 
@@ -251,7 +251,7 @@ def test_mistakes(function: Any) -> None:
         (TypeError, "net: expected an LSTM, a GRU or an RNN, got Dense", fastrnn.Dense(I, H), {}),
         (ValueError, "layer: expected one of -2..1, got 2", net, {"layer": 2}),
         (TypeError, "layer: expected an integer, got 0.0", net, {"layer": 0.0}),
-        (ValueError, "reverse: this net has one direction", net, {"reverse": True}),
+        (ValueError, "reverse: expected False for a unidirectional net", net, {"reverse": True}),
         (TypeError, "reverse: expected True or False", net, {"reverse": 1}),
         (ValueError, "lengths", net, {"lengths": [1]}),
     ):

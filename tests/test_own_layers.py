@@ -170,7 +170,7 @@ def test_a_name_of_a_built_in_cell_makes_none() -> None:
             recurrent(layer, framework)
     x, W, U, p = np.ones((2, 1, 3)), np.ones((16, 3)), np.ones((4, 4)), np.ones(4)
     cache = lstm.forward(x, W, U, p=p, training=True).cache
-    with pytest.raises(TypeError, match="cache: expected that of lstm_forward"):
+    with pytest.raises(TypeError, match="cache: expected one made by lstm_forward"):
         fastrnn.lstm_backward(np.ones((2, 1, 4)), cache)
 
 
@@ -188,7 +188,7 @@ def test_refused() -> None:
         layer(np.ones((5, 2, 3), np.float32))
     with pytest.raises(ValueError, match="e: unexpected 'keep'"):
         fastrnn.LSTM(3, 4)(np.ones((5, 2, 3), np.float32), e={"keep": np.ones((2, 1), np.float32)})
-    with pytest.raises(TypeError, match=r"cell: expected what fastrnn\.cell makes, got 'lstm'"):
+    with pytest.raises(TypeError, match=r"cell: expected a cell made by fastrnn\.cell, got 'lstm'"):
         fastrnn.Recurrent("lstm", 3, 4)
     layer = fastrnn.Recurrent(own_cells.slstm, 3, 4)
     with pytest.raises(TypeError, match=r"state: expected a tuple \(h, c, n, m\)"):

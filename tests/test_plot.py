@@ -89,7 +89,7 @@ def test_history_mistakes() -> None:
         with pytest.raises(ValueError, match="history: expected at least one epoch"):
             plot.history(nothing)
     for wrong in (True, 1, "axes", [None]):
-        with pytest.raises(TypeError, match=r"^ax: expected Axes of matplotlib, got "):
+        with pytest.raises(TypeError, match=r"^ax: expected matplotlib Axes, got "):
             plot.history({"loss": [1.0]}, ax=wrong)
 
 

@@ -1,8 +1,8 @@
-"""Which backend computes, with which instruction set, on how many threads.
+"""Settings: the backend, its instruction set, and the number of threads.
 
-These are settings of the process, not of a thread: switch them at the start or in tests, not in concurrent code.
-A backend is a module here with the functions of `call.Backend`. NumPy and the native one load at once; Numba,
-which takes a second to import, when it is first used.
+Settings are per process, not per thread: change them at startup or in tests, not in concurrent code.
+A backend is a module in this package with the functions of `call.Backend`. NumPy and native are loaded at once;
+Numba, which takes a second to import, on first use.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from fastrnn.cells import Cell
 from fastrnn.checks import checked_threads, positive
 from fastrnn.version import version
 
-#: In the order of preference.
+#: In order of preference.
 BACKENDS = ("native", "numba", "numpy")
 
-#: What OpenMP takes: numbers from 1 on; one of more digits bounds nothing.
+#: The values that OpenMP accepts: integers from 1; one with more than 9 digits is no limit in practice.
 OPENMP_THREADS = re.compile(r"\s*0*([1-9][0-9]{0,8})\s*(,\s*0*[1-9][0-9]*\s*)*")
 
 _REMEDY = {
@@ -48,7 +48,7 @@ class _Settings:
 
 @functools.cache
 def load(name: str) -> Any:
-    """Import a backend; a ValueError for an unknown name, an ImportError that says what to do for an absent one."""
+    """Import a backend; raise ValueError if the name is unknown, ImportError with a remedy if it is not installed."""
     if name not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {name!r}")
     try:
@@ -58,12 +58,12 @@ def load(name: str) -> Any:
 
 
 def available_backends() -> list[str]:
-    """Names of the backends that are installed, the preferred one first."""
+    """Return the names of the installed backends, in order of preference."""
     return [name for name in BACKENDS if _installed(name)]
 
 
 def _installed(name: str) -> bool:
-    if name == "numba":  # slow to import: its being there must do
+    if name == "numba":  # importing numba is slow; only check that it is installed
         return importlib.util.find_spec("numba") is not None
     try:
         load(name)
@@ -73,7 +73,7 @@ def _installed(name: str) -> bool:
 
 
 def current() -> Backend:
-    """The backend in use. One that turns out to be absent is replaced by the next best, with a warning."""
+    """Return the backend in use. If it cannot be imported, fall back to the next best with a warning."""
     name = _settings.backend
     try:
         backend: Backend = load(name)
@@ -84,12 +84,12 @@ def current() -> Backend:
 
 
 def in_kernels(cell: Cell) -> bool:
-    """Whether the backend in use runs this cell in the compiled kernels."""
+    """Return whether the backend in use runs this cell in the compiled kernels."""
     return current().name == "native" and load("native").runs(cell)
 
 
 def of(cell: Cell) -> Backend:
-    """The backend in use, or NumPy with a warning where that has neither this cell nor a compiler for it."""
+    """Return the backend in use, or NumPy with a warning if that neither has this cell nor can compile it."""
     backend = current()
     if backend.name != "native" or load("native").runs(cell):
         return backend
@@ -111,7 +111,7 @@ def _fall_back(absent: str, error: ImportError) -> None:
 
 
 class _Switch:
-    """A setting that changes at once, and changes back where a `with` block ends."""
+    """A setting that takes effect at once and is restored at the end of a `with` block."""
 
     def __init__(self, change: Callable[[str], None], value: str, previous: str) -> None:
         self._change, self._previous = change, previous
@@ -125,9 +125,9 @@ class _Switch:
 
 
 class use_backend(_Switch):
-    """Compute with another backend: for good as a plain call, or for the length of a ``with`` block.
+    """Switch the backend: permanently as a plain call, or for a ``with`` block.
 
-    The setting is the whole process's, so threads see each other's switches.
+    The setting is per process, so it affects all threads.
 
     Parameters
     ----------
@@ -136,9 +136,9 @@ class use_backend(_Switch):
     Raises
     ------
     ValueError
-        If there is no backend of this name.
+        If the name is unknown.
     ImportError
-        If the backend is not installed here. Only the default and ``FASTRNN_BACKEND`` fall back to another.
+        If the backend is not installed. Only the default and ``FASTRNN_BACKEND`` fall back to another.
 
     Examples
     --------
@@ -156,9 +156,9 @@ class use_backend(_Switch):
 
 
 class use_isa(_Switch):
-    """Let the native backend use another instruction set: for good as a plain call, or for a ``with`` block.
+    """Switch the native backend's instruction set: permanently as a plain call, or for a ``with`` block.
 
-    The setting is the whole process's, so threads see each other's switches.
+    The setting is per process, so it affects all threads.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ class use_isa(_Switch):
     Raises
     ------
     ValueError
-        If this machine, or this installation, does not have it.
+        If this machine or installation does not support it.
 
     Examples
     --------
@@ -193,12 +193,12 @@ class use_isa(_Switch):
 
 
 def full_name(isa: str) -> str:
-    """The name of an available instruction set, given in full or as its level alone: "v3" is "x86-64-v3"."""
+    """Expand a psABI level to the instruction set's full name, if available: "v3" to "x86-64-v3"."""
     return f"x86-64-{isa}" if f"x86-64-{isa}" in available_isas() else isa
 
 
 def available_isas() -> list[str]:
-    """Instruction sets of the native backend that this machine can run; none without it."""
+    """Return the native backend's instruction sets that this machine can run; empty if it is not installed."""
     try:
         return list(load("native").isa_names())
     except ImportError:
@@ -206,12 +206,12 @@ def available_isas() -> list[str]:
 
 
 def set_num_threads(threads: int) -> None:
-    """Set how many threads a call may use when it is not told by ``threads=``.
+    """Set the maximum number of threads of calls without ``threads=``.
 
     Parameters
     ----------
     threads : int
-        At least 1. Results do not depend on it, and small problems use fewer threads by themselves.
+        At least 1. Results do not depend on it; small problems use fewer threads.
 
     Raises
     ------
@@ -229,10 +229,10 @@ def set_num_threads(threads: int) -> None:
 
 
 def get_num_threads() -> int:
-    """How many threads a call may use when it is not told by ``threads=``.
+    """Return the maximum number of threads of calls without ``threads=``.
 
-    The default is ``FASTRNN_NUM_THREADS``, else the CPUs that this process may use by its affinity and its cgroup, but
-    at most ``OMP_NUM_THREADS``.
+    The default is ``FASTRNN_NUM_THREADS``, else the number of CPUs that the process's affinity and cgroup allow, but at
+    most ``OMP_NUM_THREADS``.
 
     Examples
     --------
@@ -244,18 +244,18 @@ def get_num_threads() -> int:
 
 
 def thread_count(threads: Any) -> int:
-    """How many a call is told to use, or may use when it is not told; checked."""
+    """Return `threads`, checked, or the default if it is None."""
     return checked_threads(_settings.threads if threads is None else threads)
 
 
 def usable_cpus() -> int:
-    """CPUs that the operating system lets this process use; a container's or a service's quota counts, rounded up."""
+    """Return the number of CPUs this process may use, by affinity and cgroup quota (rounded up)."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(math.ceil(min(cpus, cgroup_cpus())), 1)
 
 
 def cgroup_cpus(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """How many CPUs' time this process's control groups, and those that they are in, leave it; of either version."""
+    """Return the CPU quota of this process's cgroups and their parents, in CPUs; versions 1 and 2."""
     limits = [math.inf]
     for line in own.read_text().splitlines() if own.is_file() else []:
         _, controllers, path = line.split(":", 2)
@@ -276,22 +276,22 @@ def _quota(group: Path) -> float:
 
 
 def openmp_threads() -> float:
-    """``OMP_NUM_THREADS``, by which joblib, Dask, Ray and others limit what their workers run.
+    """Return ``OMP_NUM_THREADS``, which joblib, Dask, Ray and others set to limit their workers, or infinity.
 
-    A list has a number for each level of nested threads, and fastrnn's are of the first. OpenMP ignores anything else.
+    A list has one number per nesting level, of which fastrnn uses the first. Invalid values are ignored, as by OpenMP.
     """
     found = OPENMP_THREADS.fullmatch(os.environ.get("OMP_NUM_THREADS", ""))
     return int(found[1]) if found else math.inf
 
 
 def config() -> dict[str, Any]:
-    """What `show_config` prints, as a dict.
+    """Return what `show_config` prints, as a dict.
 
     Returns
     -------
     dict
-        version, backend, available_backends, isa, available_isas, threads, compiler, numpy. The instruction set and
-        the compiler are None where the native backend is not installed.
+        version, backend, available_backends, isa, available_isas, threads, compiler, numpy. isa and compiler
+        are None if the native backend is not installed.
 
     Examples
     --------
@@ -314,7 +314,7 @@ def config() -> dict[str, Any]:
 
 
 def show_config(file: TextIO | None = None) -> None:
-    """Print version, backend, instruction set, threads and compiler, what a bug report should hold; `config` as text.
+    """Print version, backend, instruction set, threads and compiler, for bug reports; the text form of `config`.
 
     Parameters
     ----------
@@ -324,7 +324,7 @@ def show_config(file: TextIO | None = None) -> None:
     Raises
     ------
     TypeError
-        For what is no file.
+        If `file` is not a file.
 
     Examples
     --------
@@ -340,7 +340,7 @@ def show_config(file: TextIO | None = None) -> None:
 
 
 def _from_environment() -> _Settings:
-    """The settings at import; a value that means nothing is an error that names its variable."""
+    """Return the settings at import; raise ValueError that names the variable if its value is invalid."""
     backend = os.environ.get("FASTRNN_BACKEND") or "native"
     if backend not in BACKENDS:
         raise ValueError(f"FASTRNN_BACKEND={backend!r}: expected one of {', '.join(BACKENDS)}")

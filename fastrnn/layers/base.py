@@ -295,9 +295,9 @@ class Layer:
     def _own(self, cache: Any) -> Any:
         """Return the data of this layer's own cache."""
         if not isinstance(cache, Cache):
-            raise TypeError(f"cache: expected that of forward(..., training=True), got {cache!r}")
+            raise TypeError(f"cache: expected one made by forward(..., training=True), got {cache!r}")
         if cache.layer is not self:
-            raise ValueError(f"cache: expected that of this layer's own forward, got {cache!r}")
+            raise ValueError(f"cache: expected one made by this layer's forward, got {cache!r}")
         return cache.kept
 
 
