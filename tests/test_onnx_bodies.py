@@ -216,7 +216,7 @@ def test_an_operator_that_nobody_knows(onnx: Any, runtime: Any, ours: Any) -> No
     model = written(onnx, "float[T, B, 4] x", "float[T, D, B, H] y", "f = Own (x) y = LSTM <hidden_size = 5> (f, W, R)")
     with pytest.raises(Exception, match="Own"):
         ours.Session(model)
-    with pytest.raises(ValueError, match=r"model: onnx\.reference refuses it: .*Own"):
+    with pytest.raises(ValueError, match=r"model: onnx\.reference rejects it: .*Own"):
         ours.Session(model, rest="reference")
 
 
@@ -242,7 +242,7 @@ def test_quantized_nodes_are_listed(onnx: Any, runtime: Any, ours: Any) -> None:
 def test_a_model_without_recurrent_nodes(onnx: Any, runtime: Any, ours: Any) -> None:
     body = "a = MatMul (x, K) b = MatMul (a, K) y = Tanh (b)"
     model = written(onnx, "float[T, B, 4] x", "float[T, B, 4] y", body)
-    with pytest.warns(RuntimeWarning, match="onnxruntime runs all of it, .*: 'K' is multiplied 2 times"):
+    with pytest.warns(RuntimeWarning, match="onnxruntime runs all of it; .*: 'K' is multiplied 2 times"):
         session = ours.Session(model)
     assert session.nodes == []
     agree(runtime, session, model, {"x": sequences(6, 2, 4)})
@@ -316,8 +316,8 @@ def test_arguments_that_do_not_go_together(onnx: Any, runtime: Any, ours: Any) -
     model = written(onnx, "float[T, B, 4] x", "float[T, D, B, H] y", "y = LSTM <hidden_size = 5> (x, W, R)")
     options, cpu = runtime.SessionOptions(), ["CPUExecutionProvider"]
     for arguments, error, message in (
-        ({"rest": "reference", "providers": cpu}, ValueError, 'providers: expected None beside rest="reference"'),
-        ({"rest": "reference", "sess_options": options}, ValueError, "sess_options: expected None beside rest="),
+        ({"rest": "reference", "providers": cpu}, ValueError, 'providers: expected None with rest="reference"'),
+        ({"rest": "reference", "sess_options": options}, ValueError, "sess_options: expected None with rest="),
         (
             {"sess_options": "reference"},
             TypeError,
@@ -325,9 +325,9 @@ def test_arguments_that_do_not_go_together(onnx: Any, runtime: Any, ours: Any) -
         ),
         ({"sess_options": 3}, TypeError, "sess_options: expected .*SessionOptions, got 3"),
         ({"providers": "CPUExecutionProvider"}, TypeError, "providers: expected a list of names, got 'CPU"),
-        ({"threads": 1, "sess_options": options}, ValueError, "threads: expected None beside sess_options"),
+        ({"threads": 1, "sess_options": options}, ValueError, "threads: expected None with sess_options"),
     ):
         with pytest.raises(error, match=message):
             ours.Session(model, **arguments)
-    with pytest.raises(ValueError, match='run_options: expected None beside rest="reference"'):
+    with pytest.raises(ValueError, match='run_options: expected None with rest="reference"'):
         ours.Session(model, rest="reference").run(None, {"x": sequences(6, 2, 4)}, runtime.RunOptions())

@@ -147,7 +147,7 @@ def test_outputs_by_name(onnx: Any, ours: Any) -> None:
     ("outputs", "inputs", "message"),
     [
         (["y0"], {"x": 1}, r"output_names: expected some of \['y1', 'h0', 'h1'\], got 'y0'"),
-        (None, {}, "input_feed: expected x, without 'x'"),
+        (None, {}, "input_feed: expected x, missing 'x'"),
         (None, {"x": 1, "z": 2}, "input_feed: expected x, got 'z'"),
         (None, {"x": 1, "W0": 2}, "input_feed: expected x, got 'W0'"),
     ],
@@ -166,7 +166,7 @@ def test_what_is_no_model(ours: Any) -> None:
 
 def test_bytes_of_something_else(ours: Any, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("a model")
-    with pytest.raises(ValueError, match="model: what is given is no ONNX model"):
+    with pytest.raises(ValueError, match="model: the byte string is no ONNX model"):
         ours.Session(b"a model", rest="reference")
     with pytest.raises(ValueError, match=r"model: .*text is no ONNX model"):
         ours.Session(tmp_path / "text", rest="reference")
@@ -179,10 +179,16 @@ def renamed(names: Any, i: int, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda g: renamed(g.node[3].input, 1, "w"), "LSTM 'memory' reads 'w', which nothing before it makes"),
-        (lambda g: renamed(g.node[1].input, 0, "p"), "Relu 'positive' reads 'p', which nothing before it makes"),
-        (lambda g: setattr(g.output[0], "name", "q"), "model: nothing makes its output 'q'"),
-        (lambda g: setattr(g.output[0], "name", ""), "model: nothing makes its output ''"),
+        (
+            lambda g: renamed(g.node[3].input, 1, "w"),
+            "LSTM 'memory' reads 'w', which nothing before it provides",
+        ),
+        (
+            lambda g: renamed(g.node[1].input, 0, "p"),
+            "Relu 'positive' reads 'p', which nothing before it provides",
+        ),
+        (lambda g: setattr(g.output[0], "name", "q"), "model: no node computes its output 'q'"),
+        (lambda g: setattr(g.output[0], "name", ""), "model: no node computes its output ''"),
         (lambda g: g.input.append(g.input[0]), "model: expected inputs with unique names, got several named 'x'"),
         (
             lambda g: setattr(g.input.add(name="z").type.tensor_type, "elem_type", 99),
@@ -190,8 +196,8 @@ def renamed(names: Any, i: int, name: str) -> None:
         ),
         (lambda g: setattr(g.initializer[2], "raw_data", b"123"), "constant 'W': "),
         (lambda g: setattr(g.initializer[2], "data_type", 99), "constant 'W': 99"),
-        (lambda g: setattr(g.node[0], "domain", "strange"), "model: onnx.shape_inference refuses it: "),
-        (lambda g: setattr(g.node[0], "domain", "own"), "model: onnx.reference refuses it: .*Conv"),
+        (lambda g: setattr(g.node[0], "domain", "strange"), "model: onnx.shape_inference rejects it: "),
+        (lambda g: setattr(g.node[0], "domain", "own"), "model: onnx.reference rejects it: .*Conv"),
     ],
 )
 def test_what_is_not_onnx(change: Any, message: str, onnx: Any, ours: Any) -> None:
@@ -288,7 +294,7 @@ def test_names_inside_a_branch_that_are_made_outside(onnx: Any, ours: Any) -> No
     attribute = model.graph.node[1].attribute.add()
     attribute.name, attribute.type = "branch", onnx.AttributeProto.GRAPH
     attribute.g.CopyFrom(onnx.helper.make_graph(list(model.graph.node)[5:], "branch", [], list(model.graph.output)))
-    with pytest.raises(ValueError, match=r"Relu 'positive' reads '.*', which nothing before it makes"):
+    with pytest.raises(ValueError, match=r"Relu 'positive' reads '.*', which nothing before it provides"):
         ours.Session(model, rest="reference")
 
 

@@ -1,16 +1,16 @@
-"""ONNX's RNN, GRU and LSTM nodes on fastrnn: an ``onnx.backend``, and sessions for larger models.
+"""Run ONNX's RNN, GRU and LSTM nodes on fastrnn: an ``onnx.backend``, and sessions for larger models.
 
-Every attribute and input is taken: directions, peepholes, sequence_lens, layout, linear_before_reset, clip,
-activations with their alpha and beta, input_forget, initial states; of float and double. The compiled kernels run
-them all. Other activations than the default ones (an RNN's may be Tanh, Relu, Sigmoid, or Affine with alpha 1 and beta
-0), clip and input_forget make a cell that is compiled at its first use unless the wheel has it (Relu in the place of
-every Tanh, HardSigmoid in that of Sigmoid, input_forget), for which ``pip install 'fastrnn[cells]'`` has the compiler;
-without it a loop in NumPy runs them, many times slower. `runs_in_kernels` tells, and so does ``Session.nodes``.
+All attributes and inputs are supported, in float and double: directions, peepholes, sequence_lens, layout,
+linear_before_reset, clip, activations with their alpha and beta, input_forget, initial states. The compiled kernels run
+all of them. Non-default activations (an RNN's may be Tanh, Relu, Sigmoid, or Affine with alpha 1 and beta 0), clip and
+input_forget make a cell that is compiled at its first use (``pip install 'fastrnn[cells]'`` installs the compiler)
+unless the wheel has it: Relu in place of every Tanh, HardSigmoid in place of Sigmoid, input_forget. Without a compiler
+a NumPy loop runs such cells, many times slower; `runs_in_kernels` and ``Session.nodes`` report this.
 
-Where ONNX's words leave a choice, it is ONNX Runtime's: each activation consumes the next alpha and beta that it
-takes, clip bounds what goes into the gates and not the cell state on its way out, and Y is 0 past a sequence's length,
-as Y_h and Y_c are of a sequence of length 0, whatever its initial state.
-An alpha or beta that is not given is that of ONNX's operator of the same name, or 1 where there is none.
+Where the ONNX specification is ambiguous, fastrnn follows ONNX Runtime: each activation consumes the next alpha and
+beta that it takes, clip bounds the gates' inputs but not the cell state, Y is 0 past a sequence's length, and Y_h and
+Y_c of a sequence of length 0 are 0 whatever its initial state.
+A missing alpha or beta defaults to that of ONNX's operator of the same name, or to 1 if there is none.
 
 Examples
 --------

@@ -1,4 +1,4 @@
-"""ONNX's activations, for cells of `fastrnn.catalogue`.
+"""ONNX's activation functions, for cells of `fastrnn.catalogue`.
 
 References
 ----------
@@ -16,13 +16,13 @@ from fastrnn.cells import clip, relu, sigmoid, softplus, tanh, where
 
 
 class Kind(NamedTuple):
-    """An activation as ONNX names it; its function takes a, then as many of alpha and beta as it has defaults."""
+    """An ONNX activation; its function takes a, then alpha and beta, as many as there are defaults."""
 
     function: Callable[..., Any]
     defaults: tuple[float, ...] = ()
 
 
-#: By name in small letters, as ONNX Runtime reads them too. Affine with its defaults is the identity.
+#: By lower-case name (ONNX Runtime ignores case, too). Affine with its defaults is the identity.
 ACTIVATIONS = {
     "relu": Kind(relu),
     "tanh": Kind(tanh),
@@ -51,9 +51,9 @@ class Chosen:
 
 
 def chosen(names: Sequence[str], alphas: Sequence[float], betas: Sequence[float]) -> list[Chosen]:
-    """The activations of a node; each consumes the next alpha and beta that it takes, and then there are defaults.
+    """Return the activations of a node; each consumes the next alpha and beta that it takes, then defaults apply.
 
-    Raises ValueError for a name that ONNX does not have, and for an alpha or beta that no activation takes.
+    Raises ValueError for a name unknown to ONNX, and for surplus alphas or betas.
     """
     left = list(alphas), list(betas)
     found = []

@@ -1,4 +1,4 @@
-"""The interface that the onnx package asks of a backend."""
+"""The backend interface that the onnx package defines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Backend: Any = _base.Backend
 
 
 class Prepared(_BackendRep):  # type: ignore[misc]  # Any: onnx need not be installed where types are checked
-    """A model that is ready to run, as often as you like: its weights are packed. Made by `prepare`."""
+    """A model with packed weights, ready to run any number of times; made by `prepare`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -34,12 +34,12 @@ class Prepared(_BackendRep):  # type: ignore[misc]  # Any: onnx need not be inst
         Returns
         -------
         tuple of arrays
-            Every output of the model, in its order.
+            All outputs of the model, in its order.
 
         Raises
         ------
         TypeError, ValueError
-            For another number of inputs or another name, and for what a node refuses.
+            For a wrong number of inputs, an unknown name, or inputs that a node rejects.
         """
         refuse(kwargs)
         names = self._session.input_names
@@ -49,16 +49,16 @@ class Prepared(_BackendRep):  # type: ignore[misc]  # Any: onnx need not be inst
 
 
 class Backend(_Backend):  # type: ignore[misc]
-    """An ``onnx.backend.base.Backend`` for models of RNN, GRU and LSTM nodes, and of nothing else; see `Session`."""
+    """An ``onnx.backend.base.Backend`` for models of RNN, GRU and LSTM nodes only; for others see `Session`."""
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
-        """Whether `prepare` takes this device.
+        """Return whether `prepare` supports a device.
 
         Parameters
         ----------
         device : str
-            As the onnx package writes it: "CPU", "CUDA:1", ...
+            In the onnx package's notation: "CPU", "CUDA:1", ...
 
         Returns
         -------
@@ -69,7 +69,7 @@ class Backend(_Backend):  # type: ignore[misc]
 
     @classmethod
     def is_compatible(cls, model: Any, device: str = "CPU", **kwargs: Any) -> bool:
-        """Whether `prepare` takes this model on this device.
+        """Return whether `prepare` supports a model on a device.
 
         Parameters
         ----------
@@ -99,23 +99,23 @@ class Backend(_Backend):  # type: ignore[misc]
         Parameters
         ----------
         model : path, bytes or onnx.ModelProto
-            Of RNN, GRU and LSTM nodes alone.
+            With RNN, GRU and LSTM nodes only.
         device : str
             "CPU".
 
         Returns
         -------
         Prepared
-            Whose ``run`` takes inputs and gives outputs.
+            Its ``run`` takes inputs and returns outputs.
 
         Raises
         ------
         NotImplementedError
-            For another device, or nodes that are not RNN, GRU or LSTM, or not of float32 or float64.
+            For another device, or nodes that are not RNN, GRU or LSTM in float32 or float64.
         TypeError, ValueError
-            For what is no model at all.
+            If `model` is not a model.
         onnx.checker.ValidationError
-            For what is not valid ONNX.
+            If the model is not valid ONNX.
         """
         refuse(kwargs)
         model = loaded(model)
@@ -123,7 +123,9 @@ class Backend(_Backend):  # type: ignore[misc]
         super().prepare(model, device)
         others = [node.op_type for node in model.graph.node if not is_recurrent(node)]
         if others:
-            raise NotImplementedError(f"{others[0]} is no recurrent node; fastrnn.onnx.Session runs larger models")
+            raise NotImplementedError(
+                f"model: expected only RNN, GRU and LSTM nodes, got {others[0]}; fastrnn.onnx.Session runs such models"
+            )
         session = Session(model, rest="reference")
         for node in session.nodes:
             if node.where == "reference":
@@ -132,18 +134,19 @@ class Backend(_Backend):  # type: ignore[misc]
 
     @classmethod
     def run_model(cls, model: Any, inputs: Any, device: str = "CPU", **kwargs: Any) -> tuple[Any, ...]:
-        """Run a model once; `prepare` it to run it more often.
+        """Run a model once; use `prepare` to run it several times.
 
         Parameters
         ----------
         model, device
             As for `prepare`.
         inputs
-            As for `Prepared.run`, and so are the outputs.
+            As for `Prepared.run`.
 
         Returns
         -------
         tuple of arrays
+            As from `Prepared.run`.
 
         Raises
         ------
@@ -180,25 +183,25 @@ class Backend(_Backend):  # type: ignore[misc]
         node : onnx.NodeProto
             RNN, GRU or LSTM.
         inputs : sequence of arrays
-            In the operator's order; what is absent is None, or left out.
+            In the operator's order; absent inputs are None or left out.
         device : str
             "CPU".
         outputs_info
-            Not used; it belongs to the interface.
+            Not used; required by the interface.
         **kwargs
-            ``opset_version``, for onnx to check the node by.
+            ``opset_version``, against which onnx checks the node.
 
         Returns
         -------
         tuple of arrays
-            Every output that the node has a name for.
+            The outputs that the node names.
 
         Raises
         ------
         NotImplementedError
             For another device.
         TypeError, ValueError
-            For another node, attributes that mean nothing, and inputs that do not fit.
+            For other nodes, invalid attributes, and inputs of wrong types or shapes.
         """
         version = {"opset_version": kwargs.pop("opset_version")} if "opset_version" in kwargs else {}
         refuse(kwargs)
@@ -212,10 +215,10 @@ class Backend(_Backend):  # type: ignore[misc]
 
 
 def runs_in_kernels(node: Any) -> bool:
-    """Whether the compiled kernels run an RNN, GRU or LSTM node, all of its directions; else a NumPy loop does.
+    """Return whether the compiled kernels run all directions of an RNN, GRU or LSTM node; else a NumPy loop does.
 
-    Other activations than the default ones (an RNN's may be Tanh, Relu, Sigmoid, or Affine with alpha 1 and beta 0),
-    clip and input_forget make a cell that is compiled at its first use unless the wheel has it: ``pip install
+    Non-default activations (an RNN's may be Tanh, Relu, Sigmoid, or Affine with alpha 1 and beta 0), clip and
+    input_forget make a cell that is compiled at its first use unless the wheel has it: ``pip install
     'fastrnn[cells]'``.
 
     Parameters
@@ -229,7 +232,7 @@ def runs_in_kernels(node: Any) -> bool:
     Raises
     ------
     TypeError, ValueError
-        For what is no node, for another node, and for attributes that the operator does not have.
+        For a non-node, a node of another operator, and attributes that the operator does not have.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What must be known of a model to run some of its nodes here and the others elsewhere."""
+"""Analyse a model in order to run some of its nodes in fastrnn and the others elsewhere."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "Rando
 
 
 def loaded(model: Any) -> Any:
-    """A ModelProto, from one, from a path, or from the bytes of a file."""
+    """Return a ModelProto from one, from a path, or from the bytes of a file."""
     onnx = needed("onnx", "onnx")
     if isinstance(model, onnx.ModelProto):
         return model
     if isinstance(model, bytes):
-        return parsed("model: what is given", onnx.load_model_from_string, model)
+        return parsed("model: the byte string", onnx.load_model_from_string, model)
     if isinstance(model, str | os.PathLike):
         return parsed(f"model: {os.fspath(model)}", onnx.load, os.fspath(model))
     raise TypeError(f"model: expected a path, bytes or an onnx.ModelProto, got {type(model).__name__}")
@@ -31,7 +31,7 @@ def subgraphs(node: Any) -> list[Any]:
 
 
 def reads(node: Any) -> set[str]:
-    """Names of values that it reads, its subgraphs' own included: no two values of a model have the same."""
+    """Names of the values that a node reads, including those inside its subgraphs: names are unique in a model."""
     names = set(node.input)
     for graph in subgraphs(node):
         names |= {output.name for output in graph.output}.union(*(reads(inner) for inner in graph.node))
@@ -39,13 +39,13 @@ def reads(node: Any) -> set[str]:
 
 
 def hidden(node: Any) -> Iterator[tuple[Any, str]]:
-    """Recurrent nodes inside a node's subgraphs, and where they are."""
+    """Yield the recurrent nodes inside a node's subgraphs, with their location."""
     for graph in subgraphs(node):
         yield from within(graph.node, f"inside {node.op_type} {title(node)}")
 
 
 def within(nodes: Iterable[Any], where: str) -> Iterator[tuple[Any, str]]:
-    """Recurrent nodes among these, and inside them, and where they are."""
+    """Yield the recurrent nodes among these and inside them, with their location."""
     for node in nodes:
         if is_recurrent(node) or is_foreign(node):
             yield node, where
@@ -53,12 +53,12 @@ def within(nodes: Iterable[Any], where: str) -> Iterator[tuple[Any, str]]:
 
 
 def title(node: Any) -> str:
-    """A node's name, or that of its first output."""
+    """A node's name, or else its first output's."""
     return str(node.name or next((name for name in node.output if name), ""))
 
 
 def constant_nodes(nodes: Iterable[Any], constants: Iterable[str], wanted: Iterable[str]) -> list[Any]:
-    """The nodes, in order, that make the wanted values of constants alone."""
+    """The nodes, in order, that compute the wanted values from constants only."""
     known, found = set(constants), []
     for node in nodes:
         if node.op_type not in RANDOM and not is_recurrent(node) and reads(node) <= known:
@@ -84,14 +84,14 @@ def expect_made(graph: Any) -> None:
     for node in graph.node:
         if strange := sorted((set(node.input) | reads(node) & names) - made, key=str):
             whose = f"model: {node.op_type} {title(node)!r}"
-            raise ValueError(f"{whose} reads {strange[0]!r}, which nothing before it makes")
+            raise ValueError(f"{whose} reads {strange[0]!r}, which nothing before it provides")
         made.update(node.output)
     if strange := [value.name for value in graph.output if not value.name or value.name not in made]:
-        raise ValueError(f"model: nothing makes its output {strange[0]!r}")
+        raise ValueError(f"model: no node computes its output {strange[0]!r}")
 
 
 def crossing(nodes: Iterable[Any], own: Container[int]) -> set[str]:
-    """What is made in one part and read in another, where the nodes of these ids are parts of their own."""
+    """Names of values made in one part and read in another; each node with an id in `own` is a part by itself."""
     made: dict[str, int] = {}
     crossed: set[str] = set()
     part, after_own = 0, False
@@ -105,7 +105,7 @@ def crossing(nodes: Iterable[Any], own: Container[int]) -> set[str]:
 
 
 class Whole:
-    """A model that is cut into parts; `constants` are its TensorProtos by name."""
+    """A model to be cut into parts; `constants` are its TensorProtos by name."""
 
     def __init__(self, model: Any, constants: dict[str, Any], rest: Rest) -> None:
         self.model, self.constants, self._rest = model, constants, rest
@@ -117,23 +117,23 @@ class Whole:
         try:
             inferred = onnx.shape_inference.infer_shapes(model).graph
         except (onnx.shape_inference.InferenceError, ValueError) as error:
-            raise ValueError(f"model: onnx.shape_inference refuses it: {error}") from error
+            raise ValueError(f"model: onnx.shape_inference rejects it: {error}") from error
         for value in [*inferred.value_info, *inferred.output]:
             if value.type.WhichOneof("value"):
-                self._types[value.name] = without_shape(value.type)  # exporters are known to leave wrong ones
+                self._types[value.name] = without_shape(value.type)  # exporters sometimes write wrong shapes
         self._types |= {value.name: value.type for value in graph.input}
         self._unknown = made - self._types.keys() - {""}
         self._results = {value.name: value for value in inferred.output}
 
     def type_of(self, name: str) -> Any:
-        """A TypeProto, or None where neither ONNX nor what runs the rest knows it."""
+        """A TypeProto, or None if neither ONNX nor the engine of the rest knows the type."""
         if name in self._unknown:
             self._types |= self._rest.types(self.model, self._unknown)
             self._unknown = set()
         return self._types.get(name)
 
     def dtype(self, name: str) -> str | None:
-        """Of a tensor, as NumPy calls it, as far as it is known."""
+        """The NumPy dtype of a tensor by name, or None if unknown."""
         helper, constant = needed("onnx.helper", "onnx"), self.constants.get(name)
         kind = None if constant is not None else self.type_of(name)
         number = constant.data_type if constant is not None else 0 if kind is None else kind.tensor_type.elem_type
@@ -146,11 +146,11 @@ class Whole:
         self.constants |= {name: from_array(a, name) for name, a in arrays.items()}
 
     def part(self, nodes: list[Any], outputs: list[str]) -> tuple[Any, list[str]]:
-        """A model of some of the nodes, with the constants that they read, and the names of its inputs."""
+        """Return a model of some of the nodes with the constants that they read, and the names of its inputs."""
         return self._model(nodes, [self.value(name) for name in outputs], [], [])
 
     def body(self, graph: Any, inputs: list[Any]) -> tuple[Any, list[str]]:
-        """A model of a subgraph with these inputs of its own, and the names of values that it reads of this one."""
+        """Return a model of a subgraph with its own inputs, and the names of the values that it reads from here."""
         return self._model(list(graph.node), list(graph.output), inputs, list(graph.initializer))
 
     def _model(self, nodes: list[Any], outputs: list[Any], own: list[Any], stored: list[Any]) -> tuple[Any, list[str]]:
@@ -172,19 +172,19 @@ class Whole:
         return model, inputs
 
     def result(self, value: Any) -> Any:
-        """What is known of an output, a ValueInfoProto, beside what the model says of it."""
+        """The most complete ValueInfoProto known for an output."""
         known = [self._results.get(value.name, value), value, self.value(value.name)]
         return next((one for one in known if one.type.WhichOneof("value")), value)
 
     def value(self, name: str) -> Any:
-        """A ValueInfoProto, whose type is missing where it is not known."""
+        """A ValueInfoProto, without a type if that is unknown."""
         kind = self.type_of(name)
         onnx = needed("onnx", "onnx")
         return onnx.ValueInfoProto(name=name) if kind is None else onnx.helper.make_value_info(name, kind)
 
 
 def without_shape(kind: Any) -> Any:
-    """A TypeProto of the same type."""
+    """A copy of a TypeProto, without the shape if it is a tensor's."""
     copy = needed("onnx", "onnx").TypeProto()
     copy.CopyFrom(kind)
     if copy.HasField("tensor_type"):

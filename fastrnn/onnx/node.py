@@ -1,4 +1,4 @@
-"""One RNN, GRU or LSTM node: what it says, what of it the kernels run, and its run."""
+"""Read and run one RNN, GRU or LSTM node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fastrnn.packed import PackedStack
 #: Whether each direction runs in reverse.
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 
-#: Family of built-in cells -> what makes another one of it, and the options besides clip that this takes.
+#: Family of built-in cells -> the factory of its variants, and the options besides clip that the factory takes.
 MAKERS: dict[str, tuple[Callable[..., Cell], tuple[str, ...]]] = {
     "rnn": (catalogue.rnn_with, ()),
     "gru": (catalogue.gru_with, ("reset_after",)),
@@ -31,14 +31,14 @@ class Way(NamedTuple):
     """One direction of a node."""
 
     reverse: bool
-    cell: Callable[[bool], Cell]  #: with peepholes, or without
-    odd: str  #: what of it no built-in cell has, or ""
+    cell: Callable[[bool], Cell]  #: from whether there are peepholes
+    odd: str  #: the options that no built-in cell has, or ""
 
 
 class Recurrent:
-    """A node that was read: `onnx.NodeProto` with op_type RNN, GRU or LSTM.
+    """A parsed RNN, GRU or LSTM node.
 
-    Raises ValueError for attributes that the operator does not have, or values that they cannot have.
+    Raises ValueError for attributes that the operator does not have, and for invalid values of its attributes.
     """
 
     def __init__(self, node: Any) -> None:
@@ -49,7 +49,7 @@ class Recurrent:
         self.family = ONNX.families[self.op]
         self.states = members(self.family)[0].states
         names = INPUTS if len(self.states) == 2 else INPUTS[:-2]
-        #: names of values in the graph: of the inputs by their names in the operator, of the outputs in order, or ""
+        #: names of values in the graph: inputs by their name in the operator; outputs in order, "" if absent
         self.inputs = {name: str(value) for name, value in zip(names, node.input, strict=False) if value}
         self.outputs = tuple(node.output)
         if not self.inputs.keys() >= {"X", "W", "R"} or len(node.input) > len(names):
@@ -77,13 +77,13 @@ class Recurrent:
 
     @property
     def why(self) -> str:
-        """Of what the kernels do not run: which options are the reason."""
+        """The options that keep the node out of the kernels, or ""."""
         return "" if self.runs_in_kernels else next((way.odd for way in self.ways if way.odd), "")
 
     def run(
         self, X: Any, lengths: Any, h: Any, c: Any, *, weights: Weights, threads: int | None = None
     ) -> tuple[Array, ...]:
-        """Y, Y_h and for an LSTM Y_c, in the node's layout."""
+        """Return Y, Y_h and, for an LSTM, Y_c, in the node's layout."""
         x = X = expect_dtype("X", floating_array("X", X), weights.dtype, "that of W")
         D, H, I = len(self.ways), weights.H, weights.I
         if x.ndim != 3 or x.shape[2] != I:
@@ -121,18 +121,18 @@ class Recurrent:
         return y, *self._laid_out(final)
 
     def _laid_out(self, states: Iterable[Array]) -> list[Array]:
-        """From (D, B, H) to the node's layout."""
+        """Convert from (D, B, H) to the node's layout."""
         return [s.swapaxes(0, 1) if self.batch_first else s for s in states]
 
     def _forward(self, calls: list[Call]) -> list[Arrays]:
-        """The final states of every direction; two of one backend run side by side."""
+        """The final states of each direction; two directions on one backend run in parallel."""
         first, *others = [backends.of(call.cell) for call in calls]
         if all(backend is first for backend in others):
             return [result.final for result in first.forward(calls)]
         return [backends.of(call.cell).forward([call])[0].final for call in calls]
 
     def _output(self, T: int, D: int, B: int, H: int, dtype: Any) -> tuple[Array, list[Array]]:
-        """Y, and the (T, B, H) of it that each direction writes."""
+        """Y, and its (T, B, H) view for each direction."""
         if self.batch_first:
             y = np.empty((B, T, D, H), dtype)
             return y, [y[:, :, d].swapaxes(0, 1) for d in range(D)]
@@ -150,7 +150,7 @@ class Recurrent:
 
     @staticmethod
     def _of_sequences(states: list[Array | None], T: int, lengths: Array | None) -> list[Array | None]:
-        """Initial states without those of empty sequences, whose final state, the same, is 0 in ONNX Runtime."""
+        """Zero the initial states of empty sequences, whose final state is 0 in ONNX Runtime."""
         if T == 0:
             return [None] * len(states)
         if lengths is None or lengths.all():
@@ -168,7 +168,7 @@ class Recurrent:
         names = [text(name) for name in given.get("activations", [])]
         names = names or [*DEFAULTS[self.family] * len(directions)]
         if each == len(directions) == 1:
-            names = names[:1]  # ONNX's own default of an RNN is a pair
+            names = names[:1]  # ONNX's own default for an RNN is a pair
         if len(names) != each * len(directions):
             raise ValueError(f"activations: expected {each * len(directions)} names, got {len(names)}: {names}")
         chosen = activations.chosen(names, given.get("activation_alpha", []), given.get("activation_beta", []))
@@ -194,16 +194,16 @@ class Recurrent:
 
 
 class Weights:
-    """A node's parameters in our order of gates, for each direction.
+    """A node's parameters in fastrnn's gate order, per direction.
 
-    With `keep` they are there to be used many times: they are packed for the kernels at the first.
+    With `keep` they are packed for the kernels at the first use and reused.
 
     Attributes
     ----------
     stacks : list of PackedStack
-        One of a single layer for each direction: their cells may differ.
+        One single-layer stack per direction, because their cells may differ.
     again : PackedStack or None
-        The one that runs calls of one kind at once, if there is one.
+        The stack that caches prepared calls: that of a node with one direction and kept weights.
     """
 
     def __init__(self, node: Recurrent, W: Any, R: Any, B: Any, P: Any, *, keep: bool = False) -> None:
@@ -231,5 +231,5 @@ class Weights:
         self.again = self.stacks[0] if keep and D == 1 else None
 
     def packed(self) -> list[Any]:
-        """For each direction, for the backend in use; None where weights are read as they are."""
+        """Packed weights per direction for the backend in use, or None for weights that are not packed."""
         return [stack.packed()[1][0] if self._keep else None for stack in self.stacks]

@@ -1,4 +1,4 @@
-"""The steps of a run: nodes that fastrnn runs, and parts of the model between them that something else does."""
+"""Split a model into steps: the nodes that fastrnn runs, and between them the parts that another engine runs."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ Values = dict[str, Any]
 class Placed(NamedTuple):
     """Where a recurrent node runs."""
 
-    name: str  #: the node's, or that of its first output
-    op: str  #: RNN, GRU or LSTM, or what another domain than ONNX's calls it
-    where: str  #: "kernels" or "numpy", both fastrnn's, or what runs the rest
-    why: str  #: it is not the kernels; "" if it is
+    name: str  #: the node's name, or else its first output's
+    op: str  #: RNN, GRU or LSTM, or the operator's name in another domain than ONNX's
+    where: str  #: "kernels" or "numpy" (both fastrnn's), or the engine of the rest
+    why: str  #: why it does not run in the kernels; "" if it does
 
 
 class Program:
-    """A model, cut in the order of its nodes where one stands that fastrnn runs.
+    """A model, cut before and after each node that fastrnn runs, in the order of its nodes.
 
     Attributes
     ----------
     inputs, optional, outputs : collections of str
-        Names: what a run needs, what it may be given, and what there is after it.
+        Names of the required inputs, the optional inputs, and the outputs.
     results : list of ValueInfoProto
-        What is known of the outputs.
+        Types and shapes of the outputs, as far as known.
     nodes : list of Placed
     steps : list
-        Each has ``run(values, options)``, which adds to values by name.
+        Each has ``run(values, options)``, which adds its results to the dict `values`.
     """
 
     def __init__(self, model: Any, rest: Rest, threads: int | None) -> None:
@@ -59,7 +59,7 @@ class Program:
         inputs = [value.name for value in model.graph.input]
         self.inputs = [name for name in inputs if name not in tensors]
         self.outputs = [value.name for value in model.graph.output]
-        # An initializer that is an input as well is a default; before IR 4 it was the way to write a constant.
+        # An initializer that is also an input is a default value; before IR 4 every constant was written that way.
         self.optional = {name for name in inputs if name in tensors and model.ir_version >= 4}
         whole = Whole(model, {name: tensor for name, tensor in tensors.items() if name not in self.optional}, rest)
         placed: dict[int, list[Placed]] = {}
@@ -84,14 +84,14 @@ class Program:
         self.results = [whole.result(value) for value in model.graph.output]
 
     def run(self, given: Values, options: Any) -> Values:
-        """All values by name, after a run."""
+        """Run all steps and return all values by name."""
         values = self._values | given
         for step in self.steps:
             step.run(values, options)
         return values
 
     def _place(self, node: Any, whole: Whole, own: dict[int, Any]) -> list[Placed]:
-        """Where the node runs, and what is in it; `own` gets what fastrnn runs, None for bodies to enter."""
+        """Decide where a node and those inside it run; add it to `own` if fastrnn runs it (None: bodies to enter)."""
         if is_foreign(node):
             return [Placed(title(node), node.op_type, self._rest.name, FOREIGN.format(node.op_type, node.domain))]
         if not is_recurrent(node):
@@ -109,7 +109,7 @@ class Program:
         return [Placed(title(node), read.op, "numpy" if read.why else "kernels", read.why)]
 
     def _enter(self, node: Any, whole: Whole, own: dict[int, Any]) -> list[Placed]:
-        """Where recurrent nodes in the bodies of an If or a Loop run; if all with the rest, so does the node."""
+        """Decide where recurrent nodes in the bodies of an If or a Loop run; if all in the rest, so does the node."""
         control = CONTROL[node.op_type](node, whole, self._rest, self._threads)
         placed = [one for program in control.programs for one in program.nodes]
         if all(one.where == self._rest.name for one in placed):
@@ -119,7 +119,7 @@ class Program:
         return placed
 
     def _parts(self, nodes: list[Any], whole: Whole, own: dict[int, Any], every: list[Any]) -> list[Any]:
-        """The nodes as steps of a run: each of fastrnn's own, and between them parts for the rest."""
+        """Turn nodes into steps: one for each node that fastrnn runs, and between them parts for the rest."""
         steps: list[Any] = []
         for mine, group in itertools.groupby(nodes, lambda node: id(node) in own):
             together = list(group)
@@ -140,7 +140,7 @@ class Program:
 
 
 class _Part:
-    """Nodes that the rest runs."""
+    """Consecutive nodes that the rest runs."""
 
     def __init__(self, engine: Engine, inputs: list[str], outputs: list[str]) -> None:
         self._engine, self._inputs, self.outputs = engine, inputs, outputs
@@ -151,7 +151,7 @@ class _Part:
 
 
 class _Own:
-    """A node that fastrnn runs; what it reads of the constants is in `values` already."""
+    """A node that fastrnn runs; `values` already holds the constants that it reads."""
 
     def __init__(self, node: Recurrent, constants: Values, values: Values, threads: int | None) -> None:
         self._node, self._threads = node, threads
@@ -159,7 +159,7 @@ class _Own:
         self._weights = Weights(node, *self._named(WEIGHTS, values), keep=True) if fixed else None
 
     def _named(self, names: Iterable[str], values: Values) -> list[Any]:
-        """What the node has for these inputs; None where it has none."""
+        """The node's values for these inputs; None for absent ones."""
         inputs = self._node.inputs
         return [values[inputs[name]] if name in inputs else None for name in names]
 
@@ -170,20 +170,20 @@ class _Own:
 
 
 class _Body:
-    """A subgraph of a node: a program of its own, which reads values of the graph around it, too."""
+    """A subgraph of a node, as a program that also reads values of the enclosing graph."""
 
     def __init__(self, graph: Any, inputs: list[Any], whole: Whole, rest: Rest, threads: int | None) -> None:
         model, self._read = whole.body(graph, inputs)
         self.program = Program(model, rest, threads)
 
     def run(self, given: Values, around: Values, options: Any) -> list[Any]:
-        """Its outputs, in order."""
+        """Run the body and return its outputs, in order."""
         values = self.program.run(given | {name: around[name] for name in self._read}, options)
         return [values[name] for name in self.program.outputs]
 
 
 class _If:
-    """An If node; it reads its condition, and one of two bodies runs."""
+    """An If node: its condition selects which of two bodies runs."""
 
     def __init__(self, node: Any, whole: Whole, rest: Rest, threads: int | None) -> None:
         graphs = {a.name: a.g for a in node.attribute}
@@ -198,10 +198,10 @@ class _If:
 
 
 class _Loop:
-    """A Loop node: the number of its turns, a condition and carried values in; carried values, and others stacked, out.
+    """A Loop node: takes the trip count, a condition and carried values; returns carried values and stacked outputs.
 
-    Its body reads the number of the turn, the condition and what is carried, and gives the next condition, what is
-    carried, and what is stacked.
+    Its body takes the iteration number, the condition and the carried values, and returns the next condition, the
+    carried values, and the values to stack.
     """
 
     def __init__(self, node: Any, whole: Whole, rest: Rest, threads: int | None) -> None:
@@ -212,7 +212,7 @@ class _Loop:
         self._names = [value.name for value in graph.input]
         if len(self._names) != 2 + n or len(graph.output) < 1 + n:
             raise ValueError(f"model: Loop {title(node)}: expected a body of {2 + n} inputs, got {self._names}")
-        self._rank = len(graph.input[0].type.tensor_type.shape.dim)  # some exporters count in arrays of one number
+        self._rank = len(graph.input[0].type.tensor_type.shape.dim)  # some exporters count in arrays of shape (1,)
         fixed = (onnx.TensorProto.INT64, onnx.TensorProto.BOOL)
         kinds = [onnx.helper.make_tensor_type_proto(kind, None) for kind in fixed]
         kinds += [whole.type_of(name) for name in self._carried]
@@ -238,7 +238,7 @@ class _Loop:
             going, carried = truth(next_going), made[: len(carried)]
             for stack, one in zip(stacks, made[len(carried) :], strict=True):
                 stack.append(one)
-        if carried is first:  # after no turn; results are the caller's to write to
+        if carried is first:  # no iteration ran; copy because the caller may write to the results
             carried = [copy(value) for value in first]
         stacked = [np.stack(stack) if stack else none for stack, none in zip(stacks, self._empty, strict=True)]
         values.update((name, a) for name, a in zip(self._outputs, carried + stacked, strict=False) if name)
@@ -253,13 +253,13 @@ def truth(condition: Any) -> bool:
 
 
 def empty(value: Any) -> Any:
-    """What a Loop of no turns stacks: sizes that are not stated are 0, as in ONNX Runtime."""
+    """The stacked output of a Loop without iterations: unstated sizes are 0, as in ONNX Runtime."""
     kind = value.type.tensor_type
     dtype = needed("onnx.helper", "onnx").tensor_dtype_to_np_dtype(kind.elem_type or 1)
     return np.zeros((0, *(one.dim_value for one in kind.shape.dim)), dtype)
 
 
 def in_functions(model: Any, rest: Rest) -> list[Placed]:
-    """Recurrent nodes of a model's functions, which stay with the rest."""
+    """Recurrent nodes inside a model's functions, which stay with the rest."""
     found = [(node, where) for f in model.functions for node, where in within(f.node, f"inside function {f.name}")]
     return [Placed(title(node), node.op_type, rest.name, where) for node, where in found]

@@ -1,4 +1,4 @@
-"""What runs the nodes that fastrnn does not run, and knows their types."""
+"""The engines that run the other nodes of a model, and infer their types."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any, Protocol
 
 from fastrnn.extras import needed
 
-#: Outputs by name, from inputs by name, with onnxruntime.RunOptions or None.
+#: (names of outputs, inputs by name, onnxruntime.RunOptions or None) -> outputs.
 Engine = Callable[[list[str], dict[str, Any], Any], list[Any]]
 
 CPU = "CPUExecutionProvider"
 
 
 class Rest(Protocol):
-    """One that can run any node."""
+    """An engine that can run any node."""
 
     name: str
-    providers: Sequence[str]  #: as ONNX Runtime calls them
+    providers: Sequence[str]  #: named as in ONNX Runtime
 
     def engine(self, model: Any) -> Engine:
-        """It, on a model."""
+        """Prepare a model to run."""
         ...
 
     def types(self, model: Any, names: Iterable[str]) -> dict[str, Any]:
-        """TypeProtos of these values of a model, as far as it knows them."""
+        """Return the TypeProtos of these values of a model, as far as known."""
         ...
 
 
 class Reference:
-    """ONNX's reference evaluator, whose values need no types."""
+    """ONNX's reference evaluator, which needs no types."""
 
     name = "reference"
     providers: Sequence[str] = (CPU,)
@@ -40,8 +40,8 @@ class Reference:
         reference = needed("onnx.reference", "onnx")
         try:
             evaluator = reference.ReferenceEvaluator(model)
-        except Exception as error:  # it has no class of its own for what it does not know
-            raise ValueError(f"model: onnx.reference refuses it: {error}") from error
+        except Exception as error:  # onnx.reference has no exception class of its own
+            raise ValueError(f"model: onnx.reference rejects it: {error}") from error
         return lambda outputs, inputs, _: list(evaluator.run(outputs, inputs))
 
     def types(self, model: Any, names: Iterable[str]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class Reference:
 
 
 class Runtime:
-    """ONNX Runtime, of these onnxruntime.SessionOptions and providers."""
+    """ONNX Runtime with these onnxruntime.SessionOptions and providers."""
 
     name = "onnxruntime"
 
@@ -65,7 +65,7 @@ class Runtime:
             self._options.intra_op_num_threads = threads
         wanted = [CPU] if providers is None else [one if isinstance(one, str) else one[0] for one in providers]
         there = self._runtime.get_available_providers()
-        #: as ONNX Runtime does, the CPU where nothing else is there
+        #: the CPU if no other is available, as ONNX Runtime does
         self.providers: Sequence[str] = [one for one in wanted if one in there] or [CPU]
         self._given = [CPU] if providers is None else providers
 
@@ -86,7 +86,7 @@ class Runtime:
 
 
 def type_of(text: str) -> Any:
-    """A TypeProto of what ONNX Runtime writes, "tensor(float)" say.
+    """Parse a type as ONNX Runtime writes it, such as "tensor(float)", into a TypeProto.
 
     Examples
     --------
@@ -96,7 +96,7 @@ def type_of(text: str) -> Any:
     onnx = needed("onnx", "onnx")
     match = re.fullmatch(r"(tensor|seq|optional)\((.*)\)", text)
     if match is None:
-        raise ValueError(f"model: a value of type {text} lies between two parts")
+        raise ValueError(f"model: cannot pass a value of type {text} between two parts of the model")
     kind, inner = match.groups()
     if kind == "tensor":
         return onnx.helper.make_tensor_type_proto(onnx.TensorProto.DataType.Value(inner.upper()), None)

@@ -1,4 +1,4 @@
-"""A model of which fastrnn runs the recurrent nodes, and something else the rest."""
+"""Sessions that run a model's recurrent nodes on fastrnn and the rest on another engine."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ RESTS = ("onnxruntime", "reference")
 
 
 class Argument(NamedTuple):
-    """An input or an output of a model, as ``onnxruntime.NodeArg`` has it."""
+    """An input or output of a model, like ``onnxruntime.NodeArg``."""
 
     name: str
-    shape: list[int | str | None]  #: sizes, their names, or None where there is neither
-    type: str  #: "tensor(float)", say
+    shape: list[int | str | None]  #: sizes, names of sizes, or None for unknown ones
+    type: str  #: such as "tensor(float)"
 
 
 class Metadata(NamedTuple):
-    """What is written of a model, as ``onnxruntime.ModelMetadata`` has it."""
+    """The metadata of a model, like ``onnxruntime.ModelMetadata``."""
 
     producer_name: str
     graph_name: str
@@ -39,40 +39,40 @@ class Metadata(NamedTuple):
 class Session:
     """Run a model: RNN, GRU and LSTM nodes on fastrnn, the rest on ONNX Runtime or on ONNX's reference evaluator.
 
-    The graph is cut, in the order of its nodes, where a recurrent node stands; what lies between two of them is a
-    session of its own. Weights that are constant, or made of constants, are brought into fastrnn's order and packed
-    once. The bodies of If and Loop that have recurrent nodes are cut in the same way. Recurrent nodes inside Scan or a
-    function stay with the rest, and so do those of float16, and quantized ones.
+    The graph is cut at the recurrent nodes, in the order of its nodes; each part between two of them becomes a session
+    of its own. Weights that are constant or computed from constants are converted to fastrnn's order and packed once.
+    Bodies of If and Loop that contain recurrent nodes are cut in the same way. Recurrent nodes inside Scan or a
+    function, of float16, or quantized, stay with the rest.
 
-    It is made and run as an ``onnxruntime.InferenceSession`` is, so that one line of a program changes.
+    The interface is that of ``onnxruntime.InferenceSession``, so you change one line of a program.
 
     Parameters
     ----------
     model : path, bytes or onnx.ModelProto
-        Up to ONNX's 2 GB, and with its weights inside or beside it.
+        Up to ONNX's 2 GB, with embedded or external weights.
     sess_options : onnxruntime.SessionOptions, optional
-        Of ONNX Runtime's sessions: libraries of custom operators, say. ``intra_op_num_threads``, if set, is `threads`.
+        For ONNX Runtime: libraries of custom operators, say. Its ``intra_op_num_threads``, if set, acts as `threads`.
     providers : list, optional
-        ONNX Runtime's, for the nodes that it runs; the CPU when absent. Recurrent nodes run on the CPU.
+        ONNX Runtime's providers, for the nodes that it runs; the CPU by default. Recurrent nodes run on the CPU.
     rest : {"onnxruntime", "reference"}
-        What runs the other nodes.
+        The engine for the other nodes.
     threads : int, optional
-        At most this many, here and in ONNX Runtime; each one's own choice when absent.
+        Maximum number of threads, here and in ONNX Runtime; by default each library chooses.
 
     Attributes
     ----------
     nodes : list of Placed
-        Every recurrent node of the model: ``name``, ``op``, ``where`` it runs ("kernels", "numpy" for fastrnn's loop
-        in NumPy, or the rest's name) and ``why``, if not in the kernels. Where there is none a RuntimeWarning says so.
+        Every recurrent node of the model: ``name``, ``op``, ``where`` it runs ("kernels", "numpy" for fastrnn's NumPy
+        loop, or the rest's name) and ``why``, if not in the kernels. A model without any gives a RuntimeWarning.
     input_names, output_names : list of str
-        The inputs that a run needs, and the outputs that it gives.
+        The required inputs and the outputs of a run.
 
     Raises
     ------
     TypeError, ValueError
-        For what is not a model, for another `rest`, and for arguments of ONNX Runtime's beside another rest.
+        If `model` is not a valid model or `rest` is unknown, or for ONNX Runtime's arguments with another `rest`.
     ImportError
-        Where onnx or onnxruntime is not installed.
+        If onnx or onnxruntime is not installed.
 
     Examples
     --------
@@ -116,9 +116,9 @@ class Session:
             raise TypeError(f"providers: expected a list of names, got {providers!r:.80}")
         for name, value in (("sess_options", sess_options), ("providers", providers)):
             if value is not None and rest == "reference":
-                raise ValueError(f'{name}: expected None beside rest="reference"; it is ONNX Runtime\'s')
+                raise ValueError(f'{name}: expected None with rest="reference"; it is for ONNX Runtime only')
         if threads is not None and sess_options is not None:
-            raise ValueError("threads: expected None beside sess_options, whose intra_op_num_threads says it")
+            raise ValueError("threads: expected None with sess_options; set its intra_op_num_threads instead")
         threads = None if threads is None else checked_threads(threads)
         model = loaded(model)
         self._rest: Rest = Reference() if rest == "reference" else Runtime(sess_options, providers, threads)
@@ -126,7 +126,7 @@ class Session:
         self.nodes = program.nodes + in_functions(model, self._rest)
         if not self.nodes:
             why = without_recurrent(model.graph.node)
-            warnings.warn(f"model: {self._rest.name} runs all of it, without a recurrent node{why}", RuntimeWarning, 2)
+            warnings.warn(f"model: no recurrent node, {self._rest.name} runs all of it{why}", RuntimeWarning, 2)
         self.input_names, self.output_names = program.inputs, program.outputs
         self._program, self._needed, self._optional = program, frozenset(program.inputs), program.optional
         self._inputs = [argument(value) for value in model.graph.input]
@@ -140,17 +140,17 @@ class Session:
         )
 
     def get_inputs(self) -> list[Argument]:
-        """The inputs that a run needs.
+        """Return the required inputs.
 
         Returns
         -------
         list of Argument
-            ``name``, ``shape``, in which a size may be a name or None, and ``type``.
+            Each with ``name``, ``shape`` (a size may be a name or None) and ``type``.
         """
         return [one for one in self._inputs if one.name in self._needed]
 
     def get_overridable_initializers(self) -> list[Argument]:
-        """The inputs that a run may be given, and has else.
+        """Return the optional inputs, which have default values.
 
         Returns
         -------
@@ -159,7 +159,7 @@ class Session:
         return [one for one in self._inputs if one.name in self._optional]
 
     def get_outputs(self) -> list[Argument]:
-        """The outputs of a run.
+        """Return the outputs.
 
         Returns
         -------
@@ -168,7 +168,7 @@ class Session:
         return list(self._outputs)
 
     def get_modelmeta(self) -> Metadata:
-        """What is written of the model.
+        """Return the model's metadata.
 
         Returns
         -------
@@ -177,7 +177,7 @@ class Session:
         return self._metadata
 
     def get_providers(self) -> list[str]:
-        """What ONNX Runtime runs the rest on; recurrent nodes run on the CPU.
+        """Return ONNX Runtime's providers for the rest; recurrent nodes run on the CPU.
 
         Returns
         -------
@@ -191,7 +191,7 @@ class Session:
         Parameters
         ----------
         output_names : list of str, or None
-            Which outputs, in which order; None, or an empty list, is all of them.
+            The outputs to return, in this order; None or an empty list returns all of them.
         input_feed : dict of arrays
             By name.
         run_options : onnxruntime.RunOptions, optional
@@ -204,15 +204,15 @@ class Session:
         Raises
         ------
         TypeError, ValueError
-            For an output or an input that the model does not have, one that is missing or of another shape than the
-            model says, and for what a node refuses.
+            For an unknown output or input, a missing input, an input of another shape than the model states, and
+            inputs that a node rejects.
         """
         if not isinstance(input_feed, dict):
             raise TypeError(f"input_feed: expected a dict of arrays by name, got {type(input_feed).__name__}")
         if output_names is not None and not isinstance(output_names, list | tuple):
             raise TypeError(f"output_names: expected a list of names, or None, got {output_names!r:.80}")
         if run_options is not None and isinstance(self._rest, Reference):
-            raise ValueError('run_options: expected None beside rest="reference"; they are ONNX Runtime\'s')
+            raise ValueError('run_options: expected None with rest="reference"; they are for ONNX Runtime only')
         wanted = list(output_names) if output_names else self.output_names
         if strange := [name for name in wanted if name not in self.output_names]:
             raise ValueError(f"output_names: expected some of {self.output_names}, got {strange[0]!r}")
@@ -229,7 +229,7 @@ class Session:
         if strange := sorted(inputs.keys() - self._optional - self._needed):
             raise ValueError(f"input_feed: expected {', '.join(self.input_names)}, got {strange[0]!r}")
         if missing := [name for name in self.input_names if name not in inputs]:
-            raise ValueError(f"input_feed: expected {', '.join(self.input_names)}, without {missing[0]!r}")
+            raise ValueError(f"input_feed: expected {', '.join(self.input_names)}, missing {missing[0]!r}")
 
     def _refuse_shape(self, name: str, shape: tuple[int, ...]) -> None:
         (own,) = [one for one in self._inputs if one.name == name]
@@ -238,14 +238,14 @@ class Session:
 
 
 def argument(value: Any) -> Argument:
-    """Of a ValueInfoProto."""
+    """Convert a ValueInfoProto."""
     of_axis = value.type.tensor_type.shape.dim
     sizes = [one.dim_value if one.HasField("dim_value") else one.dim_param or None for one in of_axis]
     return Argument(value.name, sizes, text_of(value.type, value.name))
 
 
 def fixed_sizes(shape: Sequence[Any]) -> tuple[Callable[[Any], Any], Any]:
-    """What takes of a shape the sizes that the model fixes, and these; in every run it takes its time."""
+    """Return a fast function that picks the axes of a shape that the model fixes, and the fixed sizes."""
     axes = [axis for axis, n in enumerate(shape) if isinstance(n, int)]
     fixed = itemgetter(*axes) if axes else bool
     return fixed, fixed(shape)
