@@ -264,7 +264,7 @@ def test_what_cannot_be_written(made: Callable[[], Any], error: type, message: s
         ("my-model.c", {}, ValueError, "path: its name begins the names in C; expected letters, digits and _, got 'my"),
         ("amp.c", {"name": "2"}, ValueError, "name: expected letters, digits and _, got '2'"),
         ("amp.c", {"name": 2}, ValueError, "name: expected letters, digits and _, got 2"),
-        ("no/amp.c", {}, FileNotFoundError, "path: there is no directory"),
+        ("no/amp.c", {}, FileNotFoundError, "path: the directory .* does not exist"),
     ],
 )
 def test_where_nothing_can_be_written(path: str, options: Any, error: type, message: str, tmp_path: Path) -> None:
