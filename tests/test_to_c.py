@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import json
 import os
 import re
 import shutil
@@ -95,21 +97,21 @@ class InC:
         self._name, self._state = name, ctypes.create_string_buffer(1 << 16)
         self.init()
 
-    def _call(self, what: str, *given: Any) -> None:
+    def call(self, what: str, *given: Any) -> None:
         pointers = [a.ctypes.data_as(ctypes.c_void_p) if isinstance(a, np.ndarray) else a for a in given]
         getattr(self._library, f"{self._name}_{what}")(self._state, *pointers)
 
     def init(self) -> None:
-        self._call("init")
+        self.call("init")
 
     def step(self, x: np.ndarray, like: np.ndarray) -> np.ndarray:
         y = np.full_like(like, np.nan)
-        self._call("step", np.ascontiguousarray(x), y)
+        self.call("step", np.ascontiguousarray(x), y)
         return y
 
     def run(self, x: np.ndarray, like: np.ndarray) -> np.ndarray:
         y = np.full_like(like, np.nan)
-        self._call("run", np.ascontiguousarray(x), y, ctypes.c_size_t(len(x)))
+        self.call("run", np.ascontiguousarray(x), y, ctypes.c_size_t(len(x)))
         return y
 
 
@@ -154,13 +156,58 @@ def test_every_instruction_set(native: str, tmp_path: Path) -> None:
     check_bits(letters(), InC(letters(), tmp_path, *march(isa), "-std=gnu11"))
 
 
+def exact(source: Path) -> None:
+    """Have the self-test allow nothing."""
+    text, found = re.subn(r"(?<=tolerance = )\S+(?=;)", "0", source.read_text())
+    assert found == 1
+    source.write_text(text)
+
+
 @pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-gcc") or not shutil.which("qemu-aarch64"), reason="no emulator")
 def test_aarch64(tmp_path: Path) -> None:
+    """It has the bits of AVX2, but for sums over lanes, which softmax has."""
+    layers = [fastrnn.LSTM(3, 20, rng=0), fastrnn.GRU(20, 17, reset_after=False, rng=1), Dense(17, 3, "tanh", rng=2)]
+    plain = "x86-64-v3" in available_isas()
+    with fastrnn.use_isa("x86-64-v3") if plain else contextlib.nullcontext():
+        fastrnn.to_c(Sequential(layers), tmp_path / "plain.c")
     fastrnn.to_c(letters(), tmp_path / "amp.c")
-    options = ["-std=c11", *WARNINGS, "-O2", "-static", "-DAMP_TEST"]
-    made = tmp_path / "amp"
-    subprocess.run(["aarch64-linux-gnu-gcc", *options, str(tmp_path / "amp.c"), "-o", str(made)], check=True)
-    assert subprocess.run(["qemu-aarch64", str(made)], capture_output=True, check=True).stdout == b"amp: as recorded\n"
+    if plain:
+        exact(tmp_path / "plain.c")
+    for name in ("plain", "amp"):
+        options = ["-std=c11", *WARNINGS, "-O2", "-static", f"-D{name.upper()}_TEST", str(tmp_path / f"{name}.c")]
+        subprocess.run(["aarch64-linux-gnu-gcc", *options, "-o", str(tmp_path / name)], check=True)
+        done = subprocess.run(["qemu-aarch64", str(tmp_path / name)], capture_output=True, check=True, text=True)
+        assert done.stdout == f"{name}: as recorded\n"
+
+
+#: What a page does, or Node: numbers of letters in, probabilities out.
+JAVASCRIPT = """
+const { module, instance } = await WebAssembly.instantiate(require("fs").readFileSync("amp.wasm"));
+if (WebAssembly.Module.imports(module).length) throw "it imports something";
+const amp = instance.exports, x = amp.__heap_base.value, y = x + 256, state = x + 512;
+new Int32Array(amp.memory.buffer, x, letters.length).set(letters);
+amp.amp_init(state);
+amp.amp_run(state, x, y, letters.length);
+console.log(JSON.stringify([...new Float32Array(amp.memory.buffer, y, 11)]));
+"""
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="Node is not installed")
+@pytest.mark.skipif("x86-64" not in available_isas(), reason="the bits are the x86 baseline's")
+def test_webassembly(oracle: Callable[[str], Any], tmp_path: Path) -> None:
+    """Clang compiles it for a browser; it has the bits of the layer on the instruction set without fused products."""
+    oracle("ziglang")
+    fastrnn.to_c(letters(), tmp_path / "amp.c")
+    kept = [f"-Wl,--export={name}" for name in ("amp_init", "amp_run", "__heap_base")]
+    options = ["-target", "wasm32-wasi", "-mexec-model=reactor", "-msimd128", "-std=c11", *WARNINGS, "-O2", "-s", *kept]
+    clang = [sys.executable, "-m", "ziglang", "cc"]
+    subprocess.run([*clang, *options, "amp.c", "-o", "amp.wasm"], cwd=tmp_path, check=True)
+    x = series(letters(), 23)
+    script = f"(async () => {{ const letters = {x.tolist()};{JAVASCRIPT}}})()"
+    done = subprocess.run(["node", "-e", script], cwd=tmp_path, capture_output=True, check=True, text=True)
+    with fastrnn.use_isa("x86-64"):
+        expected = letters().predict(x[None])[0]
+    assert_same_bits({"y": np.array(json.loads(done.stdout), np.float32)}, {"y": expected})
 
 
 def test_the_self_test(tmp_path: Path) -> None:
@@ -210,6 +257,16 @@ def test_names(tmp_path: Path) -> None:
         assert text in header
     assert "#ifdef VOICE2_TEST" in (tmp_path / "my-model.c").read_text()
     compiled(tmp_path / "my-model.c")
+
+
+def test_in_place(tmp_path: Path) -> None:
+    layer = fastrnn.GRU(5, 5, 2, reset_after=True, rng=0)
+    made, x = InC(layer, tmp_path), series(Sequential([layer]), 9)
+    y = made.run(x, x)
+    made.init()
+    both = x.copy()
+    made.call("run", both, both, ctypes.c_size_t(9))
+    assert_same_bits({"y": both}, {"y": y})
 
 
 def test_the_command_line(python: Callable[..., Any], tmp_path: Path) -> None:

@@ -36,10 +36,11 @@ def to_c(model: Any, path: str | os.PathLike[str], name: str | None = None) -> N
         void amp_run(amp_state *state, const float *x, float *y, size_t T);     /* x (T, I), y (T, K) */
 
     Nothing is allocated, and nothing is shared between states: threads may each have their own. ``amp_run`` goes on
-    from the state as ``amp_step`` does. Of a model that gives the last step alone (``return_sequences=False``) y is
-    (K,), after the last of the T steps, and that of ``amp_step`` is what it would be if the sequence ended there. The
-    first layer may be an `Embedding`: then x is ``const int32_t *``, a number a step, and one that the table does not
-    have makes y NaN. A model of float64 has ``double`` in place of ``float``.
+    from the state as ``amp_step`` does. Where x and y are of the same width, they may be the same array. Of a model that
+    gives the last step alone (``return_sequences=False``) y is (K,), after the last of the T steps, and that of
+    ``amp_step`` is what it would be if the sequence ended there. The first layer may be an `Embedding`: then x is
+    ``const int32_t *``, a number a step, and one that the table does not have makes y NaN. A model of float64 has
+    ``double`` in place of ``float``.
 
     The bits are those of the layer on the instruction set that the C is compiled for: ``-march=x86-64-v3``, ``-v4``, or
     none for the baseline, and AArch64. GCC and Clang compile it.
@@ -197,6 +198,8 @@ SOURCE = """\
 #error "compile without -ffast-math: the functions need every operation as it stands"
 #elif defined(__AVX2__) && !defined(__FMA__)
 #error "-mavx2 needs -mfma beside it"
+#elif __FLT_EVAL_METHOD__ < 0 || __FLT_EVAL_METHOD__ == 1 || __FLT_EVAL_METHOD__ == 2
+#error "float is computed in another precision here: for 32-bit x86 add -msse2 -mfpmath=sse"
 #elif defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #else

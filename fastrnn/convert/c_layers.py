@@ -192,7 +192,7 @@ def bias_of(cell: Cell, part: Part) -> Array | None:
         return None
     rows = len(part["W"])
     total = part["b"] if "b" in part else np.zeros(rows, part["W"].dtype)
-    total = total.reshape(cell.G, -1).copy()
+    total = total.reshape(cell.G, -1) + 0
     for g in cell.program.order:
         if g not in cell.program.apart:
             total[cell.gates.index(g)] += biases(cell, part)[cell.program.order.index(g)]
