@@ -57,7 +57,10 @@ if SEED := int(os.environ.get("FASTRNN_TEST_SEED", "0")):
         [*np.ravel(seed), SEED] if isinstance(seed, int | np.integer | list) else seed
     )
 
-ORACLES = ("torch", "onnx", "onnxruntime", "jax", "keras", "h5py", "joblib", "distributed", "ziglang")
+ORACLES = (
+    *("torch", "expecttest", "onnx", "onnxruntime", "onnxscript", "jax", "flax", "equinox", "haiku", "keras", "h5py"),
+    *("joblib", "distributed", "ziglang"),
+)
 
 
 def implementations() -> list[str]:
