@@ -114,5 +114,5 @@ def main(seed: int = 0) -> int:
     rates = {name: throughput(name, w, echo(rng)[0]) for name in dict.fromkeys((backend, "numpy"))}
     for name, rate in rates.items():
         print(f"{name:<7}{rate:12,.0f} steps/s, forward and backward ({rate / rates['numpy']:.1f} x numpy)")
-    print("No file was written. Next: docs/tutorial.md, or help(fastrnn.LSTM); the code of this demo is fastrnn/demo.py")
+    print("No file was written. Next: docs/tutorial.md, or help(fastrnn.LSTM); the code is fastrnn/demo.py")
     return 0 if passed else 1

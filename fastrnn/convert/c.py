@@ -35,11 +35,11 @@ def to_c(model: Any, path: str | os.PathLike[str], name: str | None = None) -> N
         void amp_step(amp_state *state, const float *x, float *y);              /* I numbers in, K out */
         void amp_run(amp_state *state, const float *x, float *y, size_t T);     /* x (T, I), y (T, K) */
 
-    Nothing is allocated, and nothing is shared between states: threads may each have their own. ``amp_run`` goes on
-    from the state as ``amp_step`` does. Where x and y are of the same width, they may be the same array. Of a model that
-    gives the last step alone (``return_sequences=False``) y is (K,), after the last of the T steps, and that of
-    ``amp_step`` is what it would be if the sequence ended there. The first layer may be an `Embedding`: then x is
-    ``const int32_t *``, a number a step, and one that the table does not have makes y NaN. A model of float64 has
+    Nothing is allocated, and nothing is shared between states: threads may each have their own. ``amp_run`` continues
+    from the state as ``amp_step`` does. x and y may be the same array if they have the same width. For a model that
+    returns the last step only (``return_sequences=False``) y is (K,), after the last of the T steps; ``amp_step`` gives
+    what y would be if the sequence ended there. If the first layer is an `Embedding`, x is ``const int32_t *``, a number
+    per step; a number outside the table makes y NaN. A model of float64 has
     ``double`` in place of ``float``.
 
     The bits are those of the layer on the instruction set that the C is compiled for: ``-march=x86-64-v3``, ``-v4``, or
