@@ -38,8 +38,8 @@ def to_c(model: Any, path: str | os.PathLike[str], name: str | None = None) -> N
     Nothing is allocated, and nothing is shared between states: threads may each have their own. ``amp_run`` continues
     from the state as ``amp_step`` does. x and y may be the same array if they have the same width. For a model that
     returns the last step only (``return_sequences=False``) y is (K,), after the last of the T steps; ``amp_step`` gives
-    what y would be if the sequence ended there. If the first layer is an `Embedding`, x is ``const int32_t *``, a number
-    per step; a number outside the table makes y NaN. A model of float64 has
+    what y would be if the sequence ended there. If the first layer is an `Embedding`, x is ``const int32_t *``, one
+    number per step; a number outside the table makes y NaN. A model of float64 has
     ``double`` in place of ``float``.
 
     The bits are those of the layer on the instruction set that the C is compiled for: ``-march=x86-64-v3``, ``-v4``, or
