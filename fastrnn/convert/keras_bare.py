@@ -20,7 +20,8 @@ import numpy as np
 from fastrnn.cells import Array, Cell
 from fastrnn.convert.keras_cells import of_graphics_card, parts
 from fastrnn.convert.keras_files import BROKEN, Piece, member
-from fastrnn.convert.keras_weights import Numbered, expect_groups, item, listed, number, root_of, snake_case
+from fastrnn.convert.keras_h5 import directions, listed
+from fastrnn.convert.keras_weights import Numbered, expect_groups, item, number, root_of, snake_case
 from fastrnn.convert.stack import Arrays, assembled
 from fastrnn.extras import needed
 from fastrnn.frameworks import CUDNN, KERAS, KERAS_1_GATES
@@ -44,6 +45,7 @@ class Stored(NamedTuple):
     kind: str  #: its class in small letters; "" where the layers are in order
     model: str  #: the place of the model that it belongs to
     arrays: list[Array]
+    names: list[str] | None = None  #: of the arrays, where the two directions may stand in any order
 
 
 class Wanted(NamedTuple):
@@ -86,7 +88,7 @@ def one_layer(path: Any, cell: Cell, layer: str | None) -> Recurrent:
         wanted = f"kernel (I, {G}*H), recurrent_kernel (H, {G}*H), bias"
         raise ValueError(f"layer {layer!r}: expected {wanted}, got arrays of shapes {shapes}")
     H, D = sizes
-    ways = [direction(own, cell, H, arrays) for arrays in halves(own.arrays, D)]
+    ways = [direction(own, cell, H, arrays) for arrays in halves(own, D)]
     return assembled(own.place, cell, ways, D == 2, batch_first=True)
 
 
@@ -101,8 +103,10 @@ def recurrent_sizes(own: Stored, G: int) -> tuple[int, int] | None:
     return (H, D) if H >= 1 and GH == (1 if split else G) * H == own.arrays[0].shape[1] else None
 
 
-def halves(arrays: list[Array], D: int) -> list[list[Array]]:
-    return [arrays] if D == 1 else [arrays[: len(arrays) // 2], arrays[len(arrays) // 2 :]]
+def halves(own: Stored, D: int) -> list[list[Array]]:
+    if D == 2 and own.names is not None:
+        return list(directions(own.name, list(zip(own.names, own.arrays, strict=True))))
+    return [own.arrays] if D == 1 else [own.arrays[: len(own.arrays) // 2], own.arrays[len(own.arrays) // 2 :]]
 
 
 def direction(own: Stored, cell: Cell, H: int, arrays: list[Array], bias: bool | None = None) -> Arrays:
@@ -162,7 +166,7 @@ def of_stack(layer: Recurrent, prefix: str, title: str) -> Iterator[Wanted]:
             if len(own.arrays) % D:
                 raise ValueError(f"{title}: expected weights of two directions, got {shapes_of(own)}")
             found: Arrays = {}
-            for ours, arrays in zip(own_names, halves(own.arrays, D), strict=True):
+            for ours, arrays in zip(own_names, halves(own, D), strict=True):
                 try:
                     part = direction(own, cell, H, arrays, bool(layer.bias))
                 except ValueError as error:
@@ -241,8 +245,12 @@ def read(file: Any) -> tuple[list[Stored], bool]:
     group = item(file, "model_weights") if "model_weights" in file else file
     if "layer_names" in group.attrs:
         names = [name.decode() if isinstance(name, bytes) else str(name) for name in group.attrs["layer_names"]]
-        found = [Stored(name, name, "", "", listed(group, name)) for name in names]
-        return [one for one in found if one.arrays], True
+        found = [(name, listed(group, name)) for name in names]
+        return [
+            Stored(name, name, "", "", [a for _, a in weights], [weight for weight, _ in weights])
+            for name, weights in found
+            if weights
+        ], True
     if root_of(file) is None:
         raise ValueError("path: expected weights that Keras wrote, got neither layer_names nor layers")
     return list(numbered(file, "")), False

@@ -114,10 +114,6 @@ def cells(piece: Piece) -> list[Piece]:
     owned = cell.config.get("cells")
     if not isinstance(owned, list) or not owned:
         raise ValueError(f"{piece.title}: cells: expected a list of cells, got {owned!r:.80}")
-    if len({(own.get("config") or {}).get("trainable", True) for own in owned if isinstance(own, dict)}) > 1:
-        raise ValueError(
-            f"{piece.title}: trainable: expected all cells frozen or none: a file may have the others first"
-        )
     found, left = [], piece.weights
     for i, own in enumerate(owned):
         one = of_cell(piece, keras_files.wrapped(cell, "cells", own, left), top=i == len(owned) - 1)

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from fastrnn.cells import Array
+from fastrnn.convert.keras_h5 import Named
 from fastrnn.convert.keras_weights import (
     Config,
     Live,
-    Named,
     Numbered,
     Store,
     expect_groups,

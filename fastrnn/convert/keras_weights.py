@@ -1,7 +1,7 @@
-"""Where the weights of a Keras model are: in layers that are there, or in one of two kinds of HDF5 files.
+"""Where the weights of a Keras model are: in layers that are there, or in HDF5 files.
 
-In model.weights.h5 of a `.keras` file each layer's variables are numbered; in an older `.h5` each layer has a list of
-names. Links out of a file are not followed, and nothing is read that the file does not hold.
+In model.weights.h5 of a `.keras` file each layer's variables are numbered; `keras_h5` reads the older files.
+Links out of a file are not followed, and nothing is read that the file does not hold.
 """
 
 from __future__ import annotations
@@ -136,64 +136,12 @@ def number(group: str, kind: str) -> int | None:
     return None if match is None else int(match[1] or 0)
 
 
-class Named:
-    """A `Store`: an `.h5` file, where each layer has a list of the names of its weights."""
-
-    def __init__(self, group: Any) -> None:
-        self._group = group
-
-    def parts(self, layers: list[Config]) -> list[Store]:
-        return [Listed(one, listed(self._group, name(one))) for one in layers]
-
-    def arrays(self, layer: Config) -> list[Array]:
-        return []
-
-
-def listed(model: Any, layer: str) -> list[Array]:
-    """The weights that a layer's group lists; none where it has no group."""
-    if layer not in model:
-        return []
-    group = item(model, layer)
-    names = [n.decode() if isinstance(n, bytes) else str(n) for n in group.attrs["weight_names"]]
-    return [values(item(group, one)) for one in names]
-
-
-class Listed:
-    """A `Store`: arrays of a layer, or of all layers inside a model, of which those that are not trained come last."""
-
-    def __init__(self, layer: Config, arrays: list[Array]) -> None:
-        self._layer, self._arrays = layer, arrays
-
-    def parts(self, layers: list[Config]) -> list[Store]:
-        owned: dict[int, list[Array]] = {}
-        left = self._arrays
-        for one in inside(self._layer):
-            owned[id(one)], left = left[: count(one)], left[count(one) :]
-        if left:
-            whose = f"layer {name(self._layer)!r} ({self._layer['class_name']})"
-            raise ValueError(f"{whose}: it is not known to which of its layers {len(left)} weights belong")
-        return [Listed(one, [a for leaf in inside(one) for a in owned[id(leaf)]]) for one in layers]
-
-    def arrays(self, layer: Config) -> list[Array]:
-        return self._arrays
-
-
-def inside(layer: Config) -> list[Config]:
-    """The layers of a model, as far down as there are models, those that are not trained last; or the layer itself."""
-    return sorted(leaves(layer), key=frozen)
-
-
 def leaves(layer: Config) -> Iterator[Config]:
     if not is_model(layer):
         yield layer
         return
     for one in layers_of(layer):
         yield from leaves(one)
-
-
-def frozen(layer: Config) -> bool:
-    configs = [layer["config"], (layer["config"].get("layer") or {}).get("config") or {}]
-    return any(config.get("trainable") is False for config in configs)
 
 
 def count(layer: Config) -> int:

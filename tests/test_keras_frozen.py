@@ -1,0 +1,364 @@
+"""Keras models of which some weights are frozen, which an `.h5` file holds behind the others of their layer.
+
+Every layer maps (B, T, 3) to (B, T, 3) or so: shapes do not tell which weights are whose.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tolerance import assert_close, assert_same_bits
+
+import fastrnn
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Keras and its backends give some while they are imported
+
+BOUND = 2e-6  # float32
+H = 3
+
+
+@pytest.fixture(scope="module")
+def keras(oracle: Callable[[str], Any]) -> Any:
+    oracle("torch")
+    oracle("h5py")
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    return oracle("keras")
+
+
+@pytest.fixture
+def h5py() -> Any:
+    return pytest.importorskip("h5py")
+
+
+def both(k: Any, kind: str = "LSTM", **options: Any) -> Any:
+    return k.Bidirectional(getattr(k, kind)(H, return_sequences=True, **options), merge_mode="sum")
+
+
+def lstm(k: Any, **options: Any) -> Any:
+    return k.LSTM(H, return_sequences=True, **options)
+
+
+def two_ways(cell: str = "LSTM", **options: Any) -> Any:
+    return getattr(fastrnn, cell)(H, H, bidirectional=True, merge="sum", **options)
+
+
+def sequential(keras: Any, *layers: Any) -> Any:
+    return keras.Sequential([keras.Input((None, H)), *layers])
+
+
+def freeze(*parts: Any) -> None:
+    for part in parts:
+        part.trainable = False
+
+
+def forward(keras: Any) -> Any:
+    layer = both(keras.layers)
+    model = sequential(keras, layer)
+    freeze(layer.forward_layer)
+    return model
+
+
+def backward(keras: Any) -> Any:
+    layer = both(keras.layers, "GRU", name="forward_gru")
+    model = sequential(keras, layer)
+    freeze(layer.backward_layer)
+    return model
+
+
+def forward_from_the_start(keras: Any) -> Any:
+    """Frozen before it had weights, with a backward layer of a name of its own."""
+    k = keras.layers
+    other = lstm(k, go_backwards=True, name="other")
+    return sequential(keras, k.Bidirectional(lstm(k, trainable=False), backward_layer=other, merge_mode="sum"))
+
+
+def forward_of_a_model_named_so(keras: Any) -> Any:
+    layer = both(keras.layers)
+    model = keras.Sequential([keras.Input((None, H)), layer], name="forward_model")
+    freeze(layer.forward_layer)
+    return model
+
+
+def forward_weights(keras: Any) -> Any:
+    """Each by itself: no configuration says it."""
+    layer = both(keras.layers)
+    model = sequential(keras, layer)
+    freeze(*layer.forward_layer.weights)
+    return model
+
+
+def kernel(keras: Any) -> Any:
+    layer = lstm(keras.layers, use_bias=False)
+    model = sequential(keras, layer)
+    freeze(layer.cell.kernel)
+    return model
+
+
+def kernel_of_a_direction(keras: Any) -> Any:
+    layer = both(keras.layers, use_bias=False)
+    model = sequential(keras, layer)
+    freeze(layer.forward_layer.cell.kernel)
+    return model
+
+
+def gamma(keras: Any) -> Any:
+    layer = keras.layers.LayerNormalization()
+    model = sequential(keras, layer)
+    freeze(layer.gamma)
+    return model
+
+
+def spread(keras: Any) -> Any:
+    layer = keras.layers.TimeDistributed(keras.layers.Dense(H))
+    model = sequential(keras, layer, lstm(keras.layers))
+    freeze(layer.layer)
+    return model
+
+
+def cells(keras: Any) -> Any:
+    k = keras.layers
+    layer = k.RNN([k.LSTMCell(H), k.LSTMCell(H), k.LSTMCell(H)], return_sequences=True)
+    model = sequential(keras, layer)
+    freeze(layer.cell.cells[0])
+    return model
+
+
+def weights_of_a_cell(keras: Any) -> Any:
+    model = cells(keras)
+    model.layers[0].cell.cells[0].trainable = True
+    freeze(*model.layers[0].cell.cells[1].weights)
+    return model
+
+
+def nested(keras: Any) -> Any:
+    k = keras.layers
+    inner = sequential(keras, lstm(k), lstm(k), lstm(k))
+    model = sequential(keras, inner, lstm(k))
+    freeze(inner.layers[0])
+    return model
+
+
+def nested_functional(keras: Any) -> Any:
+    k = keras.layers
+    x, layers = keras.Input((None, H)), [lstm(k), lstm(k)]
+    inner = keras.Model(x, layers[1](layers[0](x)))
+    z = keras.Input((None, H))
+    model = keras.Model(z, lstm(k)(inner(z)))
+    freeze(layers[0])
+    return model
+
+
+def nested_from_the_start(keras: Any) -> Any:
+    """Frozen before there were weights."""
+    k = keras.layers
+    return sequential(keras, keras.Sequential([lstm(k, trainable=False), lstm(k)]))
+
+
+def nested_and_trained_again(keras: Any) -> Any:
+    """A frozen model of a layer that is not: the file has them in order."""
+    k = keras.layers
+    inner = sequential(keras, lstm(k), lstm(k))
+    model = sequential(keras, inner)
+    freeze(inner)
+    inner.layers[1].trainable = True
+    return model
+
+
+def nested_twice(keras: Any) -> Any:
+    k = keras.layers
+    innermost = sequential(keras, lstm(k), lstm(k))
+    inner = sequential(keras, lstm(k), innermost, lstm(k))
+    model = sequential(keras, inner)
+    freeze(inner.layers[0], innermost.layers[1])
+    return model
+
+
+def nested_cells(keras: Any) -> Any:
+    k = keras.layers
+    rnn = k.RNN([k.LSTMCell(H), k.LSTMCell(H)], return_sequences=True)
+    inner = sequential(keras, rnn, lstm(k))
+    model = sequential(keras, inner)
+    freeze(rnn.cell.cells[0])
+    return model
+
+
+def nested_weights_of_a_direction(keras: Any) -> Any:
+    k = keras.layers
+    inner = sequential(keras, lstm(k), both(k), lstm(k))
+    model = sequential(keras, inner)
+    freeze(*inner.layers[1].forward_layer.weights)
+    return model
+
+
+#: models that are converted whole, and those of which one direction alone is frozen, which no layer of ours is
+WHOLE = (
+    *(forward_weights, kernel, kernel_of_a_direction, gamma, spread, cells, weights_of_a_cell, nested),
+    *(nested_functional, nested_from_the_start, nested_and_trained_again, nested_twice, nested_cells),
+    nested_weights_of_a_direction,
+)
+ONE_WAY = (forward, backward, forward_from_the_start, forward_of_a_model_named_so)
+
+#: a model of one that fastrnn has, whose weights it takes
+OURS: dict[Any, Callable[[], list[Any]]] = {
+    **dict.fromkeys(
+        (forward, forward_from_the_start, forward_of_a_model_named_so, forward_weights), lambda: [two_ways()]
+    ),
+    backward: lambda: [two_ways("GRU", reset_after=True)],
+    kernel: lambda: [fastrnn.LSTM(H, H, bias=False)],
+    kernel_of_a_direction: lambda: [two_ways(bias=False)],
+    gamma: lambda: [fastrnn.LayerNormalization(H, 1e-3)],
+    spread: lambda: [fastrnn.Dense(H, H), fastrnn.LSTM(H, H)],
+}
+
+every = pytest.mark.parametrize("made", [*WHOLE, *ONE_WAY], ids=lambda made: made.__name__)
+
+
+def drawn(model: Any) -> tuple[Any, np.ndarray]:
+    """With weights at random, and inputs."""
+    rng = np.random.default_rng(5)
+    model.set_weights([rng.standard_normal(w.shape).astype(np.float32) for w in model.get_weights()])
+    return model, rng.standard_normal((2, 6, H)).astype(np.float32)
+
+
+def expect_the_same(ours: Any, theirs: Any, x: np.ndarray) -> None:
+    y = ours.predict(x) if isinstance(ours, fastrnn.Sequential) else fastrnn.Sequential([ours]).predict(x)
+    assert_close({"y": y}, {"y": np.asarray(theirs.predict(x, verbose=0))}, BOUND)
+
+
+@every
+@pytest.mark.parametrize("suffix", [None, ".h5", ".keras"])
+def test_whole_models(made: Any, suffix: str | None, keras: Any, tmp_path: Path) -> None:
+    """Without a suffix: the model that is there."""
+    model, x = drawn(made(keras))
+    source = model if suffix is None else tmp_path / f"m{suffix}"
+    if suffix:
+        model.save(source)
+    if made in ONE_WAY:
+        with pytest.raises(ValueError, match="trainable: expected both directions alike, got one that is frozen alone"):
+            fastrnn.from_keras(source)
+    else:
+        expect_the_same(fastrnn.from_keras(source), model, x)
+
+
+@pytest.mark.parametrize("made", OURS, ids=lambda made: made.__name__)
+@pytest.mark.parametrize("file", ["m.h5", "m.keras", "m.weights.h5"])
+def test_weights_alone(made: Any, file: str, keras: Any, tmp_path: Path) -> None:
+    model, x = drawn(made(keras))
+    (model.save_weights if "weights" in file else model.save)(tmp_path / file)
+    ours = fastrnn.Sequential(OURS[made]())
+    ours.load_keras_weights(tmp_path / file)
+    expect_the_same(ours, model, x)
+
+
+def as_keras_2(config: Any) -> Any:
+    """A configuration as Keras 2 has it: of a Bidirectional, that of the layer which it has copied twice."""
+    if isinstance(config, dict):
+        kept = {key: as_keras_2(value) for key, value in config.items() if key not in ("backward_layer", "trainable")}
+        return kept | ({"trainable": True} if "trainable" in config else {})
+    return [as_keras_2(one) for one in config] if isinstance(config, list) else config
+
+
+@every
+def test_a_configuration_that_says_nothing(made: Any, keras: Any, h5py: Any, tmp_path: Path) -> None:
+    model, x = drawn(made(keras))
+    model.save(tmp_path / "m.h5")
+    with h5py.File(tmp_path / "m.h5", "r+") as file:
+        file.attrs["model_config"] = json.dumps(as_keras_2(json.loads(file.attrs["model_config"])))
+    expect_the_same(fastrnn.from_keras(tmp_path / "m.h5"), model, x)
+
+
+@pytest.mark.parametrize("made", ONE_WAY, ids=lambda made: made.__name__)
+def test_one_layer_of_a_file_of_weights(made: Any, keras: Any, h5py: Any, tmp_path: Path) -> None:
+    """As `save_weights` of Keras 2 wrote it, which is what an `.h5` of Keras 3 has in a group."""
+    model, _ = drawn(made(keras))
+    model.save(tmp_path / "m.h5")
+    with h5py.File(tmp_path / "m.h5") as whole, h5py.File(tmp_path / "w.h5", "w") as file:
+        for key, group in whole["model_weights"].items():
+            whole.copy(group, file, key)
+        file.attrs.update(whole["model_weights"].attrs)
+    cell = "gru_after" if made is backward else "lstm"
+    got, (W, U, b, *others) = fastrnn.from_keras(tmp_path / "w.h5", cell=cell), model.get_weights()
+    G = 3 if cell == "gru_after" else 4
+    order = [1, 0, 2] if G == 3 else range(G)
+    expected = {
+        f"weight_{part}_l0{way}": np.concatenate([np.split(a.T, G)[i] for i in order])
+        for way, (W, U, b) in {"": (W, U, b), "_reverse": others}.items()
+        for part, a in (("ih", W), ("hh", U))
+    }
+    assert_same_bits({key: got.parameters()[key] for key in expected}, expected)
+
+
+def test_one_layer_beside_a_direction_that_is_frozen(keras: Any, tmp_path: Path) -> None:
+    """All weights of the model inside are one list in the file."""
+    k = keras.layers
+    inner = sequential(keras, lstm(k, name="first"), both(k), lstm(k, name="last"))
+    model, _ = drawn(sequential(keras, inner))
+    freeze(inner.layers[0], inner.layers[1].forward_layer)
+    model.save(tmp_path / "m.h5")
+    for layer in (inner.layers[0], inner.layers[2]):
+        got = fastrnn.from_keras(tmp_path / "m.h5", layer=layer.name).parameters()
+        assert_same_bits(got, fastrnn.from_keras(layer).parameters())
+
+
+@pytest.mark.parametrize(
+    "names", [["x/W", "x/U", "x/b"], ["lstm/lstm_1/kernel", "lstm/lstm_1/recurrent_kernel", "lstm/lstm_1/bias"]]
+)
+def test_names_that_say_nothing(names: list[str], keras: Any, h5py: Any, tmp_path: Path) -> None:
+    """Or two things. Then weights are in the model's order where all are trained, or none; else they are refused."""
+    k = keras.layers
+    for frozen in (0, 2, 1):
+        inner = sequential(keras, lstm(k, name="lstm"), lstm(k, name="lstm_1"))
+        model, x = drawn(sequential(keras, inner))
+        freeze(*inner.layers[:frozen])
+        path = tmp_path / f"{frozen}.h5"
+        model.save(path)
+        with h5py.File(path, "r+") as file:
+            group = file[f"model_weights/{inner.name}"]
+            renamed = [f"{i}/{name}" for i in range(2) for name in names]
+            for old, new in zip(group.attrs["weight_names"], renamed, strict=True):
+                group[new] = group[old][()]
+            group.attrs["weight_names"] = [name.encode() for name in renamed]
+        if frozen == 1:
+            with pytest.raises(
+                ValueError, match=r"\(Sequential\): trainable: expected all of it frozen or nothing, as names"
+            ):
+                fastrnn.from_keras(path)
+        else:
+            expect_the_same(fastrnn.from_keras(path), model, x)
+
+
+@pytest.mark.parametrize("slashes", [False, True])
+def test_directions_by_the_names_of_keras_1(slashes: bool, h5py: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    arrays = {
+        f"{way}_lstm_1{'/' if slashes else '_'}{key}": rng.standard_normal(shape).astype(np.float32)
+        for way in ("backward", "forward")
+        for key, shape in (("W", (H, 4 * H)), ("U", (H, 4 * H)), ("b", (4 * H,)))
+    }
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.attrs["layer_names"] = [b"both"]
+        group = file.create_group("both")
+        group.attrs["weight_names"] = [name.encode() for name in arrays]
+        for name, a in arrays.items():
+            group[name] = a
+    got = fastrnn.from_keras(tmp_path / "m.h5", cell="lstm").parameters()
+    first, second = (arrays[f"{way}_lstm_1{'/' if slashes else '_'}W"].T for way in ("forward", "backward"))
+    assert_same_bits(
+        {key: got[key] for key in ("weight_ih_l0", "weight_ih_l0_reverse")},
+        {"weight_ih_l0": first, "weight_ih_l0_reverse": second},
+    )
+    with h5py.File(tmp_path / "m.h5", "r+") as file:
+        names = [f"forward_{i}/{key}" for i in range(2) for key in "WUb"]
+        for old, new in zip(arrays, names, strict=True):
+            file["both"][new] = arrays[old]
+        file["both"].attrs["weight_names"] = [name.encode() for name in names]
+    with pytest.raises(
+        ValueError, match=r"layer 'both': expected half of its weights in 'forward_\.\.\.', got forward_0/W"
+    ):
+        fastrnn.from_keras(tmp_path / "m.h5", cell="lstm")
