@@ -1,7 +1,7 @@
-"""What PyTorch, Keras and ONNX call recurrent layers and what is in them; the one place that knows.
+"""Names and conventions of recurrent layers in PyTorch, Keras and ONNX, in one place.
 
-Families of cells, gates, options and functions go by our names, those of `fastrnn.cells`. A gate has one letter: an
-LSTM's i, f, g (Keras' and ONNX's c), o; a GRU's r, z and n (their h); the RNN's only one h.
+Cell families, gates, options and functions have fastrnn's names, those of `fastrnn.cells`. Gates are single letters:
+an LSTM's i, f, g (c in Keras and ONNX), o; a GRU's r, z, n (h there); the RNN's only gate, h.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from fastrnn.cells import Array, Cell, find, members
 
 @dataclass(frozen=True)
 class Framework:
-    """What one framework has."""
+    """Recurrent layers of one framework."""
 
     name: str
-    classes: Mapping[str, str]  #: family of cells -> its class, or its operator
-    gates: Mapping[str, str]  #: family -> its gates, first to last
-    peepholes: str = ""  #: first to last
-    merges: Mapping[Any, Any] = field(default_factory=dict)  #: its word or operator -> our `merge`
-    only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  #: option -> what it has of it, if not all
-    mask_each: bool = False  #: whether its recurrent dropout draws a mask for each gate, where ours has one for all
-    factories: bool = False  #: whether cells of the factories `lstm_with`, ... of `fastrnn.catalogue` count, too
+    classes: Mapping[str, str]  #: family of cells -> class or operator
+    gates: Mapping[str, str]  #: family -> gates in order
+    peepholes: str = ""  #: gates with peepholes, in order
+    merges: Mapping[Any, Any] = field(default_factory=dict)  #: its name or operator -> our `merge`
+    only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  #: option -> the values it supports, if not all
+    mask_each: bool = False  #: whether its recurrent dropout draws one mask per gate; ours draws one for all
+    factories: bool = False  #: whether cells from `fastrnn.catalogue.lstm_with`, ... are supported
 
     @property
     def families(self) -> dict[str, str]:
@@ -34,10 +34,10 @@ class Framework:
         return {kind: family for family, kind in self.classes.items()}
 
 
-#: What acts within a layer in training.
+#: Options that regularise within a layer in training.
 REGULARISERS = dict.fromkeys(("recurrent_dropout", "weight_drop"), (0.0,))
 
-#: Its orders are ours.
+#: Same gate orders as fastrnn.
 PYTORCH = Framework(
     "PyTorch",
     classes={"rnn": "RNN", "gru": "GRU", "lstm": "LSTM"},
@@ -52,15 +52,15 @@ PYTORCH = Framework(
     | REGULARISERS,
 )
 
-#: What it has of a layer in a model, where something may be done with what a module gives.
+#: Like `PYTORCH`, but in a model, where a module's outputs can be processed further.
 PYTORCH_IN_MODELS = replace(
     PYTORCH, only={name: had for name, had in PYTORCH.only.items() if name not in ("return_sequences", "merge")}
 )
 
-#: What a cell's functions are called among its options: of gates, of the candidate and of the output.
+#: Names of the options that are activations: of gates, the candidate and the output.
 ACTIVATIONS = ("activation", "gate", "candidate", "output")
 
-#: Functions inside of recurrent layers that Keras has as well.
+#: Activations of recurrent layers that Keras supports.
 KERAS_FUNCTIONS = (
     *("tanh", "relu", "sigmoid", "hard_sigmoid", "identity", "softsign", "softplus", "elu", "selu", "silu"),
     "exponential",
@@ -83,10 +83,10 @@ KERAS = Framework(
     factories=True,
 )
 
-#: A function's name in ONNX, and its alpha and beta as far as it has them.
+#: A function's name in ONNX, and its alpha and beta if any.
 Function = tuple[str, tuple[float, ...]]
 
-#: Functions inside of recurrent layers that ONNX has as well.
+#: Activations of recurrent layers that ONNX supports.
 FUNCTIONS: dict[str, Function] = {
     "tanh": ("Tanh", ()),
     "relu": ("Relu", ()),
@@ -111,7 +111,7 @@ ONNX = Framework(
 
 
 def reordered(a: Array, source: Sequence[str], target: Sequence[str], axis: int = 0) -> Array:
-    """With the equal parts that are stacked along an axis, a name each, in another order: a new array.
+    """Return a new array with the named equal parts along an axis in another order.
 
     Examples
     --------
@@ -125,35 +125,34 @@ def reordered(a: Array, source: Sequence[str], target: Sequence[str], axis: int 
 
 # --- PyTorch
 
-#: A module's `mode` -> its family of cells, and the `activation` that it says; `fastrnn.torch` has more of them.
+#: A module's `mode` -> its family of cells and its `activation`; `fastrnn.torch` adds more.
 MODES = {f"RNN_{cell.options['activation'].upper()}": ("rnn", cell.options["activation"]) for cell in members("rnn")}
 MODES |= {"GRU": ("gru", None), "LSTM": ("lstm", None)}
 
 
 # --- Keras
 
-#: The layer of any cell, and cell -> the layer that has it.
+#: The layer for any cell, and cell -> its own layer.
 KERAS_RNN = "RNN"
 KERAS_CELLS = {f"{kind}Cell": kind for kind in KERAS.families}
 
-#: Keras 1 and 2 had layers for graphics cards alone, whose weights are laid out another way: the layer, with options,
-#: that takes them over.
+#: GPU-only layers of Keras 1 and 2, with a different weight layout -> the layer, with options, that replaces them.
 CUDNN: dict[str, tuple[str, dict[str, bool]]] = {"CuDNNGRU": ("GRU", {"reset_after": True}), "CuDNNLSTM": ("LSTM", {})}
 
 
-#: Keras 1 had three arrays for each gate, W, U and b, and the gates in this order: family of cells -> its gates.
+#: Family of cells -> gate order in Keras 1, which had three arrays per gate, W, U and b.
 KERAS_1_GATES = {"gru": "zrn", "lstm": "igfo"}
 
 
 def keras_activation(name: Any) -> Any:
-    """Keras' word for a function of ours; `checks.activation` knows the way back."""
+    """Return Keras' name of one of our activations; `checks.activation` is the inverse."""
     return "linear" if name == "identity" else name
 
 
-#: What Keras 1 and 2 meant by a word that means another function now -> our word for it.
+#: Activation names that meant another function in Keras 1 and 2 -> our name of that function.
 KERAS_2 = {"hard_sigmoid": "hard_sigmoid_keras2"}
 
-#: Family of cells -> the options of its layer that are functions, and what they may be of a layer that was read.
+#: Family of cells -> the activation options of its layer; and their allowed values in a layer that is read.
 KERAS_FUNCTION_OPTIONS: dict[str, tuple[str, ...]] = {"rnn": ("activation",)}
 KERAS_FUNCTION_OPTIONS |= dict.fromkeys(("gru", "lstm"), ("activation", "recurrent_activation"))
 KERAS_ACTIVATIONS = (*map(keras_activation, KERAS_FUNCTIONS), "swish", *KERAS_2.values())
@@ -162,11 +161,11 @@ KERAS_ACTIVATIONS = (*map(keras_activation, KERAS_FUNCTIONS), "swish", *KERAS_2.
 def keras_cell(
     family: str, *, activation: str = "tanh", recurrent_activation: str = "sigmoid", reset_after: bool = False
 ) -> Cell:
-    """The cell of a layer of these options: a built-in one where there is one."""
+    """Return the cell of a layer with these options, a built-in one if possible."""
     own, gate = "identity" if activation == "linear" else activation, recurrent_activation
     if gate == "sigmoid" and own in [cell.options.get("activation", "tanh") for cell in members(family)]:
         return find(family, activation=own, reset_after=reset_after, peephole=False)
-    from fastrnn import catalogue  # here, because it takes long to import
+    from fastrnn import catalogue  # here, because it is slow to import
 
     make: dict[str, Callable[[], Cell]] = {
         "rnn": lambda: catalogue.rnn_with(own),
@@ -177,20 +176,20 @@ def keras_cell(
 
 
 def keras_options(cell: Cell) -> dict[str, Any]:
-    """Those that choose the cell of a layer; an LSTM's `candidate` is its `output`, too."""
+    """Return the layer options that select the cell; an LSTM's `candidate` is also its `output`."""
     words = {"candidate": "activation", "gate": "recurrent_activation"}
     words |= {name: name for name in ("activation", "reset_after")}
     return {words[name]: keras_activation(value) for name, value in cell.options.items() if name in words}
 
 
 def two_biases(cell: Cell) -> bool:
-    """Whether Keras has both, (2, G*H), or their sum, (G*H,)."""
+    """Return whether Keras stores both biases, (2, G*H), and not their sum, (G*H,)."""
     return bool(cell.options.get("reset_after"))
 
 
 # --- ONNX
 
-#: Inputs of a node, first to last, of which only an LSTM's has the last two; those of weights, and those of data.
+#: Inputs of a node in order (the last two only for LSTMs); which are weights, and which data.
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 WEIGHTS = ("W", "R", "B", "P")
 DATA = ("X", "sequence_lens", "initial_h", "initial_c")
@@ -198,18 +197,18 @@ DATA = ("X", "sequence_lens", "initial_h", "initial_c")
 COMMON = {"activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size", "layout"}
 ATTRIBUTES = {"rnn": COMMON, "gru": COMMON | {"linear_before_reset"}, "lstm": COMMON | {"input_forget"}}
 
-#: The functions of gates and candidate when the node does not say.
+#: Default activations of gates and candidate.
 DEFAULTS = {"rnn": ("Tanh",), "gru": ("Sigmoid", "Tanh"), "lstm": ("Sigmoid", "Tanh", "Tanh")}
 
 
 def onnx_functions(cell: Cell) -> tuple[Function, ...]:
-    """Of one direction."""
+    """Return the activations of one direction."""
     chosen = [cell.options[name] for name in ACTIVATIONS if name in cell.options]
     return tuple(FUNCTIONS[name] for name in chosen) or tuple((name, ()) for name in DEFAULTS[cell.family])
 
 
 def onnx_attributes(cell: Cell, H: int, directions: int) -> dict[str, Any]:
-    """The attributes of a node of one of our cells that differ from their defaults."""
+    """Return the non-default attributes of the node for one of our cells."""
     found: dict[str, Any] = {"hidden_size": H}
     if directions == 2:
         found["direction"] = "bidirectional"
@@ -227,7 +226,7 @@ def onnx_attributes(cell: Cell, H: int, directions: int) -> dict[str, Any]:
 
 
 def onnx_activations(family: str) -> dict[tuple[Function, ...], str | None]:
-    """What the functions of a direction may be, in small letters, and the `activation` of our cell that has them."""
+    """Map the supported activations of a direction, in lower case, to the `activation` of our cell that has them."""
     return {
         tuple((name.lower(), numbers) for name, numbers in onnx_functions(cell)): cell.options.get("activation")
         for cell in members(family)
@@ -235,17 +234,17 @@ def onnx_activations(family: str) -> dict[tuple[Function, ...], str | None]:
 
 
 def spelled(functions: Sequence[Function], directions: int) -> tuple[tuple[Any, ...], ...]:
-    """Attributes `activations`, `activation_alpha` and `activation_beta` of a node."""
+    """Return a node's attributes `activations`, `activation_alpha` and `activation_beta`."""
     alpha, beta = (tuple(n for _, numbers in functions for n in numbers[i : i + 1]) for i in (0, 1))
     return tuple(name for name, _ in functions) * directions, alpha * directions, beta * directions
 
 
 # --- others
 
-#: Haiku's orders; of Flax and Equinox they are PyTorch's.
+#: Haiku's gate orders; Flax and Equinox have PyTorch's.
 HAIKU_GATES = {"gru": "zrn", "lstm": "igfo"}
 
-#: RTNeural's type of a layer -> Keras' class; its arrays are Keras' too.
+#: RTNeural's layer type -> Keras' class; the arrays are Keras' too.
 RTNEURAL = {
     "lstm": "LSTM",
     "gru": "GRU",
@@ -254,13 +253,13 @@ RTNEURAL = {
     "activation": "Activation",
 }
 
-#: Neural Amp Modeler's architecture -> family of cells; it is trained in PyTorch.
+#: Neural Amp Modeler's architecture -> family of cells; models are trained in PyTorch.
 NAM = {"LSTM": "lstm"}
 
 
 # --- by hand
 
-#: Family of cells -> what people call a gate, "" being no name at all -> the gate.
+#: Family of cells -> common names of a gate ("" is no name) -> the gate.
 BY_HAND = {
     "rnn": {"": "h"},
     "gru": {"r": "r", "z": "z", "n": "n", "h": "n", "": "n"},

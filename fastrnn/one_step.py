@@ -1,4 +1,4 @@
-"""What one step of layers on one another runs: what the layers say of it, and what a backend makes of that."""
+"""One step of stacked layers: the layers add their parts, and a backend runs them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fastrnn.cells import Array, Arrays
 from fastrnn.checks import expect_room
 from fastrnn.packed import PackedStack, stand_in
 
-#: How states are ordered: the names of a recurrent layer's; None of a layer without; of a model one of these a layer.
+#: Structure of a state: a recurrent layer's state names, None for a stateless layer, a list of these for a model.
 Form = tuple[str, ...] | list[Any] | None
 
 
 class Part(Protocol):
-    """A part of a step that has one of a backend's stages: a `PackedStack`, or what works on each row by itself."""
+    """A part of a step, run as one backend stage: a `PackedStack` or a rowwise operation."""
 
     @property
     def dtype(self) -> np.dtype[Any]: ...
@@ -30,7 +30,7 @@ class Part(Protocol):
 
 
 class RowFunction(NamedTuple):
-    """A function without a matrix, in a step."""
+    """An activation without a matrix, as a part of a step."""
 
     function: str
     features: int
@@ -49,7 +49,7 @@ class RowFunction(NamedTuple):
 
 
 class OneStep:
-    """Parts, each reading what the one before gives; `layers.Layer.add_steps` adds those of a layer."""
+    """Parts of a step, each reading the output of the previous one; added by `layers.Layer.add_steps`."""
 
     def __init__(self) -> None:
         self.parts: list[Part] = []
@@ -59,31 +59,31 @@ class OneStep:
 
     @property
     def features(self) -> int:
-        """Of what the next part reads."""
+        """The number of features that the next part reads."""
         if self._features is None:
-            raise ValueError("x: no layer says how many features it has; expected one that does, as a Dense")
+            raise ValueError("x: its number of features is unknown; expected a layer that defines it, such as Dense")
         return self._features
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of all parts; float32 if none has any."""
+        """The dtype of all parts; float32 if none has one."""
         return self._dtype or np.dtype(np.float32)
 
     def reads(self, features: int | None) -> None:
-        """So many, where no part has said it."""
+        """Set the number of input features, if still unknown."""
         self._features = self._features or features
 
     def add(self, part: Part, features: int) -> None:
-        """A part that gives so many features."""
+        """Add a part that outputs this many features."""
         if not isinstance(part, RowFunction):
             self._agree(part.dtype)
         self._features = features
         self.parts.append(part)
 
     def read(self, table: Array) -> None:
-        """Take x for numbers of a table's rows."""
+        """Look up x as row indices of a table."""
         if self.parts or self.table is not None:
-            raise ValueError("x: expected integers, which no layer gives; expected the Embedding first")
+            raise ValueError("x: an Embedding reads integers, which no layer outputs; expected it as the first layer")
         self._agree(table.dtype)
         self.table, self._features = table, table.shape[1]
 
@@ -93,14 +93,14 @@ class OneStep:
         self._dtype = dtype
 
     def stepper(self, B: int, threads: int | None, flat: Callable[[Any], Any]) -> tuple[Stepper, Arrays]:
-        """Of B rows, and the states that it updates; `flat` as a backend has it."""
+        """Return a stepper for B rows, and the states that it updates; for `flat` see `call.Backend`."""
         self._expect_room("batch_size", B)
         backend, stages = self._stages(B, threads)
         states = tuple([np.zeros((L, B, width), self.dtype) for L, width in self._widths()])
         return backend.stepper(stages, self.table, states, B, flat), states
 
     def sessions(self, capacity: int, threads: int | None) -> tuple[Sessions, Arrays]:
-        """Of so many sequences, and the stores of their states."""
+        """Return sessions for `capacity` sequences, and the stores of their states."""
         self._expect_room("capacity", capacity)
         backend, stages = self._stages(1, threads)
         stores = tuple([np.zeros((capacity, L, 1, width), self.dtype) for L, width in self._widths()])
@@ -108,10 +108,10 @@ class OneStep:
 
     def _expect_room(self, name: str, n: int) -> None:
         floats = sum(part.floats for part in self.parts)
-        expect_room(name, f"{name}, numbers of a sequence", (n, floats), n, floats)
+        expect_room(name, f"{name}, numbers per sequence", (n, floats), n, floats)
 
     def _stages(self, B: int, threads: int | None) -> tuple[Backend, list[Stage]]:
-        """One backend runs them all: that in use, if it has every cell."""
+        """Return one backend for all parts (the one in use, if it has every cell) and the stages."""
         threads = backends.thread_count(threads)
         of = [backends.of(part.inference) for part in self.parts if isinstance(part, PackedStack)]
         backend = next((one for one in of if one is not backends.current()), backends.current())
@@ -119,13 +119,13 @@ class OneStep:
         return backend, [part.stage(backend, B, threads) for part in parts]
 
     def _widths(self) -> list[tuple[int, int]]:
-        """Layers and units of every state."""
+        """Return the number of layers and of units of every state."""
         stacks = [part for part in self.parts if isinstance(part, PackedStack)]
         return [(stack.num_layers, width) for stack in stacks for width in stack.widths]
 
 
 def arranged(form: Form, arrays: Iterator[Array]) -> Any:
-    """States as a layer or a model takes and gives them, from one array after the other."""
+    """Arrange a sequence of arrays in the form of a layer's or model's state."""
     if form is None:
         return None
     if isinstance(form, list):
@@ -135,7 +135,7 @@ def arranged(form: Form, arrays: Iterator[Array]) -> Any:
 
 
 def flattened(form: Form, state: Any) -> list[Any]:
-    """The way back."""
+    """Return the arrays of a state as a list: the inverse of `arranged`."""
     if form is None:
         if state is not None:
             raise TypeError(f"state: expected None for a layer without one, got {type(state).__name__}")

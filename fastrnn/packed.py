@@ -1,8 +1,8 @@
-"""Layers stacked on one another: their weights, packed for the kernels once, and every way to run them.
+"""Stacked layers: their weights, packed for the kernels once, and every way to run them.
 
-Arrays alone, time-major and as a `Call` wants them: what a user gave has been checked above. States of the whole stack
-are one (L*D, B, H) array for each state of the cell, L layers in D directions, in PyTorch's order of them: layer by
-layer, and in each the directions. So stand parameters, calls and what is kept of them.
+Arrays here are time-major and already checked, as a `Call` needs them. The states of a stack are one (L*D, B, H) array
+per state of the cell, for L layers in D directions, in PyTorch's order: layer by layer, and in each layer by direction.
+Parameters, calls and saved data have the same order.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from fastrnn.merges import MERGES
 #: parameters of one layer and direction, by their names in a `Call`
 Part = dict[str, Array]
 
-#: (L*D, B, H) for each state of the cell, or None where nothing is known of it
+#: (L*D, B, H) for each state of the cell, or None if absent
 States = Sequence[Array | None]
 
-#: what calls of one kind have in common: the shape of x, and threads
+#: the kind of a call: the shape of x, and threads
 Kind = tuple[tuple[int, ...], int]
 
 
 class Masks(NamedTuple):
-    """What one call is regularised by in training."""
+    """Random masks that regularise one call in training."""
 
-    U: Array | None = None  #: what U is multiplied with, shaped like it
-    e: Arrays = ()  #: (T, B, H), extra inputs of the tape's cell after those of the stack's
+    U: Array | None = None  #: multiplied with U elementwise
+    e: Arrays = ()  #: (T, B, H), extra inputs of the tape's cell, after those of the stack's cell
 
 
 @dataclass
 class Tape:
-    """What a training forward is told and keeps."""
+    """Options and saved data of a training forward."""
 
     backend: Backend
-    #: (T, B, features) for each layer but the top: what its y is multiplied with. None without dropout
+    #: (T, B, features) for each layer but the top: dropout masks of its y; empty without dropout
     masks: Sequence[Array] = ()
-    checkpoint: int | None = None  #: as a `Call` has it, and so has `clean`
-    cell: Cell | None = None  #: what runs in place of the stack's cell, whose weights and states it has
-    drawn: Sequence[Masks] = ()  #: of every call, if not empty
+    checkpoint: int | None = None  #: as in `Call`; so is `clean`
+    cell: Cell | None = None  #: runs in place of the stack's cell, with the same weights and states
+    drawn: Sequence[Masks] = ()  #: one per call, or empty
     clean: bool = False
     calls: list[Call] = field(default_factory=list)
     saved: list[Any] = field(default_factory=list)
-    final: list[Arrays] = field(default_factory=list)  #: one (B, H) for each state, of every call
-    #: takes what the backward of each layer's directions is asked, as it comes down the stack
+    final: list[Arrays] = field(default_factory=list)  #: for every call, one (B, H) per state
+    #: called with the arguments of each layer's backward, from the top layer down
     watch: Callable[[list[Backward]], None] = lambda asked: None
 
     def add(self, calls: list[Call], results: list[Forward]) -> None:
@@ -60,20 +60,20 @@ class Tape:
 
 
 class StackGradients(NamedTuple):
-    """What a backward gives, shaped like what it belongs to."""
+    """Result of a backward; gradients shaped like their arguments."""
 
     dx: Array
-    dinit: Arrays | None  #: None where there was no initial state
+    dinit: Arrays | None  #: None if there was no initial state
     dparts: list[Part]
     de: Arrays  #: (T, B, H) for each extra input
 
 
 class Kept(NamedTuple):
-    """A call of inference that was described to the kernels once, for as long as nothing of it changes."""
+    """An inference call described to the kernels once, valid until the stack changes."""
 
     kind: Kind
-    packed: list[Any]  #: the parameters that it reads, packed for the backend and instruction set that it runs on
-    run: Prepared | None  #: None until the same kind of call comes again
+    packed: list[Any]  #: its parameters, packed for its backend and instruction set
+    run: Prepared | None  #: None until a second call of the same kind
 
 
 class PackedStack:
@@ -83,17 +83,16 @@ class PackedStack:
     ----------
     cell : Cell
     parts : list of dict
-        W (G*H, I), U (G*H, H), R (P, H) where h is projected, and what else the cell takes, of each layer and
-        direction. They are not copied: whoever changes them says so by `invalidate`, and a call that was given a tape
-        reads them as they are.
+        W (G*H, I), U (G*H, H), R (P, H) if h is projected, and the cell's other parameters, of each layer and
+        direction. They are not copied: call `invalidate` after changing them. Calls with a tape read them directly.
     directions : tuple of bool
-        Whether each of them runs in reverse.
+        Whether each direction runs in reverse.
     merge : key of MERGES
-        What becomes of two directions' outputs.
+        How the outputs of two directions are combined.
     bf16 : bool
         Round W and U to bfloat16, in place, and pack them as such.
     inference : Cell, optional
-        What runs in place of the cell where there is no tape, with the same weights, states and inputs.
+        Runs in place of the cell without a tape, with the same weights, states and inputs.
     """
 
     def __init__(
@@ -137,7 +136,7 @@ class PackedStack:
         e: Arrays = (),
         fixed: tuple[bool, ...] = (),
     ) -> Call:
-        """The call of layer and direction number i, whose initial states are (B, H); a training one with a tape."""
+        """Return the call of layer and direction number i, with initial states (B, H); for training with a tape."""
         parameters: dict[str, Any] = self.parts[i]
         if tape is not None and tape.drawn:
             drawn = tape.drawn[i]
@@ -177,11 +176,11 @@ class PackedStack:
         e: Arrays = (),
         fixed: tuple[bool, ...] = (),
     ) -> tuple[Any, Arrays]:
-        """y, merged, and the final states; in training the tape takes what backward needs.
+        """Return y, merged, and the final states; in training, save what backward needs in the tape.
 
         Every layer and direction gets the same extra inputs.
 
-        With `batch_first` y is (B, T, ...) in memory, and still time-major. An x (N, I) makes the calls ragged.
+        With `batch_first` y is (B, T, ...) in memory, but its shape is time-major. The calls are ragged if x is (N, I).
         """
         backend, packed = self.packed() if tape is None else (tape.backend, [None] * len(self.parts))
         masks = () if tape is None else tape.masks
@@ -210,7 +209,7 @@ class PackedStack:
                     fixed=fixed,
                 )
                 calls.append(call)
-            if D > 1 or masks or top:  # other layers go up together
+            if D > 1 or masks or top:  # other layers run in one backend call
                 results = backend.forward(calls)
                 final += [result.final for result in results]
                 if tape is not None:
@@ -222,7 +221,7 @@ class PackedStack:
         return x, joined(final)
 
     def backward(self, tape: Tape, dy: Any, dfinal: States) -> StackGradients:
-        """Every gradient, from those of what `forward` gave, each of which may be None."""
+        """Return every gradient, given those of `forward`'s outputs, each of which may be None."""
         D = len(self.directions)
         found: list[Gradients] = []
         for first in range(len(self.parts) - D, -1, -D):
@@ -250,14 +249,14 @@ class PackedStack:
 
     @property
     def floats(self) -> int:
-        """Numbers, roughly, that a step holds of each row."""
+        """Approximate number of floats per row that one step needs."""
         floats: int = self.input_size + 8 * self.hidden_size * self.num_layers
         return floats
 
     def stage(self, backend: Backend, B: int, threads: int) -> list[Call]:
-        """What one step of B sequences runs; of one direction.
+        """Return the calls of one step of B sequences; one direction only.
 
-        It stays with the instruction set in use, and with the parameters through every `invalidate`.
+        They keep the instruction set in use, and follow the parameters through every `invalidate`.
         """
         packed = self.packed(backend)[1]
         self._streamed.add((backend.name, backend.layout()))
@@ -266,15 +265,15 @@ class PackedStack:
         return [self.call(i, x, packed=packed[i], threads=threads) for i, x in enumerate(xs)]
 
     def prepared(self, kind: Kind) -> Prepared | None:
-        """What runs a call of this kind at once, if `prepare` has seen it, and the parameters are the same since."""
+        """Return the prepared call of this kind, if there is one and the parameters have not changed since."""
         kept = self._kept
         return kept.run if kept is not None and kept.kind == kind and kept.packed is self.packed()[1] else None
 
     def prepare(self, kind: Kind, batch_first: bool, every_step: bool) -> None:
-        """Notice a call of inference without lengths and resets; the second of a kind is described to the kernels.
+        """Record an inference call without lengths and resets; the second of a kind is prepared.
 
-        x is (T, I), (T, B, I), or (B, T, I) if `batch_first`; unless `every_step`, y is the last h alone. What has two
-        directions is not described.
+        x is (T, I), (T, B, I), or (B, T, I) if `batch_first`; unless `every_step`, y is only the last h. Bidirectional
+        stacks are not prepared.
         """
         if len(self.directions) > 1:
             return
@@ -292,12 +291,12 @@ class PackedStack:
             self._kept = kept._replace(run=backend.prepared(calls, shape, batch_first, every_step))
 
     def packed(self, backend: Backend | None = None) -> tuple[Backend, list[Any]]:
-        """The backend, that in use if it is None, and the parameters of each layer and direction packed for it."""
+        """Return the backend (by default the one in use) and each layer and direction's parameters packed for it."""
         backend = backend or backends.of(self.inference)
         key = (backend.name, backend.layout())
         packed = self._packed.get(key)
         if packed is None:
-            # A thread that packed at the same time may have come first: `invalidate` must find what is used.
+            # Another thread may have packed first: use its result, because `invalidate` updates that one.
             packed = self._packed.setdefault(key, self._pack(backend, key[1], [None] * len(self.parts)))
         return backend, packed
 
@@ -307,7 +306,7 @@ class PackedStack:
         return [backend.pack(call, layout, old) for call, old in zip(calls, packed, strict=True)]
 
     def invalidate(self) -> None:
-        """The parameters were changed in place. Steppers go on with the new ones."""
+        """Repack the parameters after they were changed in place. Existing steppers use the new ones."""
         if self.bf16:
             for part in self.parts:
                 for key in part.keys() & {"W", "U", "R"}:  # only the matrices are worth rounding
@@ -323,19 +322,19 @@ class PackedStack:
 
 
 def joined(states: Sequence[Any]) -> Arrays:
-    """(L*D, B, H) for each state, from what each call has of them."""
+    """Stack the states of all calls: (L*D, B, H) for each state."""
     if len(states) == 1:
         return tuple([s[None] for s in states[0]])
     return tuple([np.stack(s) for s in zip(*states, strict=True)])
 
 
 def stand_in(T: int, B: int, features: int, dtype: Any) -> Array:
-    """A (T, B, features) array that takes the memory of one row."""
+    """Return a (T, B, features) placeholder that has the memory of one row."""
     return np.lib.stride_tricks.as_strided(np.zeros(features, dtype), (T, B, features), (0, 0, dtype.itemsize))
 
 
 def bfloat16(a: Array) -> Array:
-    """float32 rounded to the nearest value that bfloat16 has, ties to even; still as float32."""
+    """Round float32 to the nearest bfloat16, ties to even; the result is float32."""
     bits = a.view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
     return np.where(np.isnan(a), a, rounded.view(np.float32))

@@ -292,7 +292,7 @@ def test_parameters_start_as_the_cell_says(oracle: Callable[[str], Any]) -> None
         assert name.startswith("parameter") == np.array_equal(p.detach().numpy(), starts)
     ones = {"p": lambda shape, rng, dtype: np.ones(shape, dtype)}
     assert (fastrnn.Recurrent(cell, 3, 4, initializer=ones).parameters()["parameter_l0"] == 1).all()
-    with pytest.raises(fastrnn.cells.CellError, match="parameters: expected a number with which a starts, got 'one'"):
+    with pytest.raises(fastrnn.cells.CellError, match="expected a number as the initial value of a, got 'one'"):
         fastrnn.cell(gates="n", states="h", parameters={"a": "one"})(lambda x, U, s, p: x.n + p.a * s.h)
 
 

@@ -1,6 +1,6 @@
 """The compiled backend: C kernels for each instruction set, in the top-level extension module `_fastrnn`.
 
-Raises ImportError on import where the extension was not built.
+Importing it raises ImportError if the extension was not built.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ _isa = next(reversed(_isas))
 _fastrnn.set_cpus(usable_cpus())
 
 
-#: What the compiler is told of an instruction set; others are what their names say.
+#: Instruction set -> LLVM CPU name, where they differ.
 _CPUS = {"x86-64-v4-bf16": "x86-64-v4", "neon": "generic", "portable": "generic"}
 
 
 def _compiler() -> Any:
-    """`cells.machine`, imported when a cell first needs it: its imports take a seventh of fastrnn's own."""
+    """Return `cells.machine`, imported lazily: its imports take a seventh of fastrnn's import time."""
     return importlib.import_module("fastrnn.cells.machine")
 
 
 def runs(cell: Cell) -> bool:
-    """Whether the kernels have this cell, or a compiler for it."""
+    """Return whether the kernels include this cell or can compile it."""
     return cell.digest in _compiled_in or _compiler().available()
 
 
 @functools.cache
 def _code(cell: Cell, itemsize: int, isa: str) -> _fastrnn.AnyCell:
-    """A cell as the core takes it: its index, or its machine code."""
+    """Return a cell as the core takes it: its index, or its machine code."""
     if cell.digest in _compiled_in:
         return _compiled_in[cell.digest]
     vector_bytes, fused = _fastrnn.vector(_isas[isa])
@@ -56,7 +56,7 @@ def _code(cell: Cell, itemsize: int, isa: str) -> _fastrnn.AnyCell:
 
 
 def _in_order(call: Call) -> Call:
-    """With U and b_rec in the order of the phases, in which the core wants them; the same call but for rare cells."""
+    """Return the call with U and b_rec in the order of the phases, as the core needs; most cells need no change."""
     order = call.cell.order
     if order is None:
         return call
@@ -64,7 +64,7 @@ def _in_order(call: Call) -> Call:
 
 
 def _taken(a: np.ndarray | None, order: Sequence[int]) -> np.ndarray | None:
-    """These of the products that are stacked along the first axis."""
+    """Reorder the products stacked along the first axis."""
     if a is None:
         return None
     return a.reshape(len(order), -1)[list(order)].reshape(a.shape)
@@ -75,7 +75,7 @@ def _cell(call: Call, isa: str) -> _fastrnn.AnyCell:
 
 
 def isa_names() -> tuple[str, ...]:
-    """The instruction sets that this machine runs, slowest first."""
+    """Return the instruction sets that this machine supports, slowest first."""
     return tuple(_isas)
 
 
@@ -97,17 +97,17 @@ def build_info() -> dict[str, str]:
     return {"compiler": _fastrnn.compiler}
 
 
-#: Scratch up to this size is kept per thread from call to call: fresh pages cost as much as the work on them.
+#: Scratch up to this size is reused per thread: page faults on fresh memory cost as much as the computation.
 _SCRATCH_LIMIT = 64 << 20
 
 
 class _Scratch(threading.local):
-    """Work areas, each in the hands of one call: a signal's handler may make another in the middle of it."""
+    """Scratch memory, exclusive to one call: a signal handler may make another call in the middle of it."""
 
     kept: np.ndarray | None = None
 
     def take(self, n: int) -> np.ndarray:
-        """At least n uninitialised bytes."""
+        """Return at least n uninitialised bytes."""
         memory, self.kept = self.kept, None
         return np.empty(n, np.uint8) if memory is None or memory.size < n else memory
 
@@ -119,14 +119,14 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-#: Of what training forwards left and backward is done with, this much is kept for the next ones, likewise.
+#: Upper limit on freed training buffers kept for reuse.
 _SPARE_LIMIT = 256 << 20
 _spare: list[np.ndarray] = []
-_spare_lock = threading.RLock()  # a __del__ may come in the middle of anything
+_spare_lock = threading.RLock()  # reentrant, because __del__ may run at any point
 
 
 def _after_fork() -> None:
-    """Another thread may have held the lock at a fork, and there is none in the child to let go of it."""
+    """Replace the lock: another thread may have held it at the fork, and does not exist in the child."""
     global _spare_lock
     _spare_lock = threading.RLock()
 
@@ -136,7 +136,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Saved:
-    """What a training forward leaves to backward, laid out for the instruction set that left it."""
+    """Data that a training forward saves for backward, laid out for its instruction set."""
 
     __slots__ = ("_room", "isa", "memory", "seen")
 
@@ -159,43 +159,43 @@ class _Saved:
 
 
 def _memory(n: int) -> np.ndarray:
-    """n bytes or some more for a `_Saved`."""
+    """Return at least n bytes for a `_Saved`."""
     with _spare_lock:
         fits = [i for i, memory in enumerate(_spare) if n <= memory.size <= 2 * n]
         return _spare.pop(fits[-1]) if fits else _aligned(n)
 
 
-#: What the kernels align to; see FRNN_ALIGN in fastrnn.h.
+#: Alignment of the kernels' arrays; see FRNN_ALIGN in fastrnn.h.
 _ALIGN = 64
 
 
 def _astray(memory: np.ndarray) -> int:
-    """Bytes from an aligned address to where an array begins."""
+    """Return an array's misalignment in bytes."""
     address: int = memory.__array_interface__["data"][0]
     return address % _ALIGN
 
 
 def _aligned(n: int) -> np.ndarray:
-    """n uninitialised bytes. The kernels begin at an aligned address, which then is the first in copies as well."""
+    """Return n uninitialised bytes, aligned, so that the data starts at offset 0 in copies too."""
     room = np.empty(n + _ALIGN, np.uint8)
     start = -_astray(room) % _ALIGN
     return room[start : start + n]
 
 
 class _Lent(np.ndarray):
-    """The bytes of a `_Saved`, which lives as long as any view of them."""
+    """The bytes of a `_Saved`, kept alive by any view of them."""
 
     saved: _Saved
 
 
 class _Borrowed(NamedTuple):
-    """What backward reads of a `_Saved`, where the bytes are another's."""
+    """The saved data for backward when a framework owns the bytes."""
 
     isa: str
     memory: np.ndarray
 
     def expect_unchanged(self, call: Call) -> None:
-        """Who keeps the bytes keeps the arguments, and knows whether they were changed."""
+        """No check: the framework that owns the bytes tracks its own arguments."""
 
 
 def to_bytes(saved: _Saved) -> np.ndarray:
@@ -238,7 +238,7 @@ def forward(calls: Sequence[Call]) -> list[Forward]:
     _fastrnn.forward(_isas[isa], jobs, _scratch)
     for call, result in zip(calls, results, strict=True):
         if result.saved:
-            result.saved.seen = _fastrnn.glance(call.arrays())  # not before: x may be the y of another call
+            result.saved.seen = _fastrnn.glance(call.arrays())  # after the calls: x may be another call's y
     return results
 
 
@@ -247,20 +247,20 @@ def layout() -> str:
 
 
 def xla_handlers() -> dict[str, object]:
-    """What XLA calls, in capsules: "forward" and "backward"; src/xla.h has their arguments."""
+    """Return XLA's handlers "forward" and "backward" as capsules; src/xla.h documents their arguments."""
     return _fastrnn.xla_handlers()
 
 
 def saved_bytes(call: Call, isa: str) -> int:
-    """Room for what a training forward leaves, whatever the lengths."""
+    """Return the number of bytes that a training forward saves at most, for any lengths."""
     return _fastrnn.saved_bytes(_isas[isa], _cell(call, isa), call)
 
 
 def room(cell: Cell, dtype: np.dtype, H: int, P: int, rows: Any, B: Any) -> Any:
-    """Upper bound of the bytes that a training forward saves, for any lengths.
+    """Return an upper bound of the bytes that a training forward saves, for any lengths.
 
-    Rows are those of all steps together, T * B or a ragged call's; B is the number of sequences, P 0 or the width of R.
-    A compiler asks before there is a call, which `saved_bytes` needs; rows and B may be its symbols.
+    `rows` counts those of all steps, T * B or N of a ragged call; B is the number of sequences, P the rows of R or 0.
+    Compilers need it before there is a call for `saved_bytes`; rows and B may be symbolic.
     """
     step, row, once = _room(cell, dtype, H, P, _isa)
     return rows * step + B * row + once
@@ -268,7 +268,7 @@ def room(cell: Cell, dtype: np.dtype, H: int, P: int, rows: Any, B: Any) -> Any:
 
 @functools.cache
 def _room(cell: Cell, dtype: np.dtype, H: int, P: int, isa: str) -> tuple[int, int, int]:
-    """For each row of each step, for each row, and for where arrays begin: rows are all as long as each other."""
+    """Return the bytes per row and step, per row, and the constant rest; linear, because all rows have equal size."""
 
     def measured(T: int, B: int) -> int:
         call = Call(
@@ -283,7 +283,7 @@ def _room(cell: Cell, dtype: np.dtype, H: int, P: int, isa: str) -> tuple[int, i
         )
         return saved_bytes(call, isa)
 
-    n = _ALIGN  # of whatever lies on end as aligned as the first
+    n = _ALIGN  # a multiple of the alignment, so that padding does not vary
     all_rows = measured(n, n)
     step = (measured(2 * n, n) - all_rows) // n**2
     row = (measured(n, 2 * n) - all_rows) // n - n * step
@@ -291,7 +291,7 @@ def _room(cell: Cell, dtype: np.dtype, H: int, P: int, isa: str) -> tuple[int, i
 
 
 def numbers(cell: Cell, itemsize: int, isa: str) -> tuple[int, int]:
-    """By which programs of XLA know them."""
+    """Return the numbers of the cell and the instruction set in XLA programs."""
     return _xla_key(cell, itemsize, isa), _isas[isa]
 
 
@@ -400,7 +400,7 @@ def _empty_gradients(call: Call) -> Gradients:
 
 
 def activation(name: str, x: np.ndarray) -> np.ndarray:
-    """sigmoid or tanh of a contiguous float array, as the kernels of the current instruction set compute it."""
+    """Compute sigmoid or tanh of a contiguous float array with the kernels of the current instruction set."""
     y = np.empty_like(x)
     _fastrnn.activation(_isas[_isa], name, x, y)
     return y

@@ -1,6 +1,6 @@
-"""The Numba backend: the NumPy backend's loop over the reference's own functions, compiled.
+"""The Numba backend: the NumPy backend's loop over time with the step's loops compiled.
 
-No formula is written twice: what is compiled is the text that NumPy runs; only `dot` is replaced, because Numba's own
+It compiles the same source that NumPy runs, so no formula is duplicated; only `dot` is replaced, because Numba's own
 `@` needs SciPy.
 """
 
@@ -72,10 +72,10 @@ def backward(calls: Sequence[Backward]) -> list[Gradients]:
     return [scan_backward(back, reference(back.call.cell, back.call.x.dtype)) for back in calls]
 
 
-# Sums may be taken in any order, so that they run in vector registers; NaN and infinity keep their meaning.
+# Allow reordering of sums, for vectorisation; NaN and infinity keep their semantics.
 @numba.njit(nogil=True, fastmath={"reassoc", "contract"})
 def dot(a: Array, b: Array) -> Array:  # pragma: no cover - runs as machine code, which coverage.py cannot see
-    """a @ b, with the innermost loop along the axis in which b is contiguous."""
+    """Return a @ b, with the innermost loop along b's contiguous axis."""
     m, n, k = a.shape[0], b.shape[1], a.shape[1]
     out = np.zeros((m, n), a.dtype)
     if b.strides[0] == b.itemsize:
@@ -95,14 +95,14 @@ def dot(a: Array, b: Array) -> Array:  # pragma: no cover - runs as machine code
 
 @cache
 def elementwise(function: Callable[..., Any]) -> Any:
-    """A function of `cells.functions`, compiled for every type that it meets."""
+    """Compile a function of `cells.functions` for every type it is called with."""
     return numba.njit(nogil=True)(function)
 
 
 @cache
 def reference(cell: Cell, dtype: np.dtype[Any]) -> Reference:
-    """The cell's step on arrays of this dtype, each loop compiled once: for read-only arrays, as which Numba takes any
-    that are C-contiguous."""
+    """Return the cell's step for this dtype, each loop compiled once, for read-only arrays: Numba accepts any
+    C-contiguous array as such."""
     vector, matrix = (types.Array(numba.from_dtype(dtype), ndim, "C", readonly=True) for ndim in (1, 2))
 
     def machine_code(loop: Loop) -> Any:

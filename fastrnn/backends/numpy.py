@@ -1,8 +1,8 @@
-"""The NumPy backend, and the one loop over time that it shares with Numba's.
+"""The NumPy backend, and the loop over time that it shares with the Numba backend.
 
-The loop knows no cell. It walks the steps in the direction of travel and takes along, at each step, only the rows of
-the batch that are valid there: a sequence past its length stands still, so whatever lies in its padding is never
-looked at. In reverse a sequence stands still until the walk reaches its last valid step; nothing else changes.
+The loop is independent of the cell. It goes through the steps in the direction of travel and, at each, updates only the
+rows of the batch that are valid there: the state of a sequence past its length stays unchanged and its padding is
+never read. In reverse, a sequence's state stays unchanged until the loop reaches its last valid step.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from fastrnn.unchanged import Glance, expect_unchanged, glance
 
 name = "numpy"
 
-# NaN and infinity are data here, and the compiled backends do not warn of them either.
+# NaN and infinity are data here; the compiled backends do not warn about them either.
 quietly = np.errstate(all="ignore")
 
 
 class Visit(NamedTuple):
-    """What backward must know of one step; the rows are those valid at the step."""
+    """Data of one step for backward; its rows are those valid at the step."""
 
-    at: Any  # index of the step's rows in the (T, B, ...) arrays, or those of a ragged call
+    at: Any  # index of the step's rows in (T, B, ...) arrays, or in those of a ragged call
     rows: Any  # a slice or an index array into the batch
     x: Array  # (rows, I)
-    state: Arrays  # (rows, H) each: what the step started from, after a reset
+    state: Arrays  # (rows, H) each: before the step, after resets
     saved: Arrays
     e: Arrays  # (rows, H) or (rows, 1) each
 
 
 class Saved(NamedTuple):
-    """What `scan` leaves to `scan_backward`."""
+    """Data that `scan` saves for `scan_backward`."""
 
     seen: Glance
-    segments: list[Any]  # the visits of each; with `checkpoint` the state that it began from
+    segments: list[Any]  # visits per segment; with `checkpoint`, its initial state
 
 
 def forward(calls: Sequence[Call]) -> list[Forward]:
@@ -56,7 +56,7 @@ def backward(calls: Sequence[Backward]) -> list[Gradients]:
 
 @cache
 def reference(cell: Cell, dtype: np.dtype[Any]) -> Reference:
-    """The cell's step on arrays of this dtype."""
+    """Return the cell's step for this dtype."""
     return Reference(cell.program, lambda loop: compiled(loop, cell.names, dtype))
 
 
@@ -65,7 +65,7 @@ def to_bytes(saved: Any) -> Array:
 
 
 def room(cell: Cell, dtype: np.dtype, H: int, P: int, rows: Any, B: Any) -> None:
-    """A pickle is as long as it comes out."""
+    """Return None: a pickle's size is known only afterwards."""
 
 
 def from_bytes(memory: Array, layout: str) -> Any:
@@ -77,7 +77,7 @@ def layout() -> str:
 
 
 def pack(call: Call, layout: str, packed: None = None) -> None:
-    """Weights are read as they are."""
+    """Return None: weights are not packed."""
 
 
 @quietly
@@ -88,7 +88,7 @@ def dense(call: DenseCall) -> Array:
 
 
 def pack_dense(call: DenseCall, layout: str, packed: None = None) -> None:
-    """Weights are read as they are."""
+    """Return None: weights are not packed."""
 
 
 def stepper(
@@ -102,16 +102,16 @@ def sessions(stages: Sequence[Stage], table: Array | None, stores: Sequence[Arra
 
 
 def prepared(calls: Sequence[Call], x_shape: tuple[int, ...], batch_first: bool, every_step: bool) -> Prepared:
-    """One that leaves each call to the general way: the loop itself takes far longer than describing it."""
+    """Return one that always defers to the general path, whose overhead is small beside the NumPy loop."""
     return general_way
 
 
 def general_way(x: Any, state: Any = None) -> None:
-    """`call.Prepared` for no x at all."""
+    """A `call.Prepared` that accepts no x."""
 
 
 class Steps:
-    """`call.Stepper` by way of a whole forward for every step."""
+    """A `call.Stepper` that runs a whole forward for every step."""
 
     def __init__(
         self,
@@ -130,14 +130,14 @@ class Steps:
         self._width = last[-1].widths[0] if isinstance(last, list) else last.features
 
     def read(self, x: Any, n: int) -> Array:
-        """(n, features), or (features,) of a single one."""
+        """Return x as (n, features), or (features,) for a single row."""
         if self._table is None:
             return stepped("x", x, (n, self._features), self._dtype, False)
         found: Array = self._table[stepped_numbers("x", x, n, len(self._table))]
         return found
 
     def write(self, out: Any, x: Array, n: int) -> tuple[Array, Array]:
-        """What is handed out for x, and the array to be filled."""
+        """Return the output for x, and the checked array to fill."""
         y: Array = np.empty((*x.shape[:-1], self._width), self._dtype) if out is None else out
         return y, stepped("out", y, (n, self._width), self._dtype, True)
 
@@ -157,7 +157,7 @@ class Steps:
         return y
 
     def run(self, x: Array, states: Sequence[Array]) -> Array:
-        """y of rows x, whose states are updated."""
+        """Return y for rows x, and update the states."""
         unused = iter(states)
         for stage in self._stages:
             if not isinstance(stage, list):
@@ -174,7 +174,7 @@ class Steps:
 
 
 class OneByOne:
-    """`call.Sessions`, of one sequence after the other: each has the bits that it has alone."""
+    """A `call.Sessions` that runs sequences one by one, so results do not depend on the grouping."""
 
     def __init__(self, steps: Steps, stores: Sequence[Array]) -> None:
         self._steps, self._stores = steps, stores
@@ -195,7 +195,7 @@ class OneByOne:
 def scan(call: Call, of: Reference) -> Forward:
     """Run a cell's step over time.
 
-    What it saves is one list of visits per segment, or, with `checkpoint`, one state per segment to redo it from.
+    It saves a list of visits per segment or, with `checkpoint`, only a segment's initial state to recompute it from.
     """
     _, B, _, H = call.sizes
     each = zip(call.init, call.widths, strict=True)
@@ -221,7 +221,7 @@ def scan(call: Call, of: Reference) -> Forward:
 
 @quietly
 def scan_backward(back: Backward, of: Reference) -> Gradients:
-    """Walk back over what `scan` kept, redoing a segment's steps first where only its start was kept."""
+    """Run backward over the data saved by `scan`, first recomputing a segment if only its initial state was saved."""
     call, (seen, tape), dy, dfinal, dstates = back
     expect_unchanged(seen, call.arguments())
     _, B, I, H = call.sizes
@@ -251,12 +251,12 @@ def scan_backward(back: Backward, of: Reference) -> Gradients:
     given = zip(dweights, call.weights, strict=True)
     dW, dU, db, db_rec, dp, dR = (d if w is not None else None for d, w in given)
     dinit = tuple(ds if s is not None else None for ds, s in zip(dstate, call.init, strict=True))
-    assert dW is not None  # nor is W ever
+    assert dW is not None  # because W never is
     return Gradients(dx, dW, dU, db, db_rec, dp, dinit, de, dR)
 
 
 def segments(call: Call) -> list[range]:
-    """The steps in the direction of travel, cut into runs of `checkpoint`."""
+    """Return the steps in the direction of travel, split into segments of `checkpoint` steps."""
     T = call.sizes[0]
     times = range(T - 1, -1, -1) if call.reverse else range(T)
     k = call.checkpoint or max(T, 1)
@@ -264,7 +264,7 @@ def segments(call: Call) -> list[range]:
 
 
 def walk(call: Call, of: Reference, times: range, state: Arrays) -> Iterator[tuple[Visit, Arrays]]:
-    """Visit the steps of one segment; yields each visit and the state of the whole batch after it."""
+    """Run the steps of one segment; yield each visit and the state of the whole batch after it."""
     weights = call.cell.weights(*call.weights)
     for t in times:
         rows = slice(None) if call.lengths is None else np.flatnonzero(t < call.lengths)
@@ -278,7 +278,7 @@ def walk(call: Call, of: Reference, times: range, state: Arrays) -> Iterator[tup
 
 
 def place(call: Call, t: int, rows: Any) -> Any:
-    """Where these rows' step t is."""
+    """Return the index of these rows at step t."""
     if not call.ragged or call.lengths is None:
         return t, rows
     first = int(np.minimum(call.lengths, t).sum())
@@ -286,7 +286,7 @@ def place(call: Call, t: int, rows: Any) -> Any:
 
 
 def afresh(call: Call, at: Any, state: Arrays) -> Arrays:
-    """The state, or its gradient, with zeros where a step starts afresh."""
+    """Return the state, or its gradient, zeroed in the rows reset at this step."""
     if call.resets is None:
         return state
     reset = call.resets[at][:, None]

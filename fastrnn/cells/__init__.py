@@ -1,4 +1,4 @@
-"""Every built-in cell as its equations, and the functions that equations are made of.
+"""The built-in cells, written as equations, and the functions used in equations.
 
 These lines are the textbook. NumPy runs them as they are, for any dtype: complex numbers work, so a complex step
 differentiates a cell to machine precision. The kernels, their backward and the other backends are derived from them.
@@ -74,14 +74,14 @@ __all__ = [
     "where",
 ]
 
-#: Every built-in cell by its name, in the order in which the C core has them.
+#: Built-in cells by name, in the order of the C core.
 CELLS: dict[str, Cell] = {}
 
 
 def builtin(
     family: str, gates: str, states: str, parameters: tuple[str, ...] = (), **options: Any
 ) -> Callable[[Callable[..., Any]], Cell]:
-    """`fastrnn.cell` for a cell of the library."""
+    """Like `fastrnn.cell`, for a built-in cell."""
 
     def decorate(function: Callable[..., Any]) -> Cell:
         cell = CELLS[function.__name__] = Cell(function, gates, states, parameters, (), family, options)
@@ -96,7 +96,7 @@ def members(family: str) -> list[Cell]:
 
 @cache
 def find(family: str, **options: Any) -> Cell:
-    """The built-in cell of a family that has the most of these options, and no other; some may be other families'."""
+    """Return the built-in cell that matches the most options; options of other families are ignored."""
     found = [cell for cell in members(family) if cell.options.items() <= options.items()]
     if not found:
         raise ValueError(f"cell: there is no {family} with {options}")
@@ -139,7 +139,7 @@ def lstm(x: Any, U: Any, s: Any) -> Any:
 
 @builtin("lstm", gates="ifgo", states="hc", parameters=("i", "f", "o"), peephole=True)
 def lstm_peephole(x: Any, U: Any, s: Any, p: Any) -> Any:
-    """The LSTM whose gates see the cell state [3]_."""
+    """The LSTM with peepholes [3]_."""
     f = sigmoid(x.f + U.f @ s.h + p.f * s.c)
     i = sigmoid(x.i + U.i @ s.h + p.i * s.c)
     g = tanh(x.g + U.g @ s.h)
@@ -149,7 +149,7 @@ def lstm_peephole(x: Any, U: Any, s: Any, p: Any) -> Any:
 
 @builtin("gru", gates="rzn", states="h", reset_after=True)
 def gru_after(x: Any, U: Any, s: Any) -> Any:
-    """The GRU that resets after the product [5]_: PyTorch's, cuDNN's, Keras' since version 2."""
+    """The GRU that resets after the product [5]_, as in PyTorch, cuDNN and Keras since version 2."""
     r = sigmoid(x.r + U.r @ s.h)
     z = sigmoid(x.z + U.z @ s.h)
     n = tanh(x.n + r * (U.n @ s.h))

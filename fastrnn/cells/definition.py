@@ -1,4 +1,4 @@
-"""A cell: equations, and all that follows from them."""
+"""A cell: its equations and everything derived from them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from fastrnn.cells.graph import Graph, Matrix, Node, needed
 from fastrnn.cells.program import Program
 from fastrnn.cells.python import derivative, node_names
 
-#: Every cell of this process by its `key`, the last one where equal ones are made anew.
+#: Every cell of this process by its `key`; of equal cells, the last one made.
 KNOWN: dict[str, Cell] = {}
 
-#: What extra inputs may not be called: other arguments, and what errors speak of.
+#: Names not allowed for extra inputs: those of other arguments, which errors mention.
 RESERVED = ("x", "W", "U", "b", "b_rec", "p", "R", "init", "lengths", "resets")
 
 
 class CellError(ValueError):
-    """Equations that are no cell; the message names the cell, the line and what to do."""
+    """Invalid equations; the message names the cell, the line and what to do."""
 
 
 class Cell:
-    """What one step of a recurrence computes, as `fastrnn.cell` makes it of a function.
+    """One step of a recurrence, made from a function by `fastrnn.cell`.
 
     Attributes
     ----------
@@ -43,15 +43,15 @@ class Cell:
     products : tuple of str
         The gates that have a product with U.
     starts : dict
-        Of parameters that a layer does not draw at random: the value with which they start.
+        Initial values of the parameters that a layer does not initialise at random.
     family : str
-        The prefix of its public functions, if it has any; of a user's cell the name.
+        The prefix of its public functions, if any; for a user's cell its name.
     options : dict
-        What chooses it in its family.
+        The options that select it in its family.
     builtin : bool
-        Whether it is the library's own, as one that has a family is.
+        Whether it is a built-in cell.
     maker : callable, or None
-        What makes it anew in another process, if no module has it.
+        Recreates the cell in another process, if it is not defined in a module.
     """
 
     maker: Callable[[], Cell] | None = None
@@ -86,23 +86,23 @@ class Cell:
         self.initial = tuple([f"{s}0" for s in self.states])  #: names of the initial states
         self.arguments = ("x", "W", "U", "b", "b_rec", "p", "R", *self.initial, "resets", *self.inputs)
         self._graph, self._after = self._traced()
-        self.digest = self._digest()  #: of its equations and all their names: equal cells are run by the same code
+        self.digest = self._digest()  #: hash of its equations and names: equal cells run the same code
         self.publish(self.__qualname__)
         self.products = tuple(g for g in self.gates if any(n.op == "u" and n.name == g for n in needed(self._after)))
         G, N, P = (f"{n}*H" if n > 1 else "H" for n in (self.G, len(self.products), len(self.parameters)))
-        #: The weights' shapes in words.
+        #: The weights' shapes as text.
         self.shapes = {"W": f"({G}, I)", "U": f"({N}, H)", "b": f"({G},)", "b_rec": f"({N},)", "p": f"({P},)"}
-        self.program: Program = self._cut()  # what the drivers cannot do is an error here and not later
+        self.program: Program = self._cut()  # raises an error here if the drivers cannot run it
 
     def _names(self, what: str, names: Iterable[str], least: int, most: int) -> tuple[str, ...]:
         found = tuple(names)
         for name in found:
             if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
-                raise self._error(f"{what}: expected names that can stand after a dot, got {name!r}")
+                raise self._error(f"{what}: expected attribute names, got {name!r}")
             if what == "inputs" and name in (*RESERVED, *[f"{s}0" for s in self.states]):
-                raise self._error(f"inputs: {name!r} is the name of another argument; take another")
+                raise self._error(f"inputs: {name!r} is the name of another argument; rename it")
         if len(set(found)) < len(found):
-            raise self._error(f"{what}: a name stands twice in {found}")
+            raise self._error(f"{what}: expected distinct names, got {found}")
         if not least <= len(found) <= most:
             raise self._error(f"{what}: expected {least} to {most} names, got {len(found)}")
         return found
@@ -111,11 +111,11 @@ class Cell:
         given = dict(parameters) if isinstance(parameters, Mapping) else {}
         for name, value in given.items():
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise self._error(f"parameters: expected a number with which {name} starts, got {value!r}")
+                raise self._error(f"parameters: expected a number as the initial value of {name}, got {value!r}")
         return given
 
     def of_states(self, name: str, given: Any) -> tuple[Any, ...]:
-        """The argument of this name, a value or None for each state; None stands for no value of any."""
+        """Check an argument with a value or None for each state; None stands for all None."""
         if given is None:
             return (None,) * len(self.states)
         if not isinstance(given, tuple | list) or len(given) != len(self.states):
@@ -123,7 +123,7 @@ class Cell:
         return tuple(given)
 
     def begin(self, p: Any) -> None:
-        """Set what has a value to start with in an array of all parameters, (P*H,)."""
+        """Set the parameters that have an initial value in an array of all parameters, (P*H,)."""
         H = len(p) // len(self.parameters)
         for k, name in enumerate(self.parameters):
             if name in self.starts:
@@ -158,18 +158,18 @@ class Cell:
         used = {n.name for n in needed(nodes) if n.op in ("x", "u")}
         for g in self.gates:
             if g not in used:
-                raise self._error(f"gate {g} is not used: take it out of gates, or use x.{g} or U.{g}")
+                raise self._error(f"gate {g} is not used: remove it from gates, or use x.{g} or U.{g}")
         for op, names in (("parameter", self.parameters), ("input", self.inputs)):
             for name in names:
                 if not any(n.op == op and n.name == name for n in needed(nodes)):
-                    raise self._error(f"{op} {name} is not used: take it out of {op}s, or use it")
+                    raise self._error(f"{op} {name} is not used: remove it from {op}s, or use it")
         return graph, nodes
 
     def publish(self, written: str) -> None:
-        """Give the cell its `key`, unique in this process, by which `by_key` finds it in another.
+        """Set the cell's `key`, unique in this process, by which `by_key` finds it in another.
 
-        The key of a built-in cell is its name. Any other has its module, what is written there to get it (a name, or
-        a call with literal arguments), and the digest of its equations.
+        The key of a built-in cell is its name. Other keys consist of the module, an expression in it (a name, or a call
+        with literal arguments), and the digest of the equations.
         """
         self.key = self.name if self.builtin else f"{self.__module__}:{written}:{self.digest}"
         KNOWN[self.key] = self
@@ -184,7 +184,7 @@ class Cell:
 
     @cached_property
     def order(self) -> tuple[int, ...] | None:
-        """The order in which the core wants the products stacked, if it is another than that of the gates."""
+        """The order in which the core needs the products stacked, or None if it is that of the gates."""
         order = tuple([self.products.index(g) for g in self.program.order])
         return None if order == tuple(sorted(order)) else order
 
@@ -197,11 +197,11 @@ class Cell:
 
     @cached_property
     def names(self) -> dict[Node, str]:
-        """Readable names of what is computed."""
+        """Readable names of the computed values."""
         return node_names(self.program)
 
     def equations(self, x: Any, U: Any, s: Any, p: Any = None, e: Any = None) -> tuple[Any, ...]:
-        """The function itself, on arrays of NumPy, PyTorch or JAX; always a tuple of states."""
+        """Call the function on arrays of NumPy, PyTorch or JAX; return a tuple of states."""
         after = self._call(x, U, s, p, e)
         return after if isinstance(after, tuple) else (after,)
 
@@ -217,7 +217,7 @@ class Cell:
         e: Mapping[str, Any] | None = None,
         R: Any = None,
     ) -> tuple[Any, ...]:
-        """One step on arrays of any library: the states after."""
+        """Run one step on arrays of any library; return the states after it."""
         H = W.shape[0] // self.G
 
         def cut(a: Any, k: int) -> Any:
@@ -235,10 +235,10 @@ class Cell:
         return (first if R is None else first @ R.T, *others)
 
     def derivative(self) -> str:
-        """The derived backward of a step as text.
+        """Return the derived backward of a step as text.
 
-        ``dh`` is the gradient of a state after the step, ``dh_prev`` that of one before it past the products with U,
-        ``dx_g`` and ``du_g`` those of ``x.g`` and ``U.g @ ...``.
+        ``dh`` is the gradient of a state after the step, ``dh_prev`` that of a state before it without the part through
+        the products with U, ``dx_g`` and ``du_g`` those of ``x.g`` and ``U.g @ ...``.
         """
         return derivative(self.program, self.names)
 
@@ -257,7 +257,7 @@ class Cell:
     def weights(
         self, W: Array, U: Array | None, b: Array | None, b_rec: Array | None, p: Array | None, R: Array | None
     ) -> tuple[Array, ...]:
-        """The weights as a step takes them: zeros for an absent bias, and no rows for what else is absent."""
+        """Return the weights for a step: zeros for an absent bias, arrays without rows for other absent ones."""
         H = len(W) // self.G
         n = len(self.products) * H
         return (
@@ -271,7 +271,7 @@ class Cell:
 
 
 class Given:
-    """What equations read by name."""
+    """The values that equations read by name."""
 
     def __init__(self, values: Mapping[str, Any], what: str) -> None:
         self.__dict__.update(values)
@@ -279,14 +279,14 @@ class Given:
 
     def __getattr__(self, name: str) -> Any:
         names = ", ".join(n for n in self.__dict__ if n != "_what")
-        raise AttributeError(f"{self.__dict__['_what']} has no {name!r}; there is {names or 'none'}")
+        raise AttributeError(f"{self.__dict__['_what']} has no {name!r}; expected one of: {names or 'none'}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"{name}: equations return the next states, and change nothing")
+        raise AttributeError(f"{name}: cannot be assigned; equations return the next states")
 
 
 class Product:
-    """U.g on arrays: ``U.g @ v`` is U_g v + b_rec_g, one row a sequence; of as many heads as v is wider than U_g."""
+    """U.g on arrays: ``U.g @ v`` is U_g v + b_rec_g, one row per sequence; heads = width of v / columns of U_g."""
 
     __array_ufunc__ = None
 
@@ -303,22 +303,22 @@ class Product:
 
 
 def add(a: Any, b: Any) -> Any:
-    """a + b; None is nothing."""
+    """Return a + b, or a if b is None."""
     return a if b is None else a + b
 
 
 def by_key(key: str) -> Cell:
-    """The cell that goes by this key, imported if this process does not know it yet."""
+    """Return the cell with this key, imported if this process does not know it yet."""
     if key not in KNOWN:
         module, name, _ = key.split(":")
         cell = found(module, name)
         if cell.key != key:
-            raise ValueError(f"{module}.{name}: its equations are others than those of the process that asks for it")
+            raise ValueError(f"{module}.{name}: its equations differ from those in the requesting process")
     return KNOWN[key]
 
 
 def found(module: str, written: str) -> Cell:
-    """A cell by where it is defined: a name in the module, or a call of one with literal arguments."""
+    """Import a cell: a name in the module, or a call with literal arguments."""
     name, call, _ = written.partition("(")
     place: Any = importlib.import_module(module)
     for part in name.split("."):

@@ -1,7 +1,7 @@
-"""The functions of equations: on values of a trace, NumPy arrays of any dtype, PyTorch tensors, JAX arrays.
+"""Functions for equations, on traced values, NumPy arrays of any dtype, PyTorch tensors and JAX arrays.
 
-The NumPy forms, `ARRAYS`, are the textbook's. They do not depend on the dtype: for complex numbers the real part
-decides, so a complex step goes through them. Numba compiles these very functions.
+The NumPy versions, `ARRAYS`, are the textbook formulas. They work for any dtype. For complex numbers comparisons use
+the real part, so complex-step differentiation works. Numba compiles these same functions.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from fastrnn.cells.graph import UNARY, Node
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = tuple[Array, ...]
 
-# The number 1 in the narrowest type there is: Numba would widen a float32 array by the literal, an int64.
+# 1 in the narrowest type: the literal is an int64, with which Numba would widen float32 arrays.
 one = np.int8(1)
 
 
 def _sigmoid(a: Array) -> Array:
-    """By the exponential of -|a| alone: it cannot overflow, and small values keep every digit."""
+    """Use only exp(-|a|), which cannot overflow and keeps full precision for small values."""
     e = np.exp(np.where(a.real < 0, a, -a))
     return np.where(a.real < 0, e, np.ones_like(e)) / (one + e)
 
@@ -113,11 +113,11 @@ ARRAYS: dict[str, Callable[..., Any]] = {
 
 @cache
 def _of_framework(name: str) -> dict[str, Callable[..., Any]]:
-    """The same for PyTorch or JAX: their functions, but with this library's derivatives at kinks."""
+    """Return the functions for PyTorch or JAX, with fastrnn's derivatives at kinks."""
     module: Any = importlib.import_module("torch" if name == "torch" else "jax.numpy")
     functions = {f: getattr(module, f) for f in UNARY if hasattr(module, f)}
     functions["sigmoid"] = module.sigmoid if name == "torch" else importlib.import_module("jax.nn").sigmoid
-    functions["softplus"] = lambda a: module.logaddexp(a, module.zeros_like(a))  # softplus itself cuts off at 20
+    functions["softplus"] = lambda a: module.logaddexp(a, module.zeros_like(a))  # their softplus is linear above 20
     functions["relu"] = lambda a: module.where(a <= 0, module.zeros_like(a), a)
     functions["minimum"] = lambda a, b: module.where(a <= b, a, b)
     functions["maximum"] = lambda a, b: module.where(a >= b, a, b)
@@ -144,12 +144,12 @@ def sigmoid(a: Any) -> Any:
 
 
 def hard_sigmoid(a: Any) -> Any:
-    """``clip(a / 6 + 1/2, 0, 1)``, as Keras 3 and PyTorch have it; `hard_sigmoid_keras2` is the other."""
+    """``clip(a / 6 + 1/2, 0, 1)``, as in Keras 3 and PyTorch; `hard_sigmoid_keras2` is the other variant."""
     return clip(a * (1 / 6) + 0.5, 0, 1)
 
 
 def hard_sigmoid_keras2(a: Any) -> Any:
-    """``clip(a / 5 + 1/2, 0, 1)``, as Keras 1 and 2 and by default ONNX have it."""
+    """``clip(a / 5 + 1/2, 0, 1)``, as in Keras 1 and 2 and ONNX's default."""
     return clip(a * 0.2 + 0.5, 0, 1)
 
 
@@ -204,27 +204,27 @@ def cos(a: Any) -> Any:
 
 
 def minimum(a: Any, b: Any) -> Any:
-    """The smaller one; a tie gives its gradient to `a`."""
+    """The elementwise minimum; in a tie `a` gets the gradient."""
     return _apply("minimum", a, b)
 
 
 def maximum(a: Any, b: Any) -> Any:
-    """The larger one; a tie gives its gradient to `a`."""
+    """The elementwise maximum; in a tie `a` gets the gradient."""
     return _apply("maximum", a, b)
 
 
 def clip(a: Any, low: float, high: float) -> Any:
-    """`a` between two numbers; its derivative is 0 at and beyond them."""
+    """`a` limited to [low, high]; its derivative is 0 at and beyond the limits."""
     if not (isinstance(low, int | float) and isinstance(high, int | float) and low <= high):
-        raise TypeError(f"clip: expected two numbers in order, got {low!r} and {high!r}; use minimum and maximum")
+        raise TypeError(f"clip: expected two numbers low <= high, got {low!r} and {high!r}; use minimum and maximum")
     return _apply("clip", a, low, high)
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
-    """`a` where a comparison holds, else `b`; the branch not taken gets no gradient."""
+    """`a` where the comparison holds, else `b`; the other branch gets no gradient."""
     return _apply("where", condition, a, b)
 
 
 def mean(a: Any) -> Any:
-    """The mean over the hidden units, the same for each of them."""
+    """The mean over the hidden units, broadcast to all of them."""
     return _apply("mean", a)

@@ -1,11 +1,11 @@
-"""The cells that are compiled into the package, in C over src/cell.h: run by CMake when it is built.
+"""Generate the C of the cells compiled into the package; run by CMake at build time.
 
     python fastrnn/cells/generate.py FOLDER
 
 writes one cell_<family>.c for each family of built-in cells, cell_catalogue.c for all others, cells.h, their list, and
 headers.h, which holds the text of the headers that `fastrnn.to_c` copies into what it writes.
-Nothing is written that is there already, so that only what changed is compiled again. Of fastrnn it imports what needs
-no extension: that is not built yet.
+Unchanged files are not rewritten, so that only changed ones are recompiled. It imports only modules of fastrnn that do
+not need the extension, which is not built yet.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastrnn.cells import Cell
 
-#: Activations of gates, and of candidates, of the LSTMs and GRUs: all of Keras' layers, old and new, with tanh or relu.
+#: Activations of gates and candidates of the LSTMs and GRUs: those of old and new Keras layers with tanh or relu.
 GATES, CANDIDATES = ("sigmoid", "hard_sigmoid", "hard_sigmoid_keras2"), ("tanh", "relu")
 
 #: The headers of src that know nothing of the kernels, in the order in which they include one another.
@@ -29,7 +29,7 @@ HEADERS = ("lanes.h", "activation.h", "softmax.h", "single.h")
 
 
 def chosen() -> Iterator[Cell]:
-    """What needs no compiler where it runs: the built-in cells, then of the catalogue those that are met most."""
+    """Yield the cells that need no compiler at run time: the built-in ones, then the most used of the catalogue."""
     from fastrnn import catalogue
     from fastrnn.cells import CELLS
 
@@ -46,7 +46,7 @@ def chosen() -> Iterator[Cell]:
 
 
 def compiled() -> dict[str, Cell]:
-    """Those by their names in C, in the order in which the core has them; each once."""
+    """Return these cells by their C names, in the order of the core, without duplicates."""
     cells: dict[str, Cell] = {}
     for cell in chosen():
         cells.setdefault(cell.digest, cell)
@@ -67,7 +67,7 @@ def main(folder: Path) -> None:
         families.setdefault(cell.family if cell.builtin else "catalogue", {})[name] = cell
     for family, its in families.items():
         write(folder / f"cell_{family}.c", source(its))
-    for path in folder.glob("cell_*.c"):  # CMake compiles all that it finds
+    for path in folder.glob("cell_*.c"):  # CMake compiles every such file
         if path.stem.removeprefix("cell_") not in families:
             path.unlink()
 
@@ -95,6 +95,6 @@ if __name__ == "__main__":
     package.__path__ = [str(Path(__file__).parents[1])]
     sys.modules["fastrnn"] = package
     sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).parent]
-    os.environ["FASTRNN_BACKEND"] = "numpy"  # or the import would warn that there is no extension
+    os.environ["FASTRNN_BACKEND"] = "numpy"  # avoids the warning about the missing extension
     Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
     main(Path(sys.argv[1]))

@@ -1,7 +1,7 @@
-"""The graph of a cell's equations: what one step computes, its nodes made by tracing, and the reverse pass over it.
+"""The graph of a cell's equations, made by tracing one step, and its reverse pass.
 
-Equal expressions are one node. A node's arguments are older than itself, so ascending numbers are an order of
-computation, and descending ones that of the reverse pass.
+Equal expressions share a node. A node is created after its arguments, so ascending numbers are a topological order, and
+descending ones the order of the reverse pass.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ UNARY = ("sigmoid", "tanh", "relu", "exp", "log", "log1p", "softplus", "sqrt", "
 FUNCTIONS = (*UNARY, "minimum", "maximum", "clip", "where")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 
-#: What is not elementwise: a product with U, and the mean over the hidden units. What hangs on one waits for all units.
+#: Operations across units: a product with U, and the mean over hidden units. Values that depend on one need all units.
 JOINTS = ("u", "mean")
 
 
 class Node:
     """One value, (B, H), of an equation. Arithmetic on nodes makes nodes.
 
-    What is given has its kind as `op`: "const", "x", "state", "parameter", "input", and in the reverse pass "dstate",
+    The `op` of a leaf is its kind: "const", "x", "state", "parameter", "input", and in the reverse pass "dstate",
     the gradient of a next state, and "doperand", that of a joint's operand.
     """
 
@@ -64,7 +64,7 @@ class Node:
         return self.graph.make("neg", self)
 
     def __matmul__(self, other: Any) -> Node:
-        raise TypeError("a product is with U alone: U.g @ v")
+        raise TypeError("@ is only for products with U: U.g @ v")
 
     __rmatmul__ = __matmul__
 
@@ -105,10 +105,10 @@ class Node:
     __hash__ = object.__hash__
 
     def __bool__(self) -> bool:
-        raise TypeError("a value is not known while equations are read: use where(condition, a, b) in place of `if`")
+        raise TypeError("equations are traced without values: use where(condition, a, b) instead of `if`")
 
     def __iter__(self) -> Any:
-        raise TypeError("a value is elementwise: it has no parts to unpack or to iterate over")
+        raise TypeError("a value of the equations cannot be unpacked or iterated over")
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
@@ -116,21 +116,21 @@ class Node:
         )
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Node:
-        """Of NumPy's numbers, whose operators these are."""
+        """Handle operators between NumPy numbers and nodes."""
         ops = {"add": "add", "subtract": "sub", "multiply": "mul", "divide": "div"}
         op = ops.get(ufunc.__name__)
         if op is None or method != "__call__" or options:
-            raise TypeError(f"NumPy's {ufunc.__name__} cannot take a value that is not known yet: use fastrnn.cells")
+            raise TypeError(f"NumPy's {ufunc.__name__} cannot be traced: use the functions of fastrnn.cells")
         return self.graph.add(*inputs) if op == "add" else self.graph.make(op, *inputs)
 
     @property
     def is_number(self) -> bool:
-        """Whether it is a constant."""
+        """Whether the node is a constant."""
         return self.op == "const"
 
 
 class Matrix:
-    """U.g of a trace: it stands in ``U.g @ v`` alone, and there once."""
+    """U.g in a trace, which can be used only once, in ``U.g @ v``."""
 
     def __init__(self, graph: Graph, gate: str) -> None:
         self._graph, self._gate, self._used = graph, gate, False
@@ -142,13 +142,13 @@ class Matrix:
         return self._graph.node("u", (self._graph.value(operand),), self._gate)
 
     def alone(self, *_: Any) -> Any:
-        raise TypeError(f"U.{self._gate} stands in U.{self._gate} @ v alone")
+        raise TypeError(f"U.{self._gate} can only be used in U.{self._gate} @ v")
 
     __add__ = __sub__ = __mul__ = __truediv__ = __rmatmul__ = alone
 
 
 class Graph:
-    """All nodes of one trace. `code` is that of the function traced, whose lines errors name."""
+    """All nodes of one trace. `code` is that of the traced function, for line numbers in errors."""
 
     def __init__(self, code: CodeType | None = None) -> None:
         self._code = code
@@ -156,7 +156,7 @@ class Graph:
         self.nodes: list[Node] = []
 
     def node(self, op: str, args: tuple[Node, ...] = (), name: Any = None) -> Node:
-        """The node that is this, made if there is none."""
+        """Return the node with these attributes, made if new."""
         key = (op, tuple(a.number for a in args), name if op != "const" else repr(name))
         if key not in self._known:
             node = self._known[key] = Node(self, op, args, name, self._line())
@@ -174,10 +174,10 @@ class Graph:
         return self.node("const", (), float(value))
 
     def value(self, a: Any) -> Node:
-        """A node as it is, a number as a constant."""
+        """Return a node itself, or a number as a constant."""
         if isinstance(a, Node):
             if a.graph is not self:
-                raise TypeError("a value of another trace; equations may not keep values from call to call")
+                raise TypeError("a value of another trace; equations must not keep values between calls")
             return a
         if isinstance(a, Matrix):
             a.alone()
@@ -186,25 +186,25 @@ class Graph:
         if getattr(a, "ndim", None) == 0 and getattr(getattr(a, "dtype", None), "kind", "") in "fiu":
             return self.constant(float(a))
         raise TypeError(
-            f"{type(a).__name__} is neither a number nor a value of the equations; an array is a parameter or an input"
+            f"{type(a).__name__} is neither a number nor a value of the equations; pass arrays as parameters or inputs"
         )
 
     def make(self, op: str, *args: Any) -> Node:
-        """A node of an operator or a function, or the constant that it comes to."""
+        """Return the node of an operator or a function, or its value if constant."""
         nodes = tuple([self.value(a) for a in args])
         for k, a in enumerate(nodes):
             if (a.op in COMPARISONS) != (op == "where" and k == 0):
                 raise TypeError(
-                    "a comparison is no number: use where(condition, a, b)"
+                    "a comparison is not a number: use where(condition, a, b)"
                     if a.op in COMPARISONS
-                    else "where: the first argument is a comparison"
+                    else "where: expected a comparison as the first argument"
                 )
         if op not in COMPARISONS and op != "where" and all(a.is_number for a in nodes):
             return self.constant(evaluated(op, *[a.name for a in nodes]))
         return self.node(op, nodes)
 
     def add(self, a: Any, b: Any) -> Node:
-        """a + b, where (1 - z) n + z h of a sigmoid z is the node `mix`: n + z (h - n) in fewer roundings."""
+        """Return a + b; (1 - z) n + z h with a sigmoid z becomes `mix`, n + z (h - n), which rounds less."""
         a, b = self.value(a), self.value(b)
         for first, second in ((a, b), (b, a)):
             for one_minus, n in pairs(first):
@@ -220,7 +220,7 @@ class Graph:
 
 
 def pairs(node: Node) -> tuple[tuple[Node, Node], ...]:
-    """The factors of a product, either first."""
+    """Return the factors of a product in both orders."""
     return (node.args, node.args[::-1]) if node.op == "mul" else ()  # type: ignore[return-value]
 
 
@@ -249,7 +249,7 @@ def evaluated(op: str, *a: float) -> float:
 
 
 def needed(roots: Iterable[Node]) -> list[Node]:
-    """The nodes that these depend on, themselves included, in an order of computation."""
+    """Return the nodes that these depend on, including themselves, in topological order."""
     found: dict[int, Node] = {}
     stack = list(roots)
     while stack:
@@ -260,15 +260,15 @@ def needed(roots: Iterable[Node]) -> list[Node]:
     return [found[number] for number in sorted(found)]
 
 
-#: A part of an adjoint: it counts only where all its conditions, each a comparison and what it must be, hold.
+#: A term of an adjoint, which applies only where all its conditions (a comparison and its required result) hold.
 Part = tuple[frozenset[tuple[Node, bool]], Node]
 
 
 def reverse(graph: Graph, seeds: list[tuple[Node, Node]]) -> dict[Node, Node]:
-    """The adjoints of all that the seeds (a node, an adjoint of it) depend on, by their nodes.
+    """Return the adjoints, by node, of everything that the seeds (a node and its adjoint) depend on.
 
-    A condition, as of `where` or a kink, is carried along and applied where paths meet or end: a factor that is
-    infinite or NaN on the branch not taken does not get through.
+    A condition, from `where` or a kink, is propagated and applied where paths meet or end, so that an infinite or NaN
+    factor on the branch not taken is masked.
     """
     parts: dict[Node, list[Part]] = {}
     for node, d in seeds:
@@ -307,7 +307,7 @@ def masked(graph: Graph, conditions: frozenset[tuple[Node, bool]], d: Node) -> N
 
 
 def local(node: Node, d: Node) -> list[tuple[Node, frozenset[tuple[Node, bool]], Node]]:
-    """What a node's adjoint d adds to those of its arguments: (argument, conditions, term), after the chain rule.
+    """Return what a node's adjoint d adds to those of its arguments (chain rule): (argument, conditions, term).
 
     Kinks: relu' (0) = abs' (0) = 0, clip's derivative is 0 at and beyond its bounds, ties go to the first argument.
     """

@@ -1,7 +1,7 @@
-"""A cell's loops as LLVM's intermediate representation over the tiles of src/cell.h, and from there as machine code.
+"""Generate LLVM IR for a cell's loops over the tiles of src/cell.h.
 
-The same formulas as in src/activation.h, operation by operation, so that a cell gives the same bits wherever it was
-compiled; and exp and log, which no built-in cell has, within 2 ulp.
+The formulas are those of src/activation.h, operation by operation, so a cell gives bit-identical results whether it is
+compiled by C or LLVM; exp and log, which no built-in cell uses, are within 2 ulp.
 
 References
 ----------
@@ -22,7 +22,7 @@ from fastrnn.cells.program import BLOCKS, Loop, Place, Program
 
 @dataclass(frozen=True)
 class Machine:
-    """What code is made for: bits of a number, bytes in a vector, whether a multiply-add rounds once."""
+    """The target: bits per number, bytes per vector, and whether multiply-add is fused."""
 
     bits: int
     vector_bytes: int
@@ -38,11 +38,11 @@ class Machine:
 
     @property
     def wide(self) -> bool:
-        """Whether this is AVX-512, whose reciprocals are estimated."""
+        """Whether this is AVX-512, where reciprocals start from an estimate."""
         return self.vector_bytes == 64
 
 
-#: The tiles of src/cell.h: what a field's number is, and its type.
+#: The tiles of src/cell.h: field numbers and types.
 ROWS = "%Rows"
 FORWARD = ("rows", "keep", "at", "lanes", "Hp", "wx", "uh", "prev", "next", "kept", "made", "b_rec", "p", "e")
 BACKWARD = ("rows", "at", "lanes", "Hp", "dout", "prev", "next", "kept", "carry", "da", "da_rec", "dp", "de", "p", "e")
@@ -54,7 +54,7 @@ def tile_type(fields: tuple[str, ...]) -> str:
 
 
 def module(program: Program, machine: Machine) -> str:
-    """Functions forward_q and backward_q for every phase q."""
+    """Return a module with functions forward_q and backward_q for every phase q."""
     declared: dict[str, str] = {}
     functions = []
     for q, phase in enumerate(program.phases):
@@ -76,7 +76,7 @@ def module(program: Program, machine: Machine) -> str:
 
 
 class Writer:
-    """Writes one function; methods give the name of a value that they compute."""
+    """Writes one function; methods return the name of the value they compute."""
 
     def __init__(
         self, program: Program, machine: Machine, declared: dict[str, str], q: int, way: str, fields: tuple[str, ...]
@@ -121,7 +121,7 @@ class Writer:
     def _loop(
         self, label: str, loop: Loop, before: str, count: str, at: str, lanes: str, Hp: str, keep: str | None
     ) -> str:
-        """Rows outside, vectors of units inside; ends in a block of the name that is returned."""
+        """Write a loop over rows and, inside, vectors of units; return the name of its last block."""
         places = self._program.places(loop, self._q)
         bases = {array: self._rows(array) for array in dict.fromkeys(place.array for place in places)}
         self._lines += [
@@ -174,8 +174,8 @@ class Writer:
         return f"{label}.end"
 
     def _rows(self, array: str) -> tuple[str, str]:
-        """The data and the stride of an array of the tile; of `prev` the pointers to rows."""
-        name = "kept" if array == "same" else array  # it lies behind the kept fields
+        """Return the data and the stride of an array of the tile; for `prev` the pointers to rows."""
+        name = "kept" if array == "same" else array  # it is stored after the kept fields
         at = self._emit(f"getelementptr %{self._way}, ptr %t, i32 0, i32 {self._fields.index(name)}")
         data = self._emit(f"load ptr, ptr {at}")
         if array == "prev":
@@ -184,7 +184,7 @@ class Writer:
         return data, self._emit(f"load i64, ptr {second}")
 
     def _start(self, place: Place, base: tuple[str, str], row: str, at: str, lanes: str, Hp: str) -> str:
-        """A pointer to a field's first unit of this block, in a row."""
+        """Return a pointer to a field's first unit of this block, in a row."""
         data, stride = base
         real = self._machine.real
         if place.array == "prev":
@@ -213,7 +213,7 @@ class Writer:
     def _compute(
         self, loop: Loop, values: dict[int, str], starts: dict[Place, str], unit: str, wanted: Callable[[Node], bool]
     ) -> None:
-        """Add the wanted of the loop's values by their nodes' numbers."""
+        """Add those of the loop's values that are wanted, by node number."""
         for node, op, args in loop.steps():
             if not wanted(node):
                 continue
@@ -430,7 +430,7 @@ class Writer:
         z = self.vmin(c(n.exp_most), self.vmax(c(n.exp_least), x))
         shifted, _, r, square, q = self._exp_parts(z)
         whole = self._whole("sub", self._bits(shifted), self._bits(c(n.rounder)))
-        half = self._whole("ashr", whole, self.integer(1))  # 2^n itself may be no number where exp(x) is one
+        half = self._whole("ashr", whole, self.integer(1))  # 2^n may overflow where exp(x) does not
         first, second = (
             self._number(self._whole("shl", self._whole("add", part, self.integer(n.bias)), self.integer(n.mantissa)))
             for part in (half, self._whole("sub", whole, half))
@@ -455,12 +455,12 @@ class Writer:
         half = self.mul(self.mul(f, f), c(0.5))
         low = fma(s, self.add(half, self.mul(z, series)), self.mul(exponent, c(n.log_ln2_low)))
         y = fma(exponent, c(n.log_ln2_high), self.sub(f, self.sub(half, low)))
-        y = self.select(self.compare("ult", x, c(n.tiny)), c(-np.inf), y)  # 0, and what counts as 0
+        y = self.select(self.compare("ult", x, c(n.tiny)), c(-np.inf), y)  # 0 and subnormals
         y = self.select(self.compare("olt", x, c(0)), c(np.nan), y)
         return self.select(self.compare("ueq", x, c(np.inf)), x, y)
 
     def log1p(self, x: str) -> str:
-        """log(u) x / (u - 1) of u = 1 + x: what u rounds off cancels."""
+        """Compute log(u) x / (u - 1) with u = 1 + x, in which the rounding of u cancels."""
         c = self.const
         u = self.add(c(1), x)
         rest = self.sub(u, c(1))
@@ -488,7 +488,7 @@ class Writer:
 
 
 def single(value: float) -> float:
-    """The nearest number in float32."""
+    """Round to float32."""
     return float(np.float32(value))
 
 

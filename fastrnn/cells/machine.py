@@ -1,7 +1,7 @@
-"""Machine code of a cell that is not compiled in, made by LLVM at its first use and kept on disk.
+"""Machine code of cells that are not compiled in: compiled by LLVM at first use and cached on disk.
 
-llvmlite, which Numba brings along, is LLVM's compiler as a library. The code is stored in the user's cache folder under
-a hash of all that it was made of. A file there that is damaged, or cannot be written, costs time and nothing else.
+llvmlite, a dependency of Numba, is LLVM's compiler as a library. The code is stored in the user's cache folder under a
+hash of all its inputs. A damaged file, or one that cannot be written, only costs compile time.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from fastrnn.cells.llvm import Machine as Machine
 from fastrnn.cells.llvm import module
 from fastrnn.cells.program import Program
 
-#: What the compiler is asked for. For a JIT, LLVM chooses the code model in which constants may lie more than 2 GB away
-#: from the code, as they do in a process with much mapped memory.
+#: Compiler options. With jit, LLVM uses a code model that allows constants more than 2 GB from the code, as happens in
+#: a process with much mapped memory.
 OPTIONS = {"opt": 3, "jit": True}
 
 _lock = threading.RLock()
 
 
 def available() -> bool:
-    """Whether llvmlite is installed, of a version that has pointers without types."""
+    """Return whether llvmlite is installed, in a version with opaque pointers."""
     try:
         llvm: Any = importlib.import_module("llvmlite.binding")
     except ImportError:
@@ -36,7 +36,7 @@ def available() -> bool:
 
 
 def folder() -> Path:
-    """Where machine code is kept: FASTRNN_CACHE_DIR, or fastrnn in the user's cache folder."""
+    """Return the cache folder: FASTRNN_CACHE_DIR, or fastrnn in the user's cache folder."""
     given = os.environ.get("FASTRNN_CACHE_DIR")
     if given:
         return Path(given)
@@ -44,7 +44,7 @@ def folder() -> Path:
 
 
 class Code:
-    """A program as machine code: the addresses of its functions, for as long as this lives."""
+    """A program as machine code, with the addresses of its functions, valid while this object lives."""
 
     def __init__(self, program: Program, machine: Machine, cpu: str) -> None:
         llvm: Any = importlib.import_module("llvmlite.binding")
@@ -56,7 +56,7 @@ class Code:
             target = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, **OPTIONS)
             version = ".".join(map(str, llvm.llvm_version_info))
             digest = hashlib.sha256("\0".join((text, triple, cpu, repr(OPTIONS), version)).encode())
-            self.key = int.from_bytes(digest.digest()[:8], "little") >> 1 | 1 << 62  #: no small number
+            self.key = int.from_bytes(digest.digest()[:8], "little") >> 1 | 1 << 62  #: bit 62 set: never a small number
             path = folder() / digest.hexdigest()
             compiled = read(path)
             if compiled is None:
@@ -71,7 +71,7 @@ class Code:
 
 
 def read(path: Path) -> bytes | None:
-    """What `write` left there; None if that is not what there is, or another user's."""
+    """Read a file of `write`; return None if it is missing, damaged or owned by another user."""
     try:
         if hasattr(os, "getuid") and path.stat().st_uid != os.getuid():
             return None
@@ -83,7 +83,7 @@ def read(path: Path) -> bytes | None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """At once or not at all: another process may read it."""
+    """Write atomically: another process may read the file."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:

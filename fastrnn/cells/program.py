@@ -1,10 +1,10 @@
-"""From the graph of a cell's equations to loops over hidden units: what the generators of C and machine code write out.
+"""Convert the graph of a cell's equations to loops over hidden units, from which C and machine code are generated.
 
 A step runs in phases. Each multiplies its operand by the recurrent weights of its gates, or takes means of its operands
-over the hidden units, and then runs a loop over hidden units; a phase may also have the loop alone. What one phase
-hands to a later one, or the forward to the backward, lies in kept fields. Backward runs the phases in the opposite
-order: the loop of phase q is given the gradients of the operands of phase q + 1, or in the last phase that of the first
-state, and hands values on in pending fields.
+over the hidden units, and then runs a loop over hidden units; a phase may also have only the loop. Values passed
+from one phase to a later one, or from forward to backward, are stored in kept fields. Backward runs the phases in
+reverse order: the loop of phase q takes the gradients of the operands of phase q + 1, or in the last phase that of the
+first state, and passes values on in pending fields.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import NamedTuple
 
 from fastrnn.cells.graph import COMPARISONS, FUNCTIONS, JOINTS, Graph, Node, needed, reverse
 
-#: What the driver has room for (src/fastrnn.h).
+#: Limits of the driver (src/fastrnn.h).
 MAX_PHASES, MAX_PHASE_GATES, MAX_GATES, MAX_STATES, MAX_PARAMETERS, MAX_INPUTS = 8, 4, 8, 4, 16, 8
 MAX_PHASE_MEANS = 4
 
-#: Arrays of a tile whose fields lie a block of units apart; those of the others lie a whole row apart.
+#: Arrays of a tile whose fields are a block of units apart; in the others they are a whole row apart.
 BLOCKS = ("wx", "uh", "dout")
 
 
 class Place(NamedTuple):
-    """Where a value lies: an array of the tile, and the field or gate in it."""
+    """Location of a value: an array of the tile, and the field or gate in it."""
 
     array: str
     field: int = 0
@@ -32,14 +32,14 @@ class Place(NamedTuple):
 
 @dataclass
 class Loop:
-    """Loads, arithmetic and stores for each vector of units; stores in `training` only where fields are kept."""
+    """Loads, arithmetic and stores for each vector of units; stores in `training` are done only if fields are kept."""
 
     loads: dict[Node, Place] = field(default_factory=dict)
     stores: list[tuple[Place, Node]] = field(default_factory=list)
     training: set[Place] = field(default_factory=set)
 
     def values(self) -> list[Node]:
-        """What is computed or loaded, in order."""
+        """Return the computed and loaded values, in order."""
         found: dict[int, Node] = {}
         stack = [node for _, node in self.stores]
         while stack:
@@ -51,7 +51,7 @@ class Loop:
         return [found[number] for number in sorted(found)]
 
     def steps(self) -> Iterator[tuple[Node, str, tuple[Node, ...]]]:
-        """Each value with the operation that makes it; a product that only one sum uses is fused into it.
+        """Yield each value with its operation; a product used by only one sum is fused into it.
 
         "load" and "const" have no arguments, "fma" is a b + c, "fms" a b - c, "fnma" c - a b.
         """
@@ -123,13 +123,13 @@ class Program:
         self.phase_of = {self._u[g]: q for q, phase in enumerate(self.phases) for g in phase.gates}
         self.phase_of |= {mean: q for q, phase in enumerate(self.phases) for mean in phase.means}
         self.means = [mean for phase in self.phases for mean in phase.means]
-        #: Whether no unit sees another one, so that the kernels run a sequence unit by unit.
+        #: Whether units are independent, so that the kernels can run a sequence unit by unit.
         self.scans = len(self.phases) == 1 and not self.products and not inputs
-        #: What the products of a phase multiply where that is made; it lies in a kept field.
+        #: Phase -> the computed operand of its products, stored in a kept field.
         self.made = {q: operand for q, _, operand in self._made_operands() if self.phases[q].gates}
-        #: The gates with a product in the order of the phases.
+        #: The gates with a product, in the order of the phases.
         self.order = tuple([g for phase in self.phases for g in phase.gates])
-        #: Whether the gradients of W x + b and of U h + b_rec are two arrays.
+        #: Whether the gradients of W x + b and U h + b_rec are separate arrays.
         self.split = bool(self.apart) or self.order != gates or bool(self.means)
         self._ready = self._when_ready(forward)
         seeds = [(node, graph.node("dstate", (), k)) for k, node in enumerate(after)]
@@ -137,7 +137,7 @@ class Program:
         self.adjoints = reverse(graph, seeds)
         self.carries_h = self._carry(0) is not None
         first = graph.node("state", (), states[0])
-        #: Whether the first state may be projected to other units: nothing but the first phase's product reads it.
+        #: Whether the first state may be projected to other units: only the first phase's product reads it.
         self.projects = (
             bool(self.products)
             and self.phases[0].gates == self.order
@@ -149,7 +149,7 @@ class Program:
         self._write_backward()
 
     def _joined(self, gate: str) -> bool:
-        """Whether x and u of a gate are used in their sum alone."""
+        """Return whether x and u of a gate are used only in their sum."""
         u, x = self._u[gate], self._x.get(gate)
         return (
             x is not None
@@ -162,7 +162,7 @@ class Program:
         return node.op == "state" and node.name == self.states[0]
 
     def _made_operands(self) -> list[tuple[int, int, Node]]:
-        """Operands that are made, by phase and place in it: all but the first state as that of phase 0."""
+        """Return the computed operands, by phase and position: all except the first state in phase 0."""
         return [
             (q, j, operand)
             for q, phase in enumerate(self.phases)
@@ -171,11 +171,11 @@ class Program:
         ]
 
     def _depth(self, operand: Node) -> int:
-        """How many joints come one after another before this operand is known."""
+        """Return the length of the longest chain of joints before this operand."""
         return max((1 + self._depth(node.args[0]) for node in needed([operand]) if node.op in JOINTS), default=0)
 
     def _phases_of_means(self, forward: list[Node]) -> list[tuple[int, Phase]]:
-        """Means by the depth at which they are taken: as late as can be, so that many are taken in one phase."""
+        """Return phases of means with their depth, as late as possible, so that many share a phase."""
         joints = [node for node in forward if node.op in JOINTS]
         late = {node: self._depth(node.args[0]) for node in joints}
         last = max(late.values(), default=0)
@@ -203,18 +203,18 @@ class Program:
             for k in range(0, len(operands[operand]), MAX_PHASE_GATES)
         ]
         by_depth += self._phases_of_means(forward)
-        phases = [phase for _, phase in sorted(by_depth, key=lambda pair: pair[0])]  # of one depth products first
+        phases = [phase for _, phase in sorted(by_depth, key=lambda pair: pair[0])]  # products first at equal depth
         if not ordered or not phases[0].gates or not self._is_first_state(ordered[0]):
-            phases.insert(0, Phase())  # makes the first operand, or is all there is
+            phases.insert(0, Phase())  # computes the first operand, or is the only phase
         if len(phases) > MAX_PHASES:
             raise ValueError(
                 f"the equations need {len(phases)} products with different operands, or means, one after another; "
-                f"at most {MAX_PHASES} can be made"
+                f"expected at most {MAX_PHASES}"
             )
         return phases
 
     def _when_ready(self, nodes: Iterable[Node]) -> dict[Node, int]:
-        """The first phase in which each value can be computed."""
+        """Return the first phase in which each value can be computed."""
         ready: dict[Node, int] = {}
         for node in nodes:
             own = self.phase_of.get(node, 0)
@@ -225,16 +225,16 @@ class Program:
         return any(n.op in JOINTS for n in needed([node]))
 
     def _carry(self, state: int) -> Node | None:
-        """The gradient that reaches a state past the products; that of the first as an operand is the driver's."""
+        """Return a state's gradient without the part through products; for the first state the driver adds that."""
         node = self.graph.node("state", (), self.states[state])
         return self.adjoints.get(node)
 
     def is_pending(self, place: Place) -> bool:
-        """Whether it is a field that one backward loop leaves to another."""
+        """Return whether this field is passed from one backward loop to another."""
         return place.array == "carry" and place.field >= len(self.states)
 
     def same_for_all(self, nodes: Iterable[Node]) -> set[Node]:
-        """Of these, what is the same for every unit: means, the gradients of their operands, what follows from them."""
+        """Return the values equal for every unit: means, gradients of their operands, and functions of these."""
         found: set[Node] = set()
         for node in needed(nodes):
             of_mean = node.op == "doperand" and bool(self.phases[node.name[0]].means)
@@ -244,14 +244,14 @@ class Program:
         return found if any(node.op != "const" for node in found) else set()
 
     def first_product(self, q: int) -> int:
-        """The products before those of phase q."""
+        """Return the number of products before phase q."""
         return sum(len(phase.gates) for phase in self.phases[:q])
 
     def places(self, loop: Loop, q: int) -> list[Place]:
-        """All that a loop of phase q reads and writes, each once.
+        """Return all places that a loop of phase q reads and writes, without duplicates.
 
-        "u" is the sum of a product and its bias, "total" that of the first state's gradients, from the step after and
-        from outside.
+        "u" is the sum of a product and its bias, "total" the sum of the first state's gradients from the next step and
+        from y.
         """
         found: dict[Place, None] = {}
         for place in [loop.loads[node] for node in loop.values() if node in loop.loads]:
@@ -264,7 +264,7 @@ class Program:
         return list(found | {place: None for place, _ in loop.stores})
 
     def shape(self) -> dict[str, int | list[int]]:
-        """What the drivers know of a cell: the numbers in frnn_cell (src/fastrnn.h), by its names."""
+        """Return the drivers' description of a cell: the fields of frnn_cell (src/fastrnn.h), by name."""
         fields = {q: self.places_kept[operand].field for q, operand in self.made.items()}
         return {
             "gates": len(self.gates),
@@ -284,10 +284,10 @@ class Program:
             "pending": self.pending,
         }
 
-    # What is kept ---------------------------------------------------------------------------------------------------
+    # Kept values ------------------------------------------------------------------------------------------------------
 
     def _worth_keeping(self, node: Node) -> bool:
-        """Whether to read a value again is cheaper than to compute it again."""
+        """Return whether reloading a value is cheaper than recomputing it."""
         if node.op == "x" or node.op in JOINTS:
             return True
         if node.op == "add" and {a.op for a in node.args} == {"x", "u"}:
@@ -295,14 +295,14 @@ class Program:
         return node.op in FUNCTIONS and not any(self._index_of_state(a) is not None for a in node.args)
 
     def _index_of_state(self, node: Node) -> int | None:
-        """Which next state a value is."""
+        """Return the index of the next state that a value is, or None."""
         return next((k for k, after in enumerate(self.after) if after is node), None)
 
     def _keep(self, forward: list[Node]) -> None:
         known = set(forward)
-        #: Fields that every step writes, training or not: operands, and what a later phase needs.
+        #: Fields that every step writes, training or not: operands, and values that a later phase needs.
         handed: dict[Node, None] = dict.fromkeys(self.made.values())
-        for q in reversed(range(len(self.phases))):  # what is handed on from phase q may itself need earlier values
+        for q in reversed(range(len(self.phases))):  # values passed on from phase q may need earlier values
             made = [node for node in handed if self._ready[node] == q]
             handed |= dict.fromkeys(self._across([*self._roots(q), *made], q))
         kept = dict(handed)
@@ -320,7 +320,7 @@ class Program:
             else:
                 stack.extend(node.args)
         same = self.same_for_all(kept)
-        #: What lies in kept fields; and what is the same for every unit, of which one vector is kept.
+        #: Values in kept fields; and values equal for every unit, of which one vector is kept.
         self.kept = sorted(kept.keys() - same, key=lambda n: n.number)
         self.kept_same = sorted(kept.keys() & same, key=lambda n: n.number)
         self.places_kept = {node: Place("kept", k) for k, node in enumerate(self.kept)}
@@ -328,12 +328,12 @@ class Program:
         self.handed = frozenset(handed)
 
     def _roots(self, q: int) -> list[Node]:
-        """What phase q must compute whatever is kept: operands of later phases, and in the last one the states."""
+        """Return what phase q must always compute: operands of later phases, and in the last phase the states."""
         roots = [operand for _, _, operand in self._made_operands() if self._ready[operand] == q]
         return roots + (list(self.after) if q == len(self.phases) - 1 else [])
 
     def _across(self, roots: Iterable[Node], q: int) -> list[Node]:
-        """What of these an earlier phase than q has to hand over."""
+        """Return the values that phases before q must pass on for these roots."""
         found: dict[int, Node] = {}
         stack = list(roots)
         while stack:
@@ -346,7 +346,7 @@ class Program:
         return list(found.values())
 
     def _computed_in(self, roots: Iterable[Node], q: int) -> set[Node]:
-        """What phase q computes for these, and does not read from a kept field."""
+        """Return what phase q computes for these roots, without the values it reads from kept fields."""
         found: set[Node] = set()
         stack = list(roots)
         while stack:
@@ -359,7 +359,7 @@ class Program:
     # Loops ----------------------------------------------------------------------------------------------------------
 
     def _leaves(self, nodes: Iterable[Node]) -> Iterator[tuple[Node, Place]]:
-        """Where the given values lie, the same in every loop."""
+        """Yield the places of given values, the same in every loop."""
         arrays = {"state": ("prev", self.states), "parameter": ("p", self.parameters), "input": ("e", self.inputs)}
         for node in nodes:
             if node.op in arrays:
@@ -403,7 +403,7 @@ class Program:
             phase.forward = halves(loop) if q == last and not self.scans else [loop]
 
     def _when_known(self, nodes: Iterable[Node]) -> dict[Node, int]:
-        """The backward loop, counted by its phase, in which each value of the reverse pass is first known."""
+        """Return the phase of the backward loop in which each value of the reverse pass is first known."""
         last = len(self.phases) - 1
         known: dict[Node, int] = {}
         for node in nodes:
@@ -442,7 +442,7 @@ class Program:
         for q, phase in enumerate(self.phases):
             loop = phase.backward
             stack, seen = [node for _, node in loop.stores], set()
-            while stack:  # what an earlier loop knew is handed on, at the last sum or product that it knew
+            while stack:  # values known to an earlier loop are passed on at the last sum or product that it knows
                 node = stack.pop()
                 if node in seen:
                     continue
@@ -474,10 +474,10 @@ class Program:
 
 
 def halves(loop: Loop) -> list[Loop]:
-    """The loop cut in two where a function of a next state, as tanh(c), is all that makes the first one.
+    """Split the loop in two if the first state is a product with a function of a next state, such as tanh(c).
 
-    One chain of operations from the gates through both functions is longer than what a core can hold of it at once.
-    The first half leaves what the second needs where the first state is to be.
+    The chain of operations from the gates through both functions exceeds a core's out-of-order window. The first half
+    stores the other factor in the place of the first state, where the second half reads it.
     """
     states = {node: place for place, node in loop.stores if place.array == "next"}
     first = next((node for node, place in states.items() if place.field == 0), None)

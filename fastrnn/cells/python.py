@@ -1,4 +1,4 @@
-"""Loops as Python on arrays: what the NumPy and Numba backends run, and what people read as a cell's derivative."""
+"""Generate Python for loops on arrays: run by the NumPy and Numba backends, and printed as a cell's derivative."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastrnn.cells.functions import ARRAYS
 from fastrnn.cells.graph import COMPARISONS, FUNCTIONS, Node, needed
 from fastrnn.cells.program import Loop, Program
 
-#: How tightly each operator binds, and how it is written.
+#: Precedence and format of each operator.
 OPERATORS = {
     "add": (1, "{} + {}"),
     "sub": (1, "{} - {}"),
@@ -24,7 +24,7 @@ TESTS = dict(zip(COMPARISONS, ("<", "<=", ">", ">=", "==", "!="), strict=True))
 
 
 def compiled(loop: Loop, names: dict[Node, str], dtype: Any, njit: Callable[..., Any] | None = None) -> Any:
-    """The loop as a function from the arrays that it loads, in `loop.loads`' order, to a tuple of those that it stores.
+    """Compile the loop to a function from the arrays it loads, in `loop.loads` order, to a tuple of those it stores.
 
     `njit` compiles the functions that it calls.
     """
@@ -38,7 +38,7 @@ def compiled(loop: Loop, names: dict[Node, str], dtype: Any, njit: Callable[...,
 
 
 def derivative(program: Program, names: dict[Node, str]) -> str:
-    """The backward loops as readable text."""
+    """Return the backward loops as readable text."""
     blocks = []
     for q in range(len(program.phases) - 1, -1, -1):
         whole = program.phases[q].backward
@@ -58,7 +58,7 @@ def derivative(program: Program, names: dict[Node, str]) -> str:
 
 
 def target(program: Program, place: Any) -> str:
-    """The name of a gradient that a backward loop stores."""
+    """Return the name of a gradient that a backward loop stores."""
     match place.array:
         case "da":
             return f"dx_{program.gates[place.field]}"
@@ -74,7 +74,7 @@ def target(program: Program, place: Any) -> str:
 
 
 def node_names(program: Program) -> dict[Node, str]:
-    """A name for every value that has a meaning of its own: x_f, u_f, c_prev, p_i; gates, next states, gradients."""
+    """Name the meaningful values: x_f, u_f, c_prev, p_i; gates, next states, gradients."""
     names: dict[Node, str] = {}
     for node in program.graph.nodes:
         match node.op:
@@ -105,7 +105,7 @@ def node_names(program: Program) -> dict[Node, str]:
 
 
 def _gates_behind(node: Node, names: dict[Node, str]) -> set[str]:
-    """The gates whose x or u a value is made of, not counting what already has a name."""
+    """Return the gates whose x or u a value depends on, not through already named values."""
     found, stack = set(), list(node.args)
     while stack:
         a = stack.pop()
@@ -117,7 +117,7 @@ def _gates_behind(node: Node, names: dict[Node, str]) -> set[str]:
 
 
 class Writer:
-    """Writes expressions: what is used once stands where it is used, the rest gets a line and a name."""
+    """Writes expressions: values used once are inlined, the others get a line and a name."""
 
     def __init__(self, names: dict[Node, str], scope: dict[str, Any] | None, constant: Callable[[float], Any]) -> None:
         self._names, self._scope, self._constant = names, scope, constant
@@ -147,7 +147,7 @@ class Writer:
         return lines
 
     def text(self, node: Node, binding: int = 0) -> str:
-        """A value in an expression that binds so tightly."""
+        """Return the text of a value inside an expression of this precedence."""
         if node in self._lined:
             return self.name(node)
         if node.is_number:

@@ -1,4 +1,4 @@
-"""One step of a program on NumPy arrays, and its backward: matrix products here, between them the loops."""
+"""One step of a program on NumPy arrays, and its backward: matrix products, with the loops between them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def dot(a: Array, b: Array) -> Array:
 
 
 class Reference:
-    """A cell's step for one dtype; `compiled` makes a function of a loop."""
+    """A cell's step for one dtype; `compiled` turns a loop into a function."""
 
     def __init__(
         self,
@@ -32,10 +32,10 @@ class Reference:
         self._made = {q: program.places_kept[operand] for q, operand in program.made.items()}
 
     def step(self, x: Array, state: Arrays, weights: Arrays, e: Sequence[Array]) -> tuple[Arrays, Arrays]:
-        """The states after, and what backward wants to see again.
+        """Return the states after the step, and the data for backward.
 
-        x (B, I) and state, (B, H) each, before the step; weights (W, U, b, b_rec, p, R), e in the order of the cell's
-        inputs. R without rows is no projection; U with fewer columns than its operand has heads.
+        x is (B, I), the states before the step (B, H) each, weights (W, U, b, b_rec, p, R), and e in the order of the
+        cell's inputs. R without rows means no projection; U with fewer columns than its operand means heads.
         """
         W, _, b, _, _, R = weights
         program, H = self._program, len(b) // len(self._program.gates)
@@ -64,9 +64,9 @@ class Reference:
     def step_backward(
         self, dstate: Arrays, x: Array, state: Arrays, saved: Arrays, weights: Arrays, e: Sequence[Array]
     ) -> tuple[Array, Arrays, Arrays, list[Array]]:
-        """dx, the gradients of the states before, of the weights (sums over the batch), and of e.
+        """Return dx and the gradients of the states before the step, the weights (summed over the batch), and e.
 
-        A name with d in front is the gradient of a scalar by that name.
+        d + name is the gradient of a scalar with respect to name.
         """
         W, U, R = weights[0], weights[1], weights[5]
         program, H, dot = self._program, len(W) // len(self._program.gates), self._dot
@@ -128,25 +128,25 @@ class Reference:
 
 
 def mean(a: Array) -> Array:
-    """Of each row, as long as the row."""
+    """Return the mean of each row, repeated to the row's length."""
     return np.repeat(a.mean(axis=1, keepdims=True), a.shape[1], axis=1)
 
 
 def part(a: Array, g: int, H: int) -> Array:
-    """Gate g of gates that lie side by side."""
+    """Return gate g of gates stacked along axis 1."""
     return a[:, g * H : (g + 1) * H].copy()
 
 
 def heads(a: Array, n: int, axis: int = 0) -> list[Array]:
-    """The n equal parts along an axis."""
-    return [a] if n == 1 else [part.copy() for part in np.split(a, n, axis)]  # contiguous, as which Numba knows them
+    """Return the n equal parts along an axis."""
+    return [a] if n == 1 else [part.copy() for part in np.split(a, n, axis)]  # contiguous, as Numba requires
 
 
 def joined(parts: list[Array], axis: int = 0) -> Array:
-    """The way back."""
+    """Join the parts: the inverse of `heads`."""
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis)
 
 
 def rows(a: Array, g: int, H: int) -> Array:
-    """Gate g of gates that are stacked."""
+    """Return gate g of gates stacked along axis 0."""
     return a[g * H : (g + 1) * H]

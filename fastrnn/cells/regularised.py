@@ -1,6 +1,6 @@
-"""Cells made of others that are regularised in training, by masks that are extra inputs.
+"""Cells with regularisation in training, whose masks are extra inputs.
 
-So the kernels run them, and gradients are derived as of every cell. Masks are drawn by `fastrnn.layers` and Keras.
+So they run in the kernels, and their gradients are derived like any cell's. `fastrnn.layers` and Keras draw the masks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fastrnn.cells.definition import Cell
 
 @dataclass
 class Dropped:
-    """U.g, a product with which is one of what is left of its operand."""
+    """U.g with a mask applied to its operand."""
 
     matrix: Any
     mask: Any
@@ -27,16 +27,16 @@ class Dropped:
 
 @cache
 def masked(cell: Cell, masks: tuple[str, ...], zoned: tuple[str, ...] = ()) -> Cell:
-    """The cell with masks of U's operands, and one of each state that is `zoned`, 0 where it stays.
+    """Return the cell with masks of U's operands, and a mask of each `zoned` state, 0 where it keeps its value.
 
-    `masks` has the mask of each product by its name, once or several times; it is empty without any.
+    `masks` names the mask of each product, names may repeat; it is empty without masks.
     """
     names = {mask: free(mask, cell) for mask in masks}
     dropping = dict(zip(cell.products, [names[mask] for mask in masks], strict=bool(masks)))
     zones = {state: free(f"zone_{state}", cell) for state in zoned}
 
     def equations(x: Any, U: Any, s: Any, *given: Any) -> tuple[Any, ...]:
-        e = given[-1]  # and the first is p, if the cell has parameters
+        e = given[-1]  # given[0] is p, if the cell has parameters
         if dropping:
             U = SimpleNamespace(**{g: Dropped(getattr(U, g), getattr(e, mask)) for g, mask in dropping.items()})
         after = zip(cell.states, cell.equations(x, U, s, given[0], e), strict=True)
@@ -48,11 +48,11 @@ def masked(cell: Cell, masks: tuple[str, ...], zoned: tuple[str, ...] = ()) -> C
 
 @cache
 def averaged(cell: Cell, zoneout: tuple[float, ...]) -> Cell:
-    """The cell whose states are what zoneout at these rates makes of them on average."""
+    """Return the cell whose states are their expectations under zoneout at these rates."""
     rates = dict(zip(cell.states, zoneout, strict=True))
 
     def equations(x: Any, U: Any, s: Any, *given: Any) -> tuple[Any, ...]:
-        given = given or (None,)  # p and e, of which the cell may have one or none
+        given = given or (None,)  # p and e, if the cell has them
         after = zip(cell.states, cell.equations(x, U, s, given[0], given[-1]), strict=True)
         return tuple([rates[n] * getattr(s, n) + (1 - rates[n]) * a if rates[n] else a for n, a in after])
 
@@ -60,7 +60,7 @@ def averaged(cell: Cell, zoneout: tuple[float, ...]) -> Cell:
 
 
 def free(name: str, cell: Cell) -> str:
-    """A name that no input of the cell has."""
+    """Return a name that no input of the cell has."""
     while name in cell.inputs:
         name += "_"
     return name
