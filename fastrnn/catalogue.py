@@ -116,7 +116,7 @@ def positive(a: Any) -> Any:
 
 @cell(gates="zn", states="h")
 def li_gru(x: Any, U: Any, s: Any) -> Any:
-    """The light GRU: no reset gate, and a rectifier.
+    """The light GRU (Li-GRU): no reset gate, and relu.
 
     z is the share of the old state, as in the paper and in PyTorch's GRU. The paper's batch normalisation of W x is not
     included: with fixed statistics it folds into W and b.

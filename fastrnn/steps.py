@@ -13,7 +13,7 @@ from fastrnn.run import gru_cell, lstm_cell, rnn_cell
 
 
 def rnn_step(x: Any, h: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *, activation: str = "tanh") -> Array:
-    """One step of `rnn_forward`: ``activation(W x + b + U h + b_rec)``.
+    """Run one step of `rnn_forward`: ``activation(W x + b + U h + b_rec)``.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def rnn_step(x: Any, h: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *
 def gru_step(
     x: Any, h: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *, reset_after: bool | None = None
 ) -> Array:
-    """One step of `gru_forward`, which gives the equations.
+    """Run one step of `gru_forward`, which gives the equations.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def gru_step(
 def lstm_step(
     x: Any, h: Any, c: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *, p: Any = None
 ) -> tuple[Array, Array]:
-    """One step of `lstm_forward`, which gives the equations.
+    """Run one step of `lstm_forward`, which gives the equations.
 
     Parameters
     ----------

@@ -89,7 +89,7 @@ def set_isa(name: str) -> None:
 
 
 def headers() -> str:
-    """The C that files of `fastrnn.to_c` begin with: vectors, functions and products, as in the kernels."""
+    """Return the C at the start of files from `fastrnn.to_c`: vectors, functions and products, as in the kernels."""
     return _fastrnn.headers
 
 

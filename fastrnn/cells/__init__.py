@@ -1,7 +1,8 @@
 """The built-in cells, written as equations, and the functions used in equations.
 
-These lines are the textbook. NumPy runs them as they are, for any dtype: complex numbers work, so a complex step
-differentiates a cell to machine precision. The kernels, their backward and the other backends are derived from them.
+These are the textbook equations. NumPy runs them directly, for any dtype, including complex, so complex-step
+differentiation is accurate to machine precision. The kernels, their backward and the other backends are derived from
+them.
 
 `x.g` is W_g x[t] + b_g, `U.g @ v` is U_g v + b_rec_g, `s` holds the states before the step; see `fastrnn.cell`.
 
@@ -15,7 +16,7 @@ References
 .. [4] K. Cho et al., "Learning phrase representations using RNN encoder-decoder for statistical machine
    translation", EMNLP 2014, eq. 5-8.
 .. [5] J. Chung, C. Gulcehre, K. Cho, Y. Bengio, "Empirical evaluation of gated recurrent neural networks on sequence
-   modeling", 2014. The reset after the product is cuDNN's form of it.
+   modeling", 2014. The reset after the product is cuDNN's variant.
 """
 
 from __future__ import annotations
@@ -111,13 +112,13 @@ def rnn_tanh(x: Any, U: Any, s: Any) -> Any:
 
 @builtin("rnn", gates="h", states="h", activation="relu")
 def rnn_relu(x: Any, U: Any, s: Any) -> Any:
-    """The vanilla RNN with a rectifier."""
+    """The vanilla RNN with relu."""
     return relu(x.h + U.h @ s.h)
 
 
 @builtin("rnn", gates="h", states="h", activation="sigmoid")
 def rnn_sigmoid(x: Any, U: Any, s: Any) -> Any:
-    """The vanilla RNN with a sigmoid."""
+    """The vanilla RNN with sigmoid."""
     return sigmoid(x.h + U.h @ s.h)
 
 

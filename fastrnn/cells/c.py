@@ -95,7 +95,7 @@ def pointers(program: Program, loop: Loop, q: int) -> list[str]:
 
 
 def inference(program: Program, q: int) -> tuple[list[str], set[str]]:
-    """The loops of phase q over all the units of one row, and the arrays that they name; blocks are n = Hp wide."""
+    """Return the loops of phase q over all units of one row, and the arrays they use; blocks are n = Hp wide."""
     lines: list[str] = []
     for loop in program.phases[q].forward:
         _, each_unit = bodies(program, loop, q, training=False)
@@ -112,7 +112,7 @@ def address(place: Place, unit: str = " + l") -> str:
 def bodies(program: Program, loop: Loop, q: int, *, training: bool = True) -> tuple[list[str], list[str]]:
     """Return the code for values shared by all units (from the first vector), and the code per vector of units.
 
-    Without `training` nothing is kept for it, and what is computed else is fused as it is with it.
+    Without `training` nothing is kept for backward; all else is computed, and fused, as with it.
     """
     once: list[str] = []
     lines: list[str] = []
@@ -133,7 +133,7 @@ def bodies(program: Program, loop: Loop, q: int, *, training: bool = True) -> tu
 
 
 def used(loop: Loop) -> list[tuple[Node, str, tuple[Node, ...]]]:
-    """The steps that a store hangs on which is not of training alone."""
+    """Return the steps that inference needs: those of stores not restricted to training."""
     wanted = {node for place, node in loop.stores if place not in loop.training}
     steps = []
     for step in reversed([*loop.steps()]):

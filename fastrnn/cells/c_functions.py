@@ -1,4 +1,4 @@
-"""Functions that src/activation.h does not have, for no built-in cell has them, in C: by the operations of `llvm`."""
+"""C of functions missing from src/activation.h (no built-in cell uses them), from the operations of `llvm`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import re
 
 from fastrnn.cells.llvm import Machine, Writer, single
 
-#: What `function` writes, by the names of equations.
+#: The functions that `function` can write, by their names in equations.
 WRITTEN = ("exp", "log", "log1p", "softplus", "abs")
 
-#: Comparisons of LLVM that C has; those of "u" hold where a number is NaN, too.
+#: LLVM comparisons in C; the unordered ones ("u") are also true for NaN.
 OPERATORS = {"olt": "<", "ole": "<=", "ogt": ">", "oge": ">=", "oeq": "==", "une": "!="}
 UNORDERED = {"ult": "~({} >= {})", "ueq": "~(({0} < {1}) | ({0} > {1}))"}
 
@@ -18,28 +18,28 @@ SHIFTS = {"add": "+", "sub": "-", "and": "&", "or": "|", "shl": "<<", "ashr": ">
 
 
 def function(name: str, bits: int) -> str:
-    """v<name>, on vectors of numbers of so many bits."""
+    """Return the C of v<name>, for vectors of numbers with this many bits."""
     writer = InC(bits)
     value = writer.fabs("x") if name == "abs" else getattr(writer, name)("x")
     lines = [f"return {value};"]
-    for k, line in reversed([*enumerate(writer.lines)]):  # what nobody reads, a compiler warns of
+    for k, line in reversed([*enumerate(writer.lines)]):  # compilers warn about unused values
         if any(re.search(rf"\bv{k}\b", later) for later in lines):
             lines.insert(0, line)
     return f"INLINE vec v{name}(vec x)\n{{\n" + "".join([f"    {line}\n" for line in lines]) + "}\n"
 
 
 def number(value: float) -> str:
-    """A constant of C."""
+    """Return a number as a C constant."""
     if math.isfinite(value):
         return f"(real){value!r}"
     return f"(real){'-' if value < 0 else ''}__builtin_inf()" if value == value else '(real)__builtin_nan("")'
 
 
 class InC(Writer):
-    """Its operations, in C over src/lanes.h."""
+    """The operations of the LLVM writer, written as C over src/lanes.h."""
 
     def __init__(self, bits: int) -> None:
-        self._machine = Machine(bits, 0, True)  # lanes and FMA are lanes.h's business
+        self._machine = Machine(bits, 0, True)  # lanes.h handles lanes and FMA
         self.lines: list[str] = []
 
     def _named(self, kind: str, value: str) -> str:

@@ -189,7 +189,7 @@ class Cell:
         return None if order == tuple(sorted(order)) else order
 
     def _cut(self) -> Program:
-        """The equations as phases and loops."""
+        """Split the equations into phases and loops."""
         try:
             return Program(self._graph, self.gates, self.states, self.parameters, self.inputs, self._after)
         except ValueError as error:

@@ -73,14 +73,14 @@ def main(folder: Path) -> None:
 
 
 def headers() -> str:
-    """One after another, without what includes them."""
+    """Return the text of the headers, concatenated, without their own includes."""
     source = Path(__file__).parents[2] / "src"
     lines = "".join([(source / name).read_text() for name in HEADERS]).splitlines()
     return "".join([f"{line}\n" for line in lines if not line.startswith('#include "')])
 
 
 def literal(text: str) -> str:
-    """A string of C."""
+    """Return text as a C string literal."""
     lines = [line.replace("\\", "\\\\").replace('"', '\\"') for line in text.splitlines()]
     return "\n".join([f'    "{line}\\n"' for line in lines])
 

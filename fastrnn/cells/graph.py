@@ -229,7 +229,7 @@ def is_one(node: Node) -> bool:
 
 
 def evaluated(op: str, *a: float) -> float:
-    """A constant expression; what mathematics does not define is NaN, and what is too large infinite, as for arrays."""
+    """Evaluate a constant expression; raise ValueError or ArithmeticError if it is undefined or overflows."""
     rules: dict[str, Callable[..., float]] = {
         "add": lambda x, y: x + y,
         "sub": lambda x, y: x - y,

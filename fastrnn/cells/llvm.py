@@ -283,7 +283,7 @@ class Writer:
         return self._emit(f"select {self._mask} {mask}, {self._vec} {a}, {self._vec} {b}")
 
     def vmin(self, a: str, b: str) -> str:
-        """The second if either is NaN."""
+        """Return the minimum, or b if either is NaN."""
         return self.select(self.compare("olt", a, b), a, b)
 
     def vmax(self, a: str, b: str) -> str:
@@ -438,7 +438,7 @@ class Writer:
         return self.mul(self.fma(first, self.fma(square, q, r), first), second)
 
     def log(self, x: str) -> str:
-        """By [1]: x = 2^k (1 + f) with 1 + f between sqrt(1/2) and sqrt(2)."""
+        """Compute log as in [1]: x = 2^k (1 + f) with 1 + f between sqrt(1/2) and sqrt(2)."""
         fma, c, n, bits = self.fma, self.const, self._numbers, self._machine.bits
         whole, mantissa = self._bits(x), n.mantissa
         root = struct.unpack("<i" if bits == 32 else "<q", struct.pack("<f" if bits == 32 else "<d", 0.5**0.5))[0]
