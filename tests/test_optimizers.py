@@ -254,7 +254,7 @@ def test_rows_that_do_not_fit() -> None:
         with pytest.raises(TypeError, match=message):
             wrong()
     for rows in ([1, 0], [1, 1], [[0, 1]]):
-        with pytest.raises(ValueError, match=r"^rows: expected numbers of rows in order, each once"):
+        with pytest.raises(ValueError, match=r"^rows: expected distinct row indices in ascending order"):
             RowGradient(np.array(rows), np.ones((2, 3)), (4, 3))
     for rows in ([-1, 0], [0, 4]):
         with pytest.raises(ValueError, match=r"^rows: expected each in 0\.\.3, got "):

@@ -100,7 +100,7 @@ def find(family: str, **options: Any) -> Cell:
     """Return the built-in cell that matches the most options; options of other families are ignored."""
     found = [cell for cell in members(family) if cell.options.items() <= options.items()]
     if not found:
-        raise ValueError(f"cell: there is no {family} with {options}")
+        raise ValueError(f"cell: no built-in {family} has the options {options}")
     return max(found, key=lambda cell: len(cell.options))
 
 

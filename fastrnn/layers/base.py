@@ -339,13 +339,13 @@ class Stateless(Layer):
     ) -> Output:
         boolean("training", training)
         if state is not None:
-            raise ValueError(f"state: {type(self).__name__} has no state, so expected None, got {type(state).__name__}")
+            raise ValueError(f"state: {type(self).__name__} has no state; expected None, got {type(state).__name__}")
         y, kept = self._run(x, training, rng, threads)
         return Output(y, None, Cache(self, (y.shape, y.dtype, kept, glance(kept))) if training else None)
 
     def backward(self, dy: Any, cache: Any, *, dstate: Any = None) -> Back:
         if dstate is not None:
-            raise ValueError(f"dstate: {type(self).__name__} has no state, so expected None")
+            raise ValueError(f"dstate: {type(self).__name__} has no state; expected None")
         shape, dtype, kept, seen = self._own(cache)
         expect_unchanged(seen, kept)
         dy = expect_dtype("dy", as_array("dy", dy), dtype, "that of y")

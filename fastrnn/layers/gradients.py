@@ -50,7 +50,7 @@ class RowGradient:
             raise TypeError(f"rows: expected integers, got {self.rows.dtype}")
         n, E = self.shape
         if self.rows.ndim != 1 or (self.rows[1:] <= self.rows[:-1]).any():
-            raise ValueError("rows: expected numbers of rows in order, each once")
+            raise ValueError("rows: expected distinct row indices in ascending order")
         if len(self.rows) and not 0 <= self.rows[0] <= self.rows[-1] < n:
             raise ValueError(f"rows: expected each in 0..{n - 1}, got {self.rows[0]}..{self.rows[-1]}")
         if self.values.shape != (len(self.rows), E):
