@@ -109,9 +109,11 @@ def test_a_state_dict(prefix: str, nested: bool, kind: str, run: Run, torch: Any
 def test_which_module_and_which_cell(run: Run, torch: Any) -> None:
     modules = torch.nn.ModuleDict({"a": torch.nn.RNN(3, 4, nonlinearity="relu"), "b": torch.nn.LSTM(3, 8, proj_size=4)})
     torch.save(modules.state_dict(), "model.pth")
-    assert "--prefix: expected which module of model.pth is meant: 'a.', 'b.'" in wrong(run, "inspect", "model.pth")
+    assert "--prefix: expected one of 'a.', 'b.', because model.pth has several modules" in wrong(
+        run, "inspect", "model.pth"
+    )
     assert "--prefix: expected one of 'a.', 'b.', got 'c.'" in wrong(run, "inspect", "model.pth", "--prefix", "c.")
-    cells = "--cell: expected one of rnn_tanh, rnn_relu, which a state_dict does not say"
+    cells = "--cell: expected one of rnn_tanh, rnn_relu, because a state_dict does not store it"
     assert cells in wrong(run, "inspect", "model.pth", "--prefix", "a.")
     code, out, _ = run("inspect", "model.pth", "--prefix", "a.", "--cell", "rnn_relu")
     assert (code, "0 RNN" in out, "rnn_relu" in out) == (0, True, True)
@@ -126,7 +128,9 @@ def test_arrays_of_another(run: Run, tmp_path: Path) -> None:
     importlib.import_module("safetensors.numpy").save_file(arrays, tmp_path / "arrays.safetensors")
     assert run("convert", "arrays.safetensors", "gru.safetensors", "--cell", "gru_before")[0] == 0
     assert_same_bits(fastrnn.load("gru.safetensors").parameters(), layer.parameters())
-    assert "--cell: gru.safetensors says itself" in wrong(run, "inspect", "gru.safetensors", "--cell", "gru_before")
+    assert "--cell: expected no options, because gru.safetensors" in wrong(
+        run, "inspect", "gru.safetensors", "--cell", "gru_before"
+    )
 
 
 def test_rtneural(run: Run, tmp_path: Path) -> None:
@@ -167,7 +171,7 @@ def test_inspect_a_graph_that_is_no_chain(run: Run, onnx: Any) -> None:
     code, out, _ = run("inspect", "model.onnx")
     lines = out.splitlines()
     assert code == 0
-    assert lines[0].startswith("model.onnx: whole: Sqrt node 'z': no layer of a Sequential")
+    assert lines[0].startswith("model.onnx: whole: Sqrt node 'z': not a layer of a Sequential")
     assert lines[-1].split()[:2] == ["1.layer0", "LSTM"]
     assert "Sqrt node 'z'" in wrong(run, "convert", "model.onnx", "other.onnx")
 
@@ -223,18 +227,18 @@ def test_bench_of_an_encoder_and_a_decoder(run: Run) -> None:
     [
         (["convert"], "the following arguments are required: IN, OUT; see python -m fastrnn convert --help"),
         (["frobnicate"], "invalid choice: 'frobnicate'"),
-        (["convert", "nothing.onnx", "b.onnx"], "nothing.onnx: there is no such file"),
-        (["convert", "m.safetensors", "m.d"], "OUT: expected a name that ends in .safetensors, .onnx, .c, got 'm.d'"),
-        (["convert", "m.txt", "m.onnx"], "IN: expected a name that ends in .safetensors, .keras, .h5,"),
+        (["convert", "nothing.onnx", "b.onnx"], "nothing.onnx: file not found"),
+        (["convert", "m.safetensors", "m.d"], "OUT: expected a file name ending in .safetensors, .onnx, .c, got 'm.d'"),
+        (["convert", "m.txt", "m.onnx"], "IN: expected a file name ending in .safetensors, .keras, .h5,"),
         (["convert", "m.safetensors", "no/m.safetensors"], "the directory no does not exist; create it first"),
-        (["convert", "m.safetensors", "b.safetensors", "--opset", "13"], "--opset: m.safetensors has no use for it"),
-        (["convert", "m.safetensors", "b.safetensors", "--inference"], "--inference: m.safetensors has no use for it"),
+        (["convert", "m.safetensors", "b.safetensors", "--opset", "13"], "--opset: not an option of m.safetensors"),
+        (["convert", "m.safetensors", "b.safetensors", "--inference"], "--inference: not an option of m.safetensors"),
         (["convert", "m.safetensors", "b.onnx", "--opset", "x"], "argument --opset: invalid int value: 'x'"),
         (["inspect", "bad.safetensors"], "bad.safetensors is not a safetensors file"),
-        (["inspect", "weights.safetensors"], "weights.safetensors holds weights alone"),
+        (["inspect", "weights.safetensors"], "weights.safetensors holds only weights"),
         (
             ["inspect", "m.safetensors", "--lengths"],
-            "--lengths: m.safetensors has no use for it; expected cell, prefix",
+            "--lengths: not an option of m.safetensors; expected cell, prefix",
         ),
         (["bench", "m.safetensors", "--batch", "0"], "--batch: expected a positive integer, got 0"),
         (["bench", "m.safetensors", "--seconds", "0"], "--seconds: expected a positive number, got 0.0"),
@@ -255,9 +259,9 @@ def test_errors_of_files(run: Run, torch: Any, onnx: Any, tmp_path: Path) -> Non
     torch.save([1, 2], "list.pt")
     torch.save(torch.nn.Linear(3, 4).state_dict(), "linear.pt")
     fastrnn.save("cell.safetensors", fastrnn.Recurrent(catalogue.li_gru, 3, 4))
-    assert "bad.onnx is no ONNX model" in wrong(run, "inspect", "bad.onnx")
+    assert "bad.onnx is not an ONNX model" in wrong(run, "inspect", "bad.onnx")
     for name in ("bad.pt", "module.pt"):
-        assert f"{name}: expected what torch.save(module.state_dict(), path) writes" in wrong(run, "inspect", name)
+        assert f"{name}: expected a file of torch.save(module.state_dict(), path)" in wrong(run, "inspect", name)
     assert "list.pt: expected a state_dict, got list" in wrong(run, "inspect", "list.pt")
     assert "expected weight_ih_l0 of a recurrent module, got weight, bias" in wrong(run, "inspect", "linear.pt")
     assert "cell: ONNX has no li_gru" in wrong(run, "convert", "cell.safetensors", "cell.onnx")

@@ -119,8 +119,8 @@ def kernels(*names: str, bias: tuple[str, ...] = ()) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: fastrnn.from_flax([1]), TypeError, "params: expected a mapping, as init gives it, got list"),
-        (lambda: fastrnn.from_flax(kernels("if", "in", "hf", "hn")), ValueError, "f, n belong to no one cell"),
+        (lambda: fastrnn.from_flax([1]), TypeError, "params: expected a mapping, as init returns, got list"),
+        (lambda: fastrnn.from_flax(kernels("if", "in", "hf", "hn")), ValueError, "got f, n, not of one cell"),
         (lambda: fastrnn.from_flax(kernels("ir", "hr") | {"x": 3}), ValueError, "one recurrent cell, got 'x' among ir"),
         (lambda: fastrnn.from_flax({"params": {"a": kernels("i"), "b": {}}}), ValueError, "cell, got 'a' among a, b"),
         (
@@ -131,12 +131,12 @@ def kernels(*names: str, bias: tuple[str, ...] = ()) -> dict[str, Any]:
         (
             lambda: fastrnn.from_flax({"dense_i": {"kernel": np.ones((3, 8))}, "dense_h": {"kernel": np.ones((4, 8))}}),
             ValueError,
-            r"params: dense_h: expected a kernel \(H, G\*H\), G being 1, 3 or 4, got \(4, 8\)",
+            r"params: dense_h: expected a kernel \(H, G\*H\) with G = 1, 3 or 4, got \(4, 8\)",
         ),
         (lambda: fastrnn.from_equinox(3), TypeError, "cell: expected equinox.nn.LSTMCell or GRUCell, got int"),
-        (lambda: fastrnn.from_haiku(3), TypeError, "params: expected a mapping, as init gives it, got int"),
-        (lambda: fastrnn.from_haiku({}), ValueError, "which module= names, got none"),
-        (lambda: fastrnn.from_haiku({"a": {"w": np.ones((3, 5))}}), ValueError, "which module= names, got a"),
+        (lambda: fastrnn.from_haiku(3), TypeError, "params: expected a mapping, as init returns, got int"),
+        (lambda: fastrnn.from_haiku({}), ValueError, "got none; select one with module="),
+        (lambda: fastrnn.from_haiku({"a": {"w": np.ones((3, 5))}}), ValueError, "got a; select one with module="),
         (lambda: fastrnn.from_haiku({"linear": {"w": np.ones((7, 16)), "b": np.ones(16)}}), ValueError, "got linear"),
         (
             lambda: fastrnn.from_haiku({"a/linear": kernels("i"), "b/linear_1": {}}),
@@ -268,7 +268,7 @@ NAM = {"architecture": "LSTM", "config": {"input_size": 1, "hidden_size": 2, "nu
         (
             lambda: fastrnn.from_rtneural({"model_data": {}, "state_dict": {"rec.weight_ih_l0": [[1.0]]}}),
             ValueError,
-            r'PyTorch\'s state_dict; give its arrays to from_torch\(state_dict, cell="lstm", prefix="rec."\)',
+            r'PyTorch state_dict; pass its arrays to from_torch\(state_dict, cell="lstm", prefix="rec."\)',
         ),
         (lambda: fastrnn.from_nam(NAM | {"architecture": "WaveNet"}), ValueError, "expected LSTM, got 'WaveNet'"),
         (lambda: fastrnn.from_nam(NAM | {"config": None}), ValueError, "path: config: expected sizes, got None"),
@@ -297,7 +297,7 @@ def test_files_that_are_no_models(call: Any, error: type[Exception], message: st
 def test_files_that_are_no_json(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no")
     (tmp_path / "list").write_text("[1]")
-    for name, message in (("text", "is no JSON"), ("list", r"expected a model, got \[1\]")):
+    for name, message in (("text", "is not JSON"), ("list", r"expected a model, got \[1\]")):
         with pytest.raises(ValueError, match=message):
             fastrnn.from_nam(tmp_path / name)
 

@@ -298,8 +298,8 @@ def test_where_masks_stand(keras: Any) -> None:
     k = keras.layers
     lstm, dense = k.LSTM(3, return_sequences=True), k.Dense(3)
     for layers, message in (
-        ([lstm, k.Masking()], r"layer 'masking\w*' \(Masking\): expected what masks before every recurrent layer, got"),
-        ([k.Masking(), lstm, k.Softmax()], r"\(Softmax\): reads the mask of steps as one of features"),
+        ([lstm, k.Masking()], r"layer 'masking\w*' \(Masking\): expected before every recurrent layer, got"),
+        ([k.Masking(), lstm, k.Softmax()], r"\(Softmax\): expected no mask, because Keras applies the mask"),
     ):
         model = keras.Sequential([keras.Input((None, 2)), *layers])
         with pytest.raises(ValueError, match=message):
@@ -321,7 +321,7 @@ def test_one_layer_of_a_model_that_is_no_chain(keras: Any, tmp_path: Path) -> No
         assert_same_bits(fastrnn.from_keras(source, layer="both").parameters(), expected.parameters())
         with pytest.raises(ValueError, match="expected a chain"):
             fastrnn.from_keras(source)
-    with pytest.raises(ValueError, match="layer: expected None beside a layer, got 'both'"):
+    with pytest.raises(ValueError, match="layer: expected None if model_or_path is a layer, got 'both'"):
         fastrnn.from_keras(theirs, layer="both")
 
 
@@ -332,7 +332,7 @@ def test_other_peoples_layers_of_the_same_name(keras: Any, tmp_path: Path) -> No
 
     LSTM.__module__ = "somebody"
     model = keras.Sequential([keras.Input((None, 2)), LSTM(3, name="twice")])
-    with pytest.raises(ValueError, match=r"layer 'twice' \(LSTM of somebody\): has no counterpart"):
+    with pytest.raises(ValueError, match=r"layer 'twice' \(LSTM of somebody\): not supported"):
         fastrnn.from_keras(model)
 
 
@@ -361,11 +361,11 @@ def test_functional_models_that_are_no_chain(kind: str, keras: Any) -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda k: k.Masking(), r"layer 'masking\w*' \(Masking\): has no counterpart; lengths=True leaves it out"),
-        (lambda k: k.Embedding(5, 3, mask_zero=True), "mask_zero: True has no counterpart; lengths=True leaves it out"),
+        (lambda k: k.Masking(), r"layer 'masking\w*' \(Masking\): not supported; lengths=True drops it"),
+        (lambda k: k.Embedding(5, 3, mask_zero=True), "mask_zero: True is not supported; lengths=True drops it"),
         (
             lambda k: k.LSTM(4, go_backwards=True),
-            r"go_backwards: expected False, got True; .* in which it read them, last first, which is y\[:, ::-1",
+            r"go_backwards: expected False, got True; .* of processing, last first, which is y\[:, ::-1",
         ),
         (
             lambda k: k.LSTM(4, recurrent_dropout=0.5),
@@ -382,21 +382,24 @@ def test_functional_models_that_are_no_chain(kind: str, keras: Any) -> None:
             "go_backwards: expected False, got True",
         ),
         (lambda k: k.Bidirectional(k.LSTM(4), backward_layer=k.GRU(4, go_backwards=True)), "expected the options of"),
-        (lambda k: k.TimeDistributed(k.LSTM(4)), "LSTM.*has no counterpart in a TimeDistributed"),
+        (lambda k: k.TimeDistributed(k.LSTM(4)), "LSTM.*not supported in a TimeDistributed"),
         (lambda k: k.RNN(k.LSTMCell(4)), r"layer 'rnn\w*' \(LSTM\): expected kernel, .*, got 0 arrays"),
         (lambda k: k.RNN(k.LSTMCell(4, activation="gelu")), r"'rnn\w*' \(LSTM\): activation: expected 'tanh' or"),
-        (lambda k: k.Bidirectional(k.RNN([k.LSTMCell(4), k.LSTMCell(4)])), "expected one in a Bidirectional, got 2"),
-        (lambda k: k.ConvLSTM1D(4, 2), r"\(ConvLSTM1D\): has no counterpart"),
-        (lambda k: k.Conv1D(4, 2), r"\(Conv1D\): has no counterpart; expected one of SimpleRNN.*; layer= takes"),
-        (lambda k: k.BatchNormalization(), r"\(BatchNormalization\): has no counterpart; expected one of .*; layer="),
-        (lambda k: k.Flatten(), r"\(Flatten\): has no counterpart"),
-        (lambda k: k.UnitNormalization(), r"\(UnitNormalization\): has no counterpart"),
-        (lambda k: k.GaussianNoise(0.1), r"\(GaussianNoise\): has no counterpart; inference=True leaves out"),
-        (lambda k: k.LSTM(4, stateful=True), r"\(LSTM\): stateful: True has no counterpart; state=True leaves it out"),
-        (lambda k: k.ReLU(max_value=6.0), r"\(ReLU\): max_value: 6.0 has no counterpart"),
+        (
+            lambda k: k.Bidirectional(k.RNN([k.LSTMCell(4), k.LSTMCell(4)])),
+            "expected one cell in a Bidirectional, got 2",
+        ),
+        (lambda k: k.ConvLSTM1D(4, 2), r"\(ConvLSTM1D\): not supported"),
+        (lambda k: k.Conv1D(4, 2), r"\(Conv1D\): not supported; expected one of SimpleRNN.*; use layer="),
+        (lambda k: k.BatchNormalization(), r"\(BatchNormalization\): not supported; expected one of .*; use layer="),
+        (lambda k: k.Flatten(), r"\(Flatten\): not supported"),
+        (lambda k: k.UnitNormalization(), r"\(UnitNormalization\): not supported"),
+        (lambda k: k.GaussianNoise(0.1), r"\(GaussianNoise\): not supported; inference=True drops"),
+        (lambda k: k.LSTM(4, stateful=True), r"\(LSTM\): stateful: True is not supported; state=True drops it"),
+        (lambda k: k.ReLU(max_value=6.0), r"\(ReLU\): max_value: 6.0 is not supported"),
         (lambda k: k.Softmax(axis=1), r"\(Softmax\): axis: expected -1, got 1"),
-        (lambda k: k.Dropout(0.5, noise_shape=(None, 1, 3)), "noise_shape: .* has no counterpart"),
-        (lambda k: k.InputLayer((3,)), "has no counterpart of its own"),
+        (lambda k: k.Dropout(0.5, noise_shape=(None, 1, 3)), "noise_shape: .* is not supported"),
+        (lambda k: k.InputLayer((3,)), "does not correspond to a layer"),
         (lambda k: k.LSTM(4), "got 0 arrays; is the layer built"),
     ],
 )

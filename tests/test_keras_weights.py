@@ -86,7 +86,9 @@ def test_another_number_of_groups_is_refused(numbers: tuple[str, ...], h5py: Any
     groups = {f"lstm{number}": lstm_weights(i) for i, number in enumerate(numbers)}
     path = keras_file(h5py, tmp_path / "model.keras", [lstm(name) for name in "abc"], groups)
     for name in (*"abc", None):
-        with pytest.raises(ValueError, match=r"\(LSTM\): the file has weights in lstm.*, and the model 3 layers of"):
+        with pytest.raises(
+            ValueError, match=r"\(LSTM\): the file has weights in lstm.*, but the model has 3 layers of"
+        ):
             fastrnn.from_keras(path, layer=name)
 
 

@@ -95,7 +95,7 @@ def test_another_order_is_another_model(onnx: Any) -> None:
     """(B, T, D*H) has as many numbers."""
     exported = Exported(onnx, fastrnn.LSTM(3, 4, 2, bidirectional=True, rng=0))
     exported.compute_shape("y0", order=(1, 0))
-    with pytest.raises(ValueError, match="which are no one chain"):
+    with pytest.raises(ValueError, match="do not form a stack"):
         fastrnn.from_onnx(exported.model)
 
 
@@ -116,7 +116,7 @@ def test_products_of_constants_are_bounded(onnx: Any) -> None:
     exported.constant("column", np.ones((3000, 1), np.float32))
     lstm = exported.model.graph.node[exported.index("h_of0")]
     lstm.input[1] = exported.insert("h_of0", "Mul", ["row", "column"], "W")
-    with pytest.raises(ValueError, match=r"Mul node 'W': .*9000000 numbers, where the model has"):
+    with pytest.raises(ValueError, match=r"Mul node 'W': .*9000000 numbers, but the model has"):
         fastrnn.from_onnx(exported.model)
 
 
@@ -138,9 +138,9 @@ def test_why_there_is_no_node(onnx: Any) -> None:
     quantized = node("DynamicQuantizeLSTM", ["x", "W", "R"], ["y"], domain="com.microsoft")
     for nodes, why in (
         (steps, r"; the exporter unrolled the loop over time: 'U' is multiplied 5 times\. PyTorch's does that"),
-        ([loop], "; Scan node 'over_time' has the cell as single operators"),
-        ([quantized], "; DynamicQuantizeLSTM is an operator of com.microsoft, not of ONNX, so convert the model from"),
+        ([loop], "; Scan node 'over_time' has the cell as separate operators"),
+        ([quantized], "; DynamicQuantizeLSTM is an operator of com.microsoft, not of ONNX, so use the model before"),
         ([node("MatMul", ["x", "U"], ["y"])], "$"),
     ):
-        with pytest.raises(ValueError, match=f"expected a model with an RNN, GRU or LSTM node, got one without{why}"):
+        with pytest.raises(ValueError, match=f"expected a model with an RNN, GRU or LSTM node, found none{why}"):
             fastrnn.from_onnx(without_nodes(onnx, *nodes))

@@ -166,9 +166,9 @@ def test_what_is_no_model(ours: Any) -> None:
 
 def test_bytes_of_something_else(ours: Any, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("a model")
-    with pytest.raises(ValueError, match="model: the byte string is no ONNX model"):
+    with pytest.raises(ValueError, match="model: the byte string is not an ONNX model"):
         ours.Session(b"a model", rest="reference")
-    with pytest.raises(ValueError, match=r"model: .*text is no ONNX model"):
+    with pytest.raises(ValueError, match=r"model: .*text is not an ONNX model"):
         ours.Session(tmp_path / "text", rest="reference")
 
 

@@ -132,7 +132,7 @@ def test_files(tmp_path: Path) -> None:
         loaded = fastrnn.load(path, cell=cell)
         assert_same_bits(loaded.parameters(), layer.parameters())
         assert repr(loaded) == repr(layer)
-    with pytest.raises(ValueError, match=r"has the cell 'slstm'; give it: load\(path, cell=slstm\)"):
+    with pytest.raises(ValueError, match=r"cell: 'slstm' is user-defined; pass it: load\(path, cell=slstm\)"):
         fastrnn.load(path)
 
     @fastrnn.cell(gates="ifzo", states="hc")

@@ -119,25 +119,31 @@ def appended(graph: Any, node: Any) -> None:
     [
         (
             lambda g, node: appended(g, node("Sqrt", ["y"], ["z"])),
-            "Sqrt node 'z': no layer .*expected one of Transpose",
+            "Sqrt node 'z': not a layer .*expected one of Transpose",
         ),
         (
             lambda g, node: appended(g, node("Add", ["y", "x"], ["z"])),
-            "Add node 'z': .* reads 2 values that are computed",
+            "Add node 'z': .* reads 2 computed values",
         ),
-        (lambda g, node: appended(g, node("Add", ["y", "1.bias"], ["z"])), "Add node 'z': .* right after a product"),
-        (lambda g, node: appended(g, node("Transpose", ["y"], ["z"], perm=[0, 2, 1])), "axes of time and of sequences"),
+        (lambda g, node: appended(g, node("Add", ["y", "1.bias"], ["z"])), "Add node 'z': .* directly after a product"),
+        (
+            lambda g, node: appended(g, node("Transpose", ["y"], ["z"], perm=[0, 2, 1])),
+            "a swap of the time and batch axes",
+        ),
         (lambda g, node: axis(g, 1), "Softmax node .*: expected the last axis, got 1|Softmax .* last axis"),
-        (lambda g, node: g.output.append(g.output[0]), "whole: expected a model of one output, got y, y"),
-        (lambda g, node: setattr(g.output[0], "name", "other"), "whole: 'other' is made by no node, or by itself"),
+        (lambda g, node: g.output.append(g.output[0]), "whole: expected a model with one output, got y, y"),
+        (
+            lambda g, node: setattr(g.output[0], "name", "other"),
+            "whole: no node computes 'other', or it depends on itself",
+        ),
         (lambda g, node: node_of(g, "LSTM").input.__setitem__(5, "0.y0"), "LSTM node '0.layer0': .* initial_h is comp"),
-        (lambda g, node: node_of(g, "LSTM").output.__setitem__(0, "q"), "whole: '0.Y0' is made by no node"),
+        (lambda g, node: node_of(g, "LSTM").output.__setitem__(0, "q"), "whole: no node computes '0.Y0'"),
         (
             lambda g, node: node_of(g, "LSTM").input.__setitem__(1, ""),
             "LSTM node '0.layer0': expected inputs X, W and R",
         ),
-        (lambda g, node: g.node.remove(node_of(g, "Squeeze")), "whole: '0.y0' is made by no node"),
-        (lambda g, node: node_of(g, "Squeeze").input.__setitem__(1, "axis0"), "becomes of its directions is not known"),
+        (lambda g, node: g.node.remove(node_of(g, "Squeeze")), "whole: no node computes '0.y0'"),
+        (lambda g, node: node_of(g, "Squeeze").input.__setitem__(1, "axis0"), "join its directions are not recognised"),
     ],
 )
 def test_what_is_no_chain(change: Any, message: str, onnx: Any) -> None:
@@ -153,10 +159,10 @@ def test_what_is_no_chain(change: Any, message: str, onnx: Any) -> None:
 
 def test_from_onnx_refuses(onnx: Any) -> None:
     model = changed(onnx, lambda g, node: None)
-    with pytest.raises(ValueError, match="node: expected None beside whole=True, got 'a'"):
+    with pytest.raises(ValueError, match="node: expected None with whole=True, got 'a'"):
         fastrnn.from_onnx(model, "a", whole=True)
     with pytest.raises(TypeError, match="whole: expected"):
         fastrnn.from_onnx(model, whole=1)
-    with pytest.raises(ValueError, match=r"Where node .* reads 2 values that are computed"):
+    with pytest.raises(ValueError, match=r"Where node .* reads 2 computed values"):
         fastrnn.from_onnx(changed(onnx, lambda g, node: None, lengths=True), whole=True)
     assert repr(fastrnn.from_onnx(model)) == "LSTM(3, 4, batch_first=True, dtype=float32) [lstm]"

@@ -106,7 +106,7 @@ def test_layers_over_time(kind: str, decodes: bool, ragged: bool, torch: Any) ->
 
 def test_what_has_no_steps_or_no_module(torch: Any) -> None:
     module = fastrnn.to_torch(fastrnn.Dense(3, 2, rng=0))
-    with pytest.raises(ValueError, match=r"lengths: x of shape \(4, 3\) has no axis of time"):
+    with pytest.raises(ValueError, match=r"lengths: expected None, because x of shape \(4, 3\) has no time axis"):
         module(torch.ones(4, 3), torch.ones(4, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"layer 0 \(LayerNormalization\): scale: PyTorch has no LayerNorm"):
         fastrnn.to_torch(fastrnn.LayerNormalization(3, scale=False))
@@ -175,9 +175,11 @@ def test_from_torch_refuses(torch: Any) -> None:
     with pytest.raises(TypeError, match="layer: expected a layer or a Sequential of fastrnn, got Linear"):
         fastrnn.to_torch(torch.nn.Linear(3, 4))
     module = fastrnn.to_torch(fastrnn.Sequential([fastrnn.LSTM(3, 4), fastrnn.Activation("tanh")]))
-    with pytest.raises(ValueError, match="batch_first: a model is samples first; expected None, got False"):
+    with pytest.raises(ValueError, match="batch_first: expected None for a model, which is batch-first, got False"):
         fastrnn.from_torch(module, batch_first=False)
     for other in (torch.nn.GELU(), torch.nn.Softmax(1)):
         module[1] = other
-        with pytest.raises(TypeError, match=f"module: expected one that to_torch makes, got {type(other).__name__}"):
+        with pytest.raises(
+            TypeError, match=f"module: expected a module that to_torch makes, got {type(other).__name__}"
+        ):
             fastrnn.from_torch(module)

@@ -1,4 +1,4 @@
-"""Weights in and out. Frameworks are imported only by the functions that need them."""
+"""Import and export of models and weights. Frameworks are imported only by the functions that need them."""
 
 from fastrnn.convert.audio import from_nam, from_rtneural
 from fastrnn.convert.by_gate import from_gates

@@ -1,4 +1,4 @@
-"""Models of audio effects in JSON: RTNeural's, and Neural Amp Modeler's (NAM)."""
+"""Audio effect models in the JSON formats of RTNeural and Neural Amp Modeler (NAM)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from fastrnn.training import Sequential
 
 
 def from_rtneural(path: Any) -> Sequential:
-    """A model from a JSON file of RTNeural's, of LSTM, GRU, dense and activation layers.
+    """Read a model of LSTM, GRU, dense and activation layers from an RTNeural JSON file.
 
-    Its arrays are Keras', and so are the layers: ``batch_first``, every step.
+    Arrays and layers follow Keras: the layers are ``batch_first`` and return every step.
 
     Parameters
     ----------
     path : path, or mapping
-        The file, or what `json.load` makes of it.
+        The file, or its content as `json.load` returns it.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def from_rtneural(path: Any) -> Sequential:
     Raises
     ------
     TypeError, ValueError
-        For a file of something else, a layer that has no counterpart, and arrays that do not fit; the message names it.
+        For another kind of file, an unsupported layer, or arrays of wrong shapes; the message names it.
 
     Examples
     --------
@@ -50,8 +50,8 @@ def from_rtneural(path: Any) -> Sequential:
     """
     whose, model = read(path)
     if "state_dict" in model:
-        hint = 'give its arrays to from_torch(state_dict, cell="lstm", prefix="rec.")'
-        raise ValueError(f"{whose} has PyTorch's state_dict; {hint}, each through np.asarray(..., np.float32)")
+        hint = 'pass its arrays to from_torch(state_dict, cell="lstm", prefix="rec.")'
+        raise ValueError(f"{whose} holds a PyTorch state_dict; {hint}, each as np.asarray(..., np.float32)")
     layers = model.get("layers")
     if not isinstance(layers, list) or not layers or not all(isinstance(one, Mapping) for one in layers):
         raise ValueError(f"{whose}: layers: expected a list of layers, got {layers!r:.80}")
@@ -60,7 +60,7 @@ def from_rtneural(path: Any) -> Sequential:
 
 
 def pieces_of(whose: str, i: int, layer: Mapping[str, Any]) -> list[Piece]:
-    """Keras' layer with these weights."""
+    """Return the Keras layer with these weights."""
     kind, shape = layer.get("type"), layer.get("shape")
     arrays = [floats(f"{whose}: layers[{i}]: weights", a) for a in layer.get("weights") or []]
     if kind not in RTNEURAL:
@@ -74,24 +74,24 @@ def pieces_of(whose: str, i: int, layer: Mapping[str, Any]) -> list[Piece]:
 
 
 def from_nam(path: Any) -> tuple[Sequential, list[Any]]:
-    """A model from a ``.nam`` file of the architecture LSTM, and the state that it starts from.
+    """Read an LSTM model and its initial state from a ``.nam`` file.
 
     Parameters
     ----------
     path : path, or mapping
-        The file, or what `json.load` makes of it.
+        The file, or its content as `json.load` returns it.
 
     Returns
     -------
     model : Sequential
-        An LSTM and a Dense; x is (N, T, I), with I = 1 sample a step mostly.
+        An LSTM and a Dense; x is (N, T, I), usually with I = 1 sample per step.
     state : list
-        Of the layers, for one sequence: ``model.forward(x, state=state)``.
+        Initial states of the layers for one sequence: ``model.forward(x, state=state)``.
 
     Raises
     ------
     TypeError, ValueError
-        For a file of something else, another architecture, and another number of weights than its sizes make.
+        For another kind of file, another architecture, or a number of weights that does not match the sizes.
 
     Examples
     --------
@@ -131,7 +131,7 @@ def from_nam(path: Any) -> tuple[Sequential, list[Any]]:
 
 
 def read(path: Any) -> tuple[str, Mapping[str, Any]]:
-    """What messages call it, and what is in it."""
+    """Return the file's name in messages, and its content."""
     if isinstance(path, Mapping):
         return "path", path
     if not isinstance(path, str | os.PathLike):
@@ -141,14 +141,14 @@ def read(path: Any) -> tuple[str, Mapping[str, Any]]:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{whose} is no JSON ({error})") from error
+        raise ValueError(f"{whose} is not JSON ({error})") from error
     if not isinstance(found, Mapping):
         raise ValueError(f"{whose}: expected a model, got {found!r:.80}")
     return whose, found
 
 
 def floats(whose: str, value: Any) -> Array:
-    """Of nested lists."""
+    """Return a float32 array from nested lists."""
     try:
         return np.asarray(value, np.float32)
     except (TypeError, ValueError) as error:

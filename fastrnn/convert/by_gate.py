@@ -1,4 +1,4 @@
-"""Weights that were kept gate by gate, as one writes a recurrent network by hand."""
+"""Weights stored as one array per gate, as in recurrent networks written by hand."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ def from_gates(
     batch_first: bool = False,
     **gates: Any,
 ) -> Recurrent:
-    """A layer from an array for each gate: the names say which cell it is.
+    """Make a layer from one array per gate; the names determine the cell.
 
     Parameters
     ----------
     Wi, Wf, Wc, Wo, Ui, ..., bi, ... : arrays
-        An LSTM: input weights W (H, I), recurrent weights U (H, H) and, if there are any, biases b (H,) of the input,
-        forget, candidate and output gate. The candidate is c or g. ``pi``, ``pf``, ``po`` (H,) are peepholes.
+        An LSTM: input weights W (H, I), recurrent weights U (H, H) and optional biases b (H,) of the input, forget,
+        candidate and output gate. The candidate is c or g. ``pi``, ``pf``, ``po`` (H,) are peepholes.
     Wr, Wz, Wh, Ur, ..., br, ... : arrays
-        A GRU: reset gate, update gate, and the candidate, which is h, n, or no letter at all (``W``, ``U``, ``b``).
+        A GRU: reset gate, update gate, and the candidate, with letter h, n or none (``W``, ``U``, ``b``).
     W, U, b : arrays
         A vanilla RNN.
     b_rec_i, ... : (H,) arrays
-        A second bias, of the recurrent side. Names are also read with an underscore before the letter: ``W_i``. Of the
-        biases those that are not given are zeros: a GRUCell of Flax or Equinox has ``b_rec_n`` alone of the second.
+        A second bias, added to the recurrent product. Names may have an underscore before the letter: ``W_i``. If only
+        some of the biases are given, the others are zeros: a GRUCell of Flax or Equinox has only ``b_rec_n`` of these.
     reset_after : bool
-        For a GRU, where it is asked for: whether the reset gate acts after the recurrent product.
+        For a GRU, where it is required: whether the reset gate acts after the recurrent product.
     update : {"keep", "write"}, optional
-        For a GRU, what its z says: h' = z h + (1-z) n keeps, and is what fastrnn and PyTorch have and the default;
-        h' = (1-z) h + z n writes, and is turned into the other by negating that gate's weights.
+        For a GRU, the meaning of z: "keep" is h' = z h + (1-z) n, the default, as in fastrnn and PyTorch; "write" is
+        h' = (1-z) h + z n, converted to the other by negating that gate's weights.
     activation : {"tanh", "relu", "sigmoid", "identity"}, optional
-        For a vanilla RNN; "tanh" when absent.
+        For a vanilla RNN; "tanh" by default.
     transposed : bool, optional
-        True if W is (I, H) and U as well is used as ``h @ U``. When absent the shape of W says; where I = H it cannot.
+        True if W is (I, H) and U is used as ``h @ U``. By default inferred from the shape of W, unless I = H.
     batch_first : bool
-        Of the layer.
+        The layer's option.
 
     Returns
     -------
@@ -59,9 +59,9 @@ def from_gates(
     Raises
     ------
     TypeError
-        For what is not an array of float32 or of float64, and a GRU without `reset_after`.
+        If an argument is not a float32 or float64 array, or a GRU has no `reset_after`.
     ValueError
-        For a name that belongs to no cell, a gate that is missing, or a shape that does not fit; the message names it.
+        For an unknown name, a missing gate, or a wrong shape; the message names it.
 
     Examples
     --------
@@ -83,7 +83,7 @@ def from_gates(
     for name, (key, letter) in matches.items():
         gate = BY_HAND[cell.family][letter]
         if gate in found.setdefault(key, {}):
-            raise ValueError(f"{name}: gate {gate} has been given under another name already")
+            raise ValueError(f"{name}: gate {gate} is already given under another name")
         found[key][gate] = as_array(name, gates[name])
     if not {"W", "U"} <= found.keys():
         raise ValueError(f"gates: expected W and U, got {', '.join(found)}")
@@ -94,8 +94,8 @@ def from_gates(
     for key, own in found.items():
         expected = cell.parameters if key == "p" else cell.gates
         if missing := set(expected) ^ own.keys():
-            each = f"one for each gate of {', '.join(expected)}" if expected else "none"
-            raise ValueError(f"{key}: expected {each}; see {', '.join(missing)}")
+            each = f"one array for each gate of {', '.join(expected)}" if expected else "none"
+            raise ValueError(f"{key}: expected {each}; check {', '.join(missing)}")
     turned = orientation(found["W"], found["U"], transposed)
     parts = {key: stacked_gates(key, own, cell, turned) for key, own in found.items()}
     if update == "write":
@@ -106,7 +106,7 @@ def from_gates(
 def cell_of_gates(letters: set[str], reset_after: Any, update: Any, activation: Any, peephole: bool) -> Cell:
     family = next((family for family, own in BY_HAND.items() if letters <= own.keys()), None)
     if family is None:
-        raise ValueError(f"gates: {', '.join(sorted(letters))} belong to no one cell; expected i f c o, r z h, or none")
+        raise ValueError(f"gates: expected i f c o, r z h, or none, got {', '.join(sorted(letters))}, not of one cell")
     options = members(family)[0].options
     for name, value, option, owner in (
         ("reset_after", reset_after, "reset_after", "GRU"),
@@ -115,7 +115,7 @@ def cell_of_gates(letters: set[str], reset_after: Any, update: Any, activation: 
     ):
         if value is not None and option not in options:
             gates = f"the gates of the {family.upper()}"
-            raise ValueError(f"{name}: only a {owner} has it, and these are {gates}; got {value!r}")
+            raise ValueError(f"{name}: expected None (only for a {owner}), because these are {gates}; got {value!r}")
     if update is not None and not among(update, ("keep", "write")):
         raise ValueError(f'update: expected "keep" or "write", got {update!r}')
     if "reset_after" in options:
@@ -126,20 +126,20 @@ def cell_of_gates(letters: set[str], reset_after: Any, update: Any, activation: 
 
 
 def orientation(W: Arrays, U: Arrays, transposed: Any) -> bool:
-    """Whether W is (I, H), and U so that its rows are what it reads."""
+    """Return whether W is (I, H), and U is used as ``h @ U``."""
     if transposed is not None:
         boolean("transposed", transposed)
         return bool(transposed)
     shape, H = next(iter(W.values())).shape, next(iter(U.values())).shape[-1:]
     if shape == H * 2:
-        raise ValueError(f"transposed: W of shape {shape} may be either; expected True (x @ W) or False (W @ x)")
+        raise ValueError(f"transposed: expected True (x @ W) or False (W @ x), because W is square, {shape}")
     return bool(shape[-1:] == H)
 
 
 def stacked_gates(key: str, own: Arrays, cell: Cell, transposed: bool) -> Array:
-    """One array of all gates in our order."""
+    """Stack the arrays of all gates in our order."""
     arrays = [own[gate] for gate in (cell.parameters if key == "p" else cell.gates)]
-    if key not in ("W", "U"):  # by hand a bias may be a column, or a row
+    if key not in ("W", "U"):  # in hand-written code a bias may be a column or a row
         arrays = [a.reshape(-1) if max(a.shape, default=0) == a.size else a for a in arrays]
     elif transposed:
         arrays = [a.T for a in arrays]
@@ -154,7 +154,7 @@ def stacked_gates(key: str, own: Arrays, cell: Cell, transposed: bool) -> Array:
 
 
 def flipped(a: Array, cell: Cell) -> Array:
-    """Our W, U or bias of a GRU whose z says how much is written, not kept: sigmoid(-a) = 1 - sigmoid(a)."""
+    """Convert W, U or bias of a GRU from update="write" to "keep": sigmoid(-a) = 1 - sigmoid(a)."""
     new = a.copy()
     z = np.split(new, cell.G)[cell.gates.index("z")]
     np.negative(z, out=z)

@@ -1,7 +1,7 @@
-"""A layer, or a whole model, in one safetensors file: tensors under PyTorch's names, the rest as JSON beside them.
+"""Save and load a layer or a model as one safetensors file: tensors under PyTorch's names, the rest as JSON metadata.
 
-Nothing in such a file is ever executed, and no array is made that the file does not hold. `Sequential.save` writes the
-same as `save`, and `Sequential.load_weights` reads the file of a model as well.
+Nothing in the file is ever executed, and only arrays stored in it are allocated. `Sequential.save` writes the same
+file as `save`, and `Sequential.load_weights` reads the file of a model too.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ from fastrnn.layers.rnn import LAYERS
 from fastrnn.training import Sequential, weight_files
 from fastrnn.training.description import RECURRENT, Spec, save_model
 
-#: Cells of a user's own, by their names.
+#: User-defined cells by name.
 Cells = dict[str, Cell]
 
-#: Makes a layer of what its file says of it, and of tensors.
+#: Builds a layer from its description in the file, and tensors.
 Builder = Callable[[str, Spec, Arrays, Cells], Layer]
 
 
 def save(path: str | os.PathLike[str], layer: Layer) -> None:
-    """Write a layer or a `Sequential`, weights and options, to a safetensors file, all or nothing.
+    """Write the weights and options of a layer or a `Sequential` to a safetensors file, atomically.
 
-    The metadata hold the format's version, fastrnn's, and each layer's class, cell, order of gates and options, as
-    JSON. What `Sequential.compile` was given is not among them.
+    The metadata is JSON: the versions of the format and of fastrnn, and each layer's class, cell, gate order and
+    options. The arguments of `Sequential.compile` are not stored.
 
     Parameters
     ----------
     path : path
     layer : Layer
-        One of fastrnn's own.
+        A layer of fastrnn.
 
     Raises
     ------
     TypeError
-        For a layer of another class, or what is no path.
+        For a layer of another class, or a path that is not a str or os.PathLike.
     OSError
-        If the file cannot be written there; FileNotFoundError if there is no such directory.
+        If the file cannot be written; FileNotFoundError if the directory does not exist.
     ImportError
         If safetensors is not installed.
 
@@ -69,11 +69,13 @@ def save(path: str | os.PathLike[str], layer: Layer) -> None:
 
 
 def load(path: str | os.PathLike[str], *, cell: Cell | Iterable[Cell] = ()) -> Layer:
-    """The layer, or the `Sequential`, that `save` or `Sequential.save` wrote, to the last bit.
+    """Load a layer or a `Sequential` that `save` or `Sequential.save` wrote, bit for bit.
 
     Parameters
     ----------
     path : path
+    cell : Cell or iterable of Cell
+        User-defined cells of the file's layers.
 
     Returns
     -------
@@ -83,10 +85,10 @@ def load(path: str | os.PathLike[str], *, cell: Cell | Iterable[Cell] = ()) -> L
     Raises
     ------
     FileNotFoundError
-        If there is none.
+        If the file does not exist.
     ValueError
-        For a file that `save` did not write, of a later version, or one in which something is missing, unexpected or
-        wrong, and for a cell that is not given; the message names it.
+        If `save` did not write the file, its version is newer, an entry is missing, unexpected or wrong, or a
+        user-defined cell is not given; the message names it.
     ImportError
         If safetensors is not installed.
 
@@ -103,13 +105,11 @@ def load(path: str | os.PathLike[str], *, cell: Cell | Iterable[Cell] = ()) -> L
     tensors, metadata = weight_files.read("path", path)
     whose = f"path: {os.fspath(path)}"
     if "model" not in metadata:
-        raise ValueError(
-            f"{whose} holds weights alone, which load_weights of a model takes; expected a file of fastrnn.save"
-        )
+        raise ValueError(f"{whose} holds only weights; expected a file of fastrnn.save, or use load_weights of a model")
     try:
         layer = restored(whose, metadata["model"], tensors, cells)
     except RecursionError as error:
-        raise ValueError(f"{whose}: layers within layers within layers ({error})") from error
+        raise ValueError(f"{whose}: layers are nested too deeply ({error})") from error
     except (TypeError, OverflowError) as error:
         raise ValueError(f"{whose}: {error}") from error
     expect_names(whose, tensors, layer.parameters())
@@ -150,12 +150,12 @@ def build_of_own_cell(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> 
     expect_names(whose, spec, ("cell", "gates", "states", "parameters", *RECURRENT))
     name, names = spec.pop("cell"), [spec.pop(key) for key in ("gates", "states", "parameters")]
     if not isinstance(name, str) or name not in cells:
-        raise ValueError(f"{whose}: it has the cell {name!r:.80}; give it: load(path, cell={name})")
+        raise ValueError(f"{whose}: cell: {name!r:.80} is user-defined; pass it: load(path, cell={name})")
     cell = cells[name]
     for key, stored in zip(("gates", "states", "parameters"), names, strict=True):
         if stored != list(getattr(cell, key)):
             own = getattr(cell, key)
-            raise ValueError(f"{whose}: {key}: the file's cell {name} has {stored!r:.80}, the one given {own}")
+            raise ValueError(f"{whose}: {key}: the file's cell {name} has {stored!r:.80}, but the given one has {own}")
     sizes = {key: positive(key, spec.pop(key)) for key in ("input_size", "hidden_size", "num_layers")}
     return built(whose, cell, tensors, **sizes, **spec)
 
@@ -211,7 +211,7 @@ def build_sequential(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> L
     return Sequential([restored(*part, cells) for part in parts])
 
 
-#: class -> what makes one of a `Spec` and tensors
+#: class -> its builder
 BUILDERS: dict[str, Builder] = {
     **{layer.__name__: build_recurrent(family) for family, layer in LAYERS.items()},
     "Recurrent": build_of_own_cell,

@@ -1,6 +1,6 @@
-"""Files of models by what their names end in: how each is read, and how it is written.
+"""Readers and writers of model files by file extension.
 
-Another kind of file is another row of `READERS` or `WRITERS`.
+A new file format is a new row in `READERS` or `WRITERS`.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from fastrnn.frameworks import PYTORCH
 from fastrnn.layers import Layer
 from fastrnn.training import weight_files
 
-#: a recurrent module's first weights in a state_dict, and what the names of all begin with
+#: name of a recurrent module's first weights in a state_dict; the group is the module's prefix
 FIRST = re.compile(r"(.*?)weight_ih(?:_l0)?")
 
-#: where a checkpoint of a training has the state_dict
+#: keys under which training checkpoints store the state_dict
 NESTED = ("state_dict", "model_state_dict")
 
 
 class Format(NamedTuple):
-    """A kind of file."""
+    """A file format."""
 
-    run: Callable[..., Any]  #: of the path, and for a writer of the model
-    takes: tuple[str, ...]  #: options
+    run: Callable[..., Any]  #: called with the path, and for a writer the model
+    takes: tuple[str, ...]  #: accepted options
 
 
 def read(path: str, **options: Any) -> Layer:
-    """The layer, or the `Sequential`, that a file holds."""
+    """Read the layer or the `Sequential` in a file."""
     made: Layer = format_of("path", path, READERS, options).run(existing(path), **options)
     return made
 
 
 def convert(source: str, target: str, **options: Any) -> Layer:
-    """Read the one file and write the other; what was read. Each gets those of the options that it takes."""
+    """Read one file, write the other, and return the model; each side gets the options that it accepts."""
     reader, writer = format_of("IN", source, READERS), format_of("OUT", target, WRITERS)
     expect_taken(options, source, reader.takes + writer.takes)
     model: Layer = reader.run(existing(source), **{name: options[name] for name in reader.takes if name in options})
@@ -59,19 +59,19 @@ def format_of(
 ) -> Format:
     found = formats.get(Path(path).suffix.lower())
     if found is None:
-        raise ValueError(f"{argument}: expected a name that ends in {', '.join(formats)}, got {path!r}")
+        raise ValueError(f"{argument}: expected a file name ending in {', '.join(formats)}, got {path!r}")
     expect_taken(options or {}, path, found.takes)
     return found
 
 
 def expect_taken(options: Mapping[str, Any], path: str, takes: tuple[str, ...]) -> None:
     if others := options.keys() - set(takes):
-        raise ValueError(f"{min(others)}: {path} has no use for it; expected {', '.join(takes) or 'no options'}")
+        raise ValueError(f"{min(others)}: not an option of {path}; expected {', '.join(takes) or 'no options'}")
 
 
 def existing(path: str) -> str:
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path}: there is no such file")
+        raise FileNotFoundError(f"{path}: file not found")
     return path
 
 
@@ -80,13 +80,13 @@ def read_onnx(path: str, layer: str | None = None) -> Layer:
 
 
 def read_torch(path: str, **options: Any) -> Layer:
-    """Of a state_dict, or of a checkpoint that has one; nothing in the file is executed."""
+    """Read a state_dict, or a checkpoint that contains one; nothing in the file is executed."""
     torch = needed("torch", "torch")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file can be wrong in any way, and PyTorch does not say in which
+    except Exception as error:  # PyTorch does not document which errors a bad file raises
         raise ValueError(
-            f"{path}: expected what torch.save(module.state_dict(), path) writes ({str(error).partition('.')[0]})"
+            f"{path}: expected a file of torch.save(module.state_dict(), path) ({str(error).partition('.')[0]})"
         ) from error
     for key in NESTED:
         state = state.get(key, state) if isinstance(state, Mapping) else state
@@ -96,24 +96,24 @@ def read_torch(path: str, **options: Any) -> Layer:
 
 
 def read_safetensors(path: str, **options: Any) -> Layer:
-    """Of fastrnn's own, or of PyTorch's names."""
+    """Read fastrnn's own file, or one with PyTorch's names."""
     tensors, metadata = weight_files.opened("path", path)
     if weight_files.KEY not in metadata:
         return of_state(path, tensors, **options)
     if options:
-        raise ValueError(f"{min(options)}: {path} says itself what is in it; expected no options")
+        raise ValueError(f"{min(options)}: expected no options, because {path} describes its own content")
     return load(path, cell=[own for own in vars(catalogue).values() if isinstance(own, Cell)])
 
 
 def of_state(
     path: str, state: Mapping[str, Any], cell: str | None = None, prefix: str | None = None, batch_first: bool = False
 ) -> Layer:
-    """Of arrays or tensors under PyTorch's names: its one recurrent module, or that of the prefix."""
+    """Convert a state_dict of arrays or tensors: its only recurrent module, or the one with the prefix."""
     found = {match[1]: name for name in state if isinstance(name, str) and (match := FIRST.fullmatch(name))}
     if not found:
         raise ValueError(f"{path}: expected weight_ih_l0 of a recurrent module, got {', '.join(map(str, state))!s:.80}")
     if prefix is None and len(found) > 1:
-        raise ValueError(f"prefix: expected which module of {path} is meant: {', '.join(map(repr, found))}")
+        raise ValueError(f"prefix: expected one of {', '.join(map(repr, found))}, because {path} has several modules")
     begin = next(iter(found)) if prefix is None else prefix
     if begin not in found:
         raise ValueError(f"prefix: expected one of {', '.join(map(repr, found))}, got {begin!r}")
@@ -122,14 +122,14 @@ def of_state(
 
 
 def cell_of(state: Mapping[str, Any], prefix: str, first: str) -> str:
-    """PyTorch's only cell of so many gates."""
+    """Return PyTorch's only cell with this number of gates."""
     projection, U = state.get(f"{prefix}weight_hr_l0"), state[first.replace("weight_ih", "weight_hh")]
     G = U.shape[0] // (U if projection is None else projection).shape[1]
     families = [family for family, gates in PYTORCH.gates.items() if len(gates) == G]
     cells = [cell for family in families for cell in members(family)]
     names = [c.name for c in cells if all(v in PYTORCH.only.get(name, (v,)) for name, v in c.options.items())]
     if len(names) != 1:
-        raise ValueError(f"cell: expected one of {', '.join(names)}, which a state_dict does not say")
+        raise ValueError(f"cell: expected one of {', '.join(names)}, because a state_dict does not store it")
     return names[0]
 
 

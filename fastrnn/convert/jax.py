@@ -1,4 +1,4 @@
-"""Recurrent cells of JAX's libraries, Flax, Equinox and Haiku, as the trees of arrays that they are."""
+"""Recurrent cells of the JAX libraries Flax, Equinox and Haiku, from their parameter trees."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ Tree = Mapping[str, Any]
 
 
 def from_flax(params: Any, *, activation: str | None = None, batch_first: bool = False) -> Recurrent:
-    """A layer with the parameters of a recurrent cell of Flax.
+    """Make a layer with the parameters of a recurrent cell of Flax.
 
     Parameters
     ----------
     params : mapping
-        What ``init`` of a LSTMCell, OptimizedLSTMCell, GRUCell or SimpleCell of ``flax.linen`` gives, also inside of an
-        ``RNN``; of ``flax.nnx``, ``nnx.to_pure_dict(nnx.state(cell))``. Of a larger model, the part of one cell.
+        For ``flax.linen``, the result of ``init`` of an LSTMCell, OptimizedLSTMCell, GRUCell or SimpleCell, also inside
+        an ``RNN``; for ``flax.nnx``, ``nnx.to_pure_dict(nnx.state(cell))``. From a larger model, pass the subtree of
+        one cell.
     activation : {"tanh", "relu", "sigmoid", "identity"}, optional
-        Of a SimpleCell, whose parameters do not say it; "tanh" when absent.
+        Activation of a SimpleCell, which its parameters do not determine; "tanh" by default.
     batch_first : bool
-        Of the layer.
+        The layer's option.
 
     Returns
     -------
@@ -37,7 +38,7 @@ def from_flax(params: Any, *, activation: str | None = None, batch_first: bool =
     Raises
     ------
     TypeError, ValueError
-        For another cell (MGUCell, say), or what is no tree of one cell; the message names what is in it.
+        For another cell (such as MGUCell), or a tree that is not of one cell; the message names its content.
 
     Examples
     --------
@@ -66,9 +67,9 @@ def from_flax(params: Any, *, activation: str | None = None, batch_first: bool =
 
 
 def one_cell(params: Any) -> Tree:
-    """The innermost tree around a single one: "params", "cell" and their like."""
+    """Unwrap levels with a single subtree, such as "params" and "cell"."""
     if not isinstance(params, Mapping):
-        raise TypeError(f"params: expected a mapping, as init gives it, got {type(params).__name__}")
+        raise TypeError(f"params: expected a mapping, as init returns, got {type(params).__name__}")
     tree: Tree = params
     while len(tree) == 1 and isinstance(inner := next(iter(tree.values())), Mapping):
         tree = inner
@@ -76,11 +77,11 @@ def one_cell(params: Any) -> Tree:
 
 
 def by_gate(fused: Mapping[str, Tree]) -> dict[str, Tree]:
-    """Each gate's part of two products of all gates."""
+    """Split the two fused products into one per gate."""
     H, GH = np.shape(fused["h"]["kernel"])
     gates = next((gates for gates in PYTORCH.gates.values() if len(gates) * H == GH), "")
     if not gates:
-        raise ValueError(f"params: dense_h: expected a kernel (H, G*H), G being 1, 3 or 4, got {(H, GH)}")
+        raise ValueError(f"params: dense_h: expected a kernel (H, G*H) with G = 1, 3 or 4, got {(H, GH)}")
     names = gates if len(gates) > 1 else ("",)
     return {
         side + name: {kind: np.split(np.asarray(a), len(names), axis=-1)[i] for kind, a in own.items()}
@@ -90,13 +91,13 @@ def by_gate(fused: Mapping[str, Tree]) -> dict[str, Tree]:
 
 
 def from_equinox(cell: Any, *, batch_first: bool = False) -> Recurrent:
-    """A layer with the parameters of a recurrent cell of Equinox.
+    """Make a layer with the parameters of a recurrent cell of Equinox.
 
     Parameters
     ----------
     cell : equinox.nn.LSTMCell or GRUCell
     batch_first : bool
-        Of the layer.
+        The layer's option.
 
     Returns
     -------
@@ -126,20 +127,20 @@ def from_equinox(cell: Any, *, batch_first: bool = False) -> Recurrent:
 
 
 def from_haiku(params: Any, *, module: str | None = None, batch_first: bool = False) -> Recurrent:
-    """A layer with the parameters of a recurrent core of Haiku.
+    """Make a layer with the parameters of a recurrent core of Haiku.
 
-    The LSTM adds 1 to its forget gate, which is in the layer's bias. The GRU is that of Cho et al.,
-    ``reset_after=False``; its update gate says how much is written, so this gate's weights change their sign. The
-    VanillaRNN has relu.
+    Haiku's LSTM adds 1 to its forget gate; here that is part of the bias. The GRU is that of Cho et al.,
+    ``reset_after=False``; its update gate is the share of the candidate, so that gate's weights are negated. The
+    VanillaRNN uses relu.
 
     Parameters
     ----------
     params : mapping
-        What ``init`` gives, of a LSTM, GRU or VanillaRNN.
+        The result of ``init`` of an LSTM, GRU or VanillaRNN.
     module : str, optional
         The name of one of several modules: "policy/~/lstm".
     batch_first : bool
-        Of the layer.
+        The layer's option.
 
     Returns
     -------
@@ -148,7 +149,7 @@ def from_haiku(params: Any, *, module: str | None = None, batch_first: bool = Fa
     Raises
     ------
     TypeError, ValueError
-        For another core, or what are no parameters of one core; the message names what is there.
+        For another core, or parameters that are not of one core; the message names the modules found.
 
     Examples
     --------
@@ -158,7 +159,7 @@ def from_haiku(params: Any, *, module: str | None = None, batch_first: bool = Fa
     """
     boolean("batch_first", batch_first)
     if not isinstance(params, Mapping):
-        raise TypeError(f"params: expected a mapping, as init gives it, got {type(params).__name__}")
+        raise TypeError(f"params: expected a mapping, as init returns, got {type(params).__name__}")
     found = {name: own for name, own in params.items() if module is None or f"{name}/".startswith(f"{module}/")}
     arrays = {name: {key: np.asarray(a) for key, a in own.items()} for name, own in sorted(found.items())}
     kinds = [(name.rpartition("/")[2], sorted(own)) for name, own in arrays.items()]
@@ -170,11 +171,11 @@ def from_haiku(params: Any, *, module: str | None = None, batch_first: bool = Fa
     if [name for name, _ in kinds] == ["linear", "linear_1"] and len({name.rpartition("/")[0] for name in arrays}) == 1:
         return haiku_rnn(stored[0], stored[1], batch_first)
     names = ", ".join(map(str, params)) or "none"
-    raise ValueError(f"params: expected those of one LSTM, GRU or VanillaRNN, which module= names, got {names}")
+    raise ValueError(f"params: expected those of one LSTM, GRU or VanillaRNN, got {names}; select one with module=")
 
 
 def haiku_rnn(linear: Mapping[str, Array], linear_1: Mapping[str, Array], batch_first: bool) -> Recurrent:
-    """Of what x and h are multiplied by."""
+    """Convert the linear modules of x and of h."""
     biases = {key: own["b"] for key, own in (("b", linear), ("b_rec", linear_1)) if "b" in own}
     gates: dict[str, Any] = {"W": linear["w"], "U": linear_1["w"]} | biases
     return from_gates(**gates, activation="relu", transposed=True, batch_first=batch_first)

@@ -1,6 +1,6 @@
-"""Keras' layers and models.
+"""Convert Keras layers and models, from and to fastrnn.
 
-`keras_files` finds configurations and `keras_weights` weights; `keras_layers` and `keras_cells` say what they mean.
+`keras_files` finds configurations and `keras_weights` weights; `keras_layers` and `keras_cells` convert them.
 """
 
 from __future__ import annotations
@@ -43,36 +43,35 @@ def from_keras(
     lengths: bool = False,
     state: bool = False,
 ) -> Layer:
-    """A layer, or a `Sequential`, with the weights and options of Keras'.
+    """Make a layer or a `Sequential` with the weights and options of a Keras layer or model.
 
-    Files are read with h5py alone: neither Keras nor TensorFlow need be installed. Models are Sequential, or functional
-    and one chain of layers, and may stand inside one another; what is in them is SimpleRNN, GRU, LSTM (also as an RNN
-    of cells, and as CuDNNGRU, CuDNNLSTM), Bidirectional, Dense, TimeDistributed, Embedding, Dropout, Activation, ReLU,
-    Softmax, LayerNormalization, RepeatVector, GlobalAveragePooling1D, GlobalMaxPooling1D. Recurrent layers become
-    ``batch_first``, and have one bias where Keras has one (``bias="input"``); those with functions that no built-in
-    cell has become a `Recurrent` of a cell of `fastrnn.catalogue`.
+    Reading files needs only h5py, neither Keras nor TensorFlow. Models must be Sequential, or functional with a single
+    chain of layers, and may be nested. Supported layers are SimpleRNN, GRU, LSTM (also as an RNN of cells, and as
+    CuDNNGRU, CuDNNLSTM), Bidirectional, Dense, TimeDistributed, Embedding, Dropout, Activation, ReLU, Softmax,
+    LayerNormalization, RepeatVector, GlobalAveragePooling1D, GlobalMaxPooling1D. Recurrent layers become
+    ``batch_first``, with one bias if Keras has one (``bias="input"``); those with activations that no built-in cell has
+    become a `Recurrent` with a cell of `fastrnn.catalogue`.
 
     Parameters
     ----------
-    model_or_path : path, or a keras.Model or keras.Layer that is built
-        A file `.keras`, or an older `.h5` of a whole model, by Keras 3 or 2.
+    model_or_path : path, or a built keras.Model or keras.Layer
+        A `.keras` file, or an older `.h5` file of a whole model, by Keras 3 or 2.
     layer : str, optional
-        The name of one layer of the model, which alone is meant, whatever else the model has.
+        Convert only the layer of this name; the rest of the model is ignored.
     cell : {"lstm", "gru_after", "gru_before", "rnn_tanh", "rnn_relu", "rnn_sigmoid", "rnn_identity"}, optional
-        For a file of weights alone, of ``save_weights``, which does not say it: that of the recurrent layer, which
-        `layer` names where there are several. The GRU of Keras 2 and 3 is "gru_after". ``return_sequences`` and `merge`
-        are fastrnn's defaults then. `Sequential.load_keras_weights` takes the weights of a whole model.
+        The cell of the recurrent layer in a file of ``save_weights``, which holds only weights; `layer` names the layer
+        if there are several. The GRU of Keras 2 and 3 is "gru_after". ``return_sequences`` and `merge` then have
+        fastrnn's defaults. `Sequential.load_keras_weights` loads the weights of a whole model.
     inference : bool
-        Leave out what acts in training alone and has no counterpart: regularizers, constraints, noise, dropout of whole
-        features, and dropout inside recurrent layers, but for a SimpleRNN's ``recurrent_dropout``, which the layer has.
-        Else they are refused.
+        Drop unsupported options that only affect training: regularizers, constraints, noise, dropout of whole features,
+        and dropout inside recurrent layers (except a SimpleRNN's ``recurrent_dropout``, which is supported). By default
+        they raise an error.
     lengths : bool
-        Leave out Masking layers and ``mask_zero``: you give ``lengths=`` in calls. For sequences that are padded at
-        their end, and have no masked step before, it is the same up to there; past that a model's y is 0. Else they
-        are refused.
+        Drop Masking layers and ``mask_zero``; pass ``lengths=`` in calls instead. Results are the same for sequences
+        padded only at the end; past the lengths a model's y is 0. By default they raise an error.
     state : bool
-        Leave out ``stateful=True``: you give ``state=`` in calls of the layers, and keep what they return. Else it is
-        refused.
+        Drop ``stateful=True``; pass ``state=`` in calls of the layers and keep the state that they return. By default
+        it raises an error.
 
     Returns
     -------
@@ -84,10 +83,10 @@ def from_keras(
     TypeError
         For another object, or weights that are neither float32 nor float64.
     ValueError
-        For a layer or an option that has no counterpart; the message names the layer, the option and its value. Also
-        for a file that Keras did not write.
+        For an unsupported layer or option; the message names the layer, the option and its value. Also for a file that
+        Keras did not write.
     ImportError
-        If h5py is not installed, and a file is given.
+        If a file is given and h5py is not installed.
 
     Examples
     --------
@@ -101,7 +100,7 @@ def from_keras(
         raise TypeError(f"layer: expected the name of a layer, got {layer!r:.80}")
     if cell is not None:
         if not isinstance(model_or_path, str | os.PathLike):
-            raise TypeError(f"cell: expected it for the path of a file of weights, got {type(model_or_path).__name__}")
+            raise TypeError(f"cell: needs the path of a weights file, got {type(model_or_path).__name__}")
         return keras_bare.one_layer(model_or_path, named_cell(cell), layer)
     taken = Taken(inference, lengths, state)
     whole = layer is None
@@ -114,45 +113,45 @@ def from_keras(
     elif hasattr(model_or_path, "layers"):
         pieces = keras_files.of_model(model_or_path, layer)
     elif layer is not None:
-        raise ValueError(f"layer: expected None beside a layer, got {layer!r:.80}")
+        raise ValueError(f"layer: expected None if model_or_path is a layer, got {layer!r:.80}")
     else:
         pieces, whole = [keras_files.of_layer(model_or_path)], False
     layers = [one for piece in pieces for one in converted(piece, taken)]
     if lengths:
         check_masks(pieces)
     if not layers and not whole:
-        raise ValueError(f"{pieces[0].title}: has no counterpart of its own")
+        raise ValueError(f"{pieces[0].title}: does not correspond to a layer")
     if not layers:
-        raise ValueError("model_or_path: expected at least one layer, got a model without")
+        raise ValueError("model_or_path: expected at least one layer, got a model without layers")
     return layers[0] if not whole and len(layers) == 1 else Sequential(layers)
 
 
 def to_keras(layer: Any) -> Any:
-    """A Keras layer or model with the weights and options of a layer or a `Sequential`.
+    """Make a Keras layer or model with the weights and options of a layer or a `Sequential`.
 
-    Keras has the batch first, (B, T, I), whatever the layer has. But for a GRU with ``reset_after`` it has one bias,
-    which is the sum of both where a layer has two.
+    The Keras layer is batch-first, (B, T, I), whatever the layer's ``batch_first``. It has one bias, the sum of both if
+    the layer has two, except a GRU with ``reset_after``.
 
     Parameters
     ----------
     layer : Layer
-        One of fastrnn's own.
+        A layer of fastrnn.
 
     Returns
     -------
     keras.Layer
-        A keras.Sequential for a `Sequential`, and for a recurrent layer of ``num_layers`` of more than 1.
+        A keras.Sequential for a `Sequential`, and for a recurrent layer with ``num_layers`` above 1.
 
     Raises
     ------
     TypeError
         For another layer.
     ValueError
-        For what Keras does not have: peepholes, `proj_size`, bfloat16 weights, zoneout, weight drop,
-        `recurrent_dropout` with one mask for several gates, an embedding's ``padding_idx``, other cells than its own
-        and those of `fastrnn.catalogue` that are its own with other activations. The message names it.
+        For features that Keras lacks: peepholes, `proj_size`, bfloat16 weights, zoneout, weight drop,
+        `recurrent_dropout` with one mask for several gates, an embedding's ``padding_idx``, and cells other than
+        Keras' and their variants with other activations in `fastrnn.catalogue`. The message names it.
     ImportError
-        If Keras is not installed; it uses the backend that it is set to.
+        If Keras is not installed. Keras uses its configured backend.
 
     Examples
     --------
@@ -170,7 +169,7 @@ def to_keras(layer: Any) -> Any:
 
 
 def made_layers(keras: Any, layer: Layer) -> list[Any]:
-    """Keras' layers for one of ours, with their weights, frozen as it is."""
+    """Return the Keras layers for one of ours, with its weights, and frozen if it is."""
     made = counterparts(keras, layer)
     for one in made if not layer.trainable else ():
         one.trainable = False
@@ -178,7 +177,7 @@ def made_layers(keras: Any, layer: Layer) -> list[Any]:
 
 
 def counterparts(keras: Any, layer: Layer) -> list[Any]:
-    """Keras' layers for one of ours, with their weights."""
+    """Return the Keras layers for one of ours, with its weights."""
     if isinstance(layer, Sequential):
         return [made for one in layer.layers for made in made_layers(keras, one)]
     if isinstance(layer, Recurrent):
@@ -207,14 +206,14 @@ def counterparts(keras: Any, layer: Layer) -> list[Any]:
     if isinstance(layer, GlobalAveragePooling1D | GlobalMaxPooling1D):
         return [getattr(keras.layers, type(layer).__name__)()]
     if isinstance(layer, LastStep):
-        raise ValueError("layer: Keras has no LastStep; a recurrent layer with return_sequences=False has one")
+        raise ValueError("layer: Keras has no LastStep; use return_sequences=False in the recurrent layer instead")
     if isinstance(layer, Activation):
         return [keras.layers.Activation(keras_activation(layer.activation))]
     raise TypeError(f"layer: expected one of fastrnn's, got {type(layer).__name__}")
 
 
 def made_stack(keras: Any, layer: Recurrent) -> list[Any]:
-    """A layer of Keras' for each of the stack, and what is between them."""
+    """Return one Keras layer for each of the stack, with dropout between them."""
     cell = layer.stack.cell
     if "output" in cell.options:
         refuse(layer, KERAS, "output", cell.options["output"], cell.options["candidate"])
@@ -239,7 +238,7 @@ def made_stack(keras: Any, layer: Recurrent) -> list[Any]:
 
 
 def keras_weights(own: Arrays, cell: Cell) -> list[Array]:
-    """Kernel, recurrent kernel and bias of one direction."""
+    """Return kernel, recurrent kernel and bias of one direction."""
     arrays = [own["W"].T, own["U"].T]
     if "b" in own:
         b_rec = own.get("b_rec", np.zeros_like(own["b"]))

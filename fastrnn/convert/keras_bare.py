@@ -1,7 +1,7 @@
-"""Files of Keras' with weights and nothing else: `save_weights` of Keras 1 and 2, and `.weights.h5`.
+"""Keras files that hold only weights: `save_weights` of Keras 1 and 2, and `.weights.h5`.
 
-What the layers are is known of the model, or the cell, that takes the weights. In the older files the layers stand in
-the model's order; in the newer ones those of a class are numbered, and the order of different classes is not known.
+The model, or the cell, that receives the weights determines the layers. Older files store layers in the model's order;
+newer ones number the layers within each class, and the order across classes is unknown.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fastrnn.layers import Dense, Embedding, Layer, LayerNormalization
 from fastrnn.layers.options import parameter_names
 from fastrnn.layers.recurrent import Recurrent
 
-#: Layers without a state whose parameters are Keras' in their order -> what Keras may call them.
+#: Stateless layers whose parameters are in Keras' order -> their possible names in Keras.
 CLASSES: dict[type[Layer], tuple[str, ...]] = {
     Dense: ("dense", "time_distributed"),
     Embedding: ("embedding",),
@@ -38,27 +38,27 @@ CLASSES: dict[type[Layer], tuple[str, ...]] = {
 
 
 class Stored(NamedTuple):
-    """A layer of which a file has weights."""
+    """A layer whose weights are in the file."""
 
-    name: str  #: which it has in the model, as far as the file says it
-    place: str  #: of its group in the file
-    kind: str  #: its class in small letters; "" where the layers are in order
-    model: str  #: the place of the model that it belongs to
+    name: str  #: its name in the model, if the file has it
+    place: str  #: the path of its group in the file
+    kind: str  #: its class in snake case; "" if the layers are in order
+    model: str  #: the path of the model that it belongs to
     arrays: list[Array]
-    names: list[str] | None = None  #: of the arrays, where the two directions may stand in any order
+    names: list[str] | None = None  #: of the arrays, if the two directions may be in either order
 
 
 class Wanted(NamedTuple):
-    """A layer of a model, or one of a stack, that takes weights."""
+    """A layer of a model, or one of a stack, that receives weights."""
 
     title: str
-    kinds: tuple[str, ...]  #: what Keras may call it
+    kinds: tuple[str, ...]  #: its possible names in Keras
     kernel: tuple[int, ...]  #: the shape of its first array
-    take: Callable[[Stored], Arrays]  #: parameters under the model's names
+    take: Callable[[Stored], Arrays]  #: returns parameters under the model's names
 
 
 def load(path: str | os.PathLike[str], model: Any) -> None:
-    """`Sequential.load_keras_weights`."""
+    """Do the work of `Sequential.load_keras_weights`."""
     with opened(path) as file:
         stored, in_order = read(file)
     wanted = list(layers_of(model, "", ""))
@@ -71,17 +71,17 @@ def load(path: str | os.PathLike[str], model: Any) -> None:
 
 
 def one_layer(path: Any, cell: Cell, layer: str | None) -> Recurrent:
-    """Of a file of weights, the layer of this name, of this cell."""
+    """Make a layer of this cell from the layer of this name in a weights file."""
     with opened(path) as file:
         if "model_config" in file.attrs or zipfile.is_zipfile(path):
-            raise ValueError(f"cell: expected None, as {os.fspath(path)} says itself what its layers are")
+            raise ValueError(f"cell: expected None, because {os.fspath(path)} describes its layers")
         stored, _ = read(file)
     G, names = cell.G, ", ".join(one.name or one.place for one in stored)
     found = [one for one in stored if layer in (one.name, None)] or [one for one in stored if one.place == layer]
     if layer is None:
         found = [one for one in found if recurrent_sizes(one, G)]
     if len(found) != 1:
-        raise ValueError(f"layer: expected one of {names}, got {layer!r}, which {len(found)} can be")
+        raise ValueError(f"layer: expected one of {names}, got {layer!r}, which matches {len(found)}")
     (own,) = found
     if (sizes := recurrent_sizes(own, G)) is None:
         shapes = [a.shape for a in own.arrays]
@@ -93,7 +93,7 @@ def one_layer(path: Any, cell: Cell, layer: str | None) -> Recurrent:
 
 
 def recurrent_sizes(own: Stored, G: int) -> tuple[int, int] | None:
-    """H, and the number of directions, of a layer's weights; None if they are of another kind of layer."""
+    """Return H and the number of directions of a layer's weights; None if it is another kind of layer."""
     n, each = len(own.arrays), {2, 3, 3 * G}
     D = 1 if n in each else 2 if n % 2 == 0 and n // 2 in each else 0
     if not D or any(a.ndim != 2 for a in own.arrays[:2]):
@@ -110,7 +110,7 @@ def halves(own: Stored, D: int) -> list[list[Array]]:
 
 
 def direction(own: Stored, cell: Cell, H: int, arrays: list[Array], bias: bool | None = None) -> Arrays:
-    """W, U, b, b_rec of one direction, however its version of Keras had them."""
+    """Return W, U, b, b_rec of one direction, in the layout of any Keras version."""
     kind, gates = KERAS.classes[cell.family], KERAS_1_GATES.get(cell.family, "")
     if gates and len(arrays) == 3 * len(gates):
         by_gate = {gate: arrays[3 * i : 3 * i + 3] for i, gate in enumerate(gates)}
@@ -123,7 +123,7 @@ def direction(own: Stored, cell: Cell, H: int, arrays: list[Array], bias: bool |
 
 
 def layers_of(model: Any, prefix: str, title: str) -> Iterator[Wanted]:
-    """The layers of a model that have parameters, in order."""
+    """Yield the layers of a model that have parameters, in order."""
     for i, layer in enumerate(model.layers):
         names, own = f"{prefix}{i}.", f"{title}layer {i} ({type(layer).__name__})"
         if hasattr(layer, "layers"):
@@ -133,11 +133,11 @@ def layers_of(model: Any, prefix: str, title: str) -> Iterator[Wanted]:
         elif layer.parameters() and type(layer) in CLASSES:
             yield without_steps(layer, names, own)
         elif layer.parameters():
-            raise TypeError(f"{own}: Keras' weights have no counterpart in it")
+            raise TypeError(f"{own}: expected a layer that Keras has")
 
 
 def without_steps(layer: Layer, prefix: str, title: str) -> Wanted:
-    """Of a layer that has no state; a Dense of ours has (out, in)."""
+    """Describe a stateless layer; our Dense stores (out, in)."""
     names = [prefix + name for name in layer.parameters()]
     turned = isinstance(layer, Dense)
     shapes = [a.T.shape if turned else a.shape for a in layer.parameters().values()]
@@ -151,11 +151,11 @@ def without_steps(layer: Layer, prefix: str, title: str) -> Wanted:
 
 
 def of_stack(layer: Recurrent, prefix: str, title: str) -> Iterator[Wanted]:
-    """One after another of a recurrent layer's ``num_layers``."""
+    """Yield each of a recurrent layer's ``num_layers``."""
     cell, D, H = layer.stack.cell, 1 + layer.bidirectional, layer.hidden_size
     names = parameter_names(layer, cell)
     if cell.family not in KERAS.classes or set().union(*names) - {"W", "U", "b", "b_rec"}:
-        raise TypeError(f"{title}: Keras' weights have no counterpart in {layer!r}")
+        raise TypeError(f"{title}: expected a layer that Keras has, got {layer!r}")
     plain = KERAS.classes[cell.family]
     cards = [card for card, (kind, _) in CUDNN.items() if kind == plain]
     kinds = ("bidirectional",) if layer.bidirectional else tuple(map(snake_case, (plain, *cards)))
@@ -172,7 +172,7 @@ def of_stack(layer: Recurrent, prefix: str, title: str) -> Iterator[Wanted]:
                 except ValueError as error:
                     raise ValueError(f"{title}: {error}") from error
                 if "b_rec" in part and "b_rec" not in ours:
-                    raise ValueError(f"{title}: {own.name or own.place} has two biases; expected a layer of bias=True")
+                    raise ValueError(f"{title}: expected bias=True, because {own.name or own.place} has two biases")
                 part |= {"b_rec": np.zeros_like(part["b"])} if "b_rec" in ours and "b_rec" not in part else {}
                 found |= {prefix + ours[key]: a for key, a in part.items()}
             return found
@@ -182,7 +182,7 @@ def of_stack(layer: Recurrent, prefix: str, title: str) -> Iterator[Wanted]:
 
 
 def one_by_one(whose: str, stored: list[Stored], wanted: list[Wanted]) -> list[tuple[Stored, Wanted]]:
-    """Layer after layer."""
+    """Pair layers in order."""
     if len(stored) != len(wanted):
         found, titles = (", ".join(names) for names in ([one.name for one in stored], [one.title for one in wanted]))
         raise ValueError(f"{whose}: expected weights of {len(wanted)} layers, {titles}, got those of {found}")
@@ -190,7 +190,7 @@ def one_by_one(whose: str, stored: list[Stored], wanted: list[Wanted]) -> list[t
 
 
 def by_class(whose: str, stored: list[Stored], wanted: list[Wanted]) -> list[tuple[Stored, Wanted]]:
-    """The layers of each class in order; where several classes, or models, are meant, by shape."""
+    """Pair the layers of each class in order, or by shape if several classes or models match."""
     pairs, left = list[tuple[Stored, Wanted]](), stored
     for kinds in dict.fromkeys(one.kinds for one in wanted):
         takers = [one for one in wanted if one.kinds == kinds]
@@ -204,7 +204,7 @@ def by_class(whose: str, stored: list[Stored], wanted: list[Wanted]) -> list[tup
         pairs += zip(given, takers, strict=True)
         left = [one for one in left if one not in given]
     if left:
-        raise ValueError(f"{whose}: no layer takes the weights of {', '.join(one.place for one in left)}")
+        raise ValueError(f"{whose}: found weights of {', '.join(one.place for one in left)}, which match no layer")
     return pairs
 
 
@@ -212,7 +212,7 @@ def by_shape(whose: str, given: list[Stored], takers: list[Wanted]) -> list[Stor
     fitting = [[one for one in given if [a.shape for a in one.arrays[:1]] == [taker.kernel]] for taker in takers]
     if any(len(some) != 1 for some in fitting) or len({some[0].place for some in fitting}) < len(takers):
         places = ", ".join(one.place for one in given)
-        raise ValueError(f"{whose}: neither the file nor shapes say in which order the layers {places} are")
+        raise ValueError(f"{whose}: the order of the layers {places} is ambiguous, by the file and by their shapes")
     return [one for (one,) in fitting]
 
 
@@ -222,7 +222,7 @@ def shapes_of(own: Stored) -> str:
 
 @contextmanager
 def opened(path: Any) -> Iterator[Any]:
-    """The HDF5 file, also that in a `.keras` file; errors in it name the path."""
+    """Open an HDF5 file, or the one in a `.keras` file; errors name the path."""
     h5py = needed("h5py", "keras-files")
     broken: tuple[type[Exception], ...] = (*BROKEN, zipfile.BadZipFile, zlib.error)
     try:
@@ -235,12 +235,12 @@ def opened(path: Any) -> Iterator[Any]:
     except FileNotFoundError:
         raise
     except broken as error:
-        whose = f"path: {os.fspath(path)} is no file of weights that Keras wrote"
+        whose = f"path: {os.fspath(path)} is not a Keras weights file"
         raise ValueError(f"{whose} ({type(error).__name__}: {error})") from error
 
 
 def read(file: Any) -> tuple[list[Stored], bool]:
-    """The layers that have weights, and whether they are in the model's order."""
+    """Return the layers that have weights, and whether they are in the model's order."""
     expect_groups(file)
     group = item(file, "model_weights") if "model_weights" in file else file
     if "layer_names" in group.attrs:
@@ -257,7 +257,7 @@ def read(file: Any) -> tuple[list[Stored], bool]:
 
 
 def numbered(group: Any, model: str) -> Iterator[Stored]:
-    """Those of a class in order."""
+    """Yield the layers of a model, those of each class in order."""
     root = root_of(group)
     keys = [] if root is None else [(re.sub("_[0-9]+$", "", key), key) for key in group[root]]
     for kind, key in sorted(keys, key=lambda pair: (pair[0], number(pair[1], pair[0]) or 0)):
@@ -266,7 +266,7 @@ def numbered(group: Any, model: str) -> Iterator[Stored]:
             yield from numbered(own, f"{place}/")
             continue
         if "cell" in own and "cells" in own["cell"]:
-            raise ValueError(f"path: {place}: cells upon cells have no counterpart; from_keras takes a whole model")
+            raise ValueError(f"path: {place}: stacked cells are not supported; use from_keras with a whole model")
         name = own["vars"].attrs.get("name", "") if "vars" in own else ""
         arrays = Numbered(own).arrays({"config": {}})
         if arrays or datasets(own):
@@ -274,7 +274,7 @@ def numbered(group: Any, model: str) -> Iterator[Stored]:
 
 
 def datasets(group: Any) -> list[str]:
-    """All that are in it but a generator's state."""
+    """Return the paths of all datasets, except a generator's state."""
     found: list[str] = []
     group.visititems(
         lambda path, one: found.append(path) if hasattr(one, "shape") and "seed_generator" not in path else None

@@ -1,4 +1,4 @@
-"""What Keras' recurrent layers mean here: x is (B, T, I), a kernel (I, G*H), and its GRU has z first."""
+"""Convert Keras' recurrent layers: x is (B, T, I), a kernel (I, G*H), and its GRU has z first."""
 
 from __future__ import annotations
 
@@ -50,33 +50,33 @@ def two_directions(piece: Piece, taken: Taken) -> Recurrent:
 
 
 def one_of(piece: Piece) -> Piece:
-    """The layer of one cell that a Bidirectional wraps."""
+    """Return the single recurrent layer that a Bidirectional wraps."""
     if piece.kind != KERAS_RNN:
         return of_graphics_card(piece)
     found = cells(piece)
     if len(found) != 1:
-        raise ValueError(f"{piece.title}: cell: expected one in a Bidirectional, got {len(found)}")
+        raise ValueError(f"{piece.title}: cell: expected one cell in a Bidirectional, got {len(found)}")
     return found[0]
 
 
 def checked_cell(piece: Piece, taken: Taken, backwards: bool) -> tuple[Cell, dict[str, Any]]:
-    """Our cell, and the layer's options."""
+    """Return our cell, and the layer's options."""
     if piece.kind not in KERAS.families:
         raise ValueError(f"{piece.title}: expected one of {', '.join(KERAS.families)}")
     family = KERAS.families[piece.kind]
     functions = KERAS_FUNCTION_OPTIONS[family]
     expected = dict.fromkeys(functions, KERAS_ACTIVATIONS) | {"go_backwards": (backwards,)}
     dropout = piece.config.get("recurrent_dropout", 0)
-    same = len(KERAS.gates[family]) == 1  # where a mask for each gate is one for all, as here
+    same = len(KERAS.gates[family]) == 1  # with one gate, a mask per gate is the same as one mask for all
     config = expect(piece, taken, **expected, **({"recurrent_dropout": (dropout,)} if same else {}))
-    after = flag(piece, "reset_after", False)  # what it was before Keras had the option
+    after = flag(piece, "reset_after", False)  # the behaviour before Keras had the option
     cell = keras_cell(family, reset_after=after, **{name: config[name] for name in functions if name in config})
     options = {"batch_first": True, "return_sequences": flag(piece, "return_sequences", False)}
     return cell, options | ({"recurrent_dropout": dropout} if same else {})
 
 
 def parts(piece: Piece, cell: Cell) -> Arrays:
-    """W, U, b, b_rec of one direction."""
+    """Return W, U, b, b_rec of one direction."""
     H = size(piece, "units")
     GH = cell.G * H
     bias = [("bias", (2, GH) if two_biases(cell) else (GH,))] if flag(piece, "use_bias", True) else []
@@ -87,10 +87,10 @@ def parts(piece: Piece, cell: Cell) -> Arrays:
 
 
 def of_graphics_card(piece: Piece) -> Piece:
-    """A CuDNN layer as the one that Keras would load its weights into; another layer as it is.
+    """Convert a CuDNN layer to the plain one that Keras would load its weights into; return other layers unchanged.
 
-    Of each gate the kernel (I, H) is stored as (H, I), and the recurrent kernel is transposed. There are two biases, of
-    which an LSTM has the sum.
+    Each gate's kernel (I, H) is stored as (H, I), and its recurrent kernel is transposed. There are two biases; the
+    plain LSTM has their sum.
     """
     if piece.kind not in CUDNN:
         return piece
@@ -107,7 +107,7 @@ def of_graphics_card(piece: Piece) -> Piece:
 
 
 def cells(piece: Piece) -> list[Piece]:
-    """A layer for each cell of an RNN; all but the last one give every step to the one above."""
+    """Return a layer for each cell of an RNN; all but the last return every step."""
     cell = keras_files.inner(piece, "cell", piece.weights)
     if cell.kind != "StackedRNNCells":
         return [of_cell(piece, cell, top=True)]
@@ -123,7 +123,7 @@ def cells(piece: Piece) -> list[Piece]:
 
 
 def of_cell(piece: Piece, cell: Piece, top: bool) -> Piece:
-    """The layer that an RNN of this cell is."""
+    """Return the layer that is equivalent to an RNN of this cell."""
     if cell.kind not in KERAS_CELLS:
         raise ValueError(f"{piece.title}: cell: expected one of {', '.join(KERAS_CELLS)}, got {cell.kind}; {ALONE}")
     options = {key: value for key, value in piece.config.items() if key != "cell"}

@@ -1,7 +1,7 @@
-"""What a Keras model consists of: a class name, a configuration and weights for each layer.
+"""Read the layers of a Keras model: a class name, a configuration and weights each.
 
-A `.keras` file is a zip of config.json and model.weights.h5; an older `.h5` holds the configuration as an attribute.
-Models inside a model are laid open.
+A `.keras` file is a zip of config.json and model.weights.h5; an older `.h5` stores the configuration as an attribute.
+Nested models are flattened.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fastrnn.convert.keras_weights import (
 from fastrnn.extras import needed
 from fastrnn.frameworks import KERAS, KERAS_2
 
-#: what a file that is no model's may lead to
+#: errors from reading files that are not models
 BROKEN: tuple[type[Exception], ...] = (
     *(KeyError, IndexError, TypeError, AttributeError, OSError, RuntimeError, EOFError, MemoryError),
     *(json.JSONDecodeError, UnicodeError),
@@ -38,14 +38,14 @@ BROKEN: tuple[type[Exception], ...] = (
 
 
 BARE = (
-    "expected a .keras file, or the .h5 file of a whole model. Of a file of weights alone, load_keras_weights(path) of "
-    'a Sequential takes all, and from_keras(path, cell="lstm", layer="its name") one layer; in Keras, '
+    "expected a .keras file, or the .h5 file of a whole model. From a file of weights, load_keras_weights(path) of "
+    'a Sequential loads all, and from_keras(path, cell="lstm", layer="its name") one layer; in Keras, '
     'model.load_weights(path) and model.save("model.keras") make a whole one'
 )
 
 
 class Piece(NamedTuple):
-    """One layer of Keras'."""
+    """A Keras layer."""
 
     kind: str  #: its class
     config: Config
@@ -57,8 +57,8 @@ class Piece(NamedTuple):
 
 
 def read(path: str | os.PathLike[str], layer: str | None) -> list[Piece]:
-    """The layers of a model's file, or the one that is asked for."""
-    import zipfile  # here, for the sake of those who import fastrnn for something else
+    """Read all layers of a model's file, or the one named `layer`."""
+    import zipfile  # imported here to keep `import fastrnn` fast
     import zlib
 
     h5py = needed("h5py", "keras-files")
@@ -76,25 +76,25 @@ def read(path: str | os.PathLike[str], layer: str | None) -> list[Piece]:
         with h5py.File(path, "r") as file:
             expect_groups(file)
             if "model_config" not in file.attrs:
-                raise ValueError(f"{whose} holds no model; {BARE}")
+                raise ValueError(f"{whose} does not hold a model; {BARE}")
             model = as_meant(json.loads(file.attrs["model_config"]), file.attrs.get("keras_version", "1"))
             return pieces(model, Named(item(file, "model_weights")), layer)
     except FileNotFoundError:
         raise
     except broken as error:
-        raise ValueError(f"{whose} is no model that Keras wrote ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{whose} is not a Keras model file ({type(error).__name__}: {error})") from error
 
 
 def member(archive: Any, name: str) -> bytes:
-    """A file of the archive, unless it would be large beyond proportion; Keras does not compress."""
+    """Read a file of the archive, unless its compression ratio is suspicious; Keras does not compress."""
     info = archive.getinfo(name)
     if info.file_size > 100 * info.compress_size:
-        raise ValueError(f"path: {name} would be {info.file_size} bytes, from {info.compress_size} in the file")
+        raise ValueError(f"path: {name} expands from {info.compress_size} to {info.file_size} bytes")
     return bytes(archive.read(name))
 
 
 def of_model(model: Any, layer: str | None) -> list[Piece]:
-    """The layers of a model that is there, or the one that is asked for."""
+    """Return all layers of an in-memory model, or the one named `layer`."""
     kind = "Sequential" if any(base.__name__ == "Sequential" for base in type(model).__mro__) else "Functional"
     try:
         config = as_meant(plain(model), version(model))
@@ -110,17 +110,17 @@ def of_layer(layer: Any) -> Piece:
 
 
 def version(layer: Any) -> Any:
-    """That of the Keras which has this layer or model."""
+    """Return the version of the Keras package that this layer or model belongs to."""
     packages = [base.__module__.partition(".")[0] for base in type(layer).__mro__]
     own = next((name for name in packages if name in ("keras", "tf_keras", "tensorflow")), "keras")
     return getattr(sys.modules.get(own), "__version__", "3")
 
 
 def as_meant(config: Any, version: Any) -> Any:
-    """The configuration in words that mean the same whichever Keras wrote it."""
+    """Translate a configuration to names that are the same for every Keras version."""
     version = version.decode() if isinstance(version, bytes) else str(version)
     functions = KERAS_2 if version.partition(".")[0] in ("1", "2") else {}
-    #: option -> word -> ours; an .h5 calls layers of `fastrnn.keras` by what they are registered as
+    #: option -> name -> our name; an .h5 has layers of `fastrnn.keras` under their registered names
     words = dict.fromkeys(("activation", "recurrent_activation"), functions)
     words["class_name"] = {f"fastrnn>{kind}": kind for kind in KERAS.families}
     return renamed(config, words)
@@ -138,7 +138,7 @@ def renamed(config: Any, words: dict[str, dict[str, str]]) -> Any:
 
 
 def inner(piece: Piece, key: str, weights: list[Array]) -> Piece:
-    """The layer, or cell, that a layer wraps."""
+    """Return the layer or cell that a layer wraps."""
     return wrapped(piece, key, piece.config.get(key), weights)
 
 
@@ -149,17 +149,17 @@ def wrapped(piece: Piece, key: str, own: Any, weights: list[Array]) -> Piece:
 
 
 def pieces(model: Config, store: Store, wanted: str | None) -> list[Piece]:
-    """The layers in the order in which they are applied, or the one that is wanted, wherever it stands."""
+    """Return the layers in the order of application, or only the wanted one, anywhere in the model."""
     found = list(in_order(model, store) if wanted is None else everywhere(model, store))
     if wanted is not None:
         found = [(one, own) for one, own in found if name(one) == wanted]
         if len(found) != 1:
-            raise ValueError(f"layer: expected the name of one layer, got {wanted!r}, which {len(found)} have")
+            raise ValueError(f"layer: expected the name of one layer, got {wanted!r}, which matches {len(found)}")
     return [Piece(one["class_name"], one["config"], own.arrays(one)) for one, own in found]
 
 
 def in_order(model: Config, store: Store) -> Iterator[tuple[Config, Store]]:
-    """One layer after another, and where its weights are."""
+    """Yield the layers in order, each with the store of its weights."""
     layers = layers_of(model)
     parts = {id(one): part for one, part in zip(layers, store.parts(layers), strict=True)}
     for one in layers if model["class_name"] == "Sequential" else chain(model["config"]):
@@ -170,7 +170,7 @@ def in_order(model: Config, store: Store) -> Iterator[tuple[Config, Store]]:
 
 
 def everywhere(model: Config, store: Store) -> Iterator[tuple[Config, Store]]:
-    """Every layer, however they are connected, and where its weights are."""
+    """Yield all layers, however connected, each with the store of its weights."""
     layers = layers_of(model)
     for one, part in zip(layers, store.parts(layers), strict=True):
         if is_model(one):
@@ -180,7 +180,7 @@ def everywhere(model: Config, store: Store) -> Iterator[tuple[Config, Store]]:
 
 
 def chain(config: Config) -> list[Config]:
-    """The layers of a functional model that are one chain, in order."""
+    """Return the layers of a functional model in order; raise ValueError if they are not a single chain."""
     after: dict[str, Config] = {}
     implied = masks(config["layers"])
     layers = [one for one in config["layers"] if name(one) not in implied]
@@ -191,7 +191,7 @@ def chain(config: Config) -> list[Config]:
         calls = [call for call in histories(one["inbound_nodes"]) if call[0] not in implied]
         title = f"layer {name(one)!r} ({one['class_name']})"
         if len(one["inbound_nodes"]) != 1 or len(calls) != 1 or calls[0][2] != 0:
-            raise ValueError(f"{title}: expected a chain, in which it is called once on one output, got {calls!r:.200}")
+            raise ValueError(f"{title}: expected a chain, with one call on one output, got {calls!r:.200}")
         if calls[0][0] in after:
             other = name(after[calls[0][0]])
             raise ValueError(f"{title}: expected a chain; {other!r} reads the same layer's output, {calls[0][0]!r}")
@@ -209,7 +209,7 @@ def chain(config: Config) -> list[Config]:
 
 
 def masks(layers: list[Config]) -> set[str]:
-    """Operations that Masking and ``mask_zero`` imply: Keras 3 writes them down, and who reads their results."""
+    """Return the operations that Masking and ``mask_zero`` imply, which Keras 3 stores along with their readers."""
     makers: list[Any] = []
     for one in layers:
         if one["class_name"] in ("Masking", "Embedding"):
@@ -225,7 +225,7 @@ def masks(layers: list[Config]) -> set[str]:
 
 
 def histories(node: Any) -> Iterator[list[Any]]:
-    """Every [layer, call, output] that something in a node refers to, in Keras 3's writing or in Keras 2's."""
+    """Yield every [layer, call, output] that a node refers to, in the format of Keras 3 or 2."""
     if isinstance(node, dict) and "keras_history" in node:
         yield node["keras_history"]
     elif isinstance(node, dict):

@@ -1,7 +1,7 @@
-"""Weights in Keras' older `.h5` files: each layer, or model inside a model, has a list of the names of its weights.
+"""Read weights from Keras' older `.h5` files, in which each layer or nested model lists the names of its weights.
 
-Those that are not trained come last. That holds for each half of a Bidirectional, each cell, each weight even, and a
-configuration need not say which are trained; names say whose each is.
+Frozen weights come last: per half of a Bidirectional, per cell, or even per weight. A configuration need not say which
+are frozen, so weights are assigned by name.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from fastrnn.cells import Array
 from fastrnn.convert.keras_weights import Config, Store, count, item, leaves, name, values
 from fastrnn.frameworks import KERAS_RNN
 
-Weights = list[tuple[str, Array]]  #: and their names
+Weights = list[tuple[str, Array]]  #: (name, array)
 
-#: What Keras 2 and 3 call a layer's weights, in their order.
+#: Names of a layer's weights in Keras 2 and 3, in their order.
 ROLES = ("embeddings", "gamma", "beta", "kernel", "recurrent_kernel", "bias")
 
-SURE = 'in Keras, model.save("model.keras") makes a file that says whose weights are whose'
+SURE = 'in Keras, model.save("model.keras") writes a file without this ambiguity'
 
 
 class Named:
-    """A `Store`: the file."""
+    """A `Store` of the file."""
 
     def __init__(self, group: Any) -> None:
         self._group = group
@@ -36,7 +36,7 @@ class Named:
 
 
 def listed(model: Any, layer: str) -> Weights:
-    """The weights that a layer's group lists, kernels before their recurrent kernels; none where it has no group."""
+    """Return the weights that a layer's group lists, sorted by `ROLES` per owner; empty if it has no group."""
     if layer not in model:
         return []
     group = item(model, layer)
@@ -47,13 +47,13 @@ def listed(model: Any, layer: str) -> Weights:
 
 
 def owner_and_role(weight: str) -> tuple[str, int]:
-    """What a weight's name shares with those of the same cell or layer, and its place among them."""
+    """Return the part of a weight's name that its cell or layer determines, and its index in `ROLES`."""
     match = re.fullmatch(rf"(|.*/)({'|'.join(ROLES)})((?:_[0-9]+)?(?::[0-9]+)?)", weight)
     return (weight, 0) if match is None else (match[1] + match[3], ROLES.index(match[2]))
 
 
 class Listed:
-    """A `Store`: weights of a layer, or of all layers inside a model."""
+    """A `Store` of the weights of a layer, or of all layers of a nested model."""
 
     def __init__(self, layer: Config, weights: Weights) -> None:
         self._layer, self._weights = layer, weights
@@ -73,7 +73,7 @@ class Listed:
 
 
 def shared_out(whole: Config, parts: list[Config], weights: Weights) -> dict[int, Weights]:
-    """The weights of each layer of a model, or of each cell of a layer: by name, or in order where all are trained."""
+    """Assign weights to the layers of a model, or the cells of a layer: by name, or in order if all are trained."""
     owners = [[one for one in parts if name(one) in weight.split("/")] for weight, _ in weights]
     owned: dict[int, Weights] = {id(one): [] for one in parts}
     if all(len(some) == 1 for some in owners):
@@ -83,20 +83,20 @@ def shared_out(whole: Config, parts: list[Config], weights: Weights) -> dict[int
     title = f"layer {name(whole)!r} ({whole['class_name']})"
     if len({flag for one in parts if count(one) for flag in flags(one)}) > 1:
         names = ", ".join(weight for weight, _ in weights)
-        unsure = f"as names do not say whose weights these are: {names:.200}"
+        unsure = f"because names do not determine the owners of {names:.200}"
         raise ValueError(f"{title}: trainable: expected all of it frozen or nothing, {unsure}; {SURE}")
     left = weights
     for one in parts:
         owned[id(one)], left = left[: count(one)], left[count(one) :]
     if left:
-        raise ValueError(f"{title}: it is not known to which of its layers {len(left)} weights belong")
+        raise ValueError(f"{title}: found {len(left)} weights that cannot be assigned to its layers")
     return owned
 
 
 def directions(layer: str, weights: Weights) -> tuple[list[Array], list[Array]]:
-    """Those of a Bidirectional's forward layer, which is always called so, and those of the other one."""
+    """Split weights into those of a Bidirectional's forward layer, whose name is fixed, and those of the other."""
     paths = [weight.split("/") for weight, _ in weights]
-    level = next((own for own in zip(*paths, strict=False) if len(set(own)) > 1), [""] * len(paths))  # below the same
+    level = next((own for own in zip(*paths, strict=False) if len(set(own)) > 1), [""] * len(paths))  # where they vary
     forward = [a for own, (_, a) in zip(level, weights, strict=True) if own.startswith("forward_")]
     backward = [a for own, (_, a) in zip(level, weights, strict=True) if not own.startswith("forward_")]
     if len(forward) != len(backward):
@@ -106,7 +106,7 @@ def directions(layer: str, weights: Weights) -> tuple[list[Array], list[Array]]:
 
 
 def flags(config: Any) -> Iterator[bool]:
-    """Every `trainable` in a configuration."""
+    """Yield every `trainable` in a configuration."""
     if isinstance(config, dict) and "trainable" in config:
         yield config["trainable"] is not False
     for one in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():

@@ -1,4 +1,4 @@
-"""What Keras' layers mean here, and what has no meaning here."""
+"""Convert Keras layers, and reject unsupported ones."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from fastrnn.layers import (
     RepeatVector,
 )
 
-#: Keras' words for the functions of Dense and Activation.
+#: Keras' names of the functions of Dense and Activation.
 PLAIN = tuple(map(keras_activation, FUNCTIONS))
 
-#: Layers that do nothing but in training, and are not here.
+#: Layers that only act in training and are not supported.
 NOISE = (
     *("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout", "AlphaDropout"),
     "ActivityRegularization",
@@ -33,7 +33,7 @@ NOISE = (
 
 
 def converted(piece: Piece, taken: Taken) -> list[Layer]:
-    """Our layers: none for what does nothing, several for cells upon cells."""
+    """Return our layers: none for a layer without effect, several for stacked cells."""
     if piece.kind == KERAS_RNN:
         return [layer for one in cells(piece) for layer in converted(one, taken)]
     layers = counterparts(piece, taken)
@@ -44,11 +44,11 @@ def converted(piece: Piece, taken: Taken) -> list[Layer]:
 
 
 def trained(piece: Piece) -> bool:
-    """Whether Keras trains it, and what it wraps."""
+    """Return whether Keras trains the layer and the layers that it wraps."""
     wrapped = [piece.config.get(key) for key in ("layer", "backward_layer")]
     inner = {one["config"].get("trainable", True) for one in wrapped if isinstance(one, dict)}
     if len(inner) > 1:
-        raise ValueError(f"{piece.title}: trainable: expected both directions alike, got one that is frozen alone")
+        raise ValueError(f"{piece.title}: trainable: expected the same for both directions, got only one frozen")
     return piece.config.get("trainable", True) is not False and inner != {False}
 
 
@@ -73,25 +73,25 @@ def counterparts(piece: Piece, taken: Taken) -> list[Layer]:
     if piece.kind in NOISE:
         if taken.inference:
             return []
-        raise ValueError(f"{piece.title}: has no counterpart; inference=True leaves out what acts in training alone")
+        raise ValueError(f"{piece.title}: not supported; inference=True drops layers that only act in training")
     if piece.kind not in kinds:
         hint = LENGTHS if piece.kind == "Masking" else f"expected one of {', '.join(kinds)}; {ALONE}"
-        raise ValueError(f"{piece.title}: has no counterpart; {hint}")
+        raise ValueError(f"{piece.title}: not supported; {hint}")
     return [kinds[piece.kind](piece, taken)]
 
 
 def check_masks(pieces: Sequence[Piece]) -> None:
-    """Whether lengths in the call mean the same: every recurrent layer, and nothing else, obeys them."""
+    """Raise ValueError unless lengths in calls are equivalent: they must affect all recurrent layers and no others."""
     recurrent: Piece | None = None
     masked = False
     for piece in pieces:
         masks = piece.kind == "Masking" or (piece.kind == "Embedding" and bool(piece.config.get("mask_zero")))
         if masks and recurrent is not None:
-            raise ValueError(f"{piece.title}: expected what masks before every recurrent layer, got {recurrent.title}")
+            raise ValueError(f"{piece.title}: expected before every recurrent layer, got after {recurrent.title}")
         if masked and piece.kind == "Softmax":
-            raise ValueError(f"{piece.title}: reads the mask of steps as one of features; expected it where none is")
+            raise ValueError(f"{piece.title}: expected no mask, because Keras applies the mask of steps to features")
         if masked and piece.kind == "GlobalMaxPooling1D":
-            raise ValueError(f"{piece.title}: does not obey a mask in Keras; expected it where none is")
+            raise ValueError(f"{piece.title}: expected no mask, because Keras ignores it in this layer")
         masked |= masks
         masked &= piece.kind != "GlobalAveragePooling1D"
         if piece.kind in (*KERAS.families, *CUDNN, KERAS_RNN, "Bidirectional"):
@@ -101,11 +101,11 @@ def check_masks(pieces: Sequence[Piece]) -> None:
 
 
 def time_distributed(piece: Piece, taken: Taken) -> Layer:
-    """Our layers without a state are that anyway."""
+    """Convert the wrapped layer: our stateless layers already act on every step."""
     expect(piece, taken)
     inner = keras_files.inner(piece, "layer", piece.weights)
     if inner.kind not in ("Dense", "Activation", "Dropout"):
-        raise ValueError(f"{inner.title}: has no counterpart in a TimeDistributed; expected Dense")
+        raise ValueError(f"{inner.title}: not supported in a TimeDistributed; expected Dense")
     (layer,) = converted(inner, taken)
     return layer
 
@@ -147,7 +147,7 @@ def normalization(piece: Piece, taken: Taken) -> LayerNormalization:
     if isinstance(epsilon, bool) or not isinstance(epsilon, int | float):
         raise ValueError(f"{piece.title}: epsilon: expected a number, got {epsilon!r:.80}")
     if not scale and not center:
-        raise ValueError(f"{piece.title}: scale, center: expected one of them, which says how many features there are")
+        raise ValueError(f"{piece.title}: scale, center: expected one of them, which gives the number of features")
     names = [name for name, there in (("weight", scale), ("bias", center)) if there]
     found = dict(zip(names, weights(piece, *[(name, (None,)) for name in names]), strict=True))
     first = found[names[0]]

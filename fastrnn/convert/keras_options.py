@@ -1,6 +1,6 @@
-"""Options of Keras' layers, and the shapes of their weights, checked.
+"""Check the options of Keras layers and the shapes of their weights.
 
-An option of Keras' that is not named here is refused unless it is off, so that nothing is accepted and then ignored.
+A Keras option that is not listed here raises an error unless it is off, so that none is silently ignored.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from fastrnn.cells import Array
 from fastrnn.convert.keras_files import Piece
 from fastrnn.convert.keras_weights import Config
 
-#: Options that change nothing of what a layer computes once it has its weights, and those that are read elsewhere.
+#: Options that do not affect a layer's results once it has weights, and options that are read elsewhere.
 HARMLESS = {
     *("name", "dtype", "seed", "build_config", "batch_shape", "batch_input_shape", "input_length"),
     *("unroll", "implementation", "return_state", "unit_forget_bias", "zero_output_for_mask", "use_cudnn"),
@@ -21,10 +21,10 @@ HARMLESS = {
     *("n", "epsilon", "scale", "center", "gamma_initializer", "beta_initializer"),
 }
 
-#: Of x and of h, by masks that are the same for all steps, and others for each gate: no layer of ours has such.
+#: Dropout of x and of h with the same mask for all steps but one per gate, which our layers lack.
 DROPOUTS = ("dropout", "recurrent_dropout")
 
-#: Options that act in training alone, and what they are when they do not.
+#: Options that only act in training, and their values when off.
 TRAINING: dict[str, Any] = dict.fromkeys(DROPOUTS, 0)
 TRAINING |= dict.fromkeys(
     [
@@ -35,33 +35,33 @@ TRAINING |= dict.fromkeys(
     + ["activity_regularizer"]
 )
 
-#: What Keras has in a layer, and fastrnn in the call of one.
-LENGTHS = "lengths=True leaves it out, and calls take lengths= in its place, of sequences padded at their end"
-STATE = "state=True leaves it out, and calls take state= in its place"
+#: Options that belong to the layer in Keras and to the call in fastrnn.
+LENGTHS = "lengths=True drops it; pass lengths= in calls instead, for sequences padded at the end"
+STATE = "state=True drops it; pass state= in calls instead"
 CALLED = {"mask_zero": ("lengths", LENGTHS), "stateful": ("state", STATE)}
 
 BACKWARDS = (
-    "lstm_forward(..., reverse=True) and its like have one direction backwards, where y[t] stays beside x[t]: Keras "
-    "gives the steps in the order in which it read them, last first, which is y[:, ::-1]"
+    "use lstm_forward(..., reverse=True) or its siblings for a reverse direction, where y[t] belongs to x[t]; Keras "
+    "returns the steps in the order of processing, last first, which is y[:, ::-1]"
 )
 ONE_MASK = (
-    ". Layers of fastrnn have a recurrent_dropout with one mask for all gates, and Keras draws one for each: leave "
-    "it out, and make the layer with recurrent_dropout= and these weights if that is as good"
+    ". fastrnn's recurrent_dropout uses one mask for all gates, Keras one per gate: drop it, and make the layer with "
+    "recurrent_dropout= and these weights if that is acceptable"
 )
-OWN = "fastrnn.cell makes a cell of any equations, for fastrnn.Recurrent"
-ALONE = "layer= takes one layer of a model alone"
+OWN = "use fastrnn.cell and fastrnn.Recurrent for a cell with any equations"
+ALONE = "use layer= to convert only one layer of a model"
 
 
 class Taken(NamedTuple):
-    """What is left out of a model."""
+    """What to drop from a model."""
 
-    inference: bool = False  #: what acts in training alone
+    inference: bool = False  #: options that only act in training
     lengths: bool = False  #: masking
     state: bool = False  #: statefulness
 
 
 def expect(piece: Piece, taken: Taken, **expected: tuple[Any, ...]) -> Config:
-    """The configuration, if every option has an expected value, or is harmless, or off."""
+    """Return the configuration; raise ValueError unless every option is as expected, harmless, or off."""
     for key, value in piece.config.items():
         if key in expected:
             if not any(value is one or (type(value) is type(one) and value == one) for one in expected[key]):
@@ -77,14 +77,14 @@ def expect(piece: Piece, taken: Taken, **expected: tuple[Any, ...]) -> Config:
                 hint += ONE_MASK if key == "recurrent_dropout" else ""
                 raise ValueError(
                     f"{piece.title}: {key}: expected {TRAINING[key]!r}, got {value!r:.80}; "
-                    f"inference=True leaves out what acts in training alone{hint}"
+                    f"inference=True drops options that only act in training{hint}"
                 )
         elif key in CALLED:
             left_out, hint = CALLED[key]
             if value and not getattr(taken, left_out):
-                raise ValueError(f"{piece.title}: {key}: {value!r:.80} has no counterpart; {hint}")
+                raise ValueError(f"{piece.title}: {key}: {value!r:.80} is not supported; {hint}")
         elif key not in HARMLESS and value not in (None, False, 0):
-            raise ValueError(f"{piece.title}: {key}: {value!r:.80} has no counterpart")
+            raise ValueError(f"{piece.title}: {key}: {value!r:.80} is not supported")
     dtype = policy(piece.config.get("dtype"))
     if dtype not in (None, "float32", "float64"):
         raise ValueError(f"{piece.title}: dtype: expected 'float32' or 'float64', got {dtype!r:.80}")
@@ -92,12 +92,12 @@ def expect(piece: Piece, taken: Taken, **expected: tuple[Any, ...]) -> Config:
 
 
 def policy(dtype: Any) -> Any:
-    """The name of what Keras computes in."""
+    """Return the name of a dtype or of a dtype policy."""
     return dtype["config"].get("name") if isinstance(dtype, dict) and isinstance(dtype.get("config"), dict) else dtype
 
 
 def weights(piece: Piece, *shapes: tuple[str, tuple[int | None, ...]]) -> list[Array]:
-    """The layer's weights, if they have these names' shapes, in which None stands for any size."""
+    """Return the layer's weights; raise ValueError unless they have these shapes, where None is any size."""
     if len(piece.weights) != len(shapes):
         names = ", ".join(name for name, _ in shapes) or "no weights"
         raise ValueError(f"{piece.title}: expected {names}, got {len(piece.weights)} arrays; is the layer built?")

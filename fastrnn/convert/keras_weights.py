@@ -1,7 +1,7 @@
-"""Where the weights of a Keras model are: in layers that are there, or in HDF5 files.
+"""Find the weights of a Keras model: in in-memory layers, or in HDF5 files.
 
 In model.weights.h5 of a `.keras` file each layer's variables are numbered; `keras_h5` reads the older files.
-Links out of a file are not followed, and nothing is read that the file does not hold.
+External links are not followed, and only data stored in the file is read.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ Config = dict[str, Any]
 
 MODELS = ("Sequential", "Functional", "Model")
 
-#: whose classes are Keras' own, or have the options of Keras' own
+#: packages whose layers are Keras' own, or have the same options
 PACKAGES = ("keras", "tf_keras", "tensorflow", "fastrnn")
 
-#: How many weights a layer has beside its bias. Of those with others it is not known, and they have no counterpart.
+#: Number of weights of a layer besides its bias. Other layers with weights are not supported.
 COUNTS = dict.fromkeys((*KERAS.families, *KERAS_CELLS, *CUDNN), 2) | {"Dense": 1, "Embedding": 1}
 
 
 class Store(Protocol):
-    """Where the weights of a model are, or of a layer."""
+    """The store of the weights of a model or a layer."""
 
     def parts(self, layers: list[Config]) -> list[Store]:
-        """Of a model: those of its layers, which are given in the model's order."""
+        """Return the stores of a model's layers, given in the model's order."""
         ...
 
     def arrays(self, layer: Config) -> list[Array]:
-        """Of a layer: its weights in Keras' order."""
+        """Return a layer's weights in Keras' order."""
         ...
 
 
 class Live:
-    """A `Store`: a model, or a layer, that is there."""
+    """A `Store` of an in-memory model or layer."""
 
     def __init__(self, layer: Any) -> None:
         self._layer = layer
@@ -56,9 +56,9 @@ class Live:
 
 
 class Numbered:
-    """A `Store`: model.weights.h5. A group has its layer's name as an attribute, or is called by class and number.
+    """A `Store` in model.weights.h5. A group has its layer's name as an attribute, or is named by class and number.
 
-    The numbers leave gaps: TensorFlow 2.13 counts a layer with weights twice, and so numbers only say the order.
+    Numbers only give the order and may have gaps: TensorFlow 2.13 counts a layer with weights twice.
     """
 
     def __init__(self, group: Any) -> None:
@@ -71,7 +71,7 @@ class Numbered:
         return [] if self._group is None else list(self._below(layer))
 
     def _below(self, layer: Config) -> Iterator[Array]:
-        """Its own variables, and those of the layers and cells in it."""
+        """Yield the layer's variables, and those of the layers and cells in it."""
         if "vars" in self._group:
             own = item(self._group, "vars")
             yield from (values(item(own, str(i))) for i in range(len(own)))
@@ -85,7 +85,7 @@ class Numbered:
                 yield from store.arrays(cell)
 
     def _paired(self, root: str | None, layers: list[Config]) -> list[Store]:
-        """Each of these layers with its group: that of its name, or the next one of its class."""
+        """Pair each layer with its group: the one with its name, or the next of its class."""
         groups = {} if root is None else {key: item(self._group, f"{root}/{key}") for key in self._group[root]}
         names = {key: group["vars"].attrs.get("name") for key, group in groups.items() if "vars" in group}
         shared = Counter(map(name, layers)) + Counter(names.values())  # one here and one there; cells may share one
@@ -108,10 +108,10 @@ class Numbered:
 
 
 class Unpaired:
-    """A `Store`: a layer of which it is not known which group of a file is its own."""
+    """A `Store` of a layer whose group in the file is ambiguous."""
 
     def __init__(self, groups: list[str], layers: int) -> None:
-        self._message = f"the file has weights in {', '.join(groups)}, and the model {layers} layers of this class"
+        self._message = f"the file has weights in {', '.join(groups)}, but the model has {layers} layers of this class"
 
     def parts(self, layers: list[Config]) -> list[Store]:
         return [self for _ in layers]
@@ -121,17 +121,17 @@ class Unpaired:
 
 
 def root_of(group: Any) -> str | None:
-    """Where a model's layers are, if it is one."""
+    """Return the key of a model's layers, or None if the group is not a model."""
     return next((root for root in ("layers", "_layer_checkpoint_dependencies") if root in group), None)
 
 
 def snake_case(kind: str) -> str:
-    """A class's name as Keras calls groups."""
+    """Convert a class name to snake case, as Keras names groups."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<!^)(?=[A-Z][a-z])", "_", kind).lower()
 
 
 def number(group: str, kind: str) -> int | None:
-    """Which of its class a group is, 0 without a number; None if it is of another class."""
+    """Return the number of a group within its class, 0 if it has none; None for another class."""
     match = re.fullmatch(rf"{re.escape(kind)}(?:_([0-9]+))?", group)
     return None if match is None else int(match[1] or 0)
 
@@ -145,7 +145,7 @@ def leaves(layer: Config) -> Iterator[Config]:
 
 
 def count(layer: Config) -> int:
-    """How many weights a layer or a cell has."""
+    """Return the number of weights of a layer or a cell."""
     kind, config = layer["class_name"], layer["config"]
     if kind in ("Bidirectional", "TimeDistributed"):
         return (2 if kind == "Bidirectional" else 1) * count(config["layer"])
@@ -160,7 +160,7 @@ def count(layer: Config) -> int:
 
 
 def layers_of(model: Config) -> list[Config]:
-    """In the model's order, which need not be that in which they are applied."""
+    """Return the layers in the model's order, which may differ from the order of application."""
     kind, config = model["class_name"], model["config"]
     if kind not in MODELS:
         raise ValueError(f"model: expected a Sequential or functional model, got {kind!r:.80}")
@@ -171,7 +171,7 @@ def layers_of(model: Config) -> list[Config]:
             raise TypeError(f"expected a class and a configuration of each layer, got {one!r:.80}")
         package = str(one.get("module") or "keras").partition(".")[0]
         if package not in PACKAGES:
-            raise ValueError(f"layer {name(one)!r} ({one['class_name']} of {package}): has no counterpart")
+            raise ValueError(f"layer {name(one)!r} ({one['class_name']} of {package}): not supported")
     return layers
 
 
@@ -185,12 +185,12 @@ def name(layer: Config) -> str:
 
 
 def plain(layer: Any) -> Any:
-    """Its configuration as a file would have it: tuples are lists."""
+    """Return the configuration as a file stores it: tuples become lists."""
     return json.loads(json.dumps(layer.get_config(), default=str))
 
 
 def expect_groups(file: Any) -> None:
-    """A ValueError, unless there are groups wherever groups are looked for: arrays have a place of their own."""
+    """Raise ValueError if there is an array where a group is expected."""
     h5py = needed("h5py", "keras-files")
 
     def look(path: str, found: Any) -> None:
@@ -203,7 +203,7 @@ def expect_groups(file: Any) -> None:
 
 
 def item(group: Any, path: str) -> Any:
-    """A member of the group, of this very file."""
+    """Return a member of the group, in the same file."""
     h5py = needed("h5py", "keras-files")
     for part in path.split("/"):
         if not isinstance(group.get(part, getlink=True), h5py.HardLink):
@@ -213,10 +213,10 @@ def item(group: Any, path: str) -> Any:
 
 
 def values(dataset: Any) -> Array:
-    """What is stored, if it is in the file; Keras neither compresses nor scatters."""
+    """Return the stored array, if it is in the file itself; Keras does not use compression or external storage."""
     try:
         if dataset.id.get_storage_size() == dataset.nbytes and not dataset.external and not dataset.is_virtual:
             return np.asarray(dataset[()])
-    except ValueError as error:  # of a type that NumPy does not have
+    except ValueError as error:  # for a type that NumPy lacks
         raise ValueError(f"path: {dataset.name}: {error}") from error
     raise ValueError(f"path: {dataset.name} of shape {dataset.shape} is not stored in the file")

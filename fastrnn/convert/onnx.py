@@ -1,4 +1,4 @@
-"""ONNX's RNN, GRU and LSTM nodes: gates in an order of their own, both biases in one array, an axis of directions."""
+"""Convert ONNX's RNN, GRU and LSTM nodes: another gate order, both biases in one array, an axis of directions."""
 
 from __future__ import annotations
 
@@ -25,24 +25,23 @@ from fastrnn.layers.recurrent import Recurrent
 
 
 def from_onnx(path_or_model: Any, node: str | None = None, *, whole: bool = False) -> Layer:
-    """A layer with the weights of a model's RNN, GRU or LSTM nodes, or the whole model as a `Sequential`.
+    """Make a layer with the weights of a model's RNN, GRU or LSTM nodes, or convert the whole model to a `Sequential`.
 
-    Nodes that stand on one another, with nothing between them but what joins the directions (and dropout), are one
-    layer of so many ``num_layers``. It is ``batch_first`` if the first node's X is the transpose of something, or its
-    ``layout`` is 1; it has ``return_sequences=False`` if the last node's Y is not there. Initial states and lengths are
-    given in the call of the layer. Nodes of the same weights, as the branches of an If have them, count as one.
+    Stacked nodes, with only dropout and nodes that join the directions between them, become one layer with that many
+    ``num_layers``. It is ``batch_first`` if the first node's X is transposed, or its ``layout`` is 1; it has
+    ``return_sequences=False`` if the last node has no Y. Initial states and lengths are passed in calls of the layer.
+    Nodes with equal weights, as in the branches of an If, count as one.
 
     Parameters
     ----------
     path_or_model : path or onnx.ModelProto
-        Weights must be constants, or put together from constants.
+        Weights must be constants, or computed from constants only.
     node : str, optional
-        The name of one node, or of an output of it, that alone is meant; needed where there are several that do not
-        stand on one another.
+        Convert only the node with this name or output; needed if there are several nodes that do not form a stack.
     whole : bool
-        Read every node: a chain of recurrent ones, a layer each, of products with a bias (`Dense`), rows of a table
-        (`Embedding`), Sigmoid, Tanh, Relu, Softmax and Dropout, with what turns axes between them. Samples are first
-        in what comes of it, whatever the model has.
+        Convert every node. The model must be a chain of recurrent nodes (a layer each), products with a bias (`Dense`),
+        rows of a table (`Embedding`), Sigmoid, Tanh, Relu, Softmax and Dropout, with transposes between them. The
+        result is batch-first, whatever the model's layout.
 
     Returns
     -------
@@ -54,9 +53,9 @@ def from_onnx(path_or_model: Any, node: str | None = None, *, whole: bool = Fals
     TypeError
         For another object, or weights that are neither float32 nor float64.
     ValueError
-        For what has no counterpart (``clip``, ``input_forget``, other ``activations``, a lone reverse direction), for
-        weights that are computed, and for nodes that are no chain; the message names the node and what it is. With
-        `whole` also for any other operator, and for a model of several outputs.
+        For unsupported features (``clip``, ``input_forget``, other ``activations``, a single reverse direction),
+        computed weights, and nodes that do not form a chain; the message names the node and the reason. With `whole`
+        also for any other operator, and a model with several outputs.
     ImportError
         If onnx is not installed.
 
@@ -67,7 +66,7 @@ def from_onnx(path_or_model: Any, node: str | None = None, *, whole: bool = Fals
     """
     boolean("whole", whole)
     if whole and node is not None:
-        raise ValueError(f"node: expected None beside whole=True, got {node!r}")
+        raise ValueError(f"node: expected None with whole=True, got {node!r}")
     onnx = needed("onnx", "onnx")
     model = loaded(onnx, path_or_model)
     graph = Graph(model)
@@ -76,30 +75,30 @@ def from_onnx(path_or_model: Any, node: str | None = None, *, whole: bool = Fals
     nodes = [one for one in graph.nodes if is_recurrent(one)]
     if not nodes:
         why = without_recurrent(graph.nodes)
-        raise ValueError(f"path_or_model: expected a model with an RNN, GRU or LSTM node, got one without{why}")
+        raise ValueError(f"path_or_model: expected a model with an RNN, GRU or LSTM node, found none{why}")
     for one in nodes:
         expect_inputs(one)
     if node is not None:
         nodes = [one for one in nodes if node in (one.name, *one.output)]
         if len(nodes) != 1:
-            raise ValueError(f"node: expected the name of one recurrent node, got {node!r}, which {len(nodes)} have")
+            raise ValueError(f"node: expected the name of one recurrent node, got {node!r}, which matches {len(nodes)}")
         return layer_of(graph, nodes, [])
     links = {id(one): link for one in nodes if (link := graph.link(one)) is not None}
     tops = [one for one in nodes if all(link.below is not one for link in links.values())]
     if not links and (layer := only_one(graph, nodes)) is not None:
         return layer
     if len(tops) != 1:
-        raise ValueError(f"node: expected which one is meant of {', '.join(map(title, nodes))}, which are no one chain")
+        raise ValueError(f"node: expected one of {', '.join(map(title, nodes))}, because they do not form a stack")
     stack, between = tops, list[Link]()
     while len(stack) < len(nodes) and (link := links.get(id(stack[0]))) is not None:
         stack, between = [link.below, *stack], [link, *between]
     if len(stack) != len(nodes):
-        raise ValueError(f"node: expected which one is meant of {', '.join(map(title, nodes))}, which branch")
+        raise ValueError(f"node: expected one of {', '.join(map(title, nodes))}, because they branch")
     return layer_of(graph, stack, between)
 
 
 def only_one(graph: Graph, nodes: list[Any]) -> Recurrent | None:
-    """The layer that every one of the nodes is, if they are one: the branches of an If have a copy each."""
+    """Return the layer of the nodes if all are equal, else None: each branch of an If has a copy."""
     first, *others = [layer_of(graph, [node], []) for node in nodes]
     own = first.parameters()
     for other in others:
@@ -118,7 +117,7 @@ def loaded(onnx: Any, path_or_model: Any) -> Any:
 
 
 def layer_of(graph: Graph, nodes: list[Any], links: list[Link]) -> Recurrent:
-    """One layer of these nodes, from below."""
+    """Make one layer of these nodes, from the bottom up."""
     cell, bidirectional, layout = options_of(graph, nodes[0])
     merge, last = after_top(graph, nodes[-1], layout)
     parts: Parts = []
@@ -138,7 +137,7 @@ def layer_of(graph: Graph, nodes: list[Any], links: list[Link]) -> Recurrent:
 
 
 def after_top(graph: Graph, node: Any, layout: int) -> tuple[str | None, bool]:
-    """What becomes of the top's two directions, "any" if it does not show, and whether there is its last step alone."""
+    """Return the merge of the top's two directions ("any" if unknown), and whether only its last step is used."""
     names = [*node.output, "", ""]
     last = not names[0] and bool(names[1])
     readers = graph.consumers[names[1] if last else names[0]]

@@ -1,4 +1,4 @@
-"""A whole model of ONNX as a `Sequential`, if its nodes are one chain of what there are layers for."""
+"""Convert a whole ONNX model to a `Sequential`, if its nodes form a chain of supported layers."""
 
 from __future__ import annotations
 
@@ -28,39 +28,39 @@ from fastrnn.training import Sequential
 FUNCTIONS = {kind: name for name, (kind, _) in OPERATORS.items()}
 
 
-#: what takes a part of a value, or lays it out in another way
+#: operators that select or rearrange values
 PARTS = ("Identity", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
 
 
 def chain_of(graph: Graph, model: Any) -> Sequential:
-    """Every node on the way from the input to the output, as layers; or an error that names the first that is none."""
+    """Convert every node from the input to the output; raise ValueError for the first unsupported one."""
     outputs = [value.name for value in model.graph.output]
     if len(outputs) != 1:
-        raise ValueError(f"whole: expected a model of one output, got {', '.join(outputs) or 'none'}")
+        raise ValueError(f"whole: expected a model with one output, got {', '.join(outputs) or 'none'}")
     inputs = {value.name for value in model.graph.input} - graph.constants.keys()
     return Sequential(Reader(graph, path(graph, outputs[0], inputs)).layers())
 
 
 def path(graph: Graph, name: str, inputs: set[str]) -> list[tuple[Any, int]]:
-    """From an input on: each node, and the place among its inputs of what the one before gives."""
+    """Return each node from an input on, with the index of its input that the one before computes."""
     found: list[tuple[Any, int]] = []
     while name not in inputs:
         node = graph.producers.get(name)
         if node is None or len(found) > len(graph.nodes):
-            raise ValueError(f"whole: {name!r} is made by no node, or by itself")
+            raise ValueError(f"whole: no node computes {name!r}, or it depends on itself")
         computed = [i for i, one in enumerate(node.input) if one and graph.constant(node, i) is None]
         if is_recurrent(node):
             expect_given(graph, node, inputs)
             computed = computed[:1]
         if len(computed) != 1:
-            refuse(node, f"it reads {len(computed)} values that are computed")
+            refuse(node, f"it reads {len(computed)} computed values")
         found.append((node, computed[0]))
         name = node.input[computed[0]]
     return found[::-1]
 
 
 def expect_given(graph: Graph, node: Any, inputs: set[str]) -> None:
-    """Lengths and initial states are given in the call, or the states are zeros of a computed size."""
+    """Raise ValueError unless lengths and initial states are model inputs, or the states are zeros."""
     for name, value in zip(INPUTS[4:7], node.input[4:7], strict=False):
         if not value:
             continue
@@ -80,18 +80,18 @@ def is_zero(graph: Graph, node: Any) -> bool:
 
 def refuse(node: Any, why: str) -> NoReturn:
     raise ValueError(
-        f"whole: {title(node)}: no layer of a Sequential ({why}); whole=False reads recurrent nodes alone, and {HINT}"
+        f"whole: {title(node)}: not a layer of a Sequential ({why}); whole=False reads only recurrent nodes, and {HINT}"
     )
 
 
 class Reader:
-    """The nodes of a path, taken one by one, and the layers that they were."""
+    """Convert the nodes of a path one by one to layers."""
 
     def __init__(self, graph: Graph, nodes: list[tuple[Any, int]]) -> None:
         self._graph, self._left = graph, nodes
         self._layers: list[Layer] = []
-        self._stepwise = True  #: whether there is an axis of time
-        self._time_major: bool | None = None  #: once a recurrent node was met
+        self._stepwise = True  #: whether there is a time axis
+        self._time_major: bool | None = None  #: known after the first recurrent node
 
     def layers(self) -> list[Layer]:
         while self._left:
@@ -109,7 +109,7 @@ class Reader:
         expect_inputs(node)
         cell, bidirectional, layout = options_of(graph, node)
         if not self._stepwise or self._time_major not in (None, not layout):
-            refuse(node, "its X has no axis of time where it should be")
+            refuse(node, "its X does not have the time axis where it should be")
         D, self._time_major = 1 + bidirectional, not layout
         read = before[0][0].input[before[0][1]] if before else ""
         last = read != node.output[0]
@@ -126,17 +126,17 @@ class Reader:
         self._layers.append(assembled(title(node), cell, parts, bidirectional, **options))
 
     def _joined(self, node: Any, D: int, layout: int, last: bool) -> str | None:
-        """Takes what makes one axis of the directions and their units."""
+        """Consume the nodes that join the directions and their units into one axis; return the merge."""
         ahead = [one for one, _ in self._left[:2]]
         joined = self._joined_last if last else self._graph.joined
         for n in range(1, len(ahead) + 1):
             if (found := joined(ahead[:n], node)) and (found[0] is None) == (D == 1):
                 del self._left[:n]
                 return found[0]
-        refuse(node, "what becomes of its directions is not known")
+        refuse(node, "the nodes that join its directions are not recognised")
 
     def _joined_last(self, ahead: list[Any], node: Any) -> tuple[str | None] | None:
-        """`Graph.joined`, of its Y_h."""
+        """Return `Graph.joined` for Y_h."""
         graph, axis = self._graph, 1 if self._graph.attributes(node).get("layout", 0) else 0
         kinds = [one.op_type for one in ahead]
         if kinds == ["Squeeze"] and graph.integers(ahead[0], "axes") in ([axis], [axis - 3]):
@@ -149,7 +149,7 @@ class Reader:
         return (merge,) if merge else None
 
     def _last_step(self) -> bool:
-        """Takes what picks the last step of one direction."""
+        """Consume the nodes that select the last step of one direction, if they are next."""
         n = 1 if self._left and self._turns(self._left[0][0]) else 0
         time = 0 if self._time_major != bool(n) else 1
         if len(self._left) <= n or self._graph.index(self._left[n][0], time) != -1:
@@ -162,7 +162,7 @@ class Reader:
 
     def transpose(self, node: Any, place: int) -> None:
         if not self._stepwise or not self._turns(node):
-            refuse(node, "expected the axes of time and of sequences exchanged")
+            refuse(node, "expected a swap of the time and batch axes")
         if self._time_major is not None:
             self._time_major = not self._time_major
 
@@ -191,15 +191,15 @@ class Reader:
         self._layers.append(loaded(layer, state))
 
     def sum(self, node: Any, place: int) -> None:
-        """The bias of the product before."""
+        """Add a bias to the preceding product."""
         below, bias = self._layers[-1] if self._layers else None, self._graph.constant(node, 1 - place)
         if not isinstance(below, Dense) or below.bias is not None or below.activation != "identity":
-            refuse(node, "expected it right after a product")
+            refuse(node, "expected only directly after a product")
         self._layers.pop()
         self._dense(node, below.weight, bias)
 
     def activation(self, node: Any, place: int) -> None:
-        """A function, of a `Dense` that has none yet."""
+        """Add an activation, to a preceding `Dense` if it has none."""
         name, rank = FUNCTIONS[node.op_type], 3 if self._stepwise else 2
         if name == "softmax":
             axis = self._graph.attributes(node).get("axis", -1 if self._graph.opset >= 13 else 1)
@@ -217,10 +217,10 @@ class Reader:
         self._layers.append(Dropout(self._graph.rate(node)))
 
     def nothing(self, node: Any, place: int) -> None:
-        """It leaves what it reads as it is."""
+        """Skip an identity."""
 
 
-#: What reads an operator that is not recurrent.
+#: operator that is not recurrent -> its reader
 READERS: dict[str, Callable[[Reader, Any, int], None]] = {
     "Transpose": Reader.transpose,
     "Gather": Reader.rows,

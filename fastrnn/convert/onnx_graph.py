@@ -1,4 +1,4 @@
-"""What a graph of ONNX says of its recurrent nodes: weights, attributes, and how they stand on one another."""
+"""Read the recurrent nodes of an ONNX graph: weights, attributes, and how they are stacked."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ KINDS = {
     **{"activations": "STRINGS", "direction": "STRING", "value": "TENSOR"},
 }
 
-#: what exporters put constants together with
+#: operators with which exporters assemble constants
 PUTS_TOGETHER = {
     *("Cast", "Concat", "Constant", "DequantizeLinear", "Flatten", "Gather", "Identity", "Mul"),
     *("Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
 }
 
-#: how often a model's numbers may be repeated in a constant that is put together: nodes that double one another would
-#: fill any memory
+#: upper limit of the size of an assembled constant, as a multiple of the model's constants: a chain of nodes that each
+#: double their input would exhaust memory
 SHARED = 16
 
-#: more nodes than ever join one layer to the next
+#: upper limit on the nodes between one layer and the next
 MANY = 8
 
-#: T and B at which a shape that is computed of a node's Y is looked at
+#: values of T and B at which a shape computed from a node's Y is evaluated
 SIZES = ((2, 3), (5, 4))
 
 FOREIGN = "{} is an operator of {}, not of ONNX"
 
-HINT = "fastrnn.onnx runs the model as it is"
+HINT = "fastrnn.onnx runs the model unchanged"
 
 
 def parsed(whose: str, read: Callable[[Any], Any], source: Any) -> Any:
-    """The model that onnx reads from there."""
+    """Return the model that `read` of onnx parses from the source."""
     try:
         return read(source)
     except needed("google.protobuf.message", "onnx").DecodeError as error:
-        raise ValueError(f"{whose} is no ONNX model ({error})") from error
+        raise ValueError(f"{whose} is not an ONNX model ({error})") from error
 
 
 def array_of(tensor: Any) -> Array:
-    """A constant, if it holds what it says that it holds."""
+    """Return a constant; raise ValueError if its data does not match its declaration."""
     onnx = needed("onnx", "onnx")
     try:
         return np.asarray(onnx.numpy_helper.to_array(tensor))
@@ -63,7 +63,7 @@ def array_of(tensor: Any) -> Array:
 
 
 def attributes_of(node: Any) -> dict[str, Any]:
-    """By name; those that are read here are of their kind."""
+    """Return attributes by name; raise ValueError if one in `KINDS` has another type."""
     onnx = needed("onnx", "onnx")
     found: dict[str, Any] = {}
     for a in node.attribute:
@@ -76,23 +76,21 @@ def attributes_of(node: Any) -> dict[str, Any]:
 
 
 def without_recurrent(nodes: Iterable[Any]) -> str:
-    """Why there is no RNN, GRU or LSTM node among these, as far as they show it; "" if they do not."""
+    """Explain why there is no RNN, GRU or LSTM node among these, or return ""."""
     read: Counter[str] = Counter()
     for node in nodes:
         if is_foreign(node):
-            return f"; {FOREIGN.format(node.op_type, node.domain)}, so convert the model from before that"
+            return f"; {FOREIGN.format(node.op_type, node.domain)}, so use the model before that conversion"
         if node.op_type in ("MatMul", "Gemm"):
             read.update(node.input[1:2])
         elif node.op_type in ("Loop", "Scan"):
-            return (
-                f"; {title(node)} has the cell as single operators: give the module itself to from_torch or from_gates"
-            )
+            return f"; {title(node)} has the cell as separate operators: pass the module to from_torch or from_gates"
     name, times = read.most_common(1)[0] if read else ("", 0)
     if times < 2:
         return ""
     return (
         f"; the exporter unrolled the loop over time: {name!r} is multiplied {times} times. PyTorch's does that to "
-        "nn.RNN, and gives an RNN node by torch.onnx.export(..., dynamo=False); from_torch takes the module itself"
+        "nn.RNN; torch.onnx.export(..., dynamo=False) writes an RNN node, and from_torch accepts the module itself"
     )
 
 
@@ -105,21 +103,21 @@ def is_recurrent(node: Any) -> bool:
 
 
 def is_foreign(node: Any) -> bool:
-    """Whether it is a recurrent layer as another than ONNX defines it, quantized, say."""
+    """Return whether it is a recurrent layer of another operator set, such as a quantized one."""
     return node.domain not in ("", "ai.onnx") and any(kind in node.op_type for kind in ONNX.families)
 
 
 @dataclass
 class Link:
-    """What stands between a node and the recurrent one whose Y it reads."""
+    """The connection between a node and the recurrent one whose Y it reads."""
 
     below: Any
-    merge: str | None  #: of two directions
-    rate: float  #: of dropout
+    merge: str | None  #: merge of two directions
+    rate: float  #: dropout rate
 
 
 class Graph:
-    """A model's nodes and constants, those of its subgraphs included."""
+    """A model's nodes and constants, including those of its subgraphs."""
 
     def __init__(self, model: Any) -> None:
         self.opset = max([s.version for s in model.opset_import if s.domain in ("", "ai.onnx")], default=1)
@@ -160,20 +158,20 @@ class Graph:
             raise ValueError(f"{title(node)}: {error}") from error
 
     def constant(self, node: Any, i: int) -> Array | None:
-        """The node's i-th input, if it has it and it is a constant, or put together from constants."""
+        """Return the node's i-th input if it is a constant, or computed from constants only; else None."""
         return self._value(node.input[i]) if i < len(node.input) else None
 
     def _value(self, name: str, given: Arrays | None = None) -> Array | None:
-        """It is a constant, or made of constants, and of what is given besides."""
+        """Return a value that is a constant, or computed from constants and `given`; else None."""
         known = self.constants if given is None else self.constants | given
         for node in [] if name in known else self._made_by(name, known, fixed=given is None):
             known |= self._results(node, known)
         return known.get(name)
 
     def _made_by(self, name: str, known: Arrays, fixed: bool) -> list[Any]:
-        """The nodes that make it of what is known, in order; none if it is made of anything else.
+        """Return the nodes that compute it from known values, in order; empty if it depends on anything else.
 
-        Where sizes are `fixed`, those that the model states are known.
+        If sizes are `fixed`, those that the model states are known.
         """
         made: dict[int, Any] = {}
         names = [name]
@@ -186,13 +184,13 @@ class Graph:
                 return []
             if fixed and node.op_type == "Shape" and (sizes := self._stated(node)) is not None:
                 known[one] = sizes
-            elif id(node) not in made:  # in a graph that goes round, it is met again
+            elif id(node) not in made:  # in a cyclic graph it is visited again
                 made[id(node)] = node
                 names += node.input
         return [node for node in self.nodes if id(node) in made]
 
     def _stated(self, node: Any) -> Array | None:
-        """What a Shape node gives, if the model states these sizes of its input."""
+        """Return the result of a Shape node, if the model states these sizes of its input."""
         if node.input[0] not in self._shapes:
             return None
         of_axis, given = self._shapes[node.input[0]], self.attributes(node)
@@ -206,24 +204,24 @@ class Graph:
                 self._shapes[value.name] = value.type.tensor_type.shape.dim
 
     def _results(self, node: Any, known: Arrays) -> Arrays:
-        """What a node makes of what is known, computed by onnx's reference."""
+        """Compute a node's results from known values with onnx's reference evaluator."""
         onnx, reference = needed("onnx", "onnx"), needed("onnx.reference", "onnx")
         helper, given = onnx.helper, [name for name in dict.fromkeys(node.input) if name]
         made = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
         try:
-            constants = {name: known[name] for name in given}  # KeyError: nodes that go round
+            constants = {name: known[name] for name in given}  # KeyError: cyclic nodes
             if (size := self._numbers(node, known)) > self.most:
-                raise ValueError(f"{size} numbers, where the model has {self.most // SHARED}")
+                raise ValueError(f"{size} numbers, but the model has {self.most // SHARED}")
             tensors = [onnx.numpy_helper.from_array(a, name) for name, a in constants.items()]
             graph = helper.make_graph([node], "constant", [], made, tensors)
             model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)])
             results = reference.ReferenceEvaluator(model).run(None, {})
-        except Exception as error:  # a node can be wrong in any way, and onnx's reference does not say in which
-            raise ValueError(f"{title(node)}: no constant can be made of {given} ({error!r})") from error
+        except Exception as error:  # onnx does not document which errors a bad node raises
+            raise ValueError(f"{title(node)}: cannot compute a constant from {given} ({error!r})") from error
         return {value.name: np.asarray(a) for value, a in zip(made, results, strict=True)}
 
     def _numbers(self, node: Any, known: Arrays) -> int:
-        """At most so many are in what a node of `PUTS_TOGETHER` makes."""
+        """Return an upper limit of the size of a `PUTS_TOGETHER` node's result."""
         inputs = [known[name] for name in node.input if name]
         if node.op_type == "Mul":
             return math.prod(np.broadcast_shapes(*(a.shape for a in inputs)))
@@ -233,14 +231,14 @@ class Graph:
         return sum(a.size for a in inputs)
 
     def integers(self, node: Any, attribute: str) -> list[int] | None:
-        """What newer operators have as their second input, and older ones as an attribute."""
+        """Return integers that are the second input in newer operators and an attribute in older ones."""
         value = self.constant(node, 1)
         if value is None:
             return self.attributes(node).get(attribute)
         return value.reshape(-1).tolist() if value.dtype.kind == "i" else None
 
     def link(self, node: Any) -> Link | None:
-        """To the recurrent node right below, if there is one."""
+        """Return the link to the recurrent node directly below, or None."""
         path, name, rate = list[Any](), node.input[0], 0.0
         while (one := self.producers.get(name)) is not None and not is_recurrent(one) and len(path) <= MANY:
             if one.op_type == "Dropout":
@@ -262,8 +260,8 @@ class Graph:
         return float(ratio.reshape(()))
 
     def joined(self, path: list[Any], below: Any) -> tuple[str | None] | None:
-        """How these nodes make three axes of the four of the Y below: its merge, in a tuple, or None if they do not."""
-        axis = 2 if self.attributes(below).get("layout", 0) else 1  # of directions
+        """Return in a tuple the merge with which these nodes reduce the four axes of Y below to three, or None."""
+        axis = 2 if self.attributes(below).get("layout", 0) else 1  # the axis of directions
         kinds = [node.op_type for node in path]
         if kinds == ["Squeeze"] and self.integers(path[0], "axes") in ([axis], [axis - 4]):
             return (None,)
@@ -274,7 +272,7 @@ class Graph:
         return (merge,) if merge else None
 
     def _flattens(self, reshape: Any, below: Any) -> bool:
-        """Whether what is reshaped to (., ., D*H) are the outputs of D directions."""
+        """Return whether the node reshapes the outputs of D directions to (., ., D*H)."""
         R, shape = self.constant(below, 2), self.integers(reshape, "shape")
         if R is None or R.ndim != 3 or len(reshape.input) < 2:
             return False
@@ -289,26 +287,26 @@ class Graph:
         return all((a, b) == (at_a, at_b) or a == b for a, b, at_a, at_b in axes)
 
     def _shape_at(self, reshape: Any, below: Any, n: int, m: int, R: Array) -> list[int]:
-        """What the node reshapes to, if it computes that of the Y below; the first axes of its result are n and m."""
+        """Return the shape that the node computes from the Y below, when the first axes of the result are n and m."""
         (D, _, H), layout = R.shape, self.attributes(below).get("layout", 0)
         Y = np.zeros((n, m, D, H) if layout else (n, D, m, H), R.dtype)
         shape = self._value(reshape.input[1], {below.output[0]: Y})
         return [] if shape is None or shape.ndim != 1 else shape.tolist()
 
     def reduction(self, node: Any, axis: int) -> str | None:
-        """The merge that a reduction over this axis is."""
+        """Return the merge that corresponds to a reduction over this axis, or None."""
         if node.op_type not in ONNX.merges or self.attributes(node).get("keepdims", 1):
             return None
         return ONNX.merges[node.op_type] if self.integers(node, "axes") == [axis] else None
 
     def index(self, node: Any, axis: int) -> int | None:
-        """What the node picks of this axis, if that is what it does."""
+        """Return the index that the node selects from this axis, or None if it does something else."""
         which = self.constant(node, 1)
         picks = node.op_type == "Gather" and self.attributes(node).get("axis", 0) == axis
         return int(which) if picks and which is not None and which.ndim == 0 else None
 
     def turned(self, node: Any) -> bool:
-        """Whether X is the transpose of something with the batch first."""
+        """Return whether X is the transpose of a batch-first value."""
         before = self.producers.get(node.input[0])
         return before is not None and before.op_type == "Transpose" and self.attributes(before).get("perm") == [1, 0, 2]
 
@@ -318,19 +316,19 @@ def title(node: Any) -> str:
 
 
 def expect_inputs(node: Any) -> None:
-    """Of a recurrent one."""
+    """Raise ValueError unless a recurrent node has its inputs."""
     if len(node.input) < 3 or not all(node.input[:3]):
         raise ValueError(f"{title(node)}: expected inputs X, W and R, got {list(node.input)}")
 
 
 def options_of(graph: Graph, node: Any) -> tuple[Cell, bool, int]:
-    """The node's cell, whether it has two directions, and its layout; what is not among that is refused."""
+    """Return the node's cell, whether it is bidirectional, and its layout; raise ValueError for other options."""
     family, given = ONNX.families[node.op_type], graph.attributes(node)
     direction, layout = text(given.pop("direction", b"forward")), given.pop("layout", 0)
     if direction not in ("forward", "bidirectional"):
         raise ValueError(
             f"{title(node)}: direction: expected 'forward' or 'bidirectional', got {direction!r}; {HINT}, and "
-            "lstm_forward(..., reverse=True) and its like have one direction backwards"
+            "lstm_forward(..., reverse=True) and its siblings run a reverse direction"
         )
     D = 1 + (direction == "bidirectional")
     names = [text(name) for name in given.pop("activations", [])] or DEFAULTS[family] * D
@@ -339,19 +337,19 @@ def options_of(graph: Graph, node: Any) -> tuple[Cell, bool, int]:
     known = {spelled(functions, D): activation for functions, activation in onnx_activations(family).items()}
     if told not in known:
         raise ValueError(
-            f"{title(node)}: activations: {[*told[0]]} with alpha {[*alpha]} and beta {[*beta]} have no counterpart in "
+            f"{title(node)}: activations: {[*told[0]]} with alpha {[*alpha]} and beta {[*beta]} are not supported by "
             f"fastrnn's layers; {HINT}"
         )
     after, peephole = bool(given.pop("linear_before_reset", 0)), any(node.input[INPUTS.index("P") :])
     cell = find(family, activation=known[told], reset_after=after, peephole=peephole)
     for name, value in given.items():
         if name not in ("hidden_size", "output_sequence") and not (name == "input_forget" and value == 0):
-            raise ValueError(f"{title(node)}: {name}: {value!r} has no counterpart in fastrnn's layers; {HINT}")
+            raise ValueError(f"{title(node)}: {name}: {value!r} is not supported by fastrnn's layers; {HINT}")
     return cell, D == 2, layout
 
 
 def parts_of_node(graph: Graph, node: Any, cell: Cell, D: int) -> Parts:
-    """W, U, b, b_rec, p of each direction."""
+    """Return W, U, b, b_rec, p of each direction."""
     G, arrays = cell.G, dict[str, Array]()
     for i, name in enumerate(INPUTS[1:], start=1):
         if i >= len(node.input) or not node.input[i]:
@@ -362,7 +360,7 @@ def parts_of_node(graph: Graph, node: Any, cell: Cell, D: int) -> Parts:
                 raise ValueError(f"{title(node)}: {name}: expected a constant, got the result {node.input[i]!r}")
             arrays[name] = value
         elif value is not None and (name == "sequence_lens" or value.any()):
-            raise ValueError(f"{title(node)}: {name}: a constant has no counterpart in a layer; give it in the call")
+            raise ValueError(f"{title(node)}: {name}: a layer cannot store it as a constant; pass it in the call")
     H = arrays["R"].shape[-1] if "R" in arrays and arrays["R"].ndim else 0
     shapes = {"W": (D, G * H, None), "R": (D, G * H, H), "B": (D, 2 * G * H), "P": (D, 3 * H)}
     for name, a in arrays.items():
@@ -373,7 +371,7 @@ def parts_of_node(graph: Graph, node: Any, cell: Cell, D: int) -> Parts:
 
 
 def part(arrays: Arrays, gates: str, cell: Cell) -> Arrays:
-    """W, U, b, b_rec, p of a cell from a direction's W, R, B, P, as far as they are there, in this order of gates."""
+    """Convert a direction's W, R, B (optional) and P (optional), in this order of gates, to W, U, b, b_rec, p."""
     found = {"W": arrays["W"], "U": arrays["R"]}
     if "B" in arrays:
         found["b"], found["b_rec"] = np.split(arrays["B"], 2)

@@ -1,4 +1,4 @@
-"""Layers as nodes of ONNX."""
+"""Write layers as ONNX nodes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fastrnn.layers import (
 from fastrnn.layers.options import features
 from fastrnn.layers.recurrent import Recurrent
 
-#: a node's matrices, and what they are here
+#: a node's matrices -> our names
 WEIGHTS = (("W", "W"), ("R", "U"))
 
 #: a function of `Dense` and `Activation` -> the operator, and its attributes; the identity needs none
@@ -44,7 +44,7 @@ def write_recurrent(nodes: Nodes, layer: Recurrent, x: Value, prefix: str) -> Va
 
 
 def write_directions(nodes: Nodes, layer: Recurrent, x: Value, prefix: str) -> list[Value]:
-    """Every layer of the stack; what the top gives: one value, or one for each direction with ``merge=None``."""
+    """Write all layers of the stack; return the top's output, or one per direction with ``merge=None``."""
     L, D, states = layer.num_layers, 1 + layer.bidirectional, layer.stack.cell.states
     shape = [L * D, nodes.batch, layer.hidden_size]
     initial = [nodes.input(f"{prefix}{s}0", layer.dtype, shape) for s in states] if nodes.given else []
@@ -69,7 +69,7 @@ def write_directions(nodes: Nodes, layer: Recurrent, x: Value, prefix: str) -> l
 
 
 def write_node(nodes: Nodes, layer: Recurrent, i: int, prefix: str, reads: list[str], outputs: list[str]) -> None:
-    """The stack's i-th layer; of what it reads the initial states come after X."""
+    """Write the stack's i-th layer; `reads` is X, then the initial states."""
     cell, D = layer.stack.cell, 1 + layer.bidirectional
     weights = node_weights(layer.stack.parts[i * D : (i + 1) * D], cell)
     names = {name: nodes.constant(f"{prefix}{name}{i}", a) for name, a in weights.items()}
@@ -81,7 +81,7 @@ def write_node(nodes: Nodes, layer: Recurrent, i: int, prefix: str, reads: list[
 
 
 def joined(nodes: Nodes, layer: Recurrent, made: str, axis: int, result: str) -> list[str]:
-    """Without the axis of directions, by the layer's merge."""
+    """Remove the axis of directions, by the layer's merge."""
     merge = layer.merge if layer.bidirectional else None
     if not layer.bidirectional:
         return [nodes.add_moved("Squeeze", made, f"axis{axis}", [axis], result)]
@@ -100,12 +100,12 @@ def joined(nodes: Nodes, layer: Recurrent, made: str, axis: int, result: str) ->
 
 
 def ends(layer: Recurrent) -> tuple[str, ...]:
-    """What the names of a layer's outputs of every step end in."""
+    """Return the suffixes of the names of a layer's outputs."""
     return ("_forward", "_backward") if layer.bidirectional and layer.merge is None else ("",)
 
 
 def node_weights(parts: Parts, cell: Cell) -> Arrays:
-    """W, R, B and P of a node, as far as they are there, from what each direction has."""
+    """Return W, R and, if present, B and P of a node from the parameters of each direction."""
     orders = cell.gates, ONNX.gates[cell.family]
     made = {name: np.stack([with_zeros(own[key], *orders) for own in parts]) for name, key in WEIGHTS}
     if "b" in parts[0]:
@@ -117,7 +117,7 @@ def node_weights(parts: Parts, cell: Cell) -> Arrays:
 
 
 def with_zeros(a: Any, source: Sequence[str], target: Sequence[str]) -> Any:
-    """`reordered`, and zeros for what only the target has: the operator does not look at a gate that is coupled."""
+    """Return `reordered` with zeros for gates that only the target has: the operator ignores a coupled gate."""
     missing = [name for name in target if name not in source]
     zeros = np.zeros((len(a) // len(source) * len(missing), *a.shape[1:]), a.dtype)
     return reordered(np.concatenate([a, zeros]), [*source, *missing], target)
@@ -190,7 +190,7 @@ def write_max(nodes: Nodes, layer: GlobalMaxPooling1D, x: Value, prefix: str) ->
 
 
 def masked(nodes: Nodes, x: Value, mask: str, other: float) -> Value:
-    """x where the mask of its first axes is true, and the other number elsewhere."""
+    """Return x where the mask over its first axes is true, and `other` elsewhere."""
     integers = x.name == "x" and nodes.integers
     if x.steps is not None and not integers:
         mask = nodes.add_moved("Unsqueeze", mask, "axis2", [2], f"{x.name}_mask")
@@ -204,7 +204,7 @@ def write_repetition(nodes: Nodes, layer: RepeatVector, x: Value, prefix: str) -
     return Value(nodes.add("Expand", [one, shape], f"{prefix}repeated"), layer.n)
 
 
-#: What writes a layer, by its class: a new layer is a new row.
+#: class of a layer -> its writer
 WRITERS: dict[type[Layer], Callable[[Nodes, Any, Value, str], Value]] = {
     Recurrent: write_recurrent,
     Dense: write_dense,

@@ -1,4 +1,4 @@
-"""A graph of ONNX as it is written: nodes, constants, inputs and outputs, for an opset."""
+"""Build an ONNX graph for an opset: nodes, constants, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastrnn.cells import Array
 from fastrnn.checks import integer
 from fastrnn.convert.stack import Arrays
 
-#: the opsets that can be written, and the one in which reductions take their axes as an input
+#: supported opsets, and the default, in which reductions take their axes as an input
 OPSETS, OPSET = range(11, 27), 18
 
 #: operator -> an attribute, and the opset since which it is the second input
@@ -29,28 +29,28 @@ def checked_opset(onnx: Any, opset: Any) -> int:
     return found
 
 
-#: the size of an axis, or the name of one that is free
+#: the size of an axis, or the name of a dynamic one
 Axis = int | str
 
 
 class Value(NamedTuple):
-    """What goes from one layer to the next."""
+    """The value passed from one layer to the next."""
 
     name: str
-    steps: Axis | None  #: the axis of time, if it has one
+    steps: Axis | None  #: the time axis, if it has one
     time_major: bool = False
 
 
 class Nodes:
-    """Nodes, constants, inputs and outputs of a model, as they come."""
+    """Nodes, constants, inputs and outputs of a model under construction."""
 
     def __init__(self, onnx: Any, opset: int, batch: Axis, lengths: str = "", states: bool = False) -> None:
         self._onnx, self._opset = onnx, opset
         self.batch = batch  #: of x
-        self.lengths = lengths  #: the name of their input, or "" where there are none, or none any more
-        self.each_step, self.each_length, self.mask = "", "", ""  #: of x with lengths: (T,), (B, 1), and (B, T) of both
+        self.lengths = lengths  #: the name of their input, or "" if there are none, or they no longer apply
+        self.each_step, self.each_length, self.mask = "", "", ""  #: of x with lengths: (T,), (B, 1), and (B, T)
         self.given, self.kept = states, states  #: whether initial states are inputs, and final ones outputs
-        self.final: dict[str, list[Any]] = {}  #: those, and their shapes
+        self.final: dict[str, list[Any]] = {}  #: final states and their shapes
         self.name = "model"
         self.dtype, self.integers = np.dtype(np.float32), False  #: of a chain, and whether x are indices
         self._nodes: list[Any] = []
@@ -66,12 +66,12 @@ class Nodes:
         return helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets))
 
     def add(self, kind: str, inputs: list[str], *outputs: str, **attributes: Any) -> str:
-        """A node; the name of its first output."""
+        """Add a node; return the name of its first output."""
         self._nodes.append(self._onnx.helper.make_node(kind, inputs, outputs, **attributes))
         return outputs[0]
 
     def add_moved(self, kind: str, x: str, told: str, value: Any, *outputs: str, **attributes: Any) -> str:
-        """One of `MOVED`: the value is an input of the name `told`, or an attribute."""
+        """Add a `MOVED` operator: the value is an input named `told`, or an attribute."""
         attribute, since = MOVED[kind]
         if self._opset >= since:
             return self.add(kind, [x, self.constant(told, np.array(value))], *outputs, **attributes)
@@ -86,7 +86,7 @@ class Nodes:
         return name
 
     def output(self, made: str, name: str, dtype: Any, shape: list[Any]) -> None:
-        """What is made under this name, and none reads, or an input, is an output under another one."""
+        """Make an input, or a value that no node reads, an output under another name."""
         if made in [value.name for value in self._inputs]:
             self.add("Identity", [made], name)
         for node in self._nodes:
@@ -94,7 +94,7 @@ class Nodes:
         self._outputs.append(self._value(name, dtype, shape))
 
     def turned(self, x: Value, time_major: bool) -> Value:
-        """Laid out so."""
+        """Return x in this layout."""
         if x.steps is None or x.time_major == time_major:
             return x
         return Value(self.add("Transpose", [x.name], f"{x.name}_turned", perm=(1, 0, 2)), x.steps, time_major)
@@ -103,5 +103,5 @@ class Nodes:
         return self._onnx.helper.make_tensor_value_info(name, self.kind(dtype), shape)
 
     def kind(self, dtype: Any) -> int:
-        """ONNX's number of a dtype."""
+        """Return ONNX's number for a dtype."""
         return int(self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))

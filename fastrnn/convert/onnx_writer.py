@@ -1,4 +1,4 @@
-"""Models of ONNX: of a layer, or of layers upon layers."""
+"""Export a layer or a model to ONNX."""
 
 from __future__ import annotations
 
@@ -30,47 +30,48 @@ def to_onnx(
     batch: int | str = "B",
     steps: int | str | None = "T",
 ) -> Any:
-    """A model that computes in ONNX what a layer, or a `Sequential`, does.
+    """Convert a layer or a `Sequential` to an ONNX model.
 
-    Of a `Sequential` the input is "x" (B, T, I), or (B, T) int64 for an `Embedding`, and the output "y" what `predict`
-    gives. Of a recurrent layer alone the input is "x" (T, B, I), or (B, T, I) with ``batch_first``, and the outputs are
-    "y" ("y_forward" and "y_backward" with ``merge=None``), "h_n" and for an LSTM "c_n", all as the layer gives them.
+    For a `Sequential` the input is "x" (B, T, I), or (B, T) int64 for an `Embedding`, and the output "y" is that of
+    `predict`. For a single recurrent layer the input is "x" (T, B, I), or (B, T, I) with ``batch_first``, and the
+    outputs are "y" ("y_forward" and "y_backward" with ``merge=None``), "h_n" and for an LSTM "c_n", as the layer
+    returns them.
 
-    Cells are those that ONNX has an operator for: the built-in ones, and those of `fastrnn.catalogue.lstm_with`,
-    `gru_with` and `rnn_with`, clipped or coupled too, whose functions ONNX has. `Dropout` is left out, as is all that
-    acts in training alone; what is dropped between the layers of a stack becomes a node.
+    Supported cells are those with an ONNX operator: the built-in ones, and those of `fastrnn.catalogue.lstm_with`,
+    `gru_with` and `rnn_with`, also clipped or coupled, with functions that ONNX has. `Dropout` and everything else that
+    only acts in training is omitted; dropout between the layers of a stack becomes a node.
 
     Parameters
     ----------
     model : Layer
-        One of fastrnn's own.
+        A layer of fastrnn.
     path : path, optional
-        Write the model there as well.
+        Also write the model to this file.
     opset : int
-        Of the operators, 11 to 26 and no more than the onnx package knows.
+        Version of the operators, 11 to 26, and at most what the onnx package supports.
     lengths : bool
-        An input "sequence_lens" (B,), int32: y is 0 past them, and what x holds there does not matter.
+        Add an input "sequence_lens" (B,), int32: y is 0 past them, and x is ignored there.
     state : bool
-        Inputs "h0" and for an LSTM "c0", (L*D, B, H); else the initial states are zeros. Of a `Sequential` they are
-        "0.h0" and so on by the layer's number, and the final states, "0.h_n", are outputs. Of a sequence of length 0
-        the final state is 0, as ONNX Runtime has it.
+        Add inputs "h0" and for an LSTM "c0", (L*D, B, H); by default the initial states are zeros. For a `Sequential`
+        they are "0.h0" and so on by the layer's index, and the final states, "0.h_n", are outputs. The final state of a
+        sequence of length 0 is 0, as in ONNX Runtime.
     batch, steps : int or str
-        A number fixes an axis of x, a string names one that is free. ``steps=None`` stands for a model whose x has no
-        axis of time, (B, I).
+        An int fixes an axis of x, a string names a dynamic one. ``steps=None`` is for a model whose x has no time axis,
+        (B, I).
 
     Returns
     -------
     onnx.ModelProto
-        ONNX Runtime computes recurrent layers in float32 alone.
+        ONNX Runtime supports recurrent layers only in float32.
 
     Raises
     ------
     TypeError
-        For what is not a layer of fastrnn's, or a wrong argument.
+        If `model` is not a layer of fastrnn, or for a wrong argument.
     ValueError
-        For a cell that ONNX has no operator for, `proj_size`, bfloat16 weights, zoneout; the message names the layer.
+        For a cell without an ONNX operator, `proj_size`, bfloat16 weights, zoneout; the message names the layer.
     OSError
-        If the file cannot be written there; FileNotFoundError if there is no such directory.
+        If the file cannot be written; FileNotFoundError if the directory does not exist.
     ImportError
         If onnx is not installed.
 
@@ -101,7 +102,7 @@ def axis(name: str, value: Any) -> Axis:
 
 
 def write_alone(nodes: Nodes, layer: Recurrent, steps: Axis | None) -> None:
-    """A recurrent layer as it is called: laid out as it is, with its states."""
+    """Write a single recurrent layer, in its own layout and with its states."""
     nodes.name, nodes.kept = layer.stack.cell.name, True
     leading = axes(nodes, steps) if layer.batch_first else axes(nodes, steps)[::-1]
     x = Value(nodes.input("x", layer.dtype, [*leading, layer.input_size]), steps, not layer.batch_first)
@@ -115,13 +116,13 @@ def write_alone(nodes: Nodes, layer: Recurrent, steps: Axis | None) -> None:
 
 
 def write_chain(nodes: Nodes, model: Chain, steps: Axis | None) -> None:
-    """Layers upon layers, samples first."""
+    """Write a chain of layers, batch-first."""
     layers, shape = list(leaves(model)), model.input_shape
     dtypes = {layer.dtype for _, _, layer in layers if hasattr(layer, "dtype")} or {np.dtype(np.float32)}
     if len(dtypes) > 1:
         raise ValueError(f"model: expected layers of one dtype, got {' and '.join(sorted(map(str, dtypes)))}")
     [nodes.dtype], nodes.integers = dtypes, isinstance(layers[0][2], Embedding)
-    if len(shape) == 2 and not nodes.integers:  # vectors, of which steps are made
+    if len(shape) == 2 and not nodes.integers:  # vectors, from which the model makes steps
         steps = None
     elif nodes.integers or any(isinstance(layer, Recurrent) for _, _, layer in layers):
         axes(nodes, steps)
@@ -130,14 +131,14 @@ def write_chain(nodes: Nodes, model: Chain, steps: Axis | None) -> None:
     x = Value(nodes.input("x", np.int64 if nodes.integers else nodes.dtype, [*leading, *width]), steps)
     if nodes.lengths:
         write_mask(nodes, x)
-    if nodes.lengths and nodes.integers:  # what is past the lengths need not be in an embedding's table
+    if nodes.lengths and nodes.integers:  # indices past the lengths may be outside an embedding's table
         x = masked(nodes, x, nodes.mask, 0)
     for prefix, title, layer in layers:
         try:
             x = WRITERS[kind_of(layer, WRITERS)](nodes, layer, x, prefix)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{title}: {error}") from error
-        if x.steps is None:  # steps that are made of it are no longer those of x
+        if x.steps is None:  # later steps are no longer those of x
             nodes.lengths = ""
     y = nodes.turned(x, False)
     if nodes.lengths:
@@ -150,14 +151,14 @@ def write_chain(nodes: Nodes, model: Chain, steps: Axis | None) -> None:
 
 def axes(nodes: Nodes, steps: Axis | None) -> list[Axis]:
     if steps is None:
-        raise ValueError("steps: expected a number or a name, for x of this model has an axis of time, got None")
+        raise ValueError("steps: expected a number or a name, because x of this model has a time axis, got None")
     return [nodes.batch, steps]
 
 
 def write_mask(nodes: Nodes, x: Value) -> None:
-    """What of x is within the lengths."""
+    """Write the mask of the steps of x within the lengths."""
     if x.steps is None:
-        raise ValueError("lengths: expected False, for x of this model has no axis of time, got True")
+        raise ValueError("lengths: expected False, because x of this model has no time axis, got True")
     nodes.input(nodes.lengths, np.int32, [nodes.batch])
     zero, one = nodes.constant("zero", np.array(0)), nodes.constant("one", np.array(1))
     steps = nodes.add("Gather", [nodes.add("Shape", [x.name], "shape"), one], "steps")

@@ -1,4 +1,4 @@
-"""A recurrent layer from arrays under PyTorch's names, and what a converter has to know of one."""
+"""Build recurrent layers from arrays under PyTorch's names; helpers that the converters share."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from fastrnn.training.chain import Chain
 
 Arrays = dict[str, Array]
 
-#: of each layer and direction in PyTorch's order
+#: parameters of each layer and direction in PyTorch's order
 Parts = list[Part]
 
 
 def expect_names(whose: str, given: Iterable[str], wanted: Iterable[str]) -> None:
-    """Of a file or another's model, where a wrong name is a wrong value."""
+    """Check the names in a file or a foreign model, where a wrong name raises ValueError."""
     checks.expect_names(whose, given, wanted, ValueError)
 
 
 def built(whose: str, cell: Cell, state: Mapping[str, Array], **options: Any) -> Recurrent:
-    """A layer of these options with copies of these parameters, all checked first."""
+    """Make a layer of these options with copies of these parameters, after checking them all."""
     told = LayerOptions(**options)
     if told.num_layers > len(state):
-        raise ValueError(f"{whose}: num_layers is {told.num_layers}, and there are only {len(state)} arrays")
+        raise ValueError(f"{whose}: num_layers is {told.num_layers}, but there are only {len(state)} arrays")
     names, shapes = parameter_names(told, cell), parameter_shapes(told, cell)
     expect_names(whose, state, [name for own in names for name in own.values()])
     for own, wanted in zip(names, shapes, strict=True):
@@ -49,7 +49,7 @@ def built(whose: str, cell: Cell, state: Mapping[str, Array], **options: Any) ->
 
 
 def stacked(whose: str, cell: Cell, state: Mapping[str, Array], **options: Any) -> Recurrent:
-    """A layer whose sizes, depth, directions, biases and dtype are what names and shapes say."""
+    """Make a layer, inferring sizes, depth, directions, biases and dtype from names and shapes."""
     for name in ("weight_ih_l0", "weight_hh_l0"):
         if name not in state:
             raise ValueError(f"{whose}: missing {name!r}")
@@ -75,7 +75,7 @@ def stacked(whose: str, cell: Cell, state: Mapping[str, Array], **options: Any) 
 
 
 def assembled(whose: str, cell: Cell, parts: Parts, bidirectional: bool, **options: Any) -> Recurrent:
-    """`stacked`, from what each layer and direction has."""
+    """Make a layer with `stacked` from the parameters of each layer and direction."""
     ways = ("", "_reverse") if bidirectional else ("",)
     suffixes = [f"_l{layer}{way}" for layer in range(len(parts) // len(ways)) for way in ways]
     state = {NAMES[key] + end: a for end, own in zip(suffixes, parts, strict=True) for key, a in own.items()}
@@ -83,14 +83,14 @@ def assembled(whose: str, cell: Cell, parts: Parts, bidirectional: bool, **optio
 
 
 def recurrent(layer: Recurrent, target: Framework) -> Recurrent:
-    """The layer, which the target is able to express."""
+    """Return the layer; raise ValueError if the target cannot express it."""
     cell = layer.stack.cell
     if cell.family not in target.classes or not (cell.builtin or (target.factories and cell.options)):
         known = ", ".join(c.name for family in target.classes for c in members(family))
         known += ", or of one that catalogue.lstm_with, gru_with or rnn_with made" if target.factories else ""
         raise ValueError(
-            f"cell: {target.name} has no {cell.name}; expected a layer of a built-in cell: {known}; fastrnn.save takes "
-            "any cell"
+            f"cell: {target.name} has no {cell.name}; expected a layer of a built-in cell: {known}; fastrnn.save "
+            "supports any cell"
         )
     refuse(layer, target, "weight_dtype", layer.weight_dtype, None)
     refuse(layer, target, "zoneout", layer.zoneout, 0.0)
@@ -98,7 +98,7 @@ def recurrent(layer: Recurrent, target: Framework) -> Recurrent:
     options = ("return_sequences", "recurrent_dropout", "weight_drop", "proj_size")
     told = cell.options | {name: getattr(layer, name) for name in options}
     told |= {"merge": layer.merge} if layer.bidirectional else {}
-    if target.mask_each and cell.G == 1:  # a mask for each gate is one for all
+    if target.mask_each and cell.G == 1:  # with one gate, a mask per gate is the same as one mask for all
         del told["recurrent_dropout"]
     for option, values in target.only.items():
         if option in told:
@@ -107,23 +107,21 @@ def recurrent(layer: Recurrent, target: Framework) -> Recurrent:
 
 
 def refuse(layer: Any, target: Framework, option: str, value: Any, *expected: Any) -> None:
-    """A ValueError, unless the option has one of the values that the target can express."""
+    """Raise ValueError unless the option has one of the values that the target can express."""
     if value not in expected:
         wanted = " or ".join(map(repr, expected))
         raise ValueError(f"{option}: {target.name} cannot express {value!r} of {layer!r}; expected {wanted}")
 
 
 def as_chain(name: str, model: Any) -> Chain:
-    """A model, or one of this layer."""
+    """Return the model itself, or a model of this one layer."""
     if not isinstance(model, Layer):
         raise TypeError(f"{name}: expected a layer or a Sequential of fastrnn, got {type(model).__name__}")
     return model if isinstance(model, Chain) else Chain([model])
 
 
 def leaves(model: Chain, prefix: str = "", title: str = "") -> Iterator[tuple[str, str, Layer]]:
-    """The layers of a model and of models in it: what the names of their parameters begin with, what messages call
-    them, and they themselves.
-    """
+    """Yield (prefix of parameter names, name in messages, layer) for the layers of a model and its nested models."""
     for i, (name, layer) in enumerate(zip(model.names, model.layers, strict=True)):
         if isinstance(layer, Chain):
             yield from leaves(layer, f"{prefix}{i}.", f"{title}{name}: ")
@@ -132,7 +130,7 @@ def leaves(model: Chain, prefix: str = "", title: str = "") -> Iterator[tuple[st
 
 
 def unstacked(layer: Recurrent) -> Chain:
-    """A stack as layers of its parameters, one for each of its own, with what drops out between them."""
+    """Split a stack into single layers that share its parameters, with dropout between them."""
     options = {field.name: getattr(layer, field.name) for field in fields(LayerOptions)} | {"dropout": 0.0}
     L, D, found = layer.num_layers, 1 + layer.bidirectional, list[Layer]()
     for i in range(L):
@@ -145,13 +143,13 @@ def unstacked(layer: Recurrent) -> Chain:
 
 
 def loaded(layer: Layer, state: Mapping[str, Any]) -> Layer:
-    """The layer, with these parameters."""
+    """Load these parameters into the layer and return it."""
     layer.load_state_dict(state)
     return layer
 
 
 def kind_of(layer: Layer, kinds: Iterable[type[Layer]]) -> type[Layer]:
-    """Which of the classes a layer of fastrnn's own is of: others may compute anything."""
+    """Return which of the classes fastrnn's own layer is; raise TypeError for foreign layers, which may do anything."""
     own = type(layer).__module__.partition(".")[0] == __name__.partition(".")[0]
     found = next((kind for kind in kinds if isinstance(layer, kind)), None)
     if found is None or not own:

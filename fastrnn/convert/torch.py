@@ -1,4 +1,4 @@
-"""PyTorch's recurrent modules, their state_dicts, and models of them. The gates, names and shapes are ours already."""
+"""Convert PyTorch's recurrent modules, state_dicts and models. Gates, names and shapes are the same as ours."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from fastrnn.frameworks import PYTORCH
 from fastrnn.layers import Layer
 from fastrnn.layers.recurrent import Recurrent
 
-#: Names of what parametrizations, pruning and norms keep in the place of a weight.
+#: Names that parametrizations, pruning and norms store in place of a weight.
 PARAMETRIZED = re.compile(r"parametrizations\.|(weight|bias)_[ih][hr]\w*_(orig|g|v)$")
 
 
 def from_torch(
     module_or_state_dict: Any, *, cell: str | None = None, prefix: str = "", batch_first: bool | None = None
 ) -> Layer:
-    """A layer with the weights, and the options, of a PyTorch module.
+    """Make a layer with the weights and options of a PyTorch module.
 
     Parameters
     ----------
     module_or_state_dict : torch.nn.RNN, LSTM, GRU, RNNCell, LSTMCell or GRUCell, or the state_dict of one
-        Also those of `fastrnn.torch`, and what `to_torch` makes of a `Sequential`, trained or not. A state_dict may
-        hold tensors or arrays; sizes, layers, directions and biases are read off it.
+        Also those of `fastrnn.torch`, and a model that `to_torch` made of a `Sequential`, trained or not. A state_dict
+        may hold tensors or arrays; sizes, layers, directions and biases are inferred from it.
     cell : {"lstm", "lstm_peephole", "gru_after", "gru_before", "rnn_tanh", "rnn_relu", "rnn_sigmoid", "rnn_identity"}
-        For a state_dict, which does not say; PyTorch's GRU is "gru_after". None with a module.
+        Required for a state_dict, which does not store it; PyTorch's GRU is "gru_after". None with a module.
     prefix : str
-        Of the names of a larger model's state_dict that are meant: "encoder.lstm.", say.
+        Prefix of the layer's names in the state_dict of a larger model, such as "encoder.lstm.".
     batch_first : bool, optional
-        Instead of the module's own; False for a state_dict and for a cell.
+        Overrides the module's own; False by default for a state_dict or a cell.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def from_torch(
     TypeError
         For another kind of module, or weights that are neither float32 nor float64.
     ValueError
-        For names and shapes that do not fit, and for what parametrizations keep; the message names them.
+        For unexpected names or shapes, including those that parametrizations store; the message names them.
 
     Examples
     --------
@@ -66,37 +66,36 @@ def from_torch(
             if isinstance(name, str) and name.startswith(prefix)
         }
         if parametrized := next(filter(PARAMETRIZED.match, state), None):
-            raise ValueError(f"state_dict: {parametrized!r} is what a weight is computed from; give the module itself")
+            raise ValueError(f"state_dict: {parametrized!r} is part of a parametrized weight; pass the module itself")
         own = named_cell(cell)
         options: dict[str, Any] = {"batch_first": bool(batch_first)}
     else:
         if cell is not None or prefix:
-            raise ValueError("cell, prefix: a module says itself what it is; expected them with a state_dict alone")
+            raise ValueError("cell, prefix: expected None with a module; they are for a state_dict")
         if is_model(module_or_state_dict):
             if batch_first is not None:
-                raise ValueError(f"batch_first: a model is samples first; expected None, got {batch_first}")
+                raise ValueError(f"batch_first: expected None for a model, which is batch-first, got {batch_first}")
             return read_model(module_or_state_dict)
         own, state, options = read(module_or_state_dict)
         if batch_first is not None:
             options["batch_first"] = batch_first
-    if "weight_ih" in state:  # of a cell, which has one layer and does not number it
+    if "weight_ih" in state:  # a cell has a single layer without a number
         state = {f"{name}_l0": value for name, value in state.items()}
     return stacked("state_dict", own, state, **options)
 
 
 def to_torch(layer: Any) -> Any:
-    """A PyTorch module with the weights and the options of a layer, or of a `Sequential`.
+    """Make a PyTorch module with the weights and options of a layer or a `Sequential`.
 
     PyTorch has two biases or none, so the second of a layer with ``bias="input"`` is zeros. A `Sequential` becomes a
-    torch.nn.Sequential of torch.nn's modules, and of small ones where it has none for a layer. Their parameters have
-    the model's names; a stack whose directions are not concatenated is a Sequential of its own. It is called as
-    ``module(x, lengths=None)``, samples first, and gives what `predict` gives, with a gradient; `from_torch` takes it
-    back.
+    torch.nn.Sequential of torch.nn's modules, or small ones for layers that torch.nn lacks. Parameters have the model's
+    names; a stack whose directions are not concatenated becomes a nested Sequential. Call it batch-first as
+    ``module(x, lengths=None)``: it returns the same as `predict`, with gradients. `from_torch` converts it back.
 
     Parameters
     ----------
     layer : Layer
-        One of fastrnn's own.
+        A layer of fastrnn.
 
     Returns
     -------
@@ -108,9 +107,9 @@ def to_torch(layer: Any) -> Any:
     TypeError
         For another layer.
     ValueError
-        For what PyTorch does not have: peepholes, ``reset_after=False``, activations other than tanh and relu,
-        recurrent dropout, zoneout, weight drop, bfloat16 weights; of a layer that is in no `Sequential` also a
-        ``merge`` other than "concat", and ``return_sequences=False``. The message names it.
+        For features that PyTorch lacks: peepholes, ``reset_after=False``, activations other than tanh and relu,
+        recurrent dropout, zoneout, weight drop, bfloat16 weights; for a layer outside a `Sequential` also ``merge``
+        other than "concat", and ``return_sequences=False``. The message names it.
     ImportError
         If PyTorch is not installed.
 

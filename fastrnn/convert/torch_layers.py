@@ -1,4 +1,4 @@
-"""Layers as PyTorch's modules, and modules as layers."""
+"""Convert between layers and PyTorch modules."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from fastrnn.training.chain import Chain
 
 
 def read(module: Any) -> tuple[Cell, Arrays, dict[str, Any]]:
-    """A module's cell, its parameters as they are now, however parametrized, and its options."""
+    """Return a module's cell, its current parameters (also if parametrized), and its options."""
     nn = needed("torch", "torch").nn
     if isinstance(module, nn.RNNBase):
         if module.mode not in MODES:
@@ -39,7 +39,7 @@ def read(module: Any) -> tuple[Cell, Arrays, dict[str, Any]]:
         family, activation = MODES[module.mode]
         ways = ("", "_reverse") if module.bidirectional else ("",)
         ends = [f"_l{layer}{way}" for layer in range(module.num_layers) for way in ways]
-        dropout = module.dropout if module.num_layers > 1 else 0.0  # PyTorch has it between layers too
+        dropout = module.dropout if module.num_layers > 1 else 0.0  # PyTorch also applies it between layers
         options = {"batch_first": module.batch_first, "dropout": dropout}
     elif isinstance(module, nn.RNNCell | nn.LSTMCell | nn.GRUCell):
         family = next(f for f, kind in PYTORCH.classes.items() if isinstance(module, getattr(nn, f"{kind}Cell")))
@@ -60,15 +60,15 @@ def read(module: Any) -> tuple[Cell, Arrays, dict[str, Any]]:
 
 
 def is_model(module: Any) -> bool:
-    """Whether it is what `to_torch` makes of a `Sequential`."""
+    """Return whether `to_torch` made the module from a `Sequential`."""
     needed("torch", "torch")
-    from fastrnn.convert.torch_modules import Sequential  # here, because it imports PyTorch
+    from fastrnn.convert.torch_modules import Sequential  # imported here because it imports PyTorch
 
     return isinstance(module, Sequential)
 
 
 def read_model(model: Any, dtype: Any = np.float32) -> Layer:
-    """Layers without parameters are of the dtype of those that have some."""
+    """Convert a model; layers without parameters get the dtype of those that have some."""
     dtype = next((as_numpy(name, value).dtype for name, value in model.state_dict().items()), dtype)
     return Sequential([read_layer(module, then, dtype) for module, then in zip(model, model.then, strict=True)])
 
@@ -88,7 +88,7 @@ def read_layer(module: Any, then: Any, dtype: Any) -> Layer:
         return loaded(Dense(module.in_features, module.out_features, then.activation, **options), state)
     if isinstance(module, nn.Embedding):
         sizes = module.num_embeddings, module.embedding_dim, module.padding_idx
-        sparse = True if module.sparse else None  # the default there says nothing
+        sparse = True if module.sparse else None  # PyTorch's default carries no information
         return loaded(Embedding(*sizes, sparse=sparse, dtype=state["weight"].dtype, rng=0), state)
     if isinstance(module, nn.Dropout):
         return Dropout(module.p)
@@ -100,12 +100,12 @@ def read_layer(module: Any, then: Any, dtype: Any) -> Layer:
     if isinstance(module, torch_modules.OverTime):
         return next(kind for kind in OVER_TIME if kind.__name__ == type(module).__name__)()
     if (activation := torch_modules.activation_of(module)) is None:
-        raise TypeError(f"module: expected one that to_torch makes, got {module!r:.80}")
+        raise TypeError(f"module: expected a module that to_torch makes, got {module!r:.80}")
     return Activation(activation)
 
 
 def as_numpy(name: str, value: Any) -> Array:
-    """A tensor's values, or an array's."""
+    """Return the values of a tensor or an array."""
     if hasattr(value, "detach"):
         if str(value.dtype) not in ("torch.float32", "torch.float64"):
             raise TypeError(f"{name}: expected dtype float32 or float64, got {value.dtype}")
@@ -114,7 +114,7 @@ def as_numpy(name: str, value: Any) -> Array:
 
 
 def made_model(model: Chain) -> Any:
-    from fastrnn.convert.torch_modules import Sequential, Then  # here, because it imports PyTorch
+    from fastrnn.convert.torch_modules import Sequential, Then  # imported here because it imports PyTorch
 
     nn = needed("torch", "torch").nn
     modules, then = [], []
@@ -130,7 +130,7 @@ def made_model(model: Chain) -> Any:
 
 
 def in_model(layer: Recurrent) -> Any:
-    """The module of a recurrent layer, samples first."""
+    """Return the batch-first module of a recurrent layer."""
     recurrent(layer, PYTORCH_IN_MODELS)
     if layer.bidirectional and layer.num_layers > 1 and layer.merge not in PYTORCH.only["merge"]:
         return made_model(unstacked(layer))
@@ -148,10 +148,10 @@ def made_recurrent(layer: Recurrent, batch_first: bool) -> Any:
 
 
 def filled(made: Any, layer: Any, state: Arrays, *sizes: int, **options: Any) -> Any:
-    """A module of the layer's dtype with this state."""
+    """Make a module of the layer's dtype with this state."""
     torch = needed("torch", "torch")
     dtype = getattr(torch, str(layer.dtype))
-    # The meta device draws no random numbers, which would be thrown away.
+    # The meta device skips drawing random numbers, which would be discarded.
     module = made(*sizes, dtype=dtype, device="meta", **options).to_empty(device="cpu")
     module.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
     return module
@@ -193,10 +193,10 @@ def made_repetition(layer: RepeatVector) -> Any:
     return torch_modules.RepeatVector(layer.n)
 
 
-#: Layers that make a vector of steps. PyTorch has no modules for them, and those of `torch_modules` have their names.
+#: Layers that reduce steps to a vector. PyTorch has no modules for them; those of `torch_modules` have the same names.
 OVER_TIME = (LastStep, GlobalAveragePooling1D, GlobalMaxPooling1D)
 
-#: What makes the module of a layer, by its class.
+#: class of a layer -> the function that makes its module
 MAKERS: dict[type[Layer], Callable[[Any], Any]] = {
     Recurrent: in_model,
     Dense: made_dense,
@@ -210,7 +210,7 @@ MAKERS: dict[type[Layer], Callable[[Any], Any]] = {
 
 
 def torch_state(layer: Recurrent) -> Arrays:
-    """The layer's parameters, with PyTorch's second biases."""
+    """Return the layer's parameters, with PyTorch's second biases."""
     state = layer.state_dict()
     if layer.bias == "input":
         state |= {n.replace("_ih_", "_hh_"): np.zeros_like(b) for n, b in state.items() if n.startswith("bias_ih")}

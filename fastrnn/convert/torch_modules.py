@@ -1,4 +1,4 @@
-"""A `Sequential` in PyTorch: modules of torch.nn, and what is done with what they give."""
+"""A `Sequential` in PyTorch: modules of torch.nn, and the post-processing of their outputs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FUNCTIONS: dict[str, nn.Module] = {
 
 
 class OverTime(nn.Module):
-    """One vector of each sequence's steps, or of those that a mask (N, T) has; zeros of a sequence without any."""
+    """Reduce each sequence's steps, or those in a mask (N, T), to one vector; zeros for an empty sequence."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         valid = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
@@ -55,7 +55,7 @@ class GlobalMaxPooling1D(OverTime):
 
 
 class RepeatVector(nn.Module):
-    """A vector as every one of n steps."""
+    """Repeat a vector for n steps."""
 
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -69,10 +69,10 @@ class RepeatVector(nn.Module):
 
 
 class Then(NamedTuple):
-    """What becomes of what a module gives."""
+    """Post-processing of a module's output."""
 
     activation: str = "identity"  #: of a Linear
-    merge: str | None = "concat"  #: of a recurrent module, as `fastrnn.LSTM` has it
+    merge: str | None = "concat"  #: of a recurrent module, as in `fastrnn.LSTM`
     return_sequences: bool = True  #: likewise
 
     def unusual(self) -> str:
@@ -81,16 +81,16 @@ class Then(NamedTuple):
 
 
 class Sequential(nn.Sequential):
-    """What `fastrnn.to_torch` makes of a `fastrnn.Sequential`: modules of torch.nn, one for each layer.
+    """The result of `fastrnn.to_torch` for a `fastrnn.Sequential`: modules of torch.nn, one per layer.
 
-    Parameters have the names of the model's, so that state_dicts go both ways.
+    Parameters have the model's names, so state_dicts can be exchanged both ways.
 
     Parameters
     ----------
     modules : list of torch.nn.Module
-        Recurrent ones are ``batch_first``.
+        Recurrent ones must be ``batch_first``.
     then : list of Then
-        One for each.
+        One per module.
     """
 
     def __init__(self, modules: Sequence[nn.Module], then: Sequence[Then]) -> None:
@@ -98,7 +98,7 @@ class Sequential(nn.Sequential):
         self.then = list(then)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """What the model predicts.
+        """Compute the model's prediction.
 
         Parameters
         ----------
@@ -113,14 +113,14 @@ class Sequential(nn.Sequential):
         mask = None
         if lengths is not None:
             if x.ndim == 2 and x.is_floating_point():
-                raise ValueError(f"lengths: x of shape {tuple(x.shape)} has no axis of time; expected None")
+                raise ValueError(f"lengths: expected None, because x of shape {tuple(x.shape)} has no time axis")
             mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
             x = torch.where(mask if x.ndim == 2 else mask[..., None], x, 0)
         y, mask = self.run(x, mask)
         return y if mask is None else torch.where(mask[..., None], y, 0)
 
     def run(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """`forward` within the lengths, and the mask if the steps are still those of x."""
+        """Return the output within the lengths, and the mask if the steps are still those of x."""
         for module, then in zip(self, self.then, strict=True):
             if isinstance(module, Sequential):
                 x, mask = module.run(x, mask)
@@ -138,10 +138,10 @@ class Sequential(nn.Sequential):
 
 
 def recurrent(module: nn.RNNBase, x: Tensor, mask: Tensor | None, then: Then) -> Tensor:
-    """Every step, or the last one of each direction."""
+    """Return every step, or the last one of each direction."""
     if mask is None:
         y, state = module(x)
-    else:  # PyTorch packs no sequence without steps
+    else:  # PyTorch cannot pack an empty sequence
         packed = pack_padded_sequence(x, mask.sum(1).clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
         y, state = module(packed)
         y = pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])[0]
@@ -156,6 +156,6 @@ def recurrent(module: nn.RNNBase, x: Tensor, mask: Tensor | None, then: Then) ->
 
 
 def activation_of(module: nn.Module) -> str | None:
-    """The function that a module is, if it is one of ours."""
+    """Return the name of the function that a module computes, or None if it is not one of ours."""
     found = next((name for name, own in FUNCTIONS.items() if type(own) is type(module)), None)
     return None if isinstance(module, nn.Softmax) and module.dim != -1 else found

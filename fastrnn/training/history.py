@@ -13,7 +13,7 @@ class History:
     Attributes
     ----------
     history : dict of lists of float
-        ``history["loss"][epoch]``; also each metric by name, and with validation each name prefixed with ``"val_"``.
+        ``history["loss"][epoch]``; also each metric by name, and with validation the same names after ``"val_"``.
 
     Examples
     --------
