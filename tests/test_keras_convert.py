@@ -373,9 +373,9 @@ def test_functional_models_that_are_no_chain(kind: str, keras: Any) -> None:
         ),
         (lambda k: k.LSTM(4, dropout=0.5), r": dropout: expected 0, got 0\.5; .*; fastrnn\.keras trains with it"),
         (lambda k: k.LSTM(4, kernel_regularizer="l2"), "kernel_regularizer: expected None"),
-        (lambda k: k.GRU(4, activation="gelu"), "activation: expected 'tanh' or .* got 'gelu'; fastrnn.cell makes"),
+        (lambda k: k.GRU(4, activation="gelu"), "activation: expected 'tanh' or .* got 'gelu'; use fastrnn.cell"),
         (lambda k: k.GRU(4, recurrent_activation="mish"), "recurrent_activation: expected 'tanh' or .* got 'mish'"),
-        (lambda k: k.SimpleRNN(4, activation="gelu"), "activation: expected 'tanh' or .* got 'gelu'; fastrnn.cell"),
+        (lambda k: k.SimpleRNN(4, activation="gelu"), "activation: expected 'tanh' or .* got 'gelu'; use fastrnn.cell"),
         (lambda k: k.Dense(4, activation="gelu"), "activation: expected 'linear' or .* got 'gelu'"),
         (
             lambda k: k.Bidirectional(k.LSTM(4, go_backwards=True), backward_layer=k.LSTM(4)),

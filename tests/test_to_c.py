@@ -289,12 +289,12 @@ def spoilt() -> fastrnn.LSTM:
     ("made", "error", "message"),
     [
         (lambda: 3, TypeError, "model: expected a layer or a Sequential of fastrnn, got int"),
-        (lambda: Dense(3, 4), ValueError, "model: expected a recurrent layer in it, got Sequential"),
-        (lambda: fastrnn.LSTM(3, 4, bidirectional=True), ValueError, "bidirectional: a step in C cannot see"),
+        (lambda: Dense(3, 4), ValueError, "model: expected at least one recurrent layer, got Sequential"),
+        (lambda: fastrnn.LSTM(3, 4, bidirectional=True), ValueError, "bidirectional: expected False, got True, beca"),
         (lambda: fastrnn.LSTM(3, 4, heads=2), ValueError, "heads: expected 1, got 2"),
         (lambda: fastrnn.LSTM(3, 4, weight_dtype="bfloat16"), ValueError, "weight_dtype: expected None, got 'bf"),
         (lambda: fastrnn.Recurrent(own_cells.zoneout, 3, 4), ValueError, "cell: zoneout has extra inputs keep; exp"),
-        (lambda: fastrnn.Recurrent(own_cells.everything, 3, 4), ValueError, "cell: everything has cos, which C has"),
+        (lambda: fastrnn.Recurrent(own_cells.everything, 3, 4), ValueError, "cell: everything uses cos, which in C"),
         (spoilt, ValueError, "model: expected finite weights and outputs, got NaN or infinity"),
         (
             lambda: Sequential([fastrnn.LSTM(3, 4), fastrnn.LayerNormalization(4)]),
@@ -304,7 +304,7 @@ def spoilt() -> fastrnn.LSTM:
         (
             lambda: Sequential([fastrnn.LSTM(3, 4), Dense(4, 4), LastStep()]),
             ValueError,
-            r"layer 2 \(LastStep\): expected it right behind a recurrent layer",
+            r"layer 2 \(LastStep\): expected only directly after a recurrent layer",
         ),
     ],
 )
@@ -317,8 +317,8 @@ def test_what_cannot_be_written(made: Callable[[], Any], error: type, message: s
 @pytest.mark.parametrize(
     ("path", "options", "error", "message"),
     [
-        ("amp.h", {}, ValueError, "path: expected a name that ends in .c, got"),
-        ("my-model.c", {}, ValueError, "path: its name begins the names in C; expected letters, digits and _, got 'my"),
+        ("amp.h", {}, ValueError, "path: expected a file name ending in .c, got"),
+        ("my-model.c", {}, ValueError, "path: the file name is the prefix in C; expected letters, digits and _, got"),
         ("amp.c", {"name": "2"}, ValueError, "name: expected letters, digits and _, got '2'"),
         ("amp.c", {"name": 2}, ValueError, "name: expected letters, digits and _, got 2"),
         ("no/amp.c", {}, FileNotFoundError, "path: the directory .* does not exist"),

@@ -1,4 +1,4 @@
-"""A model as a file of C."""
+"""Export a model as a C file."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from fastrnn.version import version
 #: Steps of the self-test.
 TESTED = 8
 
-#: What the self-test allows between two norms: the machine that recorded it may have added in another order.
+#: Relative norm-wise tolerance of the self-test: the recording machine may have summed in another order.
 TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-13}
 
 
 def to_c(model: Any, path: str | os.PathLike[str], name: str | None = None) -> None:
-    """Write a model as one file of C11 and its header, which need neither fastrnn nor a library of mathematics.
+    """Write a model as one C11 file and its header, which need neither fastrnn nor a maths library.
 
     ``to_c(model, "amp.c")`` writes amp.c and amp.h::
 
@@ -35,40 +35,38 @@ def to_c(model: Any, path: str | os.PathLike[str], name: str | None = None) -> N
         void amp_step(amp_state *state, const float *x, float *y);              /* I numbers in, K out */
         void amp_run(amp_state *state, const float *x, float *y, size_t T);     /* x (T, I), y (T, K) */
 
-    Nothing is allocated, and nothing is shared between states: threads may each have their own. ``amp_run`` continues
-    from the state as ``amp_step`` does. x and y may be the same array if they have the same width. For a model that
-    returns the last step only (``return_sequences=False``) y is (K,), after the last of the T steps; ``amp_step`` gives
-    what y would be if the sequence ended there. If the first layer is an `Embedding`, x is ``const int32_t *``, one
-    number per step; a number outside the table makes y NaN. A model of float64 has
-    ``double`` in place of ``float``.
+    Nothing is allocated, and states share no data, so each thread can have its own. ``amp_run`` continues from the
+    state as ``amp_step`` does. x and y may be the same array if they have the same width. For a model that returns only
+    the last step (``return_sequences=False``) y is (K,), after the last of the T steps; ``amp_step`` computes y as if
+    the sequence ended there. If the first layer is an `Embedding`, x is ``const int32_t *``, one index per step; an
+    index outside the table makes y NaN. A float64 model uses ``double`` in place of ``float``.
 
-    The bits are those of the layer on the instruction set that the C is compiled for: ``-march=x86-64-v3``, ``-v4``, or
-    none for the baseline, and AArch64. GCC and Clang compile it.
+    Results are bit-identical to the layer's on the instruction set that the C is compiled for: ``-march=x86-64-v3``,
+    ``-v4``, or none for the baseline, and AArch64. Compile with GCC or Clang.
 
-    Compiled with ``-DAMP_TEST`` the file is a program that compares outputs recorded from the model with its own; it
-    exits with 0 if they agree to rounding.
+    Compiled with ``-DAMP_TEST`` the file is a program that compares its outputs with outputs recorded from the model,
+    and exits with 0 if they agree to rounding.
 
     Parameters
     ----------
     model : Layer
-        A recurrent layer of one direction, or a `Sequential` of such, `Dense`, `Activation`, `Embedding`, `Dropout`,
-        which is left out, and `LastStep` behind a recurrent layer.
+        A unidirectional recurrent layer, or a `Sequential` of these, `Dense`, `Activation`, `Embedding`, `Dropout`
+        (omitted), and `LastStep` directly after a recurrent layer.
     path : path
-        It ends in ".c".
+        The C file, ending in ".c".
     name : str, optional
-        What names in C begin with; that of the file without ".c" when absent.
+        Prefix of the names in C; the file name without ".c" by default.
 
     Raises
     ------
     TypeError
-        For what is not a layer of fastrnn's, or not one of these.
+        If `model` is not a layer of fastrnn, or not one of these.
     ValueError
-        For an option or a cell that it cannot express, weights that are not finite, or a name that C does not allow;
-        the message names it.
+        For an unsupported option or cell, non-finite weights, or a name that C does not allow; the message names it.
     OSError
-        If a file cannot be written there; FileNotFoundError if there is no such directory.
+        If a file cannot be written; FileNotFoundError if the directory does not exist.
     ImportError
-        Without the compiled extension, which has the C that the files begin with.
+        If the compiled extension is missing, which contains the C code that the files begin with.
 
     Examples
     --------
@@ -80,11 +78,11 @@ def to_c(model: Any, path: str | os.PathLike[str], name: str | None = None) -> N
     """
     file = file_path("path", path)
     if file.suffix != ".c":
-        raise ValueError(f"path: expected a name that ends in .c, got {os.fspath(path)!r}")
+        raise ValueError(f"path: expected a file name ending in .c, got {os.fspath(path)!r}")
     named = file.stem if name is None else name
     if not isinstance(named, str) or not re.fullmatch("[A-Za-z_][A-Za-z_0-9]*", named):
-        argument = "path: its name begins the names in C;" if name is None else "name:"
-        raise ValueError(f"{argument} expected letters, digits and _, got {named!r:.80}; name= gives another")
+        argument = "path: the file name is the prefix in C;" if name is None else "name:"
+        raise ValueError(f"{argument} expected letters, digits and _, got {named!r:.80}; pass another name=")
     chain = as_chain("model", model)
     header, source = written(chain, named, backends.load("native").headers(), file.with_suffix(".h").name)
     with replaced(file.with_suffix(".h")) as partial:
@@ -94,11 +92,11 @@ def to_c(model: Any, path: str | os.PathLike[str], name: str | None = None) -> N
 
 
 def written(chain: Chain, name: str, headers: str, include: str) -> tuple[str, str]:
-    """The header and the source."""
+    """Return the text of the header and of the source."""
     layers = list(leaves(chain))
     dtypes = {layer.dtype for _, _, layer in layers if hasattr(layer, "dtype")}
     if not any(isinstance(layer, Recurrent) for _, _, layer in layers):
-        raise ValueError(f"model: expected a recurrent layer in it, got {chain!r:.80}")
+        raise ValueError(f"model: expected at least one recurrent layer, got {chain!r:.80}")
     if len(dtypes) > 1:
         raise ValueError(f"model: expected layers of one dtype, got {' and '.join(sorted(map(str, dtypes)))}")
     source = Source(dtypes.pop(), chain.input_shape[-1] if len(chain.input_shape) == 3 else None)
@@ -133,7 +131,7 @@ def written(chain: Chain, name: str, headers: str, include: str) -> tuple[str, s
 
 
 def filled(text: str, values: dict[str, Any]) -> str:
-    """With what stands for each @name@."""
+    """Replace each @name@ with its value."""
     return re.sub("@([a-zA-Z]+)@", lambda match: str(values[match[1]]), text)
 
 
@@ -142,7 +140,7 @@ def indented(lines: Iterable[str]) -> str:
 
 
 def tested(chain: Chain, source: Source) -> str:
-    """Inputs of the self-test, and what the model makes of them."""
+    """Return C arrays of the self-test's inputs and the model's outputs."""
     rng = np.random.default_rng(0)
     if source.inputs is None:
         x: Array = rng.integers(0, source.numbers, (1, TESTED))
@@ -179,7 +177,7 @@ void @name@_init(@name@_state *state);
 /* One step: x (inputs), y (outputs). */
 void @name@_step(@name@_state *state, const @x@ *x, @real@ *y);
 
-/* T steps: x (T, inputs), y (T, outputs), or (outputs) of a model that gives the last step alone. */
+/* T steps: x (T, inputs), y (T, outputs), or (outputs) for a model that returns only the last step. */
 void @name@_run(@name@_state *state, const @x@ *x, @real@ *y, size_t T);
 
 #ifdef __cplusplus
@@ -190,14 +188,14 @@ void @name@_run(@name@_state *state, const @x@ *x, @real@ *y, size_t T);
 """
 
 SOURCE = """\
-/* Written by fastrnn @version@, fastrnn.to_c; @include@ says what is in it. */
+/* Written by fastrnn @version@, fastrnn.to_c; see @include@ for the interface. */
 
 #if !defined(__GNUC__)
-#error "the vectors are GNU C's: compile with GCC or Clang"
+#error "the code uses GNU C vectors: compile with GCC or Clang"
 #elif defined(__FAST_MATH__)
-#error "compile without -ffast-math: the functions need every operation as it stands"
+#error "compile without -ffast-math: the functions need exact floating-point semantics"
 #elif defined(__AVX2__) && !defined(__FMA__)
-#error "-mavx2 needs -mfma beside it"
+#error "-mavx2 also needs -mfma"
 #elif __FLT_EVAL_METHOD__ < 0 || __FLT_EVAL_METHOD__ == 1 || __FLT_EVAL_METHOD__ == 2
 #error "float is computed in another precision here: for 32-bit x86 add -msse2 -mfpmath=sse"
 #elif defined(__clang__)

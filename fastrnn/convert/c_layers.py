@@ -1,7 +1,7 @@
-"""Layers as C over src/single.h: their weights as arrays, a function for each recurrent layer, and what a step calls.
+"""Write layers as C on top of src/single.h: arrays of weights, a function per recurrent layer, and a step's statements.
 
-All sizes are constants. Vectors between layers are padded to whole vectors of the widest instruction set, so that one
-file serves all of them; products read no padding.
+All sizes are constants. Vectors between layers are padded to the vector width of the widest instruction set, so that
+one file works on all of them; products read no padding.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ VECTOR, PANEL = 64, 256
 
 
 class Source:
-    """What is written of a model so far."""
+    """The C source of a model under construction."""
 
     def __init__(self, dtype: np.dtype[Any], inputs: int | None) -> None:
         self.dtype, self.inputs = dtype, inputs
         self.real = "float" if dtype == np.float32 else "double"
-        self.numbers = 0  #: rows of the table that the inputs choose from, where `inputs` is None
+        self.numbers = 0  #: rows of the embedding table, if `inputs` is None
         self.helpers: dict[str, str] = {}
         self.arrays: list[str] = []
         self.functions: list[str] = []
         self.states: list[str] = []  #: members of the struct
         self.body: list[str] = []  #: statements of every step
-        self.head: list[str] = []  #: and of those behind the layer that gives the last step alone
-        self.last = ""  #: what that layer gives; "" without one
+        self.head: list[str] = []  #: statements after the layer that returns only the last step
+        self.last = ""  #: the output of that layer; "" without one
         self.x, self.width = "x", inputs or 1  #: what the next layer reads
-        self.recurrent = False  #: whether a recurrent layer gives it
+        self.recurrent = False  #: whether it is the output of a recurrent layer
         self.count = 0
 
     def number(self) -> int:
@@ -57,16 +57,16 @@ class Source:
         return lines_of(f"{self.real}", name, [f"{text(v)}{end}" for v in a.ravel().tolist()])
 
     def keep(self, name: str, a: Array) -> str:
-        """An array of the file; its name."""
+        """Add an array to the file; return its name."""
         self.arrays.append(self.array(name, a))
         return name
 
     def rows(self, name: str, a: Array | None) -> str:
-        """One that holds the rows of a matrix, each padded; "0" of None."""
+        """Add an array of a matrix's rows, each padded; return its name, or "0" for None."""
         return "0" if a is None else self.keep(name, padded(a, self.padded(a.shape[-1])))
 
     def matrix(self, name: str, a: Array, gates: int = 1) -> str:
-        """One that holds a (gates * H, K) matrix as `multiply` wants it."""
+        """Add an array of a (gates * H, K) matrix in the layout of `multiply`; return its name."""
         n, K = a.shape
         columns = padded(a.reshape(gates, n // gates, K).swapaxes(1, 2), self.padded(n // gates))
         whole = columns.swapaxes(0, 1).reshape(K, -1)
@@ -75,7 +75,7 @@ class Source:
         return self.keep(name, np.concatenate(panels))
 
     def call(self, names: set[str]) -> None:
-        """Have the functions of these names that are not in src/activation.h."""
+        """Add the functions of these names that are not in src/activation.h."""
         for name in WRITTEN:
             if name in names:
                 self.helpers[name] = function(name, 8 * self.dtype.itemsize)
@@ -90,12 +90,12 @@ class Source:
         self.last = self.last or self.x
 
     def end(self) -> None:
-        """Give the caller what the last layer gave."""
+        """Copy the last layer's output to the caller's y."""
         self.statements(f"memcpy(y, {self.x}, {self.width} * sizeof *y);")
 
 
 def text(value: float) -> str:
-    """A number of C, exactly."""
+    """Return an exact C literal (hexadecimal) of a number."""
     digits, _, exponent = value.hex().partition("p")
     return f"{digits.rstrip('0').rstrip('.') if '.' in digits else digits}p{exponent}"
 
@@ -106,7 +106,7 @@ def lines_of(kind: str, name: str, values: list[Any]) -> str:
 
 
 def padded(a: Array, n: int) -> Array:
-    """With zeros behind the last axis up to n."""
+    """Pad the last axis with zeros to n."""
     return np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, n - a.shape[-1])])
 
 
@@ -120,24 +120,24 @@ def write_recurrent(source: Source, layer: Recurrent) -> None:
 
 
 def refuse(layer: Recurrent) -> None:
-    """A ValueError for what a step in C cannot do."""
+    """Raise ValueError for options that a step in C does not support."""
     cell = layer.stack.inference
     if layer.bidirectional:
-        raise ValueError("bidirectional: a step in C cannot see those after it; expected False, got True")
+        raise ValueError("bidirectional: expected False, got True, because a step in C cannot see later steps")
     if layer.heads > 1:
         raise ValueError(f"heads: expected 1, got {layer.heads}")
     if layer.weight_dtype is not None:
-        raise ValueError(f"weight_dtype: expected None, got {layer.weight_dtype!r}; C has float32 weights")
+        raise ValueError(f"weight_dtype: expected None, got {layer.weight_dtype!r}; weights in C are float32")
     if cell.inputs:
         raise ValueError(f"cell: {cell.name} has extra inputs {', '.join(cell.inputs)}; expected one without")
     if beyond := {node.op for node in needed(cell.program.after)} & {"sqrt", "sin", "cos"}:
-        raise ValueError(f"cell: {cell.name} has {min(beyond)}, which C has in a library alone; expected one without")
+        raise ValueError(f"cell: {cell.name} uses {min(beyond)}, which in C needs a library; expected one without")
     if cell.program.means:
         raise ValueError(f"cell: {cell.name} takes means over the hidden units; expected one without")
 
 
 def write_one(source: Source, layer: Recurrent, part: Part) -> None:
-    """A function of the layer's states, one after another, and of the projected one behind them."""
+    """Write the function of one layer; its state array holds the states, then the projected output."""
     i, cell, program = source.number(), layer.stack.inference, layer.stack.inference.program
     H, P, G, S = layer.hidden_size, layer.proj_size, cell.G, len(cell.states)
     Hp, Pp = source.padded(H), source.padded(P)
@@ -174,20 +174,20 @@ def write_one(source: Source, layer: Recurrent, part: Part) -> None:
 
 
 def by_product(cell: Cell, a: Array, gates: tuple[str, ...]) -> Array:
-    """(gates, H, ...): of these gates what is stacked along the first axis for the cell's products."""
+    """Select these gates from an array stacked by product along the first axis; return (gates, H, ...)."""
     n = len(cell.products)
     return a.reshape(n, len(a) // n, *a.shape[1:])[[cell.products.index(g) for g in gates]]
 
 
 def biases(cell: Cell, part: Part) -> Array:
-    """(products, H): b_rec in the order of the phases."""
+    """Return b_rec (products, H) in the order of the phases."""
     n, (rows, _) = len(cell.products), part["W"].shape
     own = part["b_rec"] if "b_rec" in part else np.zeros(n * (rows // cell.G), part["W"].dtype)
     return by_product(cell, own, cell.program.order)
 
 
 def bias_of(cell: Cell, part: Part) -> Array | None:
-    """(G, H): b, and b_rec of the products that are but added to x, in the order of src/weights.c; None of zeros."""
+    """Return b plus b_rec of the products that are simply added, (G, H), summed as in src/weights.c; None if absent."""
     if not part.keys() & {"b", "b_rec"}:
         return None
     rows = len(part["W"])
@@ -223,7 +223,7 @@ def write_activation(source: Source, layer: Activation) -> None:
 
 
 def apply(source: Source, function: str) -> None:
-    """Of the array that the last layer gave, in place."""
+    """Apply a function to the last layer's output, in place."""
     y = source.x
     if function == "softmax":
         source.statements(f"softmax({y}, {y}, {source.width});")
@@ -246,12 +246,12 @@ def write_embedding(source: Source, layer: Embedding) -> None:
 
 def write_last(source: Source, layer: LastStep) -> None:
     if not source.recurrent:
-        raise ValueError("expected it right behind a recurrent layer")
+        raise ValueError("expected only directly after a recurrent layer")
     source.gives_last()
 
 
 def leave_out(source: Source, layer: Layer) -> None:
-    """Of what acts in training alone."""
+    """Omit a layer that only acts in training."""
 
 
 WRITERS: dict[type[Layer], Callable[[Source, Any], None]] = {
