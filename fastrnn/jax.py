@@ -1,16 +1,16 @@
 """fastrnn in JAX: `rnn`, `gru` and `lstm` on JAX arrays, under ``jit``, ``grad`` and ``vmap``.
 
-XLA calls the compiled kernels itself (``jax.ffi``), without Python and without a copy; float32 or, with
-``jax_enable_x64``, float64. Arguments are those of `fastrnn.lstm_forward` and its sisters, time-major.
+XLA calls the compiled kernels directly (``jax.ffi``), without Python and without copies; in float32 or, with
+``jax_enable_x64``, float64. Arguments are those of `fastrnn.lstm_forward` and the like, time-major.
 
-* Reverse mode (``grad``, ``value_and_grad``, ``vjp``) is the kernels'. Forward mode (``jvp``, ``jacfwd``) and
-  derivatives of gradients (``hessian``, ``grad`` of ``grad``) are computed by the cell's equations in a ``lax.scan``:
-  right, of any order, and slow, which a warning says once.
-* ``vmap`` over x, states, lengths or resets alone is one call with a larger batch. Over weights, and in training, it
-  is a call for each. So sequences that JAX's users map over, ``vmap(lambda x: lstm(x, W, U))`` with x (T, I), infer as
-  fast as a batch; to train them as fast, give the batch: x (T, B, I).
-* A training forward keeps every step's gates and states for its backward; ``jax.checkpoint`` recomputes them instead.
-* The instruction set and the number of threads are those of when the function was traced.
+* Reverse mode (``grad``, ``value_and_grad``, ``vjp``) runs in the kernels. Forward mode (``jvp``, ``jacfwd``) and
+  derivatives of gradients (``hessian``, ``grad`` of ``grad``) are computed from the cell's equations in a ``lax.scan``:
+  correct to any order, but slow; a warning says so once.
+* ``vmap`` over x, states, lengths or resets only is one call with a larger batch. Over weights, and in training, it
+  makes one call per element. So inference on mapped sequences, ``vmap(lambda x: lstm(x, W, U))`` with x (T, I), is as
+  fast as a batch; to train as fast, pass the batch x (T, B, I).
+* A training forward saves every step's gates and states for its backward; ``jax.checkpoint`` recomputes them instead.
+* The instruction set and the number of threads are fixed when the function is traced.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ad, batching, mlir = [needed(f"jax.interpreters.{name}", "jax") for name in ("ad
 
 __all__ = ["gru", "lstm", "recurrent", "rnn"]
 
-#: Arrays by name, of those that there are; JAX sorts them by it.
+#: The present arrays by name; JAX sorts them by name.
 Given = dict[str, Any]
 
 for way, handler in backends.load("native").xla_handlers().items():
@@ -41,7 +41,7 @@ for way, handler in backends.load("native").xla_handlers().items():
 
 
 class Settings(NamedTuple):
-    """What is fixed when a call is traced."""
+    """The options that are fixed when a call is traced."""
 
     cell: Cell
     reverse: bool
@@ -50,17 +50,17 @@ class Settings(NamedTuple):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The extra inputs, by names that nothing else has."""
+        """Unique names of the extra inputs."""
         return tuple([f"e.{name}" for name in self.cell.inputs])
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """In the order of src/xla.c; of those after W some may be absent."""
+        """The names of the arguments in the order of src/xla.c; some of those after W may be absent."""
         return ("x", *WEIGHTS, *self.cell.initial, "lengths", "resets", *self.inputs)
 
     @property
     def bits(self) -> dict[str, int]:
-        """What src/xla.c is told of those that are there."""
+        """The flags that tell src/xla.c which arguments are present."""
         names = ("U", "b", "b_rec", "p", "lengths", "resets", *self.cell.initial)
         return {name: 1 << i for i, name in enumerate(names)}
 
@@ -69,7 +69,7 @@ class Settings(NamedTuple):
         return ("y", *[f"{state}_n" for state in self.cell.states])
 
     def axis(self, name: str) -> int | None:
-        """Which axis of an argument or an output is that of the batch."""
+        """The batch axis of an argument or an output, or None."""
         if name in WEIGHTS:
             return None
         return 1 if name in ("x", "y", "resets", *self.inputs) else 0
@@ -94,7 +94,7 @@ def rnn(
     Parameters
     ----------
     x, W, U, b, b_rec, h0, activation, lengths, resets, reverse, threads
-        As `fastrnn.rnn_forward` has them; what is JAX's own is as for `lstm`.
+        As for `fastrnn.rnn_forward`; see `lstm` for what JAX may trace.
 
     Returns
     -------
@@ -136,7 +136,7 @@ def gru(
     Parameters
     ----------
     x, W, U, b, b_rec, reset_after, h0, lengths, resets, reverse, threads
-        As `fastrnn.gru_forward` has them; what is JAX's own is as for `lstm`.
+        As for `fastrnn.gru_forward`; see `lstm` for what JAX may trace.
 
     Returns
     -------
@@ -180,9 +180,9 @@ def lstm(
     Parameters
     ----------
     x, W, U, b, b_rec, p, h0, c0, lengths, resets
-        Arrays of the shapes and dtypes that `fastrnn.lstm_forward` has; any of them may be traced.
+        Arrays, of the shapes and dtypes of `fastrnn.lstm_forward`; any of them may be traced.
     reverse, threads
-        As `fastrnn.lstm_forward` has them; Python values, not traced.
+        As for `fastrnn.lstm_forward`; Python values, not traced.
 
     Returns
     -------
@@ -192,9 +192,9 @@ def lstm(
     Raises
     ------
     TypeError, ValueError
-        As `fastrnn.lstm_forward`, when it is traced; for lengths beyond T, when it runs, as a JaxRuntimeError.
+        As `fastrnn.lstm_forward`, while tracing. Lengths greater than T raise JaxRuntimeError at run time.
     RuntimeError
-        If another backend than the native one is in use.
+        If the backend in use is not the native one.
 
     Examples
     --------
@@ -230,14 +230,14 @@ def recurrent(
     heads: int = 1,
     threads: int | None = None,
 ) -> tuple[Any, tuple[Any, ...]]:
-    """The `forward` of any cell in JAX.
+    """Run the `forward` of any cell in JAX.
 
     Parameters
     ----------
     cell : Cell
-        As `fastrnn.cell` makes it, or one of `fastrnn.cells.CELLS`.
+        From `fastrnn.cell`, or one of `fastrnn.cells.CELLS`.
     x, W, U, b, b_rec, p, e, init, lengths, resets, reverse, heads, threads
-        As the cell's ``forward`` has them; what is JAX's own is as for `lstm`.
+        As for the cell's ``forward``; see `lstm` for what JAX may trace.
 
     Returns
     -------
@@ -263,7 +263,7 @@ def recurrent(
     [1.0, 3.0, 7.0]
     """
     if not isinstance(cell, Cell):
-        raise TypeError(f"cell: expected what fastrnn.cell makes, got {cell!r}")
+        raise TypeError(f"cell: expected a cell made by fastrnn.cell, got {cell!r}")
     init = cell.of_states("init", init)
     y, *final = _run(cell, x, (W, U, b, b_rec, p), init, lengths, resets, reverse, threads, e, heads)
     return y, tuple(final)
@@ -281,18 +281,18 @@ def _run(
     e: Mapping[str, Any] | None = None,
     heads: int = 1,
 ) -> tuple[Any, ...]:
-    """y and the final states. What is wrong with shapes and dtypes is said here, while tracing."""
+    """Return y and the final states; checks shapes and dtypes while tracing."""
     names = ("x", *WEIGHTS, *cell.initial, "lengths", "resets")
     values = (x, *weights, *init, lengths, resets)
     given = {name: _array(name, a) for name, a in zip(names, values, strict=True) if a is not None}
     inputs = {name: _array(name, a) for name, a in (e or {}).items()}
     options = Options(reverse=reverse, training=True, heads=heads, threads=backends.thread_count(threads))
     call, unbatched = _checked(cell, given, inputs, options)
-    if lengths is not None:  # any integers for the caller, of 32 or 64 bits with a sign for the handler
+    if lengths is not None:  # the caller may pass any integers; the handler takes signed ones of 32 or 64 bits
         given["lengths"] = given["lengths"].astype("int64" if given["lengths"].dtype.itemsize == 8 else "int32")
     native = backends.current()
     if native.name != "native":
-        raise RuntimeError(f'backend: fastrnn.jax needs the native one, got {native.name}; use_backend("native")')
+        raise RuntimeError(f'backend: expected native for fastrnn.jax, got {native.name}; call use_backend("native")')
     settings = Settings(cell, reverse, min(call.threads, backends.usable_cpus()), native.layout())
     room = backends.load("native").saved_bytes(call._replace(lengths=None), settings.isa)
     if unbatched:
@@ -302,7 +302,7 @@ def _run(
     order = cell.order
     for name in {"U", "b_rec"} & given.keys() if order else ():
         given[name] = given[name].reshape(len(cell.products), H, -1)[np.array(order)].reshape(given[name].shape)
-    for name, fixed in zip(cell.inputs, call.fixed, strict=True):  # as wide and as long as the kernels' gradient of it
+    for name, fixed in zip(cell.inputs, call.fixed, strict=True):  # broadcast to the shape of the kernels' gradient
         a = inputs[name][None] if fixed else inputs[name]
         a = jax.numpy.expand_dims(a, 1) if unbatched else a
         given[f"e.{name}"] = jax.numpy.broadcast_to(a, (T, B, H))
@@ -313,7 +313,7 @@ def _run(
 
 
 def _alike(given: Given) -> Given:
-    """In a `shard_map`, every array as one of a part as soon as one is: JAX then adds up gradients over the parts."""
+    """In a `shard_map`, mark all arrays as varying if any one is, so that JAX sums gradients over the shards."""
     over = {name: _varies(a) for name, a in given.items()}
     axes = frozenset().union(*over.values())
     cast = getattr(jax.lax, "pcast", None) or (lambda a, axes, to: jax.lax.pvary(a, axes))  # before JAX 0.9
@@ -324,7 +324,7 @@ def _alike(given: Given) -> Given:
 
 
 def _varies(a: Any) -> frozenset[str]:
-    """The axes of a mesh along which a `shard_map` has another array in each part; JAX says it since 0.6."""
+    """The mesh axes along which an array varies in a `shard_map`; known since JAX 0.6."""
     kind = _kind(a)
     told = getattr(kind, "manual_axis_type", None)
     found: frozenset[str] = told.varying if told is not None else getattr(kind, "vma", frozenset())
@@ -348,7 +348,7 @@ def _array(name: str, a: Any) -> Any:
 
 
 def _checked(cell: Cell, given: Given, inputs: Given, options: Options) -> tuple[Call, bool]:
-    """Of arrays of these shapes and dtypes, whose values are not known."""
+    """Check a call with arrays of these shapes and dtypes, whose values are unknown while tracing."""
     blank, e = ({name: np.zeros(a.shape, a.dtype) for name, a in arrays.items()} for arrays in (given, inputs))
     weights = {name: blank.get(name) for name in WEIGHTS}
     init = tuple([blank.get(name) for name in cell.initial])
@@ -358,13 +358,13 @@ def _checked(cell: Cell, given: Given, inputs: Given, options: Options) -> tuple
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _call(settings: Settings, room: int, given: Given) -> list[Any]:
-    """y and the final states; `room` is for the bytes that a forward leaves to its backward."""
+    """Return y and the final states; `room` is the number of bytes that a forward saves for its backward."""
     return _inference(settings)(given)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _trained(settings: Settings, room: int, given: Given) -> list[Any]:
-    """The same, and those bytes."""
+    """Return the same and the saved bytes."""
     return _forward(settings, given, room)
 
 
@@ -380,7 +380,7 @@ def _trained_jvp(
 ) -> tuple[list[Any], list[Any]]:
     *outputs, saved = _trained(settings, room, *primals)
     nothing: Any = np.zeros(saved.shape, jax.dtypes.float0)
-    if _varies(saved):  # which no array of this dtype is said to
+    if _varies(saved):  # arrays of dtype float0 cannot be marked as varying
         nothing = jax.custom_derivatives.SymbolicZero(_like(saved, saved.shape, nothing.dtype))
     return [*outputs, saved], [*_tangents_out(settings, *primals, saved, *tangents), nothing]
 
@@ -390,13 +390,13 @@ _trained.defjvp(_trained_jvp)
 
 
 def real(given: Given) -> list[str]:
-    """The names of what has a gradient."""
+    """The names of the arrays that have gradients."""
     return [name for name, a in given.items() if jax.numpy.issubdtype(a.dtype, jax.numpy.floating)]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _back(settings: Settings, given: Given, saved: Any, cotangents: list[Any]) -> Given:
-    """Every gradient, from those of what `_call` returns."""
+    """Return all gradients, from those of the results of `_call`."""
     names = [name for name in settings.arguments if name in real(given)]
     shapes = [_like(given["x"], given[name].shape, given[name].dtype) for name in names]
     return dict(zip(names, _kernels("backward", settings, shapes, given, True, [saved, *cotangents]), strict=True))
@@ -419,19 +419,19 @@ _back.defjvp(_back_jvp)
 
 
 def _equations(settings: Settings, given: Given) -> list[Any]:
-    """What `_call` returns, by the cell's equations, step by step."""
+    """Return the same as `_call`, computed from the cell's equations, step by step."""
     cell, jnp, x = settings.cell, jax.numpy, given["x"]
     (T, B, _), H = x.shape, given["W"].shape[0] // cell.G
     W, U, b, b_rec, p = [given.get(name) for name in WEIGHTS]
-    if cell.order:  # back from the order of the kernels
+    if cell.order:  # undo the kernels' order
         order = np.argsort(cell.order)
         U, b_rec = (a if a is None else a.reshape(len(order), H, -1)[order].reshape(a.shape) for a in (U, b_rec))
     e = {name: given[f"e.{name}"] for name in cell.inputs}
     valid = None
-    if "lengths" in given:  # whatever stands behind the end has no gradient, not even the NaN that 0 * inf would be
+    if "lengths" in given:  # padding must not reach the gradients, not even as the NaN of 0 * inf
         valid = (jnp.arange(T)[:, None] < given["lengths"])[:, :, None]
         x = jnp.where(valid, x, 0)
-        e = {name: jnp.where(valid, a, 0.5) for name, a in e.items()}  # where logarithms and reciprocals have gradients
+        e = {name: jnp.where(valid, a, 0.5) for name, a in e.items()}  # logarithms and reciprocals are finite at 0.5
     state = tuple([given.get(name, jnp.zeros((B, H), x.dtype)) for name in cell.initial])
 
     def step(state: Any, now: Any) -> Any:
@@ -452,25 +452,25 @@ def _equations(settings: Settings, given: Given) -> list[Any]:
 _tangents = needed("jax.extend.core", "jax").Primitive("fastrnn_tangents")
 _tangents.multiple_results = True
 
-#: For each vmap around it, the outermost first, which of the arguments and saved bytes have an axis in front.
+#: For each enclosing vmap, outermost first: which of the arguments and saved bytes have a leading axis.
 Mapped = tuple[tuple[bool, ...], ...]
 
 
 def _tangents_out(settings: Settings, given: Given, saved: Any, tangents: Given) -> list[Any]:
-    """From tangents of the arguments to those of the outputs."""
+    """Compute tangents of the outputs from those of the arguments."""
     leaves = [tangents[name] for name in real(given)]
     found: list[Any] = _tangents.bind(*given.values(), saved, *leaves, settings=settings, names=tuple(given), mapped=())
     return found
 
 
 def _apart(arguments: Sequence[Any], names: tuple[str, ...]) -> tuple[list[Any], list[Any]]:
-    """The arguments with the saved bytes, and the tangents."""
+    """Split into the arguments with the saved bytes, and the tangents."""
     n = len(names) + 1
     return list(arguments[:n]), list(arguments[n:])
 
 
 def _in_vmaps(run: Callable[..., Any], mapped: Mapped) -> Callable[..., Any]:
-    """A function of the arguments with the saved bytes, and of what has every axis in front."""
+    """Apply these vmaps to a function of (arguments with saved bytes, arrays that have all leading axes)."""
     for of in reversed(mapped):
         run = jax.vmap(run, in_axes=([0 if here else None for here in of], 0))
     return run
@@ -549,7 +549,7 @@ batching.primitive_batchers[_tangents] = _mapped
 
 
 def _forward(settings: Settings, given: Given, room: int | None = None) -> list[Any]:
-    """y, the final states and, with room for it, what backward needs of this call."""
+    """Return y, the final states and, if `room` is given, the bytes saved for backward."""
     (T, B, _), H, dtype = given["x"].shape, given["W"].shape[0] // settings.cell.G, given["x"].dtype
     x = given["x"]
     shapes = [_like(x, (T, B, H) if name == "y" else (B, H), dtype) for name in settings.outputs]
@@ -562,7 +562,7 @@ def _forward(settings: Settings, given: Given, room: int | None = None) -> list[
 def _kernels(
     way: str, settings: Settings, shapes: Sequence[Any], given: Given, training: bool, more: Sequence[Any] = ()
 ) -> list[Any]:
-    """A handler's results; a vmap calls it for each."""
+    """Call a handler; a vmap calls it once per element."""
     native = backends.load("native")
     cell, isa = native.numbers(settings.cell, given["x"].dtype.itemsize, settings.isa)
     present = [name for name in settings.arguments if name in given]
@@ -575,7 +575,7 @@ def _kernels(
 
 @functools.cache
 def _inference(settings: Settings) -> Callable[[Given], list[Any]]:
-    """`_forward` whose vmap over all but weights is one call."""
+    """Like `_forward`, but a vmap over anything except weights is one call."""
     run: Any = jax.custom_batching.custom_vmap(functools.partial(_forward, settings))
 
     def mapped(n: int, axes: tuple[dict[str, bool]], given: Given) -> tuple[list[Any], list[bool]]:
@@ -595,7 +595,7 @@ def _inference(settings: Settings) -> Callable[[Given], list[Any]]:
 
 
 def _joined(a: Any, axis: int | None, n: int, mapped: bool) -> Any:
-    """n batches as one; what is not mapped is the same in each, and what has no axis of the batch stays."""
+    """Join n batches into one; repeat unmapped arrays, and leave arrays without a batch axis unchanged."""
     if axis is None:
         return a
     a = jax.numpy.moveaxis(a, 0, axis) if mapped else jax.numpy.repeat(jax.numpy.expand_dims(a, axis), n, axis)
@@ -603,5 +603,5 @@ def _joined(a: Any, axis: int | None, n: int, mapped: bool) -> Any:
 
 
 def _parted(a: Any, axis: int, n: int) -> Any:
-    """The way back, the axis of the n in front."""
+    """The inverse of `_joined`, with the axis of length n first."""
     return jax.numpy.moveaxis(a.reshape(*a.shape[:axis], n, -1, *a.shape[axis + 1 :]), axis, 0)

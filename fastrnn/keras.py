@@ -1,22 +1,21 @@
 """Keras 3 layers on fastrnn, for Keras' torch backend: `SimpleRNN`, `GRU` and `LSTM`.
 
-They are Keras' own layers, weights, options, masks, states and all, whose loop over time is fastrnn's kernels. What the
-kernels do not have is refused by name when the layer is made: use_cudnn=True, and activations other than tanh, relu,
-sigmoid, hard_sigmoid, linear, softsign, softplus, elu, selu, silu and exponential. Layers with other activations than
-Keras' defaults have cells of `fastrnn.catalogue`, which are compiled at their first use (``pip install
-'fastrnn[cells]'``), as is what trains with ``recurrent_dropout``; a SimpleRNN's tanh, relu, sigmoid and linear are
-built in.
+They are Keras' own layers, with the same weights, options, masks and states, but fastrnn's kernels run the loop over
+time. Unsupported options raise an error when the layer is created: use_cudnn=True, and activations other than tanh,
+relu, sigmoid, hard_sigmoid, linear, softsign, softplus, elu, selu, silu and exponential. Layers with non-default
+activations use cells of `fastrnn.catalogue`, which are compiled at their first use (``pip install 'fastrnn[cells]'``),
+and so does training with ``recurrent_dropout``; a SimpleRNN's tanh, relu, sigmoid and linear are built in.
 
-Masks of dropout are those that Keras' layer of the same seed draws. ``implementation=1``, which ``recurrent_dropout``
-brings with it, means a mask of the inputs for each gate, so ``dropout`` then multiplies a copy of them for each: in G
-times the memory and time of one, for a cell of G gates. ``implementation`` has no other effect, and ``unroll`` none.
-Under a policy of half precision the kernels compute in float32. Gradients of gradients and forward-mode derivatives are
-computed by the cell's equations, which is slow. Inference packs the weights once, and anew after any change that
-PyTorch counts or that shows in sixteen elements of each weight. After a write to a few elements by NumPy, by
-``.value.data`` or from another process call ``layer.set_weights(layer.get_weights())``.
+Dropout masks are those that Keras' layer with the same seed draws. ``implementation=1``, which ``recurrent_dropout``
+implies, uses one mask of the inputs per gate, so ``dropout`` multiplies one copy of the inputs per gate: for a cell of
+G gates this takes G times the memory and time. ``implementation`` has no other effect, ``unroll`` has none.
+Under a half-precision policy the kernels compute in float32. Gradients of gradients and forward-mode derivatives are
+computed from the cell's equations, slowly. Inference packs the weights once, and again after any change that PyTorch
+counts or that shows in sixteen sampled elements of each weight. After writing to a few elements through NumPy,
+``.value.data`` or from another process, call ``layer.set_weights(layer.get_weights())``.
 
-Set ``KERAS_BACKEND=torch`` before Keras is imported; on its other backends these layers do not exist, and
-`fastrnn.from_keras` takes the weights instead. ``pip install 'fastrnn[keras]'`` brings both, Keras and PyTorch.
+Set ``KERAS_BACKEND=torch`` before importing Keras; these layers do not work on its other backends, where you can
+convert the weights with `fastrnn.from_keras`. ``pip install 'fastrnn[keras]'`` installs Keras and PyTorch.
 
 Examples
 --------
@@ -39,18 +38,18 @@ from fastrnn.frameworks import KERAS, KERAS_FUNCTION_OPTIONS, KERAS_FUNCTIONS, k
 try:
     keras: Any = importlib.import_module("keras")
     torch: Any = importlib.import_module("torch")
-except ModuleNotFoundError as error:  # Keras without its backend is one as well
-    missing = f"fastrnn.keras needs Keras 3 on PyTorch: there is no {str(error.name).partition('.')[0]}"
+except ModuleNotFoundError as error:  # also raised by Keras if its backend is missing
+    missing = f"fastrnn.keras needs Keras 3 on PyTorch: {str(error.name).partition('.')[0]} is not installed"
     raise ImportError(f"{missing}; pip install 'fastrnn[keras]', and set KERAS_BACKEND=torch") from error
 if keras.backend.backend() != "torch":
     raise ImportError(f"fastrnn.keras needs KERAS_BACKEND=torch, got {keras.backend.backend()!r}")
 
-from fastrnn.torch import ops  # PyTorch is there
+from fastrnn.torch import ops  # PyTorch is installed
 from fastrnn.torch.stack import FUNCTIONS, Given, Setting, Stack
 
 __all__ = ["GRU", "LSTM", "SimpleRNN"]
 
-#: Keras' functions that our cells have, and its words for them.
+#: Keras' functions that our cells support, with Keras' names for them.
 KNOWN: dict[Any, str] = {keras.activations.get(word): word for word in map(keras_activation, KERAS_FUNCTIONS)}
 
 _SimpleRNN: Any = keras.layers.SimpleRNN
@@ -60,26 +59,26 @@ _registered: Any = keras.saving.register_keras_serializable(package="fastrnn")
 
 
 class _Kernels:
-    """What the three layers share: Keras' `inner_loop`, on fastrnn; they say which family of cells."""
+    """Base of the three layers: Keras' `inner_loop` on fastrnn; subclasses define the family of cells."""
 
     _family: str
     _cell: Cell
-    _dropping: Cell  #: what trains with recurrent_dropout: `_cell` with a mask of h for each gate
-    _drops_all = False  #: whether a rate of 1 drops everything; to the cells of GRU and LSTM it is no rate
+    _dropping: Cell  #: the cell that trains with recurrent_dropout: `_cell` with a mask of h per gate
+    _drops_all = False  #: whether a rate of 1 drops everything; Keras' GRU and LSTM cells ignore a rate of 1
     _made: ops.Made | None = None
 
     def __init__(self, units: int, activation: Any = "tanh", *args: Any, **kwargs: Any) -> None:
         super().__init__(units, keras_activation(activation), *args, **kwargs)  # type: ignore[call-arg]
         layer: Any = self
         if getattr(layer, "use_cudnn", "auto") is True:
-            raise ValueError('use_cudnn: fastrnn runs on the CPU; expected "auto" or False, got True')
-        layer.use_cudnn = False  # else a Bidirectional may run both directions on a graphics card itself
+            raise ValueError('use_cudnn: expected "auto" or False (fastrnn runs on the CPU), got True')
+        layer.use_cudnn = False  # otherwise a Bidirectional may itself run both directions on a GPU
         functions = {name: known_as(name, getattr(layer, name)) for name in KERAS_FUNCTION_OPTIONS[self._family]}
         self._cell = keras_cell(self._family, reset_after=bool(getattr(layer, "reset_after", False)), **functions)
         self._dropping = masked(self._cell, tuple([f"mask_{gate}" for gate in self._cell.products]))
 
     def _reordered(self, a: Any) -> Any:
-        """From Keras' order of gates to ours, along the first axis; by torch, for the gradient."""
+        """Convert from Keras' gate order to ours along the first axis, in torch so that it is differentiable."""
         theirs, ours = KERAS.gates[self._cell.family], self._cell.gates
         if ours == tuple(theirs):
             return a
@@ -87,15 +86,15 @@ class _Kernels:
         return torch.cat([parts[gate] for gate in ours])
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
-        """The last output, every output (B, T, H), and the final states, from sequences (B, T, I)."""
+        """Return the last output, all outputs (B, T, H) and the final states, from sequences (B, T, I)."""
         layer: Any = self
-        sequences = keras.ops.convert_to_tensor(sequences)  # as a stateless_call leaves them to the layer
+        sequences = keras.ops.convert_to_tensor(sequences)  # stateless_call does not convert them
         if sequences.device.type == "meta" or self._unknown_to_onnx(
             mask
-        ):  # Keras only asks for shapes, or for its loop
+        ):  # Keras only infers shapes, or exports its own loop
             return super().inner_loop(sequences, initial_state, mask, training)  # type: ignore[misc]
         if sequences.device.type != "cpu":
-            raise ValueError(f"sequences: fastrnn runs on the CPU, got a tensor on {sequences.device}")
+            raise ValueError(f"sequences: expected a tensor on the CPU, got one on {sequences.device}")
         variables = [keras.ops.convert_to_tensor(v) for v in (layer.cell.kernel, layer.cell.recurrent_kernel)]
         variables += [keras.ops.convert_to_tensor(layer.cell.bias)] if layer.use_bias else []
         mask = mask[0] if isinstance(mask, list | tuple) else mask
@@ -104,7 +103,7 @@ class _Kernels:
         states = [keras.ops.convert_to_tensor(s) for s in given]
         x, *states = [a.to(kind(variables)) for a in (sequences, *states)]
         if layer.stateful:
-            states = [s.clone() for s in states]  # Keras writes into its own
+            states = [s.clone() for s in states]  # Keras updates its own in place
         e: list[Any] = []
         if training and self._drops(layer.dropout):
             masks = listed(layer.cell.get_dropout_mask(sequences[:, 0, :]))
@@ -124,17 +123,17 @@ class _Kernels:
         return last, y if layer.return_sequences else last[:, None], states
 
     def _unknown_to_onnx(self, mask: Any) -> bool:
-        """Whether this is an export that PyTorch has no operator for, and Keras only its loop."""
+        """Whether this is an ONNX export that PyTorch has no operator for, so that Keras exports its own loop."""
         if ops.plain() or not torch.onnx.is_in_onnx_export():
             return False
         return mask is not None or self._cell.key not in FUNCTIONS
 
     def _drops(self, rate: float) -> bool:
-        """Whether Keras' cell applies a mask that it draws at this rate."""
+        """Whether Keras' cell applies a dropout mask at this rate."""
         return 0 < rate < 1 or (rate == 1 and self._drops_all)
 
     def _masked(self, x: Any, mask: Any, states: list[Any], variables: list[Any], e: list[Any]) -> tuple[Any, Any]:
-        """Valid steps move to the front, and their outputs back; between them Keras repeats the last one, first 0."""
+        """Move valid steps to the front, and their outputs back; masked steps repeat the last output (0 at first)."""
         layer: Any = self
         order = torch.argsort((~mask).int(), dim=1, stable=True)
         x = torch.take_along_dim(x, order[:, :, None], 1)
@@ -144,13 +143,13 @@ class _Kernels:
         return y * mask[:, :, None] if layer.zero_output_for_mask else y, states
 
     def _run(self, x: Any, states: list[Any], variables: list[Any], e: list[Any], lengths: Any = None) -> list[Any]:
-        """y (B, T, H) and the final states (B, H); e holds the masks of h, (T, B, H), if there are any."""
+        """Return y (B, T, H) and the final states (B, H); e holds the masks of h, (T, B, H), if any."""
         setting = Setting((self._dropping if e else self._cell).key, len(variables) == 3, False, True)
         states, grad = [s[None] for s in states], torch.is_grad_enabled()
         given = Given(x, states, [], lengths, e=e)
         if ops.plain() and not (grad and any(a.requires_grad for a in (x, *states, *variables))):
             made = ops.made(self._made, setting, variables, packed=True, weights=self._weights)
-            self.__dict__["_made"] = made  # past Keras, which tracks attributes
+            self.__dict__["_made"] = made  # bypasses Keras' attribute tracking
             y, *final = made.stack.infer(given)
         else:
             given = given._replace(weights=self._weights(variables))
@@ -161,7 +160,7 @@ class _Kernels:
         return [y, *(s[0] for s in final)]
 
     def _weights(self, variables: list[Any]) -> list[Any]:
-        """W, U, and both biases if there are any, as fastrnn has them."""
+        """Return W, U and, if any, both biases in fastrnn's layout."""
         kernel, recurrent_kernel, *bias = (v.to(kind(variables)) for v in variables)
         weights = [self._reordered(kernel.T), self._reordered(recurrent_kernel.T)]
         for b in bias:
@@ -170,18 +169,18 @@ class _Kernels:
 
 
 def listed(masks: Any) -> list[Any]:
-    """One for each gate, or one for all."""
+    """A list of one mask per gate, or one for all."""
     return masks if isinstance(masks, list) else [masks]
 
 
 def for_each_gate(x: Any, masks: list[Any], kernel: Any) -> tuple[Any, Any]:
-    """x (B, T, N*I) under each of N masks, and the kernel (N*I, G*H) that reads of each what is for its gates."""
+    """Return x (B, T, N*I) under each of N masks, and the block-diagonal kernel (N*I, G*H) for it."""
     parts = [x * mask.to(x.dtype)[:, None] for mask in masks]
     return torch.cat(parts, 2), torch.block_diag(*kernel.chunk(len(masks), 1))
 
 
 def known_as(option: str, function: Any) -> str:
-    """Keras' word for a function of its own; another one may have the same name."""
+    """Keras' name for one of its own functions; a user's function may have the same name."""
     if function not in KNOWN:
         known = ", ".join(KNOWN.values())
         raise ValueError(f"{option}: expected one of Keras' {known}, got {function!r:.80}; {OWN}")
@@ -195,7 +194,7 @@ def kind(variables: list[Any]) -> Any:
 
 @_registered
 class SimpleRNN(_Kernels, _SimpleRNN):  # type: ignore[misc]
-    """``keras.layers.SimpleRNN`` on fastrnn; activation "linear" may be called "identity".
+    """``keras.layers.SimpleRNN`` on fastrnn; "identity" is an alias of the activation "linear".
 
     Examples
     --------
@@ -210,7 +209,7 @@ class SimpleRNN(_Kernels, _SimpleRNN):  # type: ignore[misc]
 
 @_registered
 class GRU(_Kernels, _GRU):  # type: ignore[misc]
-    """``keras.layers.GRU`` on fastrnn, reset after or before.
+    """``keras.layers.GRU`` on fastrnn, with `reset_after` True or False.
 
     Examples
     --------
@@ -225,7 +224,7 @@ class GRU(_Kernels, _GRU):  # type: ignore[misc]
 
 @_registered
 class LSTM(_Kernels, _LSTM):  # type: ignore[misc]
-    """``keras.layers.LSTM`` on fastrnn; `activation` is that of the candidate and of the output.
+    """``keras.layers.LSTM`` on fastrnn; `activation` applies to the candidate and the output.
 
     Examples
     --------

@@ -873,7 +873,7 @@ def test_what_is_not_installed(module: str, python: Python, tmp_path: Path) -> N
     code = f"import sys; sys.modules['{module}'] = None; import fastrnn; "
     done = python("-c", code + "import fastrnn.keras", KERAS_BACKEND="torch")
     assert done.stderr.splitlines()[-1] == (
-        f"ImportError: fastrnn.keras needs Keras 3 on PyTorch: there is no {module}; "
+        f"ImportError: fastrnn.keras needs Keras 3 on PyTorch: {module} is not installed; "
         "pip install 'fastrnn[keras]', and set KERAS_BACKEND=torch"
     )
     done = python("-c", code + f"fastrnn.to_{module}(fastrnn.LSTM(3, 4))")

@@ -200,7 +200,7 @@ def test_classes_that_inherit_forward(kind: type) -> None:
 
 def test_classes_that_compute_something_else() -> None:
     module = ProjectedStates(3, 5)
-    assert "class of its own" in fastrnn.torch.replace(module).kept[""]
+    assert "custom class" in fastrnn.torch.replace(module).kept[""]
     assert type(module) is ProjectedStates
     patched = nn.GRU(3, 5)
     patched.permute_hidden = lambda hx, permutation: hx  # type: ignore[method-assign]

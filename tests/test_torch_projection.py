@@ -328,7 +328,7 @@ def test_refused() -> None:
         with pytest.raises(ValueError, match=f"proj_size .*{message}"):  # PyTorch's own
             fastrnn.torch.LSTM(3, 5, proj_size=size)
     for kind in (fastrnn.torch.GRU, fastrnn.torch.RNN):
-        with pytest.raises(ValueError, match=r"^proj_size: it is for an LSTM alone, .*; expected 0, got 2"):
+        with pytest.raises(ValueError, match=r"^proj_size: expected 0 .only an LSTM has it, .*, got 2"):
             kind(3, 5, proj_size=2)
     module, x = fastrnn.torch.LSTM(3, 5, proj_size=2), torch.ones(4, 2, 3)
     h, c = torch.ones(1, 2, 2), torch.ones(1, 2, 5)
@@ -337,4 +337,4 @@ def test_refused() -> None:
     with pytest.raises(ValueError, match=r"^hx: expected shape \(1, 2, 5\), got \(1, 2, 2\)"):
         module(x, (h, h))
     by_position = nn.GRU(3, 5, 1, True, False, 0.0, False, 2)  # which PyTorch takes, and cannot call
-    assert str(fastrnn.torch.replace(by_position)) == "(the model): kept, proj_size=2 is for an LSTM alone"
+    assert str(fastrnn.torch.replace(by_position)) == "(the model): kept, proj_size=2 is only for an LSTM"

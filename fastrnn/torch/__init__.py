@@ -1,7 +1,7 @@
-"""`torch.nn`'s LSTM, GRU and RNN on fastrnn's kernels; ``pip install 'fastrnn[torch]'``. Dimensionless, float32 or 64.
+"""`torch.nn`'s LSTM, GRU and RNN on fastrnn's kernels; ``pip install 'fastrnn[torch]'``. float32 or float64, no units.
 
-``fastrnn.torch.LSTM`` stands where ``torch.nn.LSTM`` stood, and is one to ``isinstance``; `replace` puts it there in a
-model that exists, and `restore` takes it out again.
+``fastrnn.torch.LSTM`` is a drop-in replacement for ``torch.nn.LSTM`` and a subclass of it; `replace` puts it into an
+existing model, and `restore` undoes that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What PyTorch's compiler is told of fastrnn's modules."""
+"""Make PyTorch's compiler trace into fastrnn's modules."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _COMPILER = "torch._dynamo"
 
 
 def let_in(kind: type) -> None:
-    """Let `torch.compile` look into modules of a class that inherits from `torch.nn.LSTM`, `GRU` or `RNN`.
+    """Let `torch.compile` trace modules of a class that inherits from `torch.nn.LSTM`, `GRU` or `RNN`.
 
-    It refuses those of `torch.nn` and all that inherit from them, since their own code would be unrolled. What allows
-    it, ``torch._dynamo.config.allow_rnn``, is for every module of the process, and is so set while it takes up one of
-    these alone. The compiler takes seconds to import: what is not there yet is told as soon as it is.
+    It rejects `torch.nn`'s modules and all subclasses, because it would unroll their code. The option that allows them,
+    ``torch._dynamo.config.allow_rnn``, applies to every module of the process, so it is set only while the compiler
+    wraps one of these. Importing the compiler takes seconds: if it is not imported yet, it is patched when it is.
     """
 
     def tell() -> None:
@@ -43,7 +43,7 @@ def let_in(kind: type) -> None:
 
 
 class _Afterwards(MetaPathFinder):
-    """Finds nothing itself; calls a function once the compiler is imported."""
+    """An import hook that finds nothing itself, but calls a function once the compiler is imported."""
 
     def __init__(self, then: Callable[[], None]) -> None:
         self.then = then

@@ -1,6 +1,6 @@
-"""The recurrence by the cells' own equations, step by step on tensors: for what the kernels cannot compute.
+"""The recurrence computed from the cells' equations, step by step on tensors, for what the kernels cannot compute.
 
-Everything here is made of PyTorch's operators, so each of its transforms and derivatives of any order go through it.
+Everything here consists of PyTorch operators, so all of its transforms and derivatives of any order work.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ tell = functools.partial(slow.tell, "fastrnn.torch")
 
 
 def transformed() -> bool:
-    """Whether tensors may be more than memory to this thread: inside a transform of torch.func, or to forward mode."""
+    """Whether this thread is in a transform of torch.func or forward mode, where a tensor may be more than memory."""
     return bool(torch._C._are_functorch_transforms_active()) or forward_ad._current_level >= 0
 
 
 def reason(tensors: Sequence[Tensor | None]) -> str:
-    """Why a layer on these tensors, or its backward on these gradients, is for the equations; empty if it is not."""
+    """Why the equations must compute a layer on these tensors (or a backward on these gradients); "" if not."""
     if torch._C._are_functorch_transforms_active():
         return "torch.func's transforms (grad, vmap, jvp, ...)"
     if forward_ad._current_level >= 0:
@@ -36,7 +36,7 @@ def reason(tensors: Sequence[Tensor | None]) -> str:
 
 
 def evaluate(setting: Setting, given: Given) -> Tensors:
-    """y and each final state, as `Stack.train` has them."""
+    """Return y and each final state, as `Stack.train` does."""
     cell, keys, D = setting.recurrence, setting.keys, setting.directions
     x, init, weights, lengths, resets, masks, e = given
     below = x.transpose(0, 1) if setting.batch_first else x
@@ -69,7 +69,7 @@ def _direction(
     sizes: list[int] | None,
     backwards: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """y and the final states of one layer in one direction, time-major; `sizes` are the batch's at every step."""
+    """Return y and the final states of one layer and direction, time-major; `sizes` are the batch sizes per step."""
 
     def steps(a: Tensor) -> Sequence[Tensor]:
         return a.unbind() if sizes is None else a.split_with_sizes(sizes)
@@ -94,9 +94,9 @@ def _direction(
 
 
 def gradient(setting: Setting, given: Given, grads: Sequence[Tensor]) -> Tensors:
-    """Gradients of the leaves, as `Stack.back` has them, which can be differentiated.
+    """Return differentiable gradients of the leaves, as `Stack.back` orders them.
 
-    By `torch.func.vjp`, which takes the arguments as independent of each other, whatever they were computed from.
+    Uses `torch.func.vjp`, which treats the arguments as independent, whatever they were computed from.
     """
 
     def run(*leaves: Tensor) -> tuple[Tensor, ...]:
@@ -107,7 +107,7 @@ def gradient(setting: Setting, given: Given, grads: Sequence[Tensor]) -> Tensors
 
 
 def second_gradient(setting: Setting, given: Given, grads: Sequence[Tensor], seconds: Sequence[Tensor]) -> Tensors:
-    """From gradients of what `gradient` returns to those of the leaves, and of each of `grads`."""
+    """Return gradients of the leaves and of each of `grads`, from gradients of the results of `gradient`."""
     leaves = given.leaves
 
     def back(*arguments: Tensor) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""The recurrence as PyTorch's exporters write it into an ONNX file: the operators LSTM, GRU and RNN."""
+"""Export the recurrence to ONNX through PyTorch's exporters, as the operators LSTM, GRU and RNN."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastrnn.torch.stack import FUNCTIONS, Given, Setting, Tensors
 
 
 def to_onnx(setting: Setting, given: Given) -> Tensors:
-    """y and each final state, in an export."""
+    """Return y and each final state, in an export."""
     lengths, resets = given.lengths is not None, given.resets is not None
     expect_none(lengths=lengths, resets=resets, dropout=bool(given.masks), e=bool(given.e))
     return by_function(setting, given) if torch._C._get_tracing_state() else by_nodes(setting, given)
@@ -21,11 +21,11 @@ def to_onnx(setting: Setting, given: Given) -> Tensors:
 def expect_none(**of: bool) -> None:
     for name, there in of.items():
         if there:
-            raise ValueError(f"{name}: expected none in an export to ONNX, whose operators have no such thing")
+            raise ValueError(f"{name}: expected none in an export to ONNX, whose operators do not support it")
 
 
 def by_function(setting: Setting, given: Given) -> Tensors:
-    """For the exporter that traces (``dynamo=False``), which knows PyTorch's own functions."""
+    """Export by tracing (``dynamo=False``), which supports PyTorch's own functions."""
     if setting.cell not in FUNCTIONS or setting.projected:
         got = f"{setting.cell}{', with proj_size' * setting.projected}"
         known = ", ".join(FUNCTIONS)
@@ -40,7 +40,7 @@ def by_function(setting: Setting, given: Given) -> Tensors:
 
 
 def by_nodes(setting: Setting, given: Given) -> Tensors:
-    """For the other, which takes nodes as they are: of any number of steps and sequences, and of more cells."""
+    """Export by the default exporter, which takes ONNX nodes: more cells, variable numbers of steps and sequences."""
     cell, keys, D = setting.recurrence, setting.keys, setting.directions
     if cell.family not in ONNX.classes or setting.projected:
         got = f"{setting.cell}{', with proj_size' * setting.projected}"
@@ -72,13 +72,13 @@ def by_nodes(setting: Setting, given: Given) -> Tensors:
 
 
 def _initial(setting: Setting, given: Given) -> Tensors:
-    """Zeros where there are none."""
+    """The initial states, zeros by default."""
     calls, B = len(given.weights) // len(setting.keys), given.x.shape[0 if setting.batch_first else 1]
     return list(given.init) or [given.x.new_zeros(calls, B, width) for width in setting.widths(given.weights)]
 
 
 def _weights(setting: Setting, parts: list[dict[str, Tensor]]) -> list[Tensor | None]:
-    """W, R and B of a node."""
+    """Return W, R and B of a node."""
     gates = setting.recurrence.gates, ONNX.gates[setting.recurrence.family]
     found: list[Tensor | None] = [torch.stack([_in_order(part[key], *gates) for part in parts]) for key in ("W", "U")]
     if not setting.bias:
@@ -88,6 +88,6 @@ def _weights(setting: Setting, parts: list[dict[str, Tensor]]) -> list[Tensor | 
 
 
 def _in_order(a: Tensor, source: Any, target: Any) -> Tensor:
-    """`frameworks.reordered`, of what an exporter records."""
+    """Like `frameworks.reordered`, in operations that an exporter records."""
     chunks = dict(zip(source, a.chunk(len(source)), strict=True))
     return torch.cat([chunks[name] for name in target])

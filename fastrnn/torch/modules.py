@@ -19,19 +19,19 @@ class LSTM(Base, nn.LSTM):
     Parameters
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
-        As for `torch.nn.LSTM`; with the same ``torch.manual_seed`` the initial weights and the dropout are its own.
-        Only the CPU, float32 and float64.
+        As for `torch.nn.LSTM`; with the same ``torch.manual_seed``, initial weights and dropout are identical to its.
+        CPU only, float32 or float64.
     proj_size : int
-        P, less than H: h is projected to P units by ``weight_hr_l0`` (P, H) after every step. y and h are P wide, and
-        weight_hh is (4*H, P); c stays H wide. 0 is no projection.
+        P, less than H: h is projected to P units by ``weight_hr_l0`` (P, H) after every step. y and h have P units, and
+        weight_hh is (4*H, P); c keeps H units. 0 means no projection.
     peephole : bool
-        Gates see the cell state through weights ``peephole_l0`` (3*H,) of i, f, o, and so on for each layer and
-        direction; they begin as uniform in +-1/sqrt(H).
+        Add peephole connections from the cell state to the gates i, f, o, with weights ``peephole_l0`` (3*H,) and so on
+        for each layer and direction; their initial values are uniform in +-1/sqrt(H).
 
     Raises
     ------
     TypeError, ValueError
-        For an option that is not one of these.
+        For an invalid option.
 
     Examples
     --------
@@ -102,7 +102,7 @@ class LSTM(Base, nn.LSTM):
 
 def expect_no_projection(proj_size: int) -> None:
     if proj_size:
-        raise ValueError(f"proj_size: it is for an LSTM alone, as in torch.nn; expected 0, got {proj_size}")
+        raise ValueError(f"proj_size: expected 0 (only an LSTM has it, as in torch.nn), got {proj_size}")
 
 
 class GRU(Base, nn.GRU):
@@ -113,7 +113,7 @@ class GRU(Base, nn.GRU):
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
         As for `LSTM`.
     reset_after : bool
-        Which of the two GRUs: True is `torch.nn.GRU`'s, False that of the paper and ONNX's default.
+        Which of the two GRUs: True for `torch.nn.GRU`'s, False for the paper's and ONNX's default.
 
     Examples
     --------
@@ -174,7 +174,7 @@ class RNN(Base, nn.RNN):
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
         As for `LSTM`.
     nonlinearity : {"tanh", "relu", "sigmoid", "identity"}
-        The last two are not in `torch.nn`; "linear" is another name of "identity".
+        The last two are not in `torch.nn`; "linear" is an alias of "identity".
 
     Examples
     --------
@@ -233,21 +233,22 @@ class Recurrent(Base):
     Parameters
     ----------
     cell : Cell
-        As `fastrnn.cell` makes it, or one of `fastrnn.cells.CELLS`.
+        From `fastrnn.cell`, or one of `fastrnn.cells.CELLS`.
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
-        As for `LSTM`; ``proj_size`` for a cell that reads h in one product alone.
+        As for `LSTM`; ``proj_size`` only for a cell that reads h in exactly one product.
     heads : int
-        As for `fastrnn.LSTM`: weight_hh is H / heads wide.
+        As for `fastrnn.LSTM`: weight_hh has H / heads columns.
 
     Raises
     ------
     TypeError, ValueError
-        For what is not a cell, and for a ``proj_size`` or ``heads`` of another; the message names the argument.
+        For a non-cell, and for a ``proj_size`` or ``heads`` that the cell does not support; the message names the
+        argument.
 
     Notes
     -----
-    Weights are named as those of `LSTM`, a cell's own parameters ``parameter_l0`` (P*H,). States are a tensor, or a
-    tuple in the order of the cell's. Calls of a module whose cell has extra inputs are given them as ``e``, a dict.
+    Weights are named as for `LSTM`; a cell's own parameters are ``parameter_l0`` (P*H,). States are a tensor, or a
+    tuple in the cell's order. If the cell has extra inputs, pass them as ``e``, a dict.
 
     Examples
     --------
@@ -278,7 +279,7 @@ class Recurrent(Base):
         heads: int = 1,
     ) -> None:
         if not isinstance(cell, Cell):
-            raise TypeError(f"cell: expected what fastrnn.cell makes, got {cell!r:.80}")
+            raise TypeError(f"cell: expected a cell made by fastrnn.cell, got {cell!r:.80}")
         if proj_size:
             expect_projects(cell)
         super().__init__(
@@ -300,7 +301,7 @@ class Recurrent(Base):
         self._resize()
 
     def _resize(self) -> None:
-        """The parameters of this cell in place of those of a plain RNN."""
+        """Replace the parameters of a plain RNN by those of this cell."""
         H, cell, bound = self.hidden_size, self.cell, self.hidden_size**-0.5
         inputs, products = cell.G * H, len(cell.products) * H
         rows = {"weight_ih": inputs, "weight_hh": products, "bias_ih": inputs, "bias_hh": products}

@@ -1,9 +1,9 @@
-"""The recurrence as PyTorch sees it: two custom operators, and a shorter way to the same functions for plain tensors.
+"""The recurrence for PyTorch: two custom operators, and a faster path to the same functions for plain tensors.
 
-`fastrnn::recurrence` returns y, the final states and, with `training`, everything that its backward needs beside its
-arguments, as tensors: what each layer but the first reads, the bytes that the kernels kept of each layer and direction,
-and which kernels those were. So autograd frees them, and checkpointing, hooks on saved tensors and the compiler treat
-them like any others. What the kernels keep has a size that is known before they run.
+`fastrnn::recurrence` returns y, the final states and, with `training`, everything that its backward needs beyond its
+arguments, as tensors: the input of each layer but the first, the bytes that the kernels saved for each layer and
+direction, and the name of those kernels. So autograd frees them, and checkpointing, hooks on saved tensors and the
+compiler treat them like any other tensors. The size of what the kernels save is known before they run.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from fastrnn.torch import equations, exporting
 from fastrnn.torch.stack import Given, Setting, Stack, Tensors, addresses, dtype_of, lent, parts, unflat
 from fastrnn.unchanged import contents, spread
 
-#: A Given comes first, a Setting last, each as its fields.
+#: The fields of a Given come first, those of a Setting last.
 _GIVEN = "Tensor x, Tensor[]? init, Tensor[] weights, Tensor? lengths, Tensor? resets, Tensor[]? masks, Tensor[]? e"
 _SETTING = "str cell, bool bias, bool bidirectional, bool batch_first, bool projected"
 
 
 def plain() -> bool:
-    """Whether tensors are memory and nothing else: no compiler, tracer, function transform or mode looks on."""
+    """Whether tensors are plain memory: no compiler, tracer, function transform or mode is active."""
     return not (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
@@ -39,7 +39,7 @@ def plain() -> bool:
 
 
 def taken(arguments: Sequence[Any]) -> tuple[Given, list[Any], Setting]:
-    """An operator's arguments: what the call is given, what is the operator's own, and the setting."""
+    """Split an operator's arguments: the call's Given, the operator's own arguments, and the Setting."""
     given, own, setting = parts(arguments, len(Given._fields), len(arguments) - len(Given._fields + Setting._fields))
     return Given.of(given), list(own), Setting(*setting)
 
@@ -48,9 +48,9 @@ _is_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
 def one_by_one(run: Callable[[Sequence[Any]], Sequence[Tensor]], grads: Sequence[Any]) -> Sequence[Tensor]:
-    """What a backward makes of these gradients: for each in turn where `is_grads_batched` or `vectorize` has several.
+    """Run a backward on these gradients, one at a time if `is_grads_batched` or `vectorize` batches several.
 
-    That is PyTorch's older vmap, which wraps tensors in others that no kernel can read.
+    Those options use PyTorch's older vmap, which wraps tensors in others that kernels cannot read.
     """
     several = [d is not None and _is_batched(d) for d in grads]
     if True not in several:
@@ -63,12 +63,12 @@ def one_by_one(run: Callable[[Sequence[Any]], Sequence[Tensor]], grads: Sequence
     return [torch._add_batch_dim(torch.stack(parts), 0, level) for parts in zip(*found, strict=True)]
 
 
-#: Longer than any.
+#: Longer than any key.
 KEY_BYTES = 64
 
 
 def spelled(key: str) -> Tensor:
-    """A key of `Stack.train` as a tensor of its characters: operators return nothing but tensors."""
+    """Encode a key of `Stack.train` as a tensor of characters, because operators can return only tensors."""
     return torch.frombuffer(bytearray(key.ljust(KEY_BYTES), "ascii"), dtype=torch.uint8)
 
 
@@ -141,7 +141,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
 
 def _backward(ctx: Any, grads: Tensors) -> tuple[Any, ...]:
     if not ctx.training:
-        raise RuntimeError("fastrnn::recurrence: it ran with training=False, which keeps nothing for a backward")
+        raise RuntimeError("fastrnn::recurrence: expected training=True for a backward, got False, which saves nothing")
     given, kept = unflat(ctx.sizes, ctx.saved_tensors)
     grads = grads[: 1 + len(ctx.setting.recurrence.states)]
 
@@ -162,7 +162,7 @@ def _keep_again(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
 
 
 def _backward_again(ctx: Any, seconds: Tensors) -> tuple[Any, ...]:
-    """The kernels have no gradient of a gradient."""
+    """Second derivatives, which the kernels do not have."""
     equations.tell("gradients of gradients")
     given, grads = unflat(ctx.sizes, ctx.saved_tensors)
 
@@ -178,7 +178,7 @@ _NONE = (None,) * len(Setting._fields)
 
 
 def _by_argument(given: Given, grads: Sequence[Tensor]) -> tuple[Any, ...]:
-    """The gradient of each argument of a Given, from those of its leaves."""
+    """Arrange the gradients of the leaves of a Given by its arguments."""
     back = given.on(grads)
     return back._replace(lengths=None, resets=None, masks=[None] * len(given.masks)).arguments  # type: ignore[list-item]
 
@@ -188,7 +188,7 @@ recurrence_backward.register_autograd(_backward_again, setup_context=_keep_again
 
 
 def watched(setting: Setting, given: Given, training: bool) -> Tensors:
-    """y and each final state, where something looks on: a compiler, a tracer, a transform."""
+    """Return y and each final state under a compiler, a tracer or a transform."""
     if torch.onnx.is_in_onnx_export():
         return exporting.to_onnx(setting, given)
     if why := equations.reason(given.leaves):
@@ -199,11 +199,11 @@ def watched(setting: Setting, given: Given, training: bool) -> Tensors:
 
 
 class Recurrence(torch.autograd.Function):
-    """The same for plain tensors, without the dispatcher's way through Python, which takes longer than a small net."""
+    """The same for plain tensors, without the dispatcher's path through Python, which takes longer than a small net."""
 
     @staticmethod
     def forward(ctx: Any, setting: Setting, stack: Stack, given: Given, *flat: Any) -> tuple[Tensor, ...]:
-        """`flat` is that of `given`, for autograd to see."""
+        """Autograd tracks `flat`, which holds the tensors of `given`."""
         outputs, kept, key = stack.train(given)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*flat, *kept)
@@ -219,22 +219,22 @@ class Recurrence(torch.autograd.Function):
             if why := equations.reason(grads):
                 equations.tell(why)
                 return equations.gradient(setting, given, whole(setting, given, grads))
-            if torch.is_grad_enabled():  # create_graph: by the operator, which has a gradient of its own
+            if torch.is_grad_enabled():  # create_graph: use the operator, which has a gradient of its own
                 dy, *dfinal = whole(setting, given, grads)
                 found: Tensors = recurrence_backward(*given.arguments, [*kept, spelled(key)], dy, dfinal, *setting)
                 return found
-            moved = addresses(given.weights) != stack.addresses  # by a hook on saved tensors
+            moved = addresses(given.weights) != stack.addresses  # a hook on saved tensors may move them
             return (Stack(setting, given.weights) if moved else stack).back(given, kept, key, grads)
 
         return None, None, None, *one_by_one(back, grads), *[None] * (len(given.masks) + 2)
 
 
-#: `Recurrence.apply` less its look at function transforms, which plain tensors know nothing of.
+#: `Recurrence.apply` without its check for function transforms, which plain tensors do not need.
 differentiable: Any = super(torch.autograd.Function, Recurrence).apply
 
 
 class Steps:
-    """How often any optimizer stepped: the fused ones change parameters, and do not count it as a change of them."""
+    """Counts the steps of all optimizers: fused ones change parameters without increasing their version counters."""
 
     count = 0
 
@@ -247,21 +247,21 @@ register_optimizer_step_post_hook(Steps.one_more)
 
 
 def versions(weights: Sequence[Tensor]) -> list[int] | None:
-    """Numbers that are others when one of the weights was changed as a tensor; None if nobody counts that."""
+    """Version counters of the weights, or None if PyTorch does not track them."""
     try:
         return [Steps.count, *[weight._version for weight in weights]]
-    except RuntimeError:  # made in inference mode; to ask each of them first would take longer than to look at it
+    except RuntimeError:  # created in inference mode; checking each one first would take longer
         return None
 
 
 class Made(NamedTuple):
-    """A stack, and what is known of the tensors that it was made of."""
+    """A stack, and the state of the tensors that it was made from, to detect changes."""
 
     stack: Stack
-    tensors: Tensors  #: held, so that nothing else can come to lie there
-    known: tuple[Any, ...] | None  #: None for a stack of one use
-    samples: Arrays  #: views of some elements of each tensor, valid as long as it has the same address
-    seen: list[int | None]  #: what those were
+    tensors: Tensors  #: kept alive, so that their memory is not reused
+    known: tuple[Any, ...] | None  #: None for a stack that is used once
+    samples: Arrays  #: views of some elements of each tensor, valid as long as its address is the same
+    seen: list[int | None]  #: the contents of those views
 
 
 def made(
@@ -272,10 +272,10 @@ def made(
     packed: bool,
     weights: Callable[[Tensors], Tensors] = list,
 ) -> Made:
-    """A stack on the weights that these tensors are, or that `weights` makes of them: the last one, if it still is.
+    """Return a stack on these tensors as weights (or on `weights` of them), reusing the last one if it is still valid.
 
-    With `packed` it is for inference, and another one as soon as a tensor has changed, by what PyTorch counts or by a
-    look at some elements. Else it reads the tensors where they are and packs nothing.
+    With `packed` it is for inference, and is remade as soon as a tensor has changed, according to PyTorch's version
+    counters or to some sampled elements. Otherwise it reads the tensors in place and packs nothing.
     """
     changes = versions(tensors) if packed else []
     known = None if changes is None else (setting, tensors[0].dtype, addresses(tensors), changes)
@@ -283,20 +283,20 @@ def made(
         return last
     held = [t.detach() for t in tensors]
     if packed and any([t.is_neg() for t in held]):
-        known = None  # of those NumPy has a copy
+        known = None  # NumPy gets a copy of these
     samples = tuple([sample(t) for t in held]) if packed and known is not None else ()
-    seen = contents(samples)  # before they are packed: what is written meanwhile is a change
+    seen = contents(samples)  # before packing, so that concurrent writes count as changes
     stack = Stack(setting, weights(tensors))
     return Made(stack, held, known if packed or stack.in_place else None, samples, seen)
 
 
 def sample(tensor: Tensor) -> Array:
-    """A view of some elements, of bfloat16 as integers, because NumPy has no such type."""
+    """A view of some elements; bfloat16 is viewed as integers, because NumPy lacks the type."""
     return spread(lent(tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor))
 
 
 def whole(setting: Setting, given: Given, grads: Sequence[Tensor | None]) -> Tensors:
-    """Gradients of y and of each final state, zeros for those that autograd leaves out."""
+    """Gradients of y and of each final state, with zeros for those that autograd omits."""
     x, _, weights, *_ = given
     calls, B, widths = len(weights) // len(setting.keys), setting.batch(given), setting.widths(weights)
     shapes = [(*x.shape[:-1], setting.directions * widths[0]), *[(calls, B, width) for width in widths]]

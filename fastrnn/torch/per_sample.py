@@ -1,4 +1,4 @@
-"""Gradients of each sequence of a batch, as `torch.nn.utils._per_sample_grad` asks for them."""
+"""Per-sample gradients for `torch.nn.utils._per_sample_grad`."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from fastrnn.torch.stack import Given, Setting, Stack, Tensors, conjugate, parts
 
 
 def unpacked(expanded: Sequence[Any]) -> Tensors:
-    """The weights themselves."""
+    """Return the plain weights."""
     unpack: Any = unpack_expanded_weight_or_tensor
     return [unpack(weight) for weight in expanded]
 
 
 def run(setting: Setting, given: Given, expanded: Sequence[Any], into: Tensor | None) -> Tensors:
-    """y and each final state; a backward leaves its gradients as `grad_sample` with the weights.
+    """Return y and each final state; backward stores its gradients as `grad_sample` of the weights.
 
-    `into` is the order of the batch in the caller's.
+    `into` are the caller's indices of the sequences in this batch.
     """
     B = setting.batch(given)
     sizes = {weight.batch_size for weight in expanded if type(weight) is ExpandedWeight}
     if sizes != {B}:
-        raise ValueError(f"input: expected {sizes.pop()} sequences, which per-sample gradients are for, got {B}")
+        raise ValueError(f"input: expected {sizes.pop()} sequences, as per-sample gradients were asked for, got {B}")
     apply: Any = _PerSample.apply
     return list(apply(setting, given, expanded, into, given.x, *given.init, *given.e, *expanded))
 
 
 class _PerSample(torch.autograd.Function):
-    """One forward of the batch, and one of each sequence again with its backward."""
+    """One forward for the batch; backward runs forward and backward again for each sequence."""
 
     @staticmethod
     def forward(
@@ -68,22 +68,22 @@ class _PerSample(torch.autograd.Function):
 
 
 class _Batch:
-    """Its sequences one by one."""
+    """Access to the sequences of a batch one by one."""
 
     def __init__(self, setting: Setting, given: Given) -> None:
         self._given, self.axis = given, 0 if setting.batch_first else 1
-        self._rows: Tensors = []  #: of each sequence, in the data of a PackedSequence
+        self._rows: Tensors = []  #: row indices of each sequence in the data of a PackedSequence
         if given.lengths is not None:
             sizes = conjugate(given.lengths, int(given.lengths[0]))
             first = sizes.cumsum(0) - sizes
             self._rows = [first[:n] + b for b, n in enumerate(given.lengths.tolist())]
 
     def one(self, a: Tensor, b: int, axis: int = 1) -> Tensor:
-        """Of a tensor with something for every step, what belongs to a sequence."""
+        """Select sequence b from a tensor with one entry per step."""
         return a[self._rows[b]] if self._rows else a.narrow(axis, b, 1)
 
     def all(self, each: Tensors, axis: int = 1) -> Tensor:
-        """Of all sequences, from what belongs to each."""
+        """Join one tensor per sequence into that of the batch; the inverse of `one`."""
         if not self._rows:
             return torch.cat(each, axis)
         whole = torch.cat(each)

@@ -1,4 +1,4 @@
-"""What fastrnn's modules for PyTorch have in common: checks, packing, and the way to the operators."""
+"""The base class of fastrnn's modules for PyTorch: checks arguments, packs weights and calls the operators."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ DTYPES = (torch.float32, torch.float64)
 
 
 class DtypeError(TypeError, ValueError, RuntimeError):
-    """A tensor of another dtype or device, or none, which `torch.nn` answers with a ValueError or a RuntimeError."""
+    """Raised for a wrong dtype or device, or a non-tensor, where `torch.nn` raises ValueError or RuntimeError."""
 
 
 class ShapeError(ValueError, RuntimeError):
-    """A tensor of another shape, which `torch.nn` answers with a RuntimeError."""
+    """Raised for a wrong shape, where `torch.nn` raises RuntimeError."""
 
 
 def refusal(what: str, tensor: Tensor) -> str:
-    """Why a tensor is not for fastrnn, and what to do; empty if it is."""
+    """Why fastrnn does not support a tensor, and what to do; "" if it does."""
     if not tensor.is_cpu:
         return f'{what}: expected a tensor on the CPU, got device {tensor.device}; move it with .to("cpu")'
     if tensor.dtype not in DTYPES:
         return (
             f"{what}: expected torch.float32 or torch.float64, got {tensor.dtype}; convert with .float(), "
-            "which torch.autocast needs as well"
+            "also under torch.autocast"
         )
     return ""
 
 
 def packed(a: Tensor, batch_sizes: Tensor) -> Tensor:
-    """The data of a PackedSequence, from (T, B, ...), by what has every transform and gradients of any order."""
+    """Pack (T, B, ...) into the data of a PackedSequence, by operators with all transforms and derivatives."""
     return torch.cat([a[t, :size] for t, size in enumerate(batch_sizes.tolist())])
 
 
 def untraced(function: Any) -> Any:
-    """`torch.compiler.disable` without its import of the compiler, which would compile it for each batch's numbers."""
+    """Disable compiling, which would specialise on each batch's sizes, without importing the compiler."""
     function._torchdynamo_disable = True
     return function
 
 
 @untraced
 def lengths_of(input: PackedSequence, I: int) -> Any:
-    """The lengths, falling, of a PackedSequence that is right: PyTorch checks nothing of it where one is made."""
+    """Check a PackedSequence, which PyTorch does not, and return its descending lengths."""
     data, batch_sizes, into, back = input
     if not isinstance(data, Tensor):
         raise TypeError(f"data: expected a tensor, got {type(data).__name__}")
@@ -68,7 +68,7 @@ def lengths_of(input: PackedSequence, I: int) -> Any:
         raise ValueError(f"input: expected data of shape (N, {I}), got {tuple(data.shape)}")
     sizes = integers("batch_sizes", batch_sizes)
     if not sizes or sizes[-1] < 1 or sum(sizes) != len(data) or sorted(sizes, reverse=True) != sizes:
-        wanted = f"positive numbers that never rise, with the sum {len(data)}, the rows of data"
+        wanted = f"positive numbers that never increase, with the sum {len(data)}, the rows of data"
         raise ValueError(f"batch_sizes: expected {wanted}, got {sizes!s:.80}")
     every = list(range(sizes[0]))
     orders = {"sorted_indices": into, "unsorted_indices": back}
@@ -84,24 +84,24 @@ def lengths_of(input: PackedSequence, I: int) -> Any:
 
 @untraced
 def integers(name: str, tensor: Any) -> list[int]:
-    """The values of a vector of whole numbers."""
+    """The values of an int64 vector."""
     if not isinstance(tensor, Tensor) or not tensor.is_cpu or tensor.dtype != torch.int64 or tensor.dim() != 1:
         described = isinstance(tensor, Tensor) and f"{tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
-        wanted = "a tensor of torch.int64 with one axis on the CPU"
+        wanted = "a 1-D tensor of torch.int64 on the CPU"
         raise TypeError(f"{name}: expected {wanted}, got {described or type(tensor).__name__}")
     values: list[int] = tensor.tolist()
     return values
 
 
 def enter(module: Any) -> None:
-    """What a module needs that has just become one of fastrnn's."""
+    """Prepare a module that has just become one of fastrnn's."""
     vars(module).pop("_flat_weight_refs", None)
-    module.__module__ = nn.__name__  # by which torch.fx knows of modules, not of classes, that their call is one node
+    module.__module__ = nn.__name__  # read by torch.fx, which then records a call as one node
     module.flatten_parameters()
 
 
 def leave(module: Any, plain: type[nn.RNNBase]) -> None:
-    """Become one of `torch.nn`'s again."""
+    """Turn a module back into one of `torch.nn`'s."""
     for own in ("_made", "reset_after", "__module__"):
         vars(module).pop(own, None)
     module.__class__ = plain
@@ -109,15 +109,15 @@ def leave(module: Any, plain: type[nn.RNNBase]) -> None:
 
 
 class Base(nn.RNNBase):
-    """What all modules have in common; a `torch.nn` module that becomes one of these has all it needs."""
+    """The base class of all modules; a `torch.nn` module works once its class becomes one of these."""
 
     _made: ops.Made | None = None
 
     def __init__(self, mode: str, input_size: int, hidden_size: int, num_layers: int, **options: Any) -> None:
-        nn.RNNBase.__init__(self, mode, input_size, hidden_size, num_layers, **options)  # past nn.LSTM's, which has one
+        nn.RNNBase.__init__(self, mode, input_size, hidden_size, num_layers, **options)  # skips that of nn.LSTM
         enter(self)
         weight: Any = self._parameters["weight_hh_l0"]
-        if not weight.is_meta and (why := refusal("device and dtype", weight)):  # meta: the memory comes later
+        if not weight.is_meta and (why := refusal("device and dtype", weight)):  # meta: memory is allocated later
             raise DtypeError(why)
 
     @property
@@ -125,21 +125,21 @@ class Base(nn.RNNBase):
         raise NotImplementedError
 
     def forward(self, input: Any, hx: Any = None, *, resets: Any = None, e: Any = None) -> tuple[Any, Any]:
-        """Run over time, as the module of `torch.nn` does.
+        """Run over time, like the module of `torch.nn`.
 
         Parameters
         ----------
         input : (T, B, I) tensor, (B, T, I) with ``batch_first``, (T, I) for one sequence, or a PackedSequence
             Inputs, of the weights' dtype.
         hx : (L*D, B, H) tensor, or for an LSTM a pair of them, optional
-            Initial h, or (h, c), of L layers in D directions; (L*D, H) for one sequence; zeros when absent. With
-            ``proj_size`` P h has P units, here and in what is returned.
+            Initial h, or (h, c), of L layers in D directions; (L*D, H) for one sequence; zeros by default. With
+            ``proj_size`` P, h has P units, here and in the result.
         resets : (T, B) bool tensor, (B, T) with ``batch_first``, (T,) for one sequence, optional
-            Start afresh before these steps, in the direction of travel: with a state of zeros, across which no gradient
-            goes. Beside a PackedSequence of the sequences as they were before packing, padded to the longest.
+            Reset the state to zeros before these steps, in the direction of travel; no gradient crosses a reset. With a
+            PackedSequence, give them for the sequences as they were before packing, padded to the longest.
         e : dict of tensors, optional
-            A cell's extra inputs by name: (T, B, H) or (T, B, 1), laid out like resets, or (B, H) or (B, 1) for every
-            step; without B for one sequence. Every layer and direction gets the same.
+            A cell's extra inputs by name: (T, B, H) or (T, B, 1), laid out like resets, or (B, H) or (B, 1) for all
+            steps; without B for one sequence. All layers and directions get the same.
 
         Returns
         -------
@@ -151,8 +151,8 @@ class Base(nn.RNNBase):
         Raises
         ------
         TypeError, ValueError
-            For another kind, dtype, device or shape; the message names the argument. Those of dtype and shape are of
-            classes that inherit from what `torch.nn` raises as well: RuntimeError, and ValueError for a dtype.
+            For a wrong type, dtype, device or shape; the message names the argument. Errors about dtypes and shapes
+            are also instances of what `torch.nn` raises: RuntimeError, and for dtypes ValueError.
         """
         states = self._given_states(hx)
         if isinstance(input, PackedSequence):
@@ -172,7 +172,7 @@ class Base(nn.RNNBase):
         return y, tuple(final) if len(final) > 1 else final[0]
 
     def _export_packed(self, input: PackedSequence, hx: Any, resets: Any, e: Any) -> tuple[Any, Any]:
-        """By the module of `torch.nn` that this one is, the only one of whose packing PyTorch's exporter knows."""
+        """Export through `torch.nn`'s own forward, because PyTorch's exporter supports packing only there."""
         if self._cell.key not in FUNCTIONS or not isinstance(self, nn.LSTM | nn.GRU | nn.RNN):
             raise TypeError(f"input: expected a tensor in an export of {self._cell.key} to ONNX, got a PackedSequence")
         exporting.expect_none(resets=resets is not None, e=bool(e))
@@ -183,7 +183,7 @@ class Base(nn.RNNBase):
     def _forward_packed(
         self, input: PackedSequence, states: list[Tensor], resets: Any, e: Any
     ) -> tuple[PackedSequence, Any]:
-        """The sequences stand in the order of falling lengths; the states in the caller's."""
+        """Sequences are sorted by descending length; states are in the caller's order."""
         lengths = lengths_of(input, self.input_size)
         data, batch_sizes, into, back = input
         y, *final = self._run(data, states, False, resets, e, lengths, batch_sizes, into)
@@ -203,7 +203,7 @@ class Base(nn.RNNBase):
         into: Tensor | None = None,
         unbatched: bool = False,
     ) -> Tensors:
-        """y and each final state; x with lengths is a PackedSequence's, and `into` its order in the caller's."""
+        """Return y and each final state; with lengths, x is a PackedSequence's data and `into` its sorted_indices."""
         cell = self._cell
         setting = Setting(cell.key, self.bias, self.bidirectional, batch_first, self.proj_size > 0)
         weights = self._weights()
@@ -277,7 +277,7 @@ class Base(nn.RNNBase):
         return on_cpu
 
     def _checked_resets(self, resets: Any, T: int, B: int, unbatched: bool) -> Tensor:
-        """(T, B), of a batch in the caller's order."""
+        """Return resets as (T, B), with the batch in the caller's order."""
         if not isinstance(resets, Tensor) or resets.dtype != torch.bool or not resets.is_cpu:
             got = f"{resets.dtype} on {resets.device}" if isinstance(resets, Tensor) else type(resets).__name__
             raise TypeError(f"resets: expected a tensor of torch.bool on the CPU, got {got}")
@@ -287,7 +287,7 @@ class Base(nn.RNNBase):
         return resets.unsqueeze(1) if unbatched else resets.t() if self.batch_first else resets
 
     def _checked_inputs(self, e: Any, dtype: torch.dtype, T: int, B: int, unbatched: bool) -> list[Tensor]:
-        """(T, B, H), with 1 for what is the same along an axis, of a batch in the caller's order."""
+        """Return the inputs as (T, B, H), with size 1 for constant axes and the batch in the caller's order."""
         e = {} if e is None else e
         expect_mapping("e", e)
         expect_names("e", e, self._cell.inputs, ValueError)
@@ -319,7 +319,7 @@ class Base(nn.RNNBase):
         return given
 
     def _masks(self, x: Tensor, batch_first: bool) -> list[Tensor]:
-        """What each layer but the last is multiplied with, drawn as torch.nn draws it: time-major."""
+        """Dropout masks of the outputs of each layer but the last, time-major, drawn as torch.nn draws them."""
         steps = x.shape[1::-1] if batch_first else x.shape[:-1]
         ones = x.new_ones((*steps, (self.proj_size or self.hidden_size) * (1 + self.bidirectional)))
         return [dropout(ones, self.dropout) for _ in range(self.num_layers - 1)]
@@ -330,7 +330,7 @@ class Base(nn.RNNBase):
 
     @property
     def _flat_weight_refs(self) -> list[Any]:
-        """Weak references to parameters; a module of fastrnn has none, since nothing could swap what they refer to."""
+        """Weak references to parameters; fastrnn has none, because tensors with weak references cannot be swapped."""
         return [None] * len(self._flat_weights_names)
 
     @_flat_weight_refs.setter
@@ -339,7 +339,7 @@ class Base(nn.RNNBase):
 
     @property
     def qconfig(self) -> Any:
-        """What PyTorch's quantizers note with every module, also with those that they leave as they are."""
+        """Set by PyTorch's quantizers on every module, including those that they do not quantize."""
         if "qconfig" not in vars(self):
             raise AttributeError(f"{type(self).__name__} has no qconfig")
         return vars(self)["qconfig"]
@@ -387,5 +387,5 @@ let_in(Base)
 
 
 def cell_of(module: Base) -> str:
-    """What the registry calls the cell of a module."""
+    """The registry's key of a module's cell."""
     return module._cell.key

@@ -1,4 +1,4 @@
-"""In a model that exists, fastrnn's modules in the place of `torch.nn`'s, and `torch.nn`'s in theirs."""
+"""Replace `torch.nn`'s modules by fastrnn's in an existing model, and back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastrnn.torch.stack import FUNCTIONS
 
 COUNTERPARTS: dict[type[nn.RNNBase], type[Base]] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
 
-#: What `forward` of `torch.nn` calls of its own: a class that has another one computes something else.
+#: The methods that `torch.nn`'s `forward` uses: a class that overrides one may compute something else.
 _PARTS = (
     *("forward", "check_input", "check_forward_args", "check_hidden_size", "get_expected_hidden_size"),
     *("get_expected_cell_size", "permute_hidden", "_update_flat_weights", "_weights_have_changed"),
@@ -27,8 +27,8 @@ _PARTS = (
 class Report:
     """What `replace` or `restore` did, by the names of ``model.named_modules()``; "" is the model itself."""
 
-    swapped: dict[str, str] = field(default_factory=dict)  #: name -> the module as it is now
-    kept: dict[str, str] = field(default_factory=dict)  #: name -> why it is what it was
+    swapped: dict[str, str] = field(default_factory=dict)  #: name -> the new module
+    kept: dict[str, str] = field(default_factory=dict)  #: name -> why the module was kept
 
     def __str__(self) -> str:
         lines = [f"{name or '(the model)'}: {module}" for name, module in self.swapped.items()]
@@ -37,11 +37,11 @@ class Report:
 
 
 def replace(model: nn.Module) -> Report:
-    """Let every `torch.nn` LSTM, GRU and RNN of a model be computed by fastrnn, in place.
+    """Replace every `torch.nn` LSTM, GRU and RNN in a model by fastrnn's, in place.
 
-    The modules change their class and nothing else: parameters, hooks, names, and whatever refers to them stay, so that
-    optimizers, checkpoints and code that holds a module go on working. The new class inherits from the old one. So does
-    that of a module whose class is derived from `torch.nn`'s and has its ``forward``, with all else that is in it.
+    Only the class of the modules changes. Parameters, hooks, names and references to the modules stay, so optimizers,
+    checkpoints and code that holds a module keep working. The new class inherits from the old one, also for a class
+    that is derived from `torch.nn`'s and inherits its ``forward``; everything else in such a class is kept.
 
     Parameters
     ----------
@@ -51,16 +51,16 @@ def replace(model: nn.Module) -> Report:
     Returns
     -------
     Report
-        ``swapped`` and ``kept``, by name; ``print(report)`` has a line for each.
+        ``swapped`` and ``kept``, by name; ``print(report)`` prints one line per module.
 
     Raises
     ------
     TypeError
-        For what is no module.
+        If `model` is not a module.
 
     See Also
     --------
-    restore : The way back.
+    restore : The inverse.
 
     Examples
     --------
@@ -68,7 +68,7 @@ def replace(model: nn.Module) -> Report:
     >>> model = torch.nn.ModuleDict({"encoder": torch.nn.GRU(3, 4), "decoder": torch.nn.LSTMCell(4, 4)})
     >>> print(fastrnn.torch.replace(model))
     encoder: fastrnn.torch.GRU(3, 4)
-    decoder: kept, a cell takes one step, whose time is PyTorch's own
+    decoder: kept, a cell runs single steps, whose time is mostly PyTorch's overhead
     """
     report = Report()
     module: Any
@@ -86,10 +86,10 @@ def replace(model: nn.Module) -> Report:
 
 
 def restore(model: nn.Module) -> Report:
-    """Let every module that fastrnn computes be `torch.nn`'s again, in place, with the same parameters.
+    """Turn every module of fastrnn in a model into `torch.nn`'s, in place, with the same parameters.
 
-    The way back from `replace`, and to `torch.nn` for a model that was made with `fastrnn.torch`'s modules: for what
-    takes `torch.nn`'s alone, as ``torch.jit.script`` and PyTorch's quantizers do.
+    Undoes `replace`, and converts models that were built from `fastrnn.torch`'s modules. Use it for tools that accept
+    only `torch.nn`'s modules, such as ``torch.jit.script`` and PyTorch's quantizers.
 
     Parameters
     ----------
@@ -99,12 +99,12 @@ def restore(model: nn.Module) -> Report:
     Returns
     -------
     Report
-        ``swapped`` and ``kept``, by name: kept is what `torch.nn` has no module for, as peepholes.
+        ``swapped`` and ``kept``, by name; modules that `torch.nn` lacks, such as peephole LSTMs, are kept.
 
     Raises
     ------
     TypeError
-        For what is no module.
+        If `model` is not a module.
 
     Examples
     --------
@@ -122,7 +122,7 @@ def restore(model: nn.Module) -> Report:
         if cell_of(module) not in FUNCTIONS:
             report.kept[name] = f"torch.nn has no {cell_of(module)}"
         elif plain is None:
-            report.kept[name] = f"{type(module).__name__} is a class that inherits from fastrnn.torch's"
+            report.kept[name] = f"{type(module).__name__} inherits from a class of fastrnn.torch"
         else:
             leave(module, plain)
             report.swapped[name] = f"torch.nn.{module}" if plain in COUNTERPARTS else str(module)
@@ -136,16 +136,16 @@ def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def obstacle(module: nn.Module) -> str:
-    """Why fastrnn cannot stand in for a module; empty if it can."""
+    """Why fastrnn cannot replace a module; "" if it can."""
     if isinstance(module, nn.RNNCellBase):
-        return "a cell takes one step, whose time is PyTorch's own"
+        return "a cell runs single steps, whose time is mostly PyTorch's overhead"
     kind, base = type(module), _base(type(module))
     if base is None or any(getattr(kind, part, None) is not getattr(base, part, None) for part in _PARTS):
-        return f"{kind.__name__} is a class of its own, which may compute something else"
+        return f"{kind.__name__} is a custom class, which may compute something else"
     if replaced := [part for part in _PARTS if part in vars(module)]:
-        return f"its {replaced[0]} was replaced by another"
-    if module.proj_size and base is not nn.LSTM:  # made by position, and refused by PyTorch when called
-        return f"proj_size={module.proj_size} is for an LSTM alone"
+        return f"its method {replaced[0]} was replaced"
+    if module.proj_size and base is not nn.LSTM:  # possible by positional arguments; PyTorch rejects the call
+        return f"proj_size={module.proj_size} is only for an LSTM"
     there = [(name, parameter) for name, parameter in module.named_parameters() if not parameter.is_meta]
     return next(filter(None, (refusal(name, parameter) for name, parameter in there)), "")
 
@@ -158,13 +158,13 @@ def _base(kind: type) -> type[nn.RNNBase] | None:
 
 
 def _computed(module: nn.Module) -> Any:
-    """The class like a module's, which is one of `torch.nn` or derived from one, that fastrnn computes."""
+    """The fastrnn counterpart of a module's class, which is one of `torch.nn`'s or derived from one."""
     kind: Any = type(module)
     return _rebased(kind, _derived(kind.__bases__[0])) if is_parametrized(module) else _derived(kind)
 
 
 def _plain(module: nn.Module) -> Any:
-    """The way back; None for a class that was written to inherit from fastrnn's."""
+    """The inverse of `_computed`; None for a user's class that inherits from fastrnn's."""
     kind = type(module)
     if is_parametrized(module):
         base = _original(kind.__bases__[0])
@@ -187,13 +187,13 @@ def _original(kind: type) -> Any:
 
 
 def _rebased(kind: type, base: type) -> type:
-    """The class that `torch.nn.utils.parametrize` makes for one module, which it takes the base of in the end."""
+    """Copy the class that `torch.nn.utils.parametrize` made for one module (and undoes by its base) on `base`."""
     members = {name: a for name, a in vars(kind).items() if name not in ("__dict__", "__weakref__")}
     return type(kind.__name__, (base,), members)
 
 
 def _reduced(self: Any) -> tuple[Any, ...]:
-    """For pickle, which finds no class that was made by `replace`, but the one that it was made of."""
+    """Pickle the original class, because pickle cannot import the one that `replace` made."""
     return _empty, (self._original,), self.__getstate__()
 
 

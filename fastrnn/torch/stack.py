@@ -1,4 +1,4 @@
-"""A stack of layers on tensors: from them to the arrays that the kernels read, and back."""
+"""Run a stack of layers on tensors: convert them to the kernels' arrays, and back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastrnn.packed import PackedStack, Tape
 
 Tensors = list[Tensor]
 
-#: PyTorch's own functions, by the `key` of the cell that they compute.
+#: PyTorch's own functions, by the `key` of their cell.
 FUNCTIONS: dict[str, Any] = {
     "lstm": torch.lstm,
     "gru_after": torch.gru,
@@ -27,7 +27,7 @@ FUNCTIONS: dict[str, Any] = {
 
 
 class Setting(NamedTuple):
-    """What sizes of weights do not say."""
+    """The options that the sizes of the weights do not determine."""
 
     cell: str  #: its `key`
     bias: bool
@@ -37,7 +37,7 @@ class Setting(NamedTuple):
 
     @property
     def keys(self) -> list[str]:
-        """Parameters of each layer and direction, by their names in a call."""
+        """The parameters' names in a call, for each layer and direction."""
         cell = self.recurrence
         there = {
             "W": True,
@@ -50,7 +50,7 @@ class Setting(NamedTuple):
         return [key for key, given in there.items() if given]
 
     def widths(self, weights: Sequence[Tensor]) -> list[int]:
-        """Units of each state, the first of which is the output."""
+        """The number of units of each state; the first state is the output."""
         cell = self.recurrence
         H = weights[0].shape[0] // cell.G
         found = [H] * len(cell.states)
@@ -73,43 +73,43 @@ class Setting(NamedTuple):
         return given.x.shape[0 if self.batch_first else 1]
 
 
-#: How many initial states, weights, extra inputs and masks a `Given` has.
+#: The numbers of initial states, weights, extra inputs and masks of a `Given`.
 Sizes = tuple[int, int, int, int]
 
 
 class Given(NamedTuple):
-    """What the recurrence is given, in the order of the operators' arguments.
+    """The tensor arguments of the recurrence, in the order of the operators' arguments.
 
-    With lengths it is the data of a PackedSequence and what belongs to it: one axis N has the place of T and B, as in a
-    ragged `fastrnn.call.Call`.
+    With lengths, x and the others are in a PackedSequence's layout: one axis N replaces T and B, as in a ragged
+    `fastrnn.call.Call`.
     """
 
-    x: Tensor  #: (T, B, I), or (B, T, I) with `batch_first`, as y is; all else is time-major
-    init: Sequence[Tensor]  #: (L*D, B, H) for each of the cell's states, P wide if projected, or none
+    x: Tensor  #: (T, B, I), or (B, T, I) with `batch_first`, like y; everything else is time-major
+    init: Sequence[Tensor]  #: (L*D, B, H) for each of the cell's states (P units if projected), or none
     weights: Sequence[Tensor]  #: (G*H, I), (G*H, H), ... of each layer and direction in PyTorch's order
-    lengths: Tensor | None = None  #: (B,), falling
-    resets: Tensor | None = None  #: (T, B) of booleans
-    masks: Sequence[Tensor] = ()  #: shaped like each layer's y but the last's, which is multiplied with it, or none
+    lengths: Tensor | None = None  #: (B,), descending
+    resets: Tensor | None = None  #: (T, B) booleans
+    masks: Sequence[Tensor] = ()  #: one factor for the y of each layer but the last, of its shape, or none
     e: Sequence[Tensor] = ()  #: (T, B, H) for each of the cell's extra inputs
 
     @classmethod
     def of(cls, arguments: Sequence[Any]) -> Given:
-        """What has these `arguments`."""
+        """The inverse of `arguments`."""
         given = cls(*arguments)
         return given._replace(init=given.init or (), masks=given.masks or (), e=given.e or ())
 
     @property
     def arguments(self) -> tuple[Any, ...]:
-        """The operators', to which a list of nothing is None: AOTInductor cannot tell one from the other."""
+        """The operators' arguments, with None for empty lists: AOTInductor cannot tell them apart."""
         return *self[:1], self.init or None, *self[2:5], self.masks or None, self.e or None
 
     @property
     def leaves(self) -> Tensors:
-        """What has a gradient, in the order in which `Stack.back` returns the gradients."""
+        """The tensors that have gradients, in the order of `Stack.back`."""
         return [self.x, *self.init, *self.weights, *self.e]
 
     def on(self, leaves: Sequence[Tensor]) -> Given:
-        """The same on other leaves."""
+        """A copy with other leaves."""
         (x,), init, weights, e = parts(leaves, 1, len(self.init), len(self.weights))
         return self._replace(x=x, init=init, weights=weights, e=e)
 
@@ -119,18 +119,18 @@ class Given(NamedTuple):
 
     @property
     def flat(self) -> list[Tensor | None]:
-        """For what keeps tensors one by one; `unflat` is the way back."""
+        """All tensors as a flat list; `unflat` is the inverse."""
         return [*self.leaves, *self.masks, self.lengths, self.resets]
 
 
 def unflat(sizes: Sizes, flat: Sequence[Any]) -> tuple[Given, list[Any]]:
-    """A `Given`, and what stood behind it."""
+    """Rebuild a `Given`; also return the items after it."""
     (x,), init, weights, e, masks, (lengths, resets, *rest) = parts(flat, 1, *sizes)
     return Given(x, init, weights, lengths, resets, masks, e), rest
 
 
 def parts(flat: Sequence[Any], *sizes: int) -> list[Any]:
-    """Lists of these sizes, and one of what is left."""
+    """Split into lists of these sizes, and one of the remaining items."""
     found, start = [], 0
     for size in sizes:
         found.append(flat[start : start + size])
@@ -139,14 +139,14 @@ def parts(flat: Sequence[Any], *sizes: int) -> list[Any]:
 
 
 class Stack:
-    """Layers of the weights of a `Given`.
+    """The layers made from the weights of a `Given`.
 
     Attributes
     ----------
     in_place : bool
-        Whether the parameters are read where they are, so that their changes are seen.
+        Whether the parameters are read in place, so that changes take effect.
     addresses : list of int
-        Of the parameters.
+        Memory addresses of the parameters.
     """
 
     def __init__(self, setting: Setting, weights: Sequence[Tensor]) -> None:
@@ -159,7 +159,7 @@ class Stack:
         self.layers = PackedStack(setting.recurrence, parts, directions)
 
     def infer(self, given: Given, tape: Tape | None = None) -> Tensors:
-        """y and each final state, by weights that are packed once; those of a training, with a tape, are not."""
+        """Return y and each final state; weights are packed once, but not in training, which passes a tape."""
         y, final = self.layers.forward(
             self._time_major(given.x),
             states_of(given.init),
@@ -173,10 +173,10 @@ class Stack:
         return [torch.from_numpy(a) for a in (self._turned(y), *final)]
 
     def train(self, given: Given, clean: bool = False) -> tuple[Tensors, Tensors, str]:
-        """The same with dropout between layers; and what `back` needs, no byte of it undefined if it is to be `clean`.
+        """Run forward with dropout between layers; also return what `back` needs, fully initialised if `clean`.
 
-        That is what each layer but the first reads, and the bytes that the kernels kept of each layer and
-        direction; and the name of the backend and that of its layout: only their backward can read those bytes.
+        That is the input of each layer but the first, and the bytes that the kernels saved for each layer and
+        direction; and a key, the names of the backend and of its layout: only their backward can read those bytes.
         """
         backend, D = backends.of(self.layers.cell), len(self.layers.directions)
         tape = Tape(backend, [array(mask) for mask in given.masks], clean=clean)
@@ -185,7 +185,7 @@ class Stack:
         return outputs, [torch.from_numpy(a) for a in kept], f"{backend.name} {backend.layout()}"
 
     def back(self, given: Given, kept: Sequence[Tensor], key: str, grads: Sequence[Tensor | None]) -> Tensors:
-        """dx, that of each initial state, of each weight, and of each extra input."""
+        """Return dx and the gradients of each initial state, weight and extra input."""
         name, _, layout = key.partition(" ")
         backend, D, inner = backends.load(name), len(self.layers.directions), self.layers.num_layers - 1
         tape = Tape(backend, [array(mask) for mask in given.masks])
@@ -209,26 +209,26 @@ class Stack:
         return a.swapaxes(0, 1) if self.batch_first else a
 
     def _time_major(self, a: Tensor) -> Array:
-        """As the kernels read it."""
+        """A time-major array, as the kernels read it."""
         return rows(self._turned(array(a)))
 
 
 def array(tensor: Tensor) -> Array:
-    """A NumPy array on the memory of a tensor; a copy of one that is only marked as negative, as imag of a conj is."""
+    """A NumPy view of a tensor's memory; a copy if the tensor is lazily negated, as the imag of a conj is."""
     plain = tensor.detach() if tensor.requires_grad else tensor
     found: Array = (plain.resolve_neg() if plain.is_neg() else plain).numpy()
     return found
 
 
 def dtype_of(tensor: Tensor) -> np.dtype[Any]:
-    """NumPy's word for it."""
+    """The NumPy dtype of a tensor."""
     return np.dtype(np.float64 if tensor.dtype == torch.float64 else np.float32)
 
 
 def lent(tensor: Tensor) -> Array:
-    """The same, by a way that leaves the tensor free to let go of its memory, as FSDP2 has parameters do.
+    """Like `array`, but the tensor may release its memory, as FSDP2's parameters do.
 
-    It takes longer, and arrays that are kept over calls may so lie where nothing is: see `addresses`.
+    It is slower, and arrays that are kept across calls may then point to freed memory: see `addresses`.
     """
     return np.from_dlpack(tensor.detach().resolve_neg())
 
@@ -238,17 +238,17 @@ def states_of(init: Sequence[Tensor]) -> Arrays | None:
 
 
 def inputs_of(e: Sequence[Tensor]) -> Arrays:
-    """(T, B, H), or (T, B, 1) of what is the same for all units."""
+    """(T, B, H), or (T, B, 1) for inputs that are the same for all units."""
     return tuple([rows(array(a)[..., :1] if a.stride(-1) == 0 else array(a)) for a in e]) if e else ()
 
 
 def conjugate(sizes: Tensor, n: int) -> Tensor:
-    """Lengths from batch_sizes, or these from falling lengths: how many of them are greater than 0, 1, ..., n - 1."""
+    """Lengths from batch_sizes, or these from descending lengths: how many are greater than 0, 1, ..., n - 1."""
     return torch.searchsorted(-sizes, -torch.arange(n))
 
 
 def steps_of(numbers: Tensor | None) -> Array | None:
-    """Lengths, or resets."""
+    """The array of lengths or resets."""
     return None if numbers is None else np.ascontiguousarray(array(numbers))
 
 
@@ -257,5 +257,5 @@ def addresses(weights: Sequence[Tensor]) -> list[int]:
 
 
 def threads() -> int:
-    """At most as many as either library is told to use: PyTorch's loaders tell their workers to use one."""
+    """The smaller of both libraries' numbers of threads: PyTorch's loaders set one for their workers."""
     return min(backends.get_num_threads(), torch.get_num_threads())
