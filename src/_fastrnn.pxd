@@ -1,4 +1,4 @@
-"""What fastrnn.h, xla.h and the headers.h of fastrnn/cells/generate.py declare, and what tests want of team.h."""
+"""Declarations of fastrnn.h, xla.h and the headers.h of fastrnn/cells/generate.py, and those of team.h for tests."""
 
 from libc.stdint cimport int64_t
 

@@ -1,5 +1,5 @@
 # cython: language_level=3, freethreading_compatible=True, binding=False
-"""The binding of the C core: it keeps memory safe and releases the GIL; everything for people stands above it.
+"""The binding of the C core: it keeps memory safe and releases the GIL; the user-facing checks are in Python.
 
 The module is top-level, beside the package and not in it, so that `import fastrnn` finds it from a checkout too.
 """
@@ -29,12 +29,12 @@ def set_cpus(int n):
 
 
 def isas():
-    """Names of the instruction sets that this build holds and this machine runs -> their indices, slowest first."""
+    """Instruction sets of this build that this machine supports: names -> indices, slowest first."""
     return {frnn_isas[i].name.decode(): i for i in range(frnn_isa_count) if frnn_isas[i].supported()}
 
 
 def set_retreat(bint on):
-    """Whether calls keep to one thread for a while after other work kept theirs from the CPUs; they do unless told."""
+    """Set whether calls run on one thread for a while after other work kept theirs from the CPUs (the default)."""
     frnn_team_set_retreat(on)
 
 
@@ -59,7 +59,7 @@ def vector(int isa):
 
 
 cdef class Compiled:
-    """A cell that was compiled elsewhere, for one dtype and instruction set."""
+    """A cell that was compiled at run time, for one dtype and instruction set."""
 
     cdef frnn_cell cell
     cdef int isa
@@ -91,14 +91,14 @@ cdef class Compiled:
             cell.added[g] = shape["added"][g]
 
     def known_to_xla(self):
-        """Let programs of XLA find it by its key, for as long as the process lives."""
+        """Register the cell for XLA programs by its key, for the life of the process."""
         self.forever = self
         if not frnn_xla_add_cell(self.key, &self.cell):
             raise MemoryError("too many cells for one process's XLA programs")
 
 
 cdef const frnn_cell *found_cell(int isa, Py_ssize_t itemsize, which) except NULL:
-    """A cell that is compiled in by its index, or one that was compiled for this dtype and instruction set."""
+    """Return a built-in cell by its index, or one that was compiled for this dtype and instruction set."""
     cdef const frnn_table *core = table(isa, itemsize)
     cdef Compiled compiled
     if isinstance(which, Compiled):
@@ -119,12 +119,12 @@ cdef int products_of(const frnn_cell *cell) noexcept:
 
 
 cdef bint projects(const frnn_cell *cell) noexcept:
-    """Whether its first state may be projected: it is multiplied by U in the first phase, and read nowhere else."""
+    """Whether the first state may be projected: only the product with U in the first phase reads it."""
     return cell.phase_gates[0] > 0 and products_of(cell) == cell.phase_gates[0] and not cell.carries_h
 
 
 cdef Py_ssize_t width(const frnn_call *c, Py_ssize_t state) noexcept nogil:
-    """Units of a state as others see it."""
+    """Units of a state outside the cell, after a projection."""
     return c.P if state == 0 and c.P else c.H
 
 
@@ -138,7 +138,7 @@ cdef enum:
 
 
 cdef class Pins:
-    """Buffers held for one call. Each `pin` checks that the buffer has the extent that C will use."""
+    """Buffers held for one call. Each `pin` checks that a buffer is as large as C expects."""
 
     cdef Py_buffer views[MAX_PINS]
     cdef int count
@@ -194,7 +194,7 @@ cdef class Pins:
 
 
 cdef bint readable(const Py_buffer *view, char format, Py_ssize_t itemsize, Py_ssize_t features) noexcept:
-    """Whether the kernels read a view as it is: of that format, in contiguous, aligned rows of so many features."""
+    """Whether the kernels can read a view in place: of that format, in contiguous, aligned rows of so many features."""
     cdef Py_ssize_t last = view.ndim - 1, axis
     if view.ndim < 1 or view.format == NULL or view.format[0] != format or view.format[1] != 0:
         return False
@@ -237,7 +237,7 @@ cdef uint64_t hash_of_some(const Py_buffer *view) noexcept:
 
 
 def glance(tuple arrays):
-    """For each array a hash of some elements, spread over it, of 8 bytes at most; None for None."""
+    """Return for each array a hash of sampled elements of at most 8 bytes; None for None."""
     cdef Py_buffer view
     found = []
     for array in arrays:
@@ -267,7 +267,7 @@ cdef void *aligned(Pins pins, array, size_t bytes) except? NULL:
 
 
 cdef int describe(frnn_call *c, Pins pins, int isa, which, call) except -1:
-    """Fill what forward and backward have in common from a `fastrnn.call.Call`."""
+    """Fill the fields common to forward and backward from a `fastrnn.call.Call`."""
     memset(c, 0, sizeof(frnn_call))
     cdef Py_ssize_t size = call.x.itemsize, k
     cdef const frnn_cell *cell = found_cell(isa, size, which)
@@ -275,7 +275,7 @@ cdef int describe(frnn_call *c, Pins pins, int isa, which, call) except -1:
     pins.held = which
     c.cell = cell
     c.T, c.B, c.I, c.H = call.sizes
-    if c.H < 1 or max((c.T + 1.0) * c.B, c.H) * (c.I + c.H) > 2.0 ** 48:  # or sums of bytes may overflow
+    if c.H < 1 or max((c.T + 1.0) * c.B, c.H) * (c.I + c.H) > 2.0 ** 48:  # otherwise sums of bytes may overflow
         raise ValueError(f"sizes {call.sizes}: expected H of at least 1, and no more than memory holds")
     c.P = 0 if call.R is None else call.R.shape[0]
     if call.R is not None and not (0 < c.P <= c.H and projects(cell)):
@@ -286,7 +286,7 @@ cdef int describe(frnn_call *c, Pins pins, int isa, which, call) except -1:
             raise ValueError(f"no heads of {c.D} of {c.H} units")
     c.reverse = call.reverse
     c.training = call.training
-    c.threads = min(<int> call.threads, cpus)  # more would take turns
+    c.threads = min(<int> call.threads, cpus)  # more would share CPUs
     c.checkpoint = call.checkpoint or 0
     if c.checkpoint < 0:
         raise ValueError(f"no checkpoint every {c.checkpoint} steps")
@@ -324,7 +324,7 @@ cdef int describe(frnn_call *c, Pins pins, int isa, which, call) except -1:
 
 
 cdef int describe_inputs(frnn_call *c, Pins pins, call) except -1:
-    """The extra inputs, which only calls that run have."""
+    """Fill in the extra inputs, which only calls to be run have."""
     cdef Py_ssize_t k
     if len(call.e) != c.cell.inputs:
         raise ValueError(f"expected {c.cell.inputs} extra inputs")
@@ -335,7 +335,7 @@ cdef int describe_inputs(frnn_call *c, Pins pins, call) except -1:
 
 
 def saved_bytes(int isa, cell, call):
-    """Bytes that a training forward of this call leaves for backward."""
+    """The number of bytes that a training forward of this call saves for backward."""
     cdef frnn_call c
     cdef Pins pins = Pins()
     describe(&c, pins, isa, cell, call)
@@ -343,7 +343,7 @@ def saved_bytes(int isa, cell, call):
 
 
 def packed_bytes(int isa, cell, call):
-    """Bytes that `pack` fills."""
+    """The number of bytes that `pack` fills."""
     cdef frnn_call c
     cdef Pins pins = Pins()
     describe(&c, pins, isa, cell, call)
@@ -351,7 +351,7 @@ def packed_bytes(int isa, cell, call):
 
 
 def pack(int isa, cell, call, packed):
-    """The parameters of `call` as its forward wants them; of x only the shape matters."""
+    """Pack the parameters of `call` for its forward; only the shape of x matters."""
     cdef frnn_call c
     cdef Pins pins = Pins()
     describe(&c, pins, isa, cell, call)
@@ -362,7 +362,7 @@ def pack(int isa, cell, call, packed):
 
 
 cdef size_t describe_forward(frnn_call *c, Pins pins, int isa, const frnn_table *core, job) except? 0:
-    """Fill a call from (cell, call, outputs, final, saved); the bytes of its work area."""
+    """Fill a call from (cell, call, outputs, final, saved); return the size of its work area."""
     cell, call, outputs, final, saved = job
     cdef Py_ssize_t k
     describe(c, pins, isa, cell, call)
@@ -409,16 +409,16 @@ cdef size_t describe_backward(frnn_call *c, Pins pins, int isa, const frnn_table
 
 
 cdef extern from "Python.h":
-    int PyErr_CheckSignals() noexcept  # its error is to outlive `signalled`
+    int PyErr_CheckSignals() noexcept  # noexcept, so that its error outlives `signalled`
 
 
 cdef int signalled() noexcept with gil:
-    """Let Python handle what came for it meanwhile; whether a handler raised, which then is the thread's error."""
+    """Let Python handle pending signals; return whether a handler raised, whose error is then set for this thread."""
     return PyErr_CheckSignals()
 
 
 cdef class Calls:
-    """Calls described one by one, with what keeps their memory in place."""
+    """The C descriptions of calls, with the objects that keep their memory alive."""
 
     cdef const frnn_table *core
     cdef frnn_call *calls
@@ -459,14 +459,14 @@ cdef class Calls:
             self.calls[i].work = start + <size_t> offsets[i]
 
     cdef int run(self, void (*way)(const frnn_call *, int) noexcept nogil) except -1:
-        """All of them; a signal whose handler raises, as that of Ctrl-C, ends them early."""
+        """Run all calls; a signal whose handler raises, such as Ctrl-C's, stops them early."""
         self.stop.asked = signalled
         for i in range(self.n):
             self.calls[i].stop = &self.stop
         with nogil:
             way(self.calls, self.n)
         if self.stop.ended:
-            return -1  # with the handler's error
+            return -1  # the handler has set the error
         self.scratch.give(self.room)
         return 0
 
@@ -475,13 +475,13 @@ cdef class Calls:
 
 
 def forward(int isa, jobs, scratch):
-    """Run jobs as `Calls` has them, each after those that it reads; saved is None unless training."""
+    """Run jobs as for `Calls`, each after those whose results it reads; saved is None unless training."""
     cdef Calls calls = Calls(isa, jobs, scratch)
     calls.run(calls.core.forward)
 
 
 def backward(int isa, jobs, scratch):
-    """Run the backward of training forwards, as `describe_backward` has them."""
+    """Run the backward of training forwards, given as for `describe_backward`."""
     cdef Calls calls = Calls(isa, jobs, scratch, True)
     calls.run(calls.core.backward)
 
@@ -507,7 +507,7 @@ def activation(int isa, str name, x, y):
 
 
 def spend(int isa, size_t rounds):
-    """Do rounds of independent float32 multiply-adds in registers; the floating-point operations that it took."""
+    """Run rounds of independent float32 multiply-adds in registers; return the number of floating-point operations."""
     cdef const frnn_table *core = table(isa, 4)
     cdef double done
     with nogil:
@@ -516,7 +516,7 @@ def spend(int isa, size_t rounds):
 
 
 def read_all(int isa, x, size_t times):
-    """Read a contiguous float array that many times over; the sum of all that was read."""
+    """Read a contiguous float array that many times over; return the sum of what was read."""
     cdef Pins pins = Pins()
     cdef const frnn_table *core = table(isa, x.itemsize)
     cdef size_t n = x.size

@@ -1,4 +1,4 @@
-/* Room for arrays in memory that the caller provides; with `base` null it only counts. */
+/* Allocate arrays in memory that the caller provides; with `base` null, only count the bytes. */
 #ifndef FRNN_ARENA_H
 #define FRNN_ARENA_H
 
@@ -10,7 +10,7 @@ typedef struct {
     size_t used;
 } Arena;
 
-enum { ROW_PAD = FRNN_ALIGN / sizeof(real) }; /* keeps rows from falling into one set of the cache: Hp may be 2^n */
+enum { ROW_PAD = FRNN_ALIGN / sizeof(real) }; /* avoids cache set conflicts between rows: Hp may be 2^n */
 
 INLINE void *take(Arena *arena, size_t bytes)
 {

@@ -1,9 +1,9 @@
 /* The backward driver: backpropagation through time (Werbos, Proc. IEEE 78, 1990).
  *
- * Step by step against the travel: the gradient that reaches h is the product of the gate gradients of the step after
- * with U, plus what the cell carries past the products, plus the caller's dy; the cell turns it into this step's gate
+ * Runs step by step against the direction of travel. The gradient of h is the product of the next step's gate gradients
+ * with U, plus the part that bypasses the products, plus the caller's dy; the cell turns it into this step's gate
  * gradients. With a projection that sum is the gradient of the projected h, and its product with R that of h itself.
- * What can wait, waits until a chunk of steps is whole (gradients.c).
+ * Everything else is deferred until a chunk of steps is complete (gradients.c).
  */
 #include "drive.h"
 #include "team.h"
@@ -254,12 +254,12 @@ static void undo_step(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
     if (s >= 0 && p->cell->inputs) write_de(p, id, s);
 }
 
-/* Bring back the states and gates of the segment that ends with step s. */
+/* Recompute the states and gates of the segment that ends with step s. */
 static void recompute(const Plan *p, int id, ptrdiff_t s)
 {
     const ptrdiff_t start = segment_start(p, s);
     const Rows from = rows_from(p->checkpoints, start / p->segment * p->B);
-    frnn_team_barrier(p->threads); /* nobody still reads the segment before, whose rows lie elsewhere */
+    frnn_team_barrier(p->threads); /* wait until no thread reads the previous segment, whose rows lie elsewhere */
     if (start > 0 && (!splits_hidden(p) || id == 0))
         EACH_TILE(t, p, id, active_rows(p, start - 1), ROWS_ONCE)
             for (ptrdiff_t r = t.row; r < t.row + t.rows; r++)

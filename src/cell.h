@@ -1,20 +1,20 @@
 /* A cell is pairs of pointwise functions; the drivers own time, batch, threads and the matrix products. The cells that
- * fastrnn/cells/generate.py chooses are written in C from their equations; others are compiled while the program runs.
+ * fastrnn/cells/generate.py selects are generated in C from their equations; others are compiled at run time.
  *
- * A step runs in phases. A phase with products multiplies its operand, the first state before the step or a kept field
- * that an earlier phase wrote, by the recurrent weights of its gates. A phase with means takes them, over all hidden
- * units, of what earlier phases made. The first phase may have neither. The phase's function of the cell is then handed
- * one tile after the other, a few rows by one block of hidden units. It finds a mean where a product would be, but only
- * in the first vector of the block, for a mean is the same for all units.
+ * A step runs in phases. A phase with products multiplies its operand (the first state before the step, or a kept
+ * field that an earlier phase wrote) by the recurrent weights of its gates. A phase with means computes them, over all
+ * hidden units, of values from earlier phases. The first phase may have neither. The cell's function for the phase is
+ * then called on one tile after the other, each a few rows by one block of hidden units. A mean takes the place of a
+ * product, but only in the first vector of the block, because it is the same for all units.
  *
- * Backward runs the phases in the opposite order, and hands each the gradient of what the phase after it reads: of the
- * operand of its products, or of each operand of its means. The last phase gets that of the first state after the step.
+ * Backward runs the phases in reverse order, and passes each the gradient of what the next phase reads: of the operand
+ * of its products, or of each operand of its means. The last phase gets the gradient of the first state after the step.
  *
- * A projection is none of the cell's business: after the last phase the driver multiplies the first state by R, and the
- * product is what the next step and the caller see of it.
+ * Cells do not see projections: after the last phase the driver multiplies the first state by R, and the next step and
+ * the caller see the product.
  *
  * All rows are padded to Hp hidden units, so a cell works on whole vectors only: `at` is the block's first unit,
- * `lanes` its units (a multiple of LANES). In rows of states, kept values and gradients, field f stands at f*Hp.
+ * `lanes` its units (a multiple of LANES). In rows of states, kept values and gradients, field f starts at f*Hp.
  */
 #ifndef FRNN_CELL_H
 #define FRNN_CELL_H
@@ -24,29 +24,29 @@
 #include "vec.h"
 
 typedef struct ForwardTile {
-    int rows, keep;          /* keep: what backward needs is written to `kept` too */
+    int rows, keep;          /* keep: also write what backward needs to `kept` */
     ptrdiff_t at, lanes, Hp;
     Rows wx;                 /* W x + b of this block: gates `lanes` apart */
-    Rows uh;                 /* the phase's products or means, laid out alike */
+    Rows uh;                 /* the phase's products or means, in the same layout */
     const real *const *prev; /* states before the step */
     Rows next;               /* states after it */
     Rows kept;               /* the cell's fields for later phases and for backward */
-    Rows made;               /* what means are taken of, a field each */
-    /* Biases of all products, parameters, extra inputs. Of the first two every row reads the same, unless the rows are
-     * neighbouring blocks of a single row; then strides lead from block to block. */
+    Rows made;               /* operands of the means, one field each */
+    /* Biases of all products, parameters, extra inputs. All rows read the same biases and parameters, unless the rows
+     * are neighbouring blocks of a single row; then the stride is that between blocks. */
     Rows b_rec, p, e;
 } ForwardTile;
 
 typedef struct BackwardTile {
     int rows;
     ptrdiff_t at, lanes, Hp;
-    Rows dout;               /* gradients of what the phase after reads, a field each; only this block. Of a cell that
-                                scans: what reaches y from outside, while the rest is in `carry` as for other states */
+    Rows dout;               /* gradients of what the next phase reads, one field each; this block only. For a cell that
+                                scans: the caller's gradient of y; the rest is in `carry`, as for other states */
     const real *const *prev; /* states before the step */
-    Rows next, kept;         /* states after it, and what forward kept */
-    Rows carry;              /* per state: gradient that reaches the state before the step past the products. On entry
-                                the last phase finds that of the states after this step, but for the first. Then fields
-                                that one phase leaves to the next */
+    Rows next, kept;         /* states after it, and the values that forward kept */
+    Rows carry;              /* per state: gradient of the state before the step that bypasses the products. On entry of
+                                the last phase: that of the states after this step, except the first. Then fields that
+                                one phase passes to the next */
     Rows da, da_rec;         /* gradients of W x + b; and of all products + b_rec, then of all means. One array, unless
                                 the cell splits, as a cell with means does */
     Rows dp, de;             /* terms of the parameters' gradient; gradients of the extra inputs */
@@ -55,7 +55,7 @@ typedef struct BackwardTile {
 
 typedef frnn_cell Cell;
 
-/* The products before those of a phase. */
+/* The number of products in the phases before this one. */
 INLINE int first_product(const Cell *cell, int phase)
 {
     int sum = 0;
@@ -64,7 +64,7 @@ INLINE int first_product(const Cell *cell, int phase)
 }
 INLINE int products_of(const Cell *cell) { return first_product(cell, cell->phases); }
 
-/* The means before those of a phase. */
+/* The number of means in the phases before this one. */
 INLINE int first_mean(const Cell *cell, int phase)
 {
     int sum = 0;

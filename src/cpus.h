@@ -1,11 +1,11 @@
-/* Which CPU a thread is on, and which it may run on: Linux's own, and nothing elsewhere. */
+/* The CPU that a thread is on, and its affinity; on Linux only, elsewhere no-ops. */
 #ifndef FRNN_CPUS_H
 #define FRNN_CPUS_H
 
 #include <pthread.h>
 #include <sched.h>
 
-/* -1 where nobody knows. */
+/* -1 if unknown. */
 static inline int current_cpu(void)
 {
 #if defined(__linux__)
@@ -15,7 +15,7 @@ static inline int current_cpu(void)
 #endif
 }
 
-/* Take a CPU from those that a thread may run on, or give it back; whether that changed anything. One always stays. */
+/* Remove a CPU from a thread's affinity mask, but never the last one, or add it back; return whether it changed. */
 static inline int allow_cpu(pthread_t thread, int cpu, int allowed)
 {
 #if defined(__linux__)

@@ -1,7 +1,7 @@
-/* What works on each row by itself: y = f(W x + b), or f(x) alone, for f of frnn_function.
+/* Layers that process each row independently: y = f(W x + b), or only f(x), for f of frnn_function.
  *
- * A product is the panels' of matmul.h, so an element is one chain over k in order, and a row has the same bits
- * whatever rows stand beside it. W that is not packed is packed a group at a time, just before it is multiplied.
+ * Products use the panels of matmul.h, so each element is one chain over k in order, and a row has the same bits
+ * whatever the other rows are. If W is not packed, it is packed group by group, just before each product.
  */
 #include "dense.h"
 
@@ -35,7 +35,7 @@ static int threads_of(const frnn_dense *d)
     return flop_of(d) < WORTH_THREADS || parts < 2 ? 1 : (int)(parts < most ? parts : most);
 }
 
-/* With `whole`, room is taken for all of W. */
+/* With `whole`, allocate space for all of W. */
 static Layout lay_out(const frnn_dense *d, Arena *arena, int whole, int threads)
 {
     Layout l = {.dense = d, .threads = threads, .by_groups = d->n < threads * ROWS_EACH};

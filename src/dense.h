@@ -1,4 +1,4 @@
-/* What works on each row by itself; fastrnn.h describes the calls. */
+/* Layers that process each row independently; fastrnn.h describes the calls. */
 #ifndef FRNN_DENSE_H
 #define FRNN_DENSE_H
 

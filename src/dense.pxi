@@ -1,4 +1,4 @@
-# Part of _fastrnn.pyx: what works on each row by itself.
+# Part of _fastrnn.pyx: layers that process each row independently.
 
 
 cdef dict functions = {
@@ -28,7 +28,7 @@ cdef int describe_dense(frnn_dense *d, Pins pins, const frnn_table *core, call) 
 
 
 def dense_packed_bytes(int isa, call):
-    """Bytes that `pack_dense` fills."""
+    """The number of bytes that `pack_dense` fills."""
     cdef frnn_dense d
     cdef const frnn_table *core = table(isa, call.x.itemsize)
     describe_dense(&d, Pins(), core, call)
@@ -36,7 +36,7 @@ def dense_packed_bytes(int isa, call):
 
 
 def pack_dense(int isa, call, packed):
-    """W and b as `dense` and steps want them; of x only the width matters."""
+    """Pack W and b for `dense` and for steps; only the width of x matters."""
     cdef frnn_dense d
     cdef Pins pins = Pins()
     cdef const frnn_table *core = table(isa, call.x.itemsize)
@@ -49,7 +49,7 @@ def pack_dense(int isa, call, packed):
 
 
 def dense(int isa, call, y, scratch):
-    """y (n, N), C-contiguous, of a `fastrnn.call.DenseCall`; `scratch` is that of `Calls`."""
+    """Return y (n, N), C-contiguous, of a `fastrnn.call.DenseCall`; `scratch` is as for `Calls`."""
     cdef frnn_dense d
     cdef Pins pins = Pins()
     cdef const frnn_table *core = table(isa, call.x.itemsize)

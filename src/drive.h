@@ -1,13 +1,13 @@
-/* The drivers: forward.c, backward.c, and gradients.c for what backward puts off. */
+/* The drivers: forward.c, backward.c, and gradients.c for the gradients that backward defers. */
 #ifndef FRNN_DRIVE_H
 #define FRNN_DRIVE_H
 
 #include "plan.h"
 
-/* Steps [from, to), this thread's part; outputs that are null are not written. */
+/* Run this thread's part of steps [from, to); null outputs are not written. */
 void X(run_steps)(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to);
 
-/* The steps [low, high] whose gate gradients stand in the chunk's buffers, the highest first. */
+/* The steps [low, high] whose gate gradients are in the chunk's buffers, in descending order. */
 typedef struct {
     ptrdiff_t low, high;
 } Chunk;
@@ -20,14 +20,14 @@ INLINE ptrdiff_t chunk_row(const Plan *p, Chunk c, ptrdiff_t s)
 /* Add a whole chunk to the parameters' gradients, and write its dx. */
 void X(finish_chunk)(const Plan *p, int id, Chunk chunk);
 
-/* Hand the biases' and parameters' gradients to the caller. */
+/* Write the gradients of biases and parameters to the caller's arrays. */
 void X(write_sums)(const Plan *p);
 
-/* What each thread of a call does; arg is the Plan. */
+/* The job of each thread of a call; arg is the Plan. */
 void X(forward_job)(void *arg, int id);
 void X(backward_job)(void *arg, int id);
 
-/* Calls in an order in which each comes after what it reads. */
+/* Run calls, ordered so that each comes after those whose results it reads. */
 void X(forward)(const frnn_call *calls, int n);
 void X(backward)(const frnn_call *calls, int n);
 

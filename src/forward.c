@@ -1,8 +1,8 @@
-/* The forward driver: for every step and phase, product and pointwise function on one tile after the other; and after
- * the last phase the projection, if there is one.
+/* The forward driver: for every step and phase, product and pointwise function on one tile after the other; after the
+ * last phase the projection, if any.
  *
- * Panels are outside, tiles of rows inside, so that a panel is read once a step from wherever it lives and a tile's
- * product never leaves L1 before the cell has used it.
+ * The outer loop runs over panels, the inner one over tiles of rows: a panel is read from memory once per step, and a
+ * tile's product stays in L1 until the cell has used it.
  */
 #include "drive.h"
 #include "team.h"
@@ -182,7 +182,7 @@ static void run_rows(const Plan *p, int id, const Step *step, int q, const real 
         }
         EACH_TILE(t, p, id, n, ROWS_ONCE)
         {
-            /* y comes from memory: ask for it while the product runs */
+            /* prefetch y while the product runs */
             if (p->call->out[0].data && q == cell->phases - 1 && !projects(p))
                 for (int i = 0; i < t.rows; i++)
                     __builtin_prefetch(element(p, p->call->out[0], s, t.row + i) + tile.at, 1);
@@ -321,7 +321,7 @@ static void save_checkpoint(const Plan *p, int id, ptrdiff_t s)
                    (size_t)(p->fields * p->Hp) * sizeof(real));
 }
 
-/* Outputs of steps that a sequence does not have are 0; of a sequence without steps, the initial state is the final. */
+/* Zero the outputs of padded steps; the final state of an empty sequence is its initial state. */
 static void fill_padding(const Plan *p, int id)
 {
     const frnn_call *call = p->call;

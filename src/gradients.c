@@ -1,9 +1,10 @@
-/* The gradients that are put off until a chunk of steps is whole, and then computed as large products over its rows:
+/* The gradients that are deferred until a chunk of steps is complete, then computed as large products over its rows:
  *
  *   dW = sum of da x^T     dU = sum of da_rec operand^T     dR = sum of dh h^T     dx = da W
  *
- * and db, db_rec and dp, the sums of columns. An operand is what the product multiplied, in the first phase h_prev.
- * A chunk's extent depends on the problem's sizes and lengths alone, never on threads or checkpoints, and so do the bits.
+ * and db, db_rec and dp, the sums of columns. `operand` is the product's operand, h_prev in the first phase.
+ * The size of a chunk depends only on the problem's sizes and lengths, never on threads or checkpoints, so the bits
+ * do not depend on those either.
  */
 #include "drive.h"
 #include "team.h"
@@ -122,7 +123,7 @@ static void write_dx(const Plan *p, int id, ptrdiff_t rows)
     }
 }
 
-/* All that was put off until the chunk was whole. */
+/* Compute everything deferred until the chunk is complete. */
 void X(finish_chunk)(const Plan *p, int id, Chunk chunk)
 {
     const ptrdiff_t rows = p->before[chunk.high + 1] - p->before[chunk.low];

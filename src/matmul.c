@@ -35,7 +35,7 @@ INLINE void run_tile(const int m, const int n, const int by_columns, const Tile 
         if (!by_columns) row[i] = t->rows[i] + t->offset;
 #pragma GCC unroll 4
         for (int j = 0; j < n; j++) acc[i][j] = t->init ? load(t->init + j * LANES) : splat(0);
-        if (by_columns) /* a gradient as large as the weights comes from afar: ask for it before it is written */
+        if (by_columns) /* a gradient as large as the weights is not in cache: prefetch it before writing */
 #pragma GCC unroll 4
             for (int j = 0; j < n; j += 64 / VBYTES) __builtin_prefetch(out + i * out_stride + j * LANES, 1, 3);
     }

@@ -1,4 +1,4 @@
-/* The product with weights in bfloat16, for inference: half the bytes where reading the weights is what limits.
+/* The product with bfloat16 weights, for inference: half the bytes where reading the weights is the bottleneck.
  *
  * A 32-bit lane of a panel holds the weights of two neighbouring k, the even one low: [k/2][vector][lane]. A bfloat16
  * is the upper half of a float, so a shift and a mask turn a lane into two floats, exactly; products and sums are

@@ -7,8 +7,8 @@ enum {
     WIDE = 256,              /* columns of [dW dU] that repay packing the gate gradients, by measurement */
 };
 
-static const double WORTH_ASKING = 1e9;  /* flop of a call that someone may want to end early: some 10 ms */
-static const double WORTH_BARRIER = 2e5; /* flop of a step that repay a barrier, some 0.2 us */
+static const double WORTH_ASKING = 1e9;  /* least flop of an interruptible call: some 10 ms */
+static const double WORTH_BARRIER = 2e5; /* least flop of a step that justify a barrier, some 0.2 us */
 enum {
     LEAST_ROWS = 4, /* a thread: fewer stream the weights too often for their work; */
     LEAST_FAR = 16, /* where the weights do not stay in a core's L2, and splitting them halves what each must fetch */
@@ -65,7 +65,7 @@ static Rows take_kept(const Plan *p, Arena *arena, ptrdiff_t n)
     return take_rows(arena, n, p->cell->kept + same, p->Hp);
 }
 
-/* What a training forward leaves for backward: the states after every step and its gates, or the checkpoints. */
+/* What a training forward saves for backward: the states after every step and its gates, or the checkpoints. */
 static void take_saved(Plan *p, Arena *arena)
 {
     const frnn_call *call = p->call;
@@ -177,7 +177,7 @@ static void take_backward(Plan *p, Arena *arena)
     p->dx_rows = take(arena, (size_t)rows * sizeof *p->dx_rows);
 }
 
-/* Sort sequences by falling length (a counting sort, stable) and count the rows of every step. */
+/* Sort sequences by descending length (a stable counting sort) and count the rows of every step. */
 static void sort_rows(Plan *p, ptrdiff_t *cursor)
 {
     const int64_t *lengths = p->call->lengths;
@@ -195,7 +195,7 @@ static void sort_rows(Plan *p, ptrdiff_t *cursor)
     }
 }
 
-/* Where each step's rows are, in the caller's arrays and among the states. */
+/* Compute where each step's rows are, in the caller's arrays and in the states. */
 static void place_rows(Plan *p)
 {
     const int ragged = p->call->ragged, reverse = p->call->reverse, keeps = p->keeps;

@@ -2,7 +2,7 @@
 
 
 cdef class Prepared:
-    """A stack of layers for inputs of one shape, described once: the `call.Prepared` of this backend."""
+    """A stack of layers for inputs of one shape, set up once: this backend's `call.Prepared`."""
 
     cdef Calls stack
     cdef Py_ssize_t L, T, B, I, itemsize, x_ndim
@@ -39,7 +39,7 @@ cdef class Prepared:
         self.stack.room = None
 
     def __call__(self, x, state=None):
-        """y and a tuple of final states; None unless x and the tuple of initial states are as they have to be."""
+        """Return y and a tuple of final states, or None if x or the initial states do not have the expected form."""
         cdef Py_buffer x_view
         cdef Pins pins = Pins()
         cdef void *init[FRNN_MAX_STATES]
@@ -66,11 +66,11 @@ cdef class Prepared:
         return (last[0][self.L - 1].copy() if y is None else y), last
 
     cdef bint fits(self, x, Py_buffer *view) except *:
-        """Whether x is one that the kernels read as it is; only then is the view held."""
+        """Whether the kernels can read x in place; only then is the view held."""
         try:
             PyObject_GetBuffer(x, view, PyBUF_STRIDES | PyBUF_FORMAT)
         except (ValueError, BufferError):
-            return False  # of a dtype that has no buffer: the general way has the words
+            return False  # a dtype without a buffer: the general path raises the error
         cdef int steps = 1 if self.batch_first else 0
         cdef bint good = view.ndim == self.x_ndim and readable(view, self.format, self.itemsize, self.I)
         good = good and view.shape[steps] == self.T and (view.ndim == 2 or view.shape[1 - steps] == self.B)
@@ -83,7 +83,7 @@ cdef class Prepared:
         return array.shape == shape and array.dtype == self.dtype and flags.c_contiguous and flags.aligned
 
     cdef int run(self, Pins pins, Py_buffer *x, void *y, void **init, void **final) except -1:
-        """With calls of its own, after the work areas and the outputs between layers: other threads may be in here."""
+        """Run on its own copy of the calls, work areas and inner outputs, because other threads may run it, too."""
         cdef size_t described = padded(self.L * sizeof(frnn_call)), bytes = described + (self.L - 1) * self.between
         room = self.scratch.take(bytes + self.stack.total + FRNN_ALIGN)
         cdef char *start = <char *> aligned(pins, room, bytes + self.stack.total)
@@ -119,6 +119,6 @@ cdef class Prepared:
         with nogil:
             core.forward(calls, self.L)
         if stop.ended:
-            return -1  # with the handler's error
+            return -1  # the handler has set the error
         self.scratch.give(room)
         return 0

@@ -1,8 +1,8 @@
-# Part of _fastrnn.pyx: many sequences, any of which take a step together.
+# Part of _fastrnn.pyx: many sequences, any subset of which takes a step together.
 
 
 cdef class Sessions:
-    """Stages that take a step of any of many sequences: the `call.Sessions` of this backend."""
+    """Stages that take a step of any subset of many sequences: this backend's `call.Sessions`."""
 
     cdef Stages stages
     cdef char **stores
@@ -30,7 +30,7 @@ cdef class Sessions:
         free(self.work)
 
     def step(self, list slots, x, out=None):
-        """y (n, N) of a step of n sequences, x (n, I), by their places in the stores: each once, and nobody else's."""
+        """Return y (n, N) of a step of n sequences, x (n, I), at distinct places that no other call uses."""
         cdef Stages stages = self.stages
         cdef Py_ssize_t n = len(slots), i, slot
         cdef Py_buffer x_view, y_view
@@ -84,7 +84,7 @@ cdef class Sessions:
         return 0
 
     cdef void move(self, Room room, Py_ssize_t n, bint here) noexcept nogil:
-        """Gather the sequences' states, or scatter them again; that of a single one is used where it is."""
+        """Gather the sequences' states, or scatter them again; the state of a single sequence is used in place."""
         cdef Stage *stage
         cdef char *to = room.states
         cdef char *store
@@ -106,7 +106,7 @@ cdef class Sessions:
 
 
 cdef class Room:
-    """What one step of n sequences needs for itself: other threads may be in another."""
+    """The private data of one step of n sequences: other threads may run other steps."""
 
     cdef Stage *stages
     cdef frnn_call *calls

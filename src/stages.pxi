@@ -1,4 +1,4 @@
-# Part of _fastrnn.pyx: layers on one another that take one step, of whatever number of rows.
+# Part of _fastrnn.pyx: stacked layers that take one step of any number of rows.
 
 
 cdef struct Stage:
@@ -17,7 +17,7 @@ cdef struct Span:
 
 
 cdef class Stages:
-    """What one step runs, stage after stage."""
+    """The stages that one step runs in turn."""
 
     cdef const frnn_table *core
     cdef Stage *stages
@@ -77,7 +77,7 @@ cdef class Stages:
             self.rows = <const char *> self.keep(rows, self.numbers * self.I, False)
 
     cdef void *keep(self, array, Py_ssize_t elements, bint writable) except NULL:
-        """An array's memory, which stays in place as long as this lives."""
+        """The address of an array's memory, which this object keeps alive."""
         cdef Pins pins = Pins()
         cdef void *start = pins.flat(array, elements, self.itemsize, writable)
         self.held.append(pins)
@@ -94,14 +94,14 @@ cdef class Stages:
         free(self.stages)
 
     cdef size_t between(self, Py_ssize_t n) noexcept:
-        """Bytes of what n rows are from stage to stage, and of a copy of x."""
+        """The number of bytes of n rows between stages, and of a copy of x."""
         cdef size_t total = padded(n * self.I * self.itemsize)
         for i in range(self.n - 1):
             total += padded(n * self.stages[i].N * self.itemsize)
         return total
 
     cdef void connect(self, Stage *stages, Py_ssize_t n, char *between) noexcept:
-        """Let each of these stages read what the one before it writes, in memory after the copy of x."""
+        """Make each stage read the output of the one before it, in memory after the copy of x."""
         between += padded(n * self.I * self.itemsize)
         for i in range(self.n - 1):
             give(&stages[i], between, stages[i].N)
@@ -120,7 +120,7 @@ cdef class Stages:
                 self.core.forward(stage.call, 1)
 
     cdef int look_up(self, array, Py_ssize_t n, char *to) except -1:
-        """Copy n rows of the table by their numbers; the dimensions of these."""
+        """Copy n rows of the table by their numbers; return the number of dimensions of these."""
         cdef Py_buffer view
         cdef bint good = type(array) is self.ndarray
         if good:  # `stepped_numbers` would allocate
@@ -143,7 +143,7 @@ cdef class Stages:
         return view.ndim
 
     cdef bint copy_numbered(self, const Py_buffer *view, Py_ssize_t n, char *to) noexcept:
-        """Whether all are numbers of rows, and then these copied."""
+        """Copy rows as long as their numbers are valid; return whether all are."""
         cdef Py_ssize_t bytes = self.I * self.itemsize, i, row
         for i in range(n):
             row = (<Py_ssize_t *> (<char *> view.buf + (i * view.strides[0] if view.ndim else 0)))[0]
@@ -155,12 +155,12 @@ cdef class Stages:
     cdef int view(self, Py_buffer *view, str name, array, Py_ssize_t n, Py_ssize_t features, int flags) except -1:
         """The buffer of (n, features), or of (features,) if n is 1, in contiguous rows."""
         cdef bint got = False
-        if type(array) is self.ndarray:  # of a subclass, a masked array say, `stepped` knows more
+        if type(array) is self.ndarray:  # `stepped` handles subclasses such as masked arrays
             try:
                 PyObject_GetBuffer(array, view, PyBUF_STRIDES | PyBUF_FORMAT)
                 got = True
             except (ValueError, BufferError):
-                pass  # `stepped` has the words
+                pass  # `stepped` raises the error
         if got:
             if ((not flags or not view.readonly) and view.ndim <= 2
                     and readable(view, self.format, self.itemsize, features)
@@ -189,7 +189,7 @@ cdef void give(Stage *stage, void *y, Py_ssize_t row) noexcept:
 
 
 cdef Py_ssize_t row_of(const Py_buffer *view) noexcept:
-    """Elements from one row to the next."""
+    """The row stride in elements."""
     return view.strides[0] // view.itemsize if view.ndim == 2 else 0
 
 
@@ -200,7 +200,7 @@ cdef void copy_rows(char *to, const Py_buffer *view, Py_ssize_t n, Py_ssize_t by
 
 
 cdef Span span(Py_buffer *view) noexcept:
-    """From the first byte of a view of rows to the one after its last."""
+    """The range of bytes of a view of rows."""
     cdef Span found
     found.low = <char *> view.buf
     found.high = found.low + view.shape[view.ndim - 1] * view.itemsize

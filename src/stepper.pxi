@@ -12,15 +12,15 @@ cdef extern from "<stdatomic.h>" nogil:
 
 
 cdef class Stepper:
-    """Stages that take a step of the same rows at a time, laid out once: the `call.Stepper` of this backend."""
+    """Stages that take one step of the same rows at a time, set up once: this backend's `call.Stepper`."""
 
     cdef Stages stages
     cdef char *prepared
     cdef char *between  # a copy of x first
     cdef void **own
-    cdef void **used    # by the step at hand
+    cdef void **used    # by the current step
     cdef Py_ssize_t B
-    cdef atomic_flag busy  # clear as it is made: 0
+    cdef atomic_flag busy  # initially clear: 0
     cdef object flat
     cdef tuple shapes, state_shapes
 

@@ -5,7 +5,7 @@
 #include "team.h"
 #include "yardstick.h"
 
-/* The team may grant one thread only: there must be room for either layout. */
+/* The team may grant only one thread, so allocate enough for either layout. */
 static size_t work_bytes(const frnn_call *call, int backward)
 {
     Plan plan;

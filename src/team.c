@@ -67,7 +67,7 @@ static struct {
 
 static _Thread_local int self; /* its number in a job: a worker's own, and 0 of who calls */
 
-/* The i-th look in vain. */
+/* Pause after the i-th unsuccessful check. */
 static void pause_for(int i)
 {
     if (i >= SPINS) {
@@ -81,7 +81,7 @@ static void pause_for(int i)
 #endif
 }
 
-/* Written where it changes alone: the line is shared. */
+/* Write only if it changes, because the cache line is shared. */
 static int note_place(void)
 {
     const int cpu = current_cpu();
@@ -90,9 +90,9 @@ static int note_place(void)
     return cpu;
 }
 
-/* A worker that finds itself on the CPU of another thread of its job leaves; the affinity stays what it was. The
- * scheduler wakes one on the CPU of whoever rang, and would let the two take turns for milliseconds before it moved one
- * of them, which is as long as many calls last. */
+/* Move a worker off the CPU of another thread of its job, without changing its affinity for good. The scheduler may
+ * wake it on the CPU of the thread that rang, and would let the two alternate for milliseconds, as long as many calls
+ * last, before moving one of them. */
 static void part_company(void)
 {
     const int cpu = note_place();
@@ -177,7 +177,7 @@ static void set_mode(uint64_t mode) { (void)mode; }
 
 static _Thread_local uint64_t callers_mode;
 
-/* Run a job in its mode, whatever the caller has, and give the caller's back afterwards. */
+/* Run a job in its own floating-point mode, and restore the caller's afterwards. */
 static void run_flushing(frnn_job job, void *arg, int id)
 {
     const uint64_t mode = callers_mode = get_mode();
@@ -211,7 +211,7 @@ int frnn_team_ended(frnn_stop *stop, double flop)
     return atomic_load_explicit(&stop->ended, memory_order_relaxed);
 }
 
-/* One thread's part of a job of several, and whether it had a CPU all along, from the moment when it was called. */
+/* Run one thread's part of a parallel job, and record how long it had no CPU since it was woken. */
 static void run_part(void)
 {
     const int64_t used = nanoseconds(CLOCK_THREAD_CPUTIME_ID), begun = nanoseconds(CLOCK_MONOTONIC);
@@ -278,7 +278,7 @@ static void forget_team(void)
 static void start_team(void)
 {
     forget_team();
-#if !defined(_WIN32) /* which has no fork */
+#if !defined(_WIN32) /* Windows has no fork */
     pthread_atfork(0, 0, forget_team);
 #endif
 }
@@ -295,9 +295,9 @@ static int create_worker(int id)
 
 static int start_worker(int id)
 {
-#if defined(_WIN32) /* has no signals to keep away */
+#if defined(_WIN32) /* no signals to block */
     if (!create_worker(id)) return 0;
-#else /* workers take no signals: those are the main program's */
+#else /* workers block signals: those are for the main program */
     sigset_t every, before;
     sigfillset(&every);
     pthread_sigmask(SIG_SETMASK, &every, &before);
@@ -312,10 +312,10 @@ static int start_worker(int id)
 
 void frnn_team_set_retreat(int on) { atomic_store(&retreats, on); }
 
-static _Thread_local int refused; /* this thread's call goes on alone, though it wanted others */
+static _Thread_local int refused; /* this thread's call wanted more threads and runs alone */
 
-/* Whether the threads sleep and would cost this job more than they bring. The next one, if it comes at once, will find
- * them awake. */
+/* Whether the threads sleep and would cost this job more than they gain. The next job, if it follows immediately, will
+ * find them awake. */
 static int not_worth_waking(int wanted, double flop, int64_t now)
 {
     if (flop >= WORTH_WAKING || !atomic_load(&retreats) || now - atomic_load(&team.ended) < IN_A_ROW) return 0;

@@ -1,8 +1,8 @@
-/* Several layers at once: where one layer cannot fill the cores, two directions run side by side, and a stack's forward
+/* Run several layers at once: if one layer cannot fill the cores, two directions run in parallel, and a stack's forward
  * as a wavefront, each layer a few steps behind the one below it.
  *
- * Call i is run by thread i % threads, each thread taking its calls in order, so the first unfinished call can always
- * go on: nobody waits for ever. The order of summation is fixed, so the bits are those of the calls made one by one.
+ * Call i runs on thread i % threads, and each thread takes its calls in order, so the first unfinished call can always
+ * proceed: there is no deadlock. The order of summation is fixed, so results are bit-identical to sequential calls.
  */
 #include "drive.h"
 #include "team.h"
@@ -25,8 +25,8 @@ static void batch_job(void *arg, int id)
     for (int i = id; i < batch->n; i += batch->threads) batch->job(&batch->plans[i], 0);
 }
 
-/* Threads that n calls repay side by side: 1 unless that keeps more of them busy than each call does alone, or as many
- * with no need to wait for one another. */
+/* The number of threads to run n calls in parallel: 1 unless that keeps more threads busy than each call alone, or as
+ * many without waiting for one another. */
 static int threads_side_by_side(const frnn_call *calls, int n, int backward, double *flop)
 {
     int alone = 1, follows = 0;

@@ -1,5 +1,4 @@
-/* What the kernels of an instruction set have beside its vectors: names, tiles, rows. This file and lanes.h are the only
- * ones that know an instruction set.
+/* Names, tiles and rows of the kernels of an instruction set. Only this file and lanes.h contain ISA-specific code.
  *
  * Compiled with FRNN_BITS (32 or 64) and FRNN_ISA (a suffix for names).
  */

@@ -1,5 +1,5 @@
-/* The parameters of forward as the kernels read them. They depend on the layer alone, not on T, B or threads: packed
- * once, they serve every call.
+/* The parameters of forward in the kernels' layout. They depend only on the layer, not on T, B or threads, so they can
+ * be packed once and used in every call.
  */
 #ifndef FRNN_WEIGHTS_H
 #define FRNN_WEIGHTS_H
@@ -52,7 +52,7 @@ Weights X(take_weights)(const frnn_call *call, Arena *arena, int p_only);
 size_t X(packed_size)(const frnn_call *call);
 void X(pack_weights)(const frnn_call *call, void *packed);
 
-/* Fill everything but the panels; and one thread's share of the panels, with `U_alone` all but those of W. */
+/* Fill everything except the panels; fill one thread's share of the panels (with `U_alone`, except those of W). */
 void X(fill_vectors)(const Weights *weights, const frnn_call *call, int p_only);
 void X(fill_panels)(const Weights *weights, const frnn_call *call, int id, int threads, int U_alone);
 

@@ -9,8 +9,8 @@
 
 enum { CELL, ISA, REVERSE, TRAINING, THREADS, GIVEN }; /* the attribute's elements, as fastrnn/jax.py has them */
 
-/* Cells that were compiled elsewhere, by numbers that follow from their code: a program that was kept from another
- * process finds the cell that it was made for, or none. */
+/* Cells that were compiled at run time, by numbers derived from their code: a cached program from another process finds
+ * the cell that it was made for, or none. */
 enum { MOST_CELLS = 4096 };
 static struct {
     int64_t key;
@@ -44,7 +44,7 @@ static XlaError *failed(const XlaFrame *frame, int code, const char *message)
     return frame->api->create_error(&arguments);
 }
 
-/* Answers whatever is not a call. */
+/* Handles everything except a call. */
 static int asked(XlaFrame *frame)
 {
     if (frame->extensions && frame->extensions->type == XLA_METADATA) {
@@ -56,7 +56,7 @@ static int asked(XlaFrame *frame)
     return frame->stage != XLA_EXECUTE;
 }
 
-/* Buffers in their order; what is absent is null, and takes no place. */
+/* Read buffers in order; absent ones are null and take no slot. */
 typedef struct {
     const XlaBuffers *buffers;
     int64_t next;
@@ -75,7 +75,7 @@ static frnn_array sequence(Reader *reader, int64_t given, ptrdiff_t B, ptrdiff_t
     return (frnn_array){data(reader, given), B * n, n};
 }
 
-/* Work areas go from call to call, for fresh pages cost as much as the work on them: the last one is kept. */
+/* The last work area is kept for the next call, because fresh pages cost as much as the work on them. */
 typedef struct {
     size_t bytes;
 } Room;
@@ -94,7 +94,7 @@ static Room *take_room(size_t bytes)
 
 static void give_room(Room *room) { free(atomic_exchange(&kept, room)); }
 
-/* The call, but for lengths, which stay as they came, and for the work area; 0 where the cell is not known. */
+/* Fill in the call except for lengths, which are kept as given, and the work area; return 0 if the cell is unknown. */
 static int describe(frnn_call *call, const frnn_table **core, const XlaBuffer **lengths, const XlaFrame *frame,
                     int backward)
 {
@@ -141,7 +141,7 @@ static int describe(frnn_call *call, const frnn_table **core, const XlaBuffer **
     return 1;
 }
 
-/* JAX has 32 bits for an integer unless told, the core 64. */
+/* JAX integers have 32 bits by default, the core's 64. */
 static XlaError *read_lengths(const XlaFrame *frame, frnn_call *call, const XlaBuffer *lengths, int64_t *to)
 {
     for (ptrdiff_t b = 0; b < call->B; b++) {

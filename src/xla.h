@@ -1,7 +1,7 @@
-/* The kernels as XLA calls them, and so JAX: no Python between its program and the C core, and no copy.
+/* The kernels as handlers for XLA, and so for JAX: its programs call the C core without Python and without copies.
  *
- * XLA's foreign function interface is a C ABI: within its major version 0, fields are only added behind those that are
- * there. Declared here is what is read or written.
+ * XLA's foreign function interface is a C ABI: within major version 0, fields are only appended. This header declares
+ * only the fields that are read or written.
  */
 #ifndef FRNN_XLA_H
 #define FRNN_XLA_H
@@ -101,12 +101,13 @@ typedef struct {
  * results are y and the final states.
  * With `training` the last result is what backward needs.
  */
-/* Make a cell known by a number that is no built-in one's index; 0 when there are too many. One caller at a time. */
+/* Register a cell under a number that is not a built-in cell's index; return 0 if there are too many. One caller at a
+ * time. */
 int frnn_xla_add_cell(int64_t key, const frnn_cell *cell);
 
 XlaError *frnn_xla_forward(XlaFrame *frame);
-/* Further arguments are what forward left, dy, and the gradient of each final state; results are dx, dW and the
- * gradients of U, b, b_rec, p and the initial states, where given, and of the extra inputs. */
+/* Additional arguments are the bytes that forward saved, dy, and the gradient of each final state; results are dx, dW
+ * and the gradients of U, b, b_rec, p and the initial states, where given, and of the extra inputs. */
 XlaError *frnn_xla_backward(XlaFrame *frame);
 
 #endif

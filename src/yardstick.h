@@ -1,4 +1,4 @@
-/* What the machine allows, to hold the kernels against: for `python -m fastrnn bench`. */
+/* The machine's roofline, for `python -m fastrnn bench`. */
 #ifndef FRNN_YARDSTICK_H
 #define FRNN_YARDSTICK_H
 
@@ -7,7 +7,7 @@
 /* Run that many rounds of independent multiply-adds in registers; returns the floating-point operations done. */
 double X(spend)(size_t rounds);
 
-/* Read x[0..n) in order, that many times over; returns the sum of all that was read, so that no load is left out. */
+/* Read x[0..n) in order, that many times over; returns the sum, so that the compiler cannot omit loads. */
 double X(read_all)(size_t n, const void *x, size_t times);
 
 #endif
