@@ -108,6 +108,31 @@ INLINE vec rough_reciprocal(vec a) { return splat(1) / a; }
 #define VMAX(a, b) choose((a) > (b), (a), (b))
 #endif
 
+/* Square roots, which no built-in cell has; rounded as IEEE 754 says, by way of double too. */
+INLINE vec vsqrt(vec x)
+{
+#if defined(__AVX512F__) && FRNN_BITS == 32
+    return (vec)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX512F__)
+    return (vec)_mm512_sqrt_pd((__m512d)x);
+#elif defined(__AVX2__) && FRNN_BITS == 32
+    return (vec)_mm256_sqrt_ps((__m256)x);
+#elif defined(__AVX2__)
+    return (vec)_mm256_sqrt_pd((__m256d)x);
+#elif defined(__x86_64__) && FRNN_BITS == 32
+    return (vec)_mm_sqrt_ps((__m128)x);
+#elif defined(__x86_64__)
+    return (vec)_mm_sqrt_pd((__m128d)x);
+#elif defined(__aarch64__) && FRNN_BITS == 32
+    return (vec)vsqrtq_f32((float32x4_t)x);
+#elif defined(__aarch64__)
+    return (vec)vsqrtq_f64((float64x2_t)x);
+#else
+    for (ptrdiff_t i = 0; i < LANES; i++) x[i] = (real)__builtin_sqrt(x[i]);
+    return x;
+#endif
+}
+
 #if defined(__FMA__) || defined(__aarch64__)
 #define FUSED /* FMA rounds once */
 #endif

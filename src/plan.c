@@ -1,4 +1,6 @@
 #include "plan.h"
+
+#include "mean.h"
 #include "team.h"
 
 enum {
@@ -265,22 +267,6 @@ void X(fill_inputs)(const Plan *p, int id, ptrdiff_t s, const Panels *panels)
                 for (ptrdiff_t i = from; i < end; i++) field[i] = given[p->call->narrow[k] ? 0 : i];
                 for (ptrdiff_t i = end; i < to; i++) field[i] = 0;
             }
-}
-
-/* The mean over n units: sums of lanes, added in the order of the lanes. */
-static real mean_of(const real *a, ptrdiff_t n)
-{
-    vec even = splat(0), odd = splat(0);
-    real lanes[LANES], sum = 0;
-    ptrdiff_t i = 0;
-    for (; i + 2 * LANES <= n; i += 2 * LANES) {
-        even += load(a + i);
-        odd += load(a + i + LANES);
-    }
-    store(lanes, even + odd);
-    for (int l = 0; l < LANES; l++) sum += lanes[l];
-    for (; i < n; i++) sum += a[i];
-    return sum / (real)n;
 }
 
 void X(take_means)(const Plan *p, int id, ptrdiff_t active, Rows fields, int n)

@@ -21,9 +21,9 @@ import pytest
 from tolerance import assert_same_bits
 
 import fastrnn
-from fastrnn import Activation, Dense, Dropout, Embedding, LastStep, Sequential, backends
+from fastrnn import Activation, Dense, Dropout, Embedding, LastStep, Sequential, backends, catalogue
 from fastrnn.backends import available_isas
-from fastrnn.cells import exp, log, log1p, maximum, minimum, sigmoid, softplus, tanh, where
+from fastrnn.cells import exp, log, log1p, maximum, mean, minimum, sigmoid, softplus, sqrt, tanh, where
 from fastrnn.layers import Layer
 
 pytestmark = pytest.mark.skipif(not available_isas(), reason="no native implementation is installed")
@@ -38,6 +38,17 @@ def of_functions(x: Any, U: Any, s: Any, p: Any) -> Any:
     m = maximum(log(a + 0.1), s.m - abs(x.b))
     n = exp(minimum(x.b, 2.0) - m) + log1p(a * p.s * p.s)
     return where(n > 1, tanh(n), sigmoid(U.b @ (a * s.h)) - 0.5 * x.c), m
+
+
+@fastrnn.cell(gates="ng", states="hc", parameters=("w",))
+def of_means(x: Any, U: Any, s: Any, p: Any) -> Any:
+    """Means that are known early and late, and a product of what they make."""
+    v = x.n + U.n @ s.h
+    d = v - mean(v)
+    h = tanh(p.w * d / sqrt(mean(d * d) + 0.1))
+    g = sigmoid(x.g + U.g @ (h - mean(h * s.c)))
+    c = g * s.c + (1 - g) * h * mean(s.c)
+    return g * h + mean(c * p.w), c
 
 
 def letters(**options: Any) -> Sequential:
@@ -58,6 +69,8 @@ MODELS: dict[str, Callable[[], Layer]] = {
     "no_product": lambda: fastrnn.Recurrent(own_cells.min_gru, 3, 21, rng=0),
     "of_functions": lambda: fastrnn.Recurrent(of_functions, 3, 19, rng=0),
     "of_functions64": lambda: fastrnn.Recurrent(of_functions, 3, 19, dtype=np.float64, rng=0),
+    "of_means": lambda: fastrnn.Recurrent(of_means, 3, 43, rng=0),
+    "layer_norm_lstm64": lambda: fastrnn.Recurrent(catalogue.layer_norm_lstm, 3, 7, 2, dtype=np.float64, rng=0),
     "ends": lambda: Sequential(
         [
             Activation("softmax"),

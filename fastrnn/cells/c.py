@@ -28,7 +28,7 @@ FORMS = {
     "where": "choose({}, {}, {})",
     "minimum": "choose({0} <= {1}, {0}, {1})",
     "maximum": "choose({0} >= {1}, {0}, {1})",
-    **{name: f"v{name}({{}})" for name in WRITTEN},
+    **{name: f"v{name}({{}})" for name in (*WRITTEN, "sqrt")},
 } | dict(zip(COMPARISONS, ("{} < {}", "{} <= {}", "{} > {}", "{} >= {}", "{} == {}", "{} != {}"), strict=True))
 
 #: Array -> its start for row r; "same" is stored after the kept fields.
@@ -98,8 +98,9 @@ def inference(program: Program, q: int) -> tuple[list[str], set[str]]:
     """Return the loops of phase q over all units of one row, and the arrays they use; blocks are n = Hp wide."""
     lines: list[str] = []
     for loop in program.phases[q].forward:
-        _, each_unit = bodies(program, loop, q, training=False)
-        lines += ["for (ptrdiff_t l = 0; l < Hp; l += LANES) {", *[f"    {line}" for line in each_unit], "}"]
+        once, each_unit = bodies(program, loop, q, training=False)
+        units = ["for (ptrdiff_t l = 0; l < Hp; l += LANES) {", *[f"    {line}" for line in each_unit], "}"]
+        lines += ["{", *[f"    {line}" for line in once + units], "}"] if once else units
     return lines, set(re.findall(r"(?:load|store)\((\w+)", "\n".join(lines)))
 
 
@@ -126,7 +127,8 @@ def bodies(program: Program, loop: Loop, q: int, *, training: bool = True) -> tu
     stores = [f"store({address(place)}, v{node.number});" for place, node in whole]
     for place, node in loop.stores:
         if place.array == "same":
-            once.append(f"if (at == 0) store({address(place, '')}, v{node.number});")
+            first = "if (at == 0) " if training else ""
+            once.append(f"{first}store({address(place, '')}, v{node.number});")
     keeping = [(place, node) for place, node in loop.stores if place in loop.training] if training else []
     kept = [f"    store({address(place)}, v{node.number});" for place, node in keeping]
     return once, [*lines, *stores, *(["if (t->keep) {", *kept, "}"] if kept else [])]

@@ -201,7 +201,7 @@ SOURCE = """\
 #elif defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #else
-#pragma GCC optimize("fp-contract=off")
+#pragma GCC optimize("fp-contract=off", "no-math-errno")
 #endif
 
 #define FRNN_BITS @bits@

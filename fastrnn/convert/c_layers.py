@@ -130,10 +130,8 @@ def refuse(layer: Recurrent) -> None:
         raise ValueError(f"weight_dtype: expected None, got {layer.weight_dtype!r}; weights in C are float32")
     if cell.inputs:
         raise ValueError(f"cell: {cell.name} has extra inputs {', '.join(cell.inputs)}; expected one without")
-    if beyond := {node.op for node in needed(cell.program.after)} & {"sqrt", "sin", "cos"}:
+    if beyond := {node.op for node in needed(cell.program.after)} & {"sin", "cos"}:
         raise ValueError(f"cell: {cell.name} uses {min(beyond)}, which in C needs a library; expected one without")
-    if cell.program.means:
-        raise ValueError(f"cell: {cell.name} takes means over the hidden units; expected one without")
 
 
 def write_one(source: Source, layer: Recurrent, part: Part) -> None:
@@ -152,6 +150,9 @@ def write_one(source: Source, layer: Recurrent, part: Part) -> None:
             left = y if q not in program.made else f"kept + {program.places_kept[program.made[q]].field} * Hp"
             matrix = source.matrix(f"U_{i}_{q}", U.reshape(-1, U.shape[-1]), len(phase.gates))
             lines.append(f"multiply({len(phase.gates)} * Hp, {U.shape[-1]}, {matrix}, 0, {left}, uh);")
+        first = sum(len(before.means) for before in program.phases[:q])
+        for j in range(len(phase.means)):
+            lines.append(f"store(uh + {j} * Hp, splat(mean_of(made + {first + j} * Hp, {H})));")
         loops, named = inference(program, q)
         lines, arrays = lines + loops, arrays | named
     if P:
@@ -159,7 +160,9 @@ def write_one(source: Source, layer: Recurrent, part: Part) -> None:
     pointers: dict[str, Callable[[], str]] = {
         "prev": lambda: "const real *const prev = state;",
         "next": lambda: "real *const next = state;",
-        "uh": lambda: f"real uh[{max(len(phase.gates) for phase in program.phases)} * Hp] ALIGNED;",
+        "uh": lambda: f"real uh[{max(len(phase.gates + phase.means) for phase in program.phases)} * Hp] ALIGNED;",
+        "made": lambda: f"real made[{len(program.means)} * Hp] ALIGNED;",
+        "same": lambda: f"real same[{len(program.kept_same)} * LANES] ALIGNED;",
         "kept": lambda: f"real kept[{len(program.kept)} * Hp] ALIGNED;",
         "b_rec": lambda: f"const real *const b_rec = {source.rows(f'b_rec_{i}', biases(cell, part))};",
         "p": lambda: f"const real *const p = {source.rows(f'p_{i}', part['p'].reshape(-1, H))};",
