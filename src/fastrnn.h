@@ -1,9 +1,9 @@
 /* The contract of the C core: one call, and one table of functions per (dtype, instruction set).
  *
- * The layer above hands over checked arguments and a work area; the core never validates, never allocates and never
+ * The caller passes checked arguments and a work area; the core never validates, never allocates and never
  * fails. Sizes: T steps, B sequences, I inputs, H hidden units, G gates (stacked in PyTorch's order). Strides count
  * elements. Every matrix is row-major; the last axis of every array is contiguous. A null pointer is an absent
- * argument. Gradients of parameters and activations alike are overwritten.
+ * argument. Gradients of parameters and activations are overwritten, never accumulated.
  */
 #ifndef FASTRNN_H
 #define FASTRNN_H
@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What a cell may have; fastrnn/cells/program.py knows the same limits. */
+/* Limits of a cell; fastrnn/cells/program.py has the same. */
 enum {
     FRNN_MAX_STATES = 4,
     FRNN_MAX_GATES = 8,
@@ -27,34 +27,34 @@ struct BackwardTile;
 /* A cell of one dtype and instruction set: cell.h explains it. */
 typedef struct {
     const char *name;
-    const char *digest; /* of its equations, as fastrnn.cells.Cell has it */
+    const char *digest; /* of its equations, as in fastrnn.cells.Cell */
     int gates, states, parameters, inputs;
     int phases, phase_gates[FRNN_MAX_PHASES]; /* products of each phase; the first, and one of means, have none */
     int operand[FRNN_MAX_PHASES];             /* the kept field that they multiply; -1: the first state */
     int phase_means[FRNN_MAX_PHASES];         /* of a phase without products: means over the hidden units */
     int added[FRNN_MAX_GATES]; /* for each gate the product whose b_rec may be added to its b, or -1 */
-    int scans;                 /* no unit sees another; backward adds `dout` to the first state's carry itself */
+    int scans;                 /* no unit depends on another; backward adds `dout` to the first state's carry itself */
     int split;                 /* the gradients of W x + b and of U h + b_rec differ */
-    int carries_h;             /* part of the first state's gradient reaches the step before past the products */
+    int carries_h;             /* part of the first state's gradient bypasses the products to the previous step */
     int kept, pending;         /* fields that forward keeps, and that one backward phase leaves to another */
-    int kept_same;             /* values kept that are the same for every unit: a vector each, behind the fields */
+    int kept_same;             /* kept values that are the same for all units: one vector each, after the fields */
     void (*forward[FRNN_MAX_PHASES])(const struct ForwardTile *);
     void (*backward[FRNN_MAX_PHASES])(const struct BackwardTile *);
 } frnn_cell;
 
-/* A (T, B, ·) array: element (t, b, i) stands at data[t*step + b*row + i]. In a ragged call it has no padding, and rows
- * alone: those of step 0, those of step 1, ..., each step's in the order of the sequences; step is row. */
+/* A (T, B, ·) array: element (t, b, i) is at data[t*step + b*row + i]. In a ragged call it has no padding, only the rows
+ * of step 0, of step 1, ..., each step's in the order of the sequences; step is row. */
 typedef struct {
     void *data;
     ptrdiff_t step, row;
 } frnn_array;
 
-/* How a long call is ended early; what it would have written is then undefined. Zero but for `asked`. */
+/* Stops a long call early; its outputs are then undefined. Zero-initialise everything except `asked`. */
 typedef struct {
-    int (*asked)(void); /* ten times a second, on the caller's thread in its own floating-point mode: whether to end */
+    int (*asked)(void); /* whether to stop; ten times a second, on the caller's thread in its floating-point mode */
     atomic_int ended;   /* for the caller to read afterwards */
-    double flop;        /* the core's: since it last looked at the clock */
-    int64_t next;       /* ns: when to ask */
+    double flop;        /* private: since the last look at the clock */
+    int64_t next;       /* private: ns, when to call `asked` again */
 } frnn_stop;
 
 typedef struct {
@@ -97,39 +97,39 @@ typedef struct {
     frnn_stop *stop;
 } frnn_call;
 
-/* Functions of a row: all but the last work on each element alone. */
+/* Functions of a row: all but the last are elementwise. */
 enum frnn_function { FRNN_IDENTITY, FRNN_SIGMOID, FRNN_TANH, FRNN_RELU, FRNN_SOFTMAX };
 
-/* Each row by itself: y = f(W x + b), or f(x) without W, where N is I. */
+/* Each row independently: y = f(W x + b), or f(x) without W, where N is I. */
 typedef struct {
     int function; /* of frnn_function */
     int threads;  /* an upper bound, at least 1 */
     ptrdiff_t n, I, N;
     const void *W, *b;  /* (N, I), (N,) */
-    const void *packed; /* the two as pack_dense() left them: then nothing else is read */
+    const void *packed; /* both, as pack_dense() wrote them; if given, W and b are not read */
     const void *x;      /* (n, I), rows x_row elements apart */
-    void *y;            /* (n, N), likewise; without W it may be x */
+    void *y;            /* (n, N), in the same way; without W it may be x */
     ptrdiff_t x_row, y_row;
-    void *work; /* scratch where W is not packed; aligned to FRNN_ALIGN */
+    void *work; /* scratch if W is not packed; aligned to FRNN_ALIGN */
 } frnn_dense;
 
 enum { FRNN_ALIGN = 64 };
 
 typedef struct {
     int cells;
-    const frnn_cell *const *cell; /* those that were compiled with the core */
+    const frnn_cell *const *cell; /* the built-in cells */
     size_t (*packed_bytes)(const frnn_call *);   /* of I, H, the cell and its parameters alone */
     void (*pack)(const frnn_call *, void *packed); /* aligned to FRNN_ALIGN */
     size_t (*saved_bytes)(const frnn_call *);
     size_t (*forward_bytes)(const frnn_call *);  /* work area of forward */
     size_t (*backward_bytes)(const frnn_call *); /* work area of backward */
 
-    /* n calls, each with a work area of its own and after those that it reads; side by side if that is faster. */
+    /* n calls, each with its own work area and after those whose results it reads; in parallel if that is faster. */
     void (*forward)(const frnn_call *, int n);
     void (*backward)(const frnn_call *, int n);
 
-    /* A forward laid out once and run many times. The call must outlive it; between runs its contents and the addresses
-     * of x, out, init and final may change, nothing else. */
+    /* A forward that is set up once and run many times. The call must outlive it; between runs only the contents of its
+     * arrays and the addresses of x, out, init and final may change. */
     size_t prepared_bytes;
     void (*prepare)(const frnn_call *, void *prepared);
     void (*forward_prepared)(void *prepared);

@@ -77,11 +77,11 @@ typedef struct {
 } Plan;
 
 /* Lay out a call in `work` (and `call->saved`) for `threads` threads; returns the bytes of work. With work null it
- * only counts. */
+ * only computes their number. */
 size_t X(plan)(Plan *plan, const frnn_call *call, int threads, int backward, void *work);
 size_t X(saved_size)(const frnn_call *call);
 
-/* Take the call's initial states, which X(plan) has done once. */
+/* Copy the call's initial states; X(plan) has done this once. */
 void X(fill_init)(const Plan *plan);
 
 INLINE ptrdiff_t time_of(const Plan *p, ptrdiff_t s) { return p->call->reverse ? p->steps - 1 - s : s; }
@@ -100,22 +100,22 @@ INLINE int is_reset(const Plan *p, ptrdiff_t s, ptrdiff_t row)
     return resets->data
            && ((const uint8_t *)resets->data)[p->place[s] * resets->step + p->sequence[row] * resets->row];
 }
-/* Element 0 of (step s, row) in an array of the caller's. */
+/* Element 0 of (step s, row) in one of the caller's arrays. */
 INLINE real *element(const Plan *p, frnn_array a, ptrdiff_t s, ptrdiff_t row)
 {
     return (real *)a.data + p->place[s] * a.step + p->sequence[row] * a.row;
 }
-/* Steps of padding after a row's last one, of which the caller's arrays have nothing where they are ragged. */
+/* The number of padded steps after a row's last one; ragged arrays have none. */
 INLINE ptrdiff_t padding_of(const Plan *p, ptrdiff_t row)
 {
     return p->call->ragged ? 0 : p->call->T - p->length[row];
 }
 INLINE int projects(const Plan *p) { return p->y_field != 0; }
-/* Of state k as others see it: its units, and where it stands in a row. */
+/* The units of state k after a projection, and its offset in a row. */
 INLINE ptrdiff_t width_of(const Plan *p, int k) { return k == 0 ? p->y_width : p->H; }
 INLINE ptrdiff_t field_of(const Plan *p, int k) { return k == 0 ? p->y_field : k * p->Hp; }
 INLINE ptrdiff_t segment_start(const Plan *p, ptrdiff_t s) { return s / p->segment * p->segment; }
-/* States after step s, and what it keeps. */
+/* The states after step s, and the values that it keeps. */
 INLINE Rows states_after(const Plan *p, ptrdiff_t s) { return rows_from(p->states, p->left[s]); }
 INLINE Rows kept_of(const Plan *p, ptrdiff_t s) { return rows_from(p->kept, p->keeps ? p->left[s] - p->B : 0); }
 INLINE const real *states_before(const Plan *p, ptrdiff_t s, ptrdiff_t row)
@@ -126,8 +126,8 @@ INLINE const real *states_before(const Plan *p, ptrdiff_t s, ptrdiff_t row)
 }
 
 /* Whether W is multiplied in a single product of the whole call, forward or backward. Then each of a thread's groups is
- * packed just before it is multiplied, all in the same place: it stays in the cache, where a large W that is packed as
- * a whole is written to memory and read back. */
+ * packed just before its product, all in the same place, which stays in cache; packing a large W as a whole would write
+ * it to memory and read it back. */
 INLINE int packs_W_late(const Plan *p)
 {
     return !p->call->packed && !p->call->checkpoint && p->owners == 1 && p->chunk_rows >= p->rows
