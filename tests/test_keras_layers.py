@@ -410,7 +410,7 @@ def test_a_model_goes_to_a_file_and_back(keras: Any, ours: Any, tmp_path: Path) 
         (
             "GRU",
             {"activation": "gelu"},
-            r"^activation: expected one of .*, got <function gelu .*>; fastrnn\.cell",
+            r"^activation: expected one of .*, got <function gelu .*>; use fastrnn\.cell",
         ),
         ("LSTM", {"recurrent_activation": "mish"}, "^recurrent_activation: expected one of .*, got <function mish"),
         (
