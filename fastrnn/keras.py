@@ -30,6 +30,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+import numpy as np
+
 from fastrnn.cells import Cell
 from fastrnn.cells.regularised import masked
 from fastrnn.convert.keras_options import OWN
@@ -56,6 +58,11 @@ _SimpleRNN: Any = keras.layers.SimpleRNN
 _GRU: Any = keras.layers.GRU
 _LSTM: Any = keras.layers.LSTM
 _registered: Any = keras.saving.register_keras_serializable(package="fastrnn")
+
+
+def as_tensor(a: Any) -> Any:
+    """Convert a NumPy array, which `stateless_call` passes on as it is."""
+    return keras.ops.convert_to_tensor(a) if isinstance(a, np.ndarray) else a
 
 
 class _Kernels:
@@ -88,7 +95,7 @@ class _Kernels:
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
         """Return the last output, all outputs (B, T, H) and the final states, from sequences (B, T, I)."""
         layer: Any = self
-        sequences = keras.ops.convert_to_tensor(sequences)  # stateless_call does not convert them
+        sequences = as_tensor(sequences)
         if sequences.device.type == "meta" or self._unknown_to_onnx(
             mask
         ):  # Keras only infers shapes, or exports its own loop
@@ -98,9 +105,9 @@ class _Kernels:
         variables = [keras.ops.convert_to_tensor(v) for v in (layer.cell.kernel, layer.cell.recurrent_kernel)]
         variables += [keras.ops.convert_to_tensor(layer.cell.bias)] if layer.use_bias else []
         mask = mask[0] if isinstance(mask, list | tuple) else mask
-        mask = None if mask is None else keras.ops.convert_to_tensor(mask)
+        mask = as_tensor(mask)
         given = initial_state if isinstance(initial_state, list | tuple) else [initial_state]
-        states = [keras.ops.convert_to_tensor(s) for s in given]
+        states = [as_tensor(s) for s in given]
         x, *states = [a.to(kind(variables)) for a in (sequences, *states)]
         if layer.stateful:
             states = [s.clone() for s in states]  # Keras updates its own in place

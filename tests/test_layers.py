@@ -420,7 +420,7 @@ def test_wrong_options(error: type[Exception], name: str, value: Any) -> None:
 
 
 def test_wrong_choices() -> None:
-    with pytest.raises(ValueError, match=r"^merge\b.*two outputs"):
+    with pytest.raises(ValueError, match=r"^merge\b.*a pair"):
         fastrnn.LSTM(3, 4, 2, bidirectional=True, merge=None)
     with pytest.raises(ValueError, match=r"^activation\b.*swish"):
         fastrnn.RNN(3, 4, activation="swish")

@@ -566,5 +566,5 @@ def test_a_stream_has_no_copies(way: Callable[[Any], Any], backend: str) -> None
     """A deep copy stepped the stream that it was of."""
     with fastrnn.use_backend(backend):
         stream = fastrnn.GRU(3, 4, reset_after=True, rng=0).stream()
-    with pytest.raises(TypeError, match="stream: cannot be copied or pickled; make another"):
+    with pytest.raises(TypeError, match="stream: cannot be copied or pickled; make a new one"):
         way(stream)

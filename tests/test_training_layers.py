@@ -493,7 +493,7 @@ def test_wrong_pairs() -> None:
 def test_wrong_caches(net: Any) -> None:
     with pytest.raises(TypeError, match=r"^cache\b.*training=True.*None"):
         net.backward(Y, net.forward(X).cache)
-    with pytest.raises(ValueError, match=r"^cache\b.*own"):
+    with pytest.raises(ValueError, match=r"^cache\b.*this layer's forward"):
         net.backward(Y, copy.deepcopy(net).forward(X, training=True).cache)
 
 

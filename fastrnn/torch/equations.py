@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn.functional import pad
 
 from fastrnn import slow
 from fastrnn.torch.stack import Given, Setting, Tensors, conjugate, parts
@@ -37,6 +38,8 @@ def reason(tensors: Sequence[Tensor | None]) -> str:
 
 def evaluate(setting: Setting, given: Given) -> Tensors:
     """Return y and each final state, as `Stack.train` does."""
+    if given.lengths is not None and given.x.dim() == 3:
+        return _padded(setting, given)
     cell, keys, D = setting.recurrence, setting.keys, setting.directions
     x, init, weights, lengths, resets, masks, e = given
     below = x.transpose(0, 1) if setting.batch_first else x
@@ -57,6 +60,34 @@ def evaluate(setting: Setting, given: Given) -> Tensors:
             below = below * masks[first // D]
     states = [torch.stack(each) for each in zip(*final, strict=True)]
     return [below.transpose(0, 1) if setting.batch_first else below, *states]
+
+
+def _padded(setting: Setting, given: Given) -> Tensors:
+    """`evaluate` of padded sequences with lengths in any order, by packing and unpacking them."""
+    assert given.lengths is not None
+    x = given.x.transpose(0, 1) if setting.batch_first else given.x
+    T, B, _ = x.shape
+    order = given.lengths.argsort(descending=True)
+    lengths, back = given.lengths[order], order.argsort()
+    sizes = conjugate(lengths, T).tolist()
+
+    def packed(a: Tensor) -> Tensor:
+        return torch.cat([a[t].index_select(0, order[:n]) for t, n in enumerate(sizes)])
+
+    y, *final = evaluate(
+        setting._replace(batch_first=False),
+        given._replace(
+            x=packed(x),
+            init=[s.index_select(1, order) for s in given.init],
+            lengths=lengths,
+            resets=None if given.resets is None else packed(given.resets),
+            masks=[packed(mask) for mask in given.masks],
+            e=[packed(a) for a in given.e],
+        ),
+    )
+    steps = y.reshape(-1, y.shape[-1]).split_with_sizes(sizes)
+    whole = torch.stack([pad(step, (0, 0, 0, B - len(step))) for step in steps]).index_select(1, back)
+    return [whole.transpose(0, 1) if setting.batch_first else whole, *[s.index_select(1, back) for s in final]]
 
 
 def _direction(
