@@ -26,10 +26,14 @@ FORMS = {
     "relu": "VMAX(splat(0), {})",
     "clip": "VMIN({2}, VMAX({1}, {0}))",
     "where": "choose({}, {}, {})",
+} | dict(zip(COMPARISONS, ("{} < {}", "{} <= {}", "{} > {}", "{} >= {}", "{} == {}", "{} != {}"), strict=True))
+
+#: Those, and more functions, for inference in files of `fastrnn.to_c`; no compiled-in cell calls these.
+INFERENCE = FORMS | {
     "minimum": "choose({0} <= {1}, {0}, {1})",
     "maximum": "choose({0} >= {1}, {0}, {1})",
     **{name: f"v{name}({{}})" for name in (*WRITTEN, "sqrt")},
-} | dict(zip(COMPARISONS, ("{} < {}", "{} <= {}", "{} > {}", "{} >= {}", "{} == {}", "{} != {}"), strict=True))
+}
 
 #: Array -> its start for row r; "same" is stored after the kept fields.
 ROWS = {"prev": "t->prev[r] + at", "wx": "row_of(t->wx, r)", "uh": "row_of(t->uh, r)", "dout": "row_of(t->dout, r)"}
@@ -121,7 +125,7 @@ def bodies(program: Program, loop: Loop, q: int, *, training: bool = True) -> tu
     steps = [*loop.steps()] if training else used(loop)
     for node, op, args in steps:
         kind, unit = "ivec" if op in COMPARISONS else "vec", "" if node in same else " + l"
-        value = expression(program, loop, q, node, op, args, unit)
+        value = expression(program, loop, q, node, op, args, unit, FORMS if training else INFERENCE)
         (once if node in same else lines).append(f"const {kind} v{node.number} = {value};")
     whole = [(place, node) for place, node in loop.stores if place.array != "same" and place not in loop.training]
     stores = [f"store({address(place)}, v{node.number});" for place, node in whole]
@@ -145,7 +149,16 @@ def used(loop: Loop) -> list[tuple[Node, str, tuple[Node, ...]]]:
     return steps[::-1]
 
 
-def expression(program: Program, loop: Loop, q: int, node: Node, op: str, args: tuple[Node, ...], unit: str) -> str:
+def expression(
+    program: Program,
+    loop: Loop,
+    q: int,
+    node: Node,
+    op: str,
+    args: tuple[Node, ...],
+    unit: str,
+    forms: Mapping[str, str],
+) -> str:
     if op == "const":
         return f"splat({number(node.name)})"
     if op == "load":
@@ -156,4 +169,4 @@ def expression(program: Program, loop: Loop, q: int, node: Node, op: str, args: 
             return f"load({address(place, unit)})"
         product, bias = Place("uh", place.field), Place("b_rec", program.first_product(q) + place.field)
         return f"load({address(product)}) + load({address(bias)})"
-    return FORMS[op].format(*[f"v{a.number}" for a in args])
+    return forms[op].format(*[f"v{a.number}" for a in args])
