@@ -399,7 +399,7 @@ def test_what_is_no_cell(function: Any, options: dict[str, Any], says: str) -> N
 
 
 def test_the_line_is_that_of_the_mistake() -> None:
-    with pytest.raises(CellError, match=rf":{branch.__code__.co_firstlineno + 1}: a value is not known"):
+    with pytest.raises(CellError, match=rf":{branch.__code__.co_firstlineno + 1}: equations are traced without values"):
         fastrnn.cell(gates="a", states="h")(branch)
 
 

@@ -38,9 +38,9 @@ Draw = Callable[[Any], Any]
 
 
 def worth_threads(case: Any) -> Any:
-    """With as many steps as that takes."""
+    """With as many steps as that takes; three times as many with lengths, which are drawn from 0 to T."""
     step = 2 * PUBLIC[case.cell][1] * case.B * case.H * (case.H + case.I)
-    return replace(case, T=int(WORTH_THREADS / step) + 1)
+    return replace(case, T=int(WORTH_THREADS / step * (3 if getattr(case, "lengths", False) else 1)) + 1)
 
 
 # Calls
@@ -215,7 +215,7 @@ def started(drawn, work):
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), case)
     each()
 
-started(large_calls(), call)
+started(large_calls().filter(lambda call: not call.lengths), call)  # a call counts the steps of its lengths
 started(large_stacks(), stack)
 """
 
