@@ -240,7 +240,7 @@ def test_whole_models(made: Any, suffix: str | None, keras: Any, tmp_path: Path)
     if suffix:
         model.save(source)
     if made in ONE_WAY:
-        with pytest.raises(ValueError, match="trainable: expected both directions alike, got one that is frozen alone"):
+        with pytest.raises(ValueError, match="trainable: expected the same for both directions, got only one frozen"):
             fastrnn.from_keras(source)
     else:
         expect_the_same(fastrnn.from_keras(source), model, x)
@@ -326,7 +326,7 @@ def test_names_that_say_nothing(names: list[str], keras: Any, h5py: Any, tmp_pat
             group.attrs["weight_names"] = [name.encode() for name in renamed]
         if frozen == 1:
             with pytest.raises(
-                ValueError, match=r"\(Sequential\): trainable: expected all of it frozen or nothing, as names"
+                ValueError, match=r"\(Sequential\): trainable: expected all of it frozen or nothing, because names"
             ):
                 fastrnn.from_keras(path)
         else:

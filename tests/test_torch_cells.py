@@ -215,7 +215,7 @@ def test_what_a_module_refuses(torch: Any) -> None:
     ):
         with pytest.raises(error, match=message):
             fastrnn.torch.Recurrent(module, 3, 4)(x, e=e)
-    with pytest.raises(TypeError, match=r"cell: expected what fastrnn\.cell makes"):
+    with pytest.raises(TypeError, match=r"cell: expected a cell made by fastrnn\.cell"):
         fastrnn.torch.Recurrent("gru", 3, 4)
     module = fastrnn.torch.Recurrent(own_cells.slstm, 3, 4)
     with pytest.raises(TypeError, match="hx: expected a tuple of 4 tensors"):
