@@ -93,20 +93,23 @@ def random_sizes(rng: np.random.Generator, cell: str, count: int) -> Iterator[Si
 def random_problem(rng: np.random.Generator, cell: str, sizes: Sizes, work: int) -> Problem:
     """A problem with random options and, now and then, without a cotangent.
 
-    Of those with lengths, some have no valid step, but what is for several threads keeps a whole sequence. There
-    some units are so faint that their states are subnormal, which every thread must treat alike (relu's slope is not
+    Of those with lengths, some have no valid step. A call counts the steps of its lengths, so what is for several
+    threads has twice as many steps and lengths of at least half of them, but for one of 0. There some units are so faint that their states are subnormal, which every thread must treat alike (relu's slope is not
     the same there as at 0, which they may become).
     """
     options = random_options(cell, sizes[0], rng) | {"batch_first": False}
     if cell == "rnn_relu":  # or gradients leave the range of float32 on their way to h0
         options["resets"] = True
+    if options["lengths"] and work != ALONE:
+        sizes = 2 * sizes[0], *sizes[1:]
     problem = make(cell, sizes, dtype=np.float32, seed=rng.integers(2**32), **options)
     changes: dict[str, Any] = {name: None for name in ABSENT if rng.random() < 0.15}
     if work != ALONE and cell != "rnn_relu":
         faint = np.where(np.arange(len(problem.inputs["U"])) % sizes[3] % 8 == 0, 1e-39, 1.0).astype(np.float32)
         changes |= {name: (a.T * faint).T for name, a in problem.inputs.items() if name in ("W", "U", "b", "b_rec")}
     if options["lengths"] and work != ALONE:
-        changes["lengths"] = np.r_[sizes[0], problem.inputs["lengths"][1:]]
+        changes["lengths"] = np.r_[sizes[0], np.maximum(problem.inputs["lengths"][1:], sizes[0] // 2)]
+        changes["lengths"][2:3] = 0
     elif options["lengths"] and rng.random() < 0.1:
         changes["lengths"] = np.zeros(sizes[1], np.int64)
     return problem.changed(**changes)
