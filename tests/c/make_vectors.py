@@ -94,8 +94,9 @@ def random_problem(rng: np.random.Generator, cell: str, sizes: Sizes, work: int)
     """A problem with random options and, now and then, without a cotangent.
 
     Of those with lengths, some have no valid step. A call counts the steps of its lengths, so what is for several
-    threads has twice as many steps and lengths of at least half of them, but for one of 0. There some units are so faint that their states are subnormal, which every thread must treat alike (relu's slope is not
-    the same there as at 0, which they may become).
+    threads has twice as many steps and lengths of at least half of them, but for one of 0. There some units are so
+    faint that their states are subnormal, which every thread must treat alike (relu's slope is not the same there as at
+    0, which they may become).
     """
     options = random_options(cell, sizes[0], rng) | {"batch_first": False}
     if cell == "rnn_relu":  # or gradients leave the range of float32 on their way to h0
