@@ -47,7 +47,7 @@ if keras.backend.backend() != "torch":
     raise ImportError(f"fastrnn.keras needs KERAS_BACKEND=torch, got {keras.backend.backend()!r}")
 
 from fastrnn.torch import ops  # PyTorch is installed
-from fastrnn.torch.stack import FUNCTIONS, Given, Setting, Stack
+from fastrnn.torch.stack import FUNCTIONS, Given, Setting, Stack, reordered
 
 __all__ = ["GRU", "LSTM", "SimpleRNN"]
 
@@ -87,25 +87,19 @@ class _Kernels:
     def _reordered(self, a: Any) -> Any:
         """Convert from Keras' gate order to ours along the first axis, in torch so that it is differentiable."""
         theirs, ours = KERAS.gates[self._cell.family], self._cell.gates
-        if ours == tuple(theirs):
-            return a
-        parts = dict(zip(theirs, a.chunk(len(theirs)), strict=True))
-        return torch.cat([parts[gate] for gate in ours])
+        return a if ours == tuple(theirs) else reordered(a, theirs, ours)
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
         """Return the last output, all outputs (B, T, H) and the final states, from sequences (B, T, I)."""
         layer: Any = self
-        sequences = as_tensor(sequences)
-        if sequences.device.type == "meta" or self._unknown_to_onnx(
-            mask
-        ):  # Keras only infers shapes, or exports its own loop
+        sequences, mask = as_tensor(sequences), as_tensor(mask[0] if isinstance(mask, list | tuple) else mask)
+        # Keras only infers shapes, or exports its own loop
+        if sequences.device.type == "meta" or self._unknown_to_onnx(mask):
             return super().inner_loop(sequences, initial_state, mask, training)  # type: ignore[misc]
         if sequences.device.type != "cpu":
             raise ValueError(f"sequences: expected a tensor on the CPU, got one on {sequences.device}")
         variables = [keras.ops.convert_to_tensor(v) for v in (layer.cell.kernel, layer.cell.recurrent_kernel)]
         variables += [keras.ops.convert_to_tensor(layer.cell.bias)] if layer.use_bias else []
-        mask = mask[0] if isinstance(mask, list | tuple) else mask
-        mask = as_tensor(mask)
         given = initial_state if isinstance(initial_state, list | tuple) else [initial_state]
         states = [as_tensor(s) for s in given]
         x, *states = [a.to(kind(variables)) for a in (sequences, *states)]

@@ -76,6 +76,35 @@ class Kept(NamedTuple):
     run: Prepared | None  #: None until a second call of the same kind
 
 
+class Packings:
+    """Parameters packed for each backend and layout.
+
+    ``pack(backend, layout, old)`` packs them; it overwrites `old` unless that is None.
+    """
+
+    def __init__(self) -> None:
+        self._packed: dict[tuple[str, str], Any] = {}
+        self._streamed: set[tuple[str, str]] = set()  # keys used by streams
+
+    def get(self, backend: Backend, pack: Callable[[Backend, str, Any], Any], streamed: bool = False) -> Any:
+        """Return the parameters packed for a backend; those of a stream are overwritten by every `update`."""
+        key = backend.name, backend.layout()
+        if streamed:  # before packing, so that an update in another thread overwrites the result and does not drop it
+            self._streamed.add(key)
+        try:
+            return self._packed[key]
+        except KeyError:  # another thread may have packed first: use its result, which updates overwrite
+            return self._packed.setdefault(key, pack(backend, key[1], None))
+
+    def update(self, pack: Callable[[Backend, str, Any], Any]) -> None:
+        """Repack what streams use, and drop the rest."""
+        for key in list(self._packed):
+            if key in self._streamed:
+                pack(backends.load(key[0]), key[1], self._packed[key])
+            else:
+                self._packed.pop(key, None)
+
+
 class PackedStack:
     """L layers in D directions.
 
@@ -115,8 +144,7 @@ class PackedStack:
         if "R" in parts[0]:
             self.widths = (len(parts[0]["R"]), *self.widths[1:])
         self.dtype = parts[0]["W"].dtype
-        self._packed: dict[tuple[str, str], list[Any]] = {}
-        self._streamed: set[tuple[str, str]] = set()
+        self._packings = Packings()
         self._kept: Kept | None = None
         self.invalidate()
 
@@ -258,8 +286,7 @@ class PackedStack:
 
         They keep the instruction set in use, and follow the parameters through every `invalidate`.
         """
-        packed = self.packed(backend)[1]
-        self._streamed.add((backend.name, backend.layout()))
+        packed = self._packings.get(backend, self._pack, streamed=True)
         between = [stand_in(1, B, self.widths[0], self.dtype)] * (self.num_layers - 1)
         xs = [stand_in(1, B, self.input_size, self.dtype), *between]
         return [self.call(i, x, packed=packed[i], threads=threads) for i, x in enumerate(xs)]
@@ -290,17 +317,13 @@ class PackedStack:
             calls = [self.call(i, x, packed=packed[i], y=y, threads=threads, follows=i > 0) for i, x in enumerate(xs)]
             self._kept = kept._replace(run=backend.prepared(calls, shape, batch_first, every_step))
 
-    def packed(self, backend: Backend | None = None) -> tuple[Backend, list[Any]]:
-        """Return the backend (by default the one in use) and each layer and direction's parameters packed for it."""
-        backend = backend or backends.of(self.inference)
-        key = (backend.name, backend.layout())
-        packed = self._packed.get(key)
-        if packed is None:
-            # Another thread may have packed first: use its result, because `invalidate` updates that one.
-            packed = self._packed.setdefault(key, self._pack(backend, key[1], [None] * len(self.parts)))
-        return backend, packed
+    def packed(self) -> tuple[Backend, list[Any]]:
+        """Return the backend in use and each layer and direction's parameters packed for it."""
+        backend = backends.of(self.inference)
+        return backend, self._packings.get(backend, self._pack)
 
-    def _pack(self, backend: Backend, layout: str, packed: list[Any]) -> list[Any]:
+    def _pack(self, backend: Backend, layout: str, packed: list[Any] | None) -> list[Any]:
+        packed = packed or [None] * len(self.parts)
         shapes = [(0, 1, part["W"].shape[1]) for part in self.parts]
         calls = [self.call(i, np.empty(shape, self.dtype)) for i, shape in enumerate(shapes)]
         return [backend.pack(call, layout, old) for call, old in zip(calls, packed, strict=True)]
@@ -311,14 +334,10 @@ class PackedStack:
             for part in self.parts:
                 for key in part.keys() & {"W", "U", "R"}:  # only the matrices are worth rounding
                     part[key][...] = bfloat16(part[key])
-        for backend, layout in list(self._packed):
-            if (backend, layout) in self._streamed:
-                self._pack(backends.load(backend), layout, self._packed[backend, layout])
-            else:
-                self._packed.pop((backend, layout), None)
+        self._packings.update(self._pack)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_packed": {}, "_streamed": set(), "_kept": None}
+        return self.__dict__ | {"_packings": Packings(), "_kept": None}
 
 
 def joined(states: Sequence[Any]) -> Arrays:

@@ -304,6 +304,20 @@ def test_targets_larger_than_a_part_are_all_looked_at(monkeypatch: pytest.Monkey
         model.fit(inputs(), np.r_[y[:-1], K], lengths=lengths)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_lists_of_targets_larger_than_a_part(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the padded arrays, though no part but the first has a sequence as long as the longest."""
+    x, y = inputs(), targets(N, T)
+    lengths = np.r_[T, np.arange(N - 1) % (T - 1) + 1]
+    weights = {"sample_weight": np.random.default_rng(3).random(N)} if weighted else {}
+    model, padded = regressor(), regressor()
+    padded.fit(x, y, lengths=lengths, **weights, rng=0)
+    monkeypatch.setattr(training.batches, "PART", 3)
+    pieces = [[a[:n] for a, n in zip(whole, lengths, strict=True)] for whole in (x, y)]
+    model.fit(*pieces, **weights, rng=0)
+    assert_same_bits(model.state_dict(), padded.state_dict())
+
+
 def fit(x: Any, y: Any = None, **options: Any) -> Any:
     return classifier().fit(x, y, **options)
 

@@ -7,7 +7,7 @@ It compiles the same source that NumPy runs, so no formula is duplicated; only `
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numba
@@ -27,7 +27,7 @@ from fastrnn.backends.numpy import (
     scan_backward,
     to_bytes,
 )
-from fastrnn.call import Backward, Call, Forward, Gradients, Sessions, Stage, Stepper
+from fastrnn.call import Backward, Call, Forward, Gradients
 from fastrnn.cells import Array, Cell
 from fastrnn.cells.program import Loop
 from fastrnn.cells.python import compiled
@@ -58,14 +58,7 @@ def forward(calls: Sequence[Call]) -> list[Forward]:
     return [scan(call, reference(call.cell, call.x.dtype)) for call in calls]
 
 
-def stepper(
-    stages: Sequence[Stage], table: Array | None, states: Sequence[Array], B: int, flat: Callable[[Any], Any]
-) -> Stepper:
-    return Steps(forward, stages, table, states, B, flat)
-
-
-def sessions(stages: Sequence[Stage], table: Array | None, stores: Sequence[Array], capacity: int) -> Sessions:
-    return OneByOne(Steps(forward, stages, table, [store[0] for store in stores], 1, list), stores)
+stepper, sessions = partial(Steps, forward), partial(OneByOne, forward)
 
 
 def backward(calls: Sequence[Backward]) -> list[Gradients]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.call import Backward, Call, DenseCall, Forward, Gradients, Prepared, Sessions, Stage, Stepper
+from fastrnn.call import Backward, Call, DenseCall, Forward, Gradients, Prepared, Stage
 from fastrnn.cells import Array, Arrays, Cell
 from fastrnn.cells.python import compiled
 from fastrnn.cells.reference import Reference
@@ -89,16 +89,6 @@ def dense(call: DenseCall) -> Array:
 
 def pack_dense(call: DenseCall, layout: str, packed: None = None) -> None:
     """Return None: weights are not packed."""
-
-
-def stepper(
-    stages: Sequence[Stage], table: Array | None, states: Sequence[Array], B: int, flat: Callable[[Any], Any]
-) -> Stepper:
-    return Steps(forward, stages, table, states, B, flat)
-
-
-def sessions(stages: Sequence[Stage], table: Array | None, stores: Sequence[Array], capacity: int) -> Sessions:
-    return OneByOne(Steps(forward, stages, table, [store[0] for store in stores], 1, list), stores)
 
 
 def prepared(calls: Sequence[Call], x_shape: tuple[int, ...], batch_first: bool, every_step: bool) -> Prepared:
@@ -176,8 +166,16 @@ class Steps:
 class OneByOne:
     """A `call.Sessions` that runs sequences one by one, so results do not depend on the grouping."""
 
-    def __init__(self, steps: Steps, stores: Sequence[Array]) -> None:
-        self._steps, self._stores = steps, stores
+    def __init__(
+        self,
+        forward: Callable[[Sequence[Call]], list[Forward]],
+        stages: Sequence[Stage],
+        table: Array | None,
+        stores: Sequence[Array],
+        capacity: int,
+    ) -> None:
+        self._steps = Steps(forward, stages, table, [store[0] for store in stores], 1, list)
+        self._stores = stores
 
     def step(self, slots: list[int], x: Any, out: Any = None) -> Array:
         n = len(slots)
@@ -189,6 +187,9 @@ class OneByOne:
         ]
         to[...] = np.reshape(results, to.shape)
         return y
+
+
+stepper, sessions = partial(Steps, forward), partial(OneByOne, forward)
 
 
 @quietly

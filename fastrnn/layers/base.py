@@ -24,6 +24,11 @@ def checked_shape(shape: Any) -> Shape:
     return tuple(shape)
 
 
+def expect_features(shape: Shape, features: int) -> None:
+    if not shape or shape[-1] != features:
+        raise ValueError(f"x: expected shape (..., {features}), got {shape}")
+
+
 class Output(NamedTuple):
     """Result of a layer's forward."""
 

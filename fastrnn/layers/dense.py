@@ -12,9 +12,9 @@ from fastrnn.cells import Array
 from fastrnn.checks import as_array, boolean, expect_dtype, expect_room, floating, generator, rows, size
 from fastrnn.functions import FUNCTIONS
 from fastrnn.initializers import GlorotUniform, Initializer, RandomUniform, Zeros, chosen, initial
-from fastrnn.layers.base import Shape, Stateless, checked_shape
+from fastrnn.layers.base import Shape, Stateless, checked_shape, expect_features
 from fastrnn.one_step import Form, OneStep
-from fastrnn.packed import stand_in
+from fastrnn.packed import Packings, stand_in
 from fastrnn.unchanged import contents, spread
 
 
@@ -80,8 +80,7 @@ class Dense(Stateless):
         rng = generator(rng)
         new = {name: initial(start[name], name, shape, rng, self.dtype) for name, shape in shapes.items()}
         self.weight, self.bias = new["weight"], new.get("bias")
-        self._packed: dict[tuple[str, str], Any] = {}  # by backend and layout
-        self._streamed: set[tuple[str, str]] = set()  # keys used by streams
+        self._packings = Packings()
         self.changed()
 
     def parameters(self) -> dict[str, Array]:
@@ -89,19 +88,15 @@ class Dense(Stateless):
 
     def output_shape(self, shape: Shape) -> Shape:
         shape = checked_shape(shape)
-        self._expect_features(shape)
+        expect_features(shape, self.input_size)
         return (*shape[:-1], self.output_size)
-
-    def _expect_features(self, shape: Shape) -> None:
-        if not shape or shape[-1] != self.input_size:
-            raise ValueError(f"x: expected shape (..., {self.input_size}), got {shape}")
 
     def _run(self, x: Any, training: bool, rng: Any, threads: int | None) -> tuple[Array, dict[str, Array]]:
         x = expect_dtype("x", as_array("x", x), self.dtype, "the layer's")
-        self._expect_features(x.shape)
+        expect_features(x.shape, self.input_size)
         backend, call = backends.current(), self._call(rows(flat(x)), backends.thread_count(threads))
         if not training:  # training changes the weights before they are used again
-            call = call._replace(packed=self._packed_for(backend, backend.layout()))
+            call = call._replace(packed=self._packed(backend))
         y = backend.dense(call).reshape(*x.shape[:-1], self.output_size)
         kept = {"x": x, "weight": self.weight}
         return y, kept if self.activation == "identity" else kept | {"y": y}
@@ -119,23 +114,17 @@ class Dense(Stateless):
         """Repack the parameters after they were changed in place. Open streams use the new ones."""
         self._samples = tuple([spread(p) for p in self.parameters().values()])
         self._seen = (self.weight, self.bias, contents(self._samples))
-        call = self._call(stand_in(1, 0, self.input_size, self.dtype)[0])
-        for backend, layout in list(self._packed):
-            if (backend, layout) in self._streamed:
-                backends.load(backend).pack_dense(call, layout, self._packed[backend, layout])
-            else:
-                self._packed.pop((backend, layout), None)
+        self._packings.update(self._pack)
 
-    def _packed_for(self, backend: Backend, layout: str) -> Any:
+    def _packed(self, backend: Backend, streamed: bool = False) -> Any:
         """Return the packed parameters for a backend, repacked if a sample of their elements has changed."""
         weight, bias, seen = self._seen
         if weight is not self.weight or bias is not self.bias or contents(self._samples) != seen:
             self.changed()
-        key = backend.name, layout
-        if key not in self._packed:
-            call = self._call(stand_in(1, 0, self.input_size, self.dtype)[0])
-            self._packed.setdefault(key, backend.pack_dense(call, layout))
-        return self._packed[key]
+        return self._packings.get(backend, self._pack, streamed)
+
+    def _pack(self, backend: Backend, layout: str, packed: Any) -> Any:
+        return backend.pack_dense(self._call(stand_in(1, 0, self.input_size, self.dtype)[0]), layout, packed)
 
     def add_steps(self, step: OneStep) -> Form:
         step.add(self, self.output_size)
@@ -148,13 +137,11 @@ class Dense(Stateless):
 
     def stage(self, backend: Backend, B: int, threads: int) -> DenseCall:
         """Return the call for one step of B rows; its packed weights are updated by every `changed`."""
-        layout = backend.layout()
-        packed = self._packed_for(backend, layout)
-        self._streamed.add((backend.name, layout))
+        packed = self._packed(backend, streamed=True)
         return self._call(stand_in(1, B, self.input_size, self.dtype)[0], threads)._replace(packed=packed)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_packed": {}, "_streamed": set(), "_seen": (None, None, None)}
+        return self.__dict__ | {"_packings": Packings(), "_seen": (None, None, None)}
 
     def __repr__(self) -> str:
         activation = "" if self.activation == "identity" else f", {self.activation!r}"

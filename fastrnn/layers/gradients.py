@@ -60,9 +60,12 @@ class RowGradient:
     def summed(cls, numbers: Array, values: Array, shape: tuple[int, int]) -> Self:
         """Sum values (M, E) of M rows, which may repeat."""
         order = np.argsort(numbers, kind="stable")
-        rows, starts = np.unique(numbers[order], return_index=True)
-        total = np.add.reduceat(values[order], starts, axis=0) if len(rows) else values
-        return cls(rows, total, shape)
+        ordered = numbers[order]
+        first = np.ones(len(ordered), np.bool_)
+        first[1:] = ordered[1:] != ordered[:-1]
+        starts = np.flatnonzero(first)
+        total = np.add.reduceat(values[order], starts, axis=0) if len(starts) else values
+        return cls(ordered[starts], total, shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastrnn.cells import Array
 from fastrnn.checks import as_array, boolean, expect_dtype, finite, floating, size
-from fastrnn.layers.base import Shape, Stateless, checked_shape
+from fastrnn.layers.base import Shape, Stateless, checked_shape, expect_features
 
 
 class LayerNormalization(Stateless):
@@ -70,13 +70,12 @@ class LayerNormalization(Stateless):
 
     def output_shape(self, shape: Shape) -> Shape:
         shape = checked_shape(shape)
-        if not shape or shape[-1] != self.input_size:
-            raise ValueError(f"x: expected shape (..., {self.input_size}), got {shape}")
+        expect_features(shape, self.input_size)
         return shape
 
     def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, dict[str, Array]]:
         x = expect_dtype("x", as_array("x", x), self.dtype, "the layer's")
-        self.output_shape(x.shape)
+        expect_features(x.shape, self.input_size)
         with np.errstate(all="ignore"):  # infinity and NaN propagate
             centred = x - x.mean(axis=-1, keepdims=True)
             r = 1 / np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + self.dtype.type(self.epsilon))

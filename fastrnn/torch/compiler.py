@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
+from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
 
 import torch
@@ -51,14 +50,17 @@ class _Afterwards(MetaPathFinder):
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
         if fullname != _COMPILER:
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(fullname)
-        loader: Any = spec and spec.loader
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return None
+        loader: Any = spec.loader
         run = loader.exec_module
 
         def exec_module(module: Any) -> None:
             run(module)
-            self.then()
+            if self in sys.meta_path:  # finding a module is not importing it: only the first import calls `then`
+                sys.meta_path.remove(self)
+                self.then()
 
         loader.exec_module = exec_module
         return spec

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from torch.nn.functional import pad
 
 from fastrnn import slow
-from fastrnn.torch.stack import Given, Setting, Tensors, conjugate, parts
+from fastrnn.torch.stack import Given, Setting, Tensors, conjugate, packed, parts
 
 tell = functools.partial(slow.tell, "fastrnn.torch")
 
@@ -40,23 +40,22 @@ def evaluate(setting: Setting, given: Given) -> Tensors:
     """Return y and each final state, as `Stack.train` does."""
     if given.lengths is not None and given.x.dim() == 3:
         return _padded(setting, given)
-    cell, keys, D = setting.recurrence, setting.keys, setting.directions
+    cell, D = setting.recurrence, setting.directions
     x, init, weights, lengths, resets, masks, e = given
     below = x.transpose(0, 1) if setting.batch_first else x
-    B, widths, calls = setting.batch(given), setting.widths(weights), len(weights) // len(keys)
+    B, widths, parts = setting.batch(given), setting.widths(weights), setting.parts(weights)
     sizes = None if lengths is None else conjugate(lengths, int(lengths[0])).tolist()
     inputs = dict(zip(cell.inputs, e, strict=True))
     final: list[tuple[Tensor, ...]] = []
-    for first in range(0, calls, D):
+    for first in range(0, len(parts), D):
         above = []
         for call in range(first, first + D):
-            own = dict(zip(keys, weights[call * len(keys) :], strict=False))
             state = tuple([s[call] for s in init]) or tuple([below.new_zeros(B, width) for width in widths])
-            y, state = _direction(setting, below, state, own, inputs, resets, sizes, backwards=call > first)
+            y, state = _direction(setting, below, state, parts[call], inputs, resets, sizes, backwards=call > first)
             above.append(y)
             final.append(state)
         below = torch.cat(above, -1)
-        if masks and first + D < calls:
+        if masks and first + D < len(parts):
             below = below * masks[first // D]
     states = [torch.stack(each) for each in zip(*final, strict=True)]
     return [below.transpose(0, 1) if setting.batch_first else below, *states]
@@ -69,23 +68,23 @@ def _padded(setting: Setting, given: Given) -> Tensors:
     T, B, _ = x.shape
     order = given.lengths.argsort(descending=True)
     lengths, back = given.lengths[order], order.argsort()
-    sizes = conjugate(lengths, T).tolist()
+    sizes = conjugate(lengths, T)
 
-    def packed(a: Tensor) -> Tensor:
-        return torch.cat([a[t].index_select(0, order[:n]) for t, n in enumerate(sizes)])
+    def in_order(a: Tensor) -> Tensor:
+        return packed(a.index_select(1, order), sizes)
 
     y, *final = evaluate(
         setting._replace(batch_first=False),
         given._replace(
-            x=packed(x),
+            x=in_order(x),
             init=[s.index_select(1, order) for s in given.init],
             lengths=lengths,
-            resets=None if given.resets is None else packed(given.resets),
-            masks=[packed(mask) for mask in given.masks],
-            e=[packed(a) for a in given.e],
+            resets=None if given.resets is None else in_order(given.resets),
+            masks=[in_order(mask) for mask in given.masks],
+            e=[in_order(a) for a in given.e],
         ),
     )
-    steps = y.reshape(-1, y.shape[-1]).split_with_sizes(sizes)
+    steps = y.reshape(-1, y.shape[-1]).split_with_sizes(sizes.tolist())
     whole = torch.stack([pad(step, (0, 0, 0, B - len(step))) for step in steps]).index_select(1, back)
     return [whole.transpose(0, 1) if setting.batch_first else whole, *[s.index_select(1, back) for s in final]]
 

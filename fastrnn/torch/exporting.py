@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from fastrnn.frameworks import ONNX, onnx_attributes
-from fastrnn.torch.stack import FUNCTIONS, Given, Setting, Tensors
+from fastrnn.torch.stack import FUNCTIONS, Given, Setting, Tensors, reordered
 
 
 def to_onnx(setting: Setting, given: Given) -> Tensors:
@@ -41,23 +39,20 @@ def by_function(setting: Setting, given: Given) -> Tensors:
 
 def by_nodes(setting: Setting, given: Given) -> Tensors:
     """Export by the default exporter, which takes ONNX nodes: more cells, variable numbers of steps and sequences."""
-    cell, keys, D = setting.recurrence, setting.keys, setting.directions
+    cell, D = setting.recurrence, setting.directions
     if cell.family not in ONNX.classes or setting.projected:
         got = f"{setting.cell}{', with proj_size' * setting.projected}"
         raise ValueError(f"cell: expected an RNN, a GRU or an LSTM in an export to ONNX, got {got}")
     x, weights = given.x.transpose(0, 1) if setting.batch_first else given.x, given.weights
     T, B, H = x.shape[0], x.shape[1], weights[0].shape[0] // cell.G
-    parts = [dict(zip(keys, weights[i:], strict=False)) for i in range(0, len(weights), len(keys))]
+    parts = setting.parts(weights)
     states, final = _initial(setting, given), []
     shapes = [(T, D, B, H), *[(D, B, H)] * len(cell.states)]
     for first in range(0, len(parts), D):
         own = parts[first : first + D]
         inputs = [x, *_weights(setting, own), None, *[s[first : first + D] for s in states]]
-        inputs += (
-            [torch.stack([_in_order(part["p"], cell.parameters, ONNX.peepholes) for part in own])]
-            if "p" in keys
-            else []
-        )
+        if cell.parameters:
+            inputs.append(torch.stack([reordered(part["p"], cell.parameters, ONNX.peepholes) for part in own]))
         y, *ends = torch.onnx.ops.symbolic_multi_out(
             ONNX.classes[cell.family],
             inputs,
@@ -73,21 +68,14 @@ def by_nodes(setting: Setting, given: Given) -> Tensors:
 
 def _initial(setting: Setting, given: Given) -> Tensors:
     """The initial states, zeros by default."""
-    calls, B = len(given.weights) // len(setting.keys), given.x.shape[0 if setting.batch_first else 1]
-    return list(given.init) or [given.x.new_zeros(calls, B, width) for width in setting.widths(given.weights)]
+    return list(given.init) or [given.x.new_zeros(shape) for shape in setting.shapes(given)[1:]]
 
 
 def _weights(setting: Setting, parts: list[dict[str, Tensor]]) -> list[Tensor | None]:
     """Return W, R and B of a node."""
     gates = setting.recurrence.gates, ONNX.gates[setting.recurrence.family]
-    found: list[Tensor | None] = [torch.stack([_in_order(part[key], *gates) for part in parts]) for key in ("W", "U")]
+    found: list[Tensor | None] = [torch.stack([reordered(part[key], *gates) for part in parts]) for key in ("W", "U")]
     if not setting.bias:
         return [*found, None]
-    both = [torch.cat([_in_order(part[key], *gates) for key in ("b", "b_rec")]) for part in parts]
+    both = [torch.cat([reordered(part[key], *gates) for key in ("b", "b_rec")]) for part in parts]
     return [*found, torch.stack(both)]
-
-
-def _in_order(a: Tensor, source: Any, target: Any) -> Tensor:
-    """Like `frameworks.reordered`, in operations that an exporter records."""
-    chunks = dict(zip(source, a.chunk(len(source)), strict=True))
-    return torch.cat([chunks[name] for name in target])

@@ -105,16 +105,15 @@ def recurrence_backward(*arguments: Any) -> Tensors:
 @recurrence.register_fake
 def _(*arguments: Any) -> Tensors:
     given, (training,), setting = taken(arguments)
-    x, _, weights, *_ = given
-    keys, cell, D, widths = setting.keys, setting.recurrence, setting.directions, setting.widths(weights)
-    calls, B, steps = len(weights) // len(keys), setting.batch(given), x.shape[:-1]
-    y = x.new_empty((*steps, D * widths[0]))
-    final = [x.new_empty((calls, B, width)) for width in widths]
+    x, cell = given.x, setting.recurrence
+    y, *final = [x.new_empty(shape) for shape in setting.shapes(given)]
     if not training:
         return [y, *final]
+    calls, B, width = final[0].shape
+    *steps, features = y.shape
     time_major = steps[::-1] if setting.batch_first else steps
-    inner = [x.new_empty((*time_major, D * widths[0])) for _ in range(calls // D - 1)]
-    H, P = int(weights[0].shape[0]) // cell.G, int(widths[0]) if setting.projected else 0
+    inner = [x.new_empty((*time_major, features)) for _ in range(calls // setting.directions - 1)]
+    H, P = int(given.weights[0].shape[0]) // cell.G, int(width) if setting.projected else 0
     n = backends.of(cell).room(cell, dtype_of(x), H, P, math.prod(steps), B)
     sizes = [torch.library.get_ctx().new_dynamic_size() if n is None else n for _ in range(calls)]
     saved = [x.new_empty((size,), dtype=torch.uint8) for size in sizes]
@@ -297,7 +296,4 @@ def sample(tensor: Tensor) -> Array:
 
 def whole(setting: Setting, given: Given, grads: Sequence[Tensor | None]) -> Tensors:
     """Gradients of y and of each final state, with zeros for those that autograd omits."""
-    x, _, weights, *_ = given
-    calls, B, widths = len(weights) // len(setting.keys), setting.batch(given), setting.widths(weights)
-    shapes = [(*x.shape[:-1], setting.directions * widths[0]), *[(calls, B, width) for width in widths]]
-    return [x.new_zeros(s) if d is None else d for d, s in zip(grads, shapes, strict=True)]
+    return [given.x.new_zeros(s) if d is None else d for d, s in zip(grads, setting.shapes(given), strict=True)]

@@ -16,7 +16,7 @@ from fastrnn.checks import every_step, expect_mapping, expect_names
 from fastrnn.torch import exporting, ops, per_sample
 from fastrnn.torch.compiler import let_in
 from fastrnn.torch.per_sample import ExpandedWeight
-from fastrnn.torch.stack import FUNCTIONS, Given, Setting, Stack, conjugate
+from fastrnn.torch.stack import FUNCTIONS, Given, Setting, Stack, conjugate, packed
 
 Tensors = Sequence[Tensor]
 
@@ -41,11 +41,6 @@ def refusal(what: str, tensor: Tensor) -> str:
             "also under torch.autocast"
         )
     return ""
-
-
-def packed(a: Tensor, batch_sizes: Tensor) -> Tensor:
-    """Pack (T, B, ...) into the data of a PackedSequence, by operators with all transforms and derivatives."""
-    return torch.cat([a[t, :size] for t, size in enumerate(batch_sizes.tolist())])
 
 
 def untraced(function: Any) -> Any:
@@ -208,7 +203,7 @@ class Base(nn.RNNBase):
         setting = Setting(cell.key, self.bias, self.bidirectional, batch_first, self.proj_size > 0)
         weights = self._weights()
         expanded = None
-        if type(weights[0]) is ExpandedWeight or type(weights[-1]) is ExpandedWeight:
+        if ExpandedWeight in map(type, weights):
             expanded, weights = weights, per_sample.unpacked(weights)
         T = B = 0
         if lengths is not None and batch_sizes is not None:

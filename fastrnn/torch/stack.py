@@ -72,6 +72,16 @@ class Setting(NamedTuple):
             return given.lengths.shape[0]
         return given.x.shape[0 if self.batch_first else 1]
 
+    def parts(self, weights: Sequence[Any]) -> list[dict[str, Any]]:
+        """The weights of each layer and direction, by their names in a call."""
+        keys = self.keys
+        return [dict(zip(keys, weights[i : i + len(keys)], strict=True)) for i in range(0, len(weights), len(keys))]
+
+    def shapes(self, given: Given) -> list[tuple[Any, ...]]:
+        """The shapes of y and of each final state."""
+        calls, B, widths = len(given.weights) // len(self.keys), self.batch(given), self.widths(given.weights)
+        return [(*given.x.shape[:-1], self.directions * widths[0]), *[(calls, B, width) for width in widths]]
+
 
 #: The numbers of initial states, weights, extra inputs and masks of a `Given`.
 Sizes = tuple[int, int, int, int]
@@ -150,13 +160,12 @@ class Stack:
     """
 
     def __init__(self, setting: Setting, weights: Sequence[Tensor]) -> None:
-        keys, directions = setting.keys, (False, True)[: setting.directions]
+        directions = (False, True)[: setting.directions]
         given = [lent(weight) for weight in weights]
         own = [np.ascontiguousarray(a) for a in given]
         self.in_place = all([a is b for a, b in zip(own, given, strict=True)])
         self.addresses, self.batch_first = addresses(weights), setting.batch_first
-        parts = [dict(zip(keys, own[i : i + len(keys)], strict=True)) for i in range(0, len(own), len(keys))]
-        self.layers = PackedStack(setting.recurrence, parts, directions)
+        self.layers = PackedStack(setting.recurrence, setting.parts(own), directions)
 
     def infer(self, given: Given, tape: Tape | None = None) -> Tensors:
         """Return y and each final state; weights are packed once, but not in training, which passes a tape."""
@@ -245,6 +254,17 @@ def inputs_of(e: Sequence[Tensor]) -> Arrays:
 def conjugate(sizes: Tensor, n: int) -> Tensor:
     """Lengths from batch_sizes, or these from descending lengths: how many are greater than 0, 1, ..., n - 1."""
     return torch.searchsorted(-sizes, -torch.arange(n))
+
+
+def packed(a: Tensor, batch_sizes: Tensor) -> Tensor:
+    """Pack (T, B, ...) into the data of a PackedSequence, by operators with all transforms and derivatives."""
+    return torch.cat([a[t, :size] for t, size in enumerate(batch_sizes.tolist())])
+
+
+def reordered(a: Tensor, source: Any, target: Any) -> Tensor:
+    """Like `frameworks.reordered`, in torch operations."""
+    chunks = dict(zip(source, a.chunk(len(source)), strict=True))
+    return torch.cat([chunks[name] for name in target])
 
 
 def steps_of(numbers: Tensor | None) -> Array | None:

@@ -87,22 +87,10 @@ def pad_sequences(
     array([[2, 3],
            [0, 4]])
     """
-    return padded("", sequences, maxlen, padding, truncating, value)
-
-
-def padded(
-    argument: str,
-    sequences: Sequence[Any],
-    maxlen: int | None = None,
-    padding: str = "post",
-    truncating: str = "post",
-    value: float = 0,
-) -> tuple[Array, Array]:
-    """Do the work of `pad_sequences`; messages begin with `argument`, such as "x: "."""
     for name, side in (("padding", padding), ("truncating", truncating)):
         if not among(side, ("post", "pre")):
             raise ValueError(f'{name}: expected "post" or "pre", got {side!r:.80}')
-    arrays = alike(argument, sequences)
+    arrays = alike("", sequences)
     first = arrays[0]
     T = max([len(a) for a in arrays]) if maxlen is None else positive("maxlen", maxlen)
     lengths = np.array([min(len(a), T) for a in arrays], np.int64)
@@ -324,9 +312,9 @@ class Samples(NamedTuple):
             y, lengths, weights = part.y, part.lengths, part.weights
             assert y is not None
             if lengths is not None and self.stepwise:
-                y = first_steps(y, y.shape[1])
-                valid = np.arange(y.shape[1]) < lengths[:, None]
-                weights = valid if weights is None else np.where(valid, weights[:, : y.shape[1]], 0)
+                T = self.y.shape[1]
+                y, valid = first_steps(y, T), np.arange(T) < lengths[:, None]
+                weights = valid if weights is None else np.where(valid, weights, 0)
             yield y, self.counting.weights(y, weights, len(self.leading))
 
     def split(self, fraction: float) -> tuple[Samples, Samples]:

@@ -33,9 +33,12 @@ class Best:
     def forget(self) -> None:
         self.value = -self.sign * math.inf
 
-    def check(self, training: Training) -> None:
+    def begin(self, training: Training) -> None:
+        """Check the name, and forget the value of an earlier training unless this one resumes."""
         if self.monitor not in training.names:
             raise ValueError(f"monitor: expected one of {', '.join(training.names)}, got {self.monitor!r}")
+        if training.epoch == 0:
+            self.forget()
 
     def improved(self, training: Training) -> bool:
         """Return whether this epoch is better by more than `min_delta`; NaN never is."""
@@ -100,9 +103,8 @@ class EarlyStopping(Callback):
         return self._best.value
 
     def on_train_begin(self, training: Training) -> None:
-        self._best.check(training)
+        self._best.begin(training)
         if training.epoch == 0:
-            self._best.forget()
             self.best_epoch, self._wait, self._weights = 0, 0, {}
         elif self._wait >= self.patience:
             training.stop()
@@ -194,11 +196,10 @@ class ReduceLROnPlateau(Callback):
         return self._best.value
 
     def on_train_begin(self, training: Training) -> None:
-        self._best.check(training)
+        self._best.begin(training)
         if callable(training.optimizer.learning_rate):
             raise ValueError("learning_rate: expected a number with ReduceLROnPlateau, got a schedule")
         if training.epoch == 0:
-            self._best.forget()
             self._wait = self._cooling = 0
         elif self._rate is not None:
             training.optimizer.learning_rate = self._rate
@@ -282,9 +283,7 @@ class Checkpoint(Callback):
         if "{epoch}" not in str(Path(self.path).parent):
             expect_place(self._file(training.epoch + 1))
         if self._best:
-            self._best.check(training)
-            if training.epoch == 0:
-                self._best.forget()
+            self._best.begin(training)
 
     def on_epoch_end(self, training: Training) -> None:
         if training.epoch % self.every == 0 and (self._best is None or self._best.improved(training)):
