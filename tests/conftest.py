@@ -196,6 +196,22 @@ def onnx(oracle: Callable[[str], Any]) -> Any:
     return oracle("onnx")
 
 
+@pytest.fixture(scope="session")
+def torch(oracle: Callable[[str], Any]) -> Any:
+    return oracle("torch")
+
+
+@pytest.fixture(scope="session")
+def h5py(oracle: Callable[[str], Any]) -> Any:
+    return oracle("h5py")
+
+
+@pytest.fixture(scope="session")
+def keras(torch: Any, oracle: Callable[[str], Any]) -> Any:
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    return oracle("keras")
+
+
 @pytest.fixture
 def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a fresh interpreter in an empty directory, on the same fastrnn and problems.py: python("-c", code)."""

@@ -16,6 +16,13 @@ from fastrnn.training.description import described
 MANY = range(24)
 
 
+def by_runtime(runtime: Any, model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What ONNX Runtime makes of a model, by the names of its outputs."""
+    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_outputs()]
+    return dict(zip(names, session.run(None, inputs), strict=True))
+
+
 def drawn(seed: int, cells: Any = tuple(CELLS), input_size: int | None = None, **fixed: Any) -> Any:
     """A layer of some cell and options, of which `fixed` says some."""
     rng = np.random.default_rng([27, seed])

@@ -87,11 +87,6 @@ def test_keras(run: Run, tmp_path: Path) -> None:
     assert "--layer: " in wrong(run, "convert", "model.h5", "m.safetensors", "--layer", "none")
 
 
-@pytest.fixture
-def torch(oracle: Callable[[str], Any]) -> Any:
-    return oracle("torch")
-
-
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("prefix", ["", "encoder.rnn."])

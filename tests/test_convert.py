@@ -456,11 +456,6 @@ def test_load_refuses_other_files(tmp_path: Path) -> None:
 # --- files of Keras', without Keras
 
 
-@pytest.fixture
-def h5py() -> Any:
-    return pytest.importorskip("h5py")
-
-
 def unpacked(name: str, tmp_path: Path) -> Path:
     path = tmp_path / f"{name}.h5"
     path.write_bytes(gzip.decompress((DATA / f"keras_{name}.h5.gz").read_bytes()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,10 +169,7 @@ def test_an_optimizer_of_other_parameters() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("suffix", [None, ".keras", ".h5"])
-def test_from_and_to_keras(suffix: str | None, tmp_path: Path, oracle: Callable[[str], Any]) -> None:
-    oracle("torch")
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    keras = oracle("keras")
+def test_from_and_to_keras(suffix: str | None, tmp_path: Path, keras: Any) -> None:
     k, rng = keras.layers, np.random.default_rng(0)
     stack = [
         keras.Input((None, 3)),

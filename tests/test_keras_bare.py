@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +11,11 @@ from tolerance import assert_close, assert_same_bits
 
 import fastrnn
 
+pytestmark = pytest.mark.usefixtures("h5py")
+
 BOUND = 2e-6  # float32
 
 live = pytest.mark.filterwarnings("ignore")  # Keras and its backends give some while they are imported
-
-
-@pytest.fixture(scope="module")
-def keras(oracle: Callable[[str], Any]) -> Any:
-    oracle("torch")
-    oracle("h5py")
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    return oracle("keras")
-
-
-@pytest.fixture
-def h5py() -> Any:
-    return pytest.importorskip("h5py")
 
 
 def drawn(shape: tuple[int, ...], seed: int) -> np.ndarray:

@@ -5,7 +5,6 @@ Files are read without Keras in tests/test_convert.py.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Keras and its backends give
 CELLS = ("lstm", "gru_after", "gru_before", "rnn_tanh", "rnn_relu", "rnn_sigmoid", "rnn_identity")
 
 BOUND = 2e-6  # float32
-
-
-@pytest.fixture(scope="module")
-def keras(oracle: Callable[[str], Any]) -> Any:
-    oracle("torch")
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    return oracle("keras")
 
 
 def numbered(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:

@@ -6,7 +6,6 @@ Every layer maps (B, T, 3) to (B, T, 3) or so: shapes do not tell which weights 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,23 +16,11 @@ from tolerance import assert_close, assert_same_bits
 
 import fastrnn
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Keras and its backends give some while they are imported
+# Keras and its backends warn while they are imported; Keras writes files with h5py.
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("h5py")]
 
 BOUND = 2e-6  # float32
 H = 3
-
-
-@pytest.fixture(scope="module")
-def keras(oracle: Callable[[str], Any]) -> Any:
-    oracle("torch")
-    oracle("h5py")
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    return oracle("keras")
-
-
-@pytest.fixture
-def h5py() -> Any:
-    return pytest.importorskip("h5py")
 
 
 def both(k: Any, kind: str = "LSTM", **options: Any) -> Any:

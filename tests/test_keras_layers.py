@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 import importlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -27,13 +26,6 @@ LEAST = 0.1  # what rounding in the middle of a sum of numbers of about 1 is rel
 
 LAYERS = ("SimpleRNN", "GRU", "LSTM")
 T, B, I, H = 9, 5, 3, 7
-
-
-@pytest.fixture(scope="module")
-def keras(oracle: Callable[[str], Any]) -> Any:
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    oracle("torch")
-    return oracle("keras")
 
 
 @pytest.fixture(scope="module")

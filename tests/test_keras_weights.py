@@ -19,11 +19,6 @@ H = 3
 Weights = list[np.ndarray]
 
 
-@pytest.fixture
-def h5py() -> Any:
-    return pytest.importorskip("h5py")
-
-
 def lstm_weights(seed: int) -> Weights:
     rng = np.random.default_rng([40, seed])
     return [rng.standard_normal(shape, np.float32) for shape in ((H, 4 * H), (H, 4 * H), (4 * H,))]

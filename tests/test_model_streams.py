@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -339,11 +338,8 @@ def test_what_has_no_steps(said: str, layers: Callable[[], list[Any]]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # Keras and its backends give some while they are imported
-def test_from_keras(oracle: Callable[[str], Any], tmp_path: Path, native: str) -> None:
+def test_from_keras(keras: Any, tmp_path: Path, native: str) -> None:
     """A stateful model of Keras, step by step: the bits of `predict`, and Keras' values."""
-    oracle("torch")
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    keras = oracle("keras")
     layers = keras.layers
     model = keras.Sequential(
         [

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conversions import MANY, drawn, given, settings, written
+from conversions import MANY, by_runtime, drawn, given, settings, written
 from stacks import named, states
 from tolerance import assert_close, assert_same_bits
 
@@ -21,11 +21,8 @@ def runtime(oracle: Callable[[str], Any]) -> Any:
 
 
 def computed(runtime: Any, model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    names = [one.name for one in session.get_outputs()]
-    found = dict(zip(names, session.run(None, inputs), strict=True))
     renamed = {"y_forward": "y0", "y_backward": "y1"}
-    return {renamed.get(name, name): a for name, a in found.items()}
+    return {renamed.get(name, name): a for name, a in by_runtime(runtime, model, inputs).items()}
 
 
 def weights(onnx: Any, model: Any) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conversions import MANY, assert_predicts, drawn, drawn_model, read_by
+from conversions import MANY, assert_predicts, by_runtime, drawn, drawn_model, read_by
 from tolerance import assert_close, assert_same_bits
 
 import fastrnn
@@ -24,12 +24,6 @@ EACH = [OPSETS[0], 12, 13, 17, 18, 21]
 @pytest.fixture(scope="module")
 def runtime(oracle: Callable[[str], Any]) -> Any:
     return oracle("onnxruntime")
-
-
-def computed(runtime: Any, model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    names = [one.name for one in session.get_outputs()]
-    return dict(zip(names, session.run(None, inputs), strict=True))
 
 
 def written(onnx: Any, model: Any, **options: Any) -> Any:
@@ -48,7 +42,7 @@ def test_predictions(seed: int, ragged: bool, onnx: Any, runtime: Any) -> None:
     made = written(onnx, model, lengths=ragged, opset=EACH[seed % len(EACH)])
     assert [one.name for one in made.graph.output] == ["y"]
     inputs = {"x": x} | ({"sequence_lens": LENGTHS} if ragged else {})
-    assert_predicts(computed(runtime, made, inputs)["y"], model, x, LENGTHS if ragged else None)
+    assert_predicts(by_runtime(runtime, made, inputs)["y"], model, x, LENGTHS if ragged else None)
 
 
 @pytest.mark.parametrize("opset", OPSETS)
@@ -70,7 +64,7 @@ def test_every_opset(opset: int, onnx: Any, runtime: Any) -> None:
         if one.name not in ("x", "sequence_lens")
     }
     assert list(given) == ["1.h0", "2.h0", "2.c0", "3.0.h0", "3.1.h0", "3.1.c0"]
-    got = computed(runtime, made, {"x": x, "sequence_lens": LENGTHS} | given)
+    got = by_runtime(runtime, made, {"x": x, "sequence_lens": LENGTHS} | given)
     h = given
     state = (None, h["1.h0"], (h["2.h0"], h["2.c0"]), (h["3.0.h0"], (h["3.1.h0"], h["3.1.c0"])), None, None)
     y, final, _ = model.forward(x, state=state, lengths=LENGTHS)
@@ -121,12 +115,12 @@ def test_cells_of_the_catalogue(cell: Any, bidirectional: bool, onnx: Any, runti
     layer = fastrnn.Recurrent(cell, 3, 4, 2, bidirectional=bidirectional, rng=0)
     model = fastrnn.Sequential([layer, fastrnn.Dense(8 if bidirectional else 4, 2, rng=1)])
     x = read_by(model)
-    assert_predicts(computed(runtime, written(onnx, model), {"x": x})["y"], model, x)
+    assert_predicts(by_runtime(runtime, written(onnx, model), {"x": x})["y"], model, x)
     y, state = layer(x.swapaxes(0, 1))
     names = ["y", *[f"{name}_n" for name in cell.states]]
     expected = dict(zip(names, [y, *(state if isinstance(state, tuple) else (state,))], strict=True))
     turned = np.ascontiguousarray(x.swapaxes(0, 1))
-    assert_close(computed(runtime, written(onnx, layer), {"x": turned}), expected, 2e-6)
+    assert_close(by_runtime(runtime, written(onnx, layer), {"x": turned}), expected, 2e-6)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "lstm_peephole", "gru_after", "gru_before", "rnn_tanh"])
@@ -162,7 +156,7 @@ def test_layers_over_time(kind: str, ragged: bool, opset: int, onnx: Any, runtim
     made = written(onnx, model, lengths=ragged, opset=opset)
     assert shapes(made.graph.output)["y"] == (["B", 3, 2] if kind.islower() else ["B", 4])
     inputs = {"x": x} | ({"sequence_lens": LENGTHS} if ragged else {})
-    assert_predicts(computed(runtime, made, inputs)["y"], model, x, LENGTHS if ragged else None)
+    assert_predicts(by_runtime(runtime, made, inputs)["y"], model, x, LENGTHS if ragged else None)
 
 
 def test_a_model_that_begins_with_vectors(onnx: Any, runtime: Any) -> None:
@@ -170,7 +164,7 @@ def test_a_model_that_begins_with_vectors(onnx: Any, runtime: Any) -> None:
     made = written(onnx, model)
     assert (shapes(made.graph.input), shapes(made.graph.output)) == ({"x": ["B", 3]}, {"y": ["B", 5, 2]})
     x = np.random.default_rng(2).standard_normal((4, 3), np.float32)
-    assert_predicts(computed(runtime, made, {"x": x})["y"], model, x)
+    assert_predicts(by_runtime(runtime, made, {"x": x})["y"], model, x)
 
 
 def shapes(values: Any) -> dict[str, list[Any]]:
@@ -188,21 +182,21 @@ def test_axes(onnx: Any, runtime: Any) -> None:
     last = fastrnn.Sequential([fastrnn.LSTM(3, 4, return_sequences=False)])
     assert shapes(written(onnx, last, batch=2, steps=6).graph.output) == {"y": [2, 4]}
     x = read_by(model)
-    assert_predicts(computed(runtime, written(onnx, model, batch=4, steps=6), {"x": x})["y"], model, x)
+    assert_predicts(by_runtime(runtime, written(onnx, model, batch=4, steps=6), {"x": x})["y"], model, x)
 
 
 @pytest.mark.parametrize("layer", [fastrnn.Dense(3, 2, "softmax", rng=0), fastrnn.Activation("identity")])
 @pytest.mark.parametrize("steps", [None, "T"])
 def test_a_layer_that_is_not_recurrent(steps: Any, layer: Any, onnx: Any, runtime: Any) -> None:
     x = np.random.default_rng(0).standard_normal((5, 3) if steps is None else (2, 5, 3), np.float32)
-    assert_close(computed(runtime, written(onnx, layer, steps=steps), {"x": x}), {"y": layer(x)}, 2e-6)
+    assert_close(by_runtime(runtime, written(onnx, layer, steps=steps), {"x": x}), {"y": layer(x)}, 2e-6)
 
 
 def test_indices_past_the_lengths_need_not_be_in_the_table(onnx: Any, runtime: Any) -> None:
     model = fastrnn.Sequential([fastrnn.Embedding(5, 3, rng=0), fastrnn.GRU(3, 4, reset_after=True, rng=1)])
     x = np.array([[1, 2, 99], [4, 0, 3]])
     inputs = {"x": x, "sequence_lens": np.array([2, 3], np.int32)}
-    got = computed(runtime, written(onnx, model, lengths=True), inputs)["y"]
+    got = by_runtime(runtime, written(onnx, model, lengths=True), inputs)["y"]
     assert_predicts(got, model, x, [2, 3])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conversions import by_runtime
 from problems import Arrays
 from tolerance import assert_close, assert_same_bits
 
@@ -89,8 +90,7 @@ def agree(whole: Any, x: np.ndarray, session: Any) -> None:
     """With ONNX Runtime on the whole model."""
     import onnxruntime
 
-    exact = onnxruntime.InferenceSession(whole.SerializeToString(), providers=["CPUExecutionProvider"])
-    expected = dict(zip(session.output_names, exact.run(None, {"x": x}), strict=True))
+    expected = by_runtime(onnxruntime, whole, {"x": x})
     got = dict(zip(session.output_names, session.run(None, {"x": x}), strict=True))
     assert_close(got, expected, 2e-6)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from batches import ragged
 from models import K, N, T, inputs, steps, targets
 from tolerance import assert_close, assert_same_bits
 
@@ -25,18 +25,6 @@ POOLS: dict[str, type[Any]] = {
 }
 
 SIZES = ((1, 1, 1), (7, 3, 5), (15, 17, 3), (2, 33, 31))  # T, B, F
-
-
-@pytest.fixture(scope="module")
-def keras(oracle: Callable[[str], Any]) -> Any:
-    oracle("torch")
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    return oracle("keras")
-
-
-def ragged(T: int, B: int, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return np.asarray(rng.permutation(np.r_[T, 0, rng.integers(0, T + 1, B)][:B]))
 
 
 def drawn(shape: tuple[int, ...], seed: int, dtype: Any = np.float64) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +12,6 @@ from tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn.training import from_mask, pad_sequences
-
-
-@pytest.fixture(scope="module")
-def keras(oracle: Callable[[str], Any]) -> Any:
-    oracle("torch")
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    return oracle("keras")
 
 
 def sequences(seed: int, shape: tuple[int, ...] = (), dtype: Any = np.int64) -> list[np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,10 +59,7 @@ def test_rates(values: list[float], options: dict[str, Any], expected: list[floa
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("seed", range(20))
-def test_rates_are_keras(seed: int, oracle: Callable[[str], Any]) -> None:
-    oracle("torch")
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    keras = oracle("keras")
+def test_rates_are_keras(seed: int, keras: Any) -> None:
     rng = np.random.default_rng(seed)
     values = [float(v) for v in np.round(rng.random(25) * 2, 1)]
     options: dict[str, Any] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -446,11 +445,8 @@ def test_refused_by_pytorch(options: dict[str, Any], oracle: Callable[[str], Any
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("cell", ["rnn_tanh", "gru_after", "gru_before", "lstm"])
-def test_recurrent_dropout_is_that_of_keras(cell: str, oracle: Callable[[str], Any]) -> None:
+def test_recurrent_dropout_is_that_of_keras(cell: str, keras: Any) -> None:
     """With one mask for all gates, of which Keras draws one each."""
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    oracle("torch")
-    oracle("keras")
     net = layer(cell, 3, 5, dtype=np.float64, recurrent_dropout=0.4)
     plain = layer(cell, 3, 5, dtype=np.float64)
     plain.load_state_dict(net.state_dict())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,6 @@ import fastrnn
 from fastrnn.convert.onnx_nodes import OPSETS
 
 DTYPES = (np.float32, np.float64)
-
-
-@pytest.fixture(scope="module")
-def torch(oracle: Callable[[str], Any]) -> Any:
-    return oracle("torch")
-
-
-@pytest.fixture(scope="module")
-def keras(oracle: Callable[[str], Any]) -> Any:
-    oracle("torch")
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    return oracle("keras")
 
 
 @pytest.mark.parametrize("seed", MANY)

@@ -6,7 +6,6 @@ The mean is PyTorch's of CrossEntropyLoss, ``sum(w * loss) / sum(w)``; Keras cal
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -116,13 +115,6 @@ def test_missing_elements() -> None:
 
 
 # Oracles
-
-
-@pytest.fixture(scope="module")
-def keras(oracle: Callable[[str], Any]) -> Any:
-    oracle("torch")
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    return oracle("keras")
 
 
 def one_hot(c: np.ndarray) -> np.ndarray:

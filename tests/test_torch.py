@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,6 @@ MODULES = {
     "lstm": ("LSTM", {}),
     "gru_after": ("GRU", {}),
 }
-
-
-@pytest.fixture(scope="module")
-def torch(oracle: Callable[[str], Any]) -> Any:
-    return oracle("torch")
 
 
 def by_torch(torch: Any, problem: Problem) -> Arrays:

@@ -58,11 +58,6 @@ def test_gradients(cell: Any, seed: int, oracle: Callable[[str], Any]) -> None:
     assert_close(results(p), by_autograd(oracle("torch"), p))
 
 
-@pytest.fixture
-def torch(oracle: Callable[[str], Any]) -> Any:
-    return oracle("torch")
-
-
 def modules(torch: Any, **options: Any) -> tuple[Any, Any]:
     """A module of a user's GRU and fastrnn.torch's own, of the same parameters."""
     import fastrnn.torch

@@ -18,11 +18,6 @@ import fastrnn
 CELLS = ("lstm", "gru_after", "rnn_tanh", "rnn_relu")
 
 
-@pytest.fixture(scope="module")
-def torch(oracle: Callable[[str], Any]) -> Any:
-    return oracle("torch")
-
-
 def expressible(seed: int, **fixed: Any) -> Any:
     return drawn(seed, CELLS, merge="concat", return_sequences=True, **fixed)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,6 @@ from fastrnn import catalogue
 CELLS = ("lstm", "gru_after", "rnn_tanh", "rnn_relu")
 
 LENGTHS = np.array([6, 1, 3, 0])
-
-
-@pytest.fixture(scope="module")
-def torch(oracle: Callable[[str], Any]) -> Any:
-    return oracle("torch")
 
 
 def computed(torch: Any, module: Any, x: np.ndarray, lengths: Any = None) -> np.ndarray:

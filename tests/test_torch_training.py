@@ -32,11 +32,6 @@ CONSTANTS, UPDATE = 4, 8
 CURVE = 1e-10
 
 
-@pytest.fixture(scope="module")
-def torch(oracle: Callable[[str], Any]) -> Any:
-    return oracle("torch")
-
-
 def torch_loss(torch: Any, name: str, p: Any, t: Any) -> Any:
     """Over (N, K) rows; torch has no categorical cross-entropy of probabilities but by their logarithms."""
     functional = torch.nn.functional
