@@ -46,6 +46,12 @@ def compare(arguments: list[str]) -> int:
     return int(importlib.import_module("benchmarks.compare.__main__").main(arguments))
 
 
+def has_model(arguments: list[str]) -> bool:
+    """Return whether an argument is the name of a model file."""
+    readers = importlib.import_module("fastrnn.convert.formats").READERS
+    return any(Path(one).suffix.lower() in readers for one in arguments)
+
+
 def spelled(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
@@ -91,7 +97,7 @@ def parser() -> Parser:
 
 def main() -> int:
     arguments = sys.argv[1:]
-    if arguments[:1] == ["bench"] and all(one.startswith("-") for one in arguments[1:2]):
+    if arguments[:1] == ["bench"] and all(one.startswith("-") for one in arguments[1:2]) and not has_model(arguments):
         return compare(arguments[1:])
     given = vars(parser().parse_args(arguments))
     command = given.pop("command")

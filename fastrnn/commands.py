@@ -39,13 +39,12 @@ def inspect(source: str, **options: Any) -> None:
             raise
         print(f"{source}: {error}", "", nodes, sep="\n")
         return
-    chain, rows = as_chain("model", model), list[tuple[str, ...]]()
-    shape = chain.input_shape
-    for prefix, _, layer in leaves(chain):
-        shape = layer.output_shape(shape)
-        cell, runs_in = placed(layer)
-        name = f"{prefix[:-1]} {type(layer).__name__}"
-        rows.append((name, str(samples_first(shape)), *counted(layer), cell, runs_in))
+    shape = None if is_pair(model) else as_chain("model", model).input_shape
+    rows = list[tuple[str, ...]]()
+    for place, layer in numbered(model):
+        shape = None if shape is None else layer.output_shape(shape)
+        written = "a pair" if shape is None else str(samples_first(shape))
+        rows.append((f"{place} {type(layer).__name__}", written, *counted(layer), *placed(layer)))
     head = ("Layer", "Output shape", "Parameters", "Memory", "Cell", "Runs in")
     total = ("Total", "", *counted(model), "", "")
     print(f"{source}: {headline(model)}", machine(), "", table([head, *rows, total], (2, 3)), sep="\n")
@@ -79,9 +78,19 @@ def bench(source: str, *, batch: int, steps: int, seconds: float, threads: int |
 
 def headline(model: Layer) -> str:
     """Describe the model in one line."""
-    kinds = ", ".join(type(layer).__name__ for _, _, layer in leaves(as_chain("model", model)))
+    kinds = ", ".join(type(layer).__name__ for _, layer in numbered(model))
     dtypes = " and ".join(sorted({str(p.dtype) for p in model.parameters().values()})) or "no parameters"
     return f"{kinds}; {dtypes}, {counted(model)[0]} parameters, {counted(model)[1]}"
+
+
+def numbered(model: Layer) -> list[tuple[str, Layer]]:
+    """Return the layers of a model and its nested models with their indices, such as "0.1"; a layer alone is "0"."""
+    return [(prefix[:-1], layer) for prefix, _, layer in leaves(model)] if isinstance(model, Chain) else [("0", model)]
+
+
+def is_pair(model: Layer) -> bool:
+    """Return whether the model returns two outputs, which a `Sequential` does not support."""
+    return isinstance(model, Recurrent) and model.bidirectional and model.merge is None
 
 
 def machine(threads: int | None = None) -> str:

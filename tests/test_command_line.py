@@ -158,6 +158,19 @@ def test_inspect(run: Run) -> None:
     assert lines[-1].split() == ["Total", "1,042", "4.2", "kB"]
 
 
+def test_a_layer_with_a_pair_of_outputs(run: Run, onnx: Any) -> None:
+    layer = fastrnn.LSTM(3, 4, bidirectional=True, merge=None, rng=0)
+    fastrnn.save("pair.safetensors", layer)
+    line = "LSTM; float32, 288 parameters, 1.2 kB"
+    assert run("convert", "pair.safetensors", "pair.onnx") == (0, f"pair.onnx: {line}\n", "")
+    assert onnx.load("pair.onnx") == fastrnn.to_onnx(layer)
+    code, out, err = run("inspect", "pair.safetensors")
+    lines = out.splitlines()
+    assert (code, lines[0], err) == (0, f"pair.safetensors: {line}", "")
+    assert re.split(r"  +", lines[5])[:5] == ["0 LSTM", "a pair", "288", "1.2 kB", "lstm"]
+    assert "merge: None gives a pair" in wrong(run, "bench", "pair.safetensors")
+
+
 def test_inspect_a_graph_that_is_no_chain(run: Run, onnx: Any) -> None:
     model = fastrnn.to_onnx(small())
     model.graph.node.append(onnx.helper.make_node("Sqrt", ["y"], ["z"]))
@@ -203,6 +216,12 @@ def test_bench_of_a_layer(run: Run) -> None:
     for path, lines in (("one.safetensors", 2), ("two.safetensors", 1)):
         code, out, _ = run("bench", path, *small)
         assert (code, out.count(" of one sequence"), out.count("no single steps: ")) == (0, lines, 2 - lines)
+
+
+def test_bench_with_the_model_last(run: Run) -> None:
+    small().save("model.safetensors")
+    code, out, _ = run("bench", "--seconds", "0.02", "--batch", "2", "--steps", "3", "model.safetensors")
+    assert (code, out.count("3 steps of")) == (0, 2)
 
 
 def test_bench_of_an_encoder_and_a_decoder(run: Run) -> None:

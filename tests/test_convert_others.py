@@ -137,6 +137,8 @@ def kernels(*names: str, bias: tuple[str, ...] = ()) -> dict[str, Any]:
         (lambda: fastrnn.from_haiku(3), TypeError, "params: expected a mapping, as init returns, got int"),
         (lambda: fastrnn.from_haiku({}), ValueError, "got none; select one with module="),
         (lambda: fastrnn.from_haiku({"a": {"w": np.ones((3, 5))}}), ValueError, "got a; select one with module="),
+        (lambda: fastrnn.from_haiku({"a": 3}), ValueError, "VanillaRNN, got a; select one with module="),
+        (lambda: fastrnn.from_haiku({"a/linear": 3, 1: {}}), ValueError, "VanillaRNN, got a/linear, 1; select"),
         (lambda: fastrnn.from_haiku({"linear": {"w": np.ones((7, 16)), "b": np.ones(16)}}), ValueError, "got linear"),
         (
             lambda: fastrnn.from_haiku({"a/linear": kernels("i"), "b/linear_1": {}}),
@@ -270,6 +272,17 @@ NAM = {"architecture": "LSTM", "config": {"input_size": 1, "hidden_size": 2, "nu
             ValueError,
             r'PyTorch state_dict; pass its arrays to from_torch\(state_dict, cell="lstm", prefix="rec."\)',
         ),
+        (
+            lambda: fastrnn.from_rtneural({"layers": [{"type": ["lstm"]}]}),
+            ValueError,
+            r"path: layers\[0\]: type: expected one of lstm, .*, got \['lstm'\]",
+        ),
+        (
+            lambda: fastrnn.from_rtneural({"layers": [{"type": "lstm", "weights": 5}]}),
+            ValueError,
+            r"path: layers\[0\]: weights: expected a list of arrays, got 5",
+        ),
+        (lambda: fastrnn.from_nam(NAM | {"architecture": ["LSTM"]}), ValueError, r"expected LSTM, got \['LSTM'\]"),
         (lambda: fastrnn.from_nam(NAM | {"architecture": "WaveNet"}), ValueError, "expected LSTM, got 'WaveNet'"),
         (lambda: fastrnn.from_nam(NAM | {"config": None}), ValueError, "path: config: expected sizes, got None"),
         (

@@ -445,6 +445,13 @@ def test_models_of_ones_own(keras: Any) -> None:
         fastrnn.from_keras(Mine())
 
 
+class Mine(fastrnn.Dense):
+    """A user's layer, which computes something else than a Dense."""
+
+    def forward(self, x: Any, **options: Any) -> Any:
+        return super().forward(-x, **options)
+
+
 @pytest.mark.parametrize(
     ("layer", "error", "message"),
     [
@@ -482,6 +489,10 @@ def test_models_of_ones_own(keras: Any) -> None:
         (lambda: fastrnn.Recurrent(named_lstm(), 3, 4), ValueError, "cell: Keras has no lstm; expected"),
         (lambda: small(), ValueError, "padding_idx: Keras cannot express 1"),
         (lambda: fastrnn.layers.Layer(), TypeError, "layer: expected one of fastrnn's"),
+        (lambda: Mine(3, 4), TypeError, r"layer: expected one of fastrnn's .*, got \w+\.Mine"),
+        (lambda: fastrnn.Sequential([fastrnn.LSTM(2, 3), Mine(3, 4)]), TypeError, "layer: expected one of .*Mine"),
+        (lambda: type("Most", (fastrnn.GlobalMaxPooling1D,), {})(), TypeError, r"layer: expected one of .*\.Most"),
+        (lambda: fastrnn.LastStep(), ValueError, "layer: Keras has no LastStep; use return_sequences=False"),
     ],
 )
 def test_to_keras_refuses(layer: Any, error: type[Exception], message: str, keras: Any) -> None:

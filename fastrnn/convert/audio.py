@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.cells import Array, find
-from fastrnn.checks import positive
+from fastrnn.checks import among, positive
 from fastrnn.convert.keras_files import Piece
 from fastrnn.convert.keras_layers import converted
 from fastrnn.convert.keras_options import Taken
@@ -61,16 +61,18 @@ def from_rtneural(path: Any) -> Sequential:
 
 def pieces_of(whose: str, i: int, layer: Mapping[str, Any]) -> list[Piece]:
     """Return the Keras layer with these weights."""
-    kind, shape = layer.get("type"), layer.get("shape")
-    arrays = [floats(f"{whose}: layers[{i}]: weights", a) for a in layer.get("weights") or []]
-    if kind not in RTNEURAL:
+    kind, shape, stored = layer.get("type"), layer.get("shape"), layer.get("weights") or []
+    if not isinstance(stored, list | tuple):
+        raise ValueError(f"{whose}: layers[{i}]: weights: expected a list of arrays, got {stored!r:.80}")
+    arrays = [floats(f"{whose}: layers[{i}]: weights", a) for a in stored]
+    if not among(kind, RTNEURAL):
         raise ValueError(f"{whose}: layers[{i}]: type: expected one of {', '.join(RTNEURAL)}, got {kind!r:.80}")
     units = shape[-1] if isinstance(shape, list) and shape else None
     config = {"name": f"{i}", "units": units, "use_bias": len(arrays) > 1}
     recurrent, activation = len(arrays) == 3, layer.get("activation") or "linear"
     config |= {"return_sequences": True} if recurrent else {"activation": activation}
     config |= {"reset_after": True} if recurrent and arrays[2].ndim == 2 else {}
-    return [Piece(RTNEURAL[kind], config, arrays)]
+    return [Piece(RTNEURAL[str(kind)], config, arrays)]
 
 
 def from_nam(path: Any) -> tuple[Sequential, list[Any]]:
@@ -103,7 +105,7 @@ def from_nam(path: Any) -> tuple[Sequential, list[Any]]:
     (1, 5, 1)
     """
     whose, file = read(path)
-    if file.get("architecture") not in NAM:
+    if not among(file.get("architecture"), NAM):
         raise ValueError(f"{whose}: architecture: expected {', '.join(NAM)}, got {file.get('architecture')!r:.80}")
     cell, config = find(NAM[file["architecture"]], peephole=False), file.get("config")
     if not isinstance(config, Mapping):

@@ -161,6 +161,8 @@ def from_haiku(params: Any, *, module: str | None = None, batch_first: bool = Fa
     if not isinstance(params, Mapping):
         raise TypeError(f"params: expected a mapping, as init returns, got {type(params).__name__}")
     found = {name: own for name, own in params.items() if module is None or f"{name}/".startswith(f"{module}/")}
+    if not all(isinstance(name, str) and isinstance(own, Mapping) for name, own in found.items()):
+        found = {}
     arrays = {name: {key: np.asarray(a) for key, a in own.items()} for name, own in sorted(found.items())}
     kinds = [(name.rpartition("/")[2], sorted(own)) for name, own in arrays.items()]
     stored = list(arrays.values())
@@ -183,16 +185,17 @@ def haiku_rnn(linear: Mapping[str, Array], linear_1: Mapping[str, Array], batch_
 
 def haiku_lstm(w: Array, b: Array, batch_first: bool) -> Recurrent:
     H = w.shape[1] // 4
-    order, gates = HAIKU_GATES["lstm"], dict[str, Any]()
-    for name, a in (("W", w[:-H]), ("U", w[-H:]), ("b", b)):
-        gates |= {f"{name}_{gate}": part for gate, part in zip(order, np.split(a, 4, axis=-1), strict=True)}
+    gates = gates_of("lstm", W=w[:-H], U=w[-H:], b=b)
     return from_gates(**gates | {"b_f": gates["b_f"] + b.dtype.type(1)}, transposed=True, batch_first=batch_first)
 
 
 def haiku_gru(own: Mapping[str, Array], batch_first: bool) -> Recurrent:
-    gates: dict[str, Any] = {}
-    for name, a in (("W", own["w_i"]), ("U", own["w_h"]), ("b", own["b"])):
-        gates |= {
-            f"{name}_{gate}": part for gate, part in zip(HAIKU_GATES["gru"], np.split(a, 3, axis=-1), strict=True)
-        }
+    gates = gates_of("gru", W=own["w_i"], U=own["w_h"], b=own["b"])
     return from_gates(**gates, reset_after=False, update="write", transposed=True, batch_first=batch_first)
+
+
+def gates_of(family: str, **arrays: Array) -> dict[str, Any]:
+    """Split arrays of all gates, in Haiku's order, into one per gate, named as for `from_gates`."""
+    order = HAIKU_GATES[family]
+    split = {name: zip(order, np.split(a, len(order), axis=-1), strict=True) for name, a in arrays.items()}
+    return {f"{name}_{gate}": part for name, parts in split.items() for gate, part in parts}

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from fastrnn.checks import boolean, named_cell
 from fastrnn.convert import keras_bare, keras_files
 from fastrnn.convert.keras_layers import check_masks, converted
 from fastrnn.convert.keras_options import Taken
-from fastrnn.convert.stack import Arrays, recurrent, refuse
+from fastrnn.convert.stack import Arrays, kind_of, recurrent, refuse, titled
 from fastrnn.extras import needed
 from fastrnn.frameworks import KERAS, keras_activation, keras_options, reordered, two_biases
 from fastrnn.layers import (
@@ -180,36 +181,9 @@ def counterparts(keras: Any, layer: Layer) -> list[Any]:
     """Return the Keras layers for one of ours, with its weights."""
     if isinstance(layer, Sequential):
         return [made for one in layer.layers for made in made_layers(keras, one)]
-    if isinstance(layer, Recurrent):
-        return made_stack(keras, recurrent(layer, KERAS))
-    if isinstance(layer, Dense):
-        made = keras.layers.Dense(
-            layer.output_size,
-            keras_activation(layer.activation),
-            use_bias=layer.bias is not None,
-            dtype=str(layer.dtype),
-        )
-        values = [layer.weight.T, *([] if layer.bias is None else [layer.bias])]
-        return [filled(made, (None, layer.input_size), values)]
-    if isinstance(layer, Embedding):
-        refuse(layer, KERAS, "padding_idx", layer.padding_idx, None)
-        made = keras.layers.Embedding(layer.num_embeddings, layer.embedding_dim, dtype=str(layer.dtype))
-        return [filled(made, (None, None), [layer.weight])]
-    if isinstance(layer, Dropout):
-        return [keras.layers.Dropout(layer.rate)]
-    if isinstance(layer, LayerNormalization):
-        options = {"center": layer.bias is not None, "scale": layer.weight is not None, "dtype": str(layer.dtype)}
-        made = keras.layers.LayerNormalization(epsilon=layer.epsilon, **options)
-        return [filled(made, (None, layer.input_size), list(layer.parameters().values()))]
-    if isinstance(layer, RepeatVector):
-        return [keras.layers.RepeatVector(layer.n)]
-    if isinstance(layer, GlobalAveragePooling1D | GlobalMaxPooling1D):
-        return [getattr(keras.layers, type(layer).__name__)()]
-    if isinstance(layer, LastStep):
-        raise ValueError("layer: Keras has no LastStep; use return_sequences=False in the recurrent layer instead")
-    if isinstance(layer, Activation):
-        return [keras.layers.Activation(keras_activation(layer.activation))]
-    raise TypeError(f"layer: expected one of fastrnn's, got {type(layer).__name__}")
+    with titled("layer"):
+        kind = kind_of(layer, MAKERS)
+    return MAKERS[kind](keras, layer)
 
 
 def made_stack(keras: Any, layer: Recurrent) -> list[Any]:
@@ -251,3 +225,41 @@ def filled(layer: Any, shape: tuple[int | None, ...], values: list[Array]) -> An
     layer.build(shape)
     layer.set_weights(values)
     return layer
+
+
+def made_dense(keras: Any, layer: Dense) -> list[Any]:
+    options = {"use_bias": layer.bias is not None, "dtype": str(layer.dtype)}
+    made = keras.layers.Dense(layer.output_size, keras_activation(layer.activation), **options)
+    values = [layer.weight.T, *([] if layer.bias is None else [layer.bias])]
+    return [filled(made, (None, layer.input_size), values)]
+
+
+def made_embedding(keras: Any, layer: Embedding) -> list[Any]:
+    refuse(layer, KERAS, "padding_idx", layer.padding_idx, None)
+    made = keras.layers.Embedding(layer.num_embeddings, layer.embedding_dim, dtype=str(layer.dtype))
+    return [filled(made, (None, None), [layer.weight])]
+
+
+def made_normalization(keras: Any, layer: LayerNormalization) -> list[Any]:
+    options = {"center": layer.bias is not None, "scale": layer.weight is not None, "dtype": str(layer.dtype)}
+    made = keras.layers.LayerNormalization(epsilon=layer.epsilon, **options)
+    return [filled(made, (None, layer.input_size), list(layer.parameters().values()))]
+
+
+def no_last_step(keras: Any, layer: LastStep) -> NoReturn:
+    raise ValueError("layer: Keras has no LastStep; use return_sequences=False in the recurrent layer instead")
+
+
+#: class of a layer -> the function that makes its Keras layers
+MAKERS: dict[type[Layer], Callable[[Any, Any], list[Any]]] = {
+    Recurrent: lambda keras, layer: made_stack(keras, recurrent(layer, KERAS)),
+    Dense: made_dense,
+    Embedding: made_embedding,
+    Dropout: lambda keras, layer: [keras.layers.Dropout(layer.rate)],
+    LayerNormalization: made_normalization,
+    RepeatVector: lambda keras, layer: [keras.layers.RepeatVector(layer.n)],
+    GlobalAveragePooling1D: lambda keras, layer: [keras.layers.GlobalAveragePooling1D()],
+    GlobalMaxPooling1D: lambda keras, layer: [keras.layers.GlobalMaxPooling1D()],
+    LastStep: no_last_step,
+    Activation: lambda keras, layer: [keras.layers.Activation(keras_activation(layer.activation))],
+}

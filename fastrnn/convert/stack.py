@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -146,6 +147,15 @@ def loaded(layer: Layer, state: Mapping[str, Any]) -> Layer:
     """Load these parameters into the layer and return it."""
     layer.load_state_dict(state)
     return layer
+
+
+@contextmanager
+def titled(title: str) -> Iterator[None]:
+    """Begin the messages of TypeError and ValueError with a layer's name."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{title}: {error}") from error
 
 
 def kind_of(layer: Layer, kinds: Iterable[type[Layer]]) -> type[Layer]:
