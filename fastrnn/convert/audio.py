@@ -14,9 +14,8 @@ from fastrnn.checks import among, positive
 from fastrnn.convert.keras_files import Piece
 from fastrnn.convert.keras_layers import converted
 from fastrnn.convert.keras_options import Taken
-from fastrnn.convert.stack import assembled
+from fastrnn.convert.stack import assembled, dense_of
 from fastrnn.frameworks import NAM, RTNEURAL
-from fastrnn.layers import Dense
 from fastrnn.training import Sequential
 
 
@@ -125,9 +124,8 @@ def from_nam(path: Any) -> tuple[Sequential, list[Any]]:
         W, U = np.split(matrix.reshape(G * H, -1), [H if i else I], axis=1)
         parts.append({"W": W, "U": U, "b": b})
         states.append((h, c))
-    dense = Dense(H, out, rng=0)
     weight, bias = np.split(left, [out * H])
-    dense.load_state_dict({"weight": weight.reshape(out, H), "bias": bias})
+    dense = dense_of(weight.reshape(out, H), bias)
     model = Sequential([assembled("weights", cell, parts, False, batch_first=True), dense])
     return model, [tuple(np.stack(s)[:, None] for s in zip(*states, strict=True)), None]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from fastrnn import backends
 from fastrnn.cells import Array
 from fastrnn.convert.c_layers import WRITERS, Source, lines_of
-from fastrnn.convert.stack import as_chain, kind_of, leaves
+from fastrnn.convert.stack import as_chain, kind_of, leaves, one_dtype, titled
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.training.chain import Chain
 from fastrnn.training.weight_files import file_path, replaced
@@ -94,17 +95,13 @@ def to_c(model: Any, path: str | os.PathLike[str], name: str | None = None) -> N
 def written(chain: Chain, name: str, headers: str, include: str) -> tuple[str, str]:
     """Return the text of the header and of the source."""
     layers = list(leaves(chain))
-    dtypes = {layer.dtype for _, _, layer in layers if hasattr(layer, "dtype")}
     if not any(isinstance(layer, Recurrent) for _, _, layer in layers):
         raise ValueError(f"model: expected at least one recurrent layer, got {chain!r:.80}")
-    if len(dtypes) > 1:
-        raise ValueError(f"model: expected layers of one dtype, got {' and '.join(sorted(map(str, dtypes)))}")
-    source = Source(dtypes.pop(), chain.input_shape[-1] if len(chain.input_shape) == 3 else None)
+    dtype = one_dtype(layer for _, _, layer in layers)
+    source = Source(dtype, chain.input_shape[-1] if len(chain.input_shape) == 3 else None)
     for _, title, layer in layers:
-        try:
+        with titled(title) if len(layers) > 1 else nullcontext():
             WRITERS[kind_of(layer, WRITERS)](source, layer)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{title}: {error}" if len(layers) > 1 else str(error)) from error
     source.end()
     fill = {
         "name": name,

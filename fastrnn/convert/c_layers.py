@@ -112,7 +112,7 @@ def padded(a: Array, n: int) -> Array:
 
 def write_recurrent(source: Source, layer: Recurrent) -> None:
     refuse(layer)
-    for one in unstacked(layer).layers:
+    for one in unstacked(layer):
         if isinstance(one, Recurrent):
             write_one(source, one, one.stack.parts[0])
     if not layer.return_sequences:

@@ -16,7 +16,7 @@ from fastrnn.checks import boolean, named_cell
 from fastrnn.convert import keras_bare, keras_files
 from fastrnn.convert.keras_layers import check_masks, converted
 from fastrnn.convert.keras_options import Taken
-from fastrnn.convert.stack import Arrays, kind_of, recurrent, refuse, titled
+from fastrnn.convert.stack import Arrays, kind_of, recurrent, refuse, titled, unstacked
 from fastrnn.extras import needed
 from fastrnn.frameworks import KERAS, keras_activation, keras_options, reordered, two_biases
 from fastrnn.layers import (
@@ -192,22 +192,19 @@ def made_stack(keras: Any, layer: Recurrent) -> list[Any]:
     if "output" in cell.options:
         refuse(layer, KERAS, "output", cell.options["output"], cell.options["candidate"])
     options = keras_options(cell) | {"use_bias": bool(layer.bias), "dtype": str(layer.dtype)}
-    parts, D, made = layer.stack.parts, 1 + layer.bidirectional, []
-    for i in range(layer.num_layers):
-        own, top = parts[i * D : (i + 1) * D], i == layer.num_layers - 1
-        one = getattr(keras.layers, KERAS.classes[cell.family])(
-            layer.hidden_size,
-            return_sequences=layer.return_sequences or not top,
-            recurrent_dropout=layer.recurrent_dropout,
-            **options,
-        )
+    options["recurrent_dropout"] = layer.recurrent_dropout
+    made = []
+    for own in unstacked(layer):
+        if not isinstance(own, Recurrent):
+            made += counterparts(keras, own)
+            continue
+        kind = getattr(keras.layers, KERAS.classes[cell.family])
+        one = kind(layer.hidden_size, return_sequences=own.return_sequences, **options)
         if layer.bidirectional:
             mode = {ours: name for name, ours in KERAS.merges.items()}[layer.merge]
             one = keras.layers.Bidirectional(one, merge_mode=mode, dtype=str(layer.dtype))
-        values = [a for way in own for a in keras_weights(way, cell)]
-        made.append(filled(one, (None, None, own[0]["W"].shape[1]), values))
-        if layer.dropout and not top:
-            made.append(keras.layers.Dropout(layer.dropout))
+        values = [a for way in own.stack.parts for a in keras_weights(way, cell)]
+        made.append(filled(one, (None, None, own.input_size), values))
     return made
 
 

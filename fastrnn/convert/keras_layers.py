@@ -8,6 +8,7 @@ from fastrnn.convert import keras_files
 from fastrnn.convert.keras_cells import cells, one_direction, two_directions
 from fastrnn.convert.keras_files import Piece
 from fastrnn.convert.keras_options import ALONE, LENGTHS, Taken, expect, flag, size, weights
+from fastrnn.convert.stack import dense_of, loaded
 from fastrnn.frameworks import CUDNN, KERAS, KERAS_RNN, keras_activation
 from fastrnn.functions import FUNCTIONS
 from fastrnn.layers import (
@@ -114,18 +115,14 @@ def dense(piece: Piece, taken: Taken) -> Dense:
     config = expect(piece, taken, activation=PLAIN)
     units, bias = size(piece, "units"), flag(piece, "use_bias", True)
     kernel, *b = weights(piece, ("kernel", (None, units)), *([("bias", (units,))] if bias else []))
-    layer = Dense(len(kernel), units, config.get("activation"), bias=bias, dtype=kernel.dtype, rng=0)
-    layer.load_state_dict({"weight": kernel.T} | ({"bias": b[0]} if bias else {}))
-    return layer
+    return dense_of(kernel.T, b[0] if bias else None, config.get("activation"))
 
 
 def embedding(piece: Piece, taken: Taken) -> Embedding:
     expect(piece, taken)
     n, E = size(piece, "input_dim"), size(piece, "output_dim")
     (table,) = weights(piece, ("embeddings", (n, E)))
-    layer = Embedding(n, E, dtype=table.dtype, rng=0)
-    layer.load_state_dict({"weight": table})
-    return layer
+    return loaded(Embedding(n, E, dtype=table.dtype, rng=0), {"weight": table})
 
 
 def dropout(piece: Piece, taken: Taken) -> Dropout:
@@ -151,9 +148,7 @@ def normalization(piece: Piece, taken: Taken) -> LayerNormalization:
     names = [name for name, there in (("weight", scale), ("bias", center)) if there]
     found = dict(zip(names, weights(piece, *[(name, (None,)) for name in names]), strict=True))
     first = found[names[0]]
-    layer = LayerNormalization(len(first), epsilon, scale=scale, center=center, dtype=first.dtype)
-    layer.load_state_dict(found)
-    return layer
+    return loaded(LayerNormalization(len(first), epsilon, scale=scale, center=center, dtype=first.dtype), found)
 
 
 def repeat(piece: Piece, taken: Taken) -> RepeatVector:

@@ -10,6 +10,7 @@ from fastrnn.convert.onnx_chain import chain_of
 from fastrnn.convert.onnx_graph import (
     Graph,
     Link,
+    direction_axis,
     expect_inputs,
     is_recurrent,
     options_of,
@@ -141,7 +142,7 @@ def after_top(graph: Graph, node: Any, layout: int) -> tuple[str | None, bool]:
     names = [*node.output, "", ""]
     last = not names[0] and bool(names[1])
     readers = graph.consumers[names[1] if last else names[0]]
-    axis = (1 if layout else 0) if last else (2 if layout else 1)
+    axis = direction_axis(layout, last)
     merges = {merge for one in readers if (merge := graph.reduction(one, axis))}
     if len(merges) == 1:
         return merges.pop(), last

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import numpy as np
-
 from fastrnn.cells import Array
 from fastrnn.convert.onnx_graph import (
     HINT,
@@ -19,7 +17,7 @@ from fastrnn.convert.onnx_graph import (
     title,
 )
 from fastrnn.convert.onnx_layers import OPERATORS
-from fastrnn.convert.stack import assembled, loaded
+from fastrnn.convert.stack import assembled, dense_of, loaded
 from fastrnn.frameworks import INPUTS
 from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
 from fastrnn.training import Sequential
@@ -115,7 +113,7 @@ class Reader:
         last = read != node.output[0]
         if last and read not in node.output[1:2]:
             refuse(node, "the model reads neither its Y nor its Y_h")
-        merge = self._joined(node, D, layout, last)
+        merge = self._joined(node, D, last)
         without_lengths = not any(node.input[4:5])
         if not last and D == 1 and without_lengths and self._last_step():
             last = True
@@ -125,28 +123,14 @@ class Reader:
         parts = parts_of_node(graph, node, cell, D)
         self._layers.append(assembled(title(node), cell, parts, bidirectional, **options))
 
-    def _joined(self, node: Any, D: int, layout: int, last: bool) -> str | None:
+    def _joined(self, node: Any, D: int, last: bool) -> str | None:
         """Consume the nodes that join the directions and their units into one axis; return the merge."""
         ahead = [one for one, _ in self._left[:2]]
-        joined = self._joined_last if last else self._graph.joined
         for n in range(1, len(ahead) + 1):
-            if (found := joined(ahead[:n], node)) and (found[0] is None) == (D == 1):
+            if (found := self._graph.joined(ahead[:n], node, last)) and (found[0] is None) == (D == 1):
                 del self._left[:n]
                 return found[0]
         refuse(node, "the nodes that join its directions are not recognised")
-
-    def _joined_last(self, ahead: list[Any], node: Any) -> tuple[str | None] | None:
-        """Return `Graph.joined` for Y_h."""
-        graph, axis = self._graph, 1 if self._graph.attributes(node).get("layout", 0) else 0
-        kinds = [one.op_type for one in ahead]
-        if kinds == ["Squeeze"] and graph.integers(ahead[0], "axes") in ([axis], [axis - 3]):
-            return (None,)
-        if kinds in (["Transpose", "Reshape"], ["Reshape"]):
-            turned = len(ahead) == 2 and graph.attributes(ahead[0]).get("perm") == [1, 0, 2]
-            flat = len(graph.integers(ahead[-1], "shape") or []) == 2
-            return ("concat",) if flat and turned == (axis == 0) else None
-        merge = graph.reduction(ahead[0], axis) if len(ahead) == 1 else None
-        return (merge,) if merge else None
 
     def _last_step(self) -> bool:
         """Consume the nodes that select the last step of one direction, if they are next."""
@@ -186,9 +170,7 @@ class Reader:
     def _dense(self, node: Any, weight: Array, bias: Array | None) -> None:
         if bias is not None and bias.size != len(weight):
             refuse(node, "expected a bias for each output")
-        state = {"weight": np.ascontiguousarray(weight)} | ({} if bias is None else {"bias": bias.reshape(-1)})
-        layer = Dense(weight.shape[1], len(weight), bias=bias is not None, dtype=weight.dtype, rng=0)
-        self._layers.append(loaded(layer, state))
+        self._layers.append(dense_of(weight, None if bias is None else bias.reshape(-1)))
 
     def sum(self, node: Any, place: int) -> None:
         """Add a bias to the preceding product."""
@@ -207,9 +189,7 @@ class Reader:
                 refuse(node, f"expected the last axis, got {axis}")
         below = self._layers[-1] if self._layers else None
         if isinstance(below, Dense) and below.activation == "identity":
-            sizes, biased = (below.input_size, below.output_size), below.bias is not None
-            layer = Dense(*sizes, name, bias=biased, dtype=below.dtype, rng=0)
-            self._layers[-1] = loaded(layer, below.parameters())
+            self._layers[-1] = dense_of(below.weight, below.bias, name)
         else:
             self._layers.append(Activation(name))
 

@@ -259,21 +259,29 @@ class Graph:
             raise ValueError(f"{title(node)}: ratio: expected a number, got {ratio.dtype} of shape {ratio.shape}")
         return float(ratio.reshape(()))
 
-    def joined(self, path: list[Any], below: Any) -> tuple[str | None] | None:
-        """Return in a tuple the merge with which these nodes reduce the four axes of Y below to three, or None."""
-        axis = 2 if self.attributes(below).get("layout", 0) else 1  # the axis of directions
+    def joined(self, path: list[Any], below: Any, last: bool = False) -> tuple[str | None] | None:
+        """Return in a tuple the merge with which these nodes take the axis of directions away, or None.
+
+        They read the four axes of Y of the node below, or the three of its Y_h if `last`.
+        """
+        layout = self.attributes(below).get("layout", 0)
+        axis = direction_axis(layout, last)
+        axes, swap = (3, [1, 0, 2]) if last else (4, [0, 2, 1, 3])
         kinds = [node.op_type for node in path]
-        if kinds == ["Squeeze"] and self.integers(path[0], "axes") in ([axis], [axis - 4]):
+        if kinds == ["Squeeze"] and self.integers(path[0], "axes") in ([axis], [axis - axes]):
             return (None,)
         if kinds in (["Transpose", "Reshape"], ["Reshape"]):
-            turned = len(path) == 2 and self.attributes(path[0]).get("perm") == [0, 2, 1, 3]
-            return ("concat",) if turned == (axis == 1) and self._flattens(path[-1], below) else None
+            turned = len(path) == 2 and self.attributes(path[0]).get("perm") == swap
+            return ("concat",) if turned == (not layout) and self._flattens(path[-1], below, last) else None
         merge = self.reduction(path[0], axis) if len(path) == 1 else None
         return (merge,) if merge else None
 
-    def _flattens(self, reshape: Any, below: Any) -> bool:
-        """Return whether the node reshapes the outputs of D directions to (., ., D*H)."""
-        R, shape = self.constant(below, 2), self.integers(reshape, "shape")
+    def _flattens(self, reshape: Any, below: Any, last: bool) -> bool:
+        """Return whether the node reshapes the outputs of D directions to (., ., D*H), or (., D*H) if `last`."""
+        shape = self.integers(reshape, "shape")
+        if last:
+            return len(shape or []) == 2
+        R = self.constant(below, 2)
         if R is None or R.ndim != 3 or len(reshape.input) < 2:
             return False
         wide = R.shape[0] * R.shape[2]
@@ -309,6 +317,11 @@ class Graph:
         """Return whether X is the transpose of a batch-first value."""
         before = self.producers.get(node.input[0])
         return before is not None and before.op_type == "Transpose" and self.attributes(before).get("perm") == [1, 0, 2]
+
+
+def direction_axis(layout: int, last: bool) -> int:
+    """Return the axis of the directions of Y, or of Y_h if `last`."""
+    return bool(layout) + (not last)
 
 
 def title(node: Any) -> str:

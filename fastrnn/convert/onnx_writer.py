@@ -10,7 +10,7 @@ import numpy as np
 from fastrnn.checks import boolean, size
 from fastrnn.convert.onnx_layers import WRITERS, ends, masked, write_directions
 from fastrnn.convert.onnx_nodes import OPSET, Axis, Nodes, Value, checked_opset
-from fastrnn.convert.stack import as_chain, kind_of, leaves, recurrent
+from fastrnn.convert.stack import as_chain, kind_of, leaves, one_dtype, recurrent, titled
 from fastrnn.extras import needed
 from fastrnn.frameworks import ONNX
 from fastrnn.layers import Embedding
@@ -118,10 +118,7 @@ def write_alone(nodes: Nodes, layer: Recurrent, steps: Axis | None) -> None:
 def write_chain(nodes: Nodes, model: Chain, steps: Axis | None) -> None:
     """Write a chain of layers, batch-first."""
     layers, shape = list(leaves(model)), model.input_shape
-    dtypes = {layer.dtype for _, _, layer in layers if hasattr(layer, "dtype")} or {np.dtype(np.float32)}
-    if len(dtypes) > 1:
-        raise ValueError(f"model: expected layers of one dtype, got {' and '.join(sorted(map(str, dtypes)))}")
-    [nodes.dtype], nodes.integers = dtypes, isinstance(layers[0][2], Embedding)
+    nodes.dtype, nodes.integers = one_dtype(layer for _, _, layer in layers), isinstance(layers[0][2], Embedding)
     if len(shape) == 2 and not nodes.integers:  # vectors, from which the model makes steps
         steps = None
     elif nodes.integers or any(isinstance(layer, Recurrent) for _, _, layer in layers):
@@ -134,10 +131,8 @@ def write_chain(nodes: Nodes, model: Chain, steps: Axis | None) -> None:
     if nodes.lengths and nodes.integers:  # indices past the lengths may be outside an embedding's table
         x = masked(nodes, x, nodes.mask, 0)
     for prefix, title, layer in layers:
-        try:
+        with titled(title):
             x = WRITERS[kind_of(layer, WRITERS)](nodes, layer, x, prefix)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{title}: {error}") from error
         if x.steps is None:  # later steps are no longer those of x
             nodes.lengths = ""
     y = nodes.turned(x, False)

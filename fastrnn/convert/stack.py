@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from fastrnn import checks
 from fastrnn.cells import Array, Cell, members
 from fastrnn.checks import DTYPES, describe
 from fastrnn.frameworks import Framework
-from fastrnn.layers import Dropout, Layer
+from fastrnn.layers import Dense, Dropout, Layer
 from fastrnn.layers.options import NAMES, LayerOptions, features, parameter_names, parameter_shapes
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.layers.rnn import layer_class
@@ -21,6 +21,8 @@ from fastrnn.packed import Part
 from fastrnn.training.chain import Chain
 
 Arrays = dict[str, Array]
+
+Own = TypeVar("Own", bound=Layer)
 
 #: parameters of each layer and direction in PyTorch's order
 Parts = list[Part]
@@ -130,7 +132,16 @@ def leaves(model: Chain, prefix: str = "", title: str = "") -> Iterator[tuple[st
             yield f"{prefix}{i}.", title + name, layer
 
 
-def unstacked(layer: Recurrent) -> Chain:
+def one_dtype(layers: Iterable[Layer]) -> np.dtype[Any]:
+    """Return the dtype of the layers that have one, float32 if none has; raise ValueError if they differ."""
+    dtypes: set[np.dtype[Any]] = {layer.dtype for layer in layers if hasattr(layer, "dtype")}
+    dtypes = dtypes or {np.dtype(np.float32)}
+    if len(dtypes) > 1:
+        raise ValueError(f"model: expected layers of one dtype, got {' and '.join(sorted(map(str, dtypes)))}")
+    return dtypes.pop()
+
+
+def unstacked(layer: Recurrent) -> list[Layer]:
     """Split a stack into single layers that share its parameters, with dropout between them."""
     options = {field.name: getattr(layer, field.name) for field in fields(LayerOptions)} | {"dropout": 0.0}
     L, D, found = layer.num_layers, 1 + layer.bidirectional, list[Layer]()
@@ -140,13 +151,19 @@ def unstacked(layer: Recurrent) -> Chain:
         found += [Dropout(layer.dropout)] if i and layer.dropout else []
         parts = layer.stack.parts[i * D : (i + 1) * D]
         found.append(type(layer).from_parts(layer.stack.cell, parts, **options | own))
-    return Chain(found)
+    return found
 
 
-def loaded(layer: Layer, state: Mapping[str, Any]) -> Layer:
+def loaded(layer: Own, state: Mapping[str, Any]) -> Own:
     """Load these parameters into the layer and return it."""
     layer.load_state_dict(state)
     return layer
+
+
+def dense_of(weight: Array, bias: Array | None, activation: str | None = None) -> Dense:
+    """Make a layer of a weight (out, in) and a bias (out,)."""
+    layer = Dense(weight.shape[1], len(weight), activation, bias=bias is not None, dtype=weight.dtype, rng=0)
+    return loaded(layer, {"weight": weight} | ({} if bias is None else {"bias": bias}))
 
 
 @contextmanager

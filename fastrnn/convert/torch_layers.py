@@ -10,7 +10,7 @@ import numpy as np
 
 from fastrnn.cells import Array, Cell, find
 from fastrnn.checks import as_array
-from fastrnn.convert.stack import Arrays, kind_of, loaded, recurrent, stacked, unstacked
+from fastrnn.convert.stack import Arrays, kind_of, loaded, recurrent, stacked, titled, unstacked
 from fastrnn.extras import needed
 from fastrnn.frameworks import MODES, PYTORCH, PYTORCH_IN_MODELS
 from fastrnn.layers import (
@@ -119,10 +119,8 @@ def made_model(model: Chain) -> Any:
     nn = needed("torch", "torch").nn
     modules, then = [], []
     for title, layer in zip(model.names, model.layers, strict=True):
-        try:
+        with titled(title):
             module = made_model(layer) if isinstance(layer, Chain) else MAKERS[kind_of(layer, MAKERS)](layer)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{title}: {error}") from error
         told = [name for name in Then._fields if hasattr(layer, name) and isinstance(module, nn.RNNBase | nn.Linear)]
         modules.append(module)
         then.append(Then(**{name: getattr(layer, name) for name in told}))
@@ -133,7 +131,7 @@ def in_model(layer: Recurrent) -> Any:
     """Return the batch-first module of a recurrent layer."""
     recurrent(layer, PYTORCH_IN_MODELS)
     if layer.bidirectional and layer.num_layers > 1 and layer.merge not in PYTORCH.only["merge"]:
-        return made_model(unstacked(layer))
+        return made_model(Chain(unstacked(layer)))
     return made_recurrent(layer, True)
 
 
