@@ -18,6 +18,7 @@ from tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn import catalogue
+from fastrnn.training import weight_files
 
 pytest.importorskip("safetensors")
 
@@ -126,6 +127,20 @@ def test_arrays_of_another(run: Run, tmp_path: Path) -> None:
     assert "--cell: expected no options, because gru.safetensors" in wrong(
         run, "inspect", "gru.safetensors", "--cell", "gru_before"
     )
+
+
+def test_a_file_is_read_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    small().save("model.safetensors")
+    files, opened = list[str](), weight_files.opened
+
+    def seen(argument: str, path: str) -> Any:
+        files.append(path)
+        return opened(argument, path)
+
+    monkeypatch.setattr(weight_files, "opened", seen)
+    assert run("convert", "model.safetensors", "again.safetensors")[0] == 0
+    assert files == ["model.safetensors"]
+    assert Path("again.safetensors").read_bytes() == Path("model.safetensors").read_bytes()
 
 
 def test_rtneural(run: Run, tmp_path: Path) -> None:

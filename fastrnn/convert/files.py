@@ -7,7 +7,7 @@ file as `save`, and `Sequential.load_weights` reads the file of a model too.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fastrnn.cells import Cell, members
@@ -101,13 +101,20 @@ def load(path: str | os.PathLike[str], *, cell: Cell | Iterable[Cell] = ()) -> L
     >>> np.array_equal(fastrnn.load(path)(x)[0], layer(x)[0])
     True
     """
+    return layer_in(path, *weight_files.opened("path", path), cell)
+
+
+def layer_in(
+    path: str | os.PathLike[str], tensors: Arrays, metadata: Mapping[str, str], cell: Cell | Iterable[Cell]
+) -> Layer:
+    """Return the layer that an opened file describes."""
     cells = {own.name: own for own in ([cell] if isinstance(cell, Cell) else cell)}
-    tensors, metadata = weight_files.read("path", path)
+    description = weight_files.described("path", path, tensors, metadata)
     whose = f"path: {os.fspath(path)}"
-    if "model" not in metadata:
+    if "model" not in description:
         raise ValueError(f"{whose} holds only weights; expected a file of fastrnn.save, or use load_weights of a model")
     try:
-        layer = restored(whose, metadata["model"], tensors, cells)
+        layer = restored(whose, description["model"], tensors, cells)
     except RecursionError as error:
         raise ValueError(f"{whose}: layers are nested too deeply ({error})") from error
     except (TypeError, OverflowError) as error:

@@ -15,7 +15,7 @@ from fastrnn import catalogue
 from fastrnn.cells import Cell, members
 from fastrnn.convert.audio import from_rtneural
 from fastrnn.convert.c import to_c
-from fastrnn.convert.files import load, save
+from fastrnn.convert.files import layer_in, save
 from fastrnn.convert.keras import from_keras
 from fastrnn.convert.onnx import from_onnx
 from fastrnn.convert.onnx_writer import to_onnx
@@ -102,7 +102,8 @@ def read_safetensors(path: str, **options: Any) -> Layer:
         return of_state(path, tensors, **options)
     if options:
         raise ValueError(f"{min(options)}: expected no options, because {path} describes its own content")
-    return load(path, cell=[own for own in vars(catalogue).values() if isinstance(own, Cell)])
+    cells = [own for own in vars(catalogue).values() if isinstance(own, Cell)]
+    return layer_in(path, tensors, metadata, cells)
 
 
 def of_state(

@@ -6,24 +6,19 @@ newer ones number the layers within each class, and the order across classes is 
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastrnn.cells import Array, Cell
 from fastrnn.convert.keras_cells import of_graphics_card, parts
-from fastrnn.convert.keras_files import BROKEN, Piece, member
+from fastrnn.convert.keras_files import Piece, opened
 from fastrnn.convert.keras_h5 import directions, listed
 from fastrnn.convert.keras_weights import Numbered, expect_groups, item, number, root_of, snake_case
 from fastrnn.convert.stack import Arrays, assembled
-from fastrnn.extras import needed
 from fastrnn.frameworks import CUDNN, KERAS, KERAS_1_GATES
 from fastrnn.layers import Dense, Embedding, Layer, LayerNormalization
 from fastrnn.layers.options import parameter_names
@@ -59,7 +54,7 @@ class Wanted(NamedTuple):
 
 def load(path: str | os.PathLike[str], model: Any) -> None:
     """Do the work of `Sequential.load_keras_weights`."""
-    with opened(path) as file:
+    with opened(path, "weights") as (file, _):
         stored, in_order = read(file)
     wanted = list(layers_of(model, "", ""))
     whose = f"path: {os.fspath(path)}"
@@ -72,8 +67,8 @@ def load(path: str | os.PathLike[str], model: Any) -> None:
 
 def one_layer(path: Any, cell: Cell, layer: str | None) -> Recurrent:
     """Make a layer of this cell from the layer of this name in a weights file."""
-    with opened(path) as file:
-        if "model_config" in file.attrs or zipfile.is_zipfile(path):
+    with opened(path, "weights") as (file, archive):
+        if "model_config" in file.attrs or archive is not None:
             raise ValueError(f"cell: expected None, because {os.fspath(path)} describes its layers")
         stored, _ = read(file)
     G, names = cell.G, ", ".join(one.name or one.place for one in stored)
@@ -218,25 +213,6 @@ def by_shape(whose: str, given: list[Stored], takers: list[Wanted]) -> list[Stor
 
 def shapes_of(own: Stored) -> str:
     return f"{own.name or own.place} with arrays of shapes {[a.shape for a in own.arrays]}"
-
-
-@contextmanager
-def opened(path: Any) -> Iterator[Any]:
-    """Open an HDF5 file, or the one in a `.keras` file; errors name the path."""
-    h5py = needed("h5py", "keras-files")
-    broken: tuple[type[Exception], ...] = (*BROKEN, zipfile.BadZipFile, zlib.error)
-    try:
-        source = path
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                source = io.BytesIO(member(archive, "model.weights.h5"))
-        with h5py.File(source, "r") as file:
-            yield file
-    except FileNotFoundError:
-        raise
-    except broken as error:
-        whose = f"path: {os.fspath(path)} is not a Keras weights file"
-        raise ValueError(f"{whose} ({type(error).__name__}: {error})") from error
 
 
 def read(file: Any) -> tuple[list[Stored], bool]:

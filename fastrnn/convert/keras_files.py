@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from fastrnn.cells import Array
@@ -58,31 +59,36 @@ class Piece(NamedTuple):
 
 def read(path: str | os.PathLike[str], layer: str | None) -> list[Piece]:
     """Read all layers of a model's file, or the one named `layer`."""
+    with opened(path, "model") as (file, archive):
+        expect_groups(file)
+        if archive is not None:
+            made = json.loads(member(archive, "metadata.json")) if "metadata.json" in archive.namelist() else {}
+            model = as_meant(json.loads(member(archive, "config.json")), made.get("keras_version", "3"))
+            return pieces(model, Numbered(file), layer)
+        if "model_config" not in file.attrs:
+            raise ValueError(f"path: {os.fspath(path)} does not hold a model; {BARE}")
+        model = as_meant(json.loads(file.attrs["model_config"]), file.attrs.get("keras_version", "1"))
+        return pieces(model, Named(item(file, "model_weights")), layer)
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str], content: str) -> Iterator[tuple[Any, Any]]:
+    """Open an HDF5 file, or the one in a `.keras` file; yield it and the archive or None. Errors name the path."""
     import zipfile  # imported here to keep `import fastrnn` fast
     import zlib
 
     h5py = needed("h5py", "keras-files")
     broken: tuple[type[Exception], ...] = (*BROKEN, zipfile.BadZipFile, zlib.error)
-    whose = f"path: {os.fspath(path)}"
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                made = json.loads(member(archive, "metadata.json")) if "metadata.json" in archive.namelist() else {}
-                model = as_meant(json.loads(member(archive, "config.json")), made.get("keras_version", "3"))
-                weights = io.BytesIO(member(archive, "model.weights.h5"))
-            with h5py.File(weights, "r") as file:
-                expect_groups(file)
-                return pieces(model, Numbered(file), layer)
-        with h5py.File(path, "r") as file:
-            expect_groups(file)
-            if "model_config" not in file.attrs:
-                raise ValueError(f"{whose} does not hold a model; {BARE}")
-            model = as_meant(json.loads(file.attrs["model_config"]), file.attrs.get("keras_version", "1"))
-            return pieces(model, Named(item(file, "model_weights")), layer)
+        with ExitStack() as files:
+            archive = files.enter_context(zipfile.ZipFile(path)) if zipfile.is_zipfile(path) else None
+            source = path if archive is None else io.BytesIO(member(archive, "model.weights.h5"))
+            yield files.enter_context(h5py.File(source, "r")), archive
     except FileNotFoundError:
         raise
     except broken as error:
-        raise ValueError(f"{whose} is not a Keras model file ({type(error).__name__}: {error})") from error
+        whose = f"path: {os.fspath(path)} is not a Keras {content} file"
+        raise ValueError(f"{whose} ({type(error).__name__}: {error})") from error
 
 
 def member(archive: Any, name: str) -> bytes:

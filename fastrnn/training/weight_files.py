@@ -130,6 +130,13 @@ def opened(argument: str, path: str | os.PathLike[str]) -> tuple[Tensors, dict[s
 
 def read(argument: str, path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, Any]]:
     tensors, metadata = opened(argument, path)
+    return tensors, described(argument, path, tensors, metadata)
+
+
+def described(
+    argument: str, path: str | os.PathLike[str], tensors: Tensors, metadata: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what fastrnn wrote beside the tensors, checked."""
     if KEY not in metadata:
         raise ValueError(f"{argument}: {os.fspath(path)} was not written by fastrnn")
     if SUM in metadata and metadata[SUM] != checksum(tensors, metadata[KEY]):
@@ -142,4 +149,4 @@ def read(argument: str, path: str | os.PathLike[str]) -> tuple[Tensors, dict[str
         raise ValueError(f"{argument}: {os.fspath(path)} has metadata without a format version")
     if plain["version"] > VERSION:
         raise ValueError(f"{argument}: {os.fspath(path)} has format version {plain['version']}, expected {VERSION}")
-    return tensors, plain
+    return plain
