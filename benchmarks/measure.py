@@ -3,6 +3,7 @@
     python benchmarks/measure.py stream      a step from Python, beside ONNX Runtime's, PyTorch's LSTM and LSTMCell
     python benchmarks/measure.py serving     what Dense and softmax add to a step, and what a pool of sessions gains
     python benchmarks/measure.py bfloat16    what weight_dtype="bfloat16" gains, step by step and over sequences
+    python benchmarks/measure.py int8        what weight_dtype="int8" gains, likewise, with AVX2 and the best instructions
     python benchmarks/measure.py checkpoint  time and peak memory of training on a long sequence
     python benchmarks/measure.py linear      that the cost is linear in T and in B
     python benchmarks/measure.py threads     what a second thread gains, beside idle CPUs and beside a busy process
@@ -119,15 +120,28 @@ def serving() -> None:
 
 
 def bfloat16() -> None:
-    head("T, B, I = H", "float32, step us", "bfloat16", "ratio", "float32, sequence ms", "bfloat16", "ratio")
-    for T, B, H in ((50, 1, 256), (50, 1, 512), (25, 1, 1024), (25, 1, 2048), (25, 8, 1024)):
+    narrow("bfloat16", ((50, 1, 256), (50, 1, 512), (25, 1, 1024), (25, 1, 2048), (25, 8, 1024)))
+
+
+def int8() -> None:
+    config = fastrnn.config()
+    for isa in dict.fromkeys(("x86-64-v3", config["isa"])):
+        if isa in config["available_isas"]:
+            print(f"\n{isa}\n")
+            with fastrnn.use_isa(isa):
+                narrow("int8", ((50, 1, 64), (50, 1, 128), (50, 1, 256), (50, 1, 512), (25, 1, 1024), (25, 32, 256)))
+
+
+def narrow(name: str, points: tuple[tuple[int, int, int], ...]) -> None:
+    head("T, B, I = H", "float32, step us", name, "ratio", "float32, sequence ms", name, "ratio")
+    for T, B, H in points:
         x = np.random.default_rng(0).standard_normal((T, B, H), dtype=np.float32)
-        layers = {name: fastrnn.LSTM(H, H, rng=0, weight_dtype=name) for name in (None, "bfloat16")}
-        steps = {str(name): layer.stream(B).step for name, layer in layers.items()}
-        step = taken({name: lambda step=step, x=x[0]: step(x) for name, step in steps.items()}, 50)
-        whole = taken({str(name): lambda layer=layer, x=x: layer(x) for name, layer in layers.items()}, 5)
+        layers = {dtype: fastrnn.LSTM(H, H, rng=0, weight_dtype=dtype) for dtype in (None, name)}
+        steps = {str(dtype): layer.stream(B).step for dtype, layer in layers.items()}
+        step = taken({dtype: lambda step=step, x=x[0]: step(x) for dtype, step in steps.items()}, 50)
+        whole = taken({str(dtype): lambda layer=layer, x=x: layer(x) for dtype, layer in layers.items()}, 5)
         a, b, c, d = (float(np.median(some)) for some in (*step.values(), *whole.values()))
-        cells = (f"{a * 1e6:.0f}", f"{b * 1e6:.0f}", f"{a / b:.2f}", f"{c * 1e3:.2f}", f"{d * 1e3:.2f}", f"{c / d:.2f}")
+        cells = (f"{a * 1e6:.1f}", f"{b * 1e6:.1f}", f"{a / b:.2f}", f"{c * 1e3:.2f}", f"{d * 1e3:.2f}", f"{c / d:.2f}")
         row(f"{T}, {B}, {H}", *cells)
 
 
@@ -320,6 +334,7 @@ if __name__ == "__main__":
         stream,
         serving,
         bfloat16,
+        int8,
         checkpoint,
         linear,
         threads,

@@ -18,6 +18,7 @@ from fastrnn import backends
 from fastrnn.call import Backend, Backward, Call, Forward, Gradients, Prepared, empty
 from fastrnn.cells import Array, Arrays, Cell
 from fastrnn.merges import MERGES
+from fastrnn.weight_dtypes import WEIGHT_DTYPES
 
 #: parameters of one layer and direction, by their names in a `Call`
 Part = dict[str, Array]
@@ -118,8 +119,8 @@ class PackedStack:
         Whether each direction runs in reverse.
     merge : key of MERGES
         How the outputs of two directions are combined.
-    bf16 : bool
-        Round W and U to bfloat16, in place, and pack them as such.
+    weight_dtype : key of WEIGHT_DTYPES, optional
+        Round W, U and R to it, in place, and pack them as such.
     inference : Cell, optional
         Runs in place of the cell without a tape, with the same weights, states and inputs.
     """
@@ -131,12 +132,12 @@ class PackedStack:
         directions: tuple[bool, ...],
         *,
         merge: str | None = "concat",
-        bf16: bool = False,
+        weight_dtype: str | None = None,
         inference: Cell | None = None,
     ) -> None:
         self.inference = inference or cell
         self.cell, self.parts, self.directions = cell, parts, directions
-        self.merge, self.bf16 = merge, bf16
+        self.merge, self.weight_dtype = merge, weight_dtype
         self.num_layers = len(parts) // len(directions)
         self.input_size, self.hidden_size = parts[0]["W"].shape[1], parts[0]["W"].shape[0] // cell.G
         #: Units of each state, the first of which is the output.
@@ -183,7 +184,7 @@ class PackedStack:
             threads=threads,
             packed=packed,
             y=y,
-            bf16=self.bf16,
+            weight_dtype=self.weight_dtype,
             follows=follows,
             clean=tape is not None and tape.clean,
             e=e,
@@ -330,10 +331,11 @@ class PackedStack:
 
     def invalidate(self) -> None:
         """Repack the parameters after they were changed in place. Existing steppers use the new ones."""
-        if self.bf16:
+        if self.weight_dtype is not None:
+            rounded = WEIGHT_DTYPES[self.weight_dtype]
             for part in self.parts:
                 for key in part.keys() & {"W", "U", "R"}:  # only the matrices are worth rounding
-                    part[key][...] = bfloat16(part[key])
+                    part[key][...] = rounded(part[key])
         self._packings.update(self._pack)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -350,10 +352,3 @@ def joined(states: Sequence[Any]) -> Arrays:
 def stand_in(T: int, B: int, features: int, dtype: Any) -> Array:
     """Return a (T, B, features) placeholder that has the memory of one row."""
     return np.lib.stride_tricks.as_strided(np.zeros(features, dtype), (T, B, features), (0, 0, dtype.itemsize))
-
-
-def bfloat16(a: Array) -> Array:
-    """Round float32 to the nearest bfloat16, ties to even; the result is float32."""
-    bits = a.view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
-    return np.where(np.isnan(a), a, rounded.view(np.float32))

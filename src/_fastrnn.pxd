@@ -52,12 +52,17 @@ cdef extern from "fastrnn.h" nogil:
         int (*asked)() noexcept nogil
         int ended
 
+    enum frnn_format:
+        FRNN_REAL
+        FRNN_BFLOAT16
+        FRNN_INT8
+
     ctypedef struct frnn_call:
         const frnn_cell *cell
         int reverse
         int training
         int threads
-        int bf16
+        int format
         int follows
         ptrdiff_t checkpoint
         ptrdiff_t P
@@ -122,6 +127,7 @@ cdef extern from "fastrnn.h" nogil:
     ctypedef struct frnn_table:
         int cells
         const frnn_cell *const *cell
+        const frnn_cell *const *unfused
         size_t (*packed_bytes)(const frnn_call *) noexcept nogil
         void (*pack)(const frnn_call *, void *) noexcept nogil
         size_t (*saved_bytes)(const frnn_call *) noexcept nogil

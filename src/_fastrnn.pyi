@@ -21,6 +21,7 @@ class Compiled:
         self,
         isa: int,
         itemsize: int,
+        unfused: bool,
         shape: dict[str, int | list[int]],
         forward: Sequence[int],
         backward: Sequence[int],

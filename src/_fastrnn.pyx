@@ -63,16 +63,17 @@ cdef class Compiled:
 
     cdef frnn_cell cell
     cdef int isa
+    cdef bint unfused
     cdef Py_ssize_t itemsize
     cdef object code, forever
     cdef readonly int64_t key
 
-    def __cinit__(self, int isa, Py_ssize_t itemsize, dict shape, forward, backward, code):
+    def __cinit__(self, int isa, Py_ssize_t itemsize, bint unfused, dict shape, forward, backward, code):
         """shape: frnn_cell's numbers by name; the addresses of its functions, one a phase; `code` owns them, and has
-        a `key`."""
+        a `key`; unfused: whether it has no fused multiply-adds."""
         cdef int q, g
         table(isa, itemsize)
-        self.isa, self.itemsize, self.code, self.key = isa, itemsize, code, code.key
+        self.isa, self.itemsize, self.unfused, self.code, self.key = isa, itemsize, unfused, code, code.key
         cdef frnn_cell *cell = &self.cell
         cell.name, cell.digest = b"compiled", b""
         cell.gates, cell.states, cell.parameters = shape["gates"], shape["states"], shape["parameters"]
@@ -97,18 +98,19 @@ cdef class Compiled:
             raise MemoryError("too many cells for one process's XLA programs")
 
 
-cdef const frnn_cell *found_cell(int isa, Py_ssize_t itemsize, which) except NULL:
-    """Return a built-in cell by its index, or one that was compiled for this dtype and instruction set."""
+cdef const frnn_cell *found_cell(int isa, Py_ssize_t itemsize, bint unfused, which) except NULL:
+    """Return a built-in cell by its index, or one that was compiled for this dtype and instruction set; for int8
+    weights one without fused multiply-adds."""
     cdef const frnn_table *core = table(isa, itemsize)
     cdef Compiled compiled
     if isinstance(which, Compiled):
         compiled = which
-        if compiled.isa != isa or compiled.itemsize != itemsize:
-            raise ValueError("the cell was compiled for another dtype or instruction set")
+        if compiled.isa != isa or compiled.itemsize != itemsize or compiled.unfused != unfused:
+            raise ValueError("the cell was compiled for another dtype, instruction set or weight_dtype")
         return &compiled.cell
     if not 0 <= which < core.cells:
         raise ValueError(f"no cell {which}")
-    return core.cell[<int> which]
+    return core.unfused[<int> which] if unfused else core.cell[<int> which]
 
 
 cdef int products_of(const frnn_cell *cell) noexcept:
@@ -266,11 +268,17 @@ cdef void *aligned(Pins pins, array, size_t bytes) except? NULL:
     return <void *> padded(start)
 
 
+FORMATS = {None: FRNN_REAL, "bfloat16": FRNN_BFLOAT16, "int8": FRNN_INT8}
+
+
 cdef int describe(frnn_call *c, Pins pins, int isa, which, call) except -1:
     """Fill the fields common to forward and backward from a `fastrnn.call.Call`."""
     memset(c, 0, sizeof(frnn_call))
     cdef Py_ssize_t size = call.x.itemsize, k
-    cdef const frnn_cell *cell = found_cell(isa, size, which)
+    c.format = FORMATS[call.weight_dtype]
+    if c.format != FRNN_REAL and (size != 4 or call.training):
+        raise ValueError(f"{call.weight_dtype} weights go with float32, for inference")
+    cdef const frnn_cell *cell = found_cell(isa, size, c.format == FRNN_INT8, which)
     cdef Py_ssize_t G = cell.gates, products = products_of(cell)
     pins.held = which
     c.cell = cell
@@ -291,9 +299,8 @@ cdef int describe(frnn_call *c, Pins pins, int isa, which, call) except -1:
     if c.checkpoint < 0:
         raise ValueError(f"no checkpoint every {c.checkpoint} steps")
     c.follows = call.follows
-    c.bf16 = call.bf16
-    if c.bf16 and size != 4:
-        raise ValueError("bfloat16 goes with float32")
+    if c.format == FRNN_INT8 and c.D:
+        raise ValueError("int8 weights go without heads")
     pins.itemsize = size
     if call.packed is None or c.training:
         c.W = pins.flat(call.W, G * c.H * c.I, size)

@@ -75,7 +75,8 @@ INLINE int means_of(const Cell *cell) { return first_mean(cell, cell->phases); }
 
 /* The registry, in the order of fastrnn/cells/generate.py. */
 #define CELL(name) FRNN_EXPAND(name, FRNN_BITS, FRNN_CELLS_ISA)
-#define DECLARE(name) extern const Cell CELL(name);
+#define UNFUSED(name) FRNN_EXPAND(name, FRNN_BITS, FRNN_UNFUSED_ISA) /* float only, and forward only */
+#define DECLARE(name) extern const Cell CELL(name), UNFUSED(name);
 FRNN_CELLS(DECLARE)
 #undef DECLARE
 

@@ -42,6 +42,11 @@ typedef struct {
     void (*backward[FRNN_MAX_PHASES])(const struct BackwardTile *);
 } frnn_cell;
 
+/* How the packed matrices are stored. What is not FRNN_REAL goes with float, for inference: the matrices hold only values
+ * that the format can. INT8 goes with cells of `unfused`, and without heads and means: then all bits are the same on
+ * every instruction set. */
+enum frnn_format { FRNN_REAL, FRNN_BFLOAT16, FRNN_INT8, FRNN_FORMATS };
+
 /* A (T, B, ·) array: element (t, b, i) is at data[t*step + b*row + i]. In a ragged call it has no padding, only the rows
  * of step 0, of step 1, ..., each step's in the order of the sequences; step is row. */
 typedef struct {
@@ -62,7 +67,7 @@ typedef struct {
     int reverse;
     int training;
     int threads;          /* an upper bound, at least 1 */
-    int bf16;             /* float only: W and U hold bfloat16 values, and packed keeps them as such */
+    int format;           /* of frnn_format */
     int follows;          /* in a batch of calls: x is the y of the call before, of the same steps and lengths */
     ptrdiff_t checkpoint; /* keep the state of every k-th step; 0 keeps every step's gates and states */
     ptrdiff_t T, B, I, H;
@@ -118,6 +123,7 @@ enum { FRNN_ALIGN = 64 };
 typedef struct {
     int cells;
     const frnn_cell *const *cell; /* the built-in cells */
+    const frnn_cell *const *unfused; /* the same for inference without fused multiply-adds; null for double */
     size_t (*packed_bytes)(const frnn_call *);   /* of I, H, the cell and its parameters alone */
     void (*pack)(const frnn_call *, void *packed); /* aligned to FRNN_ALIGN */
     size_t (*saved_bytes)(const frnn_call *);

@@ -41,7 +41,7 @@ static void input_product(const Plan *p, int id, ptrdiff_t group, ptrdiff_t rows
     const real *bias = p->weights.bias + group_start(W, group) * p->cell->gates;
     Panels one;
     if (packs_W_late(p)) {
-        const ptrdiff_t I = p->I, room = group_start(W, first_group(p, W, id)) * W->gates * I;
+        const ptrdiff_t I = p->I, room = group_start(W, first_group(p, W, id)) * W->gates * panel_rows(W);
         one = one_group(W, group, W->data + room);
         X(pack)(&one, 0, 1, (const real *)p->call->W + group_start(W, group) * I, p->H * I, I, 1);
         W = &one;

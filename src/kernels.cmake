@@ -22,6 +22,7 @@ set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${EQUATIONS})
 set(KERNELS
   matmul.c
   matmul_bf16.c
+  matmul_int8.c
   weights.c
   plan.c
   forward.c
@@ -44,21 +45,31 @@ set(KERNEL_OPTIONS -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wal
 set(CORE_PROPERTIES C_STANDARD 11 C_EXTENSIONS ON C_VISIBILITY_PRESET hidden POSITION_INDEPENDENT_CODE ON)
 set(CORE_OBJECTS "")
 set(BUILT "")
+macro(kernel_objects name sources) # and definitions
+  add_library(${name} OBJECT ${sources})
+  target_include_directories(${name} PRIVATE ${CMAKE_CURRENT_LIST_DIR} ${CELLS_FOLDER})
+  target_compile_definitions(${name} PRIVATE ${ARGN})
+  target_compile_options(${name} PRIVATE ${KERNEL_OPTIONS} ${isa_UNPARSED_ARGUMENTS})
+  set_target_properties(${name} PROPERTIES ${CORE_PROPERTIES})
+  list(APPEND CORE_OBJECTS $<TARGET_OBJECTS:${name}>)
+endmacro()
 function(fastrnn_isa suffix)
-  cmake_parse_arguments(PARSE_ARGV 1 isa "" CELLS_OF "")
+  cmake_parse_arguments(PARSE_ARGV 1 isa UNFUSED CELLS_OF "")
   set(sources ${KERNELS})
   if(NOT isa_CELLS_OF)
     set(isa_CELLS_OF ${suffix})
     list(APPEND sources ${CELLS})
+    if(NOT isa_UNFUSED) # cells with the bits of instruction sets that have no fused multiply-add
+      kernel_objects(unfused_${suffix} "${CELLS}" FRNN_BITS=32 FRNN_ISA=${suffix}_unfused FRNN_UNFUSED)
+    endif()
+  endif()
+  set(unfused ${isa_CELLS_OF})
+  if(NOT isa_UNFUSED)
+    string(APPEND unfused _unfused)
   endif()
   foreach(bits 32 64)
-    set(name kernels_${suffix}_${bits})
-    add_library(${name} OBJECT ${sources})
-    target_include_directories(${name} PRIVATE ${CMAKE_CURRENT_LIST_DIR} ${CELLS_FOLDER})
-    target_compile_definitions(${name} PRIVATE FRNN_BITS=${bits} FRNN_ISA=${suffix} FRNN_CELLS_ISA=${isa_CELLS_OF})
-    target_compile_options(${name} PRIVATE ${KERNEL_OPTIONS} ${isa_UNPARSED_ARGUMENTS})
-    set_target_properties(${name} PROPERTIES ${CORE_PROPERTIES})
-    list(APPEND CORE_OBJECTS $<TARGET_OBJECTS:${name}>)
+    kernel_objects(kernels_${suffix}_${bits} "${sources}" FRNN_BITS=${bits} FRNN_ISA=${suffix}
+      FRNN_CELLS_ISA=${isa_CELLS_OF} FRNN_UNFUSED_ISA=${unfused})
   endforeach()
   set(CORE_OBJECTS ${CORE_OBJECTS} PARENT_SCOPE)
   set(BUILT "${BUILT} ISA(${suffix})" PARENT_SCOPE)
@@ -66,15 +77,23 @@ endfunction()
 
 # A new instruction set is one line here and one in dispatch.c.
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
-  fastrnn_isa(base)
-  fastrnn_isa(v3 -mavx2 -mfma)
+  fastrnn_isa(base UNFUSED)
+  set(V3 -mavx2 -mfma)
+  include(CheckCSourceCompiles) # of assemblers and compilers, the older do not know it
+  check_c_source_compiles([[
+    int main(void) { __asm__("{vex} vpdpbusd %ymm0, %ymm0, %ymm0"); return __builtin_cpu_supports("avxvnni"); }
+  ]] FRNN_AVX_VNNI)
+  if(FRNN_AVX_VNNI)
+    list(APPEND V3 -DFRNN_AVX_VNNI)
+  endif()
+  fastrnn_isa(v3 ${V3})
   set(V4 -mavx512f -mavx512bw -mavx512cd -mavx512dq -mavx512vl -mavx2 -mfma -mprefer-vector-width=512)
   fastrnn_isa(v4 ${V4})
   fastrnn_isa(v4_bf16 CELLS_OF v4 ${V4} -mavx512bf16) # the same arithmetic: only products of bfloat16 differ
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
   fastrnn_isa(neon)
 else()
-  fastrnn_isa(base)
+  fastrnn_isa(base UNFUSED)
 endif()
 
 set(ONCE dispatch.c team.c xla.c)

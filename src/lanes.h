@@ -51,12 +51,27 @@ INLINE vec load(const real *a)
 }
 INLINE void store(real *a, vec v) { memcpy(a, &v, sizeof v); }
 
+/* n elements, at least 1, and `rest` in the other lanes. */
+INLINE vec load_some(const real *a, ptrdiff_t n, real rest)
+{
+    if (n >= LANES) return load(a);
+    vec v = splat(rest);
+    memcpy(&v, a, (size_t)n * sizeof(real));
+    return v;
+}
+INLINE void store_some(real *a, vec v, ptrdiff_t n)
+{
+    memcpy(a, &v, (size_t)(n < LANES ? n : LANES) * sizeof(real));
+}
+
 /* mask ? a : b, lane by lane; masks are what comparisons of vectors give. */
 INLINE vec choose(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
 
 /* 1 / a for a >= 1 or NaN, to half of real's digits or better: callers correct it. AVX-512's division takes four times
  * as long as its estimate (2^-14) and, for double, one Newton step. */
-#if defined(__AVX512F__) && FRNN_BITS == 32
+#if defined(FRNN_UNFUSED)
+INLINE vec rough_reciprocal(vec a) { return splat(1) / a; }
+#elif defined(__AVX512F__) && FRNN_BITS == 32
 INLINE vec rough_reciprocal(vec a) { return (vec)_mm512_rcp14_ps((__m512)a); }
 #elif defined(__AVX512F__)
 INLINE vec rough_reciprocal(vec a)
@@ -133,7 +148,11 @@ INLINE vec vsqrt(vec x)
 #endif
 }
 
-#if defined(__FMA__) || defined(__aarch64__)
+/* FRNN_UNFUSED asks for the same bits on every instruction set, of which not all can round once. */
+#if defined(FRNN_UNFUSED)
+#undef FMA
+#define FMA(a, b, c) ((a) * (b) + (c))
+#elif defined(__FMA__) || defined(__aarch64__)
 #define FUSED /* FMA rounds once */
 #endif
 

@@ -204,12 +204,16 @@ static void pack_column(const Panels *p, ptrdiff_t group, real *dst, ptrdiff_t d
                         unit_stride, k_stride);
 }
 
+#if FRNN_BITS == 32
+static const Format *const formats[FRNN_FORMATS] = {[FRNN_BFLOAT16] = &X(bfloat16), [FRNN_INT8] = &X(int8)};
+#endif
+
 void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
              ptrdiff_t unit_stride, ptrdiff_t k_stride)
 {
 #if FRNN_BITS == 32
-    if (p->bf16) {
-        X(pack_bf16)(p, first, last, src, gate_stride, unit_stride);
+    if (p->format) {
+        formats[p->format]->pack(p, first, last, src, gate_stride, unit_stride);
         return;
     }
 #endif
@@ -283,11 +287,8 @@ void X(multiply_row)(const real *a, ptrdiff_t segments, ptrdiff_t segment_stride
                      ptrdiff_t last, const real *init, real *out)
 {
 #if FRNN_BITS == 32
-    if (p->bf16) {
-        for (ptrdiff_t group = first; group < last; group++) {
-            const ptrdiff_t at = (group_start(p, group) - group_start(p, first)) * p->gates;
-            X(multiply_bf16)(1, &a, p, group, init ? init + at : 0, (Rows){out + at, 0});
-        }
+    if (p->format) {
+        formats[p->format]->multiply(1, &a, p, first, last, init, (Rows){out, 0});
         return;
     }
 #endif
@@ -322,8 +323,8 @@ void X(multiply)(ptrdiff_t n, const real *const *a, ptrdiff_t segments, ptrdiff_
                  ptrdiff_t group, const real *init, Rows out)
 {
 #if FRNN_BITS == 32
-    if (p->bf16) {
-        X(multiply_bf16)(n, a, p, group, init, out);
+    if (p->format) {
+        formats[p->format]->multiply(n, a, p, group, group + 1, init, out);
         return;
     }
 #endif

@@ -14,6 +14,7 @@
 #ifndef FRNN_MATMUL_H
 #define FRNN_MATMUL_H
 
+#include "fastrnn.h"
 #include "vec.h"
 
 enum {
@@ -27,7 +28,7 @@ typedef struct {
     ptrdiff_t units; /* columns of one gate */
     int gates;
     int group_vectors; /* vectors of units in a whole group */
-    int bf16;          /* a lane holds two neighbouring k in bfloat16 (matmul_bf16.c) */
+    int format;        /* of frnn_format: in bfloat16 a lane holds two neighbouring k, in int8 four */
     ptrdiff_t groups;
     ptrdiff_t head, window; /* units of a head and k of a window, if block-diagonal: then each segment has `units` k */
 } Panels;
@@ -41,7 +42,14 @@ INLINE ptrdiff_t group_lanes(const Panels *p, ptrdiff_t group)
     ptrdiff_t left = padded(p->units) - group_start(p, group), whole = p->group_vectors * LANES;
     return left < whole ? left : whole;
 }
-INLINE ptrdiff_t panel_rows(const Panels *p) { return p->bf16 ? (p->K + 1) / 2 : p->K; }
+INLINE ptrdiff_t panel_rows(const Panels *p)
+{
+    switch (p->format) {
+    case FRNN_BFLOAT16: return (p->K + 1) / 2;
+    case FRNN_INT8: return 2 + (p->K + 3) / 4; /* first scales and sums */
+    default: return p->K;
+    }
+}
 INLINE ptrdiff_t panels_size(const Panels *p) { return panel_rows(p) * p->gates * padded(p->units); }
 
 /* Of a block-diagonal matrix: the window that is wide enough for any group, and where in a segment a group's begins. */
@@ -94,10 +102,17 @@ void X(multiply)(ptrdiff_t n, const real *const *a, ptrdiff_t segments, ptrdiff_
 void X(multiply_row)(const real *a, ptrdiff_t segments, ptrdiff_t segment_stride, const Panels *p, ptrdiff_t first,
                      ptrdiff_t last, const real *init, real *out);
 
-/* The same two on panels in bfloat16, of float only: src holds values that bfloat16 can, each run of k contiguous. */
-void X(pack_bf16)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
-                  ptrdiff_t unit_stride);
-void X(multiply_bf16)(ptrdiff_t n, const real *const *a, const Panels *p, ptrdiff_t group, const real *init, Rows out);
+#if FRNN_BITS == 32
+/* The same in another format: src holds values that it can, each run of k contiguous; A has one segment, and if it has
+ * more than one row, one group. */
+typedef struct {
+    void (*pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
+                 ptrdiff_t unit_stride);
+    void (*multiply)(ptrdiff_t n, const real *const *a, const Panels *p, ptrdiff_t first, ptrdiff_t last,
+                     const real *init, Rows out);
+} Format;
+extern const Format X(bfloat16), X(int8);
+#endif
 
 /* Fill rows [first, last) of p, which has one gate: row k is the p->units elements at src[k] + at. */
 void X(pack_rows)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *const *src, ptrdiff_t at);

@@ -110,7 +110,9 @@ INLINE const void *left_operand(const real *row, ptrdiff_t K, int32_t *room)
 #endif
 }
 
-void X(multiply_bf16)(ptrdiff_t n, const real *const *a, const Panels *p, ptrdiff_t group, const real *init, Rows out)
+/* n rows by one group. */
+static void multiply_group(ptrdiff_t n, const real *const *a, const Panels *p, ptrdiff_t group, const real *init,
+                           Rows out)
 {
     const int vectors = group_width(p, group);
     int32_t rounded[ROWS_ONCE][PAIRS + LANES / 2];
@@ -143,8 +145,17 @@ void X(multiply_bf16)(ptrdiff_t n, const real *const *a, const Panels *p, ptrdif
     }
 }
 
-void X(pack_bf16)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
-                  ptrdiff_t unit_stride)
+static void multiply(ptrdiff_t n, const real *const *a, const Panels *p, ptrdiff_t first, ptrdiff_t last,
+                     const real *init, Rows out)
+{
+    for (ptrdiff_t group = first; group < last; group++) {
+        const ptrdiff_t at = (group_start(p, group) - group_start(p, first)) * p->gates;
+        multiply_group(n, a, p, group, init ? init + at : 0, rows_at(out, at));
+    }
+}
+
+static void pack(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
+                 ptrdiff_t unit_stride)
 {
     for (ptrdiff_t group = first; group < last; group++) {
         const ptrdiff_t start = group_start(p, group), per_gate = group_lanes(p, group) / LANES;
@@ -170,5 +181,7 @@ void X(pack_bf16)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *
         }
     }
 }
+
+const Format X(bfloat16) = {pack, multiply};
 
 #endif

@@ -4,19 +4,6 @@
 
 #include "activation.h"
 
-/* n elements, at least 1, and `rest` in the other lanes. */
-INLINE vec load_some(const real *a, ptrdiff_t n, real rest)
-{
-    if (n >= LANES) return load(a);
-    vec v = splat(rest);
-    memcpy(&v, a, (size_t)n * sizeof(real));
-    return v;
-}
-INLINE void store_some(real *a, vec v, ptrdiff_t n)
-{
-    memcpy(a, &v, (size_t)(n < LANES ? n : LANES) * sizeof(real));
-}
-
 /* exp(z) for z <= 0, within 2 ulp, and NaN. */
 INLINE vec exp_of_negative(vec z)
 {

@@ -74,6 +74,9 @@ const int X(vector)[] = {VBYTES, 0};
 const frnn_table X(table) = {
     .cells = sizeof((const char[]){FRNN_CELLS(COUNT_ONE)}),
     .cell = X(cells),
+#if FRNN_BITS == 32
+    .unfused = X(unfused),
+#endif
     .packed_bytes = X(packed_size),
     .pack = X(pack_weights),
     .saved_bytes = X(saved_size),

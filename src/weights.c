@@ -4,6 +4,12 @@
 const Cell *const X(cells)[] = {FRNN_CELLS(POINTER)};
 #undef POINTER
 
+#if FRNN_BITS == 32
+#define POINTER(name) &UNFUSED(name),
+const Cell *const X(unfused)[] = {FRNN_CELLS(POINTER)};
+#undef POINTER
+#endif
+
 Weights X(take_weights)(const frnn_call *call, Arena *arena, int p_only)
 {
     const Cell *cell = call->cell;
@@ -19,7 +25,7 @@ Weights X(take_weights)(const frnn_call *call, Arena *arena, int p_only)
     if (p_only) arena = &nowhere;
     w.bias = take_reals(arena, cell->gates * Hp);
     w.b_rec = take_reals(arena, products_of(cell) * Hp);
-    Panels own = {.units = H, .group_vectors = group_vectors, .bf16 = call->bf16};
+    Panels own = {.units = H, .group_vectors = group_vectors, .format = call->format};
     own.K = call->I;
     own.gates = cell->gates;
     w.W = take_panels(arena, own);
@@ -29,7 +35,7 @@ Weights X(take_weights)(const frnn_call *call, Arena *arena, int p_only)
         own.gates = cell->phase_gates[q];
         w.U[q] = take_panels(arena, own);
     }
-    const Panels R = {.K = H, .units = call->P, .gates = 1, .group_vectors = TILE_VECTORS, .bf16 = call->bf16};
+    const Panels R = {.K = H, .units = call->P, .gates = 1, .group_vectors = TILE_VECTORS, .format = call->format};
     w.R = take_panels(arena, R);
     return w;
 }

@@ -60,5 +60,8 @@ void X(fill_panels)(const Weights *weights, const frnn_call *call, int id, int t
 INLINE ptrdiff_t share(ptrdiff_t n, int id, int threads) { return n * id / threads; }
 
 extern const Cell *const X(cells)[];
+#if FRNN_BITS == 32
+extern const Cell *const X(unfused)[];
+#endif
 
 #endif

@@ -14,7 +14,7 @@ from stacks import in_double, layer, named
 from tolerance import assert_rounded, assert_same_bits, relative_error
 
 import fastrnn
-from fastrnn.packed import bfloat16
+from fastrnn.weight_dtypes import bfloat16
 
 #: A product of rounded operands, 2**-8 each, in a net that does not amplify it.
 ROUNDED_OPERANDS = 2.0**-7
@@ -76,7 +76,7 @@ def test_state_dict_holds_what_is_used() -> None:
 def test_bad_choices() -> None:
     with pytest.raises(ValueError, match="weight_dtype: expected None"):
         fastrnn.LSTM(3, 4, weight_dtype="float16")
-    with pytest.raises(TypeError, match=r"^weights: use weight_dtype='bfloat16'$"):
+    with pytest.raises(TypeError, match=r"^weights: use weight_dtype='bfloat16' or 'int8'$"):
         fastrnn.LSTM(3, 4, weights="bfloat16")  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="weight_dtype: bfloat16 needs dtype float32"):
         fastrnn.LSTM(3, 4, weight_dtype="bfloat16", dtype=np.float64)

@@ -97,8 +97,8 @@ def rounding(dtype: Any, unit: float, seed: int) -> Iterator[None]:
     def off_in(step: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *given: step(*rounded(given))
 
-    def rounding_reference(cell: Cell, dtype: np.dtype[Any]) -> Any:
-        of = reference(cell, dtype)
+    def rounding_reference(cell: Cell, dtype: np.dtype[Any], *options: Any) -> Any:
+        of = reference(cell, dtype, *options)
         return SimpleNamespace(step=off_in(of.step), step_backward=off_in(of.step_backward))
 
     with (

@@ -45,14 +45,15 @@ def runs(cell: Cell) -> bool:
 
 
 @functools.cache
-def _code(cell: Cell, itemsize: int, isa: str) -> _fastrnn.AnyCell:
-    """Return a cell as the core takes it: its index, or its machine code."""
+def _code(cell: Cell, itemsize: int, isa: str, unfused: bool = False) -> _fastrnn.AnyCell:
+    """Return a cell as the core takes it: its index, or its machine code, maybe without fused multiply-adds."""
     if cell.digest in _compiled_in:
         return _compiled_in[cell.digest]
     vector_bytes, fused = _fastrnn.vector(_isas[isa])
     machine = _compiler()
-    made = machine.Code(cell.program, machine.Machine(8 * itemsize, vector_bytes, fused), _CPUS.get(isa, isa))
-    return _fastrnn.Compiled(_isas[isa], itemsize, cell.program.shape(), made.forward, made.backward, made)
+    target = machine.Machine(8 * itemsize, vector_bytes, fused and not unfused)
+    made = machine.Code(cell.program, target, _CPUS.get(isa, isa))
+    return _fastrnn.Compiled(_isas[isa], itemsize, unfused, cell.program.shape(), made.forward, made.backward, made)
 
 
 def _in_order(call: Call) -> Call:
@@ -71,7 +72,7 @@ def _taken(a: np.ndarray | None, order: Sequence[int]) -> np.ndarray | None:
 
 
 def _cell(call: Call, isa: str) -> _fastrnn.AnyCell:
-    return _code(call.cell, call.x.itemsize, isa)
+    return _code(call.cell, call.x.itemsize, isa, call.weight_dtype == "int8")
 
 
 def isa_names() -> tuple[str, ...]:

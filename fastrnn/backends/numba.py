@@ -32,6 +32,7 @@ from fastrnn.cells import Array, Cell
 from fastrnn.cells.program import Loop
 from fastrnn.cells.python import compiled
 from fastrnn.cells.reference import Reference
+from fastrnn.weight_dtypes import product
 
 __all__ = [
     "backward",
@@ -55,7 +56,7 @@ types: Any = numba.types  # numba has no type stubs
 
 
 def forward(calls: Sequence[Call]) -> list[Forward]:
-    return [scan(call, reference(call.cell, call.x.dtype)) for call in calls]
+    return [scan(call, reference(call.cell, call.x.dtype, call.weight_dtype)) for call in calls]
 
 
 stepper, sessions = partial(Steps, forward), partial(OneByOne, forward)
@@ -93,7 +94,7 @@ def elementwise(function: Callable[..., Any]) -> Any:
 
 
 @cache
-def reference(cell: Cell, dtype: np.dtype[Any]) -> Reference:
+def reference(cell: Cell, dtype: np.dtype[Any], weight_dtype: str | None = None) -> Reference:
     """Return the cell's step for this dtype, each loop compiled once, for read-only arrays: Numba accepts any
     C-contiguous array as such."""
     vector, matrix = (types.Array(numba.from_dtype(dtype), ndim, "C", readonly=True) for ndim in (1, 2))
@@ -103,4 +104,4 @@ def reference(cell: Cell, dtype: np.dtype[Any]) -> Reference:
         arguments = [vector if place.array == "p" else matrix for place in loop.loads.values()]
         return numba.njit(tuple(arguments), nogil=True)(function)
 
-    return Reference(cell.program, machine_code, dot)
+    return Reference(cell.program, machine_code, product(weight_dtype, dot))

@@ -17,10 +17,11 @@ import numpy as np
 from fastrnn.call import Backward, Call, DenseCall, Forward, Gradients, Prepared, Stage
 from fastrnn.cells import Array, Arrays, Cell
 from fastrnn.cells.python import compiled
-from fastrnn.cells.reference import Reference
+from fastrnn.cells.reference import Reference, dot
 from fastrnn.checks import stepped, stepped_numbers, stepped_reset, stepped_state
 from fastrnn.functions import FUNCTIONS
 from fastrnn.unchanged import Glance, expect_unchanged, glance
+from fastrnn.weight_dtypes import product
 
 name = "numpy"
 
@@ -47,7 +48,7 @@ class Saved(NamedTuple):
 
 
 def forward(calls: Sequence[Call]) -> list[Forward]:
-    return [scan(call, reference(call.cell, call.x.dtype)) for call in calls]
+    return [scan(call, reference(call.cell, call.x.dtype, call.weight_dtype)) for call in calls]
 
 
 def backward(calls: Sequence[Backward]) -> list[Gradients]:
@@ -55,9 +56,9 @@ def backward(calls: Sequence[Backward]) -> list[Gradients]:
 
 
 @cache
-def reference(cell: Cell, dtype: np.dtype[Any]) -> Reference:
+def reference(cell: Cell, dtype: np.dtype[Any], weight_dtype: str | None = None) -> Reference:
     """Return the cell's step for this dtype."""
-    return Reference(cell.program, lambda loop: compiled(loop, cell.names, dtype))
+    return Reference(cell.program, lambda loop: compiled(loop, cell.names, dtype), product(weight_dtype, dot))
 
 
 def to_bytes(saved: Any) -> Array:

@@ -46,7 +46,8 @@ def source(cells: Mapping[str, Cell]) -> str:
         program = cell.program
         for q, phase in enumerate(program.phases):
             parts.append(function(program, f"{name}_forward_{q}", "ForwardTile", phase.forward, q))
-            parts.append(function(program, f"{name}_backward_{q}", "BackwardTile", [phase.backward], q))
+            backward = function(program, f"{name}_backward_{q}", "BackwardTile", [phase.backward], q)
+            parts.append(f"#ifndef FRNN_UNFUSED\n{backward}#endif\n")
         parts.append(table(name, cell))
     return "\n".join(parts)
 
@@ -55,10 +56,11 @@ def table(name: str, cell: Cell) -> str:
     """Return the cell's entry in the drivers' table."""
     fields = dict(shape(cell.program))
     fields |= {"name": f'"{name}"', "digest": f'"{cell.digest}"'}
-    for way in ("forward", "backward"):
-        fields[way] = "{" + ", ".join(f"{name}_{way}_{q}" for q in range(len(cell.program.phases))) + "}"
-    lines = ",\n".join(f"    .{field} = {value}" for field, value in fields.items())
-    return f"const Cell X({name}) = {{\n{lines},\n}};\n"
+    phases = range(len(cell.program.phases))
+    forward, backward = ("{" + ", ".join(f"{name}_{way}_{q}" for q in phases) + "}" for way in ("forward", "backward"))
+    lines = "".join(f"    .{field} = {value},\n" for field, value in fields.items())
+    lines += f"    .forward = {forward},\n#ifndef FRNN_UNFUSED\n    .backward = {backward},\n#endif\n"
+    return f"const Cell X({name}) = {{\n{lines}}};\n"
 
 
 def shape(program: Program) -> dict[str, str]:

@@ -38,8 +38,8 @@ class Machine:
 
     @property
     def wide(self) -> bool:
-        """Whether this is AVX-512, where reciprocals start from an estimate."""
-        return self.vector_bytes == 64
+        """Whether reciprocals start from an estimate: on AVX-512, with fused multiply-add."""
+        return self.vector_bytes == 64 and self.fused
 
 
 #: The tiles of src/cell.h: field numbers and types.

@@ -10,6 +10,7 @@ import numpy as np
 from fastrnn.cells import Cell
 from fastrnn.checks import among, boolean, expect_room, floating, fraction, size
 from fastrnn.merges import MERGES
+from fastrnn.weight_dtypes import LONGEST_ROW, WEIGHT_DTYPES
 
 #: parameter of a call -> its name in a state_dict, before "_l0" or "_l0_reverse"
 NAMES = {"W": "weight_ih", "U": "weight_hh", "b": "bias_ih", "b_rec": "bias_hh", "R": "weight_hr", "p": "peephole"}
@@ -58,8 +59,8 @@ class LayerOptions:
             raise TypeError(f"merge: expected a string or None, got {self.merge!r}")
         if self.merge not in MERGES:
             raise ValueError(f"merge: expected one of {', '.join(map(repr, MERGES))}, got {self.merge!r}")
-        if self.weight_dtype is not None and not among(self.weight_dtype, ("bfloat16",)):
-            raise ValueError(f'weight_dtype: expected None or "bfloat16", got {self.weight_dtype!r}')
+        if self.weight_dtype is not None and not among(self.weight_dtype, tuple(WEIGHT_DTYPES)):
+            raise ValueError(f'weight_dtype: expected None, "bfloat16" or "int8", got {self.weight_dtype!r}')
         self._take("dtype", floating(self.dtype))
         for name in ("input_size", "hidden_size", "num_layers"):
             self._take(name, size(name, getattr(self, name)))
@@ -82,7 +83,13 @@ class LayerOptions:
         if self.proj_size >= H:
             raise ValueError(f"proj_size: expected less than hidden_size, {H}, or 0 for none, got {self.proj_size}")
         if self.weight_dtype and self.dtype != np.float32:
-            raise ValueError(f"weight_dtype: bfloat16 needs dtype float32, got {self.dtype}")
+            raise ValueError(f"weight_dtype: {self.weight_dtype} needs dtype float32, got {self.dtype}")
+        if self.weight_dtype == "int8":
+            if self.heads > 1:
+                raise ValueError(f"heads: not supported with weight_dtype int8; expected 1, got {self.heads}")
+            if max(I, H) > LONGEST_ROW:
+                name = "input_size" if I > H else "hidden_size"
+                raise ValueError(f"{name}: expected at most {LONGEST_ROW} with weight_dtype int8, got {max(I, H)}")
         if self.num_layers > 1 and self.merge is None and self.bidirectional:
             raise ValueError("merge: None gives a pair, which the next layer cannot read; expected another value")
         if self.num_layers == 1 and self.dropout:

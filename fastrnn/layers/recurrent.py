@@ -181,6 +181,8 @@ class Recurrent(LayerOptions, Layer):
 
     def _hold(self, cell: Cell, parts: list[Part]) -> None:
         expect_heads(cell, self.heads)
+        if self.weight_dtype == "int8" and cell.program.means:
+            raise ValueError(f"weight_dtype: int8 is not supported for {cell.name}, which averages over hidden units")
         zoneout = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,) * len(cell.states)
         self._regularised = Regularised(cell, self.recurrent_dropout, zoneout, self.weight_drop)
         directions = (False, True) if self.bidirectional else (False,)
@@ -189,7 +191,7 @@ class Recurrent(LayerOptions, Layer):
             parts,
             directions,
             merge=self.merge,
-            bf16=self.weight_dtype is not None,
+            weight_dtype=self.weight_dtype,
             inference=self._regularised.inference,
         )
         self._names = parameter_names(self, self.stack.cell)

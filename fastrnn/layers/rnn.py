@@ -22,7 +22,7 @@ def renamed(init: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(init)
     def checked(*args: P.args, **options: P.kwargs) -> None:
         if "weights" in options:
-            raise TypeError("weights: use weight_dtype='bfloat16'")
+            raise TypeError("weights: use weight_dtype='bfloat16' or 'int8'")
         init(*args, **options)
 
     return checked
@@ -56,10 +56,13 @@ class LSTM(Recurrent):
         Add peephole connections from the cell state to the gates.
     dtype : float32 or float64
         Dtype of the weights, inputs and outputs.
-    weight_dtype : "bfloat16", optional
-        Round W and U to bfloat16 (8 significant bits) and store them as such, which halves the bytes read per step; for
-        inference with dtype float32. Sums are float32; the instruction set x86-64-v4-bf16 also rounds x and h in the
-        products.
+    weight_dtype : "bfloat16" or "int8", optional
+        Round the matrices to it and pack them as such, for inference with dtype float32. "bfloat16" (8 significant
+        bits) halves the bytes read per step. Sums are float32; the instruction set x86-64-v4-bf16 also rounds x and h
+        in the products. "int8" quarters them: each row of weights becomes integers from -127 to 127 times a scale, and
+        x and h are rounded to 16-bit integers times a step of their own for each sequence and time. Sums are exact, so
+        the results have the same bits on every instruction set. Not with `heads`, nor for cells that average over
+        hidden units.
     recurrent_dropout : float
         In training, the probability in [0, 1) that a unit of the vector multiplied by U is set to 0; the others are
         scaled by 1 / (1 - recurrent_dropout) [1]_. One mask per sequence, for all steps and gates (Keras draws one per

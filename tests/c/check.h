@@ -145,4 +145,8 @@ void test_activations(const Run *run);
 
 void test_dense(const Run *run, int threads_alone);
 
+/* ---- int8.c: products by their definition, and bits of LSTMs, a test for each size and way ---- */
+
+void test_int8(const Run *run);
+
 #endif

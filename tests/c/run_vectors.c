@@ -63,6 +63,7 @@ static void test_table(Run run, const Vectors *vectors, int part)
     if (part == ALL) test_activations(&run);
     test_dense(&run, part == THREADS);
     if (!run.wide) {
+        test_int8(&run);
         test_stacks(run, vectors);
         test_callers(run, vectors);
     }
