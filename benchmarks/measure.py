@@ -3,7 +3,7 @@
     python benchmarks/measure.py stream      a step from Python, beside ONNX Runtime's, PyTorch's LSTM and LSTMCell
     python benchmarks/measure.py serving     what Dense and softmax add to a step, and what a pool of sessions gains
     python benchmarks/measure.py bfloat16    what weight_dtype="bfloat16" gains, step by step and over sequences
-    python benchmarks/measure.py int8        what weight_dtype="int8" gains, likewise, with AVX2 and the best instructions
+    python benchmarks/measure.py int8        what weight_dtype="int8" gains, likewise, with AVX2 and with the best
     python benchmarks/measure.py checkpoint  time and peak memory of training on a long sequence
     python benchmarks/measure.py linear      that the cost is linear in T and in B
     python benchmarks/measure.py threads     what a second thread gains, beside idle CPUs and beside a busy process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -210,3 +211,34 @@ def test_refused() -> None:
         fastrnn.Recurrent(catalogue.layer_norm_lstm, 3, 4, weight_dtype="int8")
     with pytest.raises(ValueError, match="weight_dtype: a layer with int8 weights is for inference only"):
         fastrnn.LSTM(3, 4, weight_dtype="int8").forward(np.zeros((1, 1, 3), np.float32), training=True)
+
+
+def test_quantize() -> None:
+    """A copy of every recurrent layer of a model; the model itself stays as it is."""
+    inner = fastrnn.Sequential([fastrnn.GRU(8, 9, reset_after=True, rng=1), fastrnn.LayerNormalization(9)])
+    model = fastrnn.Sequential([fastrnn.LSTM(5, 8, 2, dropout=0.5, rng=0), inner, fastrnn.Dense(9, 3, rng=2)])
+    model.layers[0].trainable = False
+    before = model.state_dict()
+    small = fastrnn.quantize(model, "int8")
+    assert [layer.weight_dtype for layer in (small.layers[0], small.layers[1].layers[0])] == ["int8"] * 2
+    assert (small.layers[0].trainable, small.layers[0].dropout) == (False, 0.5)
+    own = fastrnn.LSTM(5, 8, 2, weight_dtype="int8", rng=0)
+    x = np.random.default_rng(0).standard_normal((4, 6, 5), dtype=np.float32)
+    assert_same_bits({"y": small.layers[0](x)[0]}, {"y": own(x)[0]})
+    assert 1e-5 < relative_error(small.predict(x), model.predict(x).astype(np.float64)) < 0.05
+    assert_same_bits(model.state_dict(), before)
+    with pytest.raises(ValueError, match="weight_dtype: int8 needs dtype float32"):
+        fastrnn.quantize(fastrnn.LSTM(2, 3, dtype=np.float64))
+    with pytest.raises(TypeError, match="model: expected a layer or a Sequential of fastrnn, got str"):
+        fastrnn.quantize("model")  # type: ignore[type-var]
+
+
+def test_loaded_as_int8(tmp_path: Path) -> None:
+    layer = fastrnn.LSTM(5, 8, rng=0)
+    fastrnn.save(tmp_path / "layer.safetensors", layer)
+    loaded = fastrnn.load(tmp_path / "layer.safetensors", weight_dtype="int8")
+    assert_same_bits(loaded.parameters(), fastrnn.quantize(layer).parameters())
+    fastrnn.save(tmp_path / "small.safetensors", loaded)
+    again = fastrnn.load(tmp_path / "small.safetensors")
+    assert repr(again) == repr(loaded)
+    assert_same_bits(again.parameters(), loaded.parameters())

@@ -8,6 +8,7 @@ from fastrnn.convert.jax import from_equinox, from_flax, from_haiku
 from fastrnn.convert.keras import from_keras, to_keras
 from fastrnn.convert.onnx import from_onnx
 from fastrnn.convert.onnx_writer import to_onnx
+from fastrnn.convert.quantization import quantize
 from fastrnn.convert.torch import from_torch, to_torch
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "from_rtneural",
     "from_torch",
     "load",
+    "quantize",
     "save",
     "to_c",
     "to_keras",

@@ -12,6 +12,7 @@ from typing import Any
 
 from fastrnn.cells import Cell, members
 from fastrnn.checks import positive
+from fastrnn.convert.quantization import quantize
 from fastrnn.convert.stack import Arrays, built, expect_names, loaded
 from fastrnn.layers import (
     Activation,
@@ -68,7 +69,7 @@ def save(path: str | os.PathLike[str], layer: Layer) -> None:
     save_model(path, layer)
 
 
-def load(path: str | os.PathLike[str], *, cell: Cell | Iterable[Cell] = ()) -> Layer:
+def load(path: str | os.PathLike[str], *, cell: Cell | Iterable[Cell] = (), weight_dtype: str | None = None) -> Layer:
     """Load a layer or a `Sequential` that `save` or `Sequential.save` wrote, bit for bit.
 
     Parameters
@@ -76,6 +77,8 @@ def load(path: str | os.PathLike[str], *, cell: Cell | Iterable[Cell] = ()) -> L
     path : path
     cell : Cell or iterable of Cell
         User-defined cells of the file's layers.
+    weight_dtype : "int8" or "bfloat16", optional
+        For the recurrent layers, as by `quantize`; as saved when absent.
 
     Returns
     -------
@@ -101,7 +104,8 @@ def load(path: str | os.PathLike[str], *, cell: Cell | Iterable[Cell] = ()) -> L
     >>> np.array_equal(fastrnn.load(path)(x)[0], layer(x)[0])
     True
     """
-    return layer_in(path, *weight_files.opened("path", path), cell)
+    layer = layer_in(path, *weight_files.opened("path", path), cell)
+    return layer if weight_dtype is None else quantize(layer, weight_dtype)
 
 
 def layer_in(
