@@ -4,6 +4,8 @@
     python benchmarks/measure.py serving     what Dense and softmax add to a step, and what a pool of sessions gains
     python benchmarks/measure.py bfloat16    what weight_dtype="bfloat16" gains, step by step and over sequences
     python benchmarks/measure.py int8        what weight_dtype="int8" gains, likewise, with AVX2 and with the best
+    python benchmarks/measure.py quantised   a step with int8 weights beside PyTorch's and ONNX Runtime's dynamic
+                                             quantisation, and how far each is from float32, and from itself in a batch
     python benchmarks/measure.py checkpoint  time and peak memory of training on a long sequence
     python benchmarks/measure.py linear      that the cost is linear in T and in B
     python benchmarks/measure.py threads     what a second thread gains, beside idle CPUs and beside a busy process
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import itertools
 import os
 import re
@@ -41,6 +44,8 @@ from fastrnn.cells import CELLS
 from fastrnn.defined import DefinedCell
 
 Work = Callable[[], Any]
+
+PEERS_OF_INT8 = ("fastrnn", "PyTorch", "ONNX Runtime")
 
 
 def taken(works: dict[str, Work], calls: int, turns: int = 5) -> dict[str, np.ndarray]:
@@ -130,6 +135,49 @@ def int8() -> None:
             print(f"\n{isa}\n")
             with fastrnn.use_isa(isa):
                 narrow("int8", ((50, 1, 64), (50, 1, 128), (50, 1, 256), (50, 1, 512), (25, 1, 1024), (25, 32, 256)))
+
+
+def quantised() -> None:
+    """A batch's first sequence is drawn as it is alone; the others are three times as large."""
+    torch, onnx, runtime = (importlib.import_module(name) for name in ("torch", "onnx", "onnxruntime"))
+    quantisation = importlib.import_module("onnxruntime.quantization")
+    torch.set_num_threads(1)
+    head("I = H", *[f"{name}, {what}" for name in PEERS_OF_INT8 for what in ("step us", "error", "change in a batch")])
+    for H in (128, 256, 512, 1024):
+        module = torch.nn.LSTM(H, H)
+        small = fastrnn.quantize(fastrnn.from_torch(module))
+        theirs = torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(module), {torch.nn.LSTM})[0]
+        with tempfile.TemporaryDirectory() as folder:
+            plain, file = os.path.join(folder, "plain.onnx"), os.path.join(folder, "int8.onnx")
+            onnx.save(fastrnn.to_onnx(fastrnn.from_torch(module), state=True), plain)
+            quantisation.quantize_dynamic(plain, file, op_types_to_quantize=["LSTM"])
+            options = runtime.SessionOptions()
+            options.intra_op_num_threads = 1
+            session = runtime.InferenceSession(file, options)
+
+        def by_torch(x: np.ndarray, h: np.ndarray, theirs: Any = theirs) -> np.ndarray:
+            with torch.no_grad():
+                return theirs(torch.from_numpy(x), (torch.from_numpy(h), torch.from_numpy(h)))[0].numpy()
+
+        def by_runtime(x: np.ndarray, h: np.ndarray, session: Any = session) -> np.ndarray:
+            return session.run(None, {"x": x, "h0": h, "c0": h})[0]
+
+        whole = [lambda x, h, small=small: small(x, (h, h))[0], by_torch, by_runtime]
+        x = np.random.default_rng(0).standard_normal((20, 8, H), dtype=np.float32)
+        x[:, 1:] *= 3
+        alone, h, h_alone = x[:, :1].copy(), np.zeros((1, 8, H), np.float32), np.zeros((1, 1, H), np.float32)
+        exact = fastrnn.from_torch(module)(x)[0]
+        step, first = small.stream(1).step, alone[:1]
+        steps = {"fastrnn": lambda step=step, x=first[0]: step(x)}
+        for name, run in zip(PEERS_OF_INT8[1:], whole[1:], strict=True):
+            steps[name] = lambda run=run, x=first, h=h_alone: run(x, h)
+        times = [float(np.median(some)) for some in taken(steps, 50).values()]
+        cells = []
+        for run, seconds in zip(whole, times, strict=True):
+            y = run(x, h)
+            error = np.linalg.norm(y - exact) / np.linalg.norm(exact)
+            cells += [f"{seconds * 1e6:.1f}", f"{error:.4f}", f"{np.abs(y[:, :1] - run(alone, h_alone)).max():.4f}"]
+        row(H, *cells)
 
 
 def narrow(name: str, points: tuple[tuple[int, int, int], ...]) -> None:
@@ -335,6 +383,7 @@ if __name__ == "__main__":
         serving,
         bfloat16,
         int8,
+        quantised,
         checkpoint,
         linear,
         threads,
