@@ -37,8 +37,8 @@ os.environ.setdefault("NUMBA_OPT", "1")  # before the first import of Numba
 # Machine code of the tests' many cells stays out of the user's cache folder, and is there for the next run.
 os.environ.setdefault("FASTRNN_CACHE_DIR", str(Path(__file__).parents[1] / "build" / "machine_code"))
 
-import crowded  # noqa: F401
 import numpy as np
+from support import crowded  # noqa: F401
 
 import fastrnn
 from fastrnn.backends import available_backends, available_isas, usable_cpus
@@ -214,7 +214,7 @@ def keras(torch: Any, oracle: Callable[[str], Any]) -> Any:
 
 @pytest.fixture
 def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a fresh interpreter in an empty directory, on the same fastrnn and problems.py: python("-c", code)."""
+    """Runs a fresh interpreter in an empty directory, on the same fastrnn and tests/support: python("-c", code)."""
     # The same extension as here, a sanitizer's too; but not a traced one, of which coverage.py finds the lines from the
     # checkout alone.
     same = "_fastrnn" in sys.modules and "COVERAGE_PROCESS_CONFIG" not in os.environ

@@ -26,11 +26,11 @@ import numpy as np
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-import crowded  # noqa: F401
-from problems import BIASES, CELLS, INITIAL, PUBLIC, Arrays, Problem, batch_first, make, run
-from promises import BY_STEP, in_a_batch, inferred, padded, split, streamed
-from stacks import named
-from tolerance import Evaluate, RoundingDecides, assert_rounded
+from support import crowded  # noqa: F401
+from support.problems import BIASES, CELLS, INITIAL, PUBLIC, Arrays, Problem, batch_first, make, run
+from support.promises import BY_STEP, in_a_batch, inferred, padded, split, streamed
+from support.stacks import named
+from support.tolerance import Evaluate, RoundingDecides, assert_rounded
 
 import fastrnn
 from fastrnn import training

@@ -53,7 +53,7 @@ with atheris.instrument_imports(include=["fastrnn"]) if atheris else contextlib.
     from fastrnn.training import checkpoint  # noqa: F401
 
 import fuzz  # noqa: E402
-from conversions import drawn, small  # noqa: E402
+from support.conversions import drawn, small  # noqa: E402
 
 DATA = Path(__file__).with_name("data")
 SECONDS, BYTES = 20, 64 << 20  #: that one file may take

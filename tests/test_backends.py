@@ -6,8 +6,8 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from problems import AWKWARD, CELLS, Arrays, Problem, make, random_options, run
-from tolerance import Measured, assert_rounded
+from support.problems import AWKWARD, CELLS, Arrays, Problem, make, random_options, run
+from support.tolerance import Measured, assert_rounded
 
 import fastrnn
 

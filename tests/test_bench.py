@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import PUBLIC
+from support.problems import PUBLIC
 
 import fastrnn
 from benchmarks.compare import __main__ as command
@@ -380,7 +380,9 @@ def test_peers_agree(peer: type[Peer], sizes: grid.Sizes, lengths: np.ndarray | 
 
 
 @pytest.mark.parametrize("peer", [PyTorch, JAX])
-@pytest.mark.parametrize("name", [f"own_cells:{name}" for name in ("gru", "minimal_gated_unit", "min_gru", "slstm")])
+@pytest.mark.parametrize(
+    "name", [f"support.own_cells:{name}" for name in ("gru", "minimal_gated_unit", "min_gru", "slstm")]
+)
 def test_peers_run_a_users_cell(peer: type[Peer], name: str) -> None:
     """Their loops over its equations give what its own functions give."""
     if not peer.installed():
@@ -395,7 +397,7 @@ def test_peers_run_a_users_cell(peer: type[Peer], name: str) -> None:
 def test_extra_inputs_and_gates_apart(oracle: Callable[[str], Any]) -> None:
     """A cell that has all that a cell can have."""
     oracle("torch"), oracle("jax")
-    problem = draw("own_cells:in_turns", grid.Sizes(9, 5, 3, 17))
+    problem = draw("support.own_cells:in_turns", grid.Sizes(9, 5, 3, 17))
     assert {name: a.shape for name, a in problem.weights[0].items()} == {
         "W": (4 * 17, 3),
         "U": (3 * 17, 17),
@@ -414,7 +416,7 @@ def test_gates_share_products(oracle: Callable[[str], Any]) -> None:
     jnp = oracle("jax").numpy
     groups, rows = {}, {}
     for name in ("minimal_gated_unit", "clipped_relu_lstm", "in_turns"):
-        cell = cells.find(f"own_cells:{name}")
+        cell = cells.find(f"support.own_cells:{name}")
         steps = cells.Steps(cell, cell.own.equations, lambda: jnp.zeros((1, 1)))
         W, b_rec = np.ones((len(cell.gates), 1)), np.arange(len(cell.products))
         groups[name] = steps.groups
@@ -424,7 +426,7 @@ def test_gates_share_products(oracle: Callable[[str], Any]) -> None:
 
 
 def test_who_runs_a_users_cell() -> None:
-    cell = cells.find("own_cells:gru")
+    cell = cells.find("support.own_cells:gru")
     assert [name for name in PEERS if PEERS[name].offers(cell, True, False)] == ["torch", "jax", "numba", "numpy"]
     assert [name for name in PEERS if PEERS[name].offers(cell, True, True)] == ["numba", "numpy"]
 
@@ -451,7 +453,7 @@ def test_multiply_adds_are_counted(native: str) -> None:
 
 
 @pytest.mark.alone  # training has to take longer than a forward pass
-@pytest.mark.parametrize("cell", ["lstm", "own_cells:gru"])
+@pytest.mark.parametrize("cell", ["lstm", "support.own_cells:gru"])
 def test_small_run(cell: str, python: Python, tmp_path: Path) -> None:
     chosen = {"points": "seed3", "cells": cell, "peers": "numpy", "seconds": "0.05", "threads": "1", "out": "out"}
     done = python("-m", "benchmarks.compare", *(word for k, v in chosen.items() for word in (f"--{k}", v)))

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from problems import AWKWARD, CELLS, Arrays
-from stacks import in_double, layer, named
-from tolerance import assert_rounded, assert_same_bits, relative_error
+from support.problems import AWKWARD, CELLS, Arrays
+from support.stacks import in_double, layer, named
+from support.tolerance import assert_rounded, assert_same_bits, relative_error
 
 import fastrnn
 from fastrnn.weight_dtypes import bfloat16

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from problems import call as called
-from problems import make
+from support.problems import call as called
+from support.problems import make
 
 from fastrnn import checks
 from fastrnn.call import Call, DenseCall, Gradients

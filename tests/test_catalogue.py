@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.tolerance import assert_close
 from test_cells import problem, results
 from test_torch_cells import by_autograd
-from tolerance import assert_close
 
 import fastrnn
 from fastrnn import catalogue

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import own_cells
 import pytest
-from problems import PUBLIC
-from tolerance import assert_close, assert_rounded, assert_same_bits
+from support import own_cells
+from support.problems import PUBLIC
+from support.tolerance import assert_close, assert_rounded, assert_same_bits
 
 import fastrnn
 from fastrnn import catalogue
@@ -467,7 +467,7 @@ def test_text() -> None:
 
 PROGRAM = """
 import sys; sys.path.insert(0, {tests!r})
-import numpy as np, own_cells
+import numpy as np; from support import own_cells
 from test_cells import problem
 p = problem(own_cells.min_gru, (3, 2, 2, 5))
 print(p.cell.forward(**p.inputs).y.tobytes().hex())
@@ -488,7 +488,7 @@ FAR = """
 import ctypes, mmap, sys
 sys.path.insert(0, {tests!r})
 from test_cells import problem
-import own_cells
+from support import own_cells
 
 libc, page, big = ctypes.CDLL(None), mmap.PAGESIZE, 8 << 30
 libc.mmap.restype = ctypes.c_void_p

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conversions import drawn_model, read_by
-from tolerance import assert_close, assert_same_bits
+from support.conversions import drawn_model, read_by
+from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn import catalogue

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conversions import MANY, drawn, given, settings, small
-from stacks import named
-from tolerance import assert_close, assert_same_bits
+from support.conversions import MANY, drawn, given, settings, small
+from support.stacks import named
+from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn.catalogue import gru_with

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tolerance import assert_close
+from support.tolerance import assert_close
 
 import fastrnn
 

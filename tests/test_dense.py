@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tolerance import assert_close, assert_same_bits
+from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn.functions import FUNCTIONS

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from problems import CELLS, PUBLIC, THREADED, Arrays, Problem, make, run
-from promises import BY_STEP, cut, in_a_batch, inferred, laid_by_sequence, padded, padding, part, split
-from tolerance import assert_same_bits
+from support.problems import CELLS, PUBLIC, THREADED, Arrays, Problem, make, run
+from support.promises import BY_STEP, cut, in_a_batch, inferred, laid_by_sequence, padded, padding, part, split
+from support.tolerance import assert_same_bits
 
 DTYPES = (np.float32, np.float64)
 EVERYTHING = {"lengths": True, "resets": True}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import (
+from support.models import (
     K,
     N,
     T,
@@ -26,7 +26,7 @@ from models import (
     steps,
     targets,
 )
-from tolerance import assert_close, assert_same_bits
+from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn import training

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import K, N, T, classes, inputs, letters, targets
-from tolerance import assert_close, assert_same_bits
+from support.models import K, N, T, classes, inputs, letters, targets
+from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn import training

@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-import own_cells
 import pytest
-from tolerance import assert_close, assert_rounded, assert_same_bits
+from support import own_cells
+from support.tolerance import assert_close, assert_rounded, assert_same_bits
 
 import fastrnn
 import fastrnn.inspect

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from problems import CELLS, COTANGENTS, Problem, arrays, call, make, run
-from tolerance import assert_same_bits
+from support.problems import CELLS, COTANGENTS, Problem, arrays, call, make, run
+from support.tolerance import assert_same_bits
 
 import fastrnn
 from fastrnn import training
@@ -988,9 +988,9 @@ def test_memory_that_cannot_be_had(native: str, python: Callable[..., CompletedP
 
 NO_THREADS = """
 import resource
-import crowded
+from support import crowded
 import numpy as np
-from problems import THREADED, make, run
+from support.problems import THREADED, make, run
 
 problem = make("lstm", THREADED[0], dtype=np.float32)
 expected = run(problem, threads=1)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import CELLS
-from stacks import layer
+from support.problems import CELLS
+from support.stacks import layer
 
 import fastrnn
 from fastrnn.initializers import (

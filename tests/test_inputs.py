@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import CELLS, Problem, arrays, call, make, run
-from tolerance import assert_same_bits
+from support.problems import CELLS, Problem, arrays, call, make, run
+from support.tolerance import assert_same_bits
 
 import fastrnn
 

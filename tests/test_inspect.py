@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import stacks
-from problems import CELLS, PUBLIC
-from tolerance import assert_close, relative_error
+from support import stacks
+from support.problems import CELLS, PUBLIC
+from support.tolerance import assert_close, relative_error
 
 import fastrnn
 from fastrnn.inspect import gates, gradient_norms

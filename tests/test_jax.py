@@ -11,12 +11,12 @@ from typing import Any
 
 import hypothesis
 import numpy as np
-import own_cells
 import pytest
 import test_cells
 from hypothesis import strategies as st
-from problems import CELLS, PUBLIC, Arrays, Problem, forward, make, random_options, run
-from tolerance import assert_close, assert_same_bits
+from support import own_cells
+from support.problems import CELLS, PUBLIC, Arrays, Problem, forward, make, random_options, run
+from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn.backends import available_isas

@@ -12,9 +12,9 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
-from conversions import MANY, drawn, given, settings, small, written
 from hypothesis import strategies as st
-from tolerance import assert_close, assert_same_bits
+from support.conversions import MANY, drawn, given, settings, small, written
+from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn.catalogue import abs, li_gru, lstm_with, rnn_with

@@ -14,8 +14,8 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from problems import Arrays
-from tolerance import assert_close, assert_same_bits
+from support.problems import Arrays
+from support.tolerance import assert_close, assert_same_bits
 
 # Keras' variables do not know NumPy 2's __array__(copy=).
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

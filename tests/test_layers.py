@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import AWKWARD, CELLS, PUBLIC, Arrays
-from stacks import MERGED, as_given, composed, in_double, layer, named, states
-from tolerance import assert_rounded, assert_same_bits
+from support.problems import AWKWARD, CELLS, PUBLIC, Arrays
+from support.stacks import MERGED, as_given, composed, in_double, layer, named, states
+from support.tolerance import assert_rounded, assert_same_bits
 
 import fastrnn
 from fastrnn import backends
@@ -161,9 +161,9 @@ def test_threads_where_a_layer_is_shared(bidirectional: bool, sizes: tuple[int, 
 
 
 COUNT = """
-import os, crowded, fastrnn
-from problems import CELLS
-from stacks import layer
+import os, fastrnn; from support import crowded
+from support.problems import CELLS
+from support.stacks import layer
 from test_layers import WAVE
 import numpy as np
 

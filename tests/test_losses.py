@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from batches import LOSSES, SIZES, batch, padding, ragged, softmax
-from tolerance import assert_close, assert_same_bits, relative_error
+from support.batches import LOSSES, SIZES, batch, padding, ragged, softmax
+from support.tolerance import assert_close, assert_same_bits, relative_error
 
 from fastrnn.training import Accuracy, BinaryAccuracy, BinaryCrossentropy, CategoricalCrossentropy, MeanAbsoluteError
 from fastrnn.training.losses import Loss, MeanSquaredError, loss

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from problems import AWKWARD, CELLS, PUBLIC, Arrays, Problem, batch_first, forward, make, run
-from tolerance import assert_same_bits
+from support.problems import AWKWARD, CELLS, PUBLIC, Arrays, Problem, batch_first, forward, make, run
+from support.tolerance import assert_same_bits
 
 import fastrnn
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import own_cells
 import pytest
-from problems import CELLS
-from stacks import layer
-from tolerance import assert_close, assert_same_bits
+from support import own_cells
+from support.problems import CELLS
+from support.stacks import layer
+from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn import Activation, Dense, Dropout, Embedding, Sequential

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import PUBLIC, Arrays, Problem, forward, make
-from tolerance import assert_close
+from support.problems import PUBLIC, Arrays, Problem, forward, make
+from support.tolerance import assert_close
 
 #: Where our gates (r z n; i f g o) and peepholes (i f o) go in ONNX's order (z r h; i o f c; i o f).
 GATES = {"rnn": [0], "gru": [1, 0, 2], "lstm": [0, 3, 1, 2]}

@@ -18,8 +18,8 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from problems import Arrays
-from tolerance import assert_close, assert_same_bits
+from support.problems import Arrays
+from support.tolerance import assert_close, assert_same_bits
 
 from fastrnn import backends
 from fastrnn.cells import machine

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conversions import by_runtime
-from problems import Arrays
-from tolerance import assert_close
+from support.conversions import by_runtime
+from support.problems import Arrays
+from support.tolerance import assert_close
 
 H, I = 5, 4
 

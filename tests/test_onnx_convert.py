@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conversions import MANY, by_runtime, drawn, given, settings, written
-from stacks import named, states
-from tolerance import assert_close, assert_same_bits
+from support.conversions import MANY, by_runtime, drawn, given, settings, written
+from support.stacks import named, states
+from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 

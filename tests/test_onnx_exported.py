@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conversions import settings
-from tolerance import assert_same_bits
+from support.conversions import settings
+from support.tolerance import assert_same_bits
 
 import fastrnn
 

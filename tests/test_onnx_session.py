@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conversions import by_runtime
-from problems import Arrays
-from tolerance import assert_close, assert_same_bits
+from support.conversions import by_runtime
+from support.problems import Arrays
+from support.tolerance import assert_close, assert_same_bits
 
 RESTS = ("onnxruntime", "reference")
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from descents import KINDS, descend, descent, parameters
-from problems import Arrays
-from tolerance import assert_close, assert_same_bits
+from support.descents import KINDS, descend, descent, parameters
+from support.problems import Arrays
+from support.tolerance import assert_close, assert_same_bits
 
 from fastrnn.layers import RowGradient
 from fastrnn.training import (

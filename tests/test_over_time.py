@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from batches import ragged
-from models import K, N, T, inputs, steps, targets
-from tolerance import assert_close, assert_same_bits
+from support.batches import ragged
+from support.models import K, N, T, inputs, steps, targets
+from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn import training

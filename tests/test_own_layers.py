@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import own_cells
 import pytest
+from support import own_cells
+from support.tolerance import assert_close, assert_same_bits
 from test_cells import problem
-from tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn.cells import sigmoid, tanh

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import N, T, classes, classifier, inputs, steps
-from tolerance import assert_close, assert_same_bits
+from support.models import N, T, classes, classifier, inputs, steps
+from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn.training import from_mask, pad_sequences

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import N, T, inputs, regressor, targets
-from tolerance import assert_same_bits
+from support.models import N, T, inputs, regressor, targets
+from support.tolerance import assert_same_bits
 
 from fastrnn import training
 from fastrnn.training import ReduceLROnPlateau, Training

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import CELLS
-from stacks import layer, states
-from tolerance import assert_same_bits
+from support.problems import CELLS
+from support.stacks import layer, states
+from support.tolerance import assert_same_bits
 
 import fastrnn
 from fastrnn import Dense, Dropout, Embedding, Sequential

@@ -12,9 +12,9 @@ Python = Callable[..., CompletedProcess[str]]
 
 STORM = """
 import sys, threading, time
-import crowded
+from support import crowded
 import numpy as np
-from problems import CELLS, THREADED, call, make, run
+from support.problems import CELLS, THREADED, call, make, run
 
 seconds = float(sys.argv[1])
 problems = [make(cell, THREADED[n % 2], dtype=np.float32) for n, cell in enumerate(CELLS)]
@@ -97,7 +97,7 @@ SIGNAL = """
 import contextlib, math, os, signal, threading, time
 from functools import partial
 import numpy as np
-import crowded, fastrnn
+import fastrnn; from support import crowded
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts the tests may have it ignored
 rng = np.random.default_rng(0)

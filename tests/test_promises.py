@@ -18,9 +18,9 @@ import pytest
 from fuzz import ABSENT, SPECIAL, VALUES, Call, counts, same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from problems import AWKWARD, BIASES, CELLS, INITIAL, PUBLIC, run
-from promises import at_once, cut, in_a_batch, inferred, laid_by_sequence, padded, split, streamed
-from stacks import layer, named
+from support.problems import AWKWARD, BIASES, CELLS, INITIAL, PUBLIC, run
+from support.promises import at_once, cut, in_a_batch, inferred, laid_by_sequence, padded, split, streamed
+from support.stacks import layer, named
 
 import fastrnn
 from fastrnn.backends import available_isas
@@ -192,7 +192,7 @@ SHARED = """
 import os
 import fastrnn
 from hypothesis import given, settings
-from problems import run
+from support.problems import run
 from test_promises import SETTINGS, large_calls, large_stacks, made
 
 def call(case):

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import CELLS, Arrays
-from stacks import layer
-from tolerance import assert_same_bits
+from support.problems import CELLS, Arrays
+from support.stacks import layer
+from support.tolerance import assert_same_bits
 
 from fastrnn import backends
 from fastrnn.packed import PackedStack, Tape

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import CELLS, PUBLIC, Problem, forward, make, run
-from tolerance import assert_close
+from support.problems import CELLS, PUBLIC, Problem, forward, make, run
+from support.tolerance import assert_close
 
 import fastrnn
 from fastrnn.backends import numpy as reference

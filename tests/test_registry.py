@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 import pytest
-from problems import PUBLIC
+from support.problems import PUBLIC
 from test_reference import BY_HAND
 
 import fastrnn

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import own_cells
 import pytest
-from problems import THREADED, Arrays
-from stacks import as_given, layer, named, states
-from tolerance import assert_close, assert_rounded, assert_same_bits, relative_error
+from support import own_cells
+from support.problems import THREADED, Arrays
+from support.stacks import as_given, layer, named, states
+from support.tolerance import assert_close, assert_rounded, assert_same_bits, relative_error
 
 import fastrnn
 import fastrnn.inspect

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import N, T, classes, classifier, inputs, letters, steps, targets
-from tolerance import assert_same_bits
+from support.models import N, T, classes, classifier, inputs, letters, steps, targets
+from support.tolerance import assert_same_bits
 
 import fastrnn
 from fastrnn import training

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conversions import MANY, assert_predicts, drawn_model, read_by
-from tolerance import assert_close, assert_same_bits
+from support.conversions import MANY, assert_predicts, drawn_model, read_by
+from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn.convert.onnx_nodes import OPSETS

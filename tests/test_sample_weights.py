@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from batches import LOSSES, SIZES, batch, ragged
-from models import K, N, T, classes, every_step, inputs, last_step, steps, targets
-from tolerance import assert_close, assert_same_bits, relative_error
+from support.batches import LOSSES, SIZES, batch, ragged
+from support.models import K, N, T, classes, every_step, inputs, last_step, steps, targets
+from support.tolerance import assert_close, assert_same_bits, relative_error
 
 import fastrnn
 from fastrnn import training

@@ -13,8 +13,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import I, K, N, T, classes, classifier, every_step, inputs, last_step, letters, regressor, steps, targets
-from tolerance import assert_close, assert_same_bits
+from support.models import (
+    I,
+    K,
+    N,
+    T,
+    classes,
+    classifier,
+    every_step,
+    inputs,
+    last_step,
+    letters,
+    regressor,
+    steps,
+    targets,
+)
+from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn import training

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import K, N, T, classes, classifier, inputs, regressor, steps, targets
-from tolerance import assert_same_bits
+from support.models import K, N, T, classes, classifier, inputs, regressor, steps, targets
+from support.tolerance import assert_same_bits
 
 import fastrnn
 from fastrnn import training

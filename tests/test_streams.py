@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import CELLS, Arrays
-from stacks import as_given, composed, in_double, layer, named, states
-from tolerance import assert_rounded, assert_same_bits
+from support.problems import CELLS, Arrays
+from support.stacks import as_given, composed, in_double, layer, named, states
+from support.tolerance import assert_rounded, assert_same_bits
 
 import fastrnn
 from fastrnn.backends import available_isas

@@ -9,8 +9,8 @@ from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
-from problems import CELLS, THREADED, make, run
-from tolerance import assert_same_bits
+from support.problems import CELLS, THREADED, make, run
+from support.tolerance import assert_same_bits
 
 import fastrnn
 
@@ -48,11 +48,18 @@ def test_default_number_of_threads() -> None:
     fastrnn.set_num_threads(before)
 
 
+IMPORTS = """
+import os, fastrnn, numpy as np
+from support import crowded
+from support.problems import CELLS, THREADED, make, run
+"""
+
+
 def script(text: str, name: str) -> tuple[str, str]:
     """Arguments for an interpreter that runs `text` with an implementation in use."""
     backend, _, isa = name.partition("-")
     setting = f"fastrnn.use_backend({backend!r})\n" + (f"fastrnn.use_isa({isa!r})\n" if isa else "")
-    return "-c", f"import os, crowded, fastrnn\nfrom problems import CELLS, THREADED, make, run\n{setting}{text}"
+    return "-c", f"{IMPORTS}{setting}{text}"
 
 
 COUNT = """
@@ -132,7 +139,7 @@ assert all((alone[n] == crowd[n]).all() for n in alone)
 
 def test_more_threads_than_a_team_holds(native: str, python: Python) -> None:
     """A team has 256 threads at most, and the work area is laid out for as many."""
-    done = python("-c", f"import crowded, numpy as np\nfrom problems import make, run\n{CROWD}")
+    done = python("-c", f"{IMPORTS}{CROWD}")
     assert done.returncode == 0, done.stderr
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import own_cells
 import pytest
-from tolerance import assert_same_bits
+from support import own_cells
+from support.tolerance import assert_same_bits
 
 import fastrnn
 from fastrnn import Activation, Dense, Dropout, Embedding, LastStep, Sequential, backends, catalogue

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import Arrays, Problem, batch_first, forward, make, run
-from stacks import as_given, layer, named, states
-from tolerance import assert_close, assert_same_bits
+from support.problems import Arrays, Problem, batch_first, forward, make, run
+from support.stacks import as_given, layer, named, states
+from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import own_cells
 import pytest
+from support import own_cells
+from support.tolerance import assert_close
 from test_cells import problem, results
-from tolerance import assert_close
 
 from fastrnn.cells import CELLS
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conversions import MANY, bound, drawn, given, settings
-from stacks import named
-from tolerance import assert_close, assert_same_bits
+from support.conversions import MANY, bound, drawn, given, settings
+from support.stacks import named
+from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 

@@ -6,8 +6,8 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import own_cells
 import pytest
+from support import own_cells
 
 torch = pytest.importorskip("torch")
 

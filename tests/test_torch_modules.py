@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import Arrays, Problem, make, run
-from tolerance import assert_rounded, assert_same_bits
+from support.problems import Arrays, Problem, make, run
+from support.tolerance import assert_rounded, assert_same_bits
 
 import fastrnn
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import own_cells
 import pytest
-from tolerance import assert_close, assert_same_bits
+from support import own_cells
+from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from batches import LOSSES, SIZES, batch, padding, ragged
-from descents import KINDS, STEPS, descend, descent, parameters
-from problems import Arrays
-from tolerance import assert_close, assert_rounded, off
+from support.batches import LOSSES, SIZES, batch, padding, ragged
+from support.descents import KINDS, STEPS, descend, descent, parameters
+from support.problems import Arrays
+from support.tolerance import assert_close, assert_rounded, off
 
 from fastrnn.training import (
     SGD,

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import CELLS, Arrays
-from stacks import MERGED, as_given, layer, named, states
-from tolerance import assert_close, assert_rounded, assert_same_bits
+from support.problems import CELLS, Arrays
+from support.stacks import MERGED, as_given, layer, named, states
+from support.tolerance import assert_close, assert_rounded, assert_same_bits
 
 import fastrnn
 from fastrnn.training.description import described

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-# For `problems` and `grid`, which imports nothing of fastrnn. Not the repository's root: there the source of fastrnn
-# would hide the build that asv times.
+# For `support.problems` and `grid`, which imports nothing of fastrnn. Not the repository's root: there the source of
+# fastrnn would hide the build that asv times.
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks" / "compare")]

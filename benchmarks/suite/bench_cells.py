@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from grid import POINTS, QUICK
-from problems import CELLS, Problem, call, make
+from support.problems import CELLS, Problem, call, make
 
 import fastrnn
 

@@ -9,7 +9,8 @@ All numbers are native-endian and 8 bytes wide:
     tensor   number of elements, -1 for an absent one; the relative errors allowed in float32 and in float64; the
              elements, time-major, everything as float64
 
-Inputs are float32 numbers, so that both precisions see the same problem. The errors allowed follow tests/tolerance.py.
+Inputs are float32 numbers, so that both precisions see the same problem. The errors allowed follow
+tests/support/tolerance.py.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from problems import AWKWARD, CELLS, COTANGENTS, INPUTS, PUBLIC, Problem, make, random_options, run
-from tolerance import WORST, allowed
+from support.problems import AWKWARD, CELLS, COTANGENTS, INPUTS, PUBLIC, Problem, make, random_options, run
+from support.tolerance import WORST, allowed
 
 import fastrnn
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from problems import Arrays
 
 from fastrnn.training import SGD, Adam, AdamW, Optimizer, RMSprop
+from support.problems import Arrays
 
 STEPS = 50
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from stacks import layer
-from tolerance import assert_rounded
 
 import fastrnn
 from fastrnn.cells import CELLS
 from fastrnn.convert.files import restored
 from fastrnn.training.description import described
+from support.stacks import layer
+from support.tolerance import assert_rounded
 
 MANY = range(24)
 

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from problems import Arrays, Problem, batch_first, forward, run
-from stacks import PARAMETERS, STATES, layer, named
+
+from support.problems import Arrays, Problem, batch_first, forward, run
+from support.stacks import PARAMETERS, STATES, layer, named
 
 BY_STEP = ("x", "resets", "y", "c", "dx", "dy", "dc")  # (T, B, ...)
 BY_SEQUENCE = ("h0", "c0", "lengths", "h_n", "c_n", "dh0", "dc0", "dh_n", "dc_n")  # (B, ...)
