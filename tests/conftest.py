@@ -8,6 +8,8 @@ A test asks for one of four fixtures and is repeated over its implementations, w
     native           the native backend's instruction sets
     backend          native with its best instruction set, and numpy: what no kernel decides is tried once in each
 
+Where there are many problems each runs on one implementation only (`deal`): `-m ""` runs them on all.
+
 What a user has not installed skips the tests that need it. CI asks for everything: `--require-native` and
 `--require-oracles` fail instead of skipping.
 
@@ -17,6 +19,7 @@ A run of all tests is shared among processes if pytest-xdist is installed; `-n 0
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import random
@@ -39,6 +42,7 @@ os.environ.setdefault("FASTRNN_CACHE_DIR", str(Path(__file__).parents[1] / "buil
 
 import numpy as np
 from support import crowded  # noqa: F401
+from support.problems import CELLS
 
 import fastrnn
 from fastrnn.backends import available_backends, available_isas, usable_cpus
@@ -49,6 +53,8 @@ except ImportError:  # on Windows, where nobody waits
     fcntl = None  # type: ignore[assignment]
 
 MOST_WORKERS = 4  # each of them needs about a gigabyte
+COMPILE_MORE = ("test_threads.py", "test_regularisers.py", "test_model_streams.py")
+MANY = 8  # problems of a test, from which each implementation gets some
 
 # Other random problems than those that everybody has, everywhere at once: the seeds of all generators are shifted.
 if SEED := int(os.environ.get("FASTRNN_TEST_SEED", "0")):
@@ -56,6 +62,12 @@ if SEED := int(os.environ.get("FASTRNN_TEST_SEED", "0")):
     np.random.default_rng = lambda seed=None: default_rng(
         [*np.ravel(seed), SEED] if isinstance(seed, int | np.integer | list) else seed
     )
+
+#: files of tests that need a framework even where they do not ask for `oracle`
+FRAMEWORKS = (
+    *("test_torch", "test_onnx", "test_keras", "test_jax", "test_convert_others"),
+    *("test_models", "test_docs", "test_bench"),
+)
 
 ORACLES = (
     *("torch", "expecttest", "onnx", "onnxruntime", "onnxscript", "jax", "flax", "equinox", "haiku", "keras", "h5py"),
@@ -112,11 +124,56 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("implementation", names, indirect=True)
 
 
+def parameters(item: pytest.Item) -> dict[str, Any]:
+    return item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Numba's threads and child processes, which compile for themselves: once more what others stand for."""
-    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    if params.get("implementation") == "numba" and item.path.name == "test_threads.py":
+    """Mark what `.ci/run` runs once more, with all that a user may have, and what only it runs.
+
+    Numba compiles each cell in each dtype for seconds: each once in test_backends.py, two everywhere else.
+
+    Where child processes compile, or there are cells of a test's own, all its turns are thorough.
+    """
+    if "oracle" in getattr(item, "fixturenames", ()) or item.path.stem.startswith(FRAMEWORKS):
+        item.add_marker(pytest.mark.oracle)
+    if "numba" in item.nodeid:
+        item.add_marker(pytest.mark.numba)
+    params = parameters(item)
+    if params.get("implementation") != "numba":
+        return
+    cell, dtype = params.get("cell"), params.get("dtype")
+    if item.path.name == "test_backends.py" and dtype:
+        ours = (CELLS.index(cell) % 2 == 0) == (dtype is np.float32)
+    else:
+        ours = item.path.name not in COMPILE_MORE and cell in (None, "lstm_peephole", "gru_before")
+    if not ours:
         item.add_marker(pytest.mark.thorough)
+
+
+def deal(items: list[pytest.Item]) -> None:
+    """Each problem of a test that has many, or is marked `by_turns`, is for one implementation; others are thorough.
+
+    Numba is not dealt to, and NumPy only if there are many. The lot is drawn by the test's name and by the seed of all
+    problems.
+    """
+    dealt_to = {*implementations(), *available_isas()} - {"numba"}
+    tests: dict[str, dict[str, list[pytest.Item]]] = {}
+    for item in items:
+        params = parameters(item)
+        name = params.get("implementation", params.get("isa"))
+        if name in dealt_to:
+            problem = item.nodeid.replace(name, "")
+            tests.setdefault(item.nodeid.partition("[")[0], {}).setdefault(problem, []).append(item)
+    for test, problems in tests.items():
+        many, rng, dealt = len(problems) >= MANY, random.Random(f"{test} {SEED}"), sorted(problems)
+        rng.shuffle(dealt)
+        first = rng.randrange(len(dealt_to))
+        for turn, problem in enumerate(dealt, first):
+            some = [item for item in problems[problem] if many or "numpy" not in item.nodeid]
+            if many or (some and some[0].get_closest_marker("by_turns")):
+                for item in some[: turn % len(some)] + some[turn % len(some) + 1 :]:
+                    item.add_marker(pytest.mark.thorough)
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist acts on its options
@@ -164,12 +221,24 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"required and not installed: {', '.join(missing)}")
 
 
-@pytest.hookimpl(trylast=True)  # of those that other options left
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Items stay: the garbage collector need not go through them again and again."""
+    gc.disable()
+    result = yield
+    gc.freeze()
+    gc.enable()
+    return result
+
+
+@pytest.hookimpl(wrapper=True)  # before and after other options choose
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """Numba's tests come first, so that one worker has them all and compiles each cell once.
 
     With --sample, the lot is drawn by each test's name: the same one in every run.
     """
+    deal(items)
+    yield
     items.sort(key=lambda item: "numba" not in item.nodeid)
     if not (most := config.getoption("--sample")):
         return

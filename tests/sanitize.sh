@@ -29,7 +29,7 @@ on() {
     local extension=$1 runtimes=$2
     shift 2
     LD_PRELOAD=$(for each in $runtimes; do gcc -print-file-name="lib$each.so"; done | paste -sd:) ASAN_OPTIONS=detect_leaks=0 \
-        PYTHONPATH="$work/$extension:$PWD" "$PYTHON" -m pytest -q -p no:cacheprovider "$@"
+        PYTHONPATH="$work/$extension:$PWD" "$PYTHON" -m pytest -q -p no:cacheprovider -m "not exhaustive and not long" "$@"
 }
 
 left="not numba and not numpy and not had and not taken and not test_sizes_beyond"

@@ -11,7 +11,8 @@ from support.tolerance import Measured, assert_rounded
 
 import fastrnn
 
-CASES = 12  # random problems for each cell and dtype
+#: random problems for each cell and dtype
+EVERY = [pytest.param(case, marks=pytest.mark.thorough if case >= 8 else ()) for case in range(12)]
 KINK = 1e-5  # well above a rounding error of a pre-activation
 
 
@@ -48,7 +49,7 @@ def solved(cell: str, case: int) -> tuple[Problem, Arrays, Measured]:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("case", range(CASES))
+@pytest.mark.parametrize("case", EVERY)
 @pytest.mark.parametrize("cell", CELLS)
 def test_random_problem(cell: str, dtype: type, case: int, fast: str) -> None:
     problem, exact, measured = solved(cell, case)

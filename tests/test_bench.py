@@ -453,7 +453,7 @@ def test_multiply_adds_are_counted(native: str) -> None:
 
 
 @pytest.mark.alone  # training has to take longer than a forward pass
-@pytest.mark.parametrize("cell", ["lstm", "support.own_cells:gru"])
+@pytest.mark.parametrize("cell", ["lstm", pytest.param("support.own_cells:gru", marks=pytest.mark.thorough)])
 def test_small_run(cell: str, python: Python, tmp_path: Path) -> None:
     chosen = {"points": "seed3", "cells": cell, "peers": "numpy", "seconds": "0.05", "threads": "1", "out": "out"}
     done = python("-m", "benchmarks.compare", *(word for k, v in chosen.items() for word in (f"--{k}", v)))

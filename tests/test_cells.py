@@ -172,9 +172,19 @@ def test_machine_code_is_the_reference(cell: Any, dtype: Any, isa: str) -> None:
         assert_rounded(got, evaluate(), evaluate)
 
 
-@pytest.mark.parametrize("cell", [*ALL, catalogue.lru], ids=lambda cell: cell.name)
+#: all that a cell can have: inputs, parameters, several states, means, products one after the other, and values that
+#: depend on parameters alone
+UNLIKE = {"everything", "normalised", "in_turns", "lru"}
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param(cell, id=cell.name, marks=() if cell.name in UNLIKE else pytest.mark.thorough)
+        for cell in (*ALL, catalogue.lru)
+    ],
+)
 def test_numba_is_the_reference(cell: Any) -> None:
-    """lru keeps values that depend on parameters alone."""
     p = problem(cell, (4, 3, 2, 5), lengths=True, resets=True)
     with fastrnn.use_backend("numpy"):
         exact = results(p)
@@ -511,12 +521,14 @@ print(run(own_cells.min_gru))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the flags of mmap are Linux'")
-def test_code_far_from_its_constants(tmp_path: Path, native: str) -> None:
+@pytest.mark.skipif(not available_isas(), reason="no native implementation is installed")
+def test_code_far_from_its_constants(tmp_path: Path) -> None:
     """Where the address space is crowded, code and constants come to lie gigabytes apart."""
     assert run_with(tmp_path, FAR) == run_with(tmp_path)
 
 
-def test_the_cache_on_disk(tmp_path: Path, native: str) -> None:
+@pytest.mark.skipif(not available_isas(), reason="no native implementation is installed")
+def test_the_cache_on_disk(tmp_path: Path) -> None:
     """Machine code is kept and used again; what is damaged, or cannot be written, costs time alone."""
     expected = run_with(tmp_path / "kept")
     [path] = (tmp_path / "kept").iterdir()

@@ -142,6 +142,7 @@ def test_threads(cell: str, stack: tuple[int, dict[str, Any]], native: str) -> N
     alike_for_any_threads(net, x, state=given["state"])
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize(("num_layers", "T"), [(3, 97), (3, 257), (16, 256), (16, 250), (17, 257), (17, 256), (33, 97)])
 def test_deep_stacks_share_in_any_number_of_steps(num_layers: int, T: int, native: str) -> None:
     """Layers are laid out 16 at a time, and each reads the one below in pieces of 8 steps."""
@@ -180,6 +181,7 @@ for cell in CELLS:
 """
 
 
+@pytest.mark.by_turns
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
 def test_stacks_and_directions_run_side_by_side(native: str, python: Callable[..., CompletedProcess[str]]) -> None:
     """A thread for each layer or direction, the caller's among them, and no more than asked for."""
@@ -188,6 +190,7 @@ def test_stacks_and_directions_run_side_by_side(native: str, python: Callable[..
     assert done.stdout.splitlines() == expected, done.stderr
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("first", [False, True])
 def test_several_python_threads_at_once(first: bool, implementation: str) -> None:
     """Eight of them in one layer, in its first call too, when nothing is packed yet."""

@@ -242,6 +242,7 @@ def test_a_model_without_a_state(backend: str) -> None:
 # Memory
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("B", [1, 3])
 def test_steps_allocate_nothing(B: int, native: str) -> None:
     models = [
@@ -260,7 +261,7 @@ def test_steps_allocate_nothing(B: int, native: str) -> None:
         tracemalloc.stop()
         assert peak - before < 1500
         blocks = sys.getallocatedblocks()
-        for _ in range(200):
+        for _ in range(80):
             stream.step(x, out)
         assert sys.getallocatedblocks() - blocks < 50
 

@@ -169,21 +169,19 @@ def results(net: Any, given: Arrays, d: Arrays, seed: int, **options: Any) -> Ar
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("cell", TEXTBOOK, ids=lambda cell: getattr(cell, "name", cell))
-def test_gradients(cell: Any, seed: int, oracle: Callable[[str], Any]) -> None:
+def test_gradients(cell: Any, seed: int, torch: Any) -> None:
     """One after the other alone, then all together, of stacks at random sizes."""
     rng = np.random.default_rng(seed)
     T, B, I, H, L = (int(n) for n in rng.integers(1, (9, 6, 5, 40, 4)))
     options = (ONE_EACH + [RATES] * 3)[seed] | {"dropout": 0.4 if L > 1 and seed % 2 else 0.0}
     net = made(cell, I, H, L, dtype=np.float64, bidirectional=bool(rng.integers(2)), rng=seed, **options)
     given, d = problem(net, T, B, seed)
-    exact = by_autograd(oracle("torch"), cell, net, given, d, seed)
+    exact = by_autograd(torch, cell, net, given, d, seed)
     assert_close(results(net, given, d, seed, checkpoint=[None, 2, "auto"][seed % 3]), exact)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru_before", names_taken], ids=lambda cell: getattr(cell, "name", cell))
-def test_a_mask_for_each_gate(
-    cell: Any, implementation: str, oracle: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mask_for_each_gate(cell: Any, implementation: str, torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `fastrnn.keras` asks for it, with the gradients of the masks themselves."""
     plain = CELLS[cell] if isinstance(cell, str) else cell
     own, n = masked(plain, tuple([f"mask_{gate}" for gate in plain.products])), len(plain.inputs)
@@ -194,15 +192,15 @@ def test_a_mask_for_each_gate(
     monkeypatch.setitem(TEXTBOOK, own, textbook)
     net = made(own, 3, 9, 2, dtype=np.float64, bidirectional=True)
     given, d = problem(net, 6, 5, 0)
-    assert_close(results(net, given, d, 0), by_autograd(oracle("torch"), own, net, given, d, 0))
+    assert_close(results(net, given, d, 0), by_autograd(torch, own, net, given, d, 0))
 
 
-def test_a_rate_for_each_state(oracle: Callable[[str], Any]) -> None:
+def test_a_rate_for_each_state(torch: Any) -> None:
     for zoneout in ((0.6, 0.0), [0.0, 0.4], (0.7, 0.2)):
         net = layer("lstm", 3, 5, 2, dtype=np.float64, zoneout=zoneout)
         assert net.zoneout == tuple(zoneout)
         given, d = problem(net, 6, 4, 1)
-        assert_close(results(net, given, d, 2), by_autograd(oracle("torch"), "lstm", net, given, d, 2))
+        assert_close(results(net, given, d, 2), by_autograd(torch, "lstm", net, given, d, 2))
 
 
 def test_implementations(implementation: str) -> None:
@@ -435,9 +433,9 @@ def test_refused_for_the_cell() -> None:
             fastrnn.Recurrent(own_cells.min_gru, 3, 4, **{name: 0.1})
 
 
+@pytest.mark.usefixtures("torch")
 @pytest.mark.parametrize("options", ONE_EACH)
-def test_refused_by_pytorch(options: dict[str, Any], oracle: Callable[[str], Any]) -> None:
-    oracle("torch")
+def test_refused_by_pytorch(options: dict[str, Any]) -> None:
     [name] = options
     with pytest.raises(ValueError, match=f"^{name}: PyTorch cannot express"):
         fastrnn.to_torch(fastrnn.LSTM(3, 4, **options))

@@ -16,6 +16,8 @@ import fastrnn
 
 Python = Callable[..., CompletedProcess[str]]
 
+pytestmark = pytest.mark.by_turns  # threads are shared out alike on every instruction set
+
 
 @pytest.mark.parametrize("sizes", THREADED)
 def test_several_python_threads_at_once(sizes: tuple[int, int, int, int], implementation: str) -> None:
