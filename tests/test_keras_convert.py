@@ -1,6 +1,6 @@
 """Weights from and to Keras, on its PyTorch backend: live layers and models, bit by bit, and what they compute.
 
-Files are read without Keras in tests/test_convert.py.
+Files are read without Keras in tests/test_convert_keras_files.py and test_convert_keras_2.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Makes keras_2_models.zip in this directory, for tests/test_convert.py to read without Keras: for each model here a
+"""Makes keras_2_models.zip in this directory, for tests/test_convert_keras_2.py to read without Keras: for each model a
 .h5 and a .keras file as Keras 2 wrote them, and known.npz with what Keras computed, ``<model>/x`` and ``<model>/y``.
 
     pip install tensorflow-cpu==2.15.1 && python tests/data/make_keras_2_models.py

@@ -1,5 +1,5 @@
-"""Makes the Keras models in this directory, for tests/test_convert.py to read without Keras: *.keras, *.h5.gz, and
-keras_models.npz with what Keras computed, ``<file>/x`` and ``<file>/y``.
+"""Makes the Keras models in this directory, for tests/test_convert_keras_files.py to read without Keras: *.keras,
+*.h5.gz, and keras_models.npz with what Keras computed, ``<file>/x`` and ``<file>/y``.
 
     KERAS_BACKEND=torch python tests/data/make_keras_models.py       # Keras 3.15.1
 

@@ -1,0 +1,61 @@
+"""What an import brings, and what is said where a package is missing."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+Python = Callable[..., CompletedProcess[str]]
+
+
+def test_an_extra_brings_what_it_is_said_to_bring() -> None:
+    """Every `needed(module, extra)`: the extra in pyproject.toml has the module's package."""
+    root = Path(__file__).parent.parent
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    packages = {"sklearn": "scikit-learn", "google": "onnx"}  # protobuf comes with onnx
+    said = set()
+    for file in (root / "fastrnn").rglob("*.py"):
+        for module, extra in re.findall(r'needed\(f?"([^"]+)", "([^"]+)"\)', file.read_text()):
+            package = module.partition(".")[0]
+            said.add((packages.get(package, package), extra))
+    assert {"h5py", "keras", "torch", "onnx", "jax", "safetensors"} <= {package for package, _ in said}
+    assert said <= {(re.match(r"[\w-]+", one)[0], extra) for extra, wanted in extras.items() for one in wanted}
+    assert {"keras", "torch"} <= {re.match(r"[\w-]+", one)[0] for one in extras["keras"]}  # as fastrnn.keras says
+
+
+NO_KERAS = pytest.mark.skipif(find_spec("keras") is None, reason="keras is not installed, and is what would be missing")
+
+
+@pytest.mark.parametrize("module", ["keras", pytest.param("torch", marks=NO_KERAS)])
+def test_what_is_not_installed(module: str, python: Python, tmp_path: Path) -> None:
+    """What the message says to install is the extra that has it; what is broken says so itself."""
+    code = f"import sys; sys.modules['{module}'] = None; import fastrnn; "
+    done = python("-c", code + "import fastrnn.keras", KERAS_BACKEND="torch")
+    assert done.stderr.splitlines()[-1] == (
+        f"ImportError: fastrnn.keras needs Keras 3 on PyTorch: {module} is not installed; "
+        "pip install 'fastrnn[keras]', and set KERAS_BACKEND=torch"
+    )
+    done = python("-c", code + f"fastrnn.to_{module}(fastrnn.LSTM(3, 4))")
+    expected = f"ImportError: {module} is not installed; pip install 'fastrnn[{module}]' brings it"
+    assert done.stderr.splitlines()[-1] == expected
+    package = tmp_path / module
+    package.mkdir()
+    (package / "__init__.py").write_text("import something_else")
+    code = f"import sys; sys.path.insert(0, '{tmp_path}'); import fastrnn; "
+    done = python("-c", code + f"fastrnn.to_{module}(fastrnn.LSTM(3, 4))")
+    assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'something_else'"
+
+
+def test_import_is_light(python: Python, tmp_path: Path) -> None:
+    """No framework comes with fastrnn, and it takes at most 60 ms more than NumPy (bytecode, best of five)."""
+    code = "import time, numpy; t = time.process_time(); import fastrnn; print(time.process_time() - t)"
+    cached = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    assert min(float(python("-c", code, **cached).stdout) for _ in range(6)) < 0.060
+    loaded = python("-c", "import sys, fastrnn; print(*sys.modules)").stdout.split()
+    assert not {"torch", "onnx", "onnxruntime", "jax", "keras", "h5py", "safetensors", "tensorflow"} & set(loaded)
