@@ -32,7 +32,7 @@ def test_an_extra_brings_what_it_is_said_to_bring() -> None:
 NO_KERAS = pytest.mark.skipif(find_spec("keras") is None, reason="keras is not installed, and is what would be missing")
 
 
-@pytest.mark.parametrize("module", ["keras", pytest.param("torch", marks=NO_KERAS)])
+@pytest.mark.parametrize("module", ["keras", pytest.param("torch", marks=[NO_KERAS, pytest.mark.oracle])])
 def test_what_is_not_installed(module: str, python: Python, tmp_path: Path) -> None:
     """What the message says to install is the extra that has it; what is broken says so itself."""
     code = f"import sys; sys.modules['{module}'] = None; import fastrnn; "

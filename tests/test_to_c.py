@@ -176,6 +176,7 @@ def exact(source: Path) -> None:
     source.write_text(text)
 
 
+@pytest.mark.oracle
 @pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-gcc") or not shutil.which("qemu-aarch64"), reason="no emulator")
 def test_aarch64(tmp_path: Path) -> None:
     """It has the bits of AVX2, but for sums over lanes, which softmax has."""
