@@ -53,6 +53,7 @@ except ImportError:  # on Windows, where nobody waits
     fcntl = None  # type: ignore[assignment]
 
 MOST_WORKERS = 4  # each of them needs about a gigabyte
+#: files whose child processes compile, or that have cells of their own: Numba is thorough there
 COMPILE_MORE = ("test_threads.py", "test_regularisers.py", "test_model_streams.py")
 MANY = 8  # problems of a test, from which each implementation gets some
 
@@ -129,11 +130,9 @@ def parameters(item: pytest.Item) -> dict[str, Any]:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark what `.ci/run` runs once more, with all that a user may have, and what only it runs.
+    """Mark what needs a framework, what runs on Numba, and what of that is thorough.
 
-    Numba compiles each cell in each dtype for seconds: each once in test_backends.py, two everywhere else.
-
-    Where child processes compile, or there are cells of a test's own, all its turns are thorough.
+    Numba compiles a cell in a dtype for seconds: each cell in one dtype in test_backends.py, two cells everywhere else.
     """
     if "oracle" in getattr(item, "fixturenames", ()) or item.path.stem.startswith(FRAMEWORKS):
         item.add_marker(pytest.mark.oracle)
@@ -163,14 +162,14 @@ def deal(items: list[pytest.Item]) -> None:
         params = parameters(item)
         name = params.get("implementation", params.get("isa"))
         if name in dealt_to:
-            problem = item.nodeid.replace(name, "")
-            tests.setdefault(item.nodeid.partition("[")[0], {}).setdefault(problem, []).append(item)
+            test, _, problem = item.nodeid.partition("[")
+            tests.setdefault(test, {}).setdefault(problem.replace(name, ""), []).append(item)
     for test, problems in tests.items():
         many, rng, dealt = len(problems) >= MANY, random.Random(f"{test} {SEED}"), sorted(problems)
         rng.shuffle(dealt)
         first = rng.randrange(len(dealt_to))
         for turn, problem in enumerate(dealt, first):
-            some = [item for item in problems[problem] if many or "numpy" not in item.nodeid]
+            some = [item for item in problems[problem] if many or parameters(item).get("implementation") != "numpy"]
             if many or (some and some[0].get_closest_marker("by_turns")):
                 for item in some[: turn % len(some)] + some[turn % len(some) + 1 :]:
                     item.add_marker(pytest.mark.thorough)
