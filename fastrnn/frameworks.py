@@ -86,7 +86,7 @@ KERAS = Framework(
 #: A function's name in ONNX, and its alpha and beta if any.
 Function = tuple[str, tuple[float, ...]]
 
-#: Activations of recurrent layers that ONNX supports.
+#: Our activations of recurrent layers that ONNX has, too.
 FUNCTIONS: dict[str, Function] = {
     "tanh": ("Tanh", ()),
     "relu": ("Relu", ()),
@@ -196,6 +196,14 @@ DATA = ("X", "sequence_lens", "initial_h", "initial_c")
 
 COMMON = {"activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size", "layout"}
 ATTRIBUTES = {"rnn": COMMON, "gru": COMMON | {"linear_before_reset"}, "lstm": COMMON | {"input_forget"}}
+
+#: ONNX's activations, in lower case (ONNX Runtime ignores case) -> the default alpha and beta, if it takes them. Affine
+#: with its defaults is the identity.
+ONNX_ACTIVATIONS: dict[str, tuple[float, ...]] = {
+    **dict.fromkeys(("relu", "tanh", "sigmoid", "softsign", "softplus"), ()),
+    **{"affine": (1.0, 0.0), "leakyrelu": (0.01,), "thresholdedrelu": (1.0,), "scaledtanh": (1.0, 1.0)},
+    **{"hardsigmoid": (0.2, 0.5), "elu": (1.0,)},
+}
 
 #: Default activations of gates and candidate.
 DEFAULTS = {"rnn": ("Tanh",), "gru": ("Sigmoid", "Tanh"), "lstm": ("Sigmoid", "Tanh", "Tanh")}

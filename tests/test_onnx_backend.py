@@ -355,6 +355,13 @@ def test_runs_in_kernels(
     assert ours.runs_in_kernels(node) is kernels
 
 
+def test_every_activation_has_a_function(ours: Any) -> None:
+    from fastrnn.frameworks import ONNX_ACTIVATIONS
+    from fastrnn.onnx import node
+
+    assert node.ACTIVATIONS.keys() == ONNX_ACTIVATIONS.keys() == {name.lower() for name in ACTIVATIONS}
+
+
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [

@@ -87,7 +87,7 @@ def one_node(onnx: Any, kind: str = "LSTM", inputs: dict[str, Any] | None = None
     order = ("W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
     helper, kinds = onnx.helper, onnx.TensorProto
     names = ["X", *[name if arrays.get(name) is not None else "" for name in order]]
-    node = helper.make_node(kind, names, ["Y", "Y_h"], name="the_node", hidden_size=2, **attributes)
+    node = helper.make_node(kind, names, ["Y", "Y_h"], name="the_node", **{"hidden_size": 2} | attributes)
     free = [helper.make_tensor_value_info(n, kinds.FLOAT, None) for n, a in arrays.items() if isinstance(a, str)]
     graph = helper.make_graph(
         [node],
@@ -209,6 +209,8 @@ def test_activations_that_are_the_defaults(onnx: Any) -> None:
     two_ways = {"direction": "bidirectional", "activations": ["Sigmoid", "Tanh", "tanh"] * 2}
     assert fastrnn.from_onnx(one_node(onnx, input_forget=0, **two_ways)).bidirectional
     assert "rnn_relu" in repr(fastrnn.from_onnx(one_node(onnx, "RNN", activations=["Relu"])))
+    assert "rnn_identity" in repr(fastrnn.from_onnx(one_node(onnx, "RNN", activations=["Affine", "Tanh"])))
+    assert not fastrnn.from_onnx(one_node(onnx, "RNN", output_sequence=1)).bidirectional  # of ONNX before version 7
 
 
 @pytest.mark.parametrize(
@@ -226,8 +228,29 @@ def test_activations_that_are_the_defaults(onnx: Any) -> None:
         ("RNN", {}, {"activations": ["Affine"], "activation_alpha": [2.0], "activation_beta": [0.0]}, "activations"),
         ("RNN", {}, {"direction": "bidirectional", "activations": ["Tanh", "Relu"]}, "activations"),
         ("GRU", {"W": "W"}, {}, "W: expected a constant"),
-        ("GRU", {"W": np.ones((1, 5, 3), np.float32)}, {}, r"W: expected shape \(1, 6, 3\), got \(1, 5, 3\)"),
+        (
+            "GRU",
+            {"W": np.ones((1, 5, 3), np.float32)},
+            {},
+            r"W: expected shape \(D, 3\*H, I\) = \(1, 6, 3\), got \(1, 5",
+        ),
         ("GRU", {"B": np.ones((1, 6), np.float32)}, {}, "B: expected shape"),
+        (
+            "GRU",
+            {"R": np.array(1, np.float32)},
+            {},
+            r"'the_node': R: expected shape \(D, 3\*H, H\) with hidden_size = 2, got \(\)",
+        ),
+        (
+            "GRU",
+            {"W": np.array(1, np.float32)},
+            {},
+            r"'the_node': W: expected shape \(D, 3\*H, I\) = \(1, 6, 0\), got \(\)",
+        ),
+        ("LSTM", {}, {"hidden_size": 3}, r"R: expected shape \(D, 4\*H, H\) with hidden_size = 3, got \(1, 8, 2\)"),
+        ("LSTM", {}, {"clip": -1.0}, "'the_node': clip: expected a positive number, got -1.0"),
+        ("LSTM", {}, {"layout": 2}, "'the_node': layout: expected 0 or 1, got 2"),
+        ("LSTM", {}, {"speed": 2}, "'the_node': speed: LSTM has no such attribute here"),
         ("GRU", {"initial_h": np.ones((1, 2, 2), np.float32)}, {}, "initial_h: a layer cannot store it as a constant"),
         ("GRU", {"sequence_lens": np.ones(2, np.int32)}, {}, "sequence_lens: a layer cannot store it as a constant"),
     ],
@@ -275,7 +298,10 @@ def add_dropout(graph: Any, onnx: Any, ratio: np.ndarray | None, layout: int = 0
         (lambda g: add_attribute(g, name="activations"), "activations: expected STRINGS, got UNDEFINED"),
         (lambda g: add_attribute(g, name="layout", type=2, ref_attr_name="a"), "layout: .* got a reference to 'a'"),
         (lambda g: add_attribute(g, name="other", type=2, ref_attr_name="a"), "other: .* got a reference to 'a'"),
-        (lambda g: add_attribute(g, name="direction", type=3, s=b"\xff"), "direction: expected 'forward' or"),
+        (
+            lambda g: add_attribute(g, name="direction", type=3, s=b"\xff"),
+            "direction: expected one of forward, reverse, ",
+        ),
     ],
 )
 def test_what_is_not_what_it_says(change: Any, message: str, onnx: Any) -> None:
@@ -355,11 +381,15 @@ def test_other_files(onnx: Any, tmp_path: Path) -> None:
         fastrnn.from_onnx(tmp_path / "text")
     with pytest.raises(FileNotFoundError):
         fastrnn.from_onnx(tmp_path / "nothing")
-    with pytest.raises(TypeError, match=r"expected a path or onnx.ModelProto, got int"):
+    with pytest.raises(TypeError, match=r"expected a path, bytes or an onnx.ModelProto, got int"):
         fastrnn.from_onnx(3)
+    with pytest.raises(ValueError, match="path_or_model: the byte string is not an ONNX model"):
+        fastrnn.from_onnx(b"a model")
     model = one_node(onnx)
+    layer = fastrnn.from_onnx(model.SerializeToString())
+    assert_same_bits(layer.parameters(), fastrnn.from_onnx(model).parameters())
     del model.graph.node[0].input[2:], model.graph.node[0].output[:]
-    with pytest.raises(ValueError, match="expected inputs X, W and R"):
+    with pytest.raises(ValueError, match=r"LSTM node .* expected inputs X, W, R and of B, "):
         fastrnn.from_onnx(model)
     with pytest.raises(ValueError, match="found none"):
         fastrnn.from_onnx(onnx.ModelProto())

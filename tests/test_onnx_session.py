@@ -181,11 +181,11 @@ def renamed(names: Any, i: int, name: str) -> None:
     [
         (
             lambda g: renamed(g.node[3].input, 1, "w"),
-            "LSTM 'memory' reads 'w', which nothing before it provides",
+            "LSTM node 'memory' reads 'w', which nothing before it provides",
         ),
         (
             lambda g: renamed(g.node[1].input, 0, "p"),
-            "Relu 'positive' reads 'p', which nothing before it provides",
+            "Relu node 'positive' reads 'p', which nothing before it provides",
         ),
         (lambda g: setattr(g.output[0], "name", "q"), "model: no node computes its output 'q'"),
         (lambda g: setattr(g.output[0], "name", ""), "model: no node computes its output ''"),
@@ -294,7 +294,7 @@ def test_names_inside_a_branch_that_are_made_outside(onnx: Any, ours: Any) -> No
     attribute = model.graph.node[1].attribute.add()
     attribute.name, attribute.type = "branch", onnx.AttributeProto.GRAPH
     attribute.g.CopyFrom(onnx.helper.make_graph(list(model.graph.node)[5:], "branch", [], list(model.graph.output)))
-    with pytest.raises(ValueError, match=r"Relu 'positive' reads '.*', which nothing before it provides"):
+    with pytest.raises(ValueError, match=r"Relu node 'positive' reads '.*', which nothing before it provides"):
         ours.Session(model, rest="reference")
 
 
@@ -389,7 +389,8 @@ def test_one_step_of_a_reverse_node(onnx: Any, ours: Any) -> None:
 @pytest.mark.parametrize("T", [1, 6])
 def test_a_node_is_described_once(T: int, layout: int, onnx: Any, native: str) -> None:
     """From the third run on inputs of one shape on: the same bits, with states and without."""
-    from fastrnn.onnx.node import WEIGHTS, Recurrent, Weights
+    from fastrnn.frameworks import WEIGHTS
+    from fastrnn.onnx.node import Recurrent, Weights
 
     whole = streamed(onnx, "LSTM", layout)
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in whole.graph.initializer}

@@ -127,7 +127,7 @@ def appended(graph: Any, node: Any) -> None:
         (lambda g, node: node_of(g, "LSTM").output.__setitem__(0, "q"), "whole: no node computes '0.Y0'"),
         (
             lambda g, node: node_of(g, "LSTM").input.__setitem__(1, ""),
-            "LSTM node '0.layer0': expected inputs X, W and R",
+            "LSTM node '0.layer0': node: expected inputs X, W, R and of B, ",
         ),
         (lambda g, node: g.node.remove(node_of(g, "Squeeze")), "whole: no node computes '0.y0'"),
         (lambda g, node: node_of(g, "Squeeze").input.__setitem__(1, "axis0"), "join its directions are not recognised"),

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from fastrnn.checks import boolean
 from fastrnn.convert.onnx_chain import chain_of
-from fastrnn.convert.onnx_graph import (
-    Graph,
-    Link,
-    direction_axis,
-    expect_inputs,
-    is_recurrent,
-    options_of,
-    parsed,
-    parts_of_node,
-    title,
-    without_recurrent,
-)
+from fastrnn.convert.onnx_graph import Graph, Link, direction_axis, options_of, parts_of_node, recurrent_node
+from fastrnn.convert.onnx_reader import is_recurrent, opened, title, without_recurrent
 from fastrnn.convert.stack import Parts, assembled
-from fastrnn.extras import needed
 from fastrnn.layers import Layer
 from fastrnn.layers.recurrent import Recurrent
 
@@ -35,7 +23,7 @@ def from_onnx(path_or_model: Any, node: str | None = None, *, whole: bool = Fals
 
     Parameters
     ----------
-    path_or_model : path or onnx.ModelProto
+    path_or_model : path, bytes or onnx.ModelProto
         Weights must be constants, or computed from constants only.
     node : str, optional
         Convert only the node with this name or output; needed if there are several nodes that do not form a stack.
@@ -68,8 +56,7 @@ def from_onnx(path_or_model: Any, node: str | None = None, *, whole: bool = Fals
     boolean("whole", whole)
     if whole and node is not None:
         raise ValueError(f"node: expected None with whole=True, got {node!r}")
-    onnx = needed("onnx", "onnx")
-    model = loaded(onnx, path_or_model)
+    model = opened("path_or_model", path_or_model)
     graph = Graph(model)
     if whole:
         return chain_of(graph, model)
@@ -78,7 +65,7 @@ def from_onnx(path_or_model: Any, node: str | None = None, *, whole: bool = Fals
         why = without_recurrent(graph.nodes)
         raise ValueError(f"path_or_model: expected a model with an RNN, GRU or LSTM node, found none{why}")
     for one in nodes:
-        expect_inputs(one)
+        recurrent_node(one)
     if node is not None:
         nodes = [one for one in nodes if node in (one.name, *one.output)]
         if len(nodes) != 1:
@@ -109,40 +96,32 @@ def only_one(graph: Graph, nodes: list[Any]) -> Recurrent | None:
     return first
 
 
-def loaded(onnx: Any, path_or_model: Any) -> Any:
-    if isinstance(path_or_model, onnx.ModelProto):
-        return path_or_model
-    if not isinstance(path_or_model, str | os.PathLike):
-        raise TypeError(f"path_or_model: expected a path or onnx.ModelProto, got {type(path_or_model).__name__}")
-    return parsed(f"path_or_model: {os.fspath(path_or_model)}", onnx.load, os.fspath(path_or_model))
-
-
 def layer_of(graph: Graph, nodes: list[Any], links: list[Link]) -> Recurrent:
     """Make one layer of these nodes, from the bottom up."""
-    cell, bidirectional, layout = options_of(graph, nodes[0])
-    merge, last = after_top(graph, nodes[-1], layout)
+    cell, bidirectional, batch_first = options = options_of(nodes[0])
+    merge, last = after_top(graph, nodes[-1], batch_first)
     parts: Parts = []
     for node in nodes:
-        if (other := options_of(graph, node)) != (cell, bidirectional, layout):
-            raise ValueError(f"{title(node)}: expected {cell, bidirectional, layout} as the first node, got {other}")
-        parts += parts_of_node(graph, node, cell, 1 + bidirectional)
-    options: dict[str, Any] = {"batch_first": layout == 1 or graph.turned(nodes[0]), "return_sequences": not last}
+        if (other := options_of(node)) != options:
+            raise ValueError(f"{title(node)}: expected {options} as the first node, got {other}")
+        parts += parts_of_node(graph, node, cell)
+    told: dict[str, Any] = {"batch_first": batch_first or graph.turned(nodes[0]), "return_sequences": not last}
     if links:
         rates, merges = {link.rate for link in links}, {link.merge for link in links}
         if len(rates) > 1 or (bidirectional and (len(merges) > 1 or merge not in (*merges, "any"))):
             raise ValueError(f"{title(nodes[-1])}: expected one dropout and one merge, got {rates} and {merges, merge}")
-        options["dropout"], merge = rates.pop(), merges.pop()
+        told["dropout"], merge = rates.pop(), merges.pop()
     if bidirectional:
-        options["merge"] = "concat" if merge == "any" else merge
-    return assembled("model", cell, parts, bidirectional, **options)
+        told["merge"] = "concat" if merge == "any" else merge
+    return assembled("model", cell, parts, bidirectional, **told)
 
 
-def after_top(graph: Graph, node: Any, layout: int) -> tuple[str | None, bool]:
+def after_top(graph: Graph, node: Any, batch_first: bool) -> tuple[str | None, bool]:
     """Return the merge of the top's two directions ("any" if unknown), and whether only its last step is used."""
     names = [*node.output, "", ""]
     last = not names[0] and bool(names[1])
     readers = graph.consumers[names[1] if last else names[0]]
-    axis = direction_axis(layout, last)
+    axis = direction_axis(batch_first, last)
     merges = {merge for one in readers if (merge := graph.reduction(one, axis))}
     if len(merges) == 1:
         return merges.pop(), last

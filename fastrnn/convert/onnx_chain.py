@@ -6,17 +6,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from fastrnn.cells import Array
-from fastrnn.convert.onnx_graph import (
-    HINT,
-    Graph,
-    array_of,
-    expect_inputs,
-    is_recurrent,
-    options_of,
-    parts_of_node,
-    title,
-)
+from fastrnn.convert.onnx_graph import HINT, Graph, options_of, parts_of_node
 from fastrnn.convert.onnx_layers import OPERATORS
+from fastrnn.convert.onnx_reader import array_of, is_recurrent, title
 from fastrnn.convert.stack import assembled, dense_of, loaded
 from fastrnn.frameworks import INPUTS
 from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
@@ -104,11 +96,10 @@ class Reader:
 
     def _recurrent(self, node: Any) -> None:
         graph, before = self._graph, self._left
-        expect_inputs(node)
-        cell, bidirectional, layout = options_of(graph, node)
-        if not self._stepwise or self._time_major not in (None, not layout):
+        cell, bidirectional, batch_first = options_of(node)
+        if not self._stepwise or self._time_major not in (None, not batch_first):
             refuse(node, "its X does not have the time axis where it should be")
-        D, self._time_major = 1 + bidirectional, not layout
+        D, self._time_major = 1 + bidirectional, not batch_first
         read = before[0][0].input[before[0][1]] if before else ""
         last = read != node.output[0]
         if last and read not in node.output[1:2]:
@@ -120,7 +111,7 @@ class Reader:
         self._stepwise = not last
         options: dict[str, Any] = {"return_sequences": not last, "batch_first": not self._time_major}
         options |= {"merge": merge} if bidirectional else {}
-        parts = parts_of_node(graph, node, cell, D)
+        parts = parts_of_node(graph, node, cell)
         self._layers.append(assembled(title(node), cell, parts, bidirectional, **options))
 
     def _joined(self, node: Any, D: int, last: bool) -> str | None:

@@ -1,28 +1,19 @@
-"""Read the recurrent nodes of an ONNX graph: weights, attributes, and how they are stacked."""
+"""The graph of an ONNX model: constants, how recurrent nodes are stacked, and their parts of a layer."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array, Cell, find
-from fastrnn.convert.stack import Arrays, Parts
+from fastrnn.cells import Array, Cell
+from fastrnn.convert.onnx_reader import RecurrentNode, array_of, attributes_of, is_recurrent, subgraphs, title
+from fastrnn.convert.stack import Arrays, Parts, titled
 from fastrnn.extras import needed
-from fastrnn.frameworks import DEFAULTS, INPUTS, ONNX, WEIGHTS, onnx_activations, reordered, spelled
-
-#: attribute -> its type
-KINDS = {
-    **dict.fromkeys(("axis", "keepdims", "layout", "hidden_size", "linear_before_reset", "input_forget"), "INT"),
-    **dict.fromkeys(("axes", "perm"), "INTS"),
-    **dict.fromkeys(("clip", "ratio"), "FLOAT"),
-    **dict.fromkeys(("activation_alpha", "activation_beta"), "FLOATS"),
-    **{"activations": "STRINGS", "direction": "STRING", "value": "TENSOR"},
-}
+from fastrnn.frameworks import ONNX, WEIGHTS, spelled
 
 #: operators with which exporters assemble constants
 PUTS_TOGETHER = {
@@ -40,71 +31,7 @@ MANY = 8
 #: values of T and B at which a shape computed from a node's Y is evaluated
 SIZES = ((2, 3), (5, 4))
 
-FOREIGN = "{} is an operator of {}, not of ONNX"
-
 HINT = "fastrnn.onnx runs the model unchanged"
-
-
-def parsed(whose: str, read: Callable[[Any], Any], source: Any) -> Any:
-    """Return the model that `read` of onnx parses from the source."""
-    try:
-        return read(source)
-    except needed("google.protobuf.message", "onnx").DecodeError as error:
-        raise ValueError(f"{whose} is not an ONNX model ({error})") from error
-
-
-def array_of(tensor: Any) -> Array:
-    """Return a constant; raise ValueError if its data does not match its declaration."""
-    onnx = needed("onnx", "onnx")
-    try:
-        return np.asarray(onnx.numpy_helper.to_array(tensor))
-    except (ValueError, TypeError, KeyError, onnx.checker.ValidationError) as error:
-        raise ValueError(f"model: constant {tensor.name!r}: {error}") from error
-
-
-def attributes_of(node: Any) -> dict[str, Any]:
-    """Return attributes by name; raise ValueError if one in `KINDS` has another type."""
-    onnx = needed("onnx", "onnx")
-    found: dict[str, Any] = {}
-    for a in node.attribute:
-        kind = onnx.AttributeProto.AttributeType.Name(a.type)
-        if a.ref_attr_name or kind != KINDS.get(a.name, kind):
-            got = f"a reference to {a.ref_attr_name!r}" if a.ref_attr_name else kind
-            raise ValueError(f"{a.name}: expected {KINDS.get(a.name, 'a value')}, got {got}")
-        found[a.name] = onnx.helper.get_attribute_value(a)
-    return found
-
-
-def without_recurrent(nodes: Iterable[Any]) -> str:
-    """Explain why there is no RNN, GRU or LSTM node among these, or return ""."""
-    read: Counter[str] = Counter()
-    for node in nodes:
-        if is_foreign(node):
-            return f"; {FOREIGN.format(node.op_type, node.domain)}, so use the model before that conversion"
-        if node.op_type in ("MatMul", "Gemm"):
-            read.update(node.input[1:2])
-        elif node.op_type in ("Loop", "Scan"):
-            return f"; {title(node)} has the cell as separate operators: pass the module to from_torch or from_gates"
-    name, times = read.most_common(1)[0] if read else ("", 0)
-    if times < 2:
-        return ""
-    return (
-        f"; the exporter unrolled the loop over time: {name!r} is multiplied {times} times. PyTorch's does that to "
-        "nn.RNN; torch.onnx.export(..., dynamo=False) writes an RNN node, and from_torch accepts the module itself"
-    )
-
-
-def text(value: bytes) -> str:
-    return value.decode(errors="replace")
-
-
-def is_recurrent(node: Any) -> bool:
-    return node.op_type in ONNX.families and node.domain in ("", "ai.onnx")
-
-
-def is_foreign(node: Any) -> bool:
-    """Return whether it is a recurrent layer of another operator set, such as a quantized one."""
-    return node.domain not in ("", "ai.onnx") and any(kind in node.op_type for kind in ONNX.families)
 
 
 @dataclass
@@ -127,20 +54,15 @@ class Graph:
         self.consumers: dict[str, list[Any]] = defaultdict(list)
         self.nodes: list[Any] = []
         self._shapes: dict[str, Any] = {}
-        for graph in self._graphs(model.graph):
+        graphs = [model.graph]
+        for graph in graphs:
             self.outputs |= {value.name for value in graph.output}
             self.constants |= {t.name: array_of(t) for t in graph.initializer}
             self._add_shapes(graph)
             for node in graph.node:
                 self._add(node)
+                graphs += subgraphs(node)
         self.most = SHARED * sum(a.size for a in self.constants.values())
-
-    def _graphs(self, graph: Any) -> Iterator[Any]:
-        yield graph
-        for node in graph.node:
-            for attribute in node.attribute:
-                for inner in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
-                    yield from self._graphs(inner)
 
     def _add(self, node: Any) -> None:
         self.nodes.append(node)
@@ -152,17 +74,15 @@ class Graph:
             self.constants[node.output[0]] = array_of(value)
 
     def attributes(self, node: Any) -> dict[str, Any]:
-        try:
+        with titled(title(node)):
             return attributes_of(node)
-        except ValueError as error:
-            raise ValueError(f"{title(node)}: {error}") from error
 
     def constant(self, node: Any, i: int) -> Array | None:
         """Return the node's i-th input if it is a constant, or computed from constants only; else None."""
-        return self._value(node.input[i]) if i < len(node.input) else None
+        return self.value(node.input[i]) if i < len(node.input) else None
 
-    def _value(self, name: str, given: Arrays | None = None) -> Array | None:
-        """Return a value that is a constant, or computed from constants and `given`; else None."""
+    def value(self, name: str, given: Arrays | None = None) -> Array | None:
+        """Return a value by name if it is a constant, or computed from constants and `given`; else None."""
         known = self.constants if given is None else self.constants | given
         for node in [] if name in known else self._made_by(name, known, fixed=given is None):
             known |= self._results(node, known)
@@ -264,15 +184,15 @@ class Graph:
 
         They read the four axes of Y of the node below, or the three of its Y_h if `last`.
         """
-        layout = self.attributes(below).get("layout", 0)
-        axis = direction_axis(layout, last)
+        batch_first = recurrent_node(below).batch_first
+        axis = direction_axis(batch_first, last)
         axes, swap = (3, [1, 0, 2]) if last else (4, [0, 2, 1, 3])
         kinds = [node.op_type for node in path]
         if kinds == ["Squeeze"] and self.integers(path[0], "axes") in ([axis], [axis - axes]):
             return (None,)
         if kinds in (["Transpose", "Reshape"], ["Reshape"]):
             turned = len(path) == 2 and self.attributes(path[0]).get("perm") == swap
-            return ("concat",) if turned == (not layout) and self._flattens(path[-1], below, last) else None
+            return ("concat",) if turned != batch_first and self._flattens(path[-1], below, last) else None
         merge = self.reduction(path[0], axis) if len(path) == 1 else None
         return (merge,) if merge else None
 
@@ -296,9 +216,9 @@ class Graph:
 
     def _shape_at(self, reshape: Any, below: Any, n: int, m: int, R: Array) -> list[int]:
         """Return the shape that the node computes from the Y below, when the first axes of the result are n and m."""
-        (D, _, H), layout = R.shape, self.attributes(below).get("layout", 0)
-        Y = np.zeros((n, m, D, H) if layout else (n, D, m, H), R.dtype)
-        shape = self._value(reshape.input[1], {below.output[0]: Y})
+        D, _, H = R.shape
+        Y = np.zeros((n, m, D, H) if recurrent_node(below).batch_first else (n, D, m, H), R.dtype)
+        shape = self.value(reshape.input[1], {below.output[0]: Y})
         return [] if shape is None or shape.ndim != 1 else shape.tolist()
 
     def reduction(self, node: Any, axis: int) -> str | None:
@@ -319,74 +239,49 @@ class Graph:
         return before is not None and before.op_type == "Transpose" and self.attributes(before).get("perm") == [1, 0, 2]
 
 
-def direction_axis(layout: int, last: bool) -> int:
+def direction_axis(batch_first: bool, last: bool) -> int:
     """Return the axis of the directions of Y, or of Y_h if `last`."""
-    return bool(layout) + (not last)
+    return batch_first + (not last)
 
 
-def title(node: Any) -> str:
-    return f"{node.op_type} node {node.name or ', '.join(node.output)!r}"
+def recurrent_node(node: Any) -> RecurrentNode:
+    """Parse a recurrent node; begin messages with its title."""
+    with titled(title(node)):
+        return RecurrentNode(node, ignored=("output_sequence",))
 
 
-def expect_inputs(node: Any) -> None:
-    """Raise ValueError unless a recurrent node has its inputs."""
-    if len(node.input) < 3 or not all(node.input[:3]):
-        raise ValueError(f"{title(node)}: expected inputs X, W and R, got {list(node.input)}")
+def options_of(node: Any) -> tuple[Cell, bool, bool]:
+    """Return the node's cell, whether it is bidirectional and batch-first; raise ValueError for other options."""
+    read = recurrent_node(node)
+    first, *others = read.directions
+    with titled(title(node)):
+        if first.reverse:
+            raise ValueError(
+                f"direction: expected 'forward' or 'bidirectional', got 'reverse'; {HINT}, and lstm_forward(..., "
+                "reverse=True) and its siblings run a reverse direction"
+            )
+        unusual = read.unusual(first)
+        if "activations" in unusual or any(other.functions != first.functions for other in others):
+            names, alpha, beta = map(list, spelled([f for own in read.directions for f in own.functions], 1))
+            raise ValueError(
+                f"activations: {names} with alpha {alpha} and beta {beta} are not supported by fastrnn's layers; {HINT}"
+            )
+        for name, value in unusual.items():
+            raise ValueError(f"{name}: {value!r} is not supported by fastrnn's layers; {HINT}")
+    return read.builtin_cell(first, "P" in read.inputs), bool(others), read.batch_first
 
 
-def options_of(graph: Graph, node: Any) -> tuple[Cell, bool, int]:
-    """Return the node's cell, whether it is bidirectional, and its layout; raise ValueError for other options."""
-    family, given = ONNX.families[node.op_type], graph.attributes(node)
-    direction, layout = text(given.pop("direction", b"forward")), given.pop("layout", 0)
-    if direction not in ("forward", "bidirectional"):
-        raise ValueError(
-            f"{title(node)}: direction: expected 'forward' or 'bidirectional', got {direction!r}; {HINT}, and "
-            "lstm_forward(..., reverse=True) and its siblings run a reverse direction"
-        )
-    D = 1 + (direction == "bidirectional")
-    names = [text(name) for name in given.pop("activations", [])] or DEFAULTS[family] * D
-    alpha, beta = (tuple(map(float, given.pop(f"activation_{which}", []))) for which in ("alpha", "beta"))
-    told = tuple(name.lower() for name in names), alpha, beta
-    known = {spelled(functions, D): activation for functions, activation in onnx_activations(family).items()}
-    if told not in known:
-        raise ValueError(
-            f"{title(node)}: activations: {[*told[0]]} with alpha {[*alpha]} and beta {[*beta]} are not supported by "
-            f"fastrnn's layers; {HINT}"
-        )
-    after, peephole = bool(given.pop("linear_before_reset", 0)), any(node.input[INPUTS.index("P") :])
-    cell = find(family, activation=known[told], reset_after=after, peephole=peephole)
-    for name, value in given.items():
-        if name not in ("hidden_size", "output_sequence") and not (name == "input_forget" and value == 0):
-            raise ValueError(f"{title(node)}: {name}: {value!r} is not supported by fastrnn's layers; {HINT}")
-    return cell, D == 2, layout
-
-
-def parts_of_node(graph: Graph, node: Any, cell: Cell, D: int) -> Parts:
+def parts_of_node(graph: Graph, node: Any, cell: Cell) -> Parts:
     """Return W, U, b, b_rec, p of each direction."""
-    G, arrays = cell.G, dict[str, Array]()
-    for i, name in enumerate(INPUTS[1:], start=1):
-        if i >= len(node.input) or not node.input[i]:
-            continue
-        value = graph.constant(node, i)
-        if name in WEIGHTS:
-            if value is None:
-                raise ValueError(f"{title(node)}: {name}: expected a constant, got the result {node.input[i]!r}")
-            arrays[name] = value
-        elif value is not None and (name == "sequence_lens" or value.any()):
-            raise ValueError(f"{title(node)}: {name}: a layer cannot store it as a constant; pass it in the call")
-    H = arrays["R"].shape[-1] if "R" in arrays and arrays["R"].ndim else 0
-    shapes = {"W": (D, G * H, None), "R": (D, G * H, H), "B": (D, 2 * G * H), "P": (D, 3 * H)}
-    for name, a in arrays.items():
-        wanted = tuple([a.shape[-1:] and a.shape[-1] if n is None else n for n in shapes[name]])
-        if a.shape != wanted:
-            raise ValueError(f"{title(node)}: {name}: expected shape {wanted}, got {a.shape}")
-    return [part({name: a[d] for name, a in arrays.items()}, ONNX.gates[cell.family], cell) for d in range(D)]
-
-
-def part(arrays: Arrays, gates: str, cell: Cell) -> Arrays:
-    """Convert a direction's W, R, B (optional) and P (optional), in this order of gates, to W, U, b, b_rec, p."""
-    found = {"W": arrays["W"], "U": arrays["R"]}
-    if "B" in arrays:
-        found["b"], found["b_rec"] = np.split(arrays["B"], 2)
-    found = {key: reordered(a, gates, cell.gates) for key, a in found.items()}
-    return found | ({"p": reordered(arrays["P"], ONNX.peepholes, cell.parameters)} if "P" in arrays else {})
+    read, given = recurrent_node(node), dict[str, Array]()
+    with titled(title(node)):
+        for name, made in read.inputs.items():
+            value = graph.value(made)
+            if name in WEIGHTS:
+                if value is None:
+                    raise ValueError(f"{name}: expected a constant, got the result {made!r}")
+                given[name] = value
+            elif name != "X" and value is not None and (name == "sequence_lens" or value.any()):
+                raise ValueError(f"{name}: a layer cannot store it as a constant; pass it in the call")
+        weights = read.checked_weights(**given)
+        return [read.part(weights, d, cell) for d in range(len(read.directions))]

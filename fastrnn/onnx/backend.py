@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from fastrnn.convert.onnx_graph import is_recurrent
+from fastrnn.convert.onnx_reader import is_recurrent, opened
 from fastrnn.extras import needed
 from fastrnn.frameworks import DATA, INPUTS, WEIGHTS
-from fastrnn.onnx.graph import loaded
 from fastrnn.onnx.node import Recurrent, Weights
 from fastrnn.onnx.session import Session
 
@@ -118,7 +117,7 @@ class Backend(_Backend):  # type: ignore[misc]
             If the model is not valid ONNX.
         """
         refuse(kwargs)
-        model = loaded(model)
+        model = opened("model", model)
         _expect_device(device)
         super().prepare(model, device)
         others = [node.op_type for node in model.graph.node if not is_recurrent(node)]

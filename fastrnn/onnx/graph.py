@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
-from fastrnn.convert.onnx_graph import is_foreign, is_recurrent, parsed
+from fastrnn.convert.onnx_reader import is_foreign, is_recurrent, name_of, subgraphs, title
 from fastrnn.extras import needed
 from fastrnn.onnx.rest import Rest
 
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-
-
-def loaded(model: Any) -> Any:
-    """Return a ModelProto from one, from a path, or from the bytes of a file."""
-    onnx = needed("onnx", "onnx")
-    if isinstance(model, onnx.ModelProto):
-        return model
-    if isinstance(model, bytes):
-        return parsed("model: the byte string", onnx.load_model_from_string, model)
-    if isinstance(model, str | os.PathLike):
-        return parsed(f"model: {os.fspath(model)}", onnx.load, os.fspath(model))
-    raise TypeError(f"model: expected a path, bytes or an onnx.ModelProto, got {type(model).__name__}")
-
-
-def subgraphs(node: Any) -> list[Any]:
-    return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
 
 
 def reads(node: Any) -> set[str]:
@@ -41,7 +24,7 @@ def reads(node: Any) -> set[str]:
 def hidden(node: Any) -> Iterator[tuple[Any, str]]:
     """Yield the recurrent nodes inside a node's subgraphs, with their location."""
     for graph in subgraphs(node):
-        yield from within(graph.node, f"inside {node.op_type} {title(node)}")
+        yield from within(graph.node, f"inside {node.op_type} {name_of(node)}")
 
 
 def within(nodes: Iterable[Any], where: str) -> Iterator[tuple[Any, str]]:
@@ -50,11 +33,6 @@ def within(nodes: Iterable[Any], where: str) -> Iterator[tuple[Any, str]]:
         if is_recurrent(node) or is_foreign(node):
             yield node, where
         yield from hidden(node)
-
-
-def title(node: Any) -> str:
-    """A node's name, or else its first output's."""
-    return str(node.name or next((name for name in node.output if name), ""))
 
 
 def constant_nodes(nodes: Iterable[Any], constants: Iterable[str], wanted: Iterable[str]) -> list[Any]:
@@ -83,8 +61,7 @@ def expect_made(graph: Any) -> None:
     names = made.union(*(node.output for node in graph.node))
     for node in graph.node:
         if strange := sorted((set(node.input) | reads(node) & names) - made, key=str):
-            whose = f"model: {node.op_type} {title(node)!r}"
-            raise ValueError(f"{whose} reads {strange[0]!r}, which nothing before it provides")
+            raise ValueError(f"model: {title(node)} reads {strange[0]!r}, which nothing before it provides")
         made.update(node.output)
     if strange := [value.name for value in graph.output if not value.name or value.name not in made]:
         raise ValueError(f"model: no node computes its output {strange[0]!r}")

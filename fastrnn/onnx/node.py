@@ -1,23 +1,25 @@
-"""Read and run one RNN, GRU or LSTM node."""
+"""Run one RNN, GRU or LSTM node.
+
+References
+----------
+.. [1] ONNX, "Operators": RNN, GRU, LSTM, https://onnx.ai/onnx/operators.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastrnn import backends, catalogue
 from fastrnn.call import Call
-from fastrnn.cells import Array, Arrays, Cell, find, members
-from fastrnn.checks import checked_lengths, expect_dtype, expect_shape, floating_array, floats, rows
-from fastrnn.convert.onnx_graph import attributes_of, is_recurrent, part, text
-from fastrnn.frameworks import ATTRIBUTES, DEFAULTS, INPUTS, ONNX, WEIGHTS, onnx_activations
-from fastrnn.onnx import activations
+from fastrnn.cells import Array, Arrays, Cell, clip, relu, sigmoid, softplus, tanh, where
+from fastrnn.checks import checked_lengths, expect_dtype, floating_array, floats, rows
+from fastrnn.convert.onnx_reader import Direction, RecurrentNode
 from fastrnn.packed import PackedStack
-
-#: Whether each direction runs in reverse.
-DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 
 #: Family of built-in cells -> the factory of its variants, and the options besides clip that the factory takes.
 MAKERS: dict[str, tuple[Callable[..., Cell], tuple[str, ...]]] = {
@@ -25,6 +27,33 @@ MAKERS: dict[str, tuple[Callable[..., Cell], tuple[str, ...]]] = {
     "gru": (catalogue.gru_with, ("reset_after",)),
     "lstm": (catalogue.lstm_with, ("input_forget", "peephole")),
 }
+
+#: The functions of `frameworks.ONNX_ACTIVATIONS` [1]_; each takes a, then its alpha and beta.
+ACTIVATIONS: dict[str, Callable[..., Any]] = {
+    "relu": relu,
+    "tanh": tanh,
+    "sigmoid": sigmoid,
+    "affine": lambda a, alpha, beta: alpha * a + beta,
+    "leakyrelu": lambda a, alpha: where(a < 0, alpha * a, a),
+    "thresholdedrelu": lambda a, alpha: where(a < alpha, 0, a),
+    "scaledtanh": lambda a, alpha, beta: alpha * tanh(beta * a),
+    "hardsigmoid": lambda a, alpha, beta: clip(a * alpha + beta, 0, 1),
+    "elu": catalogue.elu,
+    "softsign": catalogue.softsign,
+    "softplus": softplus,
+}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One activation of a node, with the alpha and beta that it takes."""
+
+    name: str
+    arguments: tuple[float, ...] = ()
+
+    def __call__(self, a: Any) -> Any:
+        """f(a)."""
+        return ACTIVATIONS[self.name](a, *self.arguments)
 
 
 class Way(NamedTuple):
@@ -35,41 +64,12 @@ class Way(NamedTuple):
     odd: str  #: the options that no built-in cell has, or ""
 
 
-class Recurrent:
-    """A parsed RNN, GRU or LSTM node.
-
-    Raises ValueError for attributes that the operator does not have, and for invalid values of its attributes.
-    """
+class Recurrent(RecurrentNode):
+    """A recurrent node with the cells that run it."""
 
     def __init__(self, node: Any) -> None:
-        self.op = str(node.op_type)
-        if not is_recurrent(node):
-            known = ", ".join(ONNX.families)
-            raise ValueError(f"node: expected one of {known}, got {node.domain or 'ai.onnx'}.{self.op}")
-        self.family = ONNX.families[self.op]
-        self.states = members(self.family)[0].states
-        names = INPUTS if len(self.states) == 2 else INPUTS[:-2]
-        #: names of values in the graph: inputs by their name in the operator; outputs in order, "" if absent
-        self.inputs = {name: str(value) for name, value in zip(names, node.input, strict=False) if value}
-        self.outputs = tuple(node.output)
-        if not self.inputs.keys() >= {"X", "W", "R"} or len(node.input) > len(names):
-            raise ValueError(f"node: expected inputs X, W, R and of {', '.join(names[3:])}, got {list(node.input)}")
-        if len(self.outputs) > (most := 1 + len(self.states)):
-            raise ValueError(f"node: expected at most {most} outputs, got {list(self.outputs)}")
-        given = attributes_of(node)
-        if unknown := given.keys() - ATTRIBUTES[self.family]:
-            raise ValueError(f"{min(map(str, unknown))}: {self.op} has no such attribute here (ONNX 7 and later)")
-        direction = text(given.get("direction", b"forward"))
-        if direction not in DIRECTIONS:
-            raise ValueError(f"direction: expected one of {', '.join(DIRECTIONS)}, got {direction!r}")
-        self.batch_first = self._switch(given, "layout")
-        self._linear_before_reset = self._switch(given, "linear_before_reset")
-        self._input_forget = self._switch(given, "input_forget")
-        self._clip: float | None = given.get("clip")
-        if self._clip is not None and not self._clip > 0:
-            raise ValueError(f"clip: expected a positive number, got {self._clip}")
-        self.hidden_size: int | None = given.get("hidden_size")
-        self.ways = self._ways(DIRECTIONS[direction], given)
+        super().__init__(node)
+        self.ways = [self._way(direction) for direction in self.directions]
 
     @property
     def runs_in_kernels(self) -> bool:
@@ -157,40 +157,18 @@ class Recurrent:
             return states
         return [None if s is None else np.where(lengths[:, None] > 0, s, 0) for s in states]
 
-    @staticmethod
-    def _switch(given: dict[str, Any], name: str) -> bool:
-        if given.get(name, 0) not in (0, 1):
-            raise ValueError(f"{name}: expected 0 or 1, got {given[name]}")
-        return bool(given.get(name, 0))
-
-    def _ways(self, directions: tuple[bool, ...], given: dict[str, Any]) -> list[Way]:
-        each = len(DEFAULTS[self.family])
-        names = [text(name) for name in given.get("activations", [])]
-        names = names or [*DEFAULTS[self.family] * len(directions)]
-        if each == len(directions) == 1:
-            names = names[:1]  # ONNX's own default for an RNN is a pair
-        if len(names) != each * len(directions):
-            raise ValueError(f"activations: expected {each * len(directions)} names, got {len(names)}: {names}")
-        chosen = activations.chosen(names, given.get("activation_alpha", []), given.get("activation_beta", []))
-        return [self._way(reverse, chosen[d * each : (d + 1) * each]) for d, reverse in enumerate(directions)]
-
-    def _way(self, reverse: bool, chosen: list[activations.Chosen]) -> Way:
-        known, functions = onnx_activations(self.family), tuple((a.name, a.arguments) for a in chosen)
-        parts = [] if functions in known else [f"activations {', '.join(a.name for a in chosen)}"]
-        parts += [] if self._clip is None else ["clip"]
-        parts += ["input_forget"] if self._input_forget else []
-
-        def built_in(peephole: bool) -> Cell:
-            after = self._linear_before_reset
-            return find(self.family, activation=known[functions], reset_after=after, peephole=peephole)
+    def _way(self, direction: Direction) -> Way:
+        unusual, chosen = self.unusual(direction), [Chosen(*function) for function in direction.functions]
 
         def defined(peephole: bool) -> Cell:
             make, takes = MAKERS[self.family]
-            after, coupled = self._linear_before_reset, self._input_forget
+            after, coupled = self.linear_before_reset, self.input_forget
             options = {"reset_after": after, "input_forget": coupled, "peephole": peephole}
-            return make(*chosen, clip=self._clip, **{name: options[name] for name in takes})
+            return make(*chosen, clip=self.clip, **{name: options[name] for name in takes})
 
-        return Way(reverse, defined if parts else built_in, " and ".join(parts))
+        words = {"activations": f"activations {', '.join(own.name for own in chosen)}"}
+        odd = " and ".join(words.get(name, name) for name in unusual)
+        return Way(direction.reverse, defined if odd else partial(self.builtin_cell, direction), odd)
 
 
 class Weights:
@@ -207,28 +185,14 @@ class Weights:
     """
 
     def __init__(self, node: Recurrent, W: Any, R: Any, B: Any, P: Any, *, keep: bool = False) -> None:
-        gates, D = ONNX.gates[node.family], len(node.ways)
-        G = len(gates)
-        GH = "H" if G == 1 else f"{G}*H"
-        W, R = floating_array("W", W), floating_array("R", R)
-        H = R.shape[-1] if R.ndim == 3 else 0
-        if H < 1 or node.hidden_size not in (None, H):
-            wanted = f"hidden_size = {node.hidden_size}" if node.hidden_size else "H >= 1"
-            raise ValueError(f"R: expected shape (D, {GH}, H) with {wanted}, got {R.shape}")
-        self.dtype, self.H, self.I = W.dtype, H, W.shape[-1]
-        expect_shape("R", expect_dtype("R", R, W.dtype, "that of W"), f"(D, {GH}, H)", (D, G * H, H))
-        expect_shape("W", W, f"(D, {GH}, I)", (D, G * H, self.I))
-        if B is not None:
-            B = floats("B", B, f"(D, {2 * G}*H)", (D, 2 * G * H), W.dtype, "that of W")
-        if P is not None:
-            P = floats("P", P, "(D, 3*H)", (D, 3 * H), W.dtype, "that of W")
+        weights = node.checked_weights(W, R, B, P)
+        self.dtype, self.H, self.I = weights["W"].dtype, weights["R"].shape[-1], weights["W"].shape[-1]
         self.stacks = []
         for d, way in enumerate(node.ways):
-            own = {name: a[d] for name, a in zip(WEIGHTS, (W, R, B, P), strict=True) if a is not None}
-            cell = way.cell("P" in own)
-            self.stacks.append(PackedStack(cell, [part(own, gates, cell)], (way.reverse,)))
+            cell = way.cell("P" in weights)
+            self.stacks.append(PackedStack(cell, [node.part(weights, d, cell)], (way.reverse,)))
         self._keep = keep
-        self.again = self.stacks[0] if keep and D == 1 else None
+        self.again = self.stacks[0] if keep and len(node.ways) == 1 else None
 
     def packed(self) -> list[Any]:
         """Packed weights per direction for the backend in use, or None for weights that are not packed."""

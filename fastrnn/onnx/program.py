@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.convert.onnx_graph import FOREIGN, array_of, is_foreign, is_recurrent
+from fastrnn.convert.onnx_reader import FOREIGN, array_of, is_foreign, is_recurrent, name_of, title
 from fastrnn.extras import needed
 from fastrnn.frameworks import DATA, WEIGHTS
 from fastrnn.onnx.graph import (
@@ -19,7 +19,6 @@ from fastrnn.onnx.graph import (
     expect_made,
     hidden,
     reads,
-    title,
     within,
     without_shape,
 )
@@ -93,9 +92,9 @@ class Program:
     def _place(self, node: Any, whole: Whole, own: dict[int, Any]) -> list[Placed]:
         """Decide where a node and those inside it run; add it to `own` if fastrnn runs it (None: bodies to enter)."""
         if is_foreign(node):
-            return [Placed(title(node), node.op_type, self._rest.name, FOREIGN.format(node.op_type, node.domain))]
+            return [Placed(name_of(node), node.op_type, self._rest.name, FOREIGN.format(node.op_type, node.domain))]
         if not is_recurrent(node):
-            inside = [Placed(title(one), one.op_type, self._rest.name, where) for one, where in hidden(node)]
+            inside = [Placed(name_of(one), one.op_type, self._rest.name, where) for one, where in hidden(node)]
             if inside and node.op_type in CONTROL and node.domain in ("", "ai.onnx"):
                 own[id(node)] = None
             return inside
@@ -104,9 +103,9 @@ class Program:
             if (dtype := whole.dtype(read.inputs["X"])) not in (None, "float32", "float64"):
                 raise ValueError(f"X: {dtype}")
         except ValueError as refused:
-            return [Placed(title(node), node.op_type, self._rest.name, str(refused))]
+            return [Placed(name_of(node), node.op_type, self._rest.name, str(refused))]
         own[id(node)] = read
-        return [Placed(title(node), read.op, "numpy" if read.why else "kernels", read.why)]
+        return [Placed(name_of(node), read.op, "numpy" if read.why else "kernels", read.why)]
 
     def _enter(self, node: Any, whole: Whole, own: dict[int, Any]) -> list[Placed]:
         """Decide where recurrent nodes in the bodies of an If or a Loop run; if all in the rest, so does the node."""
@@ -211,7 +210,7 @@ class _Loop:
         self._outputs, n = list(node.output), len(self._carried)
         self._names = [value.name for value in graph.input]
         if len(self._names) != 2 + n or len(graph.output) < 1 + n:
-            raise ValueError(f"model: Loop {title(node)}: expected a body of {2 + n} inputs, got {self._names}")
+            raise ValueError(f"model: {title(node)}: expected a body of {2 + n} inputs, got {self._names}")
         self._rank = len(graph.input[0].type.tensor_type.shape.dim)  # some exporters count in arrays of shape (1,)
         fixed = (onnx.TensorProto.INT64, onnx.TensorProto.BOOL)
         kinds = [onnx.helper.make_tensor_type_proto(kind, None) for kind in fixed]
@@ -262,4 +261,4 @@ def empty(value: Any) -> Any:
 def in_functions(model: Any, rest: Rest) -> list[Placed]:
     """Recurrent nodes inside a model's functions, which stay with the rest."""
     found = [(node, where) for f in model.functions for node, where in within(f.node, f"inside function {f.name}")]
-    return [Placed(title(node), node.op_type, rest.name, where) for node, where in found]
+    return [Placed(name_of(node), node.op_type, rest.name, where) for node, where in found]

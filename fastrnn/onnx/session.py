@@ -8,8 +8,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from fastrnn.checks import among, checked_threads
-from fastrnn.convert.onnx_graph import without_recurrent
-from fastrnn.onnx.graph import loaded
+from fastrnn.convert.onnx_reader import opened, without_recurrent
 from fastrnn.onnx.program import Program, Values, in_functions
 from fastrnn.onnx.rest import Reference, Rest, Runtime, text_of
 
@@ -120,7 +119,7 @@ class Session:
         if threads is not None and sess_options is not None:
             raise ValueError("threads: expected None with sess_options; set its intra_op_num_threads instead")
         threads = None if threads is None else checked_threads(threads)
-        model = loaded(model)
+        model = opened("model", model)
         self._rest: Rest = Reference() if rest == "reference" else Runtime(sess_options, providers, threads)
         program = Program(model, self._rest, threads or getattr(sess_options, "intra_op_num_threads", 0) or None)
         self.nodes = program.nodes + in_functions(model, self._rest)
