@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,131 @@ def kernels(*names: str, bias: tuple[str, ...] = ()) -> dict[str, Any]:
 def test_what_is_no_cell(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def trees() -> dict[str, tuple[Any, dict[str, dict[str, np.ndarray]]]]:
+    """A converter, and a tree of each of the cells whose names it knows."""
+
+    def product(rows: int, G: int, bias: bool) -> dict[str, np.ndarray]:
+        return {"kernel": sequences(rows, G * H)} | ({"bias": sequences(G * H)} if bias else {})
+
+    lstm = {f"i{g}": product(I, 1, False) for g in "ifgo"} | {f"h{g}": product(H, 1, True) for g in "ifgo"}
+    gru = {f"i{g}": product(I, 1, True) for g in "rzn"} | {f"h{g}": product(H, 1, g == "n") for g in "rzn"}
+    linear = [{"w": sequences(n, H), "b": sequences(H)} for n in (I, H)]
+    return {
+        "flax LSTM": (fastrnn.from_flax, lstm),
+        "flax GRU": (fastrnn.from_flax, gru),
+        "flax simple": (fastrnn.from_flax, {"i": product(I, 1, True), "h": product(H, 1, False)}),
+        "flax fused": (fastrnn.from_flax, {"dense_i": product(I, 4, False), "dense_h": product(H, 4, True)}),
+        "haiku LSTM": (fastrnn.from_haiku, {"a/linear": {"w": sequences(I + H, 4 * H), "b": sequences(4 * H)}}),
+        "haiku GRU": (
+            fastrnn.from_haiku,
+            {"a": {"w_i": sequences(I, 3 * H), "w_h": sequences(H, 3 * H), "b": sequences(3 * H)}},
+        ),
+        "haiku RNN": (fastrnn.from_haiku, {"a/linear": linear[0], "a/linear_1": linear[1]}),
+    }
+
+
+class Equinox:
+    """The parameters of a cell, as attributes."""
+
+    def __init__(self, G: int, **others: Any) -> None:
+        self.weight_ih, self.weight_hh = sequences(G * H, I), sequences(G * H, H)
+        self.bias: Any = sequences(G * H)
+        vars(self).update(({"bias_n": sequences(H)} if G == 3 else {}) | others)
+
+
+#: instead of an array of two axes or one, each wrong in its place
+WRONG: dict[str, Callable[[np.ndarray], Any]] = {
+    "no axes": lambda a: np.float32(1),
+    "an axis more": lambda a: a[None],
+    "an axis less": lambda a: a[0],
+    "three": lambda a: np.ones((2, 3, 4), np.float32),
+    "no rows": lambda a: a[:0],
+    "no columns": lambda a: a[..., :0],
+    "odd": lambda a: np.ones((5, 7)[-a.ndim :], np.float32),
+    "a column less": lambda a: a[..., :-1],
+    "integers": lambda a: a.astype(int),
+    "halves": lambda a: a.astype(np.float16),
+    "complex": lambda a: a.astype(complex),
+    "objects": lambda a: a.astype(object),
+    "text": lambda a: "weights",
+    "None": lambda a: None,
+    "a mapping": lambda a: {"w": a},
+    "masked": np.ma.masked_array,
+    "ragged": lambda a: [[1.0], [1.0, 2.0]],
+    "byte-swapped": lambda a: a.astype(">f4"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("kind", trees())
+def test_an_array_that_does_not_fit(kind: str, wrong: str) -> None:
+    """The message begins with the path of one of the arrays."""
+    convert, tree = trees()[kind]
+    assert convert(tree).hidden_size == H
+    paths = "|".join(f"{name}: {key}" for name, own in tree.items() for key in own)
+    for name, own in tree.items():
+        for key, a in own.items():
+            changed = tree | {name: own | {key: WRONG[wrong](a)}}
+            with pytest.raises(
+                (TypeError, ValueError), match=rf"^params: ({paths}|dense_h|expected I and H of at least 1)"
+            ):
+                convert(changed)
+
+
+@pytest.mark.parametrize("kind", trees())
+def test_arrays_that_are_missing_or_surplus(kind: str) -> None:
+    convert, tree = trees()[kind]
+    for name, own in tree.items():
+        for other in ("v", 3):
+            with pytest.raises(ValueError, match=r"^params: (unexpected|expected)"):
+                convert(tree | {name: own | {other: sequences(H)}})
+            with pytest.raises(ValueError, match=r"^params: expected"):
+                convert(tree | {other: own})
+        for key in own:
+            if key not in ("b", "bias"):
+                with pytest.raises(
+                    ValueError, match=rf"^params: (missing '{name}: {key}'|{name}: missing '{key}'|expected)"
+                ):
+                    convert(tree | {name: {k: a for k, a in own.items() if k != key}})
+    _, lstm = trees()["flax LSTM"]
+    with pytest.raises(ValueError, match=r"^params: hf: missing 'bias', which hi has"):
+        fastrnn.from_flax(lstm | {"hf": {"kernel": lstm["hf"]["kernel"]}})
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("G", [3, 4])
+def test_equinox_arrays_that_do_not_fit(G: int, wrong: str) -> None:
+    assert fastrnn.from_equinox(Equinox(G)).hidden_size == H
+    for name, a in vars(Equinox(G)).items():
+        # weight_ih with fewer columns is that of fewer inputs; bias=None is use_bias=False
+        if (name, wrong) != ("weight_ih", "a column less") and (G, name, wrong) != (4, "bias", "None"):
+            with pytest.raises(
+                (TypeError, ValueError), match=r"^cell: (weight|bias|missing '|expected I and H of at least 1)"
+            ):
+                fastrnn.from_equinox(Equinox(G, **{name: WRONG[wrong](a)}))
+
+
+def test_sizes_that_do_not_fit_each_other() -> None:
+    for convert, tree, message in (
+        (
+            fastrnn.from_haiku,
+            {"a/linear": {"w": sequences(7, 16), "b": sequences(12)}},
+            "b: expected shape (4*H,) = (16,), got (12,)",
+        ),
+        (
+            fastrnn.from_flax,
+            {"i": {"kernel": sequences(I, 5)}, "h": {"kernel": sequences(H, H)}},
+            "h: kernel: expected shape (H, H) = (5, 5), got (4, 4)",
+        ),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            convert(tree)  # type: ignore[operator]
+    with pytest.raises(ValueError, match=r"^cell: bias_n: expected shape \(H,\) = \(4,\), got \(5,\)"):
+        fastrnn.from_equinox(Equinox(3, bias_n=sequences(5)))
+    with pytest.raises(TypeError, match=r"^cell: weight_hh: expected dtype float32, that of the others, got float64"):
+        fastrnn.from_equinox(Equinox(4, weight_hh=np.ones((4 * H, H))))
 
 
 # --- RTNeural

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from fastrnn.cells import Array, find
-from fastrnn.checks import as_array, boolean
+from fastrnn.checks import as_array, boolean, expect_dtype, expect_shape, floating_array
 from fastrnn.convert.by_gate import from_gates
-from fastrnn.convert.stack import assembled
+from fastrnn.convert.stack import Arrays, assembled, expect_names
 from fastrnn.frameworks import HAIKU_GATES, PYTORCH
 from fastrnn.layers.recurrent import Recurrent
 
 Tree = Mapping[str, Any]
+
+#: names of a Flax cell's products of x and of h, for each gate or fused
+FLAX = re.compile("dense_[ih]|[ih][a-z_]*")
 
 
 def from_flax(params: Any, *, activation: str | None = None, batch_first: bool = False) -> Recurrent:
@@ -49,19 +53,21 @@ def from_flax(params: Any, *, activation: str | None = None, batch_first: bool =
     RNN(3, 4, bias='input', dtype=float64) [rnn_tanh]
     """
     tree = one_cell(params)
-    fused = {name.removeprefix("dense_"): own for name, own in tree.items() if name in ("dense_i", "dense_h")}
-    parts = by_gate(fused) if len(fused) == 2 else dict(tree)
-    two = any("bias" in own for name, own in parts.items() if name[:1] == "i")
+    for name, own in tree.items():
+        if not isinstance(own, Mapping) or not FLAX.fullmatch(str(name)) or not own.keys() <= {"kernel", "bias"}:
+            raise ValueError(
+                f"params: expected the parameters of one recurrent cell, got {name!r} among {', '.join(map(str, tree))}"
+            )
+        if "kernel" not in own:
+            raise ValueError(f"params: {name}: missing 'kernel'")
+    parts = by_gate(tree) if tree.keys() == {"dense_i", "dense_h"} else arrays_of(tree, 1)
+    two = any("bias" in own for name, own in parts.items() if name[0] == "i")
     words = {"i": ("W", "b"), "h": ("U", "b_rec" if two else "b")}
     gates: dict[str, Any] = {}
     for name, own in parts.items():
-        if name[:1] not in words or not isinstance(own, Mapping) or not own.keys() <= {"kernel", "bias"}:
-            raise ValueError(
-                f"params: expected the parameters of one recurrent cell, got {name!r} among {', '.join(tree)}"
-            )
         for kind, key in zip(("kernel", "bias"), words[name[0]], strict=True):
             if kind in own:
-                gates["_".join(filter(None, (key, name[1:].rstrip("_"))))] = np.asarray(own[kind])
+                gates["_".join(filter(None, (key, name[1:].rstrip("_"))))] = own[kind]
     told: dict[str, Any] = gates | ({"reset_after": True} if "U_z" in gates else {})
     return from_gates(**told, activation=activation, transposed=True, batch_first=batch_first)
 
@@ -76,18 +82,65 @@ def one_cell(params: Any) -> Tree:
     return tree
 
 
-def by_gate(fused: Mapping[str, Tree]) -> dict[str, Tree]:
-    """Split the two fused products into one per gate."""
-    H, GH = np.shape(fused["h"]["kernel"])
-    gates = next((gates for gates in PYTORCH.gates.values() if len(gates) * H == GH), "")
+def arrays_of(tree: Tree, G: int) -> dict[str, Arrays]:
+    """Return the arrays of products of x, whose names have an i, and of h, each of G gates."""
+    sides = {name: name.removeprefix("dense_")[0] for name in tree}
+    for side in "ih":
+        own = [name for name in tree if sides[name] == side]
+        having = [name for name in own if "bias" in tree[name]]
+        if lacking := [name for name in own if name not in having and having not in ([], ["hn"])]:
+            raise ValueError(f"params: {lacking[0]}: missing 'bias', which {having[0]} has")
+    if set(sides.values()) != {"i", "h"}:
+        raise ValueError(f"params: expected kernels of x and of h, got {', '.join(tree)}")
+    wide = f"{G}*H" if G > 1 else "H"
+    shapes = {"ikernel": f"(I, {wide})", "hkernel": f"(H, {wide})", "ibias": f"({wide},)", "hbias": f"({wide},)"}
+    given = {f"{name}: {kind}": a for name, own in tree.items() for kind, a in own.items()}
+    wanted = {f"{name}: {kind}": shapes[sides[name] + kind] for name, own in tree.items() for kind in own}
+    arrays = checked("params", given, wanted)
+    return {name: {kind: arrays[f"{name}: {kind}"] for kind in own} for name, own in tree.items()}
+
+
+def by_gate(fused: Tree) -> dict[str, Arrays]:
+    """Split two fused products into one per gate."""
+    shape = as_array("params: dense_h: kernel", fused["dense_h"]["kernel"], sequence=True).shape
+    gates = next(
+        (gates for gates in PYTORCH.gates.values() if shape[1:] == tuple(len(gates) * H for H in shape[:1])), ""
+    )
     if not gates:
-        raise ValueError(f"params: dense_h: expected a kernel (H, G*H) with G = 1, 3 or 4, got {(H, GH)}")
+        raise ValueError(f"params: dense_h: expected a kernel (H, G*H) with G = 1, 3 or 4, got {shape}")
     names = gates if len(gates) > 1 else ("",)
     return {
-        side + name: {kind: np.split(np.asarray(a), len(names), axis=-1)[i] for kind, a in own.items()}
-        for side, own in fused.items()
+        side.removeprefix("dense_") + name: {kind: np.split(a, len(names), axis=-1)[i] for kind, a in own.items()}
+        for side, own in arrays_of(fused, len(names)).items()
         for i, name in enumerate(names)
     }
+
+
+def checked(whose: str, given: Mapping[str, Any], wanted: Mapping[str, str]) -> Arrays:
+    """Return a cell's arrays; raise unless they are of one dtype, and of shapes that fit each other.
+
+    Each is `wanted` with a shape in terms of I and H, such as "(I, 3*H)".
+    """
+    expect_names(whose, given, wanted)
+    titles = {name: f"{whose}: {name}" for name in wanted}
+    arrays = {name: floating_array(titles[name], as_array(titles[name], given[name], sequence=True)) for name in wanted}
+    axes = {name: meaning.strip("(),").split(", ") for name, meaning in wanted.items()}
+    found: dict[str, int] = {}
+    for name, a in arrays.items():
+        if a.ndim != len(axes[name]):
+            raise ValueError(f"{titles[name]}: expected shape {wanted[name]}, got {a.shape}")
+        found = dict(zip(axes[name], a.shape, strict=True)) | found
+    H = found["H"] if "H" in found else found["4*H"] // 4
+    I = found["I"] if "I" in found else found["I + H"] - H
+    if min(I, H) < 1:
+        shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items())
+        raise ValueError(f"{whose}: expected I and H of at least 1, got {shapes}")
+    known = {"I": I, "I + H": I + H, "H": H} | {f"{G}*H": G * H for G in (3, 4)}
+    dtype = next(iter(arrays.values())).dtype
+    for name, a in arrays.items():
+        expect_dtype(titles[name], a, dtype, "that of the others")
+        expect_shape(titles[name], a, wanted[name], tuple(known[axis] for axis in axes[name]))
+    return arrays
 
 
 def from_equinox(cell: Any, *, batch_first: bool = False) -> Recurrent:
@@ -118,11 +171,14 @@ def from_equinox(cell: Any, *, batch_first: bool = False) -> Recurrent:
     if not all(hasattr(cell, name) for name in names):
         raise TypeError(f"cell: expected equinox.nn.LSTMCell or GRUCell, got {type(cell).__name__}")
     own = find("gru", reset_after=True) if hasattr(cell, "bias_n") else find("lstm", peephole=False)
-    W, U, b = (None if (a := getattr(cell, name)) is None else as_array(name, np.asarray(a)) for name in names)
-    part = {key: a for key, a in (("W", W), ("U", U), ("b", b)) if a is not None}
-    if b is not None and hasattr(cell, "bias_n"):
-        bias_n = np.asarray(cell.bias_n)
-        part["b_rec"] = np.concatenate([np.zeros_like(bias_n)] * (own.G - 1) + [bias_n])
+    given = {name: a for name in (*names, "bias_n") if (a := getattr(cell, name, None)) is not None}
+    wanted = {"weight_ih": f"({own.G}*H, I)", "weight_hh": f"({own.G}*H, H)"}
+    if given.keys() & {"bias", "bias_n"}:
+        wanted |= {"bias": f"({own.G}*H,)"} | ({"bias_n": "(H,)"} if hasattr(cell, "bias_n") else {})
+    arrays = checked("cell", given, wanted)
+    part = {key: arrays[name] for key, name in zip("WUb", names, strict=True) if name in arrays}
+    if "bias_n" in arrays:
+        part["b_rec"] = np.concatenate([np.zeros_like(arrays["bias_n"])] * (own.G - 1) + [arrays["bias_n"]])
     return assembled("cell", own, [part], False, batch_first=batch_first)
 
 
@@ -161,36 +217,44 @@ def from_haiku(params: Any, *, module: str | None = None, batch_first: bool = Fa
     if not isinstance(params, Mapping):
         raise TypeError(f"params: expected a mapping, as init returns, got {type(params).__name__}")
     found = {name: own for name, own in params.items() if module is None or f"{name}/".startswith(f"{module}/")}
-    if not all(isinstance(name, str) and isinstance(own, Mapping) for name, own in found.items()):
+    if not all(
+        isinstance(own, Mapping) and all(isinstance(n, str) for n in (name, *own)) for name, own in found.items()
+    ):
         found = {}
-    arrays = {name: {key: np.asarray(a) for key, a in own.items()} for name, own in sorted(found.items())}
-    kinds = [(name.rpartition("/")[2], sorted(own)) for name, own in arrays.items()]
-    stored = list(arrays.values())
-    if len(kinds) == 1 and kinds[0][1] == ["b", "w_h", "w_i"]:
-        return haiku_gru(stored[0], batch_first)
-    if kinds == [("linear", ["b", "w"])] and "/" in next(iter(arrays)) and stored[0]["b"].size % 4 == 0:
-        return haiku_lstm(stored[0]["w"], stored[0]["b"], batch_first)
-    if [name for name, _ in kinds] == ["linear", "linear_1"] and len({name.rpartition("/")[0] for name in arrays}) == 1:
-        return haiku_rnn(stored[0], stored[1], batch_first)
+    modules = sorted(found)
+    given = {f"{name}: {key}": a for name in modules for key, a in found[name].items()}
+    kinds = [name.rpartition("/")[2] for name in modules]
+    if len(modules) == 1 and found[modules[0]].keys() >= {"w_i", "w_h"}:
+        return haiku_gru(modules[0], given, batch_first)
+    if kinds == ["linear"] and "/" in modules[0]:
+        return haiku_lstm(modules[0], given, batch_first)
+    if kinds == ["linear", "linear_1"] and len({name.rpartition("/")[0] for name in modules}) == 1:
+        return haiku_rnn(modules[0], modules[1], given, batch_first)
     names = ", ".join(map(str, params)) or "none"
     raise ValueError(f"params: expected those of one LSTM, GRU or VanillaRNN, got {names}; select one with module=")
 
 
-def haiku_rnn(linear: Mapping[str, Array], linear_1: Mapping[str, Array], batch_first: bool) -> Recurrent:
-    """Convert the linear modules of x and of h."""
-    biases = {key: own["b"] for key, own in (("b", linear), ("b_rec", linear_1)) if "b" in own}
-    gates: dict[str, Any] = {"W": linear["w"], "U": linear_1["w"]} | biases
+def haiku_rnn(linear: str, linear_1: str, given: Mapping[str, Any], batch_first: bool) -> Recurrent:
+    """Convert the linear modules of x and of h; either may have no bias."""
+    wanted = {f"{linear}: w": "(I, H)", f"{linear_1}: w": "(H, H)"}
+    wanted |= {name: "(H,)" for name in (f"{linear}: b", f"{linear_1}: b") if name in given}
+    arrays = checked("params", given, wanted)
+    names = {"W": f"{linear}: w", "U": f"{linear_1}: w", "b": f"{linear}: b", "b_rec": f"{linear_1}: b"}
+    gates: dict[str, Any] = {key: arrays[name] for key, name in names.items() if name in arrays}
     return from_gates(**gates, activation="relu", transposed=True, batch_first=batch_first)
 
 
-def haiku_lstm(w: Array, b: Array, batch_first: bool) -> Recurrent:
-    H = w.shape[1] // 4
+def haiku_lstm(module: str, given: Mapping[str, Any], batch_first: bool) -> Recurrent:
+    w, b = checked("params", given, {f"{module}: w": "(I + H, 4*H)", f"{module}: b": "(4*H,)"}).values()
+    H = len(b) // 4
     gates = gates_of("lstm", W=w[:-H], U=w[-H:], b=b)
     return from_gates(**gates | {"b_f": gates["b_f"] + b.dtype.type(1)}, transposed=True, batch_first=batch_first)
 
 
-def haiku_gru(own: Mapping[str, Array], batch_first: bool) -> Recurrent:
-    gates = gates_of("gru", W=own["w_i"], U=own["w_h"], b=own["b"])
+def haiku_gru(module: str, given: Mapping[str, Any], batch_first: bool) -> Recurrent:
+    wanted = {f"{module}: w_i": "(I, 3*H)", f"{module}: w_h": "(H, 3*H)", f"{module}: b": "(3*H,)"}
+    W, U, b = checked("params", given, wanted).values()
+    gates = gates_of("gru", W=W, U=U, b=b)
     return from_gates(**gates, reset_after=False, update="write", transposed=True, batch_first=batch_first)
 
 
