@@ -107,6 +107,81 @@ def test_a_loop_without_a_number_of_turns(onnx: Any, runtime: Any, ours: Any) ->
     agree(runtime, ours.Session(model), model, {"x": sequences(3, 2, 4), "h0": sequences(1, 2, 5)})
 
 
+SCAN = """
+    h_n, c_n, ends, totals = Scan <num_scan_inputs = 2, scan_input_axes = [2, 0], scan_input_directions = [0, 1],
+        scan_output_axes = [1, 0], scan_output_directions = [1, 0], body = turn
+        (float[D, B, H] h, float[D, B, H] c, float[T, B, I] v, float k) =>
+        (float[D, B, H] h2, float[D, B, H] c2, float[D, B, H] end, float[B, H] s) {
+            scaled = Mul (v, k)
+            Y, h2, c2 = LSTM <hidden_size = 5> (scaled, Wdoubled, R, , , h, c)
+            end = Neg (c2)
+            s = ReduceSum <keepdims = 0> (Y, axes)
+    }> (h0, c0, chunks, factors)
+"""
+
+
+@pytest.mark.parametrize("rest", ["onnxruntime", "reference"])
+@pytest.mark.parametrize("N", [3, 1, 0])
+def test_a_scan(N: int, rest: str, onnx: Any, runtime: Any, ours: Any) -> None:
+    """Sequences and stacks along other axes and backwards, and weights that are computed outside."""
+    states = "float[1, B, 5] h0, float[1, B, 5] c0"
+    model = written(
+        onnx,
+        f"{states}, float[T, B, N, 4] chunks, float[N] factors",
+        "float[1, B, 5] h_n, float[1, B, 5] c_n, float[1, N, B, 5] ends, float[N, B, 5] totals",
+        "Wdoubled = Add (W, W)" + SCAN,
+        W=sequences(1, 20, 4, seed=4),
+        axes=np.array([0, 1]),
+    )
+    session = ours.Session(model, rest=rest)
+    assert session.nodes == [("Y", "LSTM", "kernels", "")]
+    inputs = {"h0": sequences(1, 2, 5, seed=1), "c0": sequences(1, 2, 5, seed=2)}
+    inputs |= {"chunks": sequences(6, 2, N, 4), "factors": sequences(N, seed=3)}
+    if N:
+        got = agree(runtime, session, model, inputs)
+        assert np.array_equal(got["ends"][:, 0], -got["c_n"])
+    else:  # ONNX Runtime refuses it
+        got = by_name(session, inputs)
+        assert [a.shape for a in got.values()] == [(1, 2, 5), (1, 2, 5), (1, 0, 0, 5), (0, 0, 5)]
+    assert not any(np.shares_memory(a, given) for a in got.values() for given in inputs.values())
+    with pytest.raises(ValueError, match=r"Scan node 'h_n': expected sequences of one length, got \[.*, 7\]"):
+        session.run(None, inputs | {"factors": sequences(7)})
+
+
+def test_a_scan_that_is_not_entered(onnx: Any, runtime: Any, ours: Any) -> None:
+    """Of opset 8, which has lengths as an input, and an axis of batches."""
+    body = """
+        h_n, ends = Scan <num_scan_inputs = 1, body = turn (float[D, B, H] h, float[T, B, I] v)
+        => (float[D, B, H] h2, float[D, B, H] end) { Y, h2 = GRU <hidden_size = 5> (v, Vs, S)  end = Neg (h2) }>
+        (, h0, chunks)
+    """
+    inputs = "float[1, 1, B, 5] h0, float[1, N, T, B, 4] chunks"
+    model = written(onnx, inputs, "float[1, 1, B, 5] h_n", body, Vs=sequences(1, 15, 4))
+    model.opset_import[0].version = 8
+    session = ours.Session(model)
+    assert session.nodes == [("Y", "GRU", "onnxruntime", "inside Scan h_n")]
+    agree(runtime, session, model, {"h0": sequences(1, 1, 2, 5), "chunks": sequences(1, 3, 6, 2, 4)})
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("num_scan_inputs = 2", "num_scan_inputs = 3"),
+        ("num_scan_inputs = 2", "num_scan_inputs = 5"),
+        ("num_scan_inputs = 2, ", ""),
+        ("scan_input_axes = [2, 0]", "scan_input_axes = [2]"),
+        ("scan_output_directions = [1, 0]", "scan_output_directions = [1, 0, 1]"),
+        ("(h0, c0, chunks, factors)", "(h0, c0, chunks)"),
+    ],
+)
+def test_a_scan_that_is_none(before: str, after: str, onnx: Any, ours: Any) -> None:
+    inputs = "float[1, B, 5] h0, float[1, B, 5] c0, float[T, B, N, 4] chunks, float[N] factors"
+    body = "Wdoubled = Add (W, W)" + SCAN.replace(before, after)
+    model = written(onnx, inputs, "float[1, B, 5] h_n", body, axes=np.array([0, 1]))
+    with pytest.raises(ValueError, match=r"^model: "):
+        ours.Session(model, rest="reference")
+
+
 NESTED = """
     first, h1 = LSTM <hidden_size = 5> (x, W, R)
     squeezed = Squeeze (first, one)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.cells import Array, Cell
-from fastrnn.convert.onnx_reader import RecurrentNode, array_of, attributes_of, is_recurrent, subgraphs, title
+from fastrnn.convert.onnx_reader import RecurrentNode, array_of, attributes_of, is_recurrent, opset_of, subgraphs, title
 from fastrnn.convert.stack import Arrays, Parts, titled
 from fastrnn.extras import needed
 from fastrnn.frameworks import ONNX, WEIGHTS, spelled
@@ -47,7 +47,7 @@ class Graph:
     """A model's nodes and constants, including those of its subgraphs."""
 
     def __init__(self, model: Any) -> None:
-        self.opset = max([s.version for s in model.opset_import if s.domain in ("", "ai.onnx")], default=1)
+        self.opset = opset_of(model)
         self.constants: Arrays = {}
         self.outputs: set[str] = set()
         self.producers: dict[str, Any] = {}

@@ -27,7 +27,9 @@ from fastrnn.frameworks import (
 #: attribute -> its type
 KINDS = {
     **dict.fromkeys(("axis", "keepdims", "layout", "hidden_size", "linear_before_reset", "input_forget"), "INT"),
+    "num_scan_inputs": "INT",
     **dict.fromkeys(("axes", "perm"), "INTS"),
+    **{f"scan_{which}put_{key}": "INTS" for which in ("in", "out") for key in ("axes", "directions")},
     **dict.fromkeys(("clip", "ratio"), "FLOAT"),
     **dict.fromkeys(("activation_alpha", "activation_beta"), "FLOATS"),
     **{"activations": "STRINGS", "direction": "STRING", "value": "TENSOR"},
@@ -57,6 +59,10 @@ def parsed(whose: str, read: Callable[[Any], Any], source: Any) -> Any:
         return read(source)
     except needed("google.protobuf.message", "onnx").DecodeError as error:
         raise ValueError(f"{whose} is not an ONNX model ({error})") from error
+
+
+def opset_of(model: Any) -> int:
+    return max([s.version for s in model.opset_import if s.domain in ("", "ai.onnx")], default=1)
 
 
 def array_of(tensor: Any) -> Array:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable
-from copy import copy
+from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from fastrnn.convert.onnx_reader import FOREIGN, array_of, is_foreign, is_recurrent, name_of, title
-from fastrnn.extras import needed
+from fastrnn.convert.onnx_reader import (
+    FOREIGN,
+    array_of,
+    is_foreign,
+    is_recurrent,
+    name_of,
+    opset_of,
+)
 from fastrnn.frameworks import DATA, WEIGHTS
+from fastrnn.onnx.bodies import CONTROL, SINCE, Values
 from fastrnn.onnx.graph import (
     Whole,
     constant_nodes,
@@ -20,12 +26,9 @@ from fastrnn.onnx.graph import (
     hidden,
     reads,
     within,
-    without_shape,
 )
 from fastrnn.onnx.node import Recurrent, Weights
 from fastrnn.onnx.rest import Engine, Rest
-
-Values = dict[str, Any]
 
 
 class Placed(NamedTuple):
@@ -95,7 +98,7 @@ class Program:
             return [Placed(name_of(node), node.op_type, self._rest.name, FOREIGN.format(node.op_type, node.domain))]
         if not is_recurrent(node):
             inside = [Placed(name_of(one), one.op_type, self._rest.name, where) for one, where in hidden(node)]
-            if inside and node.op_type in CONTROL and node.domain in ("", "ai.onnx"):
+            if inside and node.domain in ("", "ai.onnx") and opset_of(whole.model) >= SINCE.get(node.op_type, math.inf):
                 own[id(node)] = None
             return inside
         try:
@@ -108,8 +111,8 @@ class Program:
         return [Placed(name_of(node), read.op, "numpy" if read.why else "kernels", read.why)]
 
     def _enter(self, node: Any, whole: Whole, own: dict[int, Any]) -> list[Placed]:
-        """Decide where recurrent nodes in the bodies of an If or a Loop run; if all in the rest, so does the node."""
-        control = CONTROL[node.op_type](node, whole, self._rest, self._threads)
+        """Decide where recurrent nodes in the bodies of a node run; if all in the rest, so does the node."""
+        control = CONTROL[node.op_type](node, whole, partial(Program, rest=self._rest, threads=self._threads))
         placed = [one for program in control.programs for one in program.nodes]
         if all(one.where == self._rest.name for one in placed):
             del own[id(node)]
@@ -166,96 +169,6 @@ class _Own:
         weights = self._weights or Weights(self._node, *self._named(WEIGHTS, values))
         results = self._node.run(*self._named(DATA, values), weights=weights, threads=self._threads)
         values.update((name, a) for name, a in zip(self._node.outputs, results, strict=False) if name)
-
-
-class _Body:
-    """A subgraph of a node, as a program that also reads values of the enclosing graph."""
-
-    def __init__(self, graph: Any, inputs: list[Any], whole: Whole, rest: Rest, threads: int | None) -> None:
-        model, self._read = whole.body(graph, inputs)
-        self.program = Program(model, rest, threads)
-
-    def run(self, given: Values, around: Values, options: Any) -> list[Any]:
-        """Run the body and return its outputs, in order."""
-        values = self.program.run(given | {name: around[name] for name in self._read}, options)
-        return [values[name] for name in self.program.outputs]
-
-
-class _If:
-    """An If node: its condition selects which of two bodies runs."""
-
-    def __init__(self, node: Any, whole: Whole, rest: Rest, threads: int | None) -> None:
-        graphs = {a.name: a.g for a in node.attribute}
-        self._condition, self._outputs = node.input[0], list(node.output)
-        bodies = [_Body(graphs[name], [], whole, rest, threads) for name in ("then_branch", "else_branch")]
-        self._then, self._else = bodies
-        self.programs = [body.program for body in bodies]
-
-    def run(self, values: Values, options: Any) -> None:
-        body = self._then if truth(values[self._condition]) else self._else
-        values.update(zip(self._outputs, body.run({}, values, options), strict=True))
-
-
-class _Loop:
-    """A Loop node: takes the trip count, a condition and carried values; returns carried values and stacked outputs.
-
-    Its body takes the iteration number, the condition and the carried values, and returns the next condition, the
-    carried values, and the values to stack.
-    """
-
-    def __init__(self, node: Any, whole: Whole, rest: Rest, threads: int | None) -> None:
-        onnx = needed("onnx", "onnx")
-        (graph,) = [a.g for a in node.attribute if a.name == "body"]
-        self._turns, self._condition, *self._carried = [*node.input, "", ""][: max(2, len(node.input))]
-        self._outputs, n = list(node.output), len(self._carried)
-        self._names = [value.name for value in graph.input]
-        if len(self._names) != 2 + n or len(graph.output) < 1 + n:
-            raise ValueError(f"model: {title(node)}: expected a body of {2 + n} inputs, got {self._names}")
-        self._rank = len(graph.input[0].type.tensor_type.shape.dim)  # some exporters count in arrays of shape (1,)
-        fixed = (onnx.TensorProto.INT64, onnx.TensorProto.BOOL)
-        kinds = [onnx.helper.make_tensor_type_proto(kind, None) for kind in fixed]
-        kinds += [whole.type_of(name) for name in self._carried]
-        own = [v.type if v.type.WhichOneof("value") else k for v, k in zip(graph.input, kinds, strict=True)]
-        inputs = [
-            onnx.ValueInfoProto(name=name) if kind is None else onnx.helper.make_value_info(name, without_shape(kind))
-            for name, kind in zip(self._names, own, strict=True)
-        ]
-        self._body = _Body(graph, inputs, whole, rest, threads)
-        self.programs = [self._body.program]
-        self._empty = [empty(value) for value in self._body.program.results[1 + n :]]
-
-    def run(self, values: Values, options: Any) -> None:
-        turns = int(np.asarray(values[self._turns]).item()) if self._turns else None
-        going = truth(values[self._condition]) if self._condition else True
-        first = carried = [values[name] for name in self._carried]
-        stacks = [list[Any]() for _ in self._empty]
-        for i in itertools.count() if turns is None else range(turns):
-            if not going:
-                break
-            given = [np.full((1,) * self._rank, i), np.array(going), *carried]
-            next_going, *made = self._body.run(dict(zip(self._names, given, strict=True)), values, options)
-            going, carried = truth(next_going), made[: len(carried)]
-            for stack, one in zip(stacks, made[len(carried) :], strict=True):
-                stack.append(one)
-        if carried is first:  # no iteration ran; copy because the caller may write to the results
-            carried = [copy(value) for value in first]
-        stacked = [np.stack(stack) if stack else none for stack, none in zip(stacks, self._empty, strict=True)]
-        values.update((name, a) for name, a in zip(self._outputs, carried + stacked, strict=False) if name)
-
-
-#: The nodes whose bodies are entered.
-CONTROL: dict[str, type[_If] | type[_Loop]] = {"If": _If, "Loop": _Loop}
-
-
-def truth(condition: Any) -> bool:
-    return bool(np.asarray(condition).item())
-
-
-def empty(value: Any) -> Any:
-    """The stacked output of a Loop without iterations: unstated sizes are 0, as in ONNX Runtime."""
-    kind = value.type.tensor_type
-    dtype = needed("onnx.helper", "onnx").tensor_dtype_to_np_dtype(kind.elem_type or 1)
-    return np.zeros((0, *(one.dim_value for one in kind.shape.dim)), dtype)
 
 
 def in_functions(model: Any, rest: Rest) -> list[Placed]:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from fastrnn.checks import among, checked_threads
 from fastrnn.convert.onnx_reader import opened, without_recurrent
-from fastrnn.onnx.program import Program, Values, in_functions
+from fastrnn.onnx.bodies import Values
+from fastrnn.onnx.program import Program, in_functions
 from fastrnn.onnx.rest import Reference, Rest, Runtime, text_of
 
 RESTS = ("onnxruntime", "reference")
@@ -40,8 +41,8 @@ class Session:
 
     The graph is cut at the recurrent nodes, in the order of its nodes; each part between two of them becomes a session
     of its own. Weights that are constant or computed from constants are converted to fastrnn's order and packed once.
-    Bodies of If and Loop that contain recurrent nodes are cut in the same way. Recurrent nodes inside Scan or a
-    function, of float16, or quantized, stay with the rest.
+    Bodies of If, Loop and Scan that contain recurrent nodes are cut in the same way. Recurrent nodes inside a function
+    or a Scan of opset 8, of float16, or quantized, stay with the rest.
 
     The interface is that of ``onnxruntime.InferenceSession``, so you change one line of a program.
 
