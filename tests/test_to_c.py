@@ -101,6 +101,50 @@ def march(isa: str) -> list[str]:
     return [f"-march={isa.removesuffix('-bf16')}"] if isa.startswith("x86") else []
 
 
+def tagger(merge: str, **options: Any) -> Sequential:
+    """Steps before, between and after layers of two directions."""
+    both = {"bidirectional": True, "merge": merge, **options}
+    return Sequential(
+        [
+            Dense(3, 5, "tanh", rng=0, **options),
+            fastrnn.GRU(5, 6, reset_after=True, rng=1, **options),
+            fastrnn.LSTM(6, 17, 2, peephole=True, dropout=0.2, rng=2, **both),
+            Dense(34 if merge == "concat" else 17, 7, "relu", rng=3, **options),
+            fastrnn.RNN(7, 9, rng=4, **both),
+            Activation("softmax"),
+        ]
+    )
+
+
+BOTH_WAYS: dict[str, Callable[[], Layer]] = {
+    "alone": lambda: fastrnn.LSTM(3, 20, bidirectional=True, rng=0),
+    "projected": lambda: fastrnn.LSTM(3, 20, 2, bidirectional=True, proj_size=5, rng=0),
+    "concat": lambda: tagger("concat"),
+    "sum": lambda: tagger("sum"),
+    "mul": lambda: tagger("mul"),
+    "average64": lambda: tagger("average", dtype=np.float64),
+    "letters": lambda: Sequential(
+        [
+            Embedding(7, 5, rng=0),
+            Dropout(0.5),
+            fastrnn.GRU(5, 18, 2, reset_after=False, bidirectional=True, return_sequences=False, rng=1),
+            Dense(36, 3, "softmax", rng=2),
+        ]
+    ),
+    "then_one_way": lambda: Sequential(
+        [
+            fastrnn.LSTM(3, 6, bidirectional=True, rng=0),
+            fastrnn.LSTM(12, 5, return_sequences=False, rng=1),
+            Dense(5, 2, rng=2),
+        ]
+    ),
+    "last_step": lambda: Sequential(
+        [fastrnn.GRU(3, 6, reset_after=True, bidirectional=True, rng=0), Sequential([LastStep(), Dense(12, 2, rng=1)])]
+    ),
+    "only_ends": lambda: fastrnn.RNN(3, 9, bidirectional=True, merge="sum", return_sequences=False, rng=0),
+}
+
+
 class InC:
     """A model that was written and compiled."""
 
@@ -161,6 +205,35 @@ def test_bits(name: str, tmp_path: Path) -> None:
     isa = available_isas()[-1]
     with fastrnn.use_backend("native"), fastrnn.use_isa(isa):
         check_bits(MODELS[name](), InC(MODELS[name](), tmp_path, *march(isa), name=name))
+
+
+@pytest.mark.parametrize("name", BOTH_WAYS)
+def test_bits_of_two_directions(name: str, tmp_path: Path) -> None:
+    """Of sequences one after another: each begins afresh, and nothing is written beyond the work that it asks for."""
+    isa = available_isas()[-1]
+    with fastrnn.use_backend("native"), fastrnn.use_isa(isa):
+        whole = as_sequential(BOTH_WAYS[name]())
+        made = InC(whole, tmp_path, *march(isa), name=name)
+        header = (tmp_path / f"{name}.h").read_text()
+        found = re.search(r"_work = (\d+)", header)
+        assert found is not None
+        for T in (23, 1, 9):
+            x = series(whole, T, seed=T)
+            y = whole.predict(x[None])[0]
+            work = np.full(T * int(found[1]) + 1, 7, y.dtype)
+            got = np.full_like(y, np.nan)
+            made.call("run", x, got, ctypes.c_size_t(T), work)
+            assert_same_bits({"y": got}, {"y": y})
+            assert work[-1] == 7
+    assert f"{name}_step" not in header
+
+
+def test_the_self_test_of_two_directions(tmp_path: Path) -> None:
+    for name, model in (("amp", tagger("concat")), ("ends", BOTH_WAYS["letters"]())):
+        fastrnn.to_c(model, tmp_path / f"{name}.c")
+        program = compiled(tmp_path / f"{name}.c", f"-D{name.upper()}_TEST", target="exe")
+        done = subprocess.run([program], capture_output=True, check=False)
+        assert (done.returncode, done.stdout) == (0, f"{name}: as recorded\n".encode())
 
 
 def test_every_instruction_set(native: str, tmp_path: Path) -> None:
@@ -304,7 +377,11 @@ def spoilt() -> fastrnn.LSTM:
     [
         (lambda: 3, TypeError, "model: expected a layer or a Sequential of fastrnn, got int"),
         (lambda: Dense(3, 4), ValueError, "model: expected at least one recurrent layer, got Sequential"),
-        (lambda: fastrnn.LSTM(3, 4, bidirectional=True), ValueError, "bidirectional: expected False, got True, beca"),
+        (
+            lambda: fastrnn.LSTM(3, 4, bidirectional=True, merge=None),
+            ValueError,
+            r"layer 0 \(LSTM\): merge: None gives a pair of outputs, which have no single shape",
+        ),
         (lambda: fastrnn.LSTM(3, 4, heads=2), ValueError, "heads: expected 1, got 2"),
         (lambda: fastrnn.LSTM(3, 4, weight_dtype="bfloat16"), ValueError, "weight_dtype: expected None, got 'bf"),
         (lambda: fastrnn.Recurrent(own_cells.zoneout, 3, 4), ValueError, "cell: zoneout has extra inputs keep; exp"),

@@ -12,7 +12,8 @@ import numpy as np
 
 from fastrnn import backends
 from fastrnn.cells import Array
-from fastrnn.convert.c_layers import WRITERS, Source, lines_of
+from fastrnn.convert.c_layers import WRITERS
+from fastrnn.convert.c_source import Source, lines_of
 from fastrnn.convert.stack import as_chain, kind_of, leaves, one_dtype, titled
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.training.chain import Chain
@@ -42,6 +43,11 @@ def to_c(model: Any, path: str | os.PathLike[str], name: str | None = None) -> N
     the sequence ended there. If the first layer is an `Embedding`, x is ``const int32_t *``, one index per step; an
     index outside the table makes y NaN. A float64 model uses ``double`` in place of ``float``.
 
+    A model with a bidirectional layer has no ``amp_step``, and its ``amp_run`` computes a whole sequence from a fresh
+    state, in the caller's memory of T times ``amp_work`` numbers::
+
+        void amp_run(amp_state *state, const float *x, float *y, size_t T, float *work);
+
     Results are bit-identical to the layer's on the instruction set that the C is compiled for: ``-march=x86-64-v3``,
     ``-v4``, or none for the baseline, and AArch64. Compile with GCC or Clang.
 
@@ -51,8 +57,8 @@ def to_c(model: Any, path: str | os.PathLike[str], name: str | None = None) -> N
     Parameters
     ----------
     model : Layer
-        A unidirectional recurrent layer, or a `Sequential` of these, `Dense`, `Activation`, `Embedding`, `Dropout`
-        (omitted), and `LastStep` directly after a recurrent layer.
+        A recurrent layer, or a `Sequential` of these, `Dense`, `Activation`, `Embedding`, `Dropout` (omitted), and
+        `LastStep` directly after a recurrent layer.
     path : path
         The C file, ending in ".c".
     name : str, optional
@@ -98,7 +104,7 @@ def written(chain: Chain, name: str, headers: str, include: str) -> tuple[str, s
     if not any(isinstance(layer, Recurrent) for _, _, layer in layers):
         raise ValueError(f"model: expected at least one recurrent layer, got {chain!r:.80}")
     dtype = one_dtype(layer for _, _, layer in layers)
-    source = Source(dtype, chain.input_shape[-1] if len(chain.input_shape) == 3 else None)
+    source = Source(name, dtype, chain.input_shape[-1] if len(chain.input_shape) == 3 else None)
     for _, title, layer in layers:
         with titled(title) if len(layers) > 1 else nullcontext():
             WRITERS[kind_of(layer, WRITERS)](source, layer)
@@ -119,11 +125,18 @@ def written(chain: Chain, name: str, headers: str, include: str) -> tuple[str, s
         "states": "\n".join(f"    {one}" for one in source.states),
         "definitions": "\n".join([*source.helpers.values(), *source.arrays, *source.functions]),
         "body": indented(source.body),
+        "passes": indented(source.passes),
         "head": indented(source.head),
         "last": source.last,
         "tested": tested(chain, source),
     }
-    run = LAST if source.last else EACH
+    fill |= {"scratch": "", "given": "", "room": ""}
+    if source.passes:
+        fill |= {"scratch": f", {name}_work = {max(1, source.work)}", "given": ", work"}
+        fill["room"] = f"\n    static {source.real} work[STEPS * {name}_work];"
+    fill["declarations"] = filled(DECLARED_WHOLE if source.passes else DECLARED, fill)
+    fill["finish"] = filled(FINISH, fill) if source.last else ""
+    run = WHOLE if source.passes else LAST if source.last else EACH
     return filled(HEADER, fill), "\n".join([filled(part, fill) for part in (SOURCE, run, TEST)])
 
 
@@ -162,7 +175,7 @@ HEADER = """\
 extern "C" {
 #endif
 
-enum { @name@_inputs = @I@, @name@_outputs = @K@ };
+enum { @name@_inputs = @I@, @name@_outputs = @K@@scratch@ };
 
 typedef struct {
 @states@
@@ -171,17 +184,26 @@ typedef struct {
 /* Begin a sequence. */
 void @name@_init(@name@_state *state);
 
-/* One step: x (inputs), y (outputs). */
-void @name@_step(@name@_state *state, const @x@ *x, @real@ *y);
-
-/* T steps: x (T, inputs), y (T, outputs), or (outputs) for a model that returns only the last step. */
-void @name@_run(@name@_state *state, const @x@ *x, @real@ *y, size_t T);
-
+@declarations@
 #ifdef __cplusplus
 }
 #endif
 
 #endif
+"""
+
+DECLARED = """\
+/* One step: x (inputs), y (outputs). */
+void @name@_step(@name@_state *state, const @x@ *x, @real@ *y);
+
+/* T steps: x (T, inputs), y (T, outputs), or (outputs) for a model that returns only the last step. */
+void @name@_run(@name@_state *state, const @x@ *x, @real@ *y, size_t T);
+"""
+
+DECLARED_WHOLE = """\
+/* A sequence: x (T, inputs), y (T, outputs), or (outputs) for a model that returns only the last step. The function
+ * uses work (T, work), and begins with init. */
+void @name@_run(@name@_state *state, const @x@ *x, @real@ *y, size_t T, @real@ *work);
 """
 
 SOURCE = """\
@@ -230,11 +252,7 @@ static void advance(@name@_state *state, const @x@ *x)
 @body@
 }
 
-static void finish(const @name@_state *state, @real@ *y)
-{
-@head@
-}
-
+@finish@
 void @name@_step(@name@_state *state, const @x@ *x, @real@ *y)
 {
     advance(state, x);
@@ -245,6 +263,23 @@ void @name@_run(@name@_state *state, const @x@ *x, @real@ *y, size_t T)
 {
     for (size_t t = 0; t < T; t++) advance(state, x + t * @name@_inputs);
     finish(state, y);
+}
+"""
+
+FINISH = """\
+static void finish(const @name@_state *state, @real@ *y)
+{
+@head@
+}
+"""
+
+WHOLE = """\
+@finish@
+void @name@_run(@name@_state *state, const @x@ *x, @real@ *y, size_t T, @real@ *work)
+{
+    (void)work;
+    @name@_init(state);
+@passes@
 }
 """
 
@@ -259,10 +294,10 @@ int main(void)
 {
     enum { STEPS = sizeof test_x / sizeof *test_x / @name@_inputs, OUTPUTS = sizeof test_y / sizeof *test_y };
     static @name@_state state;
-    static @real@ y[OUTPUTS];
+    static @real@ y[OUTPUTS];@room@
     double error = 0, size = 0;
     @name@_init(&state);
-    @name@_run(&state, test_x, y, STEPS);
+    @name@_run(&state, test_x, y, STEPS@given@);
     for (int i = 0; i < OUTPUTS; i++) {
         const double own = y[i], recorded = test_y[i];
         error += (own - recorded) * (own - recorded);

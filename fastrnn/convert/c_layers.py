@@ -1,7 +1,6 @@
 """Write layers as C on top of src/single.h: arrays of weights, a function per recurrent layer, and a step's statements.
 
-All sizes are constants. Vectors between layers are padded to the vector width of the widest instruction set, so that
-one file works on all of them; products read no padding.
+A layer of two directions needs all steps at once: the layers before it run on every step, then it does, and so on.
 """
 
 from __future__ import annotations
@@ -13,117 +12,67 @@ import numpy as np
 
 from fastrnn.cells import Array, Cell
 from fastrnn.cells.c import FORMS, inference
-from fastrnn.cells.c_functions import WRITTEN, function
 from fastrnn.cells.graph import needed
+from fastrnn.convert.c_source import Sequence, Source
 from fastrnn.convert.stack import unstacked
 from fastrnn.layers import Activation, Dense, Dropout, Embedding, LastStep, Layer
+from fastrnn.layers.options import features
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.packed import Part
 
-#: Bytes of the widest vector, and of a row of a panel (src/single.h).
-VECTOR, PANEL = 64, 256
-
-
-class Source:
-    """The C source of a model under construction."""
-
-    def __init__(self, dtype: np.dtype[Any], inputs: int | None) -> None:
-        self.dtype, self.inputs = dtype, inputs
-        self.real = "float" if dtype == np.float32 else "double"
-        self.numbers = 0  #: rows of the embedding table, if `inputs` is None
-        self.helpers: dict[str, str] = {}
-        self.arrays: list[str] = []
-        self.functions: list[str] = []
-        self.states: list[str] = []  #: members of the struct
-        self.body: list[str] = []  #: statements of every step
-        self.head: list[str] = []  #: statements after the layer that returns only the last step
-        self.last = ""  #: the output of that layer; "" without one
-        self.x, self.width = "x", inputs or 1  #: what the next layer reads
-        self.recurrent = False  #: whether it is the output of a recurrent layer
-        self.count = 0
-
-    def number(self) -> int:
-        self.count += 1
-        return self.count - 1
-
-    def padded(self, n: int) -> int:
-        lanes = VECTOR // self.dtype.itemsize
-        return -(-n // lanes) * lanes
-
-    def array(self, name: str, a: Array) -> str:
-        if not np.isfinite(a).all():
-            raise ValueError("model: expected finite weights and outputs, got NaN or infinity")
-        end = "f" if self.dtype == np.float32 else ""
-        return lines_of(f"{self.real}", name, [f"{text(v)}{end}" for v in a.ravel().tolist()])
-
-    def keep(self, name: str, a: Array) -> str:
-        """Add an array to the file; return its name."""
-        self.arrays.append(self.array(name, a))
-        return name
-
-    def rows(self, name: str, a: Array | None) -> str:
-        """Add an array of a matrix's rows, each padded; return its name, or "0" for None."""
-        return "0" if a is None else self.keep(name, padded(a, self.padded(a.shape[-1])))
-
-    def matrix(self, name: str, a: Array, gates: int = 1) -> str:
-        """Add an array of a (gates * H, K) matrix in the layout of `multiply`; return its name."""
-        n, K = a.shape
-        columns = padded(a.reshape(gates, n // gates, K).swapaxes(1, 2), self.padded(n // gates))
-        whole = columns.swapaxes(0, 1).reshape(K, -1)
-        width = PANEL // self.dtype.itemsize
-        panels = [whole[:, c : c + width].ravel() for c in range(0, whole.shape[1], width)]
-        return self.keep(name, np.concatenate(panels))
-
-    def call(self, names: set[str]) -> None:
-        """Add the functions of these names that are not in src/activation.h."""
-        for name in WRITTEN:
-            if name in names:
-                self.helpers[name] = function(name, 8 * self.dtype.itemsize)
-
-    def statements(self, *lines: str) -> None:
-        (self.head if self.last else self.body).extend(lines)
-
-    def gives(self, x: str, width: int, *, recurrent: bool = False) -> None:
-        self.x, self.width, self.recurrent = x, width, recurrent
-
-    def gives_last(self) -> None:
-        self.last = self.last or self.x
-
-    def end(self) -> None:
-        """Copy the last layer's output to the caller's y."""
-        self.statements(f"memcpy(y, {self.x}, {self.width} * sizeof *y);")
-
-
-def text(value: float) -> str:
-    """Return an exact C literal (hexadecimal) of a number."""
-    digits, _, exponent = value.hex().partition("p")
-    return f"{digits.rstrip('0').rstrip('.') if '.' in digits else digits}p{exponent}"
-
-
-def lines_of(kind: str, name: str, values: list[Any]) -> str:
-    lines = [", ".join(map(str, values[i : i + 8])) for i in range(0, len(values), 8)]
-    return f"static const {kind} {name}[] ALIGNED = {{\n    " + ",\n    ".join(lines) + "};\n"
-
-
-def padded(a: Array, n: int) -> Array:
-    """Pad the last axis with zeros to n."""
-    return np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, n - a.shape[-1])])
+#: A layer's `merge` -> the statement that joins the outputs b of the reverse direction to those of the other, in y.
+EACH = "for (int k = 0; k < {n}; k++) {y}[k] = "
+MERGES: dict[str | None, str] = {
+    "concat": "memcpy({y} + {n}, {b}, {n} * sizeof(real));",
+    "sum": EACH + "{y}[k] + {b}[k];",
+    "mul": EACH + "{y}[k] * {b}[k];",
+    "average": EACH + "({y}[k] + {b}[k]) / 2;",
+}
 
 
 def write_recurrent(source: Source, layer: Recurrent) -> None:
     refuse(layer)
     for one in unstacked(layer):
         if isinstance(one, Recurrent):
-            write_one(source, one, one.stack.parts[0])
+            (write_both if layer.bidirectional else write_one)(source, one)
     if not layer.return_sequences:
         source.gives_last()
+
+
+def write_one(source: Source, layer: Recurrent) -> None:
+    """Write a layer of one direction."""
+    function, state, y = write_direction(source, layer, layer.stack.parts[0])
+    source.statements(f"{function}({source.x}, {state});")
+    source.gives(y, layer.proj_size or layer.hidden_size, recurrent=True)
+
+
+def write_both(source: Source, layer: Recurrent) -> None:
+    """Write a layer of two directions."""
+    read, n, width = source.all_steps(), layer.proj_size or layer.hidden_size, features(layer)
+    (forward, forward_state, first), (backward, backward_state, second) = (
+        write_direction(source, layer, part) for part in layer.stack.parts
+    )
+    y = source.whole(width) if layer.return_sequences else Sequence(f"y_{source.number()}", width, "real")
+    row = y.at("t") if layer.return_sequences else y.name
+    take = f"memcpy({row}, {first}, {n} * sizeof(real));"
+    join = MERGES[layer.merge].format(y=f"({row})", b=f"({second})", n=n)
+    for steps, function, state, done in (
+        ("t = 0; t < T; t++", forward, forward_state, take),
+        ("t = T; t-- > 0;", backward, backward_state, join),
+    ):
+        call = f"{function}({read.at('t')}, {state});"
+        source.passes.append(f"for (size_t {steps}) {{ {call}{f' {done}' if layer.return_sequences else ''} }}")
+    if layer.return_sequences:
+        source.sequence, source.x = y, "x"
+    else:
+        source.x = source.last = y.name
+        source.statements(f"real {y.name}[{source.padded(width)}] ALIGNED;", take, join)
+    source.gives(source.x, width, recurrent=True)
 
 
 def refuse(layer: Recurrent) -> None:
     """Raise ValueError for options that a step in C does not support."""
     cell = layer.stack.inference
-    if layer.bidirectional:
-        raise ValueError("bidirectional: expected False, got True, because a step in C cannot see later steps")
     if layer.heads > 1:
         raise ValueError(f"heads: expected 1, got {layer.heads}")
     if layer.weight_dtype is not None:
@@ -134,8 +83,11 @@ def refuse(layer: Recurrent) -> None:
         raise ValueError(f"cell: {cell.name} uses {min(beyond)}, which in C needs a library; expected one without")
 
 
-def write_one(source: Source, layer: Recurrent, part: Part) -> None:
-    """Write the function of one layer; its state array holds the states, then the projected output."""
+def write_direction(source: Source, layer: Recurrent, part: Part) -> tuple[str, str, str]:
+    """Write the function of one direction; return its name, its state and its output in the state.
+
+    The state array holds the states, then the projected output.
+    """
     i, cell, program = source.number(), layer.stack.inference, layer.stack.inference.program
     H, P, G, S = layer.hidden_size, layer.proj_size, cell.G, len(cell.states)
     Hp, Pp = source.padded(H), source.padded(P)
@@ -172,8 +124,7 @@ def write_one(source: Source, layer: Recurrent, part: Part) -> None:
     text = "".join([f"    {line}\n" for line in [*begin, *lines]])
     source.functions.append(f"/* {layer!r} */\nstatic void layer_{i}(const real *x, real *state)\n{{\n{text}}}\n")
     source.states.append(f"{source.real} layer_{i}[{S * Hp + Pp}]; /* {', '.join(cell.states)}: each {Hp} */")
-    source.statements(f"layer_{i}({source.x}, state->layer_{i});")
-    source.gives(f"state->layer_{i}" + (f" + {S * Hp}" if P else ""), P or H, recurrent=True)
+    return f"layer_{i}", f"state->layer_{i}", f"state->layer_{i}" + (f" + {S * Hp}" if P else "")
 
 
 def by_product(cell: Cell, a: Array, gates: tuple[str, ...]) -> Array:
@@ -250,6 +201,11 @@ def write_embedding(source: Source, layer: Embedding) -> None:
 def write_last(source: Source, layer: LastStep) -> None:
     if not source.recurrent:
         raise ValueError("expected only directly after a recurrent layer")
+    if source.x == "x":  # the steps of two directions are not in the state
+        last, width = f"last_{source.number()}", source.width
+        source.states.append(f"{source.real} {last}[{width}];")
+        source.passes.append(f"if (T) memcpy(state->{last}, {source.sequence.at('(T - 1)')}, sizeof state->{last});")
+        source.gives(f"state->{last}", width)
     source.gives_last()
 
 
