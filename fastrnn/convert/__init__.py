@@ -5,7 +5,8 @@ from fastrnn.convert.by_gate import from_gates
 from fastrnn.convert.c import to_c
 from fastrnn.convert.files import load, save
 from fastrnn.convert.jax import from_equinox, from_flax, from_haiku
-from fastrnn.convert.keras import from_keras, to_keras
+from fastrnn.convert.keras import from_keras
+from fastrnn.convert.keras_writer import to_keras
 from fastrnn.convert.onnx import from_onnx
 from fastrnn.convert.onnx_writer import to_onnx
 from fastrnn.convert.quantization import quantize

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastrnn.cells import Array, find
 from fastrnn.checks import among, positive
-from fastrnn.convert.keras_files import Piece
+from fastrnn.convert.keras_config import Piece
 from fastrnn.convert.keras_layers import converted
 from fastrnn.convert.keras_options import Taken
 from fastrnn.convert.stack import assembled, dense_of

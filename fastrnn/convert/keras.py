@@ -1,38 +1,41 @@
-"""Convert Keras layers and models, from and to fastrnn.
+"""Read Keras layers and models: each layer is a `Piece`, a class with a configuration and weights.
 
-`keras_files` finds configurations and `keras_weights` weights; `keras_layers` and `keras_cells` convert them.
+`keras_config` reads configurations and `keras_weights` weights; `keras_layers` converts a piece, `keras_options` checks
+its options; `keras_weights_only` reads files without configurations; `keras_writer` converts to Keras.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
-
-from fastrnn.cells import Array, Cell
 from fastrnn.checks import boolean, named_cell
-from fastrnn.convert import keras_bare, keras_files
+from fastrnn.convert import keras_weights_only
+from fastrnn.convert.keras_config import (
+    Config,
+    Piece,
+    as_meant,
+    chain,
+    is_model,
+    layers_of,
+    name,
+    plain,
+    version,
+)
+from fastrnn.convert.keras_hdf5 import expect_groups, item, member, opened
 from fastrnn.convert.keras_layers import check_masks, converted
 from fastrnn.convert.keras_options import Taken
-from fastrnn.convert.stack import Arrays, kind_of, recurrent, refuse, titled, unstacked
-from fastrnn.extras import needed
-from fastrnn.frameworks import KERAS, keras_activation, keras_options, reordered, two_biases
-from fastrnn.layers import (
-    Activation,
-    Dense,
-    Dropout,
-    Embedding,
-    GlobalAveragePooling1D,
-    GlobalMaxPooling1D,
-    LastStep,
-    Layer,
-    LayerNormalization,
-    RepeatVector,
-)
-from fastrnn.layers.recurrent import Recurrent
+from fastrnn.convert.keras_weights import Live, Named, Numbered, Store
+from fastrnn.layers import Layer
 from fastrnn.training import Sequential
+
+BARE = (
+    "expected a .keras file, or the .h5 file of a whole model. From a file of weights, load_keras_weights(path) of "
+    'a Sequential loads all, and from_keras(path, cell="lstm", layer="its name") one layer; in Keras, '
+    'model.load_weights(path) and model.save("model.keras") make a whole one'
+)
 
 
 def from_keras(
@@ -95,28 +98,28 @@ def from_keras(
     >>> model = fastrnn.from_keras("model.keras")  # doctest: +SKIP
     >>> lstm = fastrnn.from_keras("model.keras", layer="lstm_1")  # doctest: +SKIP
     """
-    for name, value in (("inference", inference), ("lengths", lengths), ("state", state)):
-        boolean(name, value)
+    for option, value in (("inference", inference), ("lengths", lengths), ("state", state)):
+        boolean(option, value)
     if not isinstance(layer, str | None):
         raise TypeError(f"layer: expected the name of a layer, got {layer!r:.80}")
     if cell is not None:
         if not isinstance(model_or_path, str | os.PathLike):
             raise TypeError(f"cell: needs the path of a weights file, got {type(model_or_path).__name__}")
-        return keras_bare.one_layer(model_or_path, named_cell(cell), layer)
+        return keras_weights_only.one_layer(model_or_path, named_cell(cell), layer)
     taken = Taken(inference, lengths, state)
     whole = layer is None
     if isinstance(model_or_path, str | os.PathLike):
-        pieces = keras_files.read(model_or_path, layer)
+        pieces = read(model_or_path, layer)
     elif not hasattr(model_or_path, "get_config") or not hasattr(model_or_path, "get_weights"):
         raise TypeError(
             f"model_or_path: expected a path, or a Keras model or layer, got {type(model_or_path).__name__}"
         )
     elif hasattr(model_or_path, "layers"):
-        pieces = keras_files.of_model(model_or_path, layer)
+        pieces = of_model(model_or_path, layer)
     elif layer is not None:
         raise ValueError(f"layer: expected None if model_or_path is a layer, got {layer!r:.80}")
     else:
-        pieces, whole = [keras_files.of_layer(model_or_path)], False
+        pieces, whole = [of_layer(model_or_path)], False
     layers = [one for piece in pieces for one in converted(piece, taken)]
     if lengths:
         check_masks(pieces)
@@ -127,136 +130,62 @@ def from_keras(
     return layers[0] if not whole and len(layers) == 1 else Sequential(layers)
 
 
-def to_keras(layer: Any) -> Any:
-    """Make a Keras layer or model with the weights and options of a layer or a `Sequential`.
-
-    The Keras layer is batch-first, (B, T, I), whatever the layer's ``batch_first``. It has one bias, the sum of both if
-    the layer has two, except a GRU with ``reset_after``.
-
-    Parameters
-    ----------
-    layer : Layer
-        A layer of fastrnn.
-
-    Returns
-    -------
-    keras.Layer
-        A keras.Sequential for a `Sequential`, and for a recurrent layer with ``num_layers`` above 1.
-
-    Raises
-    ------
-    TypeError
-        For another layer.
-    ValueError
-        For features that Keras lacks: peepholes, `proj_size`, bfloat16 weights, zoneout, weight drop,
-        `recurrent_dropout` with one mask for several gates, an embedding's ``padding_idx``, and cells other than
-        Keras' and their variants with other activations in `fastrnn.catalogue`. The message names it.
-    ImportError
-        If Keras is not installed. Keras uses its configured backend.
-
-    Examples
-    --------
-    >>> import fastrnn
-    >>> model = fastrnn.to_keras(fastrnn.LSTM(3, 4))  # doctest: +SKIP
-    """
-    keras = needed("keras", "keras")
-    if not isinstance(layer, Sequential) and getattr(layer, "num_layers", 1) == 1:
-        (made,) = made_layers(keras, layer)
-        return made
-    model = keras.Sequential(made_layers(keras, layer))
-    if (shape := Sequential([layer]).input_shape)[-1] is not None or len(shape) == 2:
-        model.build(shape)
-    return model
+def read(path: str | os.PathLike[str], layer: str | None) -> list[Piece]:
+    """Read all layers of a model's file, or the one named `layer`."""
+    with opened(path, "model") as (file, archive):
+        expect_groups(file)
+        if archive is not None:
+            made = json.loads(member(archive, "metadata.json")) if "metadata.json" in archive.namelist() else {}
+            model = as_meant(json.loads(member(archive, "config.json")), made.get("keras_version", "3"))
+            return pieces_of(model, Numbered(file), layer)
+        if "model_config" not in file.attrs:
+            raise ValueError(f"path: {os.fspath(path)} does not hold a model; {BARE}")
+        model = as_meant(json.loads(file.attrs["model_config"]), file.attrs.get("keras_version", "1"))
+        return pieces_of(model, Named(item(file, "model_weights")), layer)
 
 
-def made_layers(keras: Any, layer: Layer) -> list[Any]:
-    """Return the Keras layers for one of ours, with its weights, and frozen if it is."""
-    made = counterparts(keras, layer)
-    for one in made if not layer.trainable else ():
-        one.trainable = False
-    return made
+def of_model(model: Any, layer: str | None) -> list[Piece]:
+    """Return all layers of an in-memory model, or the one named `layer`."""
+    kind = "Sequential" if any(base.__name__ == "Sequential" for base in type(model).__mro__) else "Functional"
+    try:
+        config = as_meant(plain(model), version(model))
+    except NotImplementedError:
+        config = {}
+    if not isinstance(config, dict) or "layers" not in config:
+        raise TypeError(f"model_or_path: expected a Sequential or functional model, got {type(model).__name__}")
+    return pieces_of({"class_name": kind, "config": config}, Live(model), layer)
 
 
-def counterparts(keras: Any, layer: Layer) -> list[Any]:
-    """Return the Keras layers for one of ours, with its weights."""
-    if isinstance(layer, Sequential):
-        return [made for one in layer.layers for made in made_layers(keras, one)]
-    with titled("layer"):
-        kind = kind_of(layer, MAKERS)
-    return MAKERS[kind](keras, layer)
+def of_layer(layer: Any) -> Piece:
+    return Piece(type(layer).__name__, as_meant(plain(layer), version(layer)), Live(layer).arrays({}))
 
 
-def made_stack(keras: Any, layer: Recurrent) -> list[Any]:
-    """Return one Keras layer for each of the stack, with dropout between them."""
-    cell = layer.stack.cell
-    if "output" in cell.options:
-        refuse(layer, KERAS, "output", cell.options["output"], cell.options["candidate"])
-    options = keras_options(cell) | {"use_bias": bool(layer.bias), "dtype": str(layer.dtype)}
-    options["recurrent_dropout"] = layer.recurrent_dropout
-    made = []
-    for own in unstacked(layer):
-        if not isinstance(own, Recurrent):
-            made += counterparts(keras, own)
-            continue
-        kind = getattr(keras.layers, KERAS.classes[cell.family])
-        one = kind(layer.hidden_size, return_sequences=own.return_sequences, **options)
-        if layer.bidirectional:
-            mode = {ours: name for name, ours in KERAS.merges.items()}[layer.merge]
-            one = keras.layers.Bidirectional(one, merge_mode=mode, dtype=str(layer.dtype))
-        values = [a for way in own.stack.parts for a in keras_weights(way, cell)]
-        made.append(filled(one, (None, None, own.input_size), values))
-    return made
+def pieces_of(model: Config, store: Store, wanted: str | None) -> list[Piece]:
+    """Return the layers in the order of application, or only the wanted one, anywhere in the model."""
+    found = list(in_order(model, store) if wanted is None else everywhere(model, store))
+    if wanted is not None:
+        found = [(one, own) for one, own in found if name(one) == wanted]
+        if len(found) != 1:
+            raise ValueError(f"layer: expected the name of one layer, got {wanted!r}, which matches {len(found)}")
+    return [Piece(one["class_name"], one["config"], own.arrays(one)) for one, own in found]
 
 
-def keras_weights(own: Arrays, cell: Cell) -> list[Array]:
-    """Return kernel, recurrent kernel and bias of one direction."""
-    arrays = [own["W"].T, own["U"].T]
-    if "b" in own:
-        b_rec = own.get("b_rec", np.zeros_like(own["b"]))
-        both = np.stack([own["b"], b_rec])
-        arrays.append(both if two_biases(cell) else own["b"] + b_rec if "b_rec" in own else own["b"])
-    return [reordered(a, cell.gates, KERAS.gates[cell.family], axis=-1) for a in arrays]
+def in_order(model: Config, store: Store) -> Iterator[tuple[Config, Store]]:
+    """Yield the layers in order, each with the store of its weights."""
+    layers = layers_of(model)
+    parts = {id(one): part for one, part in zip(layers, store.parts(layers), strict=True)}
+    for one in layers if model["class_name"] == "Sequential" else chain(model["config"]):
+        if is_model(one):
+            yield from in_order(one, parts[id(one)])
+        else:
+            yield one, parts[id(one)]
 
 
-def filled(layer: Any, shape: tuple[int | None, ...], values: list[Array]) -> Any:
-    layer.build(shape)
-    layer.set_weights(values)
-    return layer
-
-
-def made_dense(keras: Any, layer: Dense) -> list[Any]:
-    options = {"use_bias": layer.bias is not None, "dtype": str(layer.dtype)}
-    made = keras.layers.Dense(layer.output_size, keras_activation(layer.activation), **options)
-    values = [layer.weight.T, *([] if layer.bias is None else [layer.bias])]
-    return [filled(made, (None, layer.input_size), values)]
-
-
-def made_embedding(keras: Any, layer: Embedding) -> list[Any]:
-    refuse(layer, KERAS, "padding_idx", layer.padding_idx, None)
-    made = keras.layers.Embedding(layer.num_embeddings, layer.embedding_dim, dtype=str(layer.dtype))
-    return [filled(made, (None, None), [layer.weight])]
-
-
-def made_normalization(keras: Any, layer: LayerNormalization) -> list[Any]:
-    options = {"center": layer.bias is not None, "scale": layer.weight is not None, "dtype": str(layer.dtype)}
-    made = keras.layers.LayerNormalization(epsilon=layer.epsilon, **options)
-    return [filled(made, (None, layer.input_size), list(layer.parameters().values()))]
-
-
-def no_last_step(keras: Any, layer: LastStep) -> NoReturn:
-    raise ValueError("layer: Keras has no LastStep; use return_sequences=False in the recurrent layer instead")
-
-
-#: class of a layer -> the function that makes its Keras layers
-MAKERS: dict[type[Layer], Callable[[Any, Any], list[Any]]] = {
-    Recurrent: lambda keras, layer: made_stack(keras, recurrent(layer, KERAS)),
-    Dense: made_dense,
-    Embedding: made_embedding,
-    Dropout: lambda keras, layer: [keras.layers.Dropout(layer.rate)],
-    LayerNormalization: made_normalization,
-    RepeatVector: lambda keras, layer: [keras.layers.RepeatVector(layer.n)],
-    GlobalAveragePooling1D: lambda keras, layer: [keras.layers.GlobalAveragePooling1D()],
-    GlobalMaxPooling1D: lambda keras, layer: [keras.layers.GlobalMaxPooling1D()],
-    LastStep: no_last_step,
-    Activation: lambda keras, layer: [keras.layers.Activation(keras_activation(layer.activation))],
-}
+def everywhere(model: Config, store: Store) -> Iterator[tuple[Config, Store]]:
+    """Yield all layers, however connected, each with the store of its weights."""
+    layers = layers_of(model)
+    for one, part in zip(layers, store.parts(layers), strict=True):
+        if is_model(one):
+            yield from everywhere(one, part)
+        else:
+            yield one, part

@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from fastrnn.cells import Array
-from fastrnn.convert.keras_files import Piece
-from fastrnn.convert.keras_weights import Config
+from fastrnn.convert.keras_config import Config, Piece
 
 #: Options that do not affect a layer's results once it has weights, and options that are read elsewhere.
 HARMLESS = {

@@ -1,12 +1,12 @@
 """Find the weights of a Keras model: in in-memory layers, or in HDF5 files.
 
-In model.weights.h5 of a `.keras` file each layer's variables are numbered; `keras_h5` reads the older files.
-External links are not followed, and only data stored in the file is read.
+In model.weights.h5 of a `.keras` file each layer's variables are numbered. In an older `.h5` file each layer or nested
+model lists the names of its weights, of which the frozen ones come last: per half of a Bidirectional, per cell, or even
+per weight. A configuration need not say which are frozen, so weights are assigned by name.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -15,18 +15,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.extras import needed
-from fastrnn.frameworks import CUDNN, KERAS, KERAS_CELLS, KERAS_RNN
+from fastrnn.convert.keras_config import Config, count, leaves, name
+from fastrnn.convert.keras_hdf5 import item, values
+from fastrnn.frameworks import KERAS_RNN
 
-Config = dict[str, Any]
+Weights = list[tuple[str, Array]]  #: (name, array)
 
-MODELS = ("Sequential", "Functional", "Model")
+#: Names of a layer's weights in Keras 2 and 3, in their order.
+ROLES = ("embeddings", "gamma", "beta", "kernel", "recurrent_kernel", "bias")
 
-#: packages whose layers are Keras' own, or have the same options
-PACKAGES = ("keras", "tf_keras", "tensorflow", "fastrnn")
-
-#: Number of weights of a layer besides its bias. Other layers with weights are not supported.
-COUNTS = dict.fromkeys((*KERAS.families, *KERAS_CELLS, *CUDNN), 2) | {"Dense": 1, "Embedding": 1}
+SURE = 'in Keras, model.save("model.keras") writes a file without this ambiguity'
 
 
 class Store(Protocol):
@@ -136,87 +134,92 @@ def number(group: str, kind: str) -> int | None:
     return None if match is None else int(match[1] or 0)
 
 
-def leaves(layer: Config) -> Iterator[Config]:
-    if not is_model(layer):
-        yield layer
-        return
-    for one in layers_of(layer):
-        yield from leaves(one)
+class Named:
+    """A `Store` of the file."""
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+
+    def parts(self, layers: list[Config]) -> list[Store]:
+        return [Listed(one, listed(self._group, name(one))) for one in layers]
+
+    def arrays(self, layer: Config) -> list[Array]:
+        return []
 
 
-def count(layer: Config) -> int:
-    """Return the number of weights of a layer or a cell."""
-    kind, config = layer["class_name"], layer["config"]
-    if kind in ("Bidirectional", "TimeDistributed"):
-        return (2 if kind == "Bidirectional" else 1) * count(config["layer"])
-    if kind == KERAS_RNN:
-        return count(config["cell"])
-    if kind == "StackedRNNCells":
-        return sum(count(cell) for cell in config["cells"])
-    if kind == "LayerNormalization":
-        return sum(config.get(name, True) is not False for name in ("scale", "center"))
-    biased = kind in COUNTS and kind != "Embedding" and config.get("use_bias", True) is not False
-    return COUNTS.get(kind, 0) + biased
+def listed(model: Any, layer: str) -> Weights:
+    """Return the weights that a layer's group lists, sorted by `ROLES` per owner; empty if it has no group."""
+    if layer not in model:
+        return []
+    group = item(model, layer)
+    names = [n.decode() if isinstance(n, bytes) else str(n) for n in group.attrs["weight_names"]]
+    owners = [owner_and_role(one)[0] for one in names]
+    names.sort(key=lambda one: (owners.index(owner_and_role(one)[0]), owner_and_role(one)[1]))
+    return [(one, values(item(group, one))) for one in names]
 
 
-def layers_of(model: Config) -> list[Config]:
-    """Return the layers in the model's order, which may differ from the order of application."""
-    kind, config = model["class_name"], model["config"]
-    if kind not in MODELS:
-        raise ValueError(f"model: expected a Sequential or functional model, got {kind!r:.80}")
-    layers: list[Config] = config if isinstance(config, list) else config["layers"]  # a list in Keras before 2.2
-    for one in layers:
-        kinds = dict | list if is_model(one) else dict
-        if not isinstance(one["class_name"], str) or not isinstance(one["config"], kinds):
-            raise TypeError(f"expected a class and a configuration of each layer, got {one!r:.80}")
-        package = str(one.get("module") or "keras").partition(".")[0]
-        if package not in PACKAGES:
-            raise ValueError(f"layer {name(one)!r} ({one['class_name']} of {package}): not supported")
-    return layers
+def owner_and_role(weight: str) -> tuple[str, int]:
+    """Return the part of a weight's name that its cell or layer determines, and its index in `ROLES`."""
+    match = re.fullmatch(rf"(|.*/)({'|'.join(ROLES)})((?:_[0-9]+)?(?::[0-9]+)?)", weight)
+    return (weight, 0) if match is None else (match[1] + match[3], ROLES.index(match[2]))
 
 
-def is_model(layer: Config) -> bool:
-    return layer["class_name"] in MODELS
+class Listed:
+    """A `Store` of the weights of a layer, or of all layers of a nested model."""
+
+    def __init__(self, layer: Config, weights: Weights) -> None:
+        self._layer, self._weights = layer, weights
+
+    def parts(self, layers: list[Config]) -> list[Store]:
+        owned = shared_out(self._layer, list(leaves(self._layer)), self._weights)
+        return [Listed(one, [w for leaf in leaves(one) for w in owned[id(leaf)]]) for one in layers]
+
+    def arrays(self, layer: Config) -> list[Array]:
+        if layer["class_name"] == "Bidirectional":
+            return [a for way in directions(name(layer), self._weights) for a in way]
+        if layer["class_name"] == KERAS_RNN and layer["config"]["cell"]["class_name"] == "StackedRNNCells":
+            cells = layer["config"]["cell"]["config"]["cells"]
+            owned = shared_out(layer, cells, self._weights)
+            return [a for cell in cells for _, a in owned[id(cell)]]
+        return [a for _, a in self._weights]
 
 
-def name(layer: Config) -> str:
-    config = layer["config"]
-    return str((config if isinstance(config, dict) else {}).get("name", layer.get("name")))
+def shared_out(whole: Config, parts: list[Config], weights: Weights) -> dict[int, Weights]:
+    """Assign weights to the layers of a model, or the cells of a layer: by name, or in order if all are trained."""
+    owners = [[one for one in parts if name(one) in weight.split("/")] for weight, _ in weights]
+    owned: dict[int, Weights] = {id(one): [] for one in parts}
+    if all(len(some) == 1 for some in owners):
+        for (own,), weight in zip(owners, weights, strict=True):
+            owned[id(own)].append(weight)
+        return owned
+    title = f"layer {name(whole)!r} ({whole['class_name']})"
+    if len({flag for one in parts if count(one) for flag in flags(one)}) > 1:
+        names = ", ".join(weight for weight, _ in weights)
+        unsure = f"because names do not determine the owners of {names:.200}"
+        raise ValueError(f"{title}: trainable: expected all of it frozen or nothing, {unsure}; {SURE}")
+    left = weights
+    for one in parts:
+        owned[id(one)], left = left[: count(one)], left[count(one) :]
+    if left:
+        raise ValueError(f"{title}: found {len(left)} weights that cannot be assigned to its layers")
+    return owned
 
 
-def plain(layer: Any) -> Any:
-    """Return the configuration as a file stores it: tuples become lists."""
-    return json.loads(json.dumps(layer.get_config(), default=str))
+def directions(layer: str, weights: Weights) -> tuple[list[Array], list[Array]]:
+    """Split weights into those of a Bidirectional's forward layer, whose name is fixed, and those of the other."""
+    paths = [weight.split("/") for weight, _ in weights]
+    level = next((own for own in zip(*paths, strict=False) if len(set(own)) > 1), [""] * len(paths))  # where they vary
+    forward = [a for own, (_, a) in zip(level, weights, strict=True) if own.startswith("forward_")]
+    backward = [a for own, (_, a) in zip(level, weights, strict=True) if not own.startswith("forward_")]
+    if len(forward) != len(backward):
+        names = ", ".join(weight for weight, _ in weights)
+        raise ValueError(f"layer {layer!r}: expected half of its weights in 'forward_...', got {names:.200}; {SURE}")
+    return forward, backward
 
 
-def expect_groups(file: Any) -> None:
-    """Raise ValueError if there is an array where a group is expected."""
-    h5py = needed("h5py", "keras-files")
-
-    def look(path: str, found: Any) -> None:
-        top, *below = path.split("/")
-        of_layers = top in ("layers", "_layer_checkpoint_dependencies") and below[-2:-1] != ["vars"]
-        if isinstance(found, h5py.Dataset) and (of_layers or (top == "model_weights" and len(below) < 2)):
-            raise ValueError(f"path: {path} is an array of shape {found.shape}, expected a group")
-
-    file.visititems(look)
-
-
-def item(group: Any, path: str) -> Any:
-    """Return a member of the group, in the same file."""
-    h5py = needed("h5py", "keras-files")
-    for part in path.split("/"):
-        if not isinstance(group.get(part, getlink=True), h5py.HardLink):
-            raise ValueError(f"path: {path} in {group.name} is a link, which is not followed")
-        group = group[part]
-    return group
-
-
-def values(dataset: Any) -> Array:
-    """Return the stored array, if it is in the file itself; Keras does not use compression or external storage."""
-    try:
-        if dataset.id.get_storage_size() == dataset.nbytes and not dataset.external and not dataset.is_virtual:
-            return np.asarray(dataset[()])
-    except ValueError as error:  # for a type that NumPy lacks
-        raise ValueError(f"path: {dataset.name}: {error}") from error
-    raise ValueError(f"path: {dataset.name} of shape {dataset.shape} is not stored in the file")
+def flags(config: Any) -> Iterator[bool]:
+    """Yield every `trainable` in a configuration."""
+    if isinstance(config, dict) and "trainable" in config:
+        yield config["trainable"] is not False
+    for one in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        yield from flags(one)

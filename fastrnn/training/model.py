@@ -270,9 +270,9 @@ class Model(Chain):
         >>> model = fastrnn.Sequential([fastrnn.LSTM(3, 8, return_sequences=False), fastrnn.Dense(8, 2)])
         >>> model.load_keras_weights("model.weights.h5")  # doctest: +SKIP
         """
-        from fastrnn.convert import keras_bare  # imported here because models do not need its imports
+        from fastrnn.convert import keras_weights_only  # imported here because models do not need its imports
 
-        keras_bare.load(path, self)
+        keras_weights_only.load(path, self)
 
     def _source(
         self,

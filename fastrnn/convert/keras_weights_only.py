@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn.cells import Array, Cell
-from fastrnn.convert.keras_cells import of_graphics_card, parts
-from fastrnn.convert.keras_files import Piece, opened
-from fastrnn.convert.keras_h5 import directions, listed
-from fastrnn.convert.keras_weights import Numbered, expect_groups, item, number, root_of, snake_case
+from fastrnn.convert.keras_config import Piece
+from fastrnn.convert.keras_hdf5 import expect_groups, item, opened
+from fastrnn.convert.keras_layers import of_graphics_card, parts
+from fastrnn.convert.keras_weights import Numbered, directions, listed, number, root_of, snake_case
 from fastrnn.convert.stack import Arrays, assembled
 from fastrnn.frameworks import CUDNN, KERAS, KERAS_1_GATES
 from fastrnn.layers import Dense, Embedding, Layer, LayerNormalization
