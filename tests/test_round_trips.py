@@ -144,6 +144,13 @@ def test_what_is_no_chain(change: Any, message: str, onnx: Any) -> None:
         fastrnn.from_onnx(changed(onnx, whole), whole=True)
 
 
+def test_names_that_are_not_text(onnx: Any) -> None:
+    """Protocol buffers give them as bytes."""
+    model = changed(onnx, lambda g, node: g.output.append(g.output[0]))
+    with pytest.raises(ValueError, match=r"got b'\\xff', b'\\xff'"):
+        fastrnn.from_onnx(model.SerializeToString().replace(b"\x01y", b"\x01\xff"), whole=True)
+
+
 def test_from_onnx_refuses(onnx: Any) -> None:
     model = changed(onnx, lambda g, node: None)
     with pytest.raises(ValueError, match="node: expected None with whole=True, got 'a'"):
