@@ -19,7 +19,7 @@ from fastrnn.layers import Activation, Dense, Embedding, Layer
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.training.batches import has_steps
 from fastrnn.training.chain import Chain
-from fastrnn.training.summary import samples_first, table
+from fastrnn.training.model import samples_first, table
 
 
 def convert(source: str, target: str, **options: Any) -> None:

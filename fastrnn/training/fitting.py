@@ -11,9 +11,8 @@ import numpy as np
 from fastrnn.cells import Array
 from fastrnn.training.batches import Batch, Samples, has_steps
 from fastrnn.training.chain import Chain
-from fastrnn.training.evaluation import Totals, evaluate
 from fastrnn.training.history import History
-from fastrnn.training.model import Model
+from fastrnn.training.model import Model, Totals, evaluate
 from fastrnn.training.sources import Source
 
 

@@ -1,29 +1,46 @@
-"""The methods of a model, except training."""
+"""A model: layers with a loss, metrics and an optimizer; evaluation, prediction and files. `Sequential` trains it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastrnn.cells import Array
 from fastrnn.checks import positive
-from fastrnn.layers.base import Layer
+from fastrnn.layers.base import Layer, Shape
 from fastrnn.training import weight_files
-from fastrnn.training.batches import Samples, as_extras, as_inputs, as_targets, as_weights, has_steps
+from fastrnn.training.batches import (
+    Batch,
+    Samples,
+    as_extras,
+    as_inputs,
+    as_targets,
+    as_weights,
+    has_steps,
+    turned,
+    zeros_after,
+)
 from fastrnn.training.chain import Chain, keeps_steps
-from fastrnn.training.compiled import Compiled
 from fastrnn.training.description import save_model
-from fastrnn.training.evaluation import Fits, evaluate, predict
-from fastrnn.training.losses import Loss
+from fastrnn.training.losses import Judged, Loss
 from fastrnn.training.losses import loss as loss_of
 from fastrnn.training.metrics import Metric, metric_name
 from fastrnn.training.metrics import metric as metric_of
 from fastrnn.training.optimizer import Optimizer
 from fastrnn.training.optimizers import optimizer as optimizer_of
 from fastrnn.training.sources import Arrays, Given, Source, fields, gives_batches
-from fastrnn.training.summary import summary
 from fastrnn.training.targets import Counting, counting
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The arguments of `Sequential.compile`."""
+
+    optimizer: Optimizer
+    loss: Loss
+    metrics: dict[str, Metric]  #: by name, as in a history
 
 
 class Model(Chain):
@@ -155,7 +172,7 @@ class Model(Chain):
         """
         given = {"x": x, "lengths": lengths, "e": e}
         source = self._source(given, batch_size, Counting(), check=None, steps=("steps", steps))
-        return predict(self, source, threads)
+        return source.joined(prediction(self, batch, threads) for batch in source.epoch(None))
 
     def summary(self) -> str:
         """Return a table of the layers, their output shapes (batch-first) and parameter counts.
@@ -177,7 +194,16 @@ class Model(Chain):
         ---------------------------------
         Total                       1,732
         """
-        return summary(self)
+        rows = [("Layer", "Output shape", "Parameters")]
+        total, trained, shape = 0, 0, self.input_shape
+        for i, layer in enumerate(self.layers):
+            shape = layer.output_shape(shape)
+            count = sum(p.size for p in layer.parameters().values())
+            total += count
+            trained += sum(p.size for p in layer.trainable_parameters().values())
+            rows.append((f"{i} {type(layer).__name__}", str(samples_first(shape)), f"{count:,}"))
+        rows.append(("Total" if trained == total else f"Total, {total - trained:,} frozen", "", f"{total:,}"))
+        return table(rows, (2,))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write layers, options and weights to a safetensors file, which `fastrnn.load` reads.
@@ -320,3 +346,79 @@ class Model(Chain):
             return samples
         samples = samples._replace(y=as_targets(f"{prefix}y", given["y"], samples), counting=counting)
         return samples._replace(weights=as_weights(f"{prefix}sample_weight", given.get("sample_weight"), samples))
+
+
+class Totals:
+    """Losses and metrics, summed over batches so that their means are over all samples."""
+
+    def __init__(self, compiled: Compiled) -> None:
+        self._compiled = compiled
+        self._sums = {name: (0.0, 0.0) for name in ("loss", *compiled.metrics)}
+        self._empty = True
+
+    def add(self, judged: Judged, prediction: Array, batch: Batch) -> None:
+        self._empty &= batch.empty
+        self._add("loss", judged.loss * judged.weight, judged.weight)
+        for name, metric in self._compiled.metrics.items():
+            self._add(name, *metric(prediction, batch.y, batch.mask, batch.weights))
+
+    def _add(self, name: str, total: float, count: float) -> None:
+        so_far, counted = self._sums[name]
+        self._sums[name] = so_far + total, counted + count
+
+    def expect_some(self, name: str) -> None:
+        """Raise ValueError if no target counts."""
+        if not self._empty and not self._sums["loss"][1]:
+            raise ValueError(f"{name}: expected a target that counts; each is NaN, ignored, or of weight zero")
+
+    def means(self, prefix: str = "") -> dict[str, float]:
+        return {prefix + name: total / (count or 1) for name, (total, count) in self._sums.items()}
+
+
+class Fits:
+    """Check samples against a model and its loss: run one sample through it, once, and check all targets."""
+
+    def __init__(self, model: Chain, loss: Loss, threads: int | None, truncate: int | None = None) -> None:
+        self._model, self._loss, self._threads, self._truncate = model, loss, threads, truncate
+        self._tried: Array | None = None
+
+    def __call__(self, name: str, samples: Samples) -> None:
+        if self._tried is None:
+            first = next(samples.batch(slice(0, 1)).windows(self._truncate))
+            self._tried = self._model.run_forward(first.x, lengths=first.lengths, threads=self._threads, e=first.e).y
+        K, dtype, steps = self._tried.shape[-1], self._tried.dtype, samples.leading[1:]
+        samples.counting.expect_of(K, self._loss.classes, self._loss.probabilities)
+        for y, weights in samples.targets():
+            self._loss.expect_targets(name, y, (len(y), *steps, K), dtype, weights)
+
+
+def evaluate(model: Chain, compiled: Compiled, source: Source, threads: int | None, name: str = "y") -> Totals:
+    totals = Totals(compiled)
+    for batch in source.epoch(None):
+        y = model.run_forward(batch.x, lengths=batch.lengths, threads=threads, e=batch.e).y
+        totals.add(compiled.loss.judge(y, batch.y, batch.mask, batch.weights), y, batch)
+    totals.expect_some(name)
+    return totals
+
+
+def prediction(model: Chain, batch: Batch, threads: int | None) -> Array:
+    """Return predictions, batch-first, 0 past the lengths."""
+    y: Array = turned(model.run_forward(batch.x, lengths=batch.lengths, threads=threads, e=batch.e).y)
+    return y if batch.mask is None else zeros_after(y, batch.mask)
+
+
+def samples_first(shape: Shape) -> Shape:
+    return (shape[1], shape[0], *shape[2:]) if len(shape) == 3 else shape
+
+
+def table(rows: Sequence[Sequence[str]], numbers: Sequence[int], total: bool = True) -> str:
+    """Format rows of equal length: first a header, last a total if `total`; columns in `numbers` align right."""
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([f"{text:{'>' if i in numbers else ''}{wide[i]}}" for i, text in enumerate(row)]).rstrip()
+        for row in rows
+    ]
+    rule = "-" * max(map(len, lines))
+    lines[1:1] = [rule]
+    lines[-1:] = [rule, lines[-1]] if total else lines[-1:]
+    return "\n".join(lines)

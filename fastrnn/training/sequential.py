@@ -11,10 +11,9 @@ from fastrnn.training import checkpoint
 from fastrnn.training.arguments import number
 from fastrnn.training.batches import Samples
 from fastrnn.training.callbacks import in_order
-from fastrnn.training.evaluation import Fits
 from fastrnn.training.fitting import Callback, Options, Training, check_carried
 from fastrnn.training.history import History
-from fastrnn.training.model import Model
+from fastrnn.training.model import Fits, Model
 from fastrnn.training.sources import FIELDS, Source, fields, gives_batches
 from fastrnn.training.targets import Counting, counting
 
