@@ -49,8 +49,8 @@ atheris: Any = importlib.import_module("atheris") if importlib.util.find_spec("a
 with atheris.instrument_imports(include=["fastrnn"]) if atheris else contextlib.nullcontext():
     import fastrnn
     import fastrnn.onnx
+    import fastrnn.training
     from fastrnn.onnx import graph  # noqa: F401  # those that are loaded when they are asked for
-    from fastrnn.training import checkpoint  # noqa: F401
 
 import fuzz  # noqa: E402
 from support.conversions import drawn, small  # noqa: E402

@@ -15,7 +15,7 @@ from support.tolerance import assert_same_bits
 
 import fastrnn
 from fastrnn import training
-from fastrnn.training import Callback, Checkpoint, EarlyStopping, History, Sequential, Training, checkpoint
+from fastrnn.training import Callback, Checkpoint, EarlyStopping, History, Sequential, Training, weight_files
 
 OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "sgd": lambda: training.SGD(0.1, momentum=0.9, nesterov=True),
@@ -299,9 +299,9 @@ def test_counters_that_are_no_numbers(name: str, value: Any, tmp_path: Path) -> 
     """A checkpoint whose text was changed, and its checksum with it."""
     path = tmp_path / "c"
     classifier().fit(inputs(), classes(N), callbacks=[Checkpoint(path), EarlyStopping("loss")])
-    tensors, plain = checkpoint.read("resume", path)
+    tensors, plain = weight_files.read("resume", path)
     plain["callbacks"]["EarlyStopping.0"][name] = value
-    checkpoint.write(path, tensors, plain)
+    weight_files.write(path, tensors, plain)
     model = classifier()
     before = model.state_dict()
     with pytest.raises(ValueError, match=r"^resume: .*c does not fit, or is damaged: "):

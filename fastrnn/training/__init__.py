@@ -3,8 +3,7 @@
 from fastrnn.training.batches import from_mask, pad_sequences
 from fastrnn.training.callbacks import Checkpoint, EarlyStopping, ReduceLROnPlateau
 from fastrnn.training.clipping import clip_by_norm, clip_by_value
-from fastrnn.training.fitting import Callback, Training
-from fastrnn.training.history import History
+from fastrnn.training.fitting import Callback, History, Training
 from fastrnn.training.losses import BinaryCrossentropy, CategoricalCrossentropy, Loss, MeanSquaredError
 from fastrnn.training.metrics import Accuracy, BinaryAccuracy, MeanAbsoluteError, Metric
 from fastrnn.training.optimizer import Optimizer

@@ -1,9 +1,10 @@
-"""The training loop: epochs, batches, windows, steps; and its callbacks."""
+"""The training loop: epochs, batches, windows, steps; its callbacks and its history."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,6 @@ import numpy as np
 from fastrnn.cells import Array
 from fastrnn.training.batches import Batch, Samples, has_steps
 from fastrnn.training.chain import Chain
-from fastrnn.training.history import History
 from fastrnn.training.model import Model, Totals, evaluate
 from fastrnn.training.sources import Source
 
@@ -43,6 +43,45 @@ def check_carried(model: Chain, samples: Samples, options: Options) -> None:
         raise ValueError("truncate: expected a model that predicts every step, got one that predicts once per sequence")
     if options.stateful and options.shuffle:
         raise ValueError("stateful: expected shuffle=False, because the order of the samples matters")
+
+
+@dataclass
+class History:
+    """Losses and metrics of every epoch, by name.
+
+    Attributes
+    ----------
+    history : dict of lists of float
+        ``history["loss"][epoch]``; also each metric by name, and with validation the same names after ``"val_"``.
+
+    Examples
+    --------
+    >>> from fastrnn.training import History
+    >>> history = History()
+    >>> history.append({"loss": 0.5})
+    >>> history.append({"loss": 0.25})
+    >>> history
+    History of 2 epochs: loss 0.25
+    """
+
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+    def append(self, logs: Mapping[str, float]) -> None:
+        """Add the logs of one epoch.
+
+        Parameters
+        ----------
+        logs : mapping of names to floats
+        """
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(value)
+
+    def __len__(self) -> int:
+        return len(self.history.get("loss", ()))
+
+    def __repr__(self) -> str:
+        last = ", ".join(f"{name} {values[-1]:.4g}" for name, values in self.history.items())
+        return f"History of {len(self)} epochs" + (f": {last}" if last else "")
 
 
 class Callback:

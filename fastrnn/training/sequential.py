@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastrnn.checks import boolean, generator, positive
-from fastrnn.training import checkpoint
 from fastrnn.training.arguments import number
 from fastrnn.training.batches import Samples
-from fastrnn.training.callbacks import in_order
-from fastrnn.training.fitting import Callback, Options, Training, check_carried
-from fastrnn.training.history import History
+from fastrnn.training.callbacks import in_order, load_training
+from fastrnn.training.fitting import Callback, History, Options, Training, check_carried
 from fastrnn.training.model import Fits, Model
 from fastrnn.training.sources import FIELDS, Source, fields, gives_batches
 from fastrnn.training.targets import Counting, counting
@@ -191,7 +189,7 @@ class Sequential(Model):
             source.expect_equal()
         training = Training(self, source, validation, options, in_order(callbacks, progress), generator(rng))
         if resume is not None:
-            checkpoint.load_training(resume, training)
+            load_training(resume, training)
         return training.run()
 
     def _validation(self, data: Any, batch_size: int, counted: Counting, fits: Fits, steps: int | None) -> Source:
