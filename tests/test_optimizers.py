@@ -28,8 +28,7 @@ from fastrnn.training import (
     clip_by_norm,
     clip_by_value,
 )
-from fastrnn.training.optimizer import BLOCK
-from fastrnn.training.optimizers import optimizer
+from fastrnn.training.optimizers import BLOCK, optimizer
 
 EVERY = (SGD, Adam, AdamW, RMSprop)
 

@@ -6,8 +6,7 @@ from fastrnn.training.clipping import clip_by_norm, clip_by_value
 from fastrnn.training.fitting import Callback, History, Training
 from fastrnn.training.losses import BinaryCrossentropy, CategoricalCrossentropy, Loss, MeanSquaredError
 from fastrnn.training.metrics import Accuracy, BinaryAccuracy, MeanAbsoluteError, Metric
-from fastrnn.training.optimizer import Optimizer
-from fastrnn.training.optimizers import SGD, Adam, AdamW, RMSprop
+from fastrnn.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from fastrnn.training.schedules import CosineDecay, ExponentialDecay, PiecewiseConstant
 from fastrnn.training.sequential import Sequential
 

@@ -28,7 +28,7 @@ from fastrnn.training.losses import Judged, Loss
 from fastrnn.training.losses import loss as loss_of
 from fastrnn.training.metrics import Metric, metric_name
 from fastrnn.training.metrics import metric as metric_of
-from fastrnn.training.optimizer import Optimizer
+from fastrnn.training.optimizers import Optimizer
 from fastrnn.training.optimizers import optimizer as optimizer_of
 from fastrnn.training.sources import Arrays, Given, Source, fields, gives_batches
 from fastrnn.training.targets import Counting, counting
