@@ -11,8 +11,8 @@ import math
 import numbers
 import operator
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ MANY_THREADS = 2**16
 
 #: The dtype in which the binding takes row indices of a table.
 NUMBER = np.dtype(np.intp)
+
+Named = TypeVar("Named")
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -424,12 +426,12 @@ def number(name: str, value: Any, expected: str = "a number") -> float:
     return float(value)
 
 
-def finite(name: str, value: Any, least: float = -math.inf) -> float:
-    """Return a finite Python float, at least `least`."""
-    expected = "a finite number" + (f" of at least {least:g}" if least > -math.inf else "")
-    found = number(name, value, expected)
-    if not (math.isfinite(found) and found >= least):
-        raise ValueError(f"{name}: expected {expected}, got {found}")
+def finite(name: str, value: Any, least: float = -math.inf, above: float = -math.inf) -> float:
+    """Return a finite Python float, at least `least` and above `above`."""
+    bound = f" of at least {least:g}" if least > -math.inf else f" above {above:g}" if above > -math.inf else ""
+    found = number(name, value, f"a finite number{bound}")
+    if not (math.isfinite(found) and found >= least and found > above):
+        raise ValueError(f"{name}: expected a finite number{bound}, got {found}")
     return found
 
 
@@ -457,6 +459,26 @@ def activation(name: str, value: Any, known: Iterable[str]) -> str:
     if not among(chosen, known):
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, known))}, got {value!r:.80}")
     return str(chosen)
+
+
+def by_name(name: str, value: Any, kind: type[Any], table: Mapping[str, Callable[[], Named]]) -> Named:
+    """Return `value` if it is an instance of `kind`, else a new instance of that name."""
+    if isinstance(value, kind):
+        instance: Named = value
+        return instance
+    expected = f"a {kind.__name__} or one of {', '.join(map(repr, table))}"
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected {expected}, got {value!r}")
+    if value not in table:
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    return table[value]()
+
+
+def count(name: str, value: Any) -> int:
+    found = integer(name, value, "an integer of at least 0")
+    if found < 0:
+        raise ValueError(f"{name}: expected an integer of at least 0, got {found}")
+    return found
 
 
 def positive(name: str, value: Any) -> int:

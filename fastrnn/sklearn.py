@@ -10,13 +10,13 @@ from typing import Any, Self
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import boolean, finite, named_cell, positive
+from fastrnn.checks import boolean, by_name, finite, named_cell, positive
 from fastrnn.extras import needed
 from fastrnn.layers import Activation, Dense
 from fastrnn.layers.rnn import of_cell
 from fastrnn.training import CategoricalCrossentropy, EarlyStopping, History, MeanSquaredError, Optimizer, Sequential
 from fastrnn.training.losses import Loss
-from fastrnn.training.optimizers import optimizer as optimizer_of
+from fastrnn.training.optimizers import OPTIMIZERS
 
 __all__ = ["SequenceClassifier", "SequenceRegressor"]
 
@@ -140,7 +140,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typ
         layer = self._recurrent(sequences[0].shape[1], rng)
         features = self.hidden_size * (1 + layer.bidirectional)
         self.model_ = Sequential([layer, Dense(features, outputs, rng=rng)])
-        optimizer = copy.deepcopy(optimizer_of(self.optimizer))
+        optimizer = copy.deepcopy(by_name("optimizer", self.optimizer, Optimizer, OPTIMIZERS))
         optimizer.load_state_dict({"steps": 0})
         if self.learning_rate is not None:
             optimizer.learning_rate = self.learning_rate

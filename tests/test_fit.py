@@ -398,12 +398,8 @@ ERRORS: dict[str, Callable[[], Any]] = {
     "truncate: needs x with a time axis, got shape \\(13, 3\\)": lambda: fit(
         compiled(Sequential([fastrnn.Dense(3, K, dtype=np.float64)])), inputs()[:, 0], truncate=2
     ),
-    "validation_split: expected a number at least 0 and below 1, got 1": lambda: fit(
-        classifier(), validation_split=1.0
-    ),
-    "validation_split: expected a number at least 0 and below 1, got -0.1": lambda: fit(
-        classifier(), validation_split=-0.1
-    ),
+    "validation_split: expected a number in \\[0, 1\\), got 1": lambda: fit(classifier(), validation_split=1.0),
+    "validation_split: expected a number in \\[0, 1\\), got -0.1": lambda: fit(classifier(), validation_split=-0.1),
     "validation_split: 0.99 of 13 samples leaves one part empty": lambda: fit(classifier(), validation_split=0.99),
     "validation_split: expected 0 with validation_data": lambda: fit(
         classifier(), validation_split=0.5, validation_data=(inputs(), classes(N))
@@ -422,7 +418,7 @@ ERRORS: dict[str, Callable[[], Any]] = {
     'mode: expected "min", "max" or None, got \'more\'': lambda: EarlyStopping(mode="more"),
     "monitor: expected the name of a loss or metric, got None": lambda: EarlyStopping(None),  # type: ignore[arg-type]
     "patience: expected a positive integer, got 0": lambda: EarlyStopping(patience=0),
-    "min_delta: expected a number at least 0, got -1": lambda: EarlyStopping(min_delta=-1.0),
+    "min_delta: expected a finite number of at least 0, got -1": lambda: EarlyStopping(min_delta=-1.0),
     "monitor, mode: expected None without best_only": lambda: training.Checkpoint("x", monitor="loss"),
     "monitor, mode: expected None without best_only=True": lambda: training.Checkpoint("x", monitor=False, mode=0),  # type: ignore[arg-type]
     "monitor: expected the name of a loss or metric, got False": lambda: training.Checkpoint(

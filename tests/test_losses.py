@@ -11,9 +11,18 @@ import pytest
 from support.batches import LOSSES, SIZES, batch, padding, ragged, softmax
 from support.tolerance import assert_close, assert_same_bits, relative_error
 
-from fastrnn.training import Accuracy, BinaryAccuracy, BinaryCrossentropy, CategoricalCrossentropy, MeanAbsoluteError
-from fastrnn.training.losses import Loss, MeanSquaredError, loss
-from fastrnn.training.metrics import Metric, metric
+import fastrnn
+from fastrnn.training import (
+    Accuracy,
+    BinaryAccuracy,
+    BinaryCrossentropy,
+    CategoricalCrossentropy,
+    Loss,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    Metric,
+)
+from fastrnn.training.model import Compiled
 
 METRICS: dict[str, Metric] = {"accuracy": Accuracy(), "binary": BinaryAccuracy(), "mae": MeanAbsoluteError()}
 DTYPES = (np.float32, np.float64)
@@ -269,15 +278,24 @@ def test_what_is_not_a_probability(name: str, bad: float) -> None:
             f(P, np.full_like(T3, bad))
 
 
+def compiled(loss: Any = "mse", metrics: Any = ()) -> Compiled:
+    model = fastrnn.Sequential([fastrnn.Dense(2, 2)])
+    model.compile("sgd", loss, metrics)
+    return model.compiled
+
+
 def test_names() -> None:
-    assert loss("mse") == MeanSquaredError()
-    assert loss("binary_crossentropy") == BinaryCrossentropy()
-    assert loss("categorical_crossentropy") == CategoricalCrossentropy()
-    assert loss(given := CategoricalCrossentropy(True)) is given
-    assert (metric("accuracy"), metric("mae")) == (Accuracy(), MeanAbsoluteError())
-    assert metric("binary_accuracy") == BinaryAccuracy()
-    assert metric(METRICS["mae"]) is METRICS["mae"]
-    for look, argument, said in ((loss, "loss", "'mse'"), (metric, "metrics", "'accuracy'")):
+    assert compiled("mse").loss == MeanSquaredError()
+    assert compiled("binary_crossentropy").loss == BinaryCrossentropy()
+    assert compiled("categorical_crossentropy").loss == CategoricalCrossentropy()
+    assert compiled(given := CategoricalCrossentropy(True)).loss is given
+    names = {"accuracy": Accuracy(), "mae": MeanAbsoluteError(), "binary_accuracy": BinaryAccuracy()}
+    assert compiled(metrics=list(names)).metrics == names
+    assert compiled(metrics=[METRICS["mae"]]).metrics["mae"] is METRICS["mae"]
+    for argument, look, said in (
+        ("loss", compiled, "'mse'"),
+        ("metrics", lambda which: compiled(metrics=[which]), "'accuracy'"),
+    ):
         with pytest.raises(ValueError, match=rf"^{argument}: expected .*{said}.*, got 'msle'"):
             look("msle")
         for wrong in (None, 3, MeanSquaredError, Accuracy):

@@ -112,11 +112,11 @@ def test_resumption(tmp_path: Path, oracle: Callable[[str], Any]) -> None:
 
 def test_errors() -> None:
     for message, options in (
-        ("factor: expected a number at least 0 and below 1", {"factor": 1.0}),
+        (r"factor: expected a number in \[0, 1\)", {"factor": 1.0}),
         ("patience: expected a positive integer", {"patience": 0}),
-        ("min_delta: expected a number at least 0", {"min_delta": -1.0}),
+        ("min_delta: expected a finite number of at least 0", {"min_delta": -1.0}),
         ("cooldown: expected an integer of at least 0", {"cooldown": -1}),
-        ("min_lr: expected a number at least 0", {"min_lr": -0.1}),
+        ("min_lr: expected a finite number of at least 0", {"min_lr": -0.1}),
         ("mode: expected", {"mode": "least"}),
     ):
         with pytest.raises(ValueError, match=f"^{message}"):

@@ -379,7 +379,7 @@ ERRORS: dict[str, tuple[type[Exception], dict[str, Any]]] = {
     r"class_weight: expected a dict from classes to weights, got \[1\]": (TypeError, {"class_weight": [1]}),
     r"class_weight: expected classes in 0\.\.3, got 4": (ValueError, {"class_weight": {4: 1.0}}),
     r"class_weight: expected an integer of at least 0, got -1": (ValueError, {"class_weight": {-1: 1.0}}),
-    r"class_weight\[1\]: expected a number at least 0, got -2": (ValueError, {"class_weight": {1: -2.0}}),
+    r"class_weight\[1\]: expected a finite number of at least 0, got -2": (ValueError, {"class_weight": {1: -2.0}}),
     r"ignore_index: expected an integer or None, got 0\.5": (TypeError, {"ignore_index": 0.5}),
     r"accumulate: expected a positive integer, got 0": (ValueError, {"accumulate": 0}),
     r"accumulate: expected 1 with truncate or stateful, got 2": (ValueError, {"accumulate": 2, "truncate": 2}),

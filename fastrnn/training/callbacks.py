@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import among, boolean, positive
+from fastrnn.checks import among, boolean, count, finite, fraction, positive
 from fastrnn.extras import needed
-from fastrnn.training.arguments import count, number
 from fastrnn.training.fitting import Callback, History, Training
 from fastrnn.training.weight_files import (
     expect,
@@ -110,7 +109,7 @@ class EarlyStopping(Callback):
     ) -> None:
         boolean("restore_best", restore_best)
         self.patience, self.restore_best = positive("patience", patience), bool(restore_best)
-        self._best = Best(monitor, mode, number("min_delta", min_delta))
+        self._best = Best(monitor, mode, finite("min_delta", min_delta, 0))
         self.best_epoch = self._wait = 0
         self._weights: dict[str, Array] = {}
 
@@ -201,9 +200,9 @@ class ReduceLROnPlateau(Callback):
         *,
         mode: str | None = None,
     ) -> None:
-        self.factor, self.patience = number("factor", factor, below=1), positive("patience", patience)
-        self.cooldown, self.min_lr = count("cooldown", cooldown), number("min_lr", min_lr)
-        self._best = Best(monitor, mode, number("min_delta", min_delta))
+        self.factor, self.patience = fraction("factor", factor), positive("patience", patience)
+        self.cooldown, self.min_lr = count("cooldown", cooldown), finite("min_lr", min_lr, 0)
+        self._best = Best(monitor, mode, finite("min_delta", min_delta, 0))
         self._wait = self._cooling = 0
         self._rate: float | None = None  # from a checkpoint, set when training resumes
 

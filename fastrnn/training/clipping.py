@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import expect_mapping, floating_array
+from fastrnn.checks import expect_mapping, finite, floating_array
 from fastrnn.layers.gradients import RowGradient
-from fastrnn.training.arguments import number
 
 
 def clip_by_norm(grads: Mapping[str, Array | RowGradient], limit: float) -> float:
@@ -55,7 +54,7 @@ def clip_by_norm(grads: Mapping[str, Array | RowGradient], limit: float) -> floa
     >>> grads["b"].round(4)
     array([0.8])
     """
-    limit, arrays = number("limit", limit, positive=True), writable(grads)
+    limit, arrays = finite("limit", limit, above=0), writable(grads)
     with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN propagate into the gradients
         norm = math.sqrt(sum(sum_of_squares(g) for g in arrays))
         factor = limit / (norm + 1e-6)
@@ -111,6 +110,6 @@ def clip_by_value(grads: Mapping[str, Array | RowGradient], limit: float) -> Non
     >>> grads["b"]
     array([-1. ,  0.5])
     """
-    limit = number("limit", limit, positive=True)
+    limit = finite("limit", limit, above=0)
     for g in writable(grads):
         np.clip(g, -limit, limit, out=g)

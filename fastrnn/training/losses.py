@@ -18,7 +18,6 @@ import numpy as np
 
 from fastrnn.cells import Array, sigmoid
 from fastrnn.checks import boolean
-from fastrnn.training.arguments import by_name
 from fastrnn.training.targets import Rows, expect_targets, in_range, valid_rows, weighted_sums
 
 
@@ -284,20 +283,3 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "binary_crossentropy": BinaryCrossentropy,
     "categorical_crossentropy": CategoricalCrossentropy,
 }
-
-
-def loss(which: str | Loss) -> Loss:
-    """Return the loss named "mse", "binary_crossentropy" or "categorical_crossentropy"; a `Loss` is returned as is.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For anything else.
-
-    Examples
-    --------
-    >>> from fastrnn.training import losses
-    >>> losses.loss("mse")
-    MeanSquaredError()
-    """
-    return by_name("loss", which, Loss, LOSSES)

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import finite
-from fastrnn.training.arguments import by_name
+from fastrnn.checks import by_name, finite
 from fastrnn.training.targets import numbers, valid_rows
 
 
@@ -155,19 +154,7 @@ METRICS: dict[str, Callable[[], Metric]] = {
 
 
 def metric(which: str | Metric | Callable[[Array, Array], Any]) -> Metric:
-    """Return the metric named "accuracy", "binary_accuracy" or "mae", a given `Metric`, or one that wraps a function.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For anything else.
-
-    Examples
-    --------
-    >>> from fastrnn.training import metrics
-    >>> metrics.metric("mae")
-    MeanAbsoluteError()
-    """
+    """Return the metric of this name, a given `Metric`, or one that wraps a function."""
     if inspect.isroutine(which) or isinstance(which, functools.partial):
         return Function(which)
     if not isinstance(which, str | Metric):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastrnn.cells import Array
-from fastrnn.checks import positive
+from fastrnn.checks import by_name, positive
 from fastrnn.layers.base import Layer, Shape
 from fastrnn.training import weight_files
 from fastrnn.training.batches import (
@@ -24,12 +24,10 @@ from fastrnn.training.batches import (
 )
 from fastrnn.training.chain import Chain, keeps_steps
 from fastrnn.training.description import save_model
-from fastrnn.training.losses import Judged, Loss
-from fastrnn.training.losses import loss as loss_of
+from fastrnn.training.losses import LOSSES, Judged, Loss
 from fastrnn.training.metrics import Metric, metric_name
 from fastrnn.training.metrics import metric as metric_of
-from fastrnn.training.optimizers import Optimizer
-from fastrnn.training.optimizers import optimizer as optimizer_of
+from fastrnn.training.optimizers import OPTIMIZERS, Optimizer
 from fastrnn.training.sources import Arrays, Given, Source, fields, gives_batches
 from fastrnn.training.targets import Counting, counting
 
@@ -82,9 +80,9 @@ class Model(Chain):
         for metric in watched:
             if named.setdefault(metric_name(metric), metric) != metric:
                 raise ValueError(f"metrics: expected one of each name, got two of {metric_name(metric)!r}")
-        chosen = optimizer_of(optimizer)
+        chosen = by_name("optimizer", optimizer, Optimizer, OPTIMIZERS)
         chosen.expect_of(self._mark)
-        self._compiled = Compiled(chosen, loss_of(loss), named)
+        self._compiled = Compiled(chosen, by_name("loss", loss, Loss, LOSSES), named)
 
     def take_optimizer(self) -> None:
         """Claim the optimizer of `compile`, which then cannot train another model."""

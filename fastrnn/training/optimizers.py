@@ -17,15 +17,17 @@ from fastrnn.cells import Array
 from fastrnn.checks import (
     as_array,
     boolean,
+    count,
     describe,
     expect_dtype,
     expect_mapping,
     expect_names,
     expect_shape,
+    finite,
     floating_array,
+    fraction,
 )
 from fastrnn.layers.gradients import RowGradient
-from fastrnn.training.arguments import by_name, count, number
 from fastrnn.training.clipping import clip_by_norm, clip_by_value, gradient
 
 Arrays = dict[str, Array]
@@ -80,9 +82,9 @@ class Optimizer(ABC):
         clip_value: float | None = None,
     ) -> None:
         self.learning_rate = learning_rate
-        self.weight_decay = number("weight_decay", weight_decay)
-        self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, positive=True)
-        self.clip_value = None if clip_value is None else number("clip_value", clip_value, positive=True)
+        self.weight_decay = finite("weight_decay", weight_decay, 0)
+        self.clip_norm = None if clip_norm is None else finite("clip_norm", clip_norm, above=0)
+        self.clip_value = None if clip_value is None else finite("clip_value", clip_value, above=0)
         self._steps = 0
         self._state: dict[str, tuple[Array, ...]] = {}
         self._updates: dict[str, int] = {}  # per parameter: less than the steps if it was frozen for a while
@@ -95,13 +97,13 @@ class Optimizer(ABC):
 
     @learning_rate.setter
     def learning_rate(self, value: float | Schedule) -> None:
-        self._learning_rate = value if callable(value) else number("learning_rate", value)
+        self._learning_rate = value if callable(value) else finite("learning_rate", value, 0)
 
     @property
     def rate(self) -> float:
         """The learning rate of the next step."""
         given = self._learning_rate
-        return number(f"learning_rate at step {self._steps}", given(self._steps)) if callable(given) else given
+        return finite(f"learning_rate at step {self._steps}", given(self._steps), 0) if callable(given) else given
 
     @property
     def steps(self) -> int:
@@ -290,7 +292,7 @@ class SGD(Optimizer):
     ) -> None:
         super().__init__(learning_rate, weight_decay=weight_decay, **clipping)
         boolean("nesterov", nesterov)
-        self.momentum, self.nesterov = number("momentum", momentum, below=1), bool(nesterov)
+        self.momentum, self.nesterov = fraction("momentum", momentum), bool(nesterov)
         if nesterov and not momentum:
             raise ValueError("nesterov: expected momentum above 0, got 0")
         self.slots = ("momentum_buffer",) if momentum else ()
@@ -353,9 +355,9 @@ class Adam(Optimizer):
         **clipping: Unpack[Clipping],
     ) -> None:
         super().__init__(learning_rate, weight_decay=weight_decay, **clipping)
-        self.beta_1 = number("beta_1", beta_1, below=1)
-        self.beta_2 = number("beta_2", beta_2, below=1)
-        self.epsilon = number("epsilon", epsilon)
+        self.beta_1 = fraction("beta_1", beta_1)
+        self.beta_2 = fraction("beta_2", beta_2)
+        self.epsilon = finite("epsilon", epsilon, 0)
 
     def update(self, rate: float, p: Array, g: Array, *state: Array) -> None:
         self._adam(rate, p, decayed(g, p, self.weight_decay), *state)
@@ -464,9 +466,9 @@ class RMSprop(Optimizer):
         **clipping: Unpack[Clipping],
     ) -> None:
         super().__init__(learning_rate, weight_decay=weight_decay, **clipping)
-        self.rho = number("rho", rho, below=1)
-        self.epsilon = number("epsilon", epsilon)
-        self.momentum = number("momentum", momentum, below=1)
+        self.rho = fraction("rho", rho)
+        self.epsilon = finite("epsilon", epsilon, 0)
+        self.momentum = fraction("momentum", momentum)
         self.slots = ("square_avg", "momentum_buffer") if momentum else ("square_avg",)
 
     def update(self, rate: float, p: Array, g: Array, *state: Array) -> None:
@@ -510,20 +512,3 @@ def alike(name: str, a: Any, other: Array, whose: str = "the parameter's") -> No
 
 
 OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
-
-
-def optimizer(which: str | Optimizer) -> Optimizer:
-    """Return a new optimizer named "sgd", "adam", "adamw" or "rmsprop", with defaults, or a given `Optimizer` as is.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For anything else.
-
-    Examples
-    --------
-    >>> from fastrnn.training import optimizers
-    >>> optimizers.optimizer("sgd").learning_rate
-    0.01
-    """
-    return by_name("optimizer", which, Optimizer, OPTIMIZERS)

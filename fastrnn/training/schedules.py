@@ -7,8 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastrnn.checks import boolean, positive
-from fastrnn.training.arguments import count, number
+from fastrnn.checks import boolean, count, finite, positive
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,9 @@ class ExponentialDecay:
     staircase: bool = False
 
     def __post_init__(self) -> None:
-        number("learning_rate", self.learning_rate)
+        finite("learning_rate", self.learning_rate, 0)
         positive("decay_steps", self.decay_steps)
-        number("decay_rate", self.decay_rate, positive=True)
+        finite("decay_rate", self.decay_rate, above=0)
         boolean("staircase", self.staircase)
 
     def __call__(self, step: int) -> float:
@@ -93,9 +92,9 @@ class CosineDecay:
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
-        number("learning_rate", self.learning_rate)
+        finite("learning_rate", self.learning_rate, 0)
         positive("decay_steps", self.decay_steps)
-        number("final_rate", self.final_rate)
+        finite("final_rate", self.final_rate, 0)
         count("warmup_steps", self.warmup_steps)
 
     def __call__(self, step: int) -> float:
@@ -142,7 +141,7 @@ class PiecewiseConstant:
         if len(self.values) != (needed := len(boundaries) + 1):
             raise ValueError(f"values: expected {needed}, one more than boundaries, got {len(self.values)}")
         object.__setattr__(self, "boundaries", tuple(boundaries))
-        object.__setattr__(self, "values", tuple([number("values", v) for v in self.values]))
+        object.__setattr__(self, "values", tuple([finite("values", v, 0) for v in self.values]))
 
     def __call__(self, step: int) -> float:
         return self.values[bisect_right(self.boundaries, step)]

@@ -6,8 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastrnn.checks import boolean, generator, positive
-from fastrnn.training.arguments import number
+from fastrnn.checks import boolean, fraction, generator, positive
 from fastrnn.training.batches import Samples
 from fastrnn.training.callbacks import in_order, load_training
 from fastrnn.training.fitting import Callback, History, Options, Training, check_carried
@@ -176,15 +175,15 @@ class Sequential(Model):
         data = {"x": x, "y": y, "lengths": lengths, "sample_weight": sample_weight, "e": e}
         given = self._source(data, batch_size, counted, check=check, steps=steps)
         source, validation = given, None
-        fraction = number("validation_split", validation_split, below=1)
+        held_out = fraction("validation_split", validation_split)
         if validation_data is not None:
-            if fraction:
+            if held_out:
                 raise ValueError("validation_split: expected 0 with validation_data")
             validation = self._validation(validation_data, batch_size, counted, fits, validation_steps)
         elif validation_steps is not None:
             raise ValueError(f"validation_steps: expected None without validation_data, got {validation_steps}")
-        elif fraction:
-            source, validation = given.split(fraction)
+        elif held_out:
+            source, validation = given.split(held_out)
         if stateful:
             source.expect_equal()
         training = Training(self, source, validation, options, in_order(callbacks, progress), generator(rng))

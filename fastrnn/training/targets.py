@@ -11,13 +11,14 @@ from fastrnn.cells import Array
 from fastrnn.checks import (
     as_array,
     checked_lengths,
+    count,
     describe,
     expect_dtype,
     expect_shape,
+    finite,
     floating_array,
     integer,
 )
-from fastrnn.training.arguments import count, number
 
 
 class Rows(NamedTuple):
@@ -140,7 +141,7 @@ def counting(class_weight: Any, ignore_index: Any) -> Counting:
         return Counting(None, ignore_index)
     if not isinstance(class_weight, Mapping):
         raise TypeError(f"class_weight: expected a dict from classes to weights, got {class_weight!r:.80}")
-    weights = {count("class_weight", c): number(f"class_weight[{c}]", w) for c, w in class_weight.items()}
+    weights = {count("class_weight", c): finite(f"class_weight[{c}]", w, 0) for c, w in class_weight.items()}
     table = np.ones(max(weights, default=-1) + 2)
     table[list(weights)] = list(weights.values())
     return Counting(table, ignore_index)
