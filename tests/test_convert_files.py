@@ -19,7 +19,7 @@ from support.tolerance import assert_same_bits
 import fastrnn
 from fastrnn.convert.files import BUILDERS
 from fastrnn.training import weight_files
-from fastrnn.training.description import DESCRIPTIONS
+from fastrnn.training.weight_files import DESCRIPTIONS
 
 
 @pytest.mark.parametrize("seed", MANY)

@@ -14,7 +14,7 @@ from support.stacks import MERGED, as_given, layer, named, states
 from support.tolerance import assert_close, assert_rounded, assert_same_bits
 
 import fastrnn
-from fastrnn.training.description import described
+from fastrnn.training.weight_files import described
 
 #: relative, of central differences of float64 with this step, on functions of order 1
 STEP, DIFFERENCES = 1e-5, 1e-7

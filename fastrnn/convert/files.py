@@ -28,7 +28,7 @@ from fastrnn.layers import (
 )
 from fastrnn.layers.rnn import LAYERS
 from fastrnn.training import Sequential, weight_files
-from fastrnn.training.description import RECURRENT, Spec, save_model
+from fastrnn.training.weight_files import RECURRENT, Spec, save_model
 
 #: User-defined cells by name.
 Cells = dict[str, Cell]
@@ -113,7 +113,7 @@ def layer_in(
 ) -> Layer:
     """Return the layer that an opened file describes."""
     cells = {own.name: own for own in ([cell] if isinstance(cell, Cell) else cell)}
-    description = weight_files.described("path", path, tensors, metadata)
+    description = weight_files.checked_metadata("path", path, tensors, metadata)
     whose = f"path: {os.fspath(path)}"
     if "model" not in description:
         raise ValueError(f"{whose} holds only weights; expected a file of fastrnn.save, or use load_weights of a model")

@@ -23,7 +23,6 @@ from fastrnn.training.batches import (
     zeros_after,
 )
 from fastrnn.training.chain import Chain, keeps_steps
-from fastrnn.training.description import save_model
 from fastrnn.training.losses import LOSSES, Judged, Loss
 from fastrnn.training.metrics import Metric, metric_name
 from fastrnn.training.metrics import metric as metric_of
@@ -229,7 +228,7 @@ class Model(Chain):
         >>> fastrnn.load(path)
         Sequential([LSTM(3, 4, dtype=float32) [lstm], Dense(4, 1, dtype=float32)])
         """
-        save_model(path, self)
+        weight_files.save_model(path, self)
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
         """Write only the weights to a safetensors file, atomically; `load_weights` reads them.

@@ -1,8 +1,9 @@
 """Read and write safetensors files of weights and metadata.
 
 Weights are stored under the names of `Sequential.parameters`, which begin with a digit. Everything else is JSON in the
-file's metadata, under "fastrnn": the format version, the layers, and other data of the file's kind. A checksum of both
-is stored under "sha256"; a file without one is accepted.
+file's metadata, under "fastrnn": the format version, the layers, for a whole model their descriptions, from which
+`convert.files` rebuilds them, and other data of the file's kind. A checksum of both is stored under "sha256"; a file
+without one is accepted.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,12 @@ import numpy as np
 
 from fastrnn.cells import Array
 from fastrnn.extras import needed
+from fastrnn.layers.base import Layer
+from fastrnn.layers.options import LayerOptions
+from fastrnn.layers.recurrent import Recurrent
+from fastrnn.layers.rnn import LAYERS
 from fastrnn.training.chain import Chain
+from fastrnn.version import version
 
 #: keys of the metadata, and the format version
 KEY, SUM, VERSION = "fastrnn", "sha256", 1
@@ -130,10 +137,10 @@ def opened(argument: str, path: str | os.PathLike[str]) -> tuple[Tensors, dict[s
 
 def read(argument: str, path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, Any]]:
     tensors, metadata = opened(argument, path)
-    return tensors, described(argument, path, tensors, metadata)
+    return tensors, checked_metadata(argument, path, tensors, metadata)
 
 
-def described(
+def checked_metadata(
     argument: str, path: str | os.PathLike[str], tensors: Tensors, metadata: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return what fastrnn wrote beside the tensors, checked."""
@@ -150,3 +157,66 @@ def described(
     if plain["version"] > VERSION:
         raise ValueError(f"{argument}: {os.fspath(path)} has format version {plain['version']}, expected {VERSION}")
     return plain
+
+
+Spec = dict[str, Any]
+
+#: options of a recurrent layer that its file stores besides the cell
+RECURRENT = tuple(field.name for field in fields(LayerOptions))
+
+
+def save_model(path: str | os.PathLike[str], layer: Layer) -> None:
+    """Save a layer or a model, weights and options; see `convert.save`."""
+    spec = described(layer)
+    layers = kinds(layer) if isinstance(layer, Chain) else spec["class"]
+    write(path, layer.parameters(), {"layers": layers, "fastrnn": version(), "model": spec})
+
+
+def described(layer: Layer) -> Spec:
+    name, module = type(layer).__name__, type(layer).__module__
+    if not isinstance(layer, Layer) or name not in DESCRIPTIONS or module.partition(".")[0] != "fastrnn":
+        raise TypeError(f"layer: expected one of fastrnn's {', '.join(DESCRIPTIONS)}, got {module}.{name}")
+    return {"class": name} | DESCRIPTIONS[name](layer) | ({} if layer.trainable else {"trainable": False})
+
+
+def describe_recurrent(layer: Any) -> Spec:
+    cell = layer.stack.cell
+    options = {key: getattr(layer, key) for key in RECURRENT}
+    shape: Spec = {"cell": cell.name, "gates": "".join(cell.gates)}
+    if type(layer) is Recurrent:
+        names = (cell.gates, cell.states, cell.parameters)
+        shape |= dict(zip(("gates", "states", "parameters"), map(list, names), strict=True))
+    return shape | options | {"dtype": str(layer.dtype)}
+
+
+DESCRIPTIONS: dict[str, Callable[[Any], Spec]] = {
+    **{layer.__name__: describe_recurrent for layer in (*LAYERS.values(), Recurrent)},
+    "Dense": lambda d: {
+        "input_size": d.input_size,
+        "output_size": d.output_size,
+        "activation": d.activation,
+        "bias": d.bias is not None,
+        "dtype": str(d.dtype),
+    },
+    "Embedding": lambda e: {
+        "num_embeddings": e.num_embeddings,
+        "embedding_dim": e.embedding_dim,
+        "padding_idx": e.padding_idx,
+        "sparse": e.sparse,
+        "dtype": str(e.dtype),
+    },
+    "LayerNormalization": lambda n: {
+        "input_size": n.input_size,
+        "epsilon": n.epsilon,
+        "scale": n.weight is not None,
+        "center": n.bias is not None,
+        "dtype": str(n.dtype),
+    },
+    "RepeatVector": lambda r: {"n": r.n, "batch_first": r.batch_first},
+    **dict.fromkeys(
+        ("LastStep", "GlobalAveragePooling1D", "GlobalMaxPooling1D"), lambda p: {"batch_first": p.batch_first}
+    ),
+    "Dropout": lambda d: {"rate": d.rate},
+    "Activation": lambda a: {"activation": a.activation},
+    "Sequential": lambda s: {"layers": [described(layer) for layer in s.layers]},
+}

@@ -9,7 +9,7 @@ import numpy as np
 import fastrnn
 from fastrnn.cells import CELLS
 from fastrnn.convert.files import restored
-from fastrnn.training.description import described
+from fastrnn.training.weight_files import described
 from support.stacks import layer
 from support.tolerance import assert_rounded
 
