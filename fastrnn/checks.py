@@ -110,9 +110,7 @@ def checked_inputs(
     cell: Cell, e: Any, sizes: tuple[int, int, int], dtype: np.dtype[Any] | None, unbatched: bool, batch_first: bool
 ) -> tuple[Arrays, tuple[bool, ...]]:
     """Return each extra input, in the cell's order, as (T, B, H) or (T, B, 1), and whether it had no time axis."""
-    e = {} if e is None else e
-    expect_mapping("e", e)
-    expect_names("e", e, cell.inputs, ValueError)
+    e = extras("e", e, cell.inputs)
     T, B, H = sizes
     found: list[Array] = []
     fixed = []
@@ -381,6 +379,15 @@ def expect_names(
     for problem, names in (("missing", wants - has), ("unexpected", has - wants)):
         if names:
             raise error(f"{name}: {problem} {', '.join(sorted(map(repr, names)))}")
+
+
+def extras(name: str, e: Any, names: Iterable[str]) -> Mapping[str, Any]:
+    """Return the extra inputs of cells by name, which must be exactly these; None if there are none."""
+    e = {} if e is None else e
+    expect_mapping(name, e)
+    expect_names(name, e, names, ValueError)
+    found: Mapping[str, Any] = e
+    return found
 
 
 def expect_room(name: str, meaning: str, sizes: tuple[int, ...], *factors: int) -> None:

@@ -17,9 +17,9 @@ from fastrnn.convert import formats
 from fastrnn.convert.stack import as_chain, leaves
 from fastrnn.layers import Activation, Dense, Embedding, Layer
 from fastrnn.layers.recurrent import Recurrent
-from fastrnn.training.batches import has_steps
 from fastrnn.training.chain import Chain
 from fastrnn.training.model import samples_first, table
+from fastrnn.training.padding import has_steps
 
 
 def convert(source: str, target: str, **options: Any) -> None:

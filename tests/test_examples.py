@@ -20,7 +20,7 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 LAYERS = [f"layers.{name}" for name in ("rnn", "stream", "pool", "dense", "embedding", "dropout", "activation")]
 MODULES = ["functional", "steps", "backends", "initializers", *LAYERS, "frameworks", "inspect", "plot", "sklearn"]
 MODULES += [f"training.{name}" for name in ("losses", "metrics", "optimizers", "schedules", "clipping")]
-MODULES += [f"training.{name}" for name in ("batches", "callbacks", "fitting", "model", "sequential")]
+MODULES += [f"training.{name}" for name in ("padding", "callbacks", "fitting", "model", "sequential")]
 MODULES += [f"convert.{name}" for name in ("by_gate", "files", "keras", "onnx", "torch")]
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
 

@@ -12,7 +12,7 @@ from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn.cells import Cell
-from fastrnn.checks import every_step, expect_mapping, expect_names
+from fastrnn.checks import every_step, extras
 from fastrnn.torch import exporting, ops, per_sample
 from fastrnn.torch.compiler import let_in
 from fastrnn.torch.per_sample import ExpandedWeight
@@ -283,10 +283,7 @@ class Base(nn.RNNBase):
 
     def _checked_inputs(self, e: Any, dtype: torch.dtype, T: int, B: int, unbatched: bool) -> list[Tensor]:
         """Return the inputs as (T, B, H), with size 1 for constant axes and the batch in the caller's order."""
-        e = {} if e is None else e
-        expect_mapping("e", e)
-        expect_names("e", e, self._cell.inputs, ValueError)
-        found = []
+        e, found = extras("e", e, self._cell.inputs), []
         for name in self._cell.inputs:
             a, shapes = e[name], []
             if not isinstance(a, Tensor):

@@ -1,26 +1,18 @@
-"""Convert the user's samples to the time-major batches that a model reads."""
+"""The time-major batches that a model reads: from arrays and lists, or from the caller's iterable."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from operator import length_hint
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import (
-    among,
-    as_array,
-    checked_lengths,
-    describe,
-    expect_mapping,
-    expect_names,
-    expect_shape,
-    number,
-    positive,
-)
+from fastrnn.checks import as_array, checked_lengths, extras
+from fastrnn.training.padding import Sequences, alike, first_steps, has_steps, turned, zeros_after
 from fastrnn.training.targets import Counting, expect_weights, numbers
 
 #: extra inputs of cells by their names
@@ -28,193 +20,6 @@ Extras = Mapping[str, Array]
 
 #: elements of y that are checked at a time
 PART = 2**20
-
-
-def pad_sequences(
-    sequences: Sequence[Any],
-    maxlen: int | None = None,
-    *,
-    padding: str = "post",
-    truncating: str = "post",
-    value: float = 0,
-) -> tuple[Array, Array]:
-    """Stack sequences of unequal length, padding the shorter ones at the end or at the start.
-
-    Parameters
-    ----------
-    sequences : sequence of N arrays (T_n, ...)
-        Equal dtypes, and equal shapes except for the length; values are dimensionless.
-    maxlen : int, optional
-        T; longer sequences are truncated. The longest length by default.
-    padding : {"post", "pre"}
-        Pad at the end or at the start. ``lengths=`` of layers and of `fit` needs "post". Use "pre" (Keras' default)
-        for a model that was trained on such arrays without a mask and so reads the padding as steps; pass no lengths.
-    truncating : {"post", "pre"}
-        Drop the last steps, or the first ones (Keras' default).
-    value : number
-        Padding value.
-
-    Returns
-    -------
-    x : (N, T, ...) array
-    lengths : (N,) int64 array
-        T_n, at most T.
-
-    Raises
-    ------
-    TypeError
-        If the dtypes differ, a sequence is not an array, or an argument has the wrong type.
-    ValueError
-        If there are no sequences, shapes differ after the first axis, an argument is wrong, or the dtype cannot
-        represent `value`.
-
-    See Also
-    --------
-    from_mask : Convert padding at the start, or between steps, to `lengths`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fastrnn.training import pad_sequences
-    >>> sequences = [np.array([1, 2, 3]), np.array([4])]
-    >>> x, lengths = pad_sequences(sequences)
-    >>> x
-    array([[1, 2, 3],
-           [4, 0, 0]])
-    >>> lengths
-    array([3, 1])
-    >>> pad_sequences(sequences, maxlen=2, padding="pre", truncating="pre")[0]
-    array([[2, 3],
-           [0, 4]])
-    """
-    for name, side in (("padding", padding), ("truncating", truncating)):
-        if not among(side, ("post", "pre")):
-            raise ValueError(f'{name}: expected "post" or "pre", got {side!r:.80}')
-    arrays = alike("", sequences)
-    first = arrays[0]
-    T = max([len(a) for a in arrays]) if maxlen is None else positive("maxlen", maxlen)
-    lengths = np.array([min(len(a), T) for a in arrays], np.int64)
-    x = np.full((len(arrays), T, *first.shape[1:]), filler(value, first.dtype), first.dtype)
-    for row, a, steps in zip(x, arrays, lengths, strict=True):
-        kept = slice(len(a) - steps, None) if truncating == "pre" else slice(steps)
-        row[T - steps if padding == "pre" else 0 :][:steps] = a[kept]
-    return x, lengths
-
-
-def alike(argument: str, sequences: Sequence[Any]) -> list[Array]:
-    """Return the sequences as arrays, which must agree in dtype and, except for the length, in shape."""
-    arrays = [as_array(f"{argument}sequence {n}", s, sequence=True) for n, s in enumerate(sequences)]
-    if not arrays:
-        raise ValueError(f"{argument or 'sequences: '}expected at least one sequence, got none")
-    first = arrays[0]
-    for n, a in enumerate(arrays):
-        if a.ndim == 0 or a.shape[1:] != first.shape[1:]:
-            expected = ("T", *first.shape[1:])
-            raise ValueError(f"{argument}sequence {n}: expected shape ({', '.join(map(str, expected))}), got {a.shape}")
-        if a.dtype != first.dtype:
-            raise TypeError(f"{argument}sequence {n}: expected dtype {first.dtype}, that of sequence 0, got {a.dtype}")
-    return arrays
-
-
-class Sequences:
-    """Sequences of unequal length that report their padded shape; each batch is padded separately."""
-
-    def __init__(self, arrays: list[Array]) -> None:
-        self.arrays, self.lengths = arrays, np.array([len(a) for a in arrays], np.int64)
-        self.shape: tuple[int, ...] = (len(arrays), int(self.lengths.max()), *arrays[0].shape[1:])
-        self.dtype, self.ndim, self.size = arrays[0].dtype, len(self.shape), math.prod(self.shape)
-
-    def __len__(self) -> int:
-        return len(self.arrays)
-
-    def __getitem__(self, which: slice | Array) -> Sequences:
-        return Sequences([self.arrays[n] for n in np.arange(len(self))[which]])
-
-    def first(self, steps: int) -> Array:
-        """Return the sequences padded to (N, steps, ...); `steps` is at least the longest length."""
-        a = np.zeros((len(self), steps, *self.shape[2:]), self.dtype)
-        for row, own in zip(a, self.arrays, strict=True):
-            row[: len(own)] = own
-        return a
-
-
-def first_steps(a: Any, steps: int) -> Array:
-    """Return the first steps, (N, steps, ...), of (N, T, ...)."""
-    found: Array = a.first(steps) if isinstance(a, Sequences) else a[:, :steps]
-    return found
-
-
-def filler(value: float, dtype: np.dtype[Any]) -> Array:
-    """Return the padding value in this dtype."""
-    found = number("value", value)
-    with np.errstate(all="ignore"):
-        cast = np.asarray(found).astype(dtype)
-    if dtype.kind in "iu" and cast != found:
-        raise ValueError(f"value: expected a value that {dtype} can represent, got {value!r}")
-    return cast
-
-
-def from_mask(x: Any, mask: Any) -> tuple[Array, Array]:
-    """Convert a mask of valid steps, anywhere in the sequence, to post-padding and lengths, as layers and `fit` use.
-
-    A recurrent network that skips masked steps, as Keras' layers do, computes the same from both.
-
-    Parameters
-    ----------
-    x : (N, T, ...) array
-        Inputs, or targets per step, with padding at the start, at the end or between steps.
-    mask : (N, T) booleans
-        True where a step is valid, as in Keras: ``x != 0`` for integer inputs of an embedding.
-
-    Returns
-    -------
-    x : (N, T, ...) array
-        A new array: the valid steps of each sequence in order, then zeros.
-    lengths : (N,) int64 array
-
-    Raises
-    ------
-    TypeError, ValueError
-        If x or the mask has the wrong shape or dtype; the message names the argument.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fastrnn.training import from_mask
-    >>> x = np.array([[0, 0, 5], [1, 0, 2]])
-    >>> from_mask(x, x != 0)
-    (array([[5, 0, 0],
-           [1, 2, 0]]), array([1, 2]))
-
-    Put outputs y back where the mask has the steps:
-
-    >>> y, lengths = from_mask(x, x != 0)
-    >>> z = np.zeros_like(y)
-    >>> z[x != 0] = y[np.arange(3) < lengths[:, None]]
-    >>> z
-    array([[0, 0, 5],
-           [1, 0, 2]])
-    """
-    x, mask = as_array("x", x, sequence=True), as_array("mask", mask, sequence=True)
-    if x.ndim < 2:
-        raise ValueError(f"x: expected shape (N, T, ...), got {x.shape}")
-    if mask.dtype != np.bool_:
-        raise TypeError(f"mask: expected booleans, got {describe(mask.dtype)}; pass mask.astype(bool)")
-    expect_shape("mask", mask, "(N, T)", x.shape[:2])
-    lengths = mask.sum(axis=1, dtype=np.int64)
-    found = np.zeros_like(x)
-    found[np.arange(x.shape[1]) < lengths[:, None]] = x[mask]
-    return found, lengths
-
-
-def has_steps(a: Any) -> bool:
-    """Return whether x or y of a layer has a time axis: (T, B, F) or integer (T, B), but not (B, F)."""
-    return a.ndim == 3 or (a.ndim == 2 and a.dtype.kind in "iu")
-
-
-def turned(a: Any) -> Any:
-    """Return a view with the first two axes swapped; an array without a time axis is returned as is."""
-    return a.swapaxes(0, 1) if has_steps(a) else a
 
 
 class Batch(NamedTuple):
@@ -384,16 +189,9 @@ def as_weights(name: str, weights: Any, samples: Samples) -> Array | None:
     return w
 
 
-def expect_extras(name: str, e: Any, names: Sequence[str]) -> None:
-    """Raise unless e maps exactly these names."""
-    e = {} if e is None else e
-    expect_mapping(name, e)
-    expect_names(name, e, names, ValueError)
-
-
 def as_extras(name: str, e: Any, names: Sequence[str], samples: Samples) -> Extras:
     """Return extra inputs by name, (N, T, ...) or (N, ...); lists are padded as x is."""
-    expect_extras(name, e, names)
+    e = extras(name, e, names)
     found: dict[str, Array] = {}
     for key in names:
         own = f"{name} {key!r}"
@@ -427,11 +225,202 @@ def as_x(name: str, sequences: Sequence[Any], samples: Samples) -> Sequences:
     return a
 
 
-def zeros_after(a: Array, lengths: Array) -> Array:
-    """Return (N, T, ...) with zeros past each length, so that padding, NaN above all, reaches no product."""
-    padding = np.arange(a.shape[1]) >= lengths[:, None]
-    if not a[padding].any():
-        return a
-    a = a.copy()
-    a[padding] = 0
-    return a
+#: fields of a batch, as a tuple and as a dict, and those that training needs
+TUPLE = ("x", "y", "sample_weight")
+FIELDS = ("x", "y", "lengths", "sample_weight", "e")
+NEEDED = {"x", "y"}
+
+
+class Source(Protocol):
+    """Source of batches for training, evaluation or prediction."""
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """Number of batches, or None if it is unknown before the end."""
+
+    def epoch(self, rng: np.random.Generator | None) -> Iterator[Batch]:
+        """Yield all batches once; with rng, shuffled if the source has no order of its own."""
+
+    def expect_epochs(self, number: int) -> None:
+        """Raise ValueError if it cannot be iterated this often."""
+
+    def expect_equal(self) -> None:
+        """Require batches of equal size, checked now or when they are read."""
+
+    def split(self, fraction: float) -> tuple[Source, Source]:
+        """Split off the last `fraction` of the samples."""
+
+    def joined(self, predictions: Iterator[Array]) -> Array:
+        """Join the predictions of all batches into one array, batch-first."""
+
+
+class Arrays:
+    """Batches of `size` samples from arrays."""
+
+    def __init__(self, samples: Samples, size: int) -> None:
+        self.samples, self._size = samples, size
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        return math.ceil(self.samples.size / self._size)
+
+    def epoch(self, rng: np.random.Generator | None) -> Iterator[Batch]:
+        return self.samples.batches(self._size, None if rng is None else rng.permutation(self.samples.size))
+
+    def expect_epochs(self, number: int) -> None:
+        """Accept any number."""
+
+    def expect_equal(self) -> None:
+        if self.samples.size % self._size:
+            got = f"{self.samples.size} samples in batches of {self._size}"
+            raise ValueError(f"stateful: expected batches of equal size, got {got}")
+
+    def split(self, fraction: float) -> tuple[Source, Source]:
+        first, last = self.samples.split(fraction)
+        return Arrays(first, self._size), Arrays(last, self._size)
+
+    def joined(self, predictions: Iterator[Array]) -> Array:
+        samples, out, start = self.samples, None, 0
+        for y in predictions:
+            if out is None:
+                leading = samples.leading
+                out = np.zeros((*leading, *y.shape[len(leading) :]), y.dtype)
+            rows = out[start : start + len(y)]
+            rows[:, : y.shape[1]] = y
+            start += len(y)
+        assert out is not None  # there is at least one sample
+        return out
+
+
+class Given:
+    """Batches from the caller's iterable or sequence.
+
+    Parameters
+    ----------
+    name : str
+        Its name in messages.
+    batches : iterable, or an object with ``__len__`` and ``__getitem__``
+    read : callable
+        Returns checked samples, given a name for messages ("batch 3") and a batch.
+    steps : int, optional
+        Batches per epoch; each epoch continues where the one before ended, and restarts at the end.
+    argument : str
+        Name of the argument that gave `steps`.
+    """
+
+    def __init__(
+        self, name: str, batches: Any, read: Callable[[str, Any], Samples], steps: int | None, argument: str
+    ) -> None:
+        self._name, self._batches, self._read, self._steps, self._argument = name, batches, read, steps, argument
+        self._indexed = indexed(batches)
+        self._once = isinstance(batches, Iterator)
+        self._running: Iterator[Any] = iter(())
+        self._began = False
+        self._equal = False
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        if self._steps is not None:
+            return self._steps
+        number = length_hint(self._batches, -1)  # a loader may have a __len__ that raises TypeError
+        return None if number < 0 else number
+
+    def expect_epochs(self, number: int) -> None:
+        if self._once and self._steps is None and number > 1:
+            raise ValueError(
+                f"{self._name}: a generator can be iterated only once, not in each of {number} epochs; pass "
+                f"{self._argument}, or batches that can be iterated again: a Sequence, a DataLoader"
+            )
+
+    def expect_equal(self) -> None:
+        self._equal = True
+
+    def epoch(self, rng: np.random.Generator | None) -> Iterator[Batch]:
+        size = 0
+        for number, given in enumerate(self._one_pass(rng) if self._steps is None else self._some(rng), 1):
+            samples = self._read(f"batch {number}", given)
+            if self._equal and number > 1 and samples.size != size:
+                got = f"{samples.size} samples in batch {number} after {size}"
+                raise ValueError(f"stateful: expected batches of equal size, got {got}")
+            size = samples.size
+            yield samples.batch(slice(None))
+        if size == 0:
+            why = "; the generator is exhausted" if self._once else ""
+            raise ValueError(f"{self._name}: expected at least one batch, got none{why}")
+
+    def split(self, fraction: float) -> tuple[Source, Source]:
+        raise ValueError(
+            f"validation_split: expected 0, because {self._name} yields batches and cannot be split, "
+            f"got {fraction}; pass validation_data"
+        )
+
+    def joined(self, predictions: Iterator[Array]) -> Array:
+        every = list(predictions)
+        longest = max([y.shape[1] for y in every])
+        if any(y.shape[1] < longest for y in every):
+            every = [np.pad(y, [(0, 0), (0, longest - y.shape[1]), (0, 0)]) for y in every]
+        return np.concatenate(every)
+
+    def _one_pass(self, rng: np.random.Generator | None) -> Iterator[Any]:
+        if not self._indexed:
+            yield from self._batches
+            return
+        count = len(self._batches)
+        for i in range(count) if rng is None else rng.permutation(count):
+            yield self._batches[int(i)]
+        if hasattr(self._batches, "on_epoch_end"):  # Keras' hook, for instance to shuffle samples
+            self._batches.on_epoch_end()
+
+    def _some(self, rng: np.random.Generator | None) -> Iterator[Any]:
+        assert self._steps is not None
+        end = object()
+        for done in range(self._steps):
+            given = next(self._running, end)
+            if given is end and not (self._once and self._began):
+                self._began, self._running = True, self._one_pass(rng)
+                given = next(self._running, end)
+            if given is end:
+                raise ValueError(
+                    f"{self._name}: expected {self._argument} = {self._steps} batches in every epoch, got only {done}"
+                )
+            yield given
+
+
+def fields(name: str, given: Any, targets: bool) -> dict[str, Any]:
+    """Return the fields of a batch by name: x, with `targets` also y, and any optional ones."""
+    found = {} if targets else {"x": given}
+    if isinstance(given, Mapping):
+        found = dict(given)
+    elif isinstance(given, tuple | list):
+        found = dict(zip(TUPLE, given, strict=False)) if len(given) <= len(TUPLE) else {}
+    if not (NEEDED if targets else {"x"}) <= found.keys() <= {*FIELDS}:
+        what = f"{'' if targets else 'x, '}(x, y), ({', '.join(TUPLE)}) or a dict of {', '.join(FIELDS)}"
+        got = type(given).__name__
+        if isinstance(given, Mapping):
+            got = f"a dict of {', '.join(map(str, given))}"
+        elif isinstance(given, tuple | list):
+            got = f"a {got} of {len(given)}"
+        raise TypeError(f"{name}: expected {what}, got {got}")
+    return {"y": None} | found
+
+
+def indexed(x: Any) -> bool:
+    return hasattr(x, "__getitem__") and hasattr(x, "__len__")
+
+
+def gives_batches(x: Any) -> bool:
+    """Return whether x yields batches, rather than being an array or a list of sequences.
+
+    A list of tuples or dicts yields batches.
+    """
+    if isinstance(x, list):
+        return bool(x) and isinstance(x[0], tuple | Mapping)
+    if isinstance(x, tuple | str | Mapping | Set | memoryview) or hasattr(x, "shape") or hasattr(x, "__dlpack__"):
+        return False
+    try:
+        memoryview(x)
+    except TypeError:
+        return hasattr(x, "__iter__") or indexed(x)
+    except (BufferError, ValueError):
+        pass  # an array, but not a readable one
+    return False

@@ -8,10 +8,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.checks import as_array, checked_lengths, generator
+from fastrnn.checks import as_array, checked_lengths, extras, generator
 from fastrnn.layers.base import Back, BackOfInputs, Cache, Layer, Output, Shape, add_steps
 from fastrnn.one_step import Form, OneStep
-from fastrnn.training.batches import expect_extras, has_steps, turned, zeros_after
+from fastrnn.training.padding import has_steps, turned, zeros_after
 
 
 class Chain(Layer):
@@ -73,8 +73,7 @@ class Chain(Layer):
         if lengths is not None and has_steps(x):
             lengths = checked_lengths(lengths, x.shape[1], len(x), False)
             x = zeros_after(x, lengths)
-        expect_extras("e", e, self.inputs)
-        given = {name: turned(as_array(f"e {name!r}", a)) for name, a in (e or {}).items()}
+        given = {name: turned(as_array(f"e {name!r}", a)) for name, a in extras("e", e, self.inputs).items()}
         out = self.run_forward(turned(x), state, lengths, training, rng, threads, given)
         return out._replace(y=turned(out.y), cache=Cache(self, (out.y, out.cache)) if training else None)
 
@@ -117,11 +116,11 @@ class Chain(Layer):
         rng = None if rng is None else generator(rng)
         lengths = lengths if has_steps(x) else None
         states, caches = [], []
-        extras = e or {}
+        given = e or {}
         for i, layer in enumerate(self.layers):
             own: dict[str, Any] = {}
             if layer.inputs:
-                own["e"] = {k: turned(extras[k]) if layer.batch_first else extras[k] for k in layer.inputs}
+                own["e"] = {k: turned(given[k]) if layer.batch_first else given[k] for k in layer.inputs}
             try:
                 y, final, cache = layer.forward(
                     turned(x) if layer.batch_first else x,

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn.cells import Array
-from fastrnn.training.batches import Batch, Samples, has_steps
+from fastrnn.training.batches import Batch, Samples, Source
 from fastrnn.training.chain import Chain
 from fastrnn.training.model import Model, Totals, evaluate
-from fastrnn.training.sources import Source
+from fastrnn.training.padding import has_steps
 
 
 class Options(NamedTuple):

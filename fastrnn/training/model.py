@@ -12,22 +12,24 @@ from fastrnn.checks import by_name, positive
 from fastrnn.layers.base import Layer, Shape
 from fastrnn.training import weight_files
 from fastrnn.training.batches import (
+    Arrays,
     Batch,
+    Given,
     Samples,
+    Source,
     as_extras,
     as_inputs,
     as_targets,
     as_weights,
-    has_steps,
-    turned,
-    zeros_after,
+    fields,
+    gives_batches,
 )
 from fastrnn.training.chain import Chain, keeps_steps
 from fastrnn.training.losses import LOSSES, Judged, Loss
 from fastrnn.training.metrics import Metric, metric_name
 from fastrnn.training.metrics import metric as metric_of
 from fastrnn.training.optimizers import OPTIMIZERS, Optimizer
-from fastrnn.training.sources import Arrays, Given, Source, fields, gives_batches
+from fastrnn.training.padding import has_steps, turned, zeros_after
 from fastrnn.training.targets import Counting, counting
 
 

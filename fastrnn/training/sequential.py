@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastrnn.checks import boolean, fraction, generator, positive
-from fastrnn.training.batches import Samples
+from fastrnn.training.batches import FIELDS, Samples, Source, fields, gives_batches
 from fastrnn.training.callbacks import in_order, load_training
 from fastrnn.training.fitting import Callback, History, Options, Training, check_carried
 from fastrnn.training.model import Fits, Model
-from fastrnn.training.sources import FIELDS, Source, fields, gives_batches
 from fastrnn.training.targets import Counting, counting
 
 
