@@ -1,6 +1,6 @@
 """The contract between the public functions and the backends.
 
-Data flows one way: `functional` takes the user's arguments, `checks` turns them into a `Call`, a backend computes it.
+Data flows one way: `functional` takes the user's arguments, `run` turns them into a `Call`, a backend computes it.
 A backend may rely on everything stated here and does not check it again.
 """
 

@@ -1,4 +1,4 @@
-"""Validate arguments and build a `Call` that a backend can trust.
+"""Validate arguments: numbers, arrays, and what runs along a sequence.
 
 Every message names the argument, what was expected and what was given. Arrays are copied only if a backend cannot read
 them in place.
@@ -12,11 +12,10 @@ import numbers
 import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fastrnn.call import Call
 from fastrnn.cells import CELLS, Array, Arrays, Cell
 
 BOOLEANS = (bool, np.bool_)
@@ -32,82 +31,59 @@ Named = TypeVar("Named")
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
-class Common(TypedDict, total=False):
-    """The keywords of every forward; `functional.lstm_forward` documents them."""
+class Layout(NamedTuple):
+    """The axes of the caller's arrays; those of a `Call` are time-major, (T, B, ...)."""
 
-    lengths: Any
-    resets: Any
-    reverse: bool
-    batch_first: bool
-    training: bool
-    checkpoint: int | Literal["auto"] | None
-    heads: int
-    threads: int | None
+    unbatched: bool  #: one sequence, (T, ...)
+    batch_first: bool  #: (B, T, ...), unless unbatched
+
+    def time_major(self, a: Array) -> Array:
+        """Return a (T, B, ...) view of an array in this layout."""
+        if self.unbatched:
+            return a[:, None]
+        return a.swapaxes(0, 1) if self.batch_first else a
+
+    def restore(self, a: Array) -> Array:
+        """Return a view in this layout of a (T, B, ...) array."""
+        if self.unbatched:
+            return a[:, 0]
+        return a.swapaxes(0, 1) if self.batch_first else a
+
+    def restore_state(self, a: Array) -> Array:
+        """Return a view in this layout of a (B, ...) array."""
+        return a[0] if self.unbatched else a
+
+    def every_step(self, T: int, B: int, *H: int) -> tuple[str, tuple[int, ...]]:
+        """Return the meaning and the shape of an array with an entry, or H, for every step of every sequence."""
+        tail = ", H" if H else ""
+        if self.unbatched:
+            return f"(T{tail or ','})", (T, *H)
+        return (f"(B, T{tail})", (B, T, *H)) if self.batch_first else (f"(T, B{tail})", (T, B, *H))
+
+    def input_shapes(self, T: int, B: int, H: int) -> dict[tuple[int, ...], bool]:
+        """Return the shapes that an extra input may have, and whether it is then the same for every step."""
+        shapes: dict[tuple[int, ...], bool] = {}
+        for width in (H, 1):
+            shapes[self.every_step(T, B, width)[1]] = False
+            shapes[(width,) if self.unbatched else (B, width)] = True
+        return shapes
 
 
-class Options(NamedTuple):
-    """The keywords of `Common` with their defaults."""
-
-    lengths: Any = None
-    resets: Any = None
-    reverse: bool = False
-    batch_first: bool = False
-    training: bool = False
-    checkpoint: int | Literal["auto"] | None = None
-    heads: int = 1
-    threads: int | None = None
+UNBATCHED, TIME_MAJOR, BATCH_FIRST = Layout(True, False), Layout(False, False), Layout(False, True)
 
 
-def checked_call(
-    cell: Cell,
-    x: Any,
-    weights: dict[str, Any],
-    init: tuple[Any, ...],
-    options: Options,
-    return_states: bool = False,
-    e: Any = None,
-) -> tuple[Call, bool]:
-    """Return the call, and whether x is one unbatched sequence."""
-    x = floating_array("x", x)
-    if x.ndim not in (2, 3):
-        layout = "(B, T, I)" if options.batch_first else "(T, B, I)"
-        raise ValueError(f"x: expected shape {layout}, or (T, I) for one sequence, got {x.shape}")
-    for name in ("reverse", "batch_first", "training"):
-        boolean(name, getattr(options, name))
-    unbatched = x.ndim == 2
-    batch_first = bool(options.batch_first) and not unbatched
-    x = rows(time_major(x, unbatched, batch_first))
-    T, B, I = x.shape
-    if options.checkpoint is not None and not options.training:
-        raise ValueError("checkpoint: needs training=True; got training=False")
-
-    parameters = checked_weights(cell, weights, I, x.dtype, size("heads", options.heads))
-    H = len(parameters["W"]) // cell.G
-    expect_room("x", "T, B, I, H", (T, B, I, H), T, B, I + 8 * H)
-    inputs: tuple[Arrays, tuple[bool, ...]] = ((), ())
-    if cell.inputs or e is not None:
-        inputs = checked_inputs(cell, e, (T, B, H), x.dtype, unbatched, batch_first)
-    call = Call(
-        cell=cell,
-        x=x,
-        **parameters,
-        init=tuple([checked_state(n, s, B, H, x.dtype, unbatched) for n, s in zip(cell.initial, init, strict=True)]),
-        lengths=checked_lengths(options.lengths, T, B, unbatched),
-        resets=checked_resets(options.resets, T, B, unbatched, batch_first),
-        reverse=bool(options.reverse),
-        batch_first=batch_first,
-        training=bool(options.training),
-        checkpoint=checked_checkpoint(options.checkpoint, T),
-        return_states=bool(return_states),
-        threads=checked_threads(options.threads),
-        e=inputs[0],
-        fixed=inputs[1],
-    )
-    return call, unbatched
+def checked_x(x: Array, batch_first: bool, I: int | None = None) -> tuple[Array, Layout]:
+    """Return x as (T, B, I), and the layout in which it was given; I is the number of inputs, if it is known."""
+    if x.ndim not in (2, 3) or (I is not None and x.shape[-1] != I):
+        expected = "(B, T, I)" if batch_first else "(T, B, I)"
+        size = "" if I is None else f", with I = {I}"
+        raise ValueError(f"x: expected shape {expected}, or (T, I) for one sequence{size}, got {x.shape}")
+    layout = UNBATCHED if x.ndim == 2 else BATCH_FIRST if batch_first else TIME_MAJOR
+    return rows(layout.time_major(x)), layout
 
 
 def checked_inputs(
-    cell: Cell, e: Any, sizes: tuple[int, int, int], dtype: np.dtype[Any] | None, unbatched: bool, batch_first: bool
+    cell: Cell, e: Any, sizes: tuple[int, int, int], dtype: np.dtype[Any] | None, layout: Layout
 ) -> tuple[Arrays, tuple[bool, ...]]:
     """Return each extra input, in the cell's order, as (T, B, H) or (T, B, 1), and whether it had no time axis."""
     e = extras("e", e, cell.inputs)
@@ -116,66 +92,13 @@ def checked_inputs(
     fixed = []
     for name in cell.inputs:
         a = expect_dtype(name, as_array(name, e[name]), dtype)
-        layouts: dict[tuple[int, ...], bool] = {}
-        for width in (H, 1):
-            shape = (T, B, width)
-            layouts[(T, width) if unbatched else (B, T, width) if batch_first else shape] = True
-            layouts.setdefault((width,) if unbatched else (B, width), False)
-        if a.shape not in layouts:
-            raise ValueError(f"{name}: expected one of the shapes {', '.join(map(str, layouts))}, got {a.shape}")
-        fixed.append(not layouts[a.shape])
-        whole = a.reshape(1, B, -1) if fixed[-1] else time_major(a, unbatched, batch_first)
+        shapes = layout.input_shapes(T, B, H)
+        if a.shape not in shapes:
+            raise ValueError(f"{name}: expected one of the shapes {', '.join(map(str, shapes))}, got {a.shape}")
+        fixed.append(shapes[a.shape])
+        whole = a.reshape(1, B, -1) if fixed[-1] else layout.time_major(a)
         found.append(np.broadcast_to(rows(whole), (T, B, whole.shape[-1])))
     return tuple(found), tuple(fixed)
-
-
-def checked_step(
-    cell: Cell, x: Any, state: dict[str, Any], weights: dict[str, Any]
-) -> tuple[Array, Arrays, dict[str, Any]]:
-    """Return x, the state and the weights of one step, of any dtype."""
-    x = as_array("x", x)
-    if x.ndim != 2:
-        raise ValueError(f"x: expected shape (B, I), got {x.shape}")
-    parameters = checked_weights(cell, weights, x.shape[1], None)
-    H = len(parameters["W"]) // cell.G
-    before = tuple(floats(name, s, "(B, H)", (len(x), H), None) for name, s in state.items())
-    return x, before, parameters
-
-
-def checked_weights(
-    cell: Cell, weights: dict[str, Any], I: int, dtype: np.dtype[Any] | None, heads: int = 1
-) -> dict[str, Any]:
-    """Return W, U, b, b_rec, p by name, absent ones None; I is that of x. H follows from U, or from W without U."""
-    if I < 1:
-        raise ValueError("x: expected at least 1 input (I >= 1), got 0")
-    G, products, P, shapes = cell.G, len(cell.products), len(cell.parameters), cell.shapes
-    W, U, b, b_rec, p = weights["W"], weights["U"], weights["b"], weights["b_rec"], weights["p"]
-    expect_heads(cell, heads)
-    if products:
-        U = as_array("U", U)
-        D = U.shape[-1] if U.ndim else 0
-        H = heads * D
-        if U.shape != (products * H, D) or H < 1:
-            shape = f"{shapes['U'][:-1]}/heads) with heads = {heads}," if heads > 1 else f"{shapes['U']} with"
-            raise ValueError(f"U: expected shape {shape} H >= 1, got {U.shape}")
-    else:
-        W = as_array("W", W)
-        H = len(W) // G if W.ndim else 0
-        if W.shape != (G * H, I) or H < 1:
-            raise ValueError(f"W: expected shape {shapes['W']} with H >= 1, got {W.shape}")
-        for name in ("U", "b_rec"):
-            if weights[name] is not None:
-                raise ValueError(f"{name}: cell {cell.name} has no product with U; expected None")
-    if (p is None) != (P == 0):
-        wanted = f"shape {shapes['p']} for {', '.join(cell.parameters)}" if P else f"None: cell {cell.name} has none"
-        raise ValueError(f"p: expected {wanted}, got {'None' if p is None else 'an array'}")
-    return {
-        "W": floats("W", W, shapes["W"], (G * H, I), dtype),
-        "U": None if U is None else floats("U", U, shapes["U"], U.shape, dtype),
-        "b": None if b is None else floats("b", b, shapes["b"], (G * H,), dtype),
-        "b_rec": None if b_rec is None else floats("b_rec", b_rec, shapes["b_rec"], (products * H,), dtype),
-        "p": None if p is None else floats("p", p, shapes["p"], (P * H,), dtype),
-    }
 
 
 def expect_heads(cell: Cell, heads: int) -> None:
@@ -199,20 +122,20 @@ def checked_threads(threads: Any) -> int:
     return min(positive("threads", threads), MANY_THREADS)
 
 
-def checked_state(name: str, s: Any, B: int, H: int, dtype: np.dtype[Any], unbatched: bool) -> Array | None:
+def checked_state(name: str, s: Any, B: int, H: int, dtype: np.dtype[Any], layout: Layout) -> Array | None:
     """Return an initial state, or the gradient of a final one, as (B, H); an unbatched call gives (H,)."""
     if s is None:
         return None
-    return floats(name, s, "(H,)", (H,), dtype)[None] if unbatched else floats(name, s, "(B, H)", (B, H), dtype)
+    return floats(name, s, "(H,)", (H,), dtype)[None] if layout.unbatched else floats(name, s, "(B, H)", (B, H), dtype)
 
 
-def checked_lengths(lengths: Any, T: int, B: int, unbatched: bool, name: str = "lengths") -> Array | None:
+def checked_lengths(lengths: Any, T: int, B: int, layout: Layout = TIME_MAJOR, name: str = "lengths") -> Array | None:
     if lengths is None:
         return None
     a = as_array(name, lengths, sequence=True)
     if a.dtype.kind not in "iu" and a.size:
         raise TypeError(f"{name}: expected integers, got {describe(a.dtype)}")
-    if unbatched and a.ndim == 0:
+    if layout.unbatched and a.ndim == 0:
         a = a[None]
     expect_shape(name, a, "(B,)", (B,))
     if B and not (0 <= a.min() and a.max() <= T):
@@ -221,35 +144,23 @@ def checked_lengths(lengths: Any, T: int, B: int, unbatched: bool, name: str = "
     return a.astype(np.int64)
 
 
-def checked_resets(resets: Any, T: int, B: int, unbatched: bool, batch_first: bool) -> Array | None:
-    """Return resets as (T, B), from (T,) in an unbatched call or (B, T) in a batch-first one."""
+def checked_resets(resets: Any, T: int, B: int, layout: Layout) -> Array | None:
+    """Return resets as (T, B)."""
     if resets is None:
         return None
     a = as_array("resets", resets, sequence=True)
     if a.dtype != np.bool_ and a.size:
         raise TypeError(f"resets: expected booleans, got {describe(a.dtype)}")
-    expect_shape("resets", a, *every_step(T, B, (), unbatched, batch_first))
-    return np.ascontiguousarray(time_major(a.astype(np.bool_, copy=False), unbatched, batch_first))
+    expect_shape("resets", a, *layout.every_step(T, B))
+    return np.ascontiguousarray(layout.time_major(a.astype(np.bool_, copy=False)))
 
 
-def checked_gradient(name: str, d: Any, call: Call, unbatched: bool) -> Array | None:
+def checked_gradient(name: str, d: Any, T: int, B: int, H: int, dtype: np.dtype[Any], layout: Layout) -> Array | None:
     """Return the gradient of an output at every step, as (T, B, H)."""
     if d is None:
         return None
-    T, B, _, H = call.sizes
-    a = expect_dtype(name, as_array(name, d), call.x.dtype)
-    expect_shape(name, a, *every_step(T, B, (H,), unbatched, call.batch_first))
-    return rows(time_major(a, unbatched, call.batch_first))
-
-
-def every_step(
-    T: int, B: int, rest: tuple[int, ...], unbatched: bool, batch_first: bool
-) -> tuple[str, tuple[int, ...]]:
-    """Return the meaning and the shape of an array with an entry for every step of every sequence."""
-    tail = ", H" if rest else ""
-    if unbatched:
-        return f"(T{tail or ','})", (T, *rest)
-    return (f"(B, T{tail})", (B, T, *rest)) if batch_first else (f"(T, B{tail})", (T, B, *rest))
+    a = expect_dtype(name, as_array(name, d), dtype)
+    return rows(layout.time_major(expect_shape(name, a, *layout.every_step(T, B, H))))
 
 
 def as_array(name: str, value: Any, sequence: bool = False) -> Array:
@@ -345,13 +256,6 @@ def rows(a: Array) -> Array:
     """Return the array itself if its last axis is contiguous and its elements are aligned, else a copy."""
     contiguous = a.shape[-1] == 1 or a.strides[-1] == a.itemsize or not a.size
     return a if contiguous and a.flags.aligned else a.copy(order="C")
-
-
-def time_major(a: Array, unbatched: bool, batch_first: bool) -> Array:
-    """Return a (T, B, ...) view."""
-    if unbatched:
-        return a[:, None]
-    return a.swapaxes(0, 1) if batch_first else a
 
 
 def expect_dtype(name: str, a: Array, dtype: np.dtype[Any] | None, whose: str = "the same as x") -> Array:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 
 from fastrnn.cells import Array, Arrays, Cell
-from fastrnn.checks import Common, checked_inputs, checked_step
+from fastrnn.checks import TIME_MAJOR, checked_inputs
 from fastrnn.results import Cache
-from fastrnn.run import run_backward, run_forward
+from fastrnn.run import Common, checked_step, run_backward, run_forward
 
 
 class CellResult(NamedTuple):
@@ -76,7 +76,7 @@ class DefinedCell(Cell):
         named = dict(zip(self.states, self.of_states("state", state), strict=True))
         x_t, before, weights = checked_step(self, x_t, named, {"W": W, "U": U, "b": b, "b_rec": b_rec, "p": p})
         sizes = 1, len(x_t), before[0].shape[1]
-        given = dict(zip(self.inputs, checked_inputs(self, e, sizes, None, False, False)[0], strict=True))
+        given = dict(zip(self.inputs, checked_inputs(self, e, sizes, None, TIME_MAJOR)[0], strict=True))
         after = self.evaluate(x_t, before, **weights, e={name: a[0] for name, a in given.items()})
         return tuple([np.broadcast_to(a, before[0].shape) for a in after])
 

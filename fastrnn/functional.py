@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from fastrnn.checks import Common, boolean
+from fastrnn.checks import boolean
 from fastrnn.results import Cache, GRUGrads, GRUResult, LSTMGrads, LSTMResult, RNNGrads, RNNResult
-from fastrnn.run import gru_cell, lstm_cell, rnn_cell, run_backward, run_forward
+from fastrnn.run import Common, gru_cell, lstm_cell, rnn_cell, run_backward, run_forward
 
 
 def rnn_forward(

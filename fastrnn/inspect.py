@@ -15,12 +15,11 @@ from fastrnn import backends
 from fastrnn.backends import numpy as by_numpy
 from fastrnn.call import Backward, Call
 from fastrnn.cells import Array, Arrays
-from fastrnn.checks import boolean, integer
+from fastrnn.checks import Layout, boolean, integer
 from fastrnn.layers.base import Cache
 from fastrnn.layers.options import LayerOptions
-from fastrnn.layers.recurrent import Layout, Recurrent
+from fastrnn.layers.recurrent import Recurrent
 from fastrnn.packed import Tape
-from fastrnn.run import callers
 
 __all__ = ["gates", "gradient_norms"]
 
@@ -70,7 +69,7 @@ def gates(
     """
     i = which(net, layer, reverse)
     tape, layout = forward(plain(net), x, state, lengths, resets).kept
-    return {name: callers(a, *layout) for name, a in activations(tape.calls[i]).items()}
+    return {name: layout.restore(a) for name, a in activations(tape.calls[i]).items()}
 
 
 def gradient_norms(
@@ -131,6 +130,7 @@ def gradient_norms(
         raise ValueError(f"net: a layer with {net.weight_dtype} weights is for inference and has no gradients")
     own = plain(net)
     cache = forward(own, x, state, lengths, resets)
+    layout: Layout
     tape, layout = cache.kept
     if dy is None and dstate is None:
         dstate = unit(tape, layout, i)
@@ -138,7 +138,7 @@ def gradient_norms(
     tape.watch = asked.extend
     own.backward(dy, cache, dstate=dstate)
     [back] = [back for back in asked if back.call is tape.calls[i]]
-    return callers(norms(back), *layout)
+    return layout.restore(norms(back))
 
 
 def which(net: Any, layer: Any, reverse: Any) -> int:
@@ -183,7 +183,7 @@ def unit(tape: Tape, layout: Layout, i: int) -> Any:
     """Return the gradient of L = sum(final h of call i) / sqrt(H) with respect to all final states."""
     final = [np.zeros((len(tape.calls), *s.shape), s.dtype) for s in tape.final[i]]
     final[0][i] = 1 / np.sqrt(final[0].shape[-1])
-    if layout[0]:
+    if layout.unbatched:
         final = [s[:, 0] for s in final]
     return final[0] if len(final) == 1 else tuple(final)
 

@@ -24,9 +24,9 @@ import numpy as np
 from fastrnn import backends, slow
 from fastrnn.call import Call
 from fastrnn.cells import Cell
-from fastrnn.checks import Options, checked_call
+from fastrnn.checks import Layout
 from fastrnn.extras import needed
-from fastrnn.run import WEIGHTS, gru_cell, lstm_cell, rnn_cell
+from fastrnn.run import WEIGHTS, CallOptions, checked_call, gru_cell, lstm_cell, rnn_cell
 
 jax = needed("jax", "jax")
 ad, batching, mlir = [needed(f"jax.interpreters.{name}", "jax") for name in ("ad", "batching", "mlir")]
@@ -286,8 +286,8 @@ def _run(
     values = (x, *weights, *init, lengths, resets)
     given = {name: _array(name, a) for name, a in zip(names, values, strict=True) if a is not None}
     inputs = {name: _array(name, a) for name, a in (e or {}).items()}
-    options = Options(reverse=reverse, training=True, heads=heads, threads=backends.thread_count(threads))
-    call, unbatched = _checked(cell, given, inputs, options)
+    options = CallOptions(reverse=reverse, training=True, heads=heads, threads=backends.thread_count(threads))
+    call, (unbatched, _) = _checked(cell, given, inputs, options)
     if lengths is not None:  # the caller may pass any integers; the handler takes signed ones of 32 or 64 bits
         given["lengths"] = given["lengths"].astype("int64" if given["lengths"].dtype.itemsize == 8 else "int32")
     native = backends.current()
@@ -347,7 +347,7 @@ def _array(name: str, a: Any) -> Any:
         raise TypeError(f"{name}: expected an array, got {type(a).__name__}") from error
 
 
-def _checked(cell: Cell, given: Given, inputs: Given, options: Options) -> tuple[Call, bool]:
+def _checked(cell: Cell, given: Given, inputs: Given, options: CallOptions) -> tuple[Call, Layout]:
     """Check a call with arrays of these shapes and dtypes, whose values are unknown while tracing."""
     blank, e = ({name: np.zeros(a.shape, a.dtype) for name, a in arrays.items()} for arrays in (given, inputs))
     weights = {name: blank.get(name) for name in WEIGHTS}

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from fastrnn.call import Backend, Call
 from fastrnn.cells import Array
+from fastrnn.checks import Layout
 
 
 class Kept(NamedTuple):
@@ -17,7 +18,7 @@ class Kept(NamedTuple):
     backend: Backend
     call: Call
     saved: Any
-    unbatched: bool
+    layout: Layout
 
 
 class Cache:

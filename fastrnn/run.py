@@ -2,19 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 
 from fastrnn import backends
-from fastrnn.call import Backward, Gradients
-from fastrnn.cells import Array, Cell, find, members
-from fastrnn.checks import BOOLEANS, Common, Options, activation, checked_call, checked_gradient, checked_state
+from fastrnn.call import Backward, Call, Gradients
+from fastrnn.cells import Array, Arrays, Cell, find, members
+from fastrnn.checks import (
+    BOOLEANS,
+    Layout,
+    activation,
+    as_array,
+    boolean,
+    checked_checkpoint,
+    checked_gradient,
+    checked_inputs,
+    checked_lengths,
+    checked_resets,
+    checked_state,
+    checked_threads,
+    checked_x,
+    expect_heads,
+    expect_room,
+    floating_array,
+    floats,
+    size,
+)
 from fastrnn.results import Cache, Kept
+
+
+class Common(TypedDict, total=False):
+    """The keywords of every forward; `functional.lstm_forward` documents them."""
+
+    lengths: Any
+    resets: Any
+    reverse: bool
+    batch_first: bool
+    training: bool
+    checkpoint: int | Literal["auto"] | None
+    heads: int
+    threads: int | None
+
+
+class CallOptions(NamedTuple):
+    """The keywords of `Common` with their defaults."""
+
+    lengths: Any = None
+    resets: Any = None
+    reverse: bool = False
+    batch_first: bool = False
+    training: bool = False
+    checkpoint: int | Literal["auto"] | None = None
+    heads: int = 1
+    threads: int | None = None
+
 
 ACTIVATIONS = tuple(cell.options["activation"] for cell in members("rnn"))
 
-KEYWORDS = frozenset(Options._fields)
+KEYWORDS = frozenset(CallOptions._fields)
 
 WEIGHTS = ("W", "U", "b", "b_rec", "p")
 
@@ -37,6 +83,97 @@ def lstm_cell(p: Any) -> Cell:
     return find("lstm", peephole=p is not None)
 
 
+def checked_call(
+    cell: Cell,
+    x: Any,
+    weights: dict[str, Any],
+    init: tuple[Any, ...],
+    options: CallOptions,
+    return_states: bool = False,
+    e: Any = None,
+) -> tuple[Call, Layout]:
+    """Return the call, and the layout of the caller's arrays."""
+    for name in ("reverse", "batch_first", "training"):
+        boolean(name, getattr(options, name))
+    x, layout = checked_x(floating_array("x", x), options.batch_first)
+    T, B, I = x.shape
+    if options.checkpoint is not None and not options.training:
+        raise ValueError("checkpoint: needs training=True; got training=False")
+
+    parameters = checked_weights(cell, weights, I, x.dtype, size("heads", options.heads))
+    H = len(parameters["W"]) // cell.G
+    expect_room("x", "T, B, I, H", (T, B, I, H), T, B, I + 8 * H)
+    inputs: tuple[Arrays, tuple[bool, ...]] = ((), ())
+    if cell.inputs or e is not None:
+        inputs = checked_inputs(cell, e, (T, B, H), x.dtype, layout)
+    call = Call(
+        cell=cell,
+        x=x,
+        **parameters,
+        init=tuple([checked_state(n, s, B, H, x.dtype, layout) for n, s in zip(cell.initial, init, strict=True)]),
+        lengths=checked_lengths(options.lengths, T, B, layout),
+        resets=checked_resets(options.resets, T, B, layout),
+        reverse=bool(options.reverse),
+        batch_first=layout.batch_first,
+        training=bool(options.training),
+        checkpoint=checked_checkpoint(options.checkpoint, T),
+        return_states=bool(return_states),
+        threads=checked_threads(options.threads),
+        e=inputs[0],
+        fixed=inputs[1],
+    )
+    return call, layout
+
+
+def checked_step(
+    cell: Cell, x: Any, state: dict[str, Any], weights: dict[str, Any]
+) -> tuple[Array, Arrays, dict[str, Any]]:
+    """Return x, the state and the weights of one step, of any dtype."""
+    x = as_array("x", x)
+    if x.ndim != 2:
+        raise ValueError(f"x: expected shape (B, I), got {x.shape}")
+    parameters = checked_weights(cell, weights, x.shape[1], None)
+    H = len(parameters["W"]) // cell.G
+    before = tuple(floats(name, s, "(B, H)", (len(x), H), None) for name, s in state.items())
+    return x, before, parameters
+
+
+def checked_weights(
+    cell: Cell, weights: dict[str, Any], I: int, dtype: np.dtype[Any] | None, heads: int = 1
+) -> dict[str, Any]:
+    """Return W, U, b, b_rec, p by name, absent ones None; I is that of x. H follows from U, or from W without U."""
+    if I < 1:
+        raise ValueError("x: expected at least 1 input (I >= 1), got 0")
+    G, products, P, shapes = cell.G, len(cell.products), len(cell.parameters), cell.shapes
+    W, U, b, b_rec, p = weights["W"], weights["U"], weights["b"], weights["b_rec"], weights["p"]
+    expect_heads(cell, heads)
+    if products:
+        U = as_array("U", U)
+        D = U.shape[-1] if U.ndim else 0
+        H = heads * D
+        if U.shape != (products * H, D) or H < 1:
+            shape = f"{shapes['U'][:-1]}/heads) with heads = {heads}," if heads > 1 else f"{shapes['U']} with"
+            raise ValueError(f"U: expected shape {shape} H >= 1, got {U.shape}")
+    else:
+        W = as_array("W", W)
+        H = len(W) // G if W.ndim else 0
+        if W.shape != (G * H, I) or H < 1:
+            raise ValueError(f"W: expected shape {shapes['W']} with H >= 1, got {W.shape}")
+        for name in ("U", "b_rec"):
+            if weights[name] is not None:
+                raise ValueError(f"{name}: cell {cell.name} has no product with U; expected None")
+    if (p is None) != (P == 0):
+        wanted = f"shape {shapes['p']} for {', '.join(cell.parameters)}" if P else f"None: cell {cell.name} has none"
+        raise ValueError(f"p: expected {wanted}, got {'None' if p is None else 'an array'}")
+    return {
+        "W": floats("W", W, shapes["W"], (G * H, I), dtype),
+        "U": None if U is None else floats("U", U, shapes["U"], U.shape, dtype),
+        "b": None if b is None else floats("b", b, shapes["b"], (G * H,), dtype),
+        "b_rec": None if b_rec is None else floats("b_rec", b_rec, shapes["b_rec"], (products * H,), dtype),
+        "p": None if p is None else floats("p", p, shapes["p"], (P * H,), dtype),
+    }
+
+
 def run_forward(
     cell: Cell,
     x: Any,
@@ -51,15 +188,15 @@ def run_forward(
         raise TypeError(f"{cell.family}_forward() got an unexpected keyword argument {min(common.keys() - KEYWORDS)!r}")
     if common.get("threads") is None:
         common["threads"] = backends.get_num_threads()
-    options = Options(**common)
+    options = CallOptions(**common)
     parameters = dict(zip(WEIGHTS, weights, strict=True))
-    call, unbatched = checked_call(cell, x, parameters, init, options, return_states, e)
+    call, layout = checked_call(cell, x, parameters, init, options, return_states, e)
     backend = backends.of(cell)
     (out,) = backend.forward([call])
-    cache = Cache(Kept(backend, call, out.saved, unbatched)) if call.training else None
-    y = callers(out.y, unbatched, call.batch_first)
-    states = tuple([None if a is None else callers(a, unbatched, call.batch_first) for a in out.states])
-    final = tuple([s[0] for s in out.final]) if unbatched else out.final
+    cache = Cache(Kept(backend, call, out.saved, layout)) if call.training else None
+    y = layout.restore(out.y)
+    states = tuple([None if a is None else layout.restore(a) for a in out.states])
+    final = tuple([s[0] for s in out.final]) if layout.unbatched else out.final
     return y, final, states, cache
 
 
@@ -71,39 +208,32 @@ def run_backward(
     if not isinstance(cache, Cache) or not its or not (its is cell if cell else its.builtin and its.family == name):
         got = repr(cache) if cache is None or isinstance(cache, Cache) else type(cache).__name__
         raise TypeError(f"cache: expected one made by {name}_forward(..., training=True), got {got}")
-    backend, call, saved, unbatched = cache.kept
-    _, B, _, H = call.sizes
+    backend, call, saved, layout = cache.kept
+    T, B, _, H = call.sizes
+    dtype = call.x.dtype
     back = Backward(
         call,
         saved,
-        checked_gradient("dy", dy, call, unbatched),
-        tuple([checked_state(name, d, B, H, call.x.dtype, unbatched) for name, d in dfinal.items()]),
-        tuple([checked_gradient(name, d, call, unbatched) for name, d in dstates.items()]),
+        checked_gradient("dy", dy, T, B, H, dtype, layout),
+        tuple([checked_state(name, d, B, H, dtype, layout) for name, d in dfinal.items()]),
+        tuple([checked_gradient(name, d, T, B, H, dtype, layout) for name, d in dstates.items()]),
     )
     (g,) = backend.backward([back])
-    if unbatched:
-        g = g._replace(dinit=tuple([None if d is None else d[0] for d in g.dinit]))
+    g = g._replace(dinit=tuple([None if d is None else layout.restore_state(d) for d in g.dinit]))
     if call.e:
         given = zip(g.de, call.e, call.fixed, strict=True)
-        g = g._replace(de=tuple([as_given(d, e, fixed, unbatched, call.batch_first) for d, e, fixed in given]))
-    return g._replace(dx=callers(g.dx, unbatched, call.batch_first))
+        g = g._replace(de=tuple([as_given(d, e, fixed, layout) for d, e, fixed in given]))
+    return g._replace(dx=layout.restore(g.dx))
 
 
-def as_given(d: Array, e: Array, fixed: bool, unbatched: bool, batch_first: bool) -> Array:
+def as_given(d: Array, e: Array, fixed: bool, layout: Layout) -> Array:
     """Return the gradient of an extra input e from d (T, B, H): sum over the axes that e was broadcast along."""
     if e.shape[2] != d.shape[2]:
         d = np.ascontiguousarray(d).sum(axis=2, keepdims=True, dtype=np.float64)
     if not fixed:
-        return callers(d.astype(e.dtype, copy=False), unbatched, batch_first)
+        return layout.restore(d.astype(e.dtype, copy=False))
     total = np.zeros(d.shape[1:])
     for step in d:  # in a fixed order: that of np.sum depends on the memory layout
         total += step
     total = total.astype(e.dtype)
-    return total[0] if unbatched else total
-
-
-def callers(a: Array, unbatched: bool, batch_first: bool) -> Array:
-    """Convert (T, B, ...) to the caller's layout: the inverse of `checks.time_major`."""
-    if unbatched:
-        return a[:, 0]
-    return a.swapaxes(0, 1) if batch_first else a
+    return layout.restore_state(total)

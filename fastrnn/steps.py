@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastrnn.cells import Array, Arrays, Cell
-from fastrnn.checks import checked_step
-from fastrnn.run import gru_cell, lstm_cell, rnn_cell
+from fastrnn.run import checked_step, gru_cell, lstm_cell, rnn_cell
 
 
 def rnn_step(x: Any, h: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *, activation: str = "tanh") -> Array:

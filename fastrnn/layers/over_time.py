@@ -47,7 +47,7 @@ class OverTime(Stateless):
         self._expect_steps(x.shape, "(B, T, F)" if self.batch_first else "(T, B, F)")
         x = self._turned(x)
         T, B, _ = x.shape
-        lengths = checked_lengths(lengths, T, B, False)
+        lengths = checked_lengths(lengths, T, B)
         valid = np.arange(T)[:, None] < (np.full(B, T) if lengths is None else lengths)
         return super().forward((x, valid), state=state, training=training, rng=rng)
 

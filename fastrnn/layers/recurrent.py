@@ -11,13 +11,14 @@ from fastrnn import backends
 from fastrnn.call import Prepared
 from fastrnn.cells import Array, Arrays, Cell
 from fastrnn.checks import (
+    Layout,
     as_array,
     boolean,
     checked_checkpoint,
     checked_inputs,
     checked_lengths,
     checked_resets,
-    every_step,
+    checked_x,
     expect_dtype,
     expect_heads,
     expect_room,
@@ -25,7 +26,6 @@ from fastrnn.checks import (
     floats,
     generator,
     rows,
-    time_major,
 )
 from fastrnn.initializers import GlorotUniform, Initializer, Orthogonal, RandomUniform, Zeros, chosen, initial
 from fastrnn.layers.base import Back, BackOfInputs, Cache, Layer, Output, Shape, checked_shape
@@ -41,10 +41,7 @@ from fastrnn.layers.regularised import Regularised
 from fastrnn.merges import MERGES
 from fastrnn.one_step import Form, OneStep
 from fastrnn.packed import PackedStack, Part, Tape
-from fastrnn.run import as_given, callers
-
-#: whether the caller's arrays are unbatched, and whether they are batch-first
-Layout = tuple[bool, bool]
+from fastrnn.run import as_given
 
 #: Keras' initializers; Keras has no peepholes
 KERAS: dict[str, Initializer] = {"W": GlorotUniform(), "U": Orthogonal(), "b": Zeros(), "b_rec": Zeros()}
@@ -55,11 +52,6 @@ class Taped(NamedTuple):
 
     tape: Tape
     layout: Layout
-
-
-def first_of_unbatched(a: Array, unbatched: bool, batch_first: bool) -> Array:
-    """Like `callers`, but for an output of the last step only."""
-    return a[0] if unbatched else a
 
 
 class Recurrent(LayerOptions, Layer):
@@ -371,9 +363,9 @@ class Recurrent(LayerOptions, Layer):
         dx, dinit, dparts, de = self.stack.backward(tape, dy, dfinal)
         first, names = tape.calls[0], self.stack.cell.inputs
         inputs = zip(names, de, first.e[: len(names)], first.fixed[: len(names)], strict=True)
-        given = {name: as_given(d, a, fixed, *layout) for name, d, a, fixed in inputs}
+        given = {name: as_given(d, a, fixed, layout) for name, d, a, fixed in inputs}
         kind = BackOfInputs if given else Back
-        found = kind(callers(dx, *layout), self._states_of_caller(dinit, layout), self._named(dparts))
+        found = kind(layout.restore(dx), self._states_of_caller(dinit, layout), self._named(dparts))
         if isinstance(found, BackOfInputs):
             found.de = given
         return found
@@ -400,42 +392,37 @@ class Recurrent(LayerOptions, Layer):
     ) -> tuple[dict[str, Any], Layout]:
         """Return the arguments of the stack's forward, and the caller's layout."""
         x = expect_dtype("x", as_array("x", x), self.dtype, "the layer's")
-        unbatched = x.ndim == 2
-        if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
-            expected = "(B, T, I)" if self.batch_first else "(T, B, I)"
-            raise ValueError(f"x: expected shape {expected} or (T, I) with I = {self.input_size}, got {x.shape}")
-        layout = unbatched, self.batch_first and not unbatched
-        x = rows(time_major(x, *layout))
+        x, layout = checked_x(x, self.batch_first, self.input_size)
         T, B, I = x.shape
         H = features(self)
         expect_room("x", "T, B, I, H", (T, B, I, H), T, B, I + 8 * H)
         given = {
             "x": x,
-            "lengths": checked_lengths(lengths, T, B, unbatched),
-            "resets": checked_resets(resets, T, B, *layout),
+            "lengths": checked_lengths(lengths, T, B, layout),
+            "resets": checked_resets(resets, T, B, layout),
             "threads": backends.thread_count(threads),
             "init": self._checked_state(state, B, layout),
         }
         if e is not None or self.inputs:
             sizes = T, B, self.hidden_size
-            given["e"], given["fixed"] = checked_inputs(self.stack.cell, e, sizes, self.dtype, *layout)
+            given["e"], given["fixed"] = checked_inputs(self.stack.cell, e, sizes, self.dtype, layout)
         return given, layout
 
     def _run(self, given: dict[str, Any], layout: Layout, tape: Tape | None = None) -> tuple[Any, Any]:
         """Return y and the state in the caller's layout."""
-        y, final = self.stack.forward(**given, batch_first=layout[1], tape=tape)
+        y, final = self.stack.forward(**given, batch_first=layout.batch_first, tape=tape)
         if not self.return_sequences:
             h = final[0][-len(self.stack.directions) :].copy()
             y = MERGES[self.merge].forward(*h) if self.bidirectional else h[0]
-        of_caller = callers if self.return_sequences else first_of_unbatched
-        y = tuple([of_caller(a, *layout) for a in y]) if isinstance(y, tuple) else of_caller(y, *layout)
+        restore = layout.restore if self.return_sequences else layout.restore_state
+        y = tuple([restore(a) for a in y]) if isinstance(y, tuple) else restore(y)
         return y, self._states_of_caller(final, layout)
 
     def _states_of_caller(self, states: Arrays | None, layout: Layout) -> Any:
         """Convert states to the caller's layout: the inverse of `_checked_state`."""
         if states is None:
             return None
-        whole = tuple([s[:, 0] for s in states]) if layout[0] else states
+        whole = tuple([s[:, 0] for s in states]) if layout.unbatched else states
         return whole[0] if len(whole) == 1 else whole
 
     def _checked_dy(self, dy: Any, T: int, B: int, layout: Layout) -> Any:
@@ -445,20 +432,20 @@ class Recurrent(LayerOptions, Layer):
         pair = self.bidirectional and self.merge is None
         if pair and (not isinstance(dy, tuple | list) or len(dy) != 2):
             raise TypeError(f"dy: expected a pair, one for each direction, got {type(dy).__name__}")
-        shape = every_step(T, B, (features(self),), *layout)[1]
+        shape = layout.every_step(T, B, features(self))[1]
         if not self.return_sequences:
-            shape = shape[-1:] if layout[0] else (B, features(self))
+            shape = shape[-1:] if layout.unbatched else (B, features(self))
         arrays = []
         for d in dy if pair else (dy,):
             a = expect_shape("dy", expect_dtype("dy", as_array("dy", d), self.dtype, "the layer's"), "that of y", shape)
-            arrays.append(rows(time_major(a, *layout)) if self.return_sequences else a.reshape(B, -1))
+            arrays.append(rows(layout.time_major(a)) if self.return_sequences else a.reshape(B, -1))
         return tuple(arrays) if pair else arrays[0]
 
     def _checked_state(self, state: Any, B: int, layout: Layout, name: str = "state") -> Arrays | None:
         """Return (L*D, B, H) for each state of the cell."""
         if state is None:
             return None
-        unbatched, names = layout[0], self.stack.cell.states
+        unbatched, names = layout.unbatched, self.stack.cell.states
         if len(names) > 1 and (not isinstance(state, tuple | list) or len(state) != len(names)):
             raise TypeError(f"{name}: expected a tuple ({', '.join(names)}), got {type(state).__name__}")
         shape = (len(self.stack.parts), *(() if unbatched else (B,)))

@@ -92,7 +92,7 @@ class Recurrent(RecurrentNode):
         x = rows(x.swapaxes(0, 1) if self.batch_first else x)
         T, B, _ = x.shape
         init = [self._state(name, s, (D, B, H), x.dtype) for name, s in (("initial_h", h), ("initial_c", c))]
-        steps_of = checked_lengths(lengths, T, B, False, "sequence_lens")
+        steps_of = checked_lengths(lengths, T, B, name="sequence_lens")
         states = self._of_sequences(init[: len(self.states)], T, steps_of)
         threads = backends.thread_count(threads)
         again = weights.again if lengths is None else None

@@ -12,7 +12,7 @@ from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn.cells import Cell
-from fastrnn.checks import every_step, extras
+from fastrnn.checks import Layout, extras
 from fastrnn.torch import exporting, ops, per_sample
 from fastrnn.torch.compiler import let_in
 from fastrnn.torch.per_sample import ExpandedWeight
@@ -276,7 +276,7 @@ class Base(nn.RNNBase):
         if not isinstance(resets, Tensor) or resets.dtype != torch.bool or not resets.is_cpu:
             got = f"{resets.dtype} on {resets.device}" if isinstance(resets, Tensor) else type(resets).__name__
             raise TypeError(f"resets: expected a tensor of torch.bool on the CPU, got {got}")
-        meaning, shape = every_step(T, B, (), unbatched, self.batch_first)
+        meaning, shape = Layout(unbatched, self.batch_first).every_step(T, B)
         if resets.shape != shape:
             raise ValueError(f"resets: expected shape {meaning} = {shape}, got {tuple(resets.shape)}")
         return resets.unsqueeze(1) if unbatched else resets.t() if self.batch_first else resets
@@ -284,17 +284,15 @@ class Base(nn.RNNBase):
     def _checked_inputs(self, e: Any, dtype: torch.dtype, T: int, B: int, unbatched: bool) -> list[Tensor]:
         """Return the inputs as (T, B, H), with size 1 for constant axes and the batch in the caller's order."""
         e, found = extras("e", e, self._cell.inputs), []
+        shapes = Layout(unbatched, self.batch_first).input_shapes(T, B, self.hidden_size)
         for name in self._cell.inputs:
-            a, shapes = e[name], []
+            a = e[name]
             if not isinstance(a, Tensor):
                 raise TypeError(f"{name}: expected a tensor, got {type(a).__name__}")
             if a.dtype != dtype or not a.is_cpu:
                 raise TypeError(refusal(name, a) or f"{name}: expected dtype {dtype}, the input's, got {a.dtype}")
-            for width in (self.hidden_size, 1):
-                shapes += [every_step(T, B, (width,), unbatched, self.batch_first)[1]]
-                shapes += [(width,) if unbatched else (B, width)]
             if a.shape not in shapes:
-                expected = ", ".join(map(str, dict.fromkeys(shapes)))
+                expected = ", ".join(map(str, shapes))
                 raise ValueError(f"{name}: expected one of the shapes {expected}, got {tuple(a.shape)}")
             whole = a.unsqueeze(-2) if unbatched else a.transpose(0, 1) if self.batch_first and a.dim() == 3 else a
             found.append(whole if whole.dim() == 3 else whole.unsqueeze(0))

@@ -150,7 +150,7 @@ def as_inputs(name: str, x: Any, lengths: Any) -> tuple[Any, Array | None]:
         return x, None
     if not has_steps(x):
         raise ValueError(f"lengths: expected None, because {name} of shape {x.shape} has no time axis")
-    return x, checked_lengths(lengths, x.shape[1], len(x), False)
+    return x, checked_lengths(lengths, x.shape[1], len(x))
 
 
 def as_targets(name: str, y: Any, samples: Samples) -> Any:

@@ -71,7 +71,7 @@ class Chain(Layer):
         x = as_array("x", x)
         self._expect_one_each("state", state)
         if lengths is not None and has_steps(x):
-            lengths = checked_lengths(lengths, x.shape[1], len(x), False)
+            lengths = checked_lengths(lengths, x.shape[1], len(x))
             x = zeros_after(x, lengths)
         given = {name: turned(as_array(f"e {name!r}", a)) for name, a in extras("e", e, self.inputs).items()}
         out = self.run_forward(turned(x), state, lengths, training, rng, threads, given)

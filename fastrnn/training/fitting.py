@@ -16,7 +16,7 @@ from fastrnn.training.model import Model, Totals, evaluate
 from fastrnn.training.padding import has_steps
 
 
-class Options(NamedTuple):
+class FitOptions(NamedTuple):
     """Checked options of `Sequential.fit`."""
 
     epochs: int
@@ -27,7 +27,7 @@ class Options(NamedTuple):
     threads: int | None
 
 
-def check_carried(model: Chain, samples: Samples, options: Options) -> None:
+def check_carried(model: Chain, samples: Samples, options: FitOptions) -> None:
     """Raise ValueError if the state cannot be carried from one window or batch to the next."""
     for option, used in (("truncate", options.truncate), ("stateful", options.stateful)):
         if not used:
@@ -155,7 +155,7 @@ class Training:
         model: Model,
         source: Source,
         validation: Source | None,
-        options: Options,
+        options: FitOptions,
         callbacks: list[Callback],
         rng: np.random.Generator,
     ) -> None:

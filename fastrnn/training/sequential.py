@@ -9,7 +9,7 @@ from typing import Any
 from fastrnn.checks import boolean, fraction, generator, positive
 from fastrnn.training.batches import FIELDS, Samples, Source, fields, gives_batches
 from fastrnn.training.callbacks import in_order, load_training
-from fastrnn.training.fitting import Callback, History, Options, Training, check_carried
+from fastrnn.training.fitting import Callback, FitOptions, History, Training, check_carried
 from fastrnn.training.model import Fits, Model
 from fastrnn.training.targets import Counting, counting
 
@@ -162,7 +162,7 @@ class Sequential(Model):
             boolean(name, value)
         truncate = None if truncate is None else positive("truncate", truncate)
         accumulate = positive("accumulate", accumulate)
-        options = Options(positive("epochs", epochs), bool(shuffle), truncate, bool(stateful), accumulate, threads)
+        options = FitOptions(positive("epochs", epochs), bool(shuffle), truncate, bool(stateful), accumulate, threads)
         counted = counting(class_weight, ignore_index)
         fits = Fits(self, self.compiled.loss, threads, truncate)
 

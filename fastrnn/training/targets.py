@@ -85,7 +85,7 @@ def valid_rows(prediction: Any, target: Any, lengths: Any, weights: Any, classes
     if lengths is not None:
         if prediction.ndim != 3:
             raise ValueError(f"lengths: needs a prediction of shape (T, B, K), got {prediction.shape}")
-        valid = np.arange(steps[0])[:, None] < checked_lengths(lengths, steps[0], steps[1], unbatched=False)
+        valid = np.arange(steps[0])[:, None] < checked_lengths(lengths, steps[0], steps[1])
     if weights is not None:
         weights = numbers("weights", weights)
         expect_shape("weights", weights, f"({meaning}{',' if meaning == 'B' else ''})", steps)
