@@ -120,7 +120,7 @@ class DenseCall(NamedTuple):
 Stage = list[Call] | DenseCall
 
 
-class Forward(NamedTuple):
+class ForwardResult(NamedTuple):
     """Result of a backend's forward."""
 
     y: np.ndarray  #: (T, B, H), 0 past a sequence's length
@@ -129,7 +129,7 @@ class Forward(NamedTuple):
     saved: Any  #: data for its own backward; None unless `training`
 
 
-class Backward(NamedTuple):
+class BackwardCall(NamedTuple):
     """Arguments of one backward call."""
 
     call: Call  #: with `training`
@@ -180,7 +180,7 @@ class Backend(Protocol):
 
     name: str
 
-    def forward(self, calls: Sequence[Call]) -> list[Forward]:
+    def forward(self, calls: Sequence[Call]) -> list[ForwardResult]:
         """Run calls of one dtype, each after those whose y it reads."""
         ...
 
@@ -233,7 +233,7 @@ class Backend(Protocol):
         """
         ...
 
-    def backward(self, calls: Sequence[Backward]) -> list[Gradients]:
+    def backward(self, calls: Sequence[BackwardCall]) -> list[Gradients]:
         """Return every gradient of calls of one dtype, none of which reads another's output."""
         ...
 

@@ -26,7 +26,7 @@ MANY_THREADS = 2**16
 #: The dtype in which the binding takes row indices of a table.
 NUMBER = np.dtype(np.intp)
 
-Named = TypeVar("Named")
+Found = TypeVar("Found")
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -372,10 +372,10 @@ def activation(name: str, value: Any, known: Iterable[str]) -> str:
     return str(chosen)
 
 
-def by_name(name: str, value: Any, kind: type[Any], table: Mapping[str, Callable[[], Named]]) -> Named:
+def by_name(name: str, value: Any, kind: type[Any], table: Mapping[str, Callable[[], Found]]) -> Found:
     """Return `value` if it is an instance of `kind`, else a new instance of that name."""
     if isinstance(value, kind):
-        instance: Named = value
+        instance: Found = value
         return instance
     expected = f"a {kind.__name__} or one of {', '.join(map(repr, table))}"
     if not isinstance(value, str):

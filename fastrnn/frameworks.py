@@ -58,7 +58,7 @@ PYTORCH_IN_MODELS = replace(
 )
 
 #: Names of the options that are activations: of gates, the candidate and the output.
-ACTIVATIONS = ("activation", "gate", "candidate", "output")
+ACTIVATION_OPTIONS = ("activation", "gate", "candidate", "output")
 
 #: Activations of recurrent layers that Keras supports.
 KERAS_FUNCTIONS = (
@@ -72,7 +72,7 @@ KERAS = Framework(
     gates={"rnn": "h", "gru": "zrn", "lstm": "ifgo"},
     merges={"concat": "concat", "sum": "sum", "mul": "mul", "ave": "average", None: None},
     only={
-        **dict.fromkeys(ACTIVATIONS, KERAS_FUNCTIONS),
+        **dict.fromkeys(ACTIVATION_OPTIONS, KERAS_FUNCTIONS),
         "peephole": (False,),
         "clip": (None,),
         "input_forget": (False,),
@@ -86,8 +86,8 @@ KERAS = Framework(
 #: A function's name in ONNX, and its alpha and beta if any.
 Function = tuple[str, tuple[float, ...]]
 
-#: Our activations of recurrent layers that ONNX has, too.
-FUNCTIONS: dict[str, Function] = {
+#: Activations of recurrent layers that ONNX supports.
+ONNX_FUNCTIONS: dict[str, Function] = {
     "tanh": ("Tanh", ()),
     "relu": ("Relu", ()),
     "sigmoid": ("Sigmoid", ()),
@@ -104,7 +104,7 @@ ONNX = Framework(
     classes={"rnn": "RNN", "gru": "GRU", "lstm": "LSTM"},
     gates={"rnn": "h", "gru": "zrn", "lstm": "iofg"},
     peepholes="iof",
-    only={"proj_size": (0,)} | dict.fromkeys(ACTIVATIONS, tuple(FUNCTIONS)),
+    only={"proj_size": (0,)} | dict.fromkeys(ACTIVATION_OPTIONS, tuple(ONNX_FUNCTIONS)),
     merges={"ReduceSum": "sum", "ReduceMean": "average", "ReduceProd": "mul"},
     factories=True,
 )
@@ -211,8 +211,8 @@ DEFAULTS = {"rnn": ("Tanh",), "gru": ("Sigmoid", "Tanh"), "lstm": ("Sigmoid", "T
 
 def onnx_functions(cell: Cell) -> tuple[Function, ...]:
     """Return the activations of one direction."""
-    chosen = [cell.options[name] for name in ACTIVATIONS if name in cell.options]
-    return tuple(FUNCTIONS[name] for name in chosen) or tuple((name, ()) for name in DEFAULTS[cell.family])
+    chosen = [cell.options[name] for name in ACTIVATION_OPTIONS if name in cell.options]
+    return tuple(ONNX_FUNCTIONS[name] for name in chosen) or tuple((name, ()) for name in DEFAULTS[cell.family])
 
 
 def onnx_attributes(cell: Cell, H: int, directions: int) -> dict[str, Any]:

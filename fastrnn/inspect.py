@@ -13,10 +13,10 @@ import numpy as np
 
 from fastrnn import backends
 from fastrnn.backends import numpy as by_numpy
-from fastrnn.call import Backward, Call
+from fastrnn.call import BackwardCall, Call
 from fastrnn.cells import Array, Arrays
 from fastrnn.checks import Layout, boolean, integer
-from fastrnn.layers.base import Cache
+from fastrnn.layers.base import LayerCache
 from fastrnn.layers.options import LayerOptions
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.packed import Tape
@@ -134,7 +134,7 @@ def gradient_norms(
     tape, layout = cache.kept
     if dy is None and dstate is None:
         dstate = unit(tape, layout, i)
-    asked: list[Backward] = []
+    asked: list[BackwardCall] = []
     tape.watch = asked.extend
     own.backward(dy, cache, dstate=dstate)
     [back] = [back for back in asked if back.call is tape.calls[i]]
@@ -161,8 +161,8 @@ def plain(layer: Recurrent) -> Recurrent:
     return layer.from_parts(layer.stack.inference, layer.stack.parts, **options)
 
 
-def forward(layer: Recurrent, x: Any, state: Any, lengths: Any, resets: Any) -> Cache:
-    cache: Cache = layer.forward(x, state=state, lengths=lengths, resets=resets, training=True).cache
+def forward(layer: Recurrent, x: Any, state: Any, lengths: Any, resets: Any) -> LayerCache:
+    cache: LayerCache = layer.forward(x, state=state, lengths=lengths, resets=resets, training=True).cache
     return cache
 
 
@@ -189,7 +189,7 @@ def unit(tape: Tape, layout: Layout, i: int) -> Any:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # exploding gradients are a result, not an error
-def norms(back: Backward) -> Array:
+def norms(back: BackwardCall) -> Array:
     """Return the gradient norm of every h, (T, B), by running backward one step at a time."""
     call, dy = back.call, back.dy
     T, B, _, _ = call.sizes
@@ -201,7 +201,7 @@ def norms(back: Backward) -> Array:
         rows = valid[t]
         found[t, rows] = np.hypot.reduce(dh[rows], axis=-1, dtype=np.float64)  # hypot avoids overflow in squares
         dy_t = None if dy is None else dy[t : t + 1]
-        [gradients] = backends.current().backward([Backward(step, saved, dy_t, dstate)])
+        [gradients] = backends.current().backward([BackwardCall(step, saved, dy_t, dstate)])
         dstate = gradients.dinit  # type: ignore[assignment]  # every step was given its state
     return found
 

@@ -47,7 +47,7 @@ if keras.backend.backend() != "torch":
     raise ImportError(f"fastrnn.keras needs KERAS_BACKEND=torch, got {keras.backend.backend()!r}")
 
 from fastrnn.torch import ops  # PyTorch is installed
-from fastrnn.torch.stack import FUNCTIONS, Given, Setting, Stack, reordered
+from fastrnn.torch.stack import TORCH_FUNCTIONS, Given, Setting, Stack, reordered
 
 __all__ = ["GRU", "LSTM", "SimpleRNN"]
 
@@ -127,7 +127,7 @@ class _Kernels:
         """Whether this is an ONNX export that PyTorch has no operator for, so that Keras exports its own loop."""
         if ops.plain() or not torch.onnx.is_in_onnx_export():
             return False
-        return mask is not None or self._cell.key not in FUNCTIONS
+        return mask is not None or self._cell.key not in TORCH_FUNCTIONS
 
     def _drops(self, rate: float) -> bool:
         """Whether Keras' cell applies a dropout mask at this rate."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn import backends
-from fastrnn.call import Backend, Backward, Call, Forward, Gradients, Prepared, empty
+from fastrnn.call import Backend, BackwardCall, Call, ForwardResult, Gradients, Prepared, empty
 from fastrnn.cells import Array, Arrays, Cell
 from fastrnn.merges import MERGES
 from fastrnn.weight_dtypes import WEIGHT_DTYPES
@@ -52,9 +52,9 @@ class Tape:
     saved: list[Any] = field(default_factory=list)
     final: list[Arrays] = field(default_factory=list)  #: for every call, one (B, H) per state
     #: called with the arguments of each layer's backward, from the top layer down
-    watch: Callable[[list[Backward]], None] = lambda asked: None
+    watch: Callable[[list[BackwardCall]], None] = lambda asked: None
 
-    def add(self, calls: list[Call], results: list[Forward]) -> None:
+    def add(self, calls: list[Call], results: list[ForwardResult]) -> None:
         self.calls += calls
         self.saved += [result.saved for result in results]
         self.final += [result.final for result in results]
@@ -259,7 +259,7 @@ class PackedStack:
             if D > 1 and dy is not None:
                 dys = list(MERGES[self.merge].backward(dy, *[tape.calls[i].output() for i in own]))
             dstates = [tuple([None if d is None else d[i] for d in dfinal]) for i in own]
-            asked = [Backward(tape.calls[i], tape.saved[i], *ds) for i, *ds in zip(own, dys, dstates, strict=True)]
+            asked = [BackwardCall(tape.calls[i], tape.saved[i], *ds) for i, *ds in zip(own, dys, dstates, strict=True)]
             tape.watch(asked)
             grads = tape.backend.backward(asked)
             found = grads + found

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 import numpy as np
 
 from fastrnn import backends
-from fastrnn.call import Backward, Call, Gradients
+from fastrnn.call import BackwardCall, Call, Gradients
 from fastrnn.cells import Array, Arrays, Cell, find, members
 from fastrnn.checks import (
     BOOLEANS,
@@ -58,7 +58,7 @@ class CallOptions(NamedTuple):
     threads: int | None = None
 
 
-ACTIVATIONS = tuple(cell.options["activation"] for cell in members("rnn"))
+RNN_ACTIVATIONS = tuple(cell.options["activation"] for cell in members("rnn"))
 
 KEYWORDS = frozenset(CallOptions._fields)
 
@@ -66,7 +66,7 @@ WEIGHTS = ("W", "U", "b", "b_rec", "p")
 
 
 def rnn_cell(chosen: str, name: str = "activation") -> Cell:
-    return find("rnn", activation=activation(name, chosen, ACTIVATIONS))
+    return find("rnn", activation=activation(name, chosen, RNN_ACTIVATIONS))
 
 
 def gru_cell(reset_after: bool | None) -> Cell:
@@ -211,7 +211,7 @@ def run_backward(
     backend, call, saved, layout = cache.kept
     T, B, _, H = call.sizes
     dtype = call.x.dtype
-    back = Backward(
+    back = BackwardCall(
         call,
         saved,
         checked_gradient("dy", dy, T, B, H, dtype, layout),

@@ -18,7 +18,7 @@ import numpy as np
 import _fastrnn
 from fastrnn import checks
 from fastrnn.backends import usable_cpus
-from fastrnn.call import Backward, Call, DenseCall, Forward, Gradients, Prepared, Sessions, Stage, Stepper
+from fastrnn.call import BackwardCall, Call, DenseCall, ForwardResult, Gradients, Prepared, Sessions, Stage, Stepper
 from fastrnn.cells import Cell
 from fastrnn.unchanged import changed
 
@@ -212,7 +212,7 @@ def from_bytes(memory: np.ndarray, layout: str) -> _Borrowed:
     return _Borrowed(layout, memory)
 
 
-def forward(calls: Sequence[Call]) -> list[Forward]:
+def forward(calls: Sequence[Call]) -> list[ForwardResult]:
     isa = _isa
     results, jobs = [], []
     for call in calls:
@@ -228,7 +228,7 @@ def forward(calls: Sequence[Call]) -> list[Forward]:
             saved = _Saved(isa, _memory(n), n)
             if call.clean:
                 saved.memory[:] = 0
-        result = Forward(
+        result = ForwardResult(
             call.output(),
             tuple([np.empty((B, width), call.x.dtype) for width in widths]),
             tuple([call.empty(width) if call.return_states else None for width in widths[1:]]),
@@ -363,7 +363,7 @@ def prepared(calls: Sequence[Call], x_shape: tuple[int, ...], batch_first: bool,
     return _fastrnn.Prepared(_isas[_isa], jobs, _scratch, np.empty, x_shape, batch_first, every_step)
 
 
-def backward(calls: Sequence[Backward]) -> list[Gradients]:
+def backward(calls: Sequence[BackwardCall]) -> list[Gradients]:
     for back in calls:
         back.saved.expect_unchanged(back.call)
     results = [_empty_gradients(back.call) for back in calls]

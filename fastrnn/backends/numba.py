@@ -14,8 +14,8 @@ import numba
 import numpy as np
 
 from fastrnn.backends.numpy import (
+    ForwardStepper,
     OneByOne,
-    Steps,
     dense,
     from_bytes,
     layout,
@@ -27,7 +27,7 @@ from fastrnn.backends.numpy import (
     scan_backward,
     to_bytes,
 )
-from fastrnn.call import Backward, Call, Forward, Gradients
+from fastrnn.call import BackwardCall, Call, ForwardResult, Gradients
 from fastrnn.cells import Array, Cell
 from fastrnn.cells.program import Loop
 from fastrnn.cells.python import compiled
@@ -55,14 +55,14 @@ name = "numba"
 types: Any = numba.types  # numba has no type stubs
 
 
-def forward(calls: Sequence[Call]) -> list[Forward]:
+def forward(calls: Sequence[Call]) -> list[ForwardResult]:
     return [scan(call, reference(call.cell, call.x.dtype, call.weight_dtype)) for call in calls]
 
 
-stepper, sessions = partial(Steps, forward), partial(OneByOne, forward)
+stepper, sessions = partial(ForwardStepper, forward), partial(OneByOne, forward)
 
 
-def backward(calls: Sequence[Backward]) -> list[Gradients]:
+def backward(calls: Sequence[BackwardCall]) -> list[Gradients]:
     return [scan_backward(back, reference(back.call.cell, back.call.x.dtype)) for back in calls]
 
 

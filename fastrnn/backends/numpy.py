@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.call import Backward, Call, DenseCall, Forward, Gradients, Prepared, Stage
+from fastrnn.call import BackwardCall, Call, DenseCall, ForwardResult, Gradients, Prepared, Stage
 from fastrnn.cells import Array, Arrays, Cell
 from fastrnn.cells.python import compiled
 from fastrnn.cells.reference import Reference, dot
@@ -47,11 +47,11 @@ class Saved(NamedTuple):
     segments: list[Any]  # visits per segment; with `checkpoint`, its initial state
 
 
-def forward(calls: Sequence[Call]) -> list[Forward]:
+def forward(calls: Sequence[Call]) -> list[ForwardResult]:
     return [scan(call, reference(call.cell, call.x.dtype, call.weight_dtype)) for call in calls]
 
 
-def backward(calls: Sequence[Backward]) -> list[Gradients]:
+def backward(calls: Sequence[BackwardCall]) -> list[Gradients]:
     return [scan_backward(back, reference(back.call.cell, back.call.x.dtype)) for back in calls]
 
 
@@ -101,12 +101,12 @@ def general_way(x: Any, state: Any = None) -> None:
     """A `call.Prepared` that accepts no x."""
 
 
-class Steps:
+class ForwardStepper:
     """A `call.Stepper` that runs a whole forward for every step."""
 
     def __init__(
         self,
-        forward: Callable[[Sequence[Call]], list[Forward]],
+        forward: Callable[[Sequence[Call]], list[ForwardResult]],
         stages: Sequence[Stage],
         table: Array | None,
         states: Sequence[Array],
@@ -169,13 +169,13 @@ class OneByOne:
 
     def __init__(
         self,
-        forward: Callable[[Sequence[Call]], list[Forward]],
+        forward: Callable[[Sequence[Call]], list[ForwardResult]],
         stages: Sequence[Stage],
         table: Array | None,
         stores: Sequence[Array],
         capacity: int,
     ) -> None:
-        self._steps = Steps(forward, stages, table, [store[0] for store in stores], 1, list)
+        self._steps = ForwardStepper(forward, stages, table, [store[0] for store in stores], 1, list)
         self._stores = stores
 
     def step(self, slots: list[int], x: Any, out: Any = None) -> Array:
@@ -190,11 +190,11 @@ class OneByOne:
         return y
 
 
-stepper, sessions = partial(Steps, forward), partial(OneByOne, forward)
+stepper, sessions = partial(ForwardStepper, forward), partial(OneByOne, forward)
 
 
 @quietly
-def scan(call: Call, of: Reference) -> Forward:
+def scan(call: Call, of: Reference) -> ForwardResult:
     """Run a cell's step over time.
 
     It saves a list of visits per segment or, with `checkpoint`, only a segment's initial state to recompute it from.
@@ -218,11 +218,11 @@ def scan(call: Call, of: Reference) -> Forward:
                 visits.append(visit)
         tape.append(visits if keep else start)
     # Copies: the caller owns the result, while the tape and `init` may hold the same arrays.
-    return Forward(y, tuple(s.copy() for s in state), others, Saved(seen, tape) if call.training else None)
+    return ForwardResult(y, tuple(s.copy() for s in state), others, Saved(seen, tape) if call.training else None)
 
 
 @quietly
-def scan_backward(back: Backward, of: Reference) -> Gradients:
+def scan_backward(back: BackwardCall, of: Reference) -> Gradients:
     """Run backward over the data saved by `scan`, first recomputing a segment if only its initial state was saved."""
     call, (seen, tape), dy, dfinal, dstates = back
     expect_unchanged(seen, call.arguments())

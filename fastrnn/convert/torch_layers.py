@@ -166,9 +166,9 @@ def made_embedding(layer: Embedding) -> Any:
 
 
 def made_activation(layer: Activation) -> Any:
-    from fastrnn.convert.torch_modules import FUNCTIONS
+    from fastrnn.convert.torch_modules import ACTIVATION_MODULES
 
-    return copy.deepcopy(FUNCTIONS[layer.activation])
+    return copy.deepcopy(ACTIVATION_MODULES[layer.activation])
 
 
 def made_normalization(layer: LayerNormalization) -> Any:

@@ -18,7 +18,7 @@ MERGES: dict[Any, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 #: a function of `Dense` and `Activation`
-FUNCTIONS: dict[str, nn.Module] = {
+ACTIVATION_MODULES: dict[str, nn.Module] = {
     "identity": nn.Identity(),
     "sigmoid": nn.Sigmoid(),
     "tanh": nn.Tanh(),
@@ -129,7 +129,7 @@ class Sequential(nn.Sequential):
             elif isinstance(module, OverTime):
                 x = module(x, mask)
             else:
-                x = FUNCTIONS[then.activation](module(x))
+                x = ACTIVATION_MODULES[then.activation](module(x))
             mask = mask if x.ndim == 3 else None
         return x, mask
 
@@ -157,5 +157,5 @@ def recurrent(module: nn.RNNBase, x: Tensor, mask: Tensor | None, then: Then) ->
 
 def activation_of(module: nn.Module) -> str | None:
     """Return the name of the function that a module computes, or None if it is not one of ours."""
-    found = next((name for name, own in FUNCTIONS.items() if type(own) is type(module)), None)
+    found = next((name for name, own in ACTIVATION_MODULES.items() if type(own) is type(module)), None)
     return None if isinstance(module, nn.Softmax) and module.dim != -1 else found

@@ -53,7 +53,7 @@ class BackOfInputs(Back):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Cache:
+class LayerCache:
     """Opaque data that a layer's training forward saves for that layer's backward.
 
     It refers to x, the parameters and, for an activation, y without copying them: do not change them before the
@@ -64,7 +64,7 @@ class Cache:
     kept: Any
 
     def __repr__(self) -> str:
-        return f"<Cache of {self.layer!r}>"
+        return f"<LayerCache of {self.layer!r}>"
 
 
 class Layer:
@@ -120,7 +120,7 @@ class Layer:
         ----------
         dy : array shaped like y
             Gradient of a scalar with respect to y.
-        cache : Cache
+        cache : LayerCache
             The cache from this layer's forward. Its x and the parameters must be unchanged since.
         dstate : shaped like the final state, optional
             Gradient with respect to the final state, for recurrent layers.
@@ -299,7 +299,7 @@ class Layer:
 
     def _own(self, cache: Any) -> Any:
         """Return the data of this layer's own cache."""
-        if not isinstance(cache, Cache):
+        if not isinstance(cache, LayerCache):
             raise TypeError(f"cache: expected one made by forward(..., training=True), got {cache!r}")
         if cache.layer is not self:
             raise ValueError(f"cache: expected one made by this layer's forward, got {cache!r}")
@@ -346,7 +346,7 @@ class Stateless(Layer):
         if state is not None:
             raise ValueError(f"state: {type(self).__name__} has no state; expected None, got {type(state).__name__}")
         y, kept = self._run(x, training, rng, threads)
-        return Output(y, None, Cache(self, (y.shape, y.dtype, kept, glance(kept))) if training else None)
+        return Output(y, None, LayerCache(self, (y.shape, y.dtype, kept, glance(kept))) if training else None)
 
     def backward(self, dy: Any, cache: Any, *, dstate: Any = None) -> Back:
         if dstate is not None:

@@ -28,7 +28,7 @@ from fastrnn.checks import (
     rows,
 )
 from fastrnn.initializers import GlorotUniform, Initializer, Orthogonal, RandomUniform, Zeros, chosen, initial
-from fastrnn.layers.base import Back, BackOfInputs, Cache, Layer, Output, Shape, checked_shape
+from fastrnn.layers.base import Back, BackOfInputs, Layer, LayerCache, Output, Shape, checked_shape
 from fastrnn.layers.dropout import mask
 from fastrnn.layers.options import (
     LayerOptions,
@@ -44,11 +44,11 @@ from fastrnn.packed import PackedStack, Part, Tape
 from fastrnn.run import as_given
 
 #: Keras' initializers; Keras has no peepholes
-KERAS: dict[str, Initializer] = {"W": GlorotUniform(), "U": Orthogonal(), "b": Zeros(), "b_rec": Zeros()}
+KERAS_INITIALIZERS: dict[str, Initializer] = {"W": GlorotUniform(), "U": Orthogonal(), "b": Zeros(), "b_rec": Zeros()}
 
 
 class Taped(NamedTuple):
-    """Data that a training forward saves: a layer's `Cache.kept`."""
+    """Data that a training forward saves: a layer's `LayerCache.kept`."""
 
     tape: Tape
     layout: Layout
@@ -148,7 +148,7 @@ class Recurrent(LayerOptions, Layer):
             expect_projects(cell)
         shapes = parameter_shapes(self, cell)
         torch: dict[str, Initializer] = dict.fromkeys(shapes[0], RandomUniform(1 / np.sqrt(self.hidden_size)))
-        start, rng = chosen(initializer, {"torch": torch, "keras": KERAS}), generator(rng)
+        start, rng = chosen(initializer, {"torch": torch, "keras": KERAS_INITIALIZERS}), generator(rng)
         parts = [{key: self._initial(start[key], key, own[key], rng) for key in own} for own in shapes]
         for part in parts:
             if cell.starts and start["p"] is torch["p"]:
@@ -324,7 +324,7 @@ class Recurrent(LayerOptions, Layer):
         calls = self.stack.parts if own.draws else []
         drawn = [own.draw(part.get("U"), (T, B, self.hidden_size), rng, self.dtype) for part in calls]
         tape = Tape(backends.of(own.training), masks, checked_checkpoint(checkpoint, T), own.training, drawn)
-        return Output(*self._run(given, layout, tape), Cache(self, Taped(tape, layout)))
+        return Output(*self._run(given, layout, tape), LayerCache(self, Taped(tape, layout)))
 
     def backward(self, dy: Any, cache: Any, *, dstate: Any = None) -> Back:
         """Backpropagate through time and down the stack for `forward`, any number of times.
@@ -334,7 +334,7 @@ class Recurrent(LayerOptions, Layer):
         dy : array shaped like y, or None
             Gradient of a scalar with respect to y, a pair of them with ``merge=None``; ignored past a sequence's
             length.
-        cache : Cache
+        cache : LayerCache
             The cache from this layer's ``forward(..., training=True)``. Its x, state, resets and the parameters must be
             unchanged since.
         dstate : shaped like the final state, optional

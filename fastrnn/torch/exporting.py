@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.frameworks import ONNX, onnx_attributes
-from fastrnn.torch.stack import FUNCTIONS, Given, Setting, Tensors, reordered
+from fastrnn.torch.stack import TORCH_FUNCTIONS, Given, Setting, Tensors, reordered
 
 
 def to_onnx(setting: Setting, given: Given) -> Tensors:
@@ -24,14 +24,14 @@ def expect_none(**of: bool) -> None:
 
 def by_function(setting: Setting, given: Given) -> Tensors:
     """Export by tracing (``dynamo=False``), which supports PyTorch's own functions."""
-    if setting.cell not in FUNCTIONS or setting.projected:
+    if setting.cell not in TORCH_FUNCTIONS or setting.projected:
         got = f"{setting.cell}{', with proj_size' * setting.projected}"
-        known = ", ".join(FUNCTIONS)
+        known = ", ".join(TORCH_FUNCTIONS)
         raise ValueError(f"cell: expected one of {known} in an export to ONNX with dynamo=False, got {got}")
     states = _initial(setting, given)
     layers = len(given.weights) // len(setting.keys) // setting.directions
     options = setting.bias, layers, 0.0, False, setting.bidirectional, setting.batch_first
-    found: Tensors = FUNCTIONS[setting.cell](
+    found: Tensors = TORCH_FUNCTIONS[setting.cell](
         given.x, states if len(states) > 1 else states[0], list(given.weights), *options
     )
     return found

@@ -9,7 +9,7 @@ from torch import nn
 from fastrnn.cells import Cell, find
 from fastrnn.checks import boolean, expect_heads
 from fastrnn.layers.options import checked_heads, expect_projects, stems
-from fastrnn.run import ACTIVATIONS, gru_cell, rnn_cell
+from fastrnn.run import RNN_ACTIVATIONS, gru_cell, rnn_cell
 from fastrnn.torch.recurrent import Base
 
 
@@ -184,7 +184,7 @@ class RNN(Base, nn.RNN):
     (torch.Size([5, 2, 4]), torch.Size([1, 2, 4]))
     """
 
-    _cells: ClassVar = {activation: find("rnn", activation=activation) for activation in ACTIVATIONS}
+    _cells: ClassVar = {activation: find("rnn", activation=activation) for activation in RNN_ACTIVATIONS}
 
     def __init__(
         self,

@@ -232,7 +232,7 @@ class Recurrence(torch.autograd.Function):
 differentiable: Any = super(torch.autograd.Function, Recurrence).apply
 
 
-class Steps:
+class OptimizerSteps:
     """Counts the steps of all optimizers: fused ones change parameters without increasing their version counters."""
 
     count = 0
@@ -242,13 +242,13 @@ class Steps:
         cls.count += 1
 
 
-register_optimizer_step_post_hook(Steps.one_more)
+register_optimizer_step_post_hook(OptimizerSteps.one_more)
 
 
 def versions(weights: Sequence[Tensor]) -> list[int] | None:
     """Version counters of the weights, or None if PyTorch does not track them."""
     try:
-        return [Steps.count, *[weight._version for weight in weights]]
+        return [OptimizerSteps.count, *[weight._version for weight in weights]]
     except RuntimeError:  # created in inference mode; checking each one first would take longer
         return None
 

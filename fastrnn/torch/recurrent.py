@@ -16,7 +16,7 @@ from fastrnn.checks import Layout, extras
 from fastrnn.torch import exporting, ops, per_sample
 from fastrnn.torch.compiler import let_in
 from fastrnn.torch.per_sample import ExpandedWeight
-from fastrnn.torch.stack import FUNCTIONS, Given, Setting, Stack, conjugate, packed
+from fastrnn.torch.stack import TORCH_FUNCTIONS, Given, Setting, Stack, conjugate, packed
 
 Tensors = Sequence[Tensor]
 
@@ -168,7 +168,7 @@ class Base(nn.RNNBase):
 
     def _export_packed(self, input: PackedSequence, hx: Any, resets: Any, e: Any) -> tuple[Any, Any]:
         """Export through `torch.nn`'s own forward, because PyTorch's exporter supports packing only there."""
-        if self._cell.key not in FUNCTIONS or not isinstance(self, nn.LSTM | nn.GRU | nn.RNN):
+        if self._cell.key not in TORCH_FUNCTIONS or not isinstance(self, nn.LSTM | nn.GRU | nn.RNN):
             raise TypeError(f"input: expected a tensor in an export of {self._cell.key} to ONNX, got a PackedSequence")
         exporting.expect_none(resets=resets is not None, e=bool(e))
         module: Any = super()

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from fastrnn.torch.modules import GRU, LSTM, RNN
 from fastrnn.torch.recurrent import Base, cell_of, enter, leave, refusal
-from fastrnn.torch.stack import FUNCTIONS
+from fastrnn.torch.stack import TORCH_FUNCTIONS
 
 COUNTERPARTS: dict[type[nn.RNNBase], type[Base]] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
 
@@ -119,7 +119,7 @@ def restore(model: nn.Module) -> Report:
         if not isinstance(module, Base):
             continue
         plain = _plain(module)
-        if cell_of(module) not in FUNCTIONS:
+        if cell_of(module) not in TORCH_FUNCTIONS:
             report.kept[name] = f"torch.nn has no {cell_of(module)}"
         elif plain is None:
             report.kept[name] = f"{type(module).__name__} inherits from a class of fastrnn.torch"

@@ -18,7 +18,7 @@ from fastrnn.packed import PackedStack, Tape
 Tensors = list[Tensor]
 
 #: PyTorch's own functions, by the `key` of their cell.
-FUNCTIONS: dict[str, Any] = {
+TORCH_FUNCTIONS: dict[str, Any] = {
     "lstm": torch.lstm,
     "gru_after": torch.gru,
     "rnn_tanh": torch.rnn_tanh,

@@ -254,7 +254,7 @@ class Source(Protocol):
         """Join the predictions of all batches into one array, batch-first."""
 
 
-class Arrays:
+class ArraySource:
     """Batches of `size` samples from arrays."""
 
     def __init__(self, samples: Samples, size: int) -> None:
@@ -277,7 +277,7 @@ class Arrays:
 
     def split(self, fraction: float) -> tuple[Source, Source]:
         first, last = self.samples.split(fraction)
-        return Arrays(first, self._size), Arrays(last, self._size)
+        return ArraySource(first, self._size), ArraySource(last, self._size)
 
     def joined(self, predictions: Iterator[Array]) -> Array:
         samples, out, start = self.samples, None, 0
@@ -292,7 +292,7 @@ class Arrays:
         return out
 
 
-class Given:
+class IterableSource:
     """Batches from the caller's iterable or sequence.
 
     Parameters

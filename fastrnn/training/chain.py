@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrnn.cells import Array
 from fastrnn.checks import as_array, checked_lengths, extras, generator
-from fastrnn.layers.base import Back, BackOfInputs, Cache, Layer, Output, Shape, add_steps
+from fastrnn.layers.base import Back, BackOfInputs, Layer, LayerCache, Output, Shape, add_steps
 from fastrnn.one_step import Form, OneStep
 from fastrnn.training.padding import has_steps, turned, zeros_after
 
@@ -75,7 +75,7 @@ class Chain(Layer):
             x = zeros_after(x, lengths)
         given = {name: turned(as_array(f"e {name!r}", a)) for name, a in extras("e", e, self.inputs).items()}
         out = self.run_forward(turned(x), state, lengths, training, rng, threads, given)
-        return out._replace(y=turned(out.y), cache=Cache(self, (out.y, out.cache)) if training else None)
+        return out._replace(y=turned(out.y), cache=LayerCache(self, (out.y, out.cache)) if training else None)
 
     def backward(self, dy: Any, cache: Any, *, dstate: Any = None) -> Back:
         """Backpropagate through all layers, after `forward` with ``training=True``.
@@ -83,7 +83,7 @@ class Chain(Layer):
         Parameters
         ----------
         dy : array shaped like y, optional
-        cache : Cache
+        cache : LayerCache
         dstate : sequence, optional
             A gradient, or None, for each layer's final state.
 

@@ -12,9 +12,9 @@ from fastrnn.checks import by_name, positive
 from fastrnn.layers.base import Layer, Shape
 from fastrnn.training import weight_files
 from fastrnn.training.batches import (
-    Arrays,
+    ArraySource,
     Batch,
-    Given,
+    IterableSource,
     Samples,
     Source,
     as_extras,
@@ -319,7 +319,7 @@ class Model(Chain):
             samples = self._samples(given, counting, prefix, check is not None)
             if check is not None:
                 check(f"{prefix}y", samples)
-            return Arrays(samples, size)
+            return ArraySource(samples, size)
         for name, value in given.items():
             if name != "x" and value is not None:
                 raise ValueError(f"{prefix}{name}: expected None, because x yields batches with their own {name}")
@@ -331,7 +331,7 @@ class Model(Chain):
                 check(f"{name} y", samples)
             return samples
 
-        return Given(f"{prefix}x", x, read, number, argument)
+        return IterableSource(f"{prefix}x", x, read, number, argument)
 
     def _samples(self, given: dict[str, Any], counting: Counting, prefix: str, targets: bool) -> Samples:
         """Return checked samples; the loss checks the sizes of targets."""

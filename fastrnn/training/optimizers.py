@@ -30,7 +30,6 @@ from fastrnn.checks import (
 from fastrnn.layers.gradients import RowGradient
 from fastrnn.training.clipping import clip_by_norm, clip_by_value, gradient
 
-Arrays = dict[str, Array]
 Schedule = Callable[[int], float]
 
 #: Elements updated at a time: with their state and all temporaries they fit in a core's private cache.
@@ -168,7 +167,7 @@ class Optimizer(ABC):
         for block in blocks(p, g, *state):
             self.update(rate, *block)
 
-    def state_dict(self) -> Arrays:
+    def state_dict(self) -> dict[str, Array]:
         """Return copies of the state that `step` changes: "steps", and "slot.name" for each parameter.
 
         A parameter that was left out of some steps also has "steps.name", its own number of steps. Options, including
@@ -228,7 +227,7 @@ class Optimizer(ABC):
 
     def _checked(
         self, parameters: Mapping[str, Any], grads: Mapping[str, Any]
-    ) -> tuple[Arrays, dict[str, Array | RowGradient]]:
+    ) -> tuple[dict[str, Array], dict[str, Array | RowGradient]]:
         expect_mapping("parameters", parameters)
         expect_mapping("grads", grads)
         expect_names("grads", grads, parameters)
@@ -237,9 +236,9 @@ class Optimizer(ABC):
         for name, p in ps.items():
             if not (p.flags.c_contiguous and p.flags.writeable):
                 raise ValueError(f"parameters {name!r}: expected a contiguous, writable array")
-            alike(f"grads {name!r}", gs[name], p)
+            expect_alike(f"grads {name!r}", gs[name], p)
             for a in self._state.get(name, ()):
-                alike(f"parameters {name!r}", p, a, "in the steps before")
+                expect_alike(f"parameters {name!r}", p, a, "in the steps before")
         return ps, gs
 
     def __repr__(self) -> str:
@@ -505,7 +504,7 @@ def blocks(*arrays: Array) -> Iterator[list[Array]]:
         yield [a[start : start + BLOCK] for a in flat]
 
 
-def alike(name: str, a: Any, other: Array, whose: str = "the parameter's") -> None:
+def expect_alike(name: str, a: Any, other: Array, whose: str = "the parameter's") -> None:
     if (a.dtype, a.shape) != (other.dtype, other.shape):
         expect_dtype(name, a, other.dtype, whose)
         expect_shape(name, a, whose, other.shape)
