@@ -13,7 +13,7 @@ import numpy as np
 from fastrnn.cells import Array
 from fastrnn.checks import as_array, checked_lengths, extras
 from fastrnn.training.padding import Sequences, alike, first_steps, has_steps, turned, zeros_after
-from fastrnn.training.targets import Counting, expect_weights, numbers
+from fastrnn.training.targets import ClassWeights, expect_weights, numbers
 
 #: extra inputs of cells by their names
 Extras = Mapping[str, Array]
@@ -68,7 +68,7 @@ class Samples(NamedTuple):
     stepwise: bool
     own_steps: int | None = None  #: steps of the predictions, if they have a time axis that is not that of x
     weights: Array | None = None  #: weights of the predictions, shaped like `leading`
-    counting: Counting = Counting()
+    class_weights: ClassWeights = ClassWeights()
     e: Extras = MappingProxyType({})  #: extra inputs of cells by name, (N, T, ...) or (N, ...)
 
     @property
@@ -99,7 +99,7 @@ class Samples(NamedTuple):
         if len(self.leading) == 2:
             y, weights = (None if a is None else a.swapaxes(0, 1) for a in (y, weights))
         if y is not None:
-            weights = self.counting.weights(y, weights, len(self.leading))
+            weights = self.class_weights.weights(y, weights, len(self.leading))
         return Batch(turned(x), y, lengths, self.stepwise, weights, {name: turned(a) for name, a in e.items()})
 
     def batches(self, size: int, order: Array | None = None) -> Iterator[Batch]:
@@ -120,7 +120,7 @@ class Samples(NamedTuple):
                 T = self.y.shape[1]
                 y, valid = first_steps(y, T), np.arange(T) < lengths[:, None]
                 weights = valid if weights is None else np.where(valid, weights, 0)
-            yield y, self.counting.weights(y, weights, len(self.leading))
+            yield y, self.class_weights.weights(y, weights, len(self.leading))
 
     def split(self, fraction: float) -> tuple[Samples, Samples]:
         """Split off the last `fraction` of the samples."""

@@ -30,7 +30,7 @@ from fastrnn.training.metrics import Metric, metric_name
 from fastrnn.training.metrics import metric as metric_of
 from fastrnn.training.optimizers import OPTIMIZERS, Optimizer
 from fastrnn.training.padding import has_steps, turned, zeros_after
-from fastrnn.training.targets import Counting, counting
+from fastrnn.training.targets import ClassWeights, checked_class_weights
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,10 @@ class Model(Chain):
             For a wrong argument.
         """
         compiled = self.compiled
-        check = Fits(self, compiled.loss, threads)
+        check = TargetCheck(self, compiled.loss, threads)
         given = {"x": x, "y": y, "lengths": lengths, "sample_weight": sample_weight, "e": e}
-        counted = counting(class_weight, ignore_index)
-        source = self._source(given, batch_size, counted, check=check, steps=("steps", steps))
+        class_weights = checked_class_weights(class_weight, ignore_index)
+        source = self._source(given, batch_size, class_weights, check=check, steps=("steps", steps))
         return evaluate(self, compiled, source, threads).means()
 
     def predict(
@@ -170,7 +170,7 @@ class Model(Chain):
             For a wrong argument.
         """
         given = {"x": x, "lengths": lengths, "e": e}
-        source = self._source(given, batch_size, Counting(), check=None, steps=("steps", steps))
+        source = self._source(given, batch_size, ClassWeights(), check=None, steps=("steps", steps))
         return source.joined(prediction(self, batch, threads) for batch in source.epoch(None))
 
     def summary(self) -> str:
@@ -303,7 +303,7 @@ class Model(Chain):
         self,
         given: dict[str, Any],
         batch_size: int,
-        counting: Counting,
+        class_weights: ClassWeights,
         *,
         check: Callable[[str, Samples], None] | None,
         steps: tuple[str, int | None],
@@ -316,7 +316,7 @@ class Model(Chain):
         if not gives_batches(x) or (check is None and isinstance(x, list)):
             if number is not None:
                 raise ValueError(f"{argument}: expected None if {prefix}x is an array or a list, got {number}")
-            samples = self._samples(given, counting, prefix, check is not None)
+            samples = self._samples(given, class_weights, prefix, check is not None)
             if check is not None:
                 check(f"{prefix}y", samples)
             return ArraySource(samples, size)
@@ -326,14 +326,14 @@ class Model(Chain):
 
         def read(batch: str, given: Any) -> Samples:
             name, targets = f"{prefix}{batch}", check is not None
-            samples = self._samples(fields(name, given, targets), counting, f"{name} ", targets)
+            samples = self._samples(fields(name, given, targets), class_weights, f"{name} ", targets)
             if check is not None:
                 check(f"{name} y", samples)
             return samples
 
         return IterableSource(f"{prefix}x", x, read, number, argument)
 
-    def _samples(self, given: dict[str, Any], counting: Counting, prefix: str, targets: bool) -> Samples:
+    def _samples(self, given: dict[str, Any], class_weights: ClassWeights, prefix: str, targets: bool) -> Samples:
         """Return checked samples; the loss checks the sizes of targets."""
         x, lengths = as_inputs(f"{prefix}x", given["x"], given.get("lengths"))
         shape = (x.shape[1], x.shape[0], *x.shape[2:]) if has_steps(x) else x.shape
@@ -343,7 +343,7 @@ class Model(Chain):
         samples = samples._replace(e=as_extras(f"{prefix}e", given.get("e"), self.inputs, samples))
         if not targets:
             return samples
-        samples = samples._replace(y=as_targets(f"{prefix}y", given["y"], samples), counting=counting)
+        samples = samples._replace(y=as_targets(f"{prefix}y", given["y"], samples), class_weights=class_weights)
         return samples._replace(weights=as_weights(f"{prefix}sample_weight", given.get("sample_weight"), samples))
 
 
@@ -374,7 +374,7 @@ class Totals:
         return {prefix + name: total / (count or 1) for name, (total, count) in self._sums.items()}
 
 
-class Fits:
+class TargetCheck:
     """Check samples against a model and its loss: run one sample through it, once, and check all targets."""
 
     def __init__(self, model: Chain, loss: Loss, threads: int | None, truncate: int | None = None) -> None:
@@ -386,7 +386,7 @@ class Fits:
             first = next(samples.batch(slice(0, 1)).windows(self._truncate))
             self._tried = self._model.run_forward(first.x, lengths=first.lengths, threads=self._threads, e=first.e).y
         K, dtype, steps = self._tried.shape[-1], self._tried.dtype, samples.leading[1:]
-        samples.counting.expect_of(K, self._loss.classes, self._loss.probabilities)
+        samples.class_weights.expect_of(K, self._loss.classes, self._loss.probabilities)
         for y, weights in samples.targets():
             self._loss.expect_targets(name, y, (len(y), *steps, K), dtype, weights)
 

@@ -10,8 +10,8 @@ from fastrnn.checks import boolean, fraction, generator, positive
 from fastrnn.training.batches import FIELDS, Samples, Source, fields, gives_batches
 from fastrnn.training.callbacks import in_order, load_training
 from fastrnn.training.fitting import Callback, FitOptions, History, Training, check_carried
-from fastrnn.training.model import Fits, Model
-from fastrnn.training.targets import Counting, counting
+from fastrnn.training.model import Model, TargetCheck
+from fastrnn.training.targets import ClassWeights, checked_class_weights
 
 
 class Sequential(Model):
@@ -163,22 +163,22 @@ class Sequential(Model):
         truncate = None if truncate is None else positive("truncate", truncate)
         accumulate = positive("accumulate", accumulate)
         options = FitOptions(positive("epochs", epochs), bool(shuffle), truncate, bool(stateful), accumulate, threads)
-        counted = counting(class_weight, ignore_index)
-        fits = Fits(self, self.compiled.loss, threads, truncate)
+        class_weights = checked_class_weights(class_weight, ignore_index)
+        check_targets = TargetCheck(self, self.compiled.loss, threads, truncate)
 
         def check(name: str, samples: Samples) -> None:
             check_carried(self, samples, options)
-            fits(name, samples)
+            check_targets(name, samples)
 
         steps = "steps_per_epoch", steps_per_epoch
         data = {"x": x, "y": y, "lengths": lengths, "sample_weight": sample_weight, "e": e}
-        given = self._source(data, batch_size, counted, check=check, steps=steps)
+        given = self._source(data, batch_size, class_weights, check=check, steps=steps)
         source, validation = given, None
         held_out = fraction("validation_split", validation_split)
         if validation_data is not None:
             if held_out:
                 raise ValueError("validation_split: expected 0 with validation_data")
-            validation = self._validation(validation_data, batch_size, counted, fits, validation_steps)
+            validation = self._validation(validation_data, batch_size, class_weights, check_targets, validation_steps)
         elif validation_steps is not None:
             raise ValueError(f"validation_steps: expected None without validation_data, got {validation_steps}")
         elif held_out:
@@ -190,7 +190,9 @@ class Sequential(Model):
             load_training(resume, training)
         return training.run()
 
-    def _validation(self, data: Any, batch_size: int, counted: Counting, fits: Fits, steps: int | None) -> Source:
+    def _validation(
+        self, data: Any, batch_size: int, class_weights: ClassWeights, check: TargetCheck, steps: int | None
+    ) -> Source:
         given = {"x": data}
         if isinstance(data, Mapping):
             given = fields("validation_data", data, targets=True)
@@ -200,4 +202,4 @@ class Sequential(Model):
                 raise TypeError(f"validation_data: expected {expected}, got {data!r:.80}")
             given = dict(zip(FIELDS, data, strict=False))
         named = "validation_steps", steps
-        return self._source(given, batch_size, counted, check=fits, steps=named, prefix="validation_data ")
+        return self._source(given, batch_size, class_weights, check=check, steps=named, prefix="validation_data ")

@@ -103,7 +103,7 @@ def valid_rows(prediction: Any, target: Any, lengths: Any, weights: Any, classes
     return Rows(p, t, w, prediction.shape, valid)
 
 
-class Counting(NamedTuple):
+class ClassWeights(NamedTuple):
     """Weights of targets by class."""
 
     table: Array | None = None  #: the weight of each class; the last entry, 1, is for all others
@@ -133,18 +133,18 @@ class Counting(NamedTuple):
             raise ValueError(f"class_weight: expected classes in 0..{max(K, 2) - 1}, got {most}")
 
 
-def counting(class_weight: Any, ignore_index: Any) -> Counting:
+def checked_class_weights(class_weight: Any, ignore_index: Any) -> ClassWeights:
     """Return the class weights of `fit`, checked."""
     if ignore_index is not None:
         ignore_index = integer("ignore_index", ignore_index, "an integer or None")
     if class_weight is None:
-        return Counting(None, ignore_index)
+        return ClassWeights(None, ignore_index)
     if not isinstance(class_weight, Mapping):
         raise TypeError(f"class_weight: expected a dict from classes to weights, got {class_weight!r:.80}")
     weights = {count("class_weight", c): finite(f"class_weight[{c}]", w, 0) for c, w in class_weight.items()}
     table = np.ones(max(weights, default=-1) + 2)
     table[list(weights)] = list(weights.values())
-    return Counting(table, ignore_index)
+    return ClassWeights(table, ignore_index)
 
 
 def numbers(name: str, a: Any) -> Array:
@@ -184,11 +184,11 @@ def expect_targets(
         if classes:
             expected += f", or integer classes of shape ({meaning}{',' if meaning == 'N' else ''}) = {steps}"
         kind = TypeError if y.shape == shape or (classes and y.shape == steps) else ValueError
-        hint = instead(y, shape, dtype, classes)
+        hint = suggestion(y, shape, dtype, classes)
         raise kind(f"{name}: expected {expected}, got {describe(y.dtype)} of shape {y.shape}{hint and '; ' + hint}")
 
 
-def instead(y: Array, shape: tuple[int, ...], dtype: np.dtype[Any], classes: bool) -> str:
+def suggestion(y: Array, shape: tuple[int, ...], dtype: np.dtype[Any], classes: bool) -> str:
     """Suggest what to pass in place of y, for common mistakes."""
     steps, K = shape[:-1], shape[-1]
     colons = ", ".join(":" for _ in steps)
