@@ -27,7 +27,7 @@ from compare.problem import Problem, make
 from compare.rounds import LEAST_ERROR
 
 import fastrnn
-from fastrnn.cells import Array
+from fastrnn.types import Array
 
 CELLS = ("lstm", "gru_after", "rnn_tanh")
 ROUNDS = 7

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fastrnn.cells import CELLS, Array, Arrays, Cell
+from fastrnn.cells import CELLS, Cell
+from fastrnn.types import Array, Arrays
 
 BOOLEANS = (bool, np.bool_)
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from fastrnn import backends
-from fastrnn.cells import Array
 from fastrnn.checks import size
 from fastrnn.convert import formats
 from fastrnn.convert.stack import as_chain, leaves
@@ -20,6 +19,7 @@ from fastrnn.layers.recurrent import Recurrent
 from fastrnn.training.chain import Chain
 from fastrnn.training.model import samples_first, table
 from fastrnn.training.padding import has_steps
+from fastrnn.types import Array
 
 
 def convert(source: str, target: str, **options: Any) -> None:

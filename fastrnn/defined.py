@@ -7,10 +7,11 @@ from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
-from fastrnn.cells import Array, Arrays, Cell
+from fastrnn.cells import Cell
 from fastrnn.checks import TIME_MAJOR, checked_inputs
 from fastrnn.results import Cache
 from fastrnn.run import Common, checked_step, run_backward, run_forward
+from fastrnn.types import Array, Arrays
 
 
 class CellResult(NamedTuple):

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 
 import fastrnn
-from fastrnn.cells import Array
 from fastrnn.results import Cache
+from fastrnn.types import Array
 
 T, BATCH, HIDDEN, LAG = 50, 64, 16, 2
 STEPS, RATE, BAR = 400, 0.02, 0.01

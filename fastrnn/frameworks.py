@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array, Cell, find, members
+from fastrnn.cells import Cell, find, members
+from fastrnn.types import Array
 
 
 @dataclass(frozen=True)

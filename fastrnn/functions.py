@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastrnn.cells import Array, relu, sigmoid, tanh
+from fastrnn.cells import relu, sigmoid, tanh
+from fastrnn.types import Array
 
 
 def softmax(a: Array) -> Array:

@@ -22,8 +22,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastrnn.cells import Array
 from fastrnn.checks import finite
+from fastrnn.types import Array
 
 __all__ = [
     "Constant",

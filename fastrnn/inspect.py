@@ -14,12 +14,12 @@ import numpy as np
 from fastrnn import backends
 from fastrnn.backends import numpy as by_numpy
 from fastrnn.call import BackwardCall, Call
-from fastrnn.cells import Array, Arrays
 from fastrnn.checks import Layout, boolean, integer
 from fastrnn.layers.base import LayerCache
 from fastrnn.layers.options import LayerOptions
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.packed import Tape
+from fastrnn.types import Array, Arrays
 
 __all__ = ["gates", "gradient_norms"]
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.cells import Array
+from fastrnn.types import Array
 
 
 class Merge(NamedTuple):

@@ -9,9 +9,9 @@ import numpy as np
 
 from fastrnn import backends
 from fastrnn.call import Backend, DenseCall, Sessions, Stage, Stepper
-from fastrnn.cells import Array, Arrays
 from fastrnn.checks import expect_room
 from fastrnn.packed import PackedStack, stand_in
+from fastrnn.types import Array, Arrays
 
 #: Structure of a state: a recurrent layer's state names, None for a stateless layer, a list of these for a model.
 Form = tuple[str, ...] | list[Any] | None

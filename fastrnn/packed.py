@@ -16,8 +16,9 @@ import numpy as np
 
 from fastrnn import backends
 from fastrnn.call import Backend, BackwardCall, Call, ForwardResult, Gradients, Prepared, empty
-from fastrnn.cells import Array, Arrays, Cell
+from fastrnn.cells import Cell
 from fastrnn.merges import MERGES
+from fastrnn.types import Array, Arrays
 from fastrnn.weight_dtypes import WEIGHT_DTYPES
 
 #: parameters of one layer and direction, by their names in a `Call`

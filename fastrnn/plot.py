@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from fastrnn import inspect
-from fastrnn.cells import Array
 from fastrnn.extras import needed
+from fastrnn.types import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

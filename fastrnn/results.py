@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from fastrnn.call import Backend, Call
-from fastrnn.cells import Array
 from fastrnn.checks import Layout
+from fastrnn.types import Array
 
 
 class Kept(NamedTuple):

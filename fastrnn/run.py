@@ -8,7 +8,7 @@ import numpy as np
 
 from fastrnn import backends
 from fastrnn.call import BackwardCall, Call, Gradients
-from fastrnn.cells import Array, Arrays, Cell, find, members
+from fastrnn.cells import Cell, find, members
 from fastrnn.checks import (
     BOOLEANS,
     Layout,
@@ -30,6 +30,7 @@ from fastrnn.checks import (
     size,
 )
 from fastrnn.results import Cache, Kept
+from fastrnn.types import Array, Arrays
 
 
 class Common(TypedDict, total=False):

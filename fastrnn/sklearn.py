@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from fastrnn.cells import Array
 from fastrnn.checks import boolean, by_name, finite, named_cell, positive
 from fastrnn.extras import needed
 from fastrnn.layers import Activation, Dense
@@ -17,6 +16,7 @@ from fastrnn.layers.rnn import of_cell
 from fastrnn.training import CategoricalCrossentropy, EarlyStopping, History, MeanSquaredError, Optimizer, Sequential
 from fastrnn.training.losses import Loss
 from fastrnn.training.optimizers import OPTIMIZERS
+from fastrnn.types import Array
 
 __all__ = ["SequenceClassifier", "SequenceRegressor"]
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastrnn.cells import Array, Arrays, Cell
+from fastrnn.cells import Cell
 from fastrnn.run import checked_step, gru_cell, lstm_cell, rnn_cell
+from fastrnn.types import Array, Arrays
 
 
 def rnn_step(x: Any, h: Any, W: Any, U: Any, b: Any = None, b_rec: Any = None, *, activation: str = "tanh") -> Array:

@@ -10,7 +10,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 
-from fastrnn.cells import Array, Arrays
+from fastrnn.types import Array, Arrays
 
 
 def _hashes(arrays: Arrays) -> list[int | None]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fastrnn.cells import Array
+from fastrnn.types import Array
 
 #: The largest integer of a weight, and of an element of a vector that is multiplied with weights.
 MOST_CODE, MOST_INPUT = 127, 32767

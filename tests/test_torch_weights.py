@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastrnn.cells import Array
+from fastrnn.types import Array
 from fastrnn.unchanged import SAMPLES, contents, spread
 
 torch = pytest.importorskip("torch")

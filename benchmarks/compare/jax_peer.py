@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array
+from fastrnn.types import Array
 
 from .cells import Cell, Steps
 from .peer import Peer, Work

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import fastrnn
-from fastrnn.cells import Array
+from fastrnn.types import Array
 
 from .peer import Peer, Work
 from .problem import Problem

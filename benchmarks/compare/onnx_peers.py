@@ -8,7 +8,7 @@ import importlib.util
 import numpy as np
 
 import fastrnn
-from fastrnn.cells import Array
+from fastrnn.types import Array
 
 from .cells import Cell
 from .peer import Peer, Work

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from fastrnn.cells import Array
+from fastrnn.types import Array
 
 from .cells import Cell
 from .problem import Problem

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 import fastrnn
-from fastrnn.cells import Array
+from fastrnn.types import Array
 
 from .cells import Cell, Steps
 from .jax_peer import JAX

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 import fastrnn
-from fastrnn.cells import CELLS, Array
+from fastrnn.cells import CELLS
+from fastrnn.types import Array
 
 from .cells import Cell, find
 from .grid import POINTS, Sizes, drawn_lengths

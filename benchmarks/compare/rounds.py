@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import NamedTuple, Self
 
-from fastrnn.cells import Array
+from fastrnn.types import Array
 
 from .cells import find
 from .grid import drawn_lengths

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from fastrnn.backends import available_isas
-from fastrnn.cells import Array
+from fastrnn.types import Array
 
 from .limits import LIMITS
 from .peer import Peer, Work

@@ -28,10 +28,11 @@ from fastrnn.backends.numpy import (
     to_bytes,
 )
 from fastrnn.call import BackwardCall, Call, ForwardResult, Gradients
-from fastrnn.cells import Array, Cell
+from fastrnn.cells import Cell
 from fastrnn.cells.program import Loop
 from fastrnn.cells.python import compiled
 from fastrnn.cells.reference import Reference
+from fastrnn.types import Array
 from fastrnn.weight_dtypes import product
 
 __all__ = [

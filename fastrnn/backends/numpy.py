@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn.call import BackwardCall, Call, DenseCall, ForwardResult, Gradients, Prepared, Stage
-from fastrnn.cells import Array, Arrays, Cell
+from fastrnn.cells import Cell
 from fastrnn.cells.python import compiled
 from fastrnn.cells.reference import Reference, dot
 from fastrnn.checks import stepped, stepped_numbers, stepped_reset, stepped_state
 from fastrnn.functions import FUNCTIONS
+from fastrnn.types import Array, Arrays
 from fastrnn.unchanged import Glance, expect_unchanged, glance
 from fastrnn.weight_dtypes import product
 

@@ -27,8 +27,6 @@ from typing import Any
 
 from fastrnn.cells.definition import Cell, CellError
 from fastrnn.cells.functions import (
-    Array,
-    Arrays,
     abs,
     clip,
     cos,
@@ -51,8 +49,6 @@ from fastrnn.cells.functions import (
 
 __all__ = [
     "CELLS",
-    "Array",
-    "Arrays",
     "Cell",
     "CellError",
     "abs",

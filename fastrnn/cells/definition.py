@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from fastrnn.cells import program as limits
-from fastrnn.cells.functions import Array
 from fastrnn.cells.graph import Graph, Matrix, Node, needed
 from fastrnn.cells.program import Program
 from fastrnn.cells.python import derivative, node_names
+from fastrnn.types import Array
 
 #: Every cell of this process by its `key`; of equal cells, the last one made.
 KNOWN: dict[str, Cell] = {}

@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.cells.graph import UNARY, Node
-
-Array = np.ndarray[Any, np.dtype[Any]]
-Arrays = tuple[Array, ...]
+from fastrnn.types import Array
 
 # 1 in the narrowest type: the literal is an int64, with which Numba would widen float32 arrays.
 one = np.int8(1)

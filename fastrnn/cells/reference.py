@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fastrnn.cells.functions import Array, Arrays
 from fastrnn.cells.program import Loop, Place, Program
+from fastrnn.types import Array, Arrays
 
 Fields = dict[Place, Array]
 

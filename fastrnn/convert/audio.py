@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array, find
+from fastrnn.cells import find
 from fastrnn.checks import among, positive
 from fastrnn.convert.keras_config import Piece
 from fastrnn.convert.keras_layers import converted
@@ -17,6 +17,7 @@ from fastrnn.convert.keras_options import Taken
 from fastrnn.convert.stack import assembled, dense_of
 from fastrnn.frameworks import NAM, RTNEURAL
 from fastrnn.training import Sequential
+from fastrnn.types import Array
 
 
 def from_rtneural(path: Any) -> Sequential:

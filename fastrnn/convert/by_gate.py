@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array, Cell, find, members
+from fastrnn.cells import Cell, find, members
 from fastrnn.checks import among, as_array, boolean
 from fastrnn.convert.stack import Arrays, assembled
 from fastrnn.frameworks import BY_HAND
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.run import gru_cell, rnn_cell
+from fastrnn.types import Array
 
 NAME = re.compile("(W|U|b_rec|b|p)(?:_?([ifgcorznh]))?")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array, Cell
+from fastrnn.cells import Cell
 from fastrnn.cells.c import FORMS, inference
 from fastrnn.cells.graph import needed
 from fastrnn.convert.c_source import Sequence, Source
@@ -19,6 +19,7 @@ from fastrnn.layers import Activation, Dense, Dropout, Embedding, LastStep, Laye
 from fastrnn.layers.options import features
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.packed import Part
+from fastrnn.types import Array
 
 #: A layer's `merge` -> the statement that joins the outputs b of the reverse direction to those of the other, in y.
 EACH = "for (int k = 0; k < {n}; k++) {y}[k] = "

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.cells import Array
 from fastrnn.cells.c_functions import WRITTEN, function
+from fastrnn.types import Array
 
 #: Bytes of the widest vector, and of a row of a panel (src/single.h).
 VECTOR, PANEL = 64, 256

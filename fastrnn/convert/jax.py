@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array, find
+from fastrnn.cells import find
 from fastrnn.checks import as_array, boolean, expect_dtype, expect_shape, floating_array
 from fastrnn.convert.by_gate import from_gates
 from fastrnn.convert.stack import Arrays, assembled, expect_names
 from fastrnn.frameworks import HAIKU_GATES, PYTORCH
 from fastrnn.layers.recurrent import Recurrent
+from fastrnn.types import Array
 
 Tree = Mapping[str, Any]
 

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from fastrnn.cells import Array
 from fastrnn.frameworks import CUDNN, KERAS, KERAS_2, KERAS_CELLS, KERAS_RNN
+from fastrnn.types import Array
 
 Config = dict[str, Any]
 

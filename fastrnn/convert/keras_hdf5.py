@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array
 from fastrnn.extras import needed
+from fastrnn.types import Array
 
 #: errors from reading files that are not models
 BROKEN: tuple[type[Exception], ...] = (

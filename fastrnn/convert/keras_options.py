@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from fastrnn.cells import Array
 from fastrnn.convert.keras_config import Config, Piece
+from fastrnn.types import Array
 
 #: Options that do not affect a layer's results once it has weights, and options that are read elsewhere.
 HARMLESS = {

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastrnn.cells import Array
 from fastrnn.convert.keras_config import Config, count, leaves, name
 from fastrnn.convert.keras_hdf5 import item, values
 from fastrnn.frameworks import KERAS_RNN
+from fastrnn.types import Array
 
 Weights = list[tuple[str, Array]]  #: (name, array)
 

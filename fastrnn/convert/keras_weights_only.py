@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.cells import Array, Cell
+from fastrnn.cells import Cell
 from fastrnn.convert.keras_config import Piece
 from fastrnn.convert.keras_hdf5 import expect_groups, item, opened
 from fastrnn.convert.keras_layers import of_graphics_card, parts
@@ -23,6 +23,7 @@ from fastrnn.frameworks import CUDNN, KERAS, KERAS_1_GATES
 from fastrnn.layers import Dense, Embedding, Layer, LayerNormalization
 from fastrnn.layers.options import parameter_names
 from fastrnn.layers.recurrent import Recurrent
+from fastrnn.types import Array
 
 #: Stateless layers whose parameters are in Keras' order -> their possible names in Keras.
 CLASSES: dict[type[Layer], tuple[str, ...]] = {

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fastrnn.cells import Array, Cell
+from fastrnn.cells import Cell
 from fastrnn.convert.stack import Arrays, kind_of, recurrent, refuse, titled, unstacked
 from fastrnn.extras import needed
 from fastrnn.frameworks import KERAS, keras_activation, keras_options, reordered, two_biases
@@ -25,6 +25,7 @@ from fastrnn.layers import (
 )
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.training import Sequential
+from fastrnn.types import Array
 
 
 def to_keras(layer: Any) -> Any:

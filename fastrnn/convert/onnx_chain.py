@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from fastrnn.cells import Array
 from fastrnn.convert.onnx_graph import HINT, Graph, options_of, parts_of_node
 from fastrnn.convert.onnx_layers import OPERATORS
 from fastrnn.convert.onnx_reader import array_of, is_recurrent, title
@@ -13,6 +12,7 @@ from fastrnn.convert.stack import assembled, dense_of, loaded
 from fastrnn.frameworks import INPUTS
 from fastrnn.layers import Activation, Dense, Dropout, Embedding, Layer
 from fastrnn.training import Sequential
+from fastrnn.types import Array
 
 #: operator -> our function
 FUNCTIONS = {kind: name for name, (kind, _) in OPERATORS.items()}

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array, Cell
+from fastrnn.cells import Cell
 from fastrnn.convert.onnx_reader import RecurrentNode, array_of, attributes_of, is_recurrent, opset_of, subgraphs, title
 from fastrnn.convert.stack import Arrays, Parts, titled
 from fastrnn.extras import needed
 from fastrnn.frameworks import ONNX, WEIGHTS, spelled
+from fastrnn.types import Array
 
 #: operators with which exporters assemble constants
 PUTS_TOGETHER = {

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.cells import Array
 from fastrnn.checks import integer
 from fastrnn.convert.stack import Arrays
+from fastrnn.types import Array
 
 #: supported opsets, and the default, in which reductions take their axes as an input
 OPSETS, OPSET = range(11, 27), 18

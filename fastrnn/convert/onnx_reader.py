@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.cells import Array, Cell, find, members
+from fastrnn.cells import Cell, find, members
 from fastrnn.checks import expect_dtype, expect_shape, floating_array, floats
 from fastrnn.convert.stack import Arrays
 from fastrnn.extras import needed
@@ -23,6 +23,7 @@ from fastrnn.frameworks import (
     onnx_activations,
     reordered,
 )
+from fastrnn.types import Array
 
 #: attribute -> its type
 KINDS = {

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fastrnn import checks
-from fastrnn.cells import Array, Cell, members
+from fastrnn.cells import Cell, members
 from fastrnn.checks import DTYPES, describe
 from fastrnn.frameworks import Framework
 from fastrnn.layers import Dense, Dropout, Layer
@@ -19,6 +19,7 @@ from fastrnn.layers.recurrent import Recurrent
 from fastrnn.layers.rnn import layer_class
 from fastrnn.packed import Part
 from fastrnn.training.chain import Chain
+from fastrnn.types import Array
 
 Arrays = dict[str, Array]
 

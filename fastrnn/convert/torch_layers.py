@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array, Cell, find
+from fastrnn.cells import Cell, find
 from fastrnn.checks import as_array
 from fastrnn.convert.stack import Arrays, kind_of, loaded, recurrent, stacked, titled, unstacked
 from fastrnn.extras import needed
@@ -28,6 +28,7 @@ from fastrnn.layers import (
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.training import Sequential
 from fastrnn.training.chain import Chain
+from fastrnn.types import Array
 
 
 def read(module: Any) -> tuple[Cell, Arrays, dict[str, Any]]:

@@ -6,11 +6,11 @@ from typing import Any
 
 from fastrnn import backends, checks
 from fastrnn.call import DenseCall
-from fastrnn.cells import Array
 from fastrnn.checks import floating_array, rows
 from fastrnn.functions import FUNCTIONS
 from fastrnn.layers.base import Stateless
 from fastrnn.one_step import Form, OneStep, RowFunction
+from fastrnn.types import Array
 
 
 class Activation(Stateless):

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-from fastrnn.cells import Array
 from fastrnn.checks import as_array, boolean, expect_dtype, expect_mapping, expect_names, expect_shape, floats, size
 from fastrnn.layers.pool import Pool
 from fastrnn.layers.stream import Stream
 from fastrnn.one_step import Form, OneStep, flattened
+from fastrnn.types import Array
 from fastrnn.unchanged import expect_unchanged, glance
 
 Shape = tuple[int | None, ...]

@@ -8,13 +8,13 @@ import numpy as np
 
 from fastrnn import backends, checks
 from fastrnn.call import Backend, DenseCall
-from fastrnn.cells import Array
 from fastrnn.checks import as_array, boolean, expect_dtype, expect_room, floating, generator, rows, size
 from fastrnn.functions import FUNCTIONS
 from fastrnn.initializers import GlorotUniform, Initializer, RandomUniform, Zeros, chosen, initial
 from fastrnn.layers.base import Shape, Stateless, checked_shape, expect_features
 from fastrnn.one_step import Form, OneStep
 from fastrnn.packed import Packings, stand_in
+from fastrnn.types import Array
 from fastrnn.unchanged import contents, spread
 
 

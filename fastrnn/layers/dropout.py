@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array
 from fastrnn.checks import floating_array, fraction, generator
 from fastrnn.layers.base import Stateless
 from fastrnn.one_step import Form, OneStep
+from fastrnn.types import Array
 
 
 def mask(shape: tuple[int, ...], rate: float, rng: Any, dtype: np.dtype[Any]) -> Array:

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array
 from fastrnn.checks import as_array, boolean, describe, expect_room, floating, generator, in_table, integer, size
 from fastrnn.initializers import Initializer, RandomNormal, RandomUniform, chosen, initial
 from fastrnn.layers.base import Shape, Stateless, checked_shape
 from fastrnn.layers.gradients import RowGradient
 from fastrnn.one_step import Form, OneStep
+from fastrnn.types import Array
 
 #: up to this many rows, updating the whole table is fast enough
 DENSE_ROWS = 1024

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from fastrnn.cells import Array
+from fastrnn.types import Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array
 from fastrnn.checks import as_array, boolean, expect_dtype, finite, floating, size
 from fastrnn.layers.base import Shape, Stateless, checked_shape, expect_features
+from fastrnn.types import Array
 
 
 class LayerNormalization(Stateless):

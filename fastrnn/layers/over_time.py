@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array
 from fastrnn.checks import boolean, checked_lengths, floating_array, size
 from fastrnn.layers.base import Layer, Output, Shape, Stateless, checked_shape
+from fastrnn.types import Array
 
 
 class OverTime(Stateless):

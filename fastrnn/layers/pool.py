@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastrnn.call import Sessions
-from fastrnn.cells import Array, Arrays
 from fastrnn.layers.stream import fill
 from fastrnn.one_step import Form, arranged
+from fastrnn.types import Array, Arrays
 
 
 class Pool:

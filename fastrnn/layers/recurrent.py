@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrnn import backends
 from fastrnn.call import Prepared
-from fastrnn.cells import Array, Arrays, Cell
+from fastrnn.cells import Cell
 from fastrnn.checks import (
     Layout,
     as_array,
@@ -42,6 +42,7 @@ from fastrnn.merges import MERGES
 from fastrnn.one_step import Form, OneStep
 from fastrnn.packed import PackedStack, Part, Tape
 from fastrnn.run import as_given
+from fastrnn.types import Array, Arrays
 
 #: Keras' initializers; Keras has no peepholes
 KERAS_INITIALIZERS: dict[str, Initializer] = {"W": GlorotUniform(), "U": Orthogonal(), "b": Zeros(), "b_rec": Zeros()}

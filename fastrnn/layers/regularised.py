@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array, Cell
+from fastrnn.cells import Cell
 from fastrnn.cells.regularised import averaged, masked
 from fastrnn.layers.dropout import mask
 from fastrnn.packed import Masks
+from fastrnn.types import Array
 
 
 class Regularised:

@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastrnn.call import Stepper
-from fastrnn.cells import Array, Arrays
 from fastrnn.checks import floats
 from fastrnn.one_step import Form, arranged, flattened
+from fastrnn.types import Array, Arrays
 
 
 class Stream:

@@ -16,10 +16,11 @@ import numpy as np
 
 from fastrnn import backends, catalogue
 from fastrnn.call import Call
-from fastrnn.cells import Array, Arrays, Cell, clip, relu, sigmoid, softplus, tanh, where
+from fastrnn.cells import Cell, clip, relu, sigmoid, softplus, tanh, where
 from fastrnn.checks import checked_lengths, expect_dtype, floating_array, floats, rows
 from fastrnn.convert.onnx_reader import Direction, RecurrentNode
 from fastrnn.packed import PackedStack
+from fastrnn.types import Array, Arrays
 
 #: Family of built-in cells -> the factory of its variants, and the options besides clip that the factory takes.
 MAKERS: dict[str, tuple[Callable[..., Cell], tuple[str, ...]]] = {

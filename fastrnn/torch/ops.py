@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fastrnn import backends
-from fastrnn.cells import Array, Arrays
 from fastrnn.torch import equations, exporting
 from fastrnn.torch.stack import Given, Setting, Stack, Tensors, addresses, dtype_of, lent, parts, unflat
+from fastrnn.types import Array, Arrays
 from fastrnn.unchanged import contents, spread
 
 #: The fields of a Given come first, those of a Setting last.

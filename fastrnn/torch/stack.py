@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from fastrnn import backends
-from fastrnn.cells import Array, Arrays, Cell
+from fastrnn.cells import Cell
 from fastrnn.cells.definition import by_key
 from fastrnn.checks import rows
 from fastrnn.packed import PackedStack, Tape
+from fastrnn.types import Array, Arrays
 
 Tensors = list[Tensor]
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fastrnn.cells import Array
 from fastrnn.checks import as_array, checked_lengths, extras
 from fastrnn.training.padding import Sequences, alike, first_steps, has_steps, turned, zeros_after
 from fastrnn.training.targets import ClassWeights, expect_weights, numbers
+from fastrnn.types import Array
 
 #: extra inputs of cells by their names
 Extras = Mapping[str, Array]

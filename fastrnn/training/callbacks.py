@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array
 from fastrnn.checks import among, boolean, count, finite, fraction, positive
 from fastrnn.extras import needed
 from fastrnn.training.fitting import Callback, History, Training
@@ -31,6 +30,7 @@ from fastrnn.training.weight_files import (
     under,
     write,
 )
+from fastrnn.types import Array
 
 
 class Best:

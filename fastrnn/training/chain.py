@@ -7,11 +7,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fastrnn.cells import Array
 from fastrnn.checks import as_array, checked_lengths, extras, generator
 from fastrnn.layers.base import Back, BackOfInputs, Layer, LayerCache, Output, Shape, add_steps
 from fastrnn.one_step import Form, OneStep
 from fastrnn.training.padding import has_steps, turned, zeros_after
+from fastrnn.types import Array
 
 
 class Chain(Layer):

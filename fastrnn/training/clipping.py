@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array
 from fastrnn.checks import expect_mapping, finite, floating_array
 from fastrnn.layers.gradients import RowGradient
+from fastrnn.types import Array
 
 
 def clip_by_norm(grads: Mapping[str, Array | RowGradient], limit: float) -> float:

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.cells import Array
 from fastrnn.training.batches import Batch, Samples, Source
 from fastrnn.training.chain import Chain
 from fastrnn.training.model import Model, Totals, evaluate
 from fastrnn.training.padding import has_steps
+from fastrnn.types import Array
 
 
 class FitOptions(NamedTuple):

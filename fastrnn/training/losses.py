@@ -16,9 +16,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from fastrnn.cells import Array, sigmoid
+from fastrnn.cells import sigmoid
 from fastrnn.checks import boolean
 from fastrnn.training.targets import Rows, expect_targets, in_range, valid_rows, weighted_sums
+from fastrnn.types import Array
 
 
 class Judged(NamedTuple):

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array
 from fastrnn.checks import by_name, finite
 from fastrnn.training.targets import numbers, valid_rows
+from fastrnn.types import Array
 
 
 class Metric(ABC):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastrnn.cells import Array
 from fastrnn.checks import by_name, positive
 from fastrnn.layers.base import Layer, Shape
 from fastrnn.training import weight_files
@@ -31,6 +30,7 @@ from fastrnn.training.metrics import metric as metric_of
 from fastrnn.training.optimizers import OPTIMIZERS, Optimizer
 from fastrnn.training.padding import has_steps, turned, zeros_after
 from fastrnn.training.targets import ClassWeights, checked_class_weights
+from fastrnn.types import Array
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from fastrnn.cells import Array
 from fastrnn.checks import (
     as_array,
     boolean,
@@ -29,6 +28,7 @@ from fastrnn.checks import (
 )
 from fastrnn.layers.gradients import RowGradient
 from fastrnn.training.clipping import clip_by_norm, clip_by_value, gradient
+from fastrnn.types import Array
 
 Schedule = Callable[[int], float]
 

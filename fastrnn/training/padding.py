@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array
 from fastrnn.checks import among, as_array, describe, expect_shape, number, positive
+from fastrnn.types import Array
 
 
 def pad_sequences(

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.cells import Array
 from fastrnn.checks import (
     as_array,
     checked_lengths,
@@ -19,6 +18,7 @@ from fastrnn.checks import (
     floating_array,
     integer,
 )
+from fastrnn.types import Array
 
 
 class Rows(NamedTuple):

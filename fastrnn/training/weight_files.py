@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.cells import Array
 from fastrnn.extras import needed
 from fastrnn.layers.base import Layer
 from fastrnn.layers.options import LayerOptions
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.layers.rnn import LAYERS
 from fastrnn.training.chain import Chain
+from fastrnn.types import Array
 from fastrnn.version import version
 
 #: keys of the metadata, and the format version
