@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from problems import CELLS, Arrays
-from stacks import as_given, layer, named, states
-from tolerance import assert_same_bits, relative_error
+from support.problems import CELLS, Arrays
+from support.stacks import as_given, layer, named, states
+from support.tolerance import assert_same_bits, relative_error
 
 import fastrnn
 from fastrnn import catalogue
 from fastrnn.backends import available_isas
+from fastrnn.training import weight_files
 from fastrnn.weight_dtypes import int8, int8_codes
 
 ISAS = available_isas()
@@ -242,3 +244,38 @@ def test_loaded_as_int8(tmp_path: Path) -> None:
     again = fastrnn.load(tmp_path / "small.safetensors")
     assert repr(again) == repr(loaded)
     assert_same_bits(again.parameters(), loaded.parameters())
+
+
+def test_a_file_of_a_quarter_of_the_size(tmp_path: Path) -> None:
+    model = fastrnn.Sequential([fastrnn.LSTM(200, 100, rng=0), fastrnn.Sequential([fastrnn.RNN(100, 90, rng=1)])])
+    small = fastrnn.quantize(model)
+    model.save(tmp_path / "large.safetensors")
+    small.save(tmp_path / "small.safetensors")
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("small", "large")]
+    assert sizes[0] < 0.28 * sizes[1]
+    again = fastrnn.load(tmp_path / "small.safetensors")
+    assert_same_bits(again.parameters(), small.parameters())
+    small.save_weights(tmp_path / "weights.safetensors")
+    again.layers[0].load_state_dict(fastrnn.LSTM(200, 100, rng=5).state_dict())
+    again.load_weights(tmp_path / "weights.safetensors")
+    assert_same_bits(again.parameters(), small.parameters())
+
+
+def test_a_file_with_weights_that_are_not_finite(tmp_path: Path) -> None:
+    layer = fastrnn.LSTM(3, 4, weight_dtype="int8", rng=0)
+    layer.parameters()["weight_ih_l0"][2, 1] = np.nan
+    layer.changed()
+    fastrnn.save(tmp_path / "layer.safetensors", layer)
+    assert_same_bits(fastrnn.load(tmp_path / "layer.safetensors").parameters(), layer.parameters())
+
+
+@pytest.mark.parametrize("names", [["0.weight_hh_l0"], ["weight_ih_l0"] * 2, ["bias_ih_l0"], [["weight_ih_l0"]], 7])
+def test_a_file_with_other_int8_matrices(names: Any, tmp_path: Path) -> None:
+    layer = fastrnn.LSTM(3, 4, weight_dtype="int8", rng=0)
+    fastrnn.save(tmp_path / "layer.safetensors", layer)
+    tensors, metadata = weight_files.opened("path", tmp_path / "layer.safetensors")
+    plain = json.loads(metadata["fastrnn"])
+    assert plain["int8"] == ["weight_ih_l0", "weight_hh_l0"]
+    weight_files.write(tmp_path / "layer.safetensors", tensors, plain | {"int8": names})
+    with pytest.raises(ValueError, match=r"^path: .*layer.safetensors: .*: expected an int8 matrix and fl"):
+        fastrnn.load(tmp_path / "layer.safetensors")

@@ -113,7 +113,7 @@ def layer_in(
 ) -> Layer:
     """Return the layer that an opened file describes."""
     cells = {own.name: own for own in ([cell] if isinstance(cell, Cell) else cell)}
-    description = weight_files.checked_metadata("path", path, tensors, metadata)
+    tensors, description = weight_files.checked("path", path, tensors, metadata)
     whose = f"path: {os.fspath(path)}"
     if "model" not in description:
         raise ValueError(f"{whose} holds only weights; expected a file of fastrnn.save, or use load_weights of a model")

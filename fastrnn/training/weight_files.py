@@ -3,7 +3,8 @@
 Weights are stored under the names of `Sequential.parameters`, which begin with a digit. Everything else is JSON in the
 file's metadata, under "fastrnn": the format version, the layers, for a whole model their descriptions, from which
 `convert.files` rebuilds them, and other data of the file's kind. A checksum of both is stored under "sha256"; a file
-without one is accepted.
+without one is accepted. Matrices of layers with int8 weights are stored as int8, with each row's scale beside them;
+the metadata lists them under "int8".
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn.checks import expect_shape
 from fastrnn.extras import needed
 from fastrnn.layers.base import Layer
 from fastrnn.layers.options import LayerOptions
@@ -27,9 +29,13 @@ from fastrnn.layers.rnn import LAYERS
 from fastrnn.training.chain import Chain
 from fastrnn.types import Array
 from fastrnn.version import version
+from fastrnn.weight_dtypes import int8_codes
 
 #: keys of the metadata, and the format version
 KEY, SUM, VERSION = "fastrnn", "sha256", 1
+
+#: end of the name of an int8 matrix's scales
+SCALE = ".scale"
 
 Tensors = dict[str, Array]
 
@@ -39,7 +45,7 @@ def kinds(model: Chain) -> list[str]:
 
 
 def save_weights(path: str | os.PathLike[str], model: Chain) -> None:
-    write(path, model.parameters(), {"layers": kinds(model)})
+    write_layers(path, model, {"layers": kinds(model)})
 
 
 def load_weights(path: str | os.PathLike[str], model: Chain) -> None:
@@ -115,6 +121,37 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], metadata: 
             raise OSError(f"path: {os.fspath(path)} cannot be written ({error})") from error
 
 
+def write_layers(path: str | os.PathLike[str], layer: Layer, metadata: Mapping[str, Any]) -> None:
+    """Write the weights of a layer or a model, of int8 layers in a quarter of the bytes."""
+    tensors, narrow = dict(layer.parameters()), list[str]()
+    for name in int8_names(layer):
+        codes, scales = int8_codes(tensors[name])
+        if np.isfinite(scales).all():
+            narrow.append(name)
+            tensors |= {name: codes, name + SCALE: scales}
+    write(path, tensors, dict(metadata) | ({"int8": narrow} if narrow else {}))
+
+
+def int8_names(layer: Layer, prefix: str = "") -> list[str]:
+    if isinstance(layer, Chain):
+        return [name for i, part in enumerate(layer.layers) for name in int8_names(part, f"{prefix}{i}.")]
+    if not isinstance(layer, Recurrent) or layer.weight_dtype != "int8":
+        return []
+    return [prefix + name for name in layer.parameters() if name.startswith("weight_")]
+
+
+def widened(argument: str, path: str | os.PathLike[str], tensors: Tensors, names: Any) -> Tensors:
+    """Return the tensors with float32 matrices in place of the int8 ones of these names."""
+    whole = dict(tensors)
+    for name in map(str, names if isinstance(names, list) else [names]):
+        codes, scales = whole.get(name), whole.pop(name + SCALE, None)
+        if codes is None or scales is None or (codes.ndim, codes.dtype, scales.dtype) != (2, np.int8, np.float32):
+            raise ValueError(f"{argument}: {os.fspath(path)}: {name}: expected an int8 matrix and float32 scales")
+        expect_shape(f"{argument}: {os.fspath(path)}: {name}{SCALE}", scales, "(rows, 1)", (len(codes), 1))
+        whole[name] = codes * scales
+    return whole
+
+
 def checksum(tensors: Tensors, plain: str) -> str:
     found = hashlib.sha256(plain.encode())
     for name in sorted(tensors):
@@ -136,14 +173,13 @@ def opened(argument: str, path: str | os.PathLike[str]) -> tuple[Tensors, dict[s
 
 
 def read(argument: str, path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, Any]]:
-    tensors, metadata = opened(argument, path)
-    return tensors, checked_metadata(argument, path, tensors, metadata)
+    return checked(argument, path, *opened(argument, path))
 
 
-def checked_metadata(
+def checked(
     argument: str, path: str | os.PathLike[str], tensors: Tensors, metadata: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return what fastrnn wrote beside the tensors, checked."""
+) -> tuple[Tensors, dict[str, Any]]:
+    """Return the arrays of a file that fastrnn wrote, and its metadata."""
     if KEY not in metadata:
         raise ValueError(f"{argument}: {os.fspath(path)} was not written by fastrnn")
     if SUM in metadata and metadata[SUM] != checksum(tensors, metadata[KEY]):
@@ -156,7 +192,7 @@ def checked_metadata(
         raise ValueError(f"{argument}: {os.fspath(path)} has metadata without a format version")
     if plain["version"] > VERSION:
         raise ValueError(f"{argument}: {os.fspath(path)} has format version {plain['version']}, expected {VERSION}")
-    return plain
+    return widened(argument, path, tensors, plain.get("int8", [])), plain
 
 
 Spec = dict[str, Any]
@@ -169,7 +205,7 @@ def save_model(path: str | os.PathLike[str], layer: Layer) -> None:
     """Save a layer or a model, weights and options; see `convert.save`."""
     spec = described(layer)
     layers = kinds(layer) if isinstance(layer, Chain) else spec["class"]
-    write(path, layer.parameters(), {"layers": layers, "fastrnn": version(), "model": spec})
+    write_layers(path, layer, {"layers": layers, "fastrnn": version(), "model": spec})
 
 
 def described(layer: Layer) -> Spec:
