@@ -145,7 +145,11 @@ def widened(argument: str, path: str | os.PathLike[str], tensors: Tensors, names
     whole = dict(tensors)
     for name in map(str, names if isinstance(names, list) else [names]):
         codes, scales = whole.get(name), whole.pop(name + SCALE, None)
-        if codes is None or scales is None or (codes.ndim, codes.dtype, scales.dtype) != (2, np.int8, np.float32):
+        if (
+            codes is None
+            or scales is None
+            or (codes.ndim, codes.dtype, scales.dtype) != (2, np.dtype("int8"), np.dtype("float32"))
+        ):
             raise ValueError(f"{argument}: {os.fspath(path)}: {name}: expected an int8 matrix and float32 scales")
         expect_shape(f"{argument}: {os.fspath(path)}: {name}{SCALE}", scales, "(rows, 1)", (len(codes), 1))
         whole[name] = codes * scales
