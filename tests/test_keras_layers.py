@@ -260,6 +260,7 @@ def test_half_precision(name: str, policy: str, rate: float, keras: Any, ours: A
     """The kernels compute in float32 what Keras rounds at every step; what comes out has Keras' type."""
     import torch
 
+    keras.utils.set_random_seed(7)  # of the weights, which would depend on the tests before
     x = np.random.default_rng(7).standard_normal((B, T, I)).astype(np.float32)
     options: dict[str, Any] = {"dropout": rate, "recurrent_dropout": rate, "seed": 1, "return_sequences": True}
     layers = [getattr(module, name)(H, dtype=policy, **options) for module in (keras.layers, ours)]
