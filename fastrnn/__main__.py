@@ -22,6 +22,7 @@ READING: dict[str, dict[str, Any]] = {
     "cell": {"metavar": "CELL", "help": "for a state_dict without its cell: rnn_tanh, rnn_relu, gru_before, ..."},
     "prefix": {"metavar": "NAME.", "help": "for a state_dict: prefix of the recurrent module's names"},
     "batch_first": {"action": "store_true", "help": "for a state_dict: the layer takes (B, T, I)"},
+    "weight_dtype": {"metavar": "DTYPE", "help": "round the recurrent layers' matrices to int8 or bfloat16"},
     "inference": {"action": "store_true", "help": "for Keras: ignore layers and options that act only in training"},
     "lengths": {"action": "store_true", "help": "for Keras: ignore masks; for ONNX: make lengths an input"},
     "state": {"action": "store_true", "help": "for Keras: ignore stateful; for ONNX: make states inputs and outputs"},

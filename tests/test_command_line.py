@@ -129,6 +129,16 @@ def test_arrays_of_another(run: Run, tmp_path: Path) -> None:
     )
 
 
+def test_weight_dtype(run: Run) -> None:
+    small().save("model.safetensors")
+    assert run("convert", "model.safetensors", "int8.safetensors", "--weight-dtype", "int8")[0] == 0
+    found = fastrnn.load("int8.safetensors")
+    assert_same_bits(found.parameters(), fastrnn.quantize(fastrnn.load("model.safetensors")).parameters())
+    assert "--weight-dtype: expected None, 'bfloat16' or 'int8', got 'int4'" in wrong(
+        run, "inspect", "model.safetensors", "--weight-dtype", "int4"
+    ).replace('"', "'")
+
+
 def test_a_file_is_read_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     small().save("model.safetensors")
     files, opened = list[str](), weight_files.opened

@@ -19,6 +19,7 @@ from fastrnn.convert.files import layer_in, save
 from fastrnn.convert.keras import from_keras
 from fastrnn.convert.onnx import from_onnx
 from fastrnn.convert.onnx_writer import to_onnx
+from fastrnn.convert.quantization import quantize
 from fastrnn.convert.torch import from_torch
 from fastrnn.extras import needed
 from fastrnn.frameworks import PYTORCH
@@ -39,17 +40,18 @@ class Format(NamedTuple):
     takes: tuple[str, ...]  #: accepted options
 
 
-def read(path: str, **options: Any) -> Layer:
-    """Read the layer or the `Sequential` in a file."""
+def read(path: str, *, weight_dtype: str | None = None, **options: Any) -> Layer:
+    """Read the layer or the `Sequential` in a file, quantised if `weight_dtype` is given."""
     made: Layer = format_of("path", path, READERS, options).run(existing(path), **options)
-    return made
+    return made if weight_dtype is None else quantize(made, weight_dtype)
 
 
-def convert(source: str, target: str, **options: Any) -> Layer:
+def convert(source: str, target: str, *, weight_dtype: str | None = None, **options: Any) -> Layer:
     """Read one file, write the other, and return the model; each side gets the options that it accepts."""
     reader, writer = format_of("IN", source, READERS), format_of("OUT", target, WRITERS)
     expect_taken(options, source, reader.takes + writer.takes)
-    model: Layer = reader.run(existing(source), **{name: options[name] for name in reader.takes if name in options})
+    own = {name: options[name] for name in reader.takes if name in options}
+    model = read(source, weight_dtype=weight_dtype, **own)
     writer.run(target, model, **{name: options[name] for name in writer.takes if name in options})
     return model
 
