@@ -9,6 +9,7 @@ cdef extern from "team.h" nogil:
 
 cdef extern from "headers.h":
     const char *frnn_headers
+    const char *frnn_int8_headers
 
 
 cdef extern from "fastrnn.h" nogil:

@@ -9,6 +9,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 compiler: str
 headers: str  # the vectors and functions that C files of `fastrnn.to_c` begin with
+int8_headers: str  # what follows them for int8 weights
 
 def isas() -> dict[str, int]: ...
 def set_cpus(n: int) -> None: ...

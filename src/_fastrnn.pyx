@@ -16,6 +16,7 @@ from libc.string cimport memcpy, memset
 
 compiler = FRNN_COMPILER.decode()
 headers = frnn_headers.decode()
+int8_headers = frnn_int8_headers.decode()
 
 cdef int cpus = 1
 

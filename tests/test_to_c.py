@@ -81,6 +81,19 @@ MODELS: dict[str, Callable[[], Layer]] = {
 }
 
 
+INT8: dict[str, Any] = {"weight_dtype": "int8"}
+
+#: Recurrent layers alone, whose bits are those of every instruction set.
+INT8_ALONE: dict[str, Callable[[], Layer]] = {
+    "lstm": lambda: fastrnn.LSTM(3, 16, peephole=True, rng=0, **INT8),
+    "gru_after": lambda: fastrnn.GRU(3, 33, 2, reset_after=True, rng=0, **INT8),
+    "gru_before": lambda: fastrnn.GRU(4, 33, reset_after=False, bias="input", rng=0, **INT8),
+    "more_terms_than_fit_32_bits": lambda: fastrnn.RNN(1031, 140, activation="relu", bias=False, rng=0, **INT8),
+    "projected": lambda: fastrnn.LSTM(1, 17, 2, proj_size=5, rng=0, **INT8),
+    "of_functions": lambda: fastrnn.Recurrent(of_functions, 3, 19, rng=0, **INT8),
+}
+
+
 def compiler() -> str:
     found = shutil.which("cc") or (sysconfig.get_config_var("CC") or "").partition(" ")[0]
     assert found
@@ -142,6 +155,7 @@ BOTH_WAYS: dict[str, Callable[[], Layer]] = {
         [fastrnn.GRU(3, 6, reset_after=True, bidirectional=True, rng=0), Sequential([LastStep(), Dense(12, 2, rng=1)])]
     ),
     "only_ends": lambda: fastrnn.RNN(3, 9, bidirectional=True, merge="sum", return_sequences=False, rng=0),
+    "int8": lambda: fastrnn.quantize(tagger("concat")),
 }
 
 
@@ -228,8 +242,63 @@ def test_bits_of_two_directions(name: str, tmp_path: Path) -> None:
     assert f"{name}_step" not in header
 
 
+@pytest.mark.parametrize("name", INT8_ALONE)
+def test_bits_of_int8(name: str, native: str, tmp_path: Path) -> None:
+    """They are those of the layer on this instruction set, and those of the layer on the baseline."""
+    model = INT8_ALONE[name]()
+    made = InC(model, tmp_path, *march(fastrnn.config()["isa"]), name=name)
+    check_bits(model, made)
+    made.init()
+    with fastrnn.use_isa(available_isas()[0]):
+        x = series(as_sequential(model), 40, seed=1)
+        y = as_sequential(model).predict(x[None])[0]
+    assert_same_bits({"y": made.run(x, y)}, {"y": y})
+
+
+def test_int8_sums_of_more_than_32_bits(native: str, tmp_path: Path) -> None:
+    model = fastrnn.RNN(1031, 3, activation="identity", rng=0, **INT8)
+    model.load_state_dict({name: np.ones_like(a) for name, a in model.state_dict().items()})
+    x = np.repeat(np.array([[1], [-1], [0], [3]], np.float32), 1031, axis=1)
+    y = as_sequential(model).predict(x[None])[0]
+    assert_same_bits({"y": InC(model, tmp_path, *march(fastrnn.config()["isa"])).run(x, y)}, {"y": y})
+    assert y[0, 0] == pytest.approx(1033, rel=1e-4)
+
+
+def test_bits_of_int8_among_other_layers(native: str, tmp_path: Path) -> None:
+    """Products of those are fused, as they are without int8."""
+    isa = fastrnn.config()["isa"]
+    check_bits(fastrnn.quantize(letters()), InC(fastrnn.quantize(letters()), tmp_path, *march(isa)))
+    layers = [Dense(5, 9, "tanh", rng=0), fastrnn.LSTM(9, 20, rng=1, **INT8), fastrnn.LSTM(20, 7, rng=2)]
+    mixed = Sequential([*layers, Dense(7, 6, "sigmoid", rng=3), Activation("softmax")])
+    check_bits(mixed, InC(mixed, tmp_path, *march(isa), name="mixed"))
+
+
+def test_the_self_test_of_int8(tmp_path: Path) -> None:
+    """Another scale of one row of weights is found."""
+    source = tmp_path / "amp.c"
+    fastrnn.to_c(INT8_ALONE["lstm"](), source)
+    text = source.read_text()
+    first = re.search(r"W_0_scales\[\] ALIGNED = \{\s+(\S+)f,", text)
+    assert first is not None
+    spoilt = f"{text[: first.start(1)]}{float.fromhex(first[1]) * 1.01}{text[first.end(1) :]}"
+    for code, printed in ((text, b"amp: as recorded\n"), (spoilt, b"amp: NOT as recorded\n")):
+        source.write_text(code)
+        done = subprocess.run([compiled(source, "-DAMP_TEST", target="exe")], capture_output=True, check=False)
+        assert (done.returncode, done.stdout) == (code is spoilt, printed)
+
+
+def test_int8_is_a_quarter_of_the_size(tmp_path: Path) -> None:
+    """Of the weights: beside these are some kilobytes of code."""
+    sizes = []
+    for name, layer in (("large", fastrnn.LSTM(128, 128, rng=0)), ("small", fastrnn.LSTM(128, 128, rng=0, **INT8))):
+        fastrnn.to_c(layer, tmp_path / f"{name}.c")
+        sizes.append(compiled(tmp_path / f"{name}.c").stat().st_size)
+    assert sizes[1] < 0.32 * sizes[0]
+
+
 def test_the_self_test_of_two_directions(tmp_path: Path) -> None:
-    for name, model in (("amp", tagger("concat")), ("ends", BOTH_WAYS["letters"]())):
+    models = {"amp": tagger("concat"), "ends": BOTH_WAYS["letters"](), "small": BOTH_WAYS["int8"]()}
+    for name, model in models.items():
         fastrnn.to_c(model, tmp_path / f"{name}.c")
         program = compiled(tmp_path / f"{name}.c", f"-D{name.upper()}_TEST", target="exe")
         done = subprocess.run([program], capture_output=True, check=False)
@@ -252,15 +321,16 @@ def exact(source: Path) -> None:
 @pytest.mark.oracle
 @pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-gcc") or not shutil.which("qemu-aarch64"), reason="no emulator")
 def test_aarch64(tmp_path: Path) -> None:
-    """It has the bits of AVX2, but for sums over lanes, which softmax has."""
+    """It has the bits of AVX2, but for sums over lanes, which softmax has; with int8 weights those of every machine."""
     layers = [fastrnn.LSTM(3, 20, rng=0), fastrnn.GRU(20, 17, reset_after=False, rng=1), Dense(17, 3, "tanh", rng=2)]
     plain = "x86-64-v3" in available_isas()
     with fastrnn.use_isa("x86-64-v3") if plain else contextlib.nullcontext():
         fastrnn.to_c(Sequential(layers), tmp_path / "plain.c")
     fastrnn.to_c(letters(), tmp_path / "amp.c")
-    if plain:
-        exact(tmp_path / "plain.c")
-    for name in ("plain", "amp"):
+    fastrnn.to_c(INT8_ALONE["gru_after"](), tmp_path / "int8.c")
+    for name in ("plain", "int8") if plain else ("int8",):
+        exact(tmp_path / f"{name}.c")
+    for name in ("plain", "int8", "amp"):
         options = ["-std=c11", *WARNINGS, "-O2", "-static", f"-D{name.upper()}_TEST", str(tmp_path / f"{name}.c")]
         subprocess.run(["aarch64-linux-gnu-gcc", *options, "-o", str(tmp_path / name)], check=True)
         done = subprocess.run(["qemu-aarch64", str(tmp_path / name)], capture_output=True, check=True, text=True)
@@ -281,19 +351,21 @@ console.log(JSON.stringify([...new Float32Array(amp.memory.buffer, y, 11)]));
 
 @pytest.mark.skipif(not shutil.which("node"), reason="Node is not installed")
 @pytest.mark.skipif("x86-64" not in available_isas(), reason="the bits are the x86 baseline's")
-def test_webassembly(oracle: Callable[[str], Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("weight_dtype", [None, "int8"])
+def test_webassembly(weight_dtype: str | None, oracle: Callable[[str], Any], tmp_path: Path) -> None:
     """Clang compiles it for a browser; it has the bits of the layer on the instruction set without fused products."""
     oracle("ziglang")
-    fastrnn.to_c(letters(), tmp_path / "amp.c")
+    model = letters() if weight_dtype is None else fastrnn.quantize(letters(), weight_dtype)
+    fastrnn.to_c(model, tmp_path / "amp.c")
     kept = [f"-Wl,--export={name}" for name in ("amp_init", "amp_run", "__heap_base")]
     options = ["-target", "wasm32-wasi", "-mexec-model=reactor", "-msimd128", "-std=c11", *WARNINGS, "-O2", "-s", *kept]
     clang = [sys.executable, "-m", "ziglang", "cc"]
     subprocess.run([*clang, *options, "amp.c", "-o", "amp.wasm"], cwd=tmp_path, check=True)
-    x = series(letters(), 23)
+    x = series(model, 23)
     script = f"(async () => {{ const letters = {x.tolist()};{JAVASCRIPT}}})()"
     done = subprocess.run(["node", "-e", script], cwd=tmp_path, capture_output=True, check=True, text=True)
     with fastrnn.use_isa("x86-64"):
-        expected = letters().predict(x[None])[0]
+        expected = model.predict(x[None])[0]
     assert_same_bits({"y": np.array(json.loads(done.stdout), np.float32)}, {"y": expected})
 
 
@@ -311,11 +383,12 @@ def test_the_self_test(tmp_path: Path) -> None:
 
 
 def test_what_the_table_does_not_have_is_nan(tmp_path: Path) -> None:
-    made = InC(letters(), tmp_path)
-    for number, known in ((-1, False), (0, True), (6, True), (7, False)):
-        made.init()
-        y = made.run(np.array([3, number], np.int32), np.zeros(11, np.float32))
-        assert np.isfinite(y).all() if known else np.isnan(y).all()
+    for name, model in (("plain", letters()), ("int8", fastrnn.quantize(letters()))):
+        made = InC(model, tmp_path, name=name)
+        for number, known in ((-1, False), (0, True), (6, True), (7, False)):
+            made.init()
+            y = made.run(np.array([3, number], np.int32), np.zeros(11, np.float32))
+            assert np.isfinite(y).all() if known else np.isnan(y).all()
 
 
 def test_no_library(tmp_path: Path) -> None:
@@ -383,7 +456,7 @@ def spoilt() -> fastrnn.LSTM:
             r"layer 0 \(LSTM\): merge: None gives a pair of outputs, which have no single shape",
         ),
         (lambda: fastrnn.LSTM(3, 4, heads=2), ValueError, "heads: expected 1, got 2"),
-        (lambda: fastrnn.LSTM(3, 4, weight_dtype="bfloat16"), ValueError, "weight_dtype: expected None, got 'bf"),
+        (lambda: fastrnn.LSTM(3, 4, weight_dtype="bfloat16"), ValueError, 'weight_dtype: expected None or "int8", got'),
         (lambda: fastrnn.Recurrent(own_cells.zoneout, 3, 4), ValueError, "cell: zoneout has extra inputs keep; exp"),
         (lambda: fastrnn.Recurrent(own_cells.everything, 3, 4), ValueError, "cell: everything uses cos, which in C"),
         (spoilt, ValueError, "model: expected finite weights and outputs, got NaN or infinity"),

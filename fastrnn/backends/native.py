@@ -89,9 +89,9 @@ def set_isa(name: str) -> None:
     _isa = name
 
 
-def headers() -> str:
+def headers(*, int8: bool) -> str:
     """Return the C at the start of files from `fastrnn.to_c`: vectors, functions and products, as in the kernels."""
-    return _fastrnn.headers
+    return _fastrnn.headers + (_fastrnn.int8_headers if int8 else "")
 
 
 def build_info() -> dict[str, str]:

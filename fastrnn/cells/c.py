@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from fastrnn.cells.c_functions import WRITTEN, number
+from fastrnn.cells.c_functions import UNFUSED, WRITTEN, number
 from fastrnn.cells.definition import Cell
 from fastrnn.cells.graph import COMPARISONS, Node
 from fastrnn.cells.program import BLOCKS, Loop, Place, Program
@@ -33,6 +33,15 @@ INFERENCE = FORMS | {
     "minimum": "choose({0} <= {1}, {0}, {1})",
     "maximum": "choose({0} >= {1}, {0}, {1})",
     **{name: f"v{name}({{}})" for name in (*WRITTEN, "sqrt")},
+}
+
+#: Those of layers with int8 weights, as FRNN_UNFUSED in src/lanes.h asks for: the bits of every instruction set.
+INT8_INFERENCE = INFERENCE | {
+    "fma": "{} * {} + {}",
+    "fms": "{} * {} - {}",
+    "fnma": "-{} * {} + {}",
+    "mix": "{0} * ({2} - {1}) + {1}",
+    **{name: f"unfused_{name}({{}})" for name in UNFUSED},
 }
 
 #: Array -> its start for row r; "same" is stored after the kept fields.
@@ -100,11 +109,12 @@ def pointers(program: Program, loop: Loop, q: int) -> list[str]:
     ]
 
 
-def inference(program: Program, q: int) -> tuple[list[str], set[str]]:
+def inference(program: Program, q: int, *, int8: bool) -> tuple[list[str], set[str]]:
     """Return the loops of phase q over all units of one row, and the arrays they use; blocks are n = Hp wide."""
+    forms = INT8_INFERENCE if int8 else INFERENCE
     lines: list[str] = []
     for loop in program.phases[q].forward:
-        once, each_unit = bodies(program, loop, q, training=False)
+        once, each_unit = bodies(program, loop, q, forms, training=False)
         units = ["for (ptrdiff_t l = 0; l < Hp; l += LANES) {", *[f"    {line}" for line in each_unit], "}"]
         lines += ["{", *[f"    {line}" for line in once + units], "}"] if once else units
     return lines, set(re.findall(r"(?:load|store)\((\w+)", "\n".join(lines)))
@@ -116,10 +126,12 @@ def address(place: Place, unit: str = " + l") -> str:
     return f"{place.array}{field}{unit}"
 
 
-def bodies(program: Program, loop: Loop, q: int, *, training: bool = True) -> tuple[list[str], list[str]]:
+def bodies(
+    program: Program, loop: Loop, q: int, forms: Mapping[str, str] = FORMS, *, training: bool = True
+) -> tuple[list[str], list[str]]:
     """Return the code for values shared by all units (from the first vector), and the code per vector of units.
 
-    Without `training` nothing is kept for backward; all else is computed, and fused, as with it.
+    Without `training` nothing is kept for backward; all else is computed as with it.
     """
     once: list[str] = []
     lines: list[str] = []
@@ -127,7 +139,7 @@ def bodies(program: Program, loop: Loop, q: int, *, training: bool = True) -> tu
     steps = [*loop.steps()] if training else used(loop)
     for node, op, args in steps:
         kind, unit = "ivec" if op in COMPARISONS else "vec", "" if node in same else " + l"
-        value = expression(program, loop, q, node, op, args, unit, FORMS if training else INFERENCE)
+        value = expression(program, loop, q, node, op, args, unit, forms)
         (once if node in same else lines).append(f"const {kind} v{node.number} = {value};")
     whole = [(place, node) for place, node in loop.stores if place.array != "same" and place not in loop.training]
     stores = [f"store({address(place)}, v{node.number});" for place, node in whole]

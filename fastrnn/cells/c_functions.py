@@ -1,4 +1,4 @@
-"""C of functions missing from src/activation.h (no built-in cell uses them), from the operations of `llvm`."""
+"""C of functions from the operations of `llvm`: those missing from src/activation.h, and ones of unfused products."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import re
 
 from fastrnn.cells.llvm import Machine, Writer, single
 
-#: The functions that `function` can write, by their names in equations.
+#: The functions missing from src/activation.h (no built-in cell uses them), by their names in equations.
 WRITTEN = ("exp", "log", "log1p", "softplus", "abs")
+
+#: The functions of fused products, which cells of int8 layers need without.
+UNFUSED = (*WRITTEN, "sigmoid", "tanh")
 
 #: LLVM comparisons in C; the unordered ones ("u") are also true for NaN.
 OPERATORS = {"olt": "<", "ole": "<=", "ogt": ">", "oge": ">=", "oeq": "==", "une": "!="}
@@ -17,15 +20,16 @@ UNORDERED = {"ult": "~({} >= {})", "ueq": "~(({0} < {1}) | ({0} > {1}))"}
 SHIFTS = {"add": "+", "sub": "-", "and": "&", "or": "|", "shl": "<<", "ashr": ">>"}
 
 
-def function(name: str, bits: int) -> str:
-    """Return the C of v<name>, for vectors of numbers with this many bits."""
-    writer = InC(bits)
+def function(name: str, bits: int, *, fused: bool) -> str:
+    """Return the C of v<name>, or unfused_<name>, for vectors of numbers with this many bits."""
+    writer = InC(bits, fused)
     value = writer.fabs("x") if name == "abs" else getattr(writer, name)("x")
     lines = [f"return {value};"]
     for k, line in reversed([*enumerate(writer.lines)]):  # compilers warn about unused values
         if any(re.search(rf"\bv{k}\b", later) for later in lines):
             lines.insert(0, line)
-    return f"INLINE vec v{name}(vec x)\n{{\n" + "".join([f"    {line}\n" for line in lines]) + "}\n"
+    prefix = "v" if fused else "unfused_"
+    return f"INLINE vec {prefix}{name}(vec x)\n{{\n" + "".join([f"    {line}\n" for line in lines]) + "}\n"
 
 
 def number(value: float) -> str:
@@ -38,8 +42,8 @@ def number(value: float) -> str:
 class InC(Writer):
     """The operations of the LLVM writer, written as C over src/lanes.h."""
 
-    def __init__(self, bits: int) -> None:
-        self._machine = Machine(bits, 0, True)  # lanes.h handles lanes and FMA
+    def __init__(self, bits: int, fused: bool) -> None:
+        self._machine = Machine(bits, 0, fused)  # lanes.h handles lanes and FMA
         self.lines: list[str] = []
 
     def _named(self, kind: str, value: str) -> str:
@@ -69,7 +73,7 @@ class InC(Writer):
         return self._named("vec", f"-{a}")
 
     def fma(self, a: str, b: str, c: str) -> str:
-        return self._named("vec", f"FMA({a}, {b}, {c})")
+        return self._named("vec", f"FMA({a}, {b}, {c})") if self._machine.fused else super().fma(a, b, c)
 
     def compare(self, test: str, a: str, b: str) -> str:
         form = UNORDERED[test] if test in UNORDERED else f"{{}} {OPERATORS[test]} {{}}"

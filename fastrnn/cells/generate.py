@@ -27,6 +27,9 @@ GATES, CANDIDATES = ("sigmoid", "hard_sigmoid", "hard_sigmoid_keras2"), ("tanh",
 #: The headers of src that know nothing of the kernels, in the order in which they include one another.
 HEADERS = ("lanes.h", "activation.h", "softmax.h", "mean.h", "single.h")
 
+#: Those that follow them for layers with int8 weights.
+INT8_HEADERS = ("int8.h", "single_int8.h")
+
 
 def chosen() -> Iterator[Cell]:
     """Yield the cells that need no compiler at run time: the built-in ones, then the most used of the catalogue."""
@@ -61,7 +64,9 @@ def main(folder: Path) -> None:
     cells = compiled()
     entries = " \\\n".join(f"    CELL({name})" for name in cells)
     write(folder / "cells.h", f"#define FRNN_CELLS(CELL) \\\n{entries}\n")
-    write(folder / "headers.h", f"static const char frnn_headers[] =\n{literal(headers())};\n")
+    texts = {"frnn_headers": HEADERS, "frnn_int8_headers": INT8_HEADERS}
+    lines = [f"static const char {array}[] =\n{literal(headers(names))};\n" for array, names in texts.items()]
+    write(folder / "headers.h", "".join(lines))
     families: dict[str, dict[str, Cell]] = {}
     for name, cell in cells.items():
         families.setdefault(cell.family if cell.builtin else "catalogue", {})[name] = cell
@@ -72,10 +77,10 @@ def main(folder: Path) -> None:
             path.unlink()
 
 
-def headers() -> str:
-    """Return the text of the headers, concatenated, without their own includes."""
+def headers(names: tuple[str, ...]) -> str:
+    """Return the text of these headers, concatenated, without their own includes."""
     source = Path(__file__).parents[2] / "src"
-    lines = "".join([(source / name).read_text() for name in HEADERS]).splitlines()
+    lines = "".join([(source / name).read_text() for name in names]).splitlines()
     return "".join([f"{line}\n" for line in lines if not line.startswith('#include "')])
 
 

@@ -76,8 +76,8 @@ def refuse(layer: Recurrent) -> None:
     cell = layer.stack.inference
     if layer.heads > 1:
         raise ValueError(f"heads: expected 1, got {layer.heads}")
-    if layer.weight_dtype is not None:
-        raise ValueError(f"weight_dtype: expected None, got {layer.weight_dtype!r}; weights in C are float32")
+    if layer.weight_dtype not in (None, "int8"):
+        raise ValueError(f'weight_dtype: expected None or "int8", got {layer.weight_dtype!r}, which C does not have')
     if cell.inputs:
         raise ValueError(f"cell: {cell.name} has extra inputs {', '.join(cell.inputs)}; expected one without")
     if beyond := {node.op for node in needed(cell.program.after)} & {"sin", "cos"}:
@@ -92,24 +92,28 @@ def write_direction(source: Source, layer: Recurrent, part: Part) -> tuple[str, 
     i, cell, program = source.number(), layer.stack.inference, layer.stack.inference.program
     H, P, G, S = layer.hidden_size, layer.proj_size, cell.G, len(cell.states)
     Hp, Pp = source.padded(H), source.padded(P)
-    source.call({node.op for node in needed(program.after)})
+    int8 = layer.weight_dtype == "int8"
+    stored, multiply, room = (
+        (source.int8_matrix, "multiply_int8", "pairs, ") if int8 else (source.matrix, "multiply", "")
+    )
+    source.call({node.op for node in needed(program.after)}, int8=int8)
     y = "state" if not P else f"state + {S} * Hp"
-    W, bias = source.matrix(f"W_{i}", part["W"], G), source.rows(f"bias_{i}", bias_of(cell, part))
-    lines = [f"multiply({G} * Hp, {layer.input_size}, {W}, {bias}, x, wx);"]
+    W, bias = stored(f"W_{i}", part["W"], G), source.rows(f"bias_{i}", bias_of(cell, part))
+    lines = [f"{multiply}({G} * Hp, {layer.input_size}, {W}, {bias}, x, {room}wx);"]
     arrays = set[str]()
     for q, phase in enumerate(program.phases):
         if phase.gates:
             U = by_product(cell, part["U"], phase.gates)
             left = y if q not in program.made else f"kept + {program.places_kept[program.made[q]].field} * Hp"
-            matrix = source.matrix(f"U_{i}_{q}", U.reshape(-1, U.shape[-1]), len(phase.gates))
-            lines.append(f"multiply({len(phase.gates)} * Hp, {U.shape[-1]}, {matrix}, 0, {left}, uh);")
+            matrix = stored(f"U_{i}_{q}", U.reshape(-1, U.shape[-1]), len(phase.gates))
+            lines.append(f"{multiply}({len(phase.gates)} * Hp, {U.shape[-1]}, {matrix}, 0, {left}, {room}uh);")
         first = sum(len(before.means) for before in program.phases[:q])
         for j in range(len(phase.means)):
             lines.append(f"store(uh + {j} * Hp, splat(mean_of(made + {first + j} * Hp, {H})));")
-        loops, named = inference(program, q)
+        loops, named = inference(program, q, int8=int8)
         lines, arrays = lines + loops, arrays | named
     if P:
-        lines.append(f"multiply({Pp}, {H}, {source.matrix(f'R_{i}', part['R'])}, 0, state, {y});")
+        lines.append(f"{multiply}({Pp}, {H}, {stored(f'R_{i}', part['R'])}, 0, state, {room}{y});")
     pointers: dict[str, Callable[[], str]] = {
         "prev": lambda: "const real *const prev = state;",
         "next": lambda: "real *const next = state;",
@@ -121,6 +125,8 @@ def write_direction(source: Source, layer: Recurrent, part: Part) -> tuple[str, 
         "p": lambda: f"const real *const p = {source.rows(f'p_{i}', part['p'].reshape(-1, H))};",
     }
     begin = [f"enum {{ Hp = {Hp}, n = Hp }};", f"real wx[{G} * Hp] ALIGNED;"]
+    if int8:
+        begin.append(f"int32_t pairs[{source.padded(max(layer.input_size, H))} / 2];")
     begin += [line() for array, line in pointers.items() if array in arrays]
     text = "".join([f"    {line}\n" for line in [*begin, *lines]])
     source.functions.append(f"/* {layer!r} */\nstatic void layer_{i}(const real *x, real *state)\n{{\n{text}}}\n")

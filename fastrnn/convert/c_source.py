@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.cells.c_functions import WRITTEN, function
+from fastrnn.cells.c_functions import UNFUSED, WRITTEN, function
 from fastrnn.types import Array
+from fastrnn.weight_dtypes import int8_codes
 
 #: Bytes of the widest vector, and of a row of a panel (src/single.h).
 VECTOR, PANEL = 64, 256
@@ -35,7 +36,7 @@ class Source:
         self.name, self.dtype, self.inputs = name, dtype, inputs
         self.real = "float" if dtype == np.float32 else "double"
         self.numbers = 0  #: rows of the embedding table, if `inputs` is None
-        self.helpers: dict[str, str] = {}
+        self.helpers: dict[tuple[str, bool], str] = {}
         self.arrays: list[str] = []
         self.functions: list[str] = []
         self.states: list[str] = []  #: members of the struct
@@ -47,6 +48,7 @@ class Source:
         self.passes: list[str] = []  #: statements of a whole sequence, if a layer needs all steps at once
         self.work = 0  #: numbers per step of the arrays of these
         self.recurrent = False  #: whether it is the output of a recurrent layer
+        self.int8 = False  #: whether a matrix is stored as int8
         self.count = 0
 
     def number(self) -> int:
@@ -60,6 +62,8 @@ class Source:
     def array(self, name: str, a: Array) -> str:
         if not np.isfinite(a).all():
             raise ValueError("model: expected finite weights and outputs, got NaN or infinity")
+        if a.dtype == np.int8:
+            return lines_of("int8_t", name, a.ravel().tolist())
         end = "f" if self.dtype == np.float32 else ""
         return lines_of(f"{self.real}", name, [f"{text(v)}{end}" for v in a.ravel().tolist()])
 
@@ -74,18 +78,32 @@ class Source:
 
     def matrix(self, name: str, a: Array, gates: int = 1) -> str:
         """Add an array of a (gates * H, K) matrix in the layout of `multiply`; return its name."""
+        return self.keep(name, self.panels(self.columns(a, gates)))
+
+    def int8_matrix(self, name: str, a: Array, gates: int = 1) -> str:
+        """Add the arrays of a (gates * H, K) matrix for `multiply_int8`; return their names, separated by a comma."""
+        self.int8 = True
+        codes, scales = int8_codes(a)
+        columns = np.pad(self.columns(codes, gates), [(0, a.shape[1] % 2), (0, 0)])
+        matrix = self.keep(name, self.panels(columns.reshape(-1, 2, columns.shape[1]).swapaxes(1, 2)))
+        return f"{matrix}, {self.rows(f'{name}_scales', scales.reshape(gates, -1))}"
+
+    def columns(self, a: Array, gates: int) -> Array:
+        """Return a (gates * H, K) matrix as (K, columns), those of each gate padded."""
         n, K = a.shape
         columns = padded(a.reshape(gates, n // gates, K).swapaxes(1, 2), self.padded(n // gates))
-        whole = columns.swapaxes(0, 1).reshape(K, -1)
-        width = PANEL // self.dtype.itemsize
-        panels = [whole[:, c : c + width].ravel() for c in range(0, whole.shape[1], width)]
-        return self.keep(name, np.concatenate(panels))
+        return columns.swapaxes(0, 1).reshape(K, -1)
 
-    def call(self, names: set[str]) -> None:
+    def panels(self, whole: Array) -> Array:
+        """Return an array (rows, columns, ...) cut into panels of columns, one after another."""
+        width = PANEL // self.dtype.itemsize
+        return np.concatenate([whole[:, c : c + width].ravel() for c in range(0, whole.shape[1], width)])
+
+    def call(self, names: set[str], *, int8: bool) -> None:
         """Add the functions of these names that are not in src/activation.h."""
-        for name in WRITTEN:
+        for name in UNFUSED if int8 else WRITTEN:
             if name in names:
-                self.helpers[name] = function(name, 8 * self.dtype.itemsize)
+                self.helpers[name, int8] = function(name, 8 * self.dtype.itemsize, fused=not int8)
 
     def statements(self, *lines: str) -> None:
         (self.head if self.last else self.body).extend(lines)
