@@ -64,7 +64,7 @@ static void find_left(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q, pt
     Rows from = last ? p->da_before : rows_from(p->da_rec, chunk_row(p, chunk, s));
     if (last && s < chunk.high) from = rows_from(p->da_rec, chunk_row(p, chunk, s + 1));
     const ptrdiff_t field = last ? 0 : first_product(p->cell, q + 1) * p->Hp, ready = last ? active_rows(p, s + 1) : n;
-    EACH_TILE(t, p, id, n, ROWS_ONCE)
+    EACH_TILE(t, p, id, n, MC)
         for (ptrdiff_t r = t.row; r < t.row + t.rows; r++) left[r] = r < ready ? row_of(from, r) + field : p->zeros;
 }
 
@@ -75,12 +75,12 @@ static void undo_projection(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
     const ptrdiff_t active = active_rows(p, s), after = active_rows(p, s + 1), n = after > active ? after : active;
     const Rows dh = rows_from(p->dh, s < 0 ? 0 : chunk_row(p, chunk, s));
     if (ended(p)) return;
-    real out[ROWS_ONCE * MAX_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
+    real out[MC * MAX_NR * LANES] __attribute__((aligned(FRNN_ALIGN)));
     find_left(p, id, chunk, s, p->cell->phases - 1, n);
     for (ptrdiff_t group = first_group(p, U, id); group < last_group(p, U, id); group++) {
         BackwardTile tile = {.at = group_start(U, group), .lanes = group_lanes(U, group)};
         tile.dout = (Rows){out, tile.lanes};
-        EACH_TILE(t, p, id, n, ROWS_ONCE)
+        EACH_TILE(t, p, id, n, MC)
         {
             tile.rows = t.rows;
             tile.carry = rows_from(p->carry, t.row);
@@ -106,10 +106,10 @@ static void undo_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q)
     const Rows next = s < 0 ? p->states : states_after(p, s), kept = s < 0 ? p->kept : kept_of(p, s);
     if (ended(p)) return;
     const int means = cell->phase_means[source];
-    real dout[ROWS_ONCE * FRNN_MAX_PHASE_MEANS * MAX_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
+    real dout[MC * FRNN_MAX_PHASE_MEANS * MAX_NR * LANES] __attribute__((aligned(FRNN_ALIGN)));
     BackwardTile tile = {.Hp = p->Hp, .p = {p->weights.p, 0}};
     if (projected)
-        EACH_TILE(t, p, id, n, ROWS_ONCE)
+        EACH_TILE(t, p, id, n, MC)
             for (ptrdiff_t r = t.row; r < t.row + t.rows; r++)
                 p->scratch[id].left[r] = r < active ? row_of(p->dh, at_row + r) : p->zeros;
     else
@@ -122,7 +122,7 @@ static void undo_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q)
         tile.at = group_start(U, group);
         tile.lanes = group_lanes(U, group);
         tile.dout = (Rows){dout, (means ? means : 1) * tile.lanes};
-        EACH_TILE(t, p, id, n, ROWS_ONCE)
+        EACH_TILE(t, p, id, n, MC)
         {
             if (segments)
                 X(multiply)(t.rows, p->scratch[id].left + t.row, segments, p->Hp, U, group, 0, tile.dout);
@@ -158,7 +158,7 @@ static void note_operands(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
     const Cell *cell = p->cell;
     const ptrdiff_t first = chunk_row(p, chunk, s);
     const Rows kept = kept_of(p, s);
-    EACH_TILE(t, p, id, active_rows(p, s), ROWS_ONCE)
+    EACH_TILE(t, p, id, active_rows(p, s), MC)
         for (ptrdiff_t r = t.row; r < t.row + t.rows; r++) {
             p->scratch[id].prev[r] = states_before(p, s, r);
             if (splits_hidden(p) && id > 0) continue;
@@ -183,7 +183,7 @@ static void write_de(const Plan *p, int id, ptrdiff_t s)
     const Panels *U = hidden_panels(p);
     const ptrdiff_t from = first_unit(p, U, id), to = end_unit(p, U, id), end = to < p->H ? to : p->H;
     for (int k = 0; k < p->cell->inputs; k++)
-        EACH_TILE(t, p, id, active_rows(p, s), ROWS_ONCE)
+        EACH_TILE(t, p, id, active_rows(p, s), MC)
             for (ptrdiff_t r = t.row; r < t.row + t.rows; r++)
                 if (from < end)
                     memcpy(element(p, p->call->de[k], s, r) + from, row_of(p->de, r) + k * p->Hp + from,
@@ -203,8 +203,8 @@ static void undo_scan(const Plan *p, int id, Chunk chunk)
 {
     const frnn_call *call = p->call;
     const Panels *W = &p->U_back[0];
-    const real *prev[ROWS_ONCE];
-    real dout[ROWS_ONCE * MAX_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
+    const real *prev[MC];
+    real dout[MC * MAX_NR * LANES] __attribute__((aligned(FRNN_ALIGN)));
     BackwardTile tile = {.Hp = p->Hp, .prev = prev, .carry = {p->carry.data, 0}, .p = {p->weights.p, 0}};
     for (ptrdiff_t s = chunk.high; s >= chunk.low; s--) note_operands(p, id, chunk, s);
     for (ptrdiff_t group = first_group(p, W, id); group < last_group(p, W, id) && !ended(p); group++) {
@@ -220,7 +220,7 @@ static void undo_scan(const Plan *p, int id, Chunk chunk)
                     zero_row(carry, lanes);
                     if (s == p->steps - 1 && call->dfinal[k]) memcpy(carry, (const real *)call->dfinal[k] + at, valid);
                 }
-            for (tile.rows = 0; tile.rows < ROWS_ONCE && s - tile.rows >= chunk.low; tile.rows++) {
+            for (tile.rows = 0; tile.rows < MC && s - tile.rows >= chunk.low; tile.rows++) {
                 const ptrdiff_t step = s - tile.rows;
                 if (tile.rows && is_reset(p, step + 1, 0)) break;
                 real *dh = dout + tile.rows * lanes;
@@ -261,7 +261,7 @@ static void recompute(const Plan *p, int id, ptrdiff_t s)
     const Rows from = rows_from(p->checkpoints, start / p->segment * p->B);
     frnn_team_barrier(p->threads); /* wait until no thread reads the previous segment, whose rows lie elsewhere */
     if (start > 0 && (!splits_hidden(p) || id == 0))
-        EACH_TILE(t, p, id, active_rows(p, start - 1), ROWS_ONCE)
+        EACH_TILE(t, p, id, active_rows(p, start - 1), MC)
             for (ptrdiff_t r = t.row; r < t.row + t.rows; r++)
                 memcpy(row_of(p->states, r), row_of(from, r), (size_t)(p->fields * p->Hp) * sizeof(real));
     if (splits_hidden(p)) frnn_team_barrier(p->threads);

@@ -11,7 +11,7 @@
 
 enum {
     ROWS_EACH = 64, /* that repay a thread's packing W for itself; with fewer rows threads share W's groups */
-    STRIP = ROWS_ONCE * TILE_VECTORS,
+    STRIP = MC * NR,
 };
 
 typedef struct {
@@ -22,14 +22,14 @@ typedef struct {
     real *room; /* for one group of W, a thread's after another's, where W is not packed */
 } Layout;
 
-INLINE ptrdiff_t group_room(const frnn_dense *d) { return d->I * TILE_VECTORS * LANES; }
+INLINE ptrdiff_t group_room(const frnn_dense *d) { return d->I * NR * LANES; }
 INLINE double flop_of(const frnn_dense *d) { return 2.0 * (double)d->n * (double)d->I * (double)d->N; }
 
 /* The threads that are worth while; results do not depend on them. */
 static int threads_of(const frnn_dense *d)
 {
     const ptrdiff_t most = d->threads < FRNN_MAX_THREADS ? d->threads : FRNN_MAX_THREADS;
-    const ptrdiff_t groups = (vectors_of(d->N) + TILE_VECTORS - 1) / TILE_VECTORS, by_rows = d->n / ROWS_EACH;
+    const ptrdiff_t groups = (vectors_of(d->N) + NR - 1) / NR, by_rows = d->n / ROWS_EACH;
     const ptrdiff_t parts = by_rows > groups ? by_rows : groups;
     if (!d->W && !d->packed) return 1;
     return flop_of(d) < WORTH_THREADS || parts < 2 ? 1 : (int)(parts < most ? parts : most);
@@ -42,7 +42,7 @@ static Layout lay_out(const frnn_dense *d, Arena *arena, int whole, int threads)
     Arena nowhere = {0, 0};
     l.bias = take_reals(arena, padded(d->N));
     l.W = take_panels(whole ? arena : &nowhere,
-                      (Panels){.K = d->I, .units = d->N, .gates = 1, .group_vectors = TILE_VECTORS});
+                      (Panels){.K = d->I, .units = d->N, .gates = 1, .group_vectors = NR});
     if (!whole) l.room = take_reals(arena, threads * group_room(d));
     return l;
 }
@@ -88,7 +88,7 @@ static void run_group(const Layout *l, const Panels *W, ptrdiff_t at, ptrdiff_t 
 {
     const frnn_dense *d = l->dense;
     real strip[STRIP * LANES] __attribute__((aligned(FRNN_ALIGN)));
-    const real *rows[ROWS_ONCE];
+    const real *rows[MC];
     const ptrdiff_t start = group_start(&l->W, group), lanes = group_lanes(&l->W, group), left = d->N - start;
     for (ptrdiff_t i = 0; i < m; i++) rows[i] = x_of(d, row + i);
     X(multiply)(m, rows, 1, 0, W, at, l->bias + start, (Rows){strip, lanes});
@@ -102,8 +102,8 @@ static void run_row(const Layout *l, ptrdiff_t first, ptrdiff_t last)
 {
     const frnn_dense *d = l->dense;
     real strip[STRIP * LANES] __attribute__((aligned(FRNN_ALIGN)));
-    for (ptrdiff_t group = first; group < last; group += ROWS_ONCE) {
-        const ptrdiff_t end = last - group < ROWS_ONCE ? last : group + ROWS_ONCE, start = group_start(&l->W, group);
+    for (ptrdiff_t group = first; group < last; group += MC) {
+        const ptrdiff_t end = last - group < MC ? last : group + MC, start = group_start(&l->W, group);
         const ptrdiff_t left = d->N - start, lanes = group_start(&l->W, end) - start;
         X(multiply_row)(d->x, 1, 0, &l->W, group, end, l->bias + start, strip);
         apply(d->function, strip, strip, lanes);
@@ -120,8 +120,8 @@ static void run_groups(const Layout *l, int id, ptrdiff_t row, ptrdiff_t end, pt
             own = one_group(&l->W, group, l->room + id * group_room(d));
             X(pack)(&own, 0, 1, (const real *)d->W + group_start(&l->W, group) * d->I, 0, d->I, 1);
         }
-        for (ptrdiff_t r = row; r < end; r += ROWS_ONCE)
-            run_group(l, &own, d->packed ? group : 0, group, r, end - r < ROWS_ONCE ? end - r : ROWS_ONCE);
+        for (ptrdiff_t r = row; r < end; r += MC)
+            run_group(l, &own, d->packed ? group : 0, group, r, end - r < MC ? end - r : MC);
     }
 }
 

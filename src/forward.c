@@ -28,7 +28,7 @@ static ptrdiff_t list_inputs(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to
     ptrdiff_t rows = 0;
     for (ptrdiff_t s = from; s < to; s++) {
         scratch->wx_start[s - from] = rows;
-        EACH_TILE(t, p, id, active_rows(p, s), ROWS_ONCE)
+        EACH_TILE(t, p, id, active_rows(p, s), MC)
             for (int i = 0; i < t.rows; i++) scratch->x_rows[rows++] = element(p, p->call->x, s, t.row + i);
     }
     return rows;
@@ -47,8 +47,8 @@ static void input_product(const Plan *p, int id, ptrdiff_t group, ptrdiff_t rows
         W = &one;
         group = 0;
     }
-    for (ptrdiff_t row = 0; row < rows; row += ROWS_ONCE) {
-        const ptrdiff_t n = rows - row < ROWS_ONCE ? rows - row : ROWS_ONCE;
+    for (ptrdiff_t row = 0; row < rows; row += MC) {
+        const ptrdiff_t n = rows - row < MC ? rows - row : MC;
         X(multiply)(n, p->scratch[id].x_rows + row, 1, 0, W, group, bias, rows_from(wx, row));
     }
 }
@@ -119,7 +119,7 @@ INLINE Rows wx_of(const Plan *p, const Step *step, const ForwardTile *t)
     return (Rows){step->wx + t->at * gates, gates * p->Hp};
 }
 
-enum { TILE_ROOM = ROWS_ONCE * MAX_GROUP_VECTORS }; /* vectors of a product that wait for the cell */
+enum { TILE_ROOM = MC * MAX_GROUP_VECTORS }; /* vectors of a product that wait for the cell */
 
 /* One phase of a step that has one row. Its groups are to the cell what rows are otherwise: alone, a group's chain of
  * operations would leave the core waiting. */
@@ -129,11 +129,11 @@ static void run_row(const Plan *p, int id, const Step *step, int q, const real *
     const int gates = p->cell->phase_gates[q];
     const ptrdiff_t first = first_group(p, W, id), last = last_group(p, W, id);
     const Rows next = states_after(p, step->s), kept = kept_of(p, step->s);
-    const real *prev[ROWS_ONCE];
+    const real *prev[MC];
     real uh[TILE_ROOM * LANES] __attribute__((aligned(FRNN_ALIGN)));
     ForwardTile tile = {.Hp = p->Hp, .prev = prev, .keep = p->keeps};
-    for (ptrdiff_t group = first; group < last; group += ROWS_ONCE) {
-        const ptrdiff_t end = last - group < ROWS_ONCE ? last : group + ROWS_ONCE;
+    for (ptrdiff_t group = first; group < last; group += MC) {
+        const ptrdiff_t end = last - group < MC ? last : group + MC;
         if (gates) X(multiply_row)(left, 1, 0, U, group, end, 0, uh);
         tile.uh.data = uh;
         for (ptrdiff_t g = group; g < end; g += tile.rows) {
@@ -180,7 +180,7 @@ static void run_rows(const Plan *p, int id, const Step *step, int q, const real 
             wx = (Rows){p->scratch[id].wx, cell->gates * tile.lanes};
             input_product(p, id, group, step->inputs, wx);
         }
-        EACH_TILE(t, p, id, n, ROWS_ONCE)
+        EACH_TILE(t, p, id, n, MC)
         {
             /* prefetch y while the product runs */
             if (p->call->out[0].data && q == cell->phases - 1 && !projects(p))
@@ -210,11 +210,11 @@ static void run_phase(const Plan *p, int id, const Step *step, int q)
     if (means) X(take_means)(p, id, n, rows_at(p->made, first_mean(p->cell, q) * p->Hp), means);
     if (made) {
         const Rows operand = rows_at(kept_of(p, step->s), p->cell->operand[q] * p->Hp);
-        EACH_TILE(t, p, id, n, ROWS_ONCE)
+        EACH_TILE(t, p, id, n, MC)
             for (int i = 0; i < t.rows; i++) scratch->left[t.row + i] = row_of(operand, t.row + i);
     }
     if (!made && projects(p))
-        EACH_TILE(t, p, id, n, ROWS_ONCE)
+        EACH_TILE(t, p, id, n, MC)
             for (int i = 0; i < t.rows; i++) scratch->left[t.row + i] = scratch->prev[t.row + i] + p->y_field;
     const real *const *left = made || projects(p) ? scratch->left : scratch->prev;
     if (n == 1 && p->owners == 1 && !step->inputs && !p->made.data)
@@ -231,11 +231,11 @@ static void project(const Plan *p, int id, const Step *step)
     const Rows next = states_after(p, step->s);
     const real **left = p->scratch[id].left;
     if (ended(p)) return;
-    EACH_TILE(t, p, id, n, ROWS_ONCE)
+    EACH_TILE(t, p, id, n, MC)
         for (int i = 0; i < t.rows; i++) left[t.row + i] = row_of(next, t.row + i);
     for (ptrdiff_t group = first_group(p, R, id); group < last_group(p, R, id); group++) {
         ForwardTile tile = {.at = group_start(R, group), .lanes = group_lanes(R, group)};
-        EACH_TILE(t, p, id, n, ROWS_ONCE)
+        EACH_TILE(t, p, id, n, MC)
         {
             tile.rows = t.rows;
             tile.next = rows_from(next, t.row);
@@ -251,13 +251,13 @@ static void scan_steps(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to)
 {
     const Cell *cell = p->cell;
     const Panels *W = &p->weights.W;
-    const real *prev[ROWS_ONCE];
+    const real *prev[MC];
     ForwardTile tile = {.Hp = p->Hp, .keep = 1, .prev = prev, .p = {p->weights.p, 0}};
     for (ptrdiff_t group = first_group(p, W, id); group < last_group(p, W, id) && !ended(p); group++) {
         tile.at = group_start(W, group);
         tile.lanes = group_lanes(W, group);
-        for (ptrdiff_t s = from; s < to; s += ROWS_ONCE) {
-            const int m = (int)(to - s < ROWS_ONCE ? to - s : ROWS_ONCE);
+        for (ptrdiff_t s = from; s < to; s += MC) {
+            const int m = (int)(to - s < MC ? to - s : MC);
             const Step step = {.wx = p->scratch[id].wx + (s - from) * cell->gates * p->Hp};
             for (int i = 0; i < m; i++) prev[i] = states_before(p, s + i, 0);
             tile.rows = m;
@@ -294,7 +294,7 @@ void X(run_steps)(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to)
                 continue;
             }
         }
-        EACH_TILE(t, p, id, active_rows(p, s), ROWS_ONCE)
+        EACH_TILE(t, p, id, active_rows(p, s), MC)
             for (int i = 0; i < t.rows; i++) scratch->prev[t.row + i] = states_before(p, s, t.row + i);
         if (p->cell->inputs) X(fill_inputs)(p, id, s, &p->weights.W);
         step.wx = scratch->wx + scratch->wx_start[s - chunk] * p->cell->gates * p->Hp;
@@ -315,7 +315,7 @@ static void save_checkpoint(const Plan *p, int id, ptrdiff_t s)
 {
     const Rows to = rows_from(p->checkpoints, s / p->segment * p->B), from = states_after(p, s - 1);
     if (splits_hidden(p) && id > 0) return;
-    EACH_TILE(t, p, id, active_rows(p, s - 1), ROWS_ONCE)
+    EACH_TILE(t, p, id, active_rows(p, s - 1), MC)
         for (int i = 0; i < t.rows; i++)
             memcpy(row_of(to, t.row + i), row_of(from, t.row + i),
                    (size_t)(p->fields * p->Hp) * sizeof(real));

@@ -28,7 +28,7 @@ static void add_columns(double *to, Rows rows, ptrdiff_t n, ptrdiff_t columns)
 static Columns left_operand(const Plan *p, int id, Rows field, ptrdiff_t rows, ptrdiff_t n)
 {
     if (p->packs_columns) return X(pack_columns)(p->scratch[id].columns, field, rows, n);
-    return (Columns){field.data, OUTER_ROWS, field.stride};
+    return (Columns){field.data, OUTER_MR, field.stride};
 }
 
 /* What a product multiplied in a chunk of so many rows: where there are heads, the units of one. */
@@ -93,10 +93,10 @@ static void write_dx_group(const Plan *p, const Panels *W, ptrdiff_t group, ptrd
                            ptrdiff_t to)
 {
     const ptrdiff_t lanes = group_lanes(W, group), valid = p->I - start;
-    const real *left[ROWS_ONCE];
-    real out[ROWS_ONCE * MAX_VECTORS * LANES] __attribute__((aligned(FRNN_ALIGN)));
-    for (ptrdiff_t row = from; row < to; row += ROWS_ONCE) {
-        const int m = (int)(to - row < ROWS_ONCE ? to - row : ROWS_ONCE);
+    const real *left[MC];
+    real out[MC * MAX_NR * LANES] __attribute__((aligned(FRNN_ALIGN)));
+    for (ptrdiff_t row = from; row < to; row += MC) {
+        const int m = (int)(to - row < MC ? to - row : MC);
         for (int i = 0; i < m; i++) left[i] = row_of(p->da, row + i);
         X(multiply)(m, left, p->cell->gates, p->Hp, W, group, 0, (Rows){out, lanes});
         for (int i = 0; i < m; i++)

@@ -1,7 +1,7 @@
 #include "matmul.h"
 
 enum {
-    PANELS_ONCE = TILE_VECTORS == 4 ? 4 : 3, /* that a single row takes at a time: chains enough for FMA's latency */
+    PANELS_ONCE = NR == 4 ? 4 : 3, /* that a single row takes at a time: chains enough for FMA's latency */
     FEW_TERMS = 64, /* of an outer product: its time goes into writing, which is fastest row by row */
 };
 
@@ -12,7 +12,7 @@ typedef struct {
     const real *columns; /* m neighbouring columns of a matrix */
     ptrdiff_t column_stride; /* from one k to the next */
     const real *panel;
-    const real *ahead; /* a vector of this is fetched with every k: part of the block that comes next */
+    const real *ahead; /* a vector of this is fetched with every k: part of the terms that come next */
     ptrdiff_t K;
     const real *init; /* start from this row; null: from zero */
     real *out;
@@ -25,8 +25,8 @@ typedef struct {
 INLINE void run_tile(const int m, const int n, const int by_columns, const Tile *t)
 {
     enum { UNROLL = 4 };
-    vec acc[MAX_ROWS][MAX_VECTORS];
-    const real *row[MAX_ROWS], *panel = t->panel, *column = t->columns, *ahead = t->ahead;
+    vec acc[MAX_MR][MAX_NR];
+    const real *row[MAX_MR], *panel = t->panel, *column = t->columns, *ahead = t->ahead;
     const ptrdiff_t K = t->K, column_stride = t->column_stride, out_stride = t->out_stride;
     real *const out = t->out;
     const int add = t->add;
@@ -44,7 +44,7 @@ INLINE void run_tile(const int m, const int n, const int by_columns, const Tile 
 #pragma GCC unroll 4
         for (int u = 0; u < UNROLL; u++) {
             if (u % (64 / VBYTES) == 0) __builtin_prefetch(ahead + u * LANES, 0, 2); /* once a cache line */
-            vec b[MAX_VECTORS];
+            vec b[MAX_NR];
 #pragma GCC unroll 4
             for (int j = 0; j < n; j++) b[j] = load(panel + (u * n + j) * LANES);
 #pragma GCC unroll 8
@@ -58,7 +58,7 @@ INLINE void run_tile(const int m, const int n, const int by_columns, const Tile 
         ahead += UNROLL * LANES;
     }
     for (; k < K; k++) {
-        vec b[MAX_VECTORS];
+        vec b[MAX_NR];
 #pragma GCC unroll 4
         for (int j = 0; j < n; j++) b[j] = load(panel + j * LANES);
         panel += n * LANES;
@@ -97,9 +97,9 @@ BOTH_SIDES(4)
     {                                                                                                                  \
         first, side##_2_##n, side##_3_##n, side##_4_##n, side##_5_##n, side##_6_##n, side##_7_##n, side##_8_##n        \
     }
-static const TileFn row_tiles[MAX_VECTORS][MAX_ROWS] = {TABLE(rows, 0, 1), TABLE(rows, 0, 2), TABLE(rows, 0, 3),
-                                                        TABLE(rows, 0, 4)};
-static const TileFn column_tiles[MAX_VECTORS][MAX_ROWS] = {
+static const TileFn row_tiles[MAX_NR][MAX_MR] = {TABLE(rows, 0, 1), TABLE(rows, 0, 2), TABLE(rows, 0, 3),
+                                                 TABLE(rows, 0, 4)};
+static const TileFn column_tiles[MAX_NR][MAX_MR] = {
     TABLE(columns, columns_1_1, 1), TABLE(columns, columns_1_2, 2), TABLE(columns, columns_1_3, 3),
     TABLE(columns, columns_1_4, 4)};
 
@@ -108,7 +108,7 @@ static const TileFn column_tiles[MAX_VECTORS][MAX_ROWS] = {
 INLINE void run_row(const int count, const int n, const Tile *t)
 {
     enum { MOST = 4 };
-    vec acc[MOST][MAX_VECTORS];
+    vec acc[MOST][MAX_NR];
     const real *row = t->rows[0] + t->offset;
 #pragma GCC unroll 4
     for (int c = 0; c < count; c++)
@@ -143,7 +143,7 @@ ROWS(4)
     {                                                                                                                  \
         row_1_##n, row_2_##n, row_3_##n, row_4_##n                                                                     \
     }
-static const TileFn row_panels[MAX_VECTORS][4] = {ROW_TABLE(1), ROW_TABLE(2), ROW_TABLE(3), ROW_TABLE(4)};
+static const TileFn row_panels[MAX_NR][4] = {ROW_TABLE(1), ROW_TABLE(2), ROW_TABLE(3), ROW_TABLE(4)};
 
 /* Transpose a square of LANES vectors in place: swap blocks off the diagonal, of one lane, then two, then four ... */
 INLINE void transpose(vec *v)
@@ -246,10 +246,10 @@ void X(pack_rows)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *
     }
 }
 
-/* One block of K by one panel, all rows: the block stays in L1 while the rows pass over it. */
-static void multiply_block(ptrdiff_t n, int width, Tile t)
+/* KC terms of one panel by all rows: they stay in L1 while the rows pass over them. */
+static void multiply_terms(ptrdiff_t n, int width, Tile t)
 {
-    const int most = TILE_ROWS(width);
+    const int most = MR(width);
     const ptrdiff_t part = t.K * LANES;
     const real *const next = t.panel + width * part, *const end = next + width * part;
     t.ahead = next;
@@ -270,8 +270,8 @@ static void multiply_run(Tile *t, int count, int width, ptrdiff_t segments, ptrd
     t->panel_stride = segments * K * width * LANES;
     t->add = 0;
     for (ptrdiff_t segment = 0; segment < segments; segment++)
-        for (ptrdiff_t k = 0; k < K; k += BLOCK) {
-            t->K = K - k < BLOCK ? K - k : BLOCK;
+        for (ptrdiff_t k = 0; k < K; k += KC) {
+            t->K = K - k < KC ? K - k : KC;
             t->offset = segment * segment_stride + k;
             row_panels[width - 1][count - 1](t);
             t->panel += t->K * width * LANES;
@@ -341,10 +341,10 @@ void X(multiply)(ptrdiff_t n, const real *const *a, ptrdiff_t segments, ptrdiff_
         t.init = init ? init + v * LANES : 0;
         t.add = 0;
         for (ptrdiff_t segment = 0; segment < segments; segment++)
-            for (ptrdiff_t k = 0; k < K; k += BLOCK) {
-                t.K = K - k < BLOCK ? K - k : BLOCK;
+            for (ptrdiff_t k = 0; k < K; k += KC) {
+                t.K = K - k < KC ? K - k : KC;
                 t.offset = from + segment * segment_stride + k;
-                multiply_block(n, width, t);
+                multiply_terms(n, width, t);
                 t.panel += t.K * width * LANES;
                 t.init = 0;
                 t.add = 1;
@@ -356,42 +356,42 @@ void X(multiply)(ptrdiff_t n, const real *const *a, ptrdiff_t segments, ptrdiff_
 /* A tile that hangs over C's last column, by way of a scratch tile. */
 static void outer_edge(TileFn tile_fn, int m, Tile t, ptrdiff_t valid)
 {
-    real scratch[MAX_ROWS * MAX_VECTORS * LANES] __attribute__((aligned(64)));
+    real scratch[MAX_MR * MAX_NR * LANES] __attribute__((aligned(64)));
     real *const c = t.out;
     const ptrdiff_t ldc = t.out_stride;
     const int add = t.add;
     t.out = scratch;
-    t.out_stride = MAX_VECTORS * LANES;
+    t.out_stride = MAX_NR * LANES;
     t.add = 0;
     tile_fn(&t);
     for (int i = 0; i < m; i++)
         for (ptrdiff_t j = 0; j < valid; j++)
-            c[i * ldc + j] = (add ? c[i * ldc + j] : 0) + scratch[i * MAX_VECTORS * LANES + j];
+            c[i * ldc + j] = (add ? c[i * ldc + j] : 0) + scratch[i * MAX_NR * LANES + j];
 }
 
 Columns X(pack_columns)(real *dst, Rows rows, ptrdiff_t K, ptrdiff_t n)
 {
-    const ptrdiff_t whole = n - n % OUTER_ROWS;
-    for (ptrdiff_t i = 0; i < whole; i += OUTER_ROWS)
+    const ptrdiff_t whole = n - n % OUTER_MR;
+    for (ptrdiff_t i = 0; i < whole; i += OUTER_MR)
         for (ptrdiff_t r = 0; r < K; r++) /* of a constant size: a call for each would cost more than the copy */
-            memcpy(dst + i * K + r * OUTER_ROWS, row_of(rows, r) + i, OUTER_ROWS * sizeof(real));
+            memcpy(dst + i * K + r * OUTER_MR, row_of(rows, r) + i, OUTER_MR * sizeof(real));
     for (ptrdiff_t r = 0; r < K && whole < n; r++)
-        memcpy(dst + whole * K + r * OUTER_ROWS, row_of(rows, r) + whole, (size_t)(n - whole) * sizeof(real));
-    return (Columns){dst, OUTER_ROWS * K, OUTER_ROWS};
+        memcpy(dst + whole * K + r * OUTER_MR, row_of(rows, r) + whole, (size_t)(n - whole) * sizeof(real));
+    return (Columns){dst, OUTER_MR * K, OUTER_MR};
 }
 
 /* One tile of an outer product: rows from `row` on by one group, terms from r on. */
 static void outer_tile(ptrdiff_t n, Columns a, const Panels *p, Rows c, int add, ptrdiff_t group, ptrdiff_t row,
                        ptrdiff_t r)
 {
-    const int width = group_width(p, group), m = (int)(n - row < OUTER_ROWS ? n - row : OUTER_ROWS);
+    const int width = group_width(p, group), m = (int)(n - row < OUTER_MR ? n - row : OUTER_MR);
     const ptrdiff_t column = group_start(p, group), valid = p->units - column;
     const TileFn tile_fn = column_tiles[width - 1][m - 1];
     const Tile t = {
-        .columns = a.data + row / OUTER_ROWS * a.block_stride + r * a.row_stride,
+        .columns = a.data + row / OUTER_MR * a.block_stride + r * a.row_stride,
         .column_stride = a.row_stride,
         .panel = p->data + column * p->K + r * width * LANES,
-        .K = p->K - r < BLOCK ? p->K - r : BLOCK,
+        .K = p->K - r < KC ? p->K - r : KC,
         .out = row_of(c, row) + column,
         .out_stride = c.stride,
         .add = add || r > 0,
@@ -405,10 +405,10 @@ static void outer_tile(ptrdiff_t n, Columns a, const Panels *p, Rows c, int add,
 void X(multiply_outer)(ptrdiff_t n, Columns a, const Panels *p, Rows c, int add)
 {
     if (p->K <= FEW_TERMS)
-        for (ptrdiff_t row = 0; row < n; row += OUTER_ROWS)
+        for (ptrdiff_t row = 0; row < n; row += OUTER_MR)
             for (ptrdiff_t group = 0; group < p->groups; group++) outer_tile(n, a, p, c, add, group, row, 0);
     else
         for (ptrdiff_t group = 0; group < p->groups; group++)
-            for (ptrdiff_t r = 0; r < p->K; r += BLOCK)
-                for (ptrdiff_t row = 0; row < n; row += OUTER_ROWS) outer_tile(n, a, p, c, add, group, row, r);
+            for (ptrdiff_t r = 0; r < p->K; r += KC)
+                for (ptrdiff_t row = 0; row < n; row += OUTER_MR) outer_tile(n, a, p, c, add, group, row, r);
 }

@@ -1,14 +1,16 @@
-/* Matrix products on packed panels.
+/* Matrix products on packed panels. MR, NR, KC and MC are those of GotoBLAS and BLIS, for C = A P: a register tile is MR
+ * rows of C by NR columns, here in vectors; KC is the terms of one pass over a panel, and MC the rows of A in it. The
+ * columns of P have no such limit, for the drivers deal its groups to threads.
  *
  * A packed matrix P (K x N) is cut into groups of columns. A group covers up to `group_vectors` vectors of units with
  * the matrix's `gates` side by side: its columns are ordered [gate][unit]. A group is cut again into panels of at most
- * TILE_VECTORS vectors, each stored [k][vector][lane], so that one register tile streams one panel. Units are padded
- * with zero columns to whole vectors; K is never padded.
+ * NR vectors, each stored [k][vector][lane], so that one register tile streams one panel. Units are padded with zero
+ * columns to whole vectors; K is never padded.
  *
  * Block-diagonal matrices. The units of one head have nonzero terms at their own `head` neighbouring k only. A group
  * holds a window of k, the same number in all: those of whichever heads have units in it, the rest zeros.
  *
- * The order of summation is fixed by K alone: fused multiply-adds over k in order, restarted every BLOCK terms and at
+ * The order of summation is fixed by K alone: fused multiply-adds over k in order, restarted every KC terms and at
  * every segment of K. So an element of the result has the same bits whatever rows surround it.
  */
 #ifndef FRNN_MATMUL_H
@@ -18,8 +20,8 @@
 #include "vec.h"
 
 enum {
-    BLOCK = 128,    /* a chain's length: bounds the rounding error, and a block of a panel stays in L1 */
-    ROWS_ONCE = 64, /* rows that drivers give to one product: they repay bringing a block to L1, and fit beside it */
+    KC = 128, /* a chain's length: bounds the rounding error, and so much of a panel stays in L1 */
+    MC = 64,  /* rows that drivers give to one product: they repay bringing KC terms to L1, and fit beside them */
 };
 
 typedef struct {
@@ -68,7 +70,7 @@ INLINE ptrdiff_t window_start(const Panels *p, ptrdiff_t group)
 }
 
 /* A group's vectors are dealt to panels as evenly as can be: 6 as 3 + 3, 5 as 3 + 2. */
-INLINE int panel_count(int vectors) { return (vectors + TILE_VECTORS - 1) / TILE_VECTORS; }
+INLINE int panel_count(int vectors) { return (vectors + NR - 1) / NR; }
 INLINE int panel_width(int vectors, int panel)
 {
     int count = panel_count(vectors);
@@ -117,16 +119,16 @@ extern const Format X(bfloat16), X(int8);
 /* Fill rows [first, last) of p, which has one gate: row k is the p->units elements at src[k] + at. */
 void X(pack_rows)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *const *src, ptrdiff_t at);
 
-/* Neighbouring columns of a matrix, OUTER_ROWS at a time: column i, row r is
- * data[i / OUTER_ROWS * block_stride + r * row_stride + i % OUTER_ROWS]. As they lie in the matrix, block_stride is
- * OUTER_ROWS; packed, every block stands by itself, which spares the caches and the TLB long strides. */
-enum { OUTER_ROWS = TILE_ROWS(TILE_VECTORS) };
+/* Neighbouring columns of a matrix, OUTER_MR at a time: column i, row r is
+ * data[i / OUTER_MR * block_stride + r * row_stride + i % OUTER_MR]. As they lie in the matrix, block_stride is
+ * OUTER_MR; packed, every block stands by itself, which spares the caches and the TLB long strides. */
+enum { OUTER_MR = MR(NR) };
 typedef struct {
     const real *data;
     ptrdiff_t block_stride, row_stride;
 } Columns;
 
-/* Pack the first n columns of K rows into dst, which holds K times n rounded up to OUTER_ROWS. */
+/* Pack the first n columns of K rows into dst, which holds K times n rounded up to OUTER_MR. */
 Columns X(pack_columns)(real *dst, Rows rows, ptrdiff_t K, ptrdiff_t n);
 
 /* C[i][0..N) = (or, with `add`, +=) sum over r of column i of A at r, times P[r][.], for n columns: P has one gate, K

@@ -4,24 +4,24 @@
  * is the upper half of a float, so a shift and a mask turn a lane into two floats, exactly; products and sums are
  * float's. Where the CPU multiplies pairs of bfloat16 itself, the left operand is rounded to bfloat16 as well.
  *
- * The order of summation is fixed here too: even and odd pairs are two chains, added up every BLOCK terms.
+ * The order of summation is fixed here too: even and odd pairs are two chains, added up every KC terms.
  */
 #include "matmul.h"
 
 #if FRNN_BITS == 32
 
 enum {
-    PAIRS = BLOCK / 2,
-    MOST_ROWS = TILE_VECTORS == 4 ? 3 : 2, /* with two accumulators each they fill the registers */
-    FETCH_AHEAD = 16,                      /* pairs */
-    PANELS_ONCE = 2,                       /* that a single row takes at a time, where they are of one width */
+    PAIRS = KC / 2,
+    PAIR_MR = NR == 4 ? 3 : 2, /* with two accumulators each they fill the registers */
+    FETCH_AHEAD = 16,          /* pairs */
+    PANELS_ONCE = 2,           /* that a single row takes at a time, where they are of one width */
 };
 
 __attribute__((unused)) static const integer HIGH_HALF = -65536; /* 0xffff0000 */
 
 /* One register tile: out = init + left * panel over `pairs` pairs of k, or out += ... */
 typedef struct {
-    const void *left[MAX_ROWS]; /* rows: pairs of bfloat16 where the CPU multiplies them, else floats */
+    const void *left[MAX_MR]; /* rows: pairs of bfloat16 where the CPU multiplies them, else floats */
     const real *panel;
     ptrdiff_t panel_stride; /* to the next of several panels */
     ptrdiff_t K;
@@ -49,7 +49,7 @@ INLINE vec multiply_pair(const void *left, ptrdiff_t pair, ptrdiff_t K, vec weig
  * whose chains would be too few for the FMA's latency. */
 INLINE void run_tile(const int m, const int count, const int n, const Tile *t)
 {
-    vec acc[2][MAX_ROWS][MAX_VECTORS * PANELS_ONCE] = {0};
+    vec acc[2][MAX_MR][MAX_NR * PANELS_ONCE] = {0};
     const real *panel = t->panel, *const init = t->init;
     const ptrdiff_t K = t->K, pairs = (K + 1) / 2, panel_stride = t->panel_stride, out_stride = t->out_stride;
     real *const out = t->out;
@@ -91,8 +91,8 @@ TILES(2)
 TILES(3)
 TILES(4)
 #define ROW(n) {tile_1_##n, tile_2_##n, tile_3_##n}
-static const TileFn tiles[MAX_VECTORS][3] = {ROW(1), ROW(2), ROW(3), ROW(4)};
-static const TileFn row_panels[MAX_VECTORS] = {row_1, row_2, row_3, row_4};
+static const TileFn tiles[MAX_NR][3] = {ROW(1), ROW(2), ROW(3), ROW(4)};
+static const TileFn row_panels[MAX_NR] = {row_1, row_2, row_3, row_4};
 
 /* K elements of a row as the tiles read them: themselves, or rounded into `room`. */
 INLINE const void *left_operand(const real *row, ptrdiff_t K, int32_t *room)
@@ -115,12 +115,12 @@ static void multiply_group(ptrdiff_t n, const real *const *a, const Panels *p, p
                            Rows out)
 {
     const int vectors = group_width(p, group);
-    int32_t rounded[ROWS_ONCE][PAIRS + LANES / 2];
-    const void *left[ROWS_ONCE];
+    int32_t rounded[MC][PAIRS + LANES / 2];
+    const void *left[MC];
     const real *panels = p->data + group_start(p, group) * p->gates * panel_rows(p);
     const ptrdiff_t from = window_start(p, group);
-    for (ptrdiff_t k = 0; k < p->K; k += BLOCK) {
-        const ptrdiff_t K = p->K - k < BLOCK ? p->K - k : BLOCK;
+    for (ptrdiff_t k = 0; k < p->K; k += KC) {
+        const ptrdiff_t K = p->K - k < KC ? p->K - k : KC;
         for (ptrdiff_t i = 0; i < n; i++) left[i] = left_operand(a[i] + from + k, K, rounded[i]);
         for (int panel = 0, v = 0, count; panel < panel_count(vectors); panel += count) {
             const int width = panel_width(vectors, panel);
@@ -134,8 +134,8 @@ static void multiply_group(ptrdiff_t n, const real *const *a, const Panels *p, p
                 .out_stride = out.stride,
                 .add = k > 0,
             };
-            for (ptrdiff_t i = 0; i < n; i += MOST_ROWS) {
-                const int m = (int)(n - i < MOST_ROWS ? n - i : MOST_ROWS);
+            for (ptrdiff_t i = 0; i < n; i += PAIR_MR) {
+                const int m = (int)(n - i < PAIR_MR ? n - i : PAIR_MR);
                 for (int r = 0; r < m; r++) t.left[r] = left[i + r];
                 t.out = row_of(out, i) + v * LANES;
                 (count > 1 ? row_panels[width - 1] : tiles[width - 1][m - 1])(&t);

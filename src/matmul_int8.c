@@ -14,11 +14,11 @@
 #include "int8.h"
 
 enum {
-    QUADS = 1024,                          /* of a row that are rounded at a time */
-    FETCH_AHEAD = 32,                      /* quads */
-    FOLD = 128,                            /* quads whose products' sum fits in 32 bits, and is rounded once as such */
-    FAR = 512 << 10,                       /* bytes of a matrix that does not stay in every L2 */
-    MOST_ROWS = TILE_VECTORS == 4 ? 3 : 2, /* with two accumulators each they fill the registers */
+    QUADS = 1024,              /* of a row that are rounded at a time */
+    FETCH_AHEAD = 32,          /* quads */
+    FOLD = 128,                /* quads whose products' sum fits in 32 bits, and is rounded once as such */
+    FAR = 512 << 10,           /* bytes of a matrix that does not stay in every L2 */
+    INT8_MR = NR == 4 ? 3 : 2, /* with two accumulators each they fill the registers */
 };
 
 /* A row's integers: of 16 bits; or the high bytes of all quads, then the low ones. */
@@ -28,7 +28,7 @@ typedef struct {
 
 /* Exact sums of one row by one panel: 256 high + low. */
 typedef struct {
-    ivec high[MAX_VECTORS], low[MAX_VECTORS];
+    ivec high[MAX_NR], low[MAX_NR];
 } Sums;
 
 #if defined(__AVX512F__)
@@ -63,7 +63,7 @@ INLINE void round_row(const int bytewise, const real *a, ptrdiff_t n, real inver
 INLINE void run_tile(const int bytewise, const int m, const int n, const Left *left, ptrdiff_t from, ptrdiff_t quads,
                      const real *panel, int far, Sums *sums)
 {
-    ivec acc[2][MAX_ROWS][MAX_VECTORS] = {0};
+    ivec acc[2][MAX_MR][MAX_NR] = {0};
     for (ptrdiff_t q = from; q < from + quads; q++, panel += n * LANES)
 #pragma GCC unroll 4
         for (int v = 0; v < n; v++) {
@@ -119,7 +119,7 @@ typedef void (*TileFn)(const Left *, ptrdiff_t, ptrdiff_t, const real *, int, Su
 #define ROW(way, n) {way##_1_##n, way##_2_##n, way##_3_##n}
 #define WAY(way, bytewise)                                                                                             \
     TILES(way, bytewise, 1) TILES(way, bytewise, 2) TILES(way, bytewise, 3) TILES(way, bytewise, 4)                    \
-    static const TileFn way[MAX_VECTORS][3] = {ROW(way, 1), ROW(way, 2), ROW(way, 3), ROW(way, 4)};
+    static const TileFn way[MAX_NR][3] = {ROW(way, 1), ROW(way, 2), ROW(way, 3), ROW(way, 4)};
 WAY(by_pairs, 0)
 WAY(by_bytes, 1)
 
@@ -144,8 +144,8 @@ INLINE void sum_panel(const int bytewise, const TileFn *tiles, int m, int width,
 INLINE void multiply_rows(const int bytewise, const TileFn (*tiles)[3], int m, const real *const *rows, const Panels *p,
                           ptrdiff_t first, ptrdiff_t last, const real *init, Rows out)
 {
-    Left left[MOST_ROWS];
-    Step16 steps[MOST_ROWS];
+    Left left[INT8_MR];
+    Step16 steps[INT8_MR];
     ptrdiff_t held = -1;
     for (int i = 0; i < m; i++) steps[i] = step_of(rows[i], p->K);
     const real *panel = p->data + group_start(p, first) * p->gates * panel_rows(p);
@@ -153,7 +153,7 @@ INLINE void multiply_rows(const int bytewise, const TileFn (*tiles)[3], int m, c
         const int vectors = group_width(p, group);
         for (int part = 0; part < panel_count(vectors); part++) {
             const int width = panel_width(vectors, part);
-            Sums sums[MOST_ROWS];
+            Sums sums[INT8_MR];
             for (int i = 0; i < m; i++)
                 for (int v = 0; v < width; v++) sums[i].high[v] = sums[i].low[v] = (ivec){0};
             sum_panel(bytewise, tiles[width - 1], m, width, rows, steps, p, panel, left, &held, sums);
@@ -169,8 +169,8 @@ INLINE void multiply_rows(const int bytewise, const TileFn (*tiles)[3], int m, c
 static void multiply(ptrdiff_t n, const real *const *a, const Panels *p, ptrdiff_t first, ptrdiff_t last,
                      const real *init, Rows out)
 {
-    for (ptrdiff_t i = 0; i < n; i += MOST_ROWS) {
-        const int m = (int)(n - i < MOST_ROWS ? n - i : MOST_ROWS);
+    for (ptrdiff_t i = 0; i < n; i += INT8_MR) {
+        const int m = (int)(n - i < INT8_MR ? n - i : INT8_MR);
         if (MULTIPLIES_BYTES)
             multiply_rows(1, by_bytes, m, a + i, p, first, last, init, rows_from(out, i));
         else

@@ -23,7 +23,7 @@ static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 /* K by N, to be multiplied from the left; one gate. */
 static Panels take_matrix(Arena *arena, ptrdiff_t K, ptrdiff_t N)
 {
-    return take_panels(arena, (Panels){.K = K, .units = N, .gates = 1, .group_vectors = TILE_VECTORS});
+    return take_panels(arena, (Panels){.K = K, .units = N, .gates = 1, .group_vectors = NR});
 }
 
 static ptrdiff_t longest(const frnn_call *call)
@@ -111,7 +111,7 @@ static void take_forward(Plan *p, Arena *arena, int scratch_only)
     const ptrdiff_t mine = (units + p->owners - 1) / p->owners * p->unit;
     const ptrdiff_t row_bytes = cell->gates * p->Hp * (ptrdiff_t)sizeof(real);
     ptrdiff_t whole = mine ? CHUNK_BYTES / (mine * row_bytes) : 1; /* steps that all sequences have */
-    if (mine && whole < ROWS_ONCE / mine) whole = ROWS_ONCE / mine; /* large weights: W comes from afar */
+    if (mine && whole < MC / mine) whole = MC / mine; /* large weights: W comes from afar */
     if (whole < 1) whole = 1;
     p->own_rows = mine;
     p->chunk = p->steps;
@@ -152,7 +152,7 @@ static void take_backward(Plan *p, Arena *arena)
     for (int q = 0; q < cell->phases; q++) {
         const ptrdiff_t width = operand_width(p->call, q);
         const Panels U = {.K = cell->phase_gates[q] * p->H, .units = width, .gates = 1, .head = p->call->D,
-                          .group_vectors = vectors_of_group(p->call, TILE_VECTORS)};
+                          .group_vectors = vectors_of_group(p->call, NR)};
         p->U_back[q] = take_panels(arena, U);
         if (cell->phase_gates[q]) take_operand(p, arena, q, rows, width);
     }
@@ -172,7 +172,7 @@ static void take_backward(Plan *p, Arena *arena)
     p->dp_sums = take(arena, (size_t)(cell->parameters * p->H) * sizeof *p->dp_sums);
     p->packs_columns = p->I + p->H >= WIDE;
     for (int i = 0; i < p->threads && p->packs_columns; i++) {
-        real *columns = take_reals(arena, rows * ((p->H + p->threads - 1) / p->threads + OUTER_ROWS));
+        real *columns = take_reals(arena, rows * ((p->H + p->threads - 1) / p->threads + OUTER_MR));
         if (arena->base) p->scratch[i].columns = columns;
     }
     p->x_rows = take(arena, (size_t)rows * sizeof *p->x_rows);
@@ -259,7 +259,7 @@ static void take_common(Plan *p, Arena *arena)
 void X(fill_inputs)(const Plan *p, int id, ptrdiff_t s, const Panels *panels)
 {
     const ptrdiff_t from = first_unit(p, panels, id), to = end_unit(p, panels, id), end = to < p->H ? to : p->H;
-    EACH_TILE(t, p, id, active_rows(p, s), ROWS_ONCE)
+    EACH_TILE(t, p, id, active_rows(p, s), MC)
         for (ptrdiff_t r = t.row; r < t.row + t.rows; r++)
             for (int k = 0; k < p->cell->inputs; k++) {
                 const real *given = element(p, p->call->e[k], s, r);
@@ -271,7 +271,7 @@ void X(fill_inputs)(const Plan *p, int id, ptrdiff_t s, const Panels *panels)
 
 void X(take_means)(const Plan *p, int id, ptrdiff_t active, Rows fields, int n)
 {
-    EACH_TILE(t, p, id, active, ROWS_ONCE)
+    EACH_TILE(t, p, id, active, MC)
         for (ptrdiff_t r = t.row; r < t.row + t.rows; r++)
             for (int j = 0; j < n; j++)
                 p->scratch[id].means[r * FRNN_MAX_PHASE_MEANS + j] = mean_of(row_of(fields, r) + j * p->Hp, p->H);

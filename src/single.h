@@ -10,8 +10,8 @@
 
 enum {
     PANEL = 256 / sizeof(real),
-    CHAIN = 128, /* matmul.h's BLOCK: the terms of one chain of multiply-adds */
-    TILE = 8,    /* vectors that accumulate in registers at a time: chains enough for the multiply-add's latency */
+    KC = 128, /* matmul.h's: the terms of one chain of multiply-adds */
+    TILE = 8, /* vectors that accumulate in registers at a time: chains enough for the multiply-add's latency */
 };
 
 #if defined(__clang__)
@@ -25,8 +25,8 @@ INLINE void multiply_tile(const int vectors, const ptrdiff_t K, const ptrdiff_t 
                           const real *init, const real *x, real *y)
 {
     vec acc[TILE];
-    for (ptrdiff_t first = 0; first < K; first += CHAIN) {
-        const ptrdiff_t end = K - first < CHAIN ? K : first + CHAIN;
+    for (ptrdiff_t first = 0; first < K; first += KC) {
+        const ptrdiff_t end = K - first < KC ? K : first + KC;
         UNROLL
         for (int j = 0; j < vectors; j++) acc[j] = init && !first ? load(init + j * LANES) : splat(0);
         for (ptrdiff_t k = first; k < end; k++) {

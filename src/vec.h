@@ -7,19 +7,19 @@
 
 #include "lanes.h"
 
-/* Widest register tile: `TILE_VECTORS` columns; the rows that go with each width leave room for the operands. A group
- * of units takes GROUP_VECTORS vectors of each of its gates: with 32 registers the least that fills a tile; with 16 as
- * many as make all its tiles whole, since 4 rows by 3 vectors need fewer loads than 6 by 2. */
+/* Register tiles, as BLIS names them: at most NR vectors of columns, and MR rows with each width, which leave room for
+ * the operands. A group of units takes GROUP_VECTORS vectors of each of its gates: with 32 registers the least that
+ * fills a tile; with 16 as many as make all its tiles whole, since 4 rows by 3 vectors need fewer loads than 6 by 2. */
 #if defined(__AVX512F__) || defined(__aarch64__)
-#define TILE_VECTORS 4
-#define TILE_ROWS(vectors) ((vectors) == 4 ? 6 : 8)
-#define GROUP_VECTORS(gates) ((TILE_VECTORS + (gates)-1) / (gates))
+#define NR 4
+#define MR(vectors) ((vectors) == 4 ? 6 : 8)
+#define GROUP_VECTORS(gates) ((NR + (gates)-1) / (gates))
 #else
-#define TILE_VECTORS 3
-#define TILE_ROWS(vectors) ((vectors) == 3 ? 4 : (vectors) == 2 ? 6 : 8)
-#define GROUP_VECTORS(gates) ((void)(gates), TILE_VECTORS)
+#define NR 3
+#define MR(vectors) ((vectors) == 3 ? 4 : (vectors) == 2 ? 6 : 8)
+#define GROUP_VECTORS(gates) ((void)(gates), NR)
 #endif
-enum { MAX_ROWS = 8, MAX_VECTORS = 4, MAX_GROUP_VECTORS = 12 }; /* over all instruction sets */
+enum { MAX_MR = 8, MAX_NR = 4, MAX_GROUP_VECTORS = 12 }; /* over all instruction sets */
 
 #define FRNN_PASTE(name, bits, isa) frnn_##name##_f##bits##_##isa
 #define FRNN_EXPAND(name, bits, isa) FRNN_PASTE(name, bits, isa)

@@ -35,7 +35,7 @@ Weights X(take_weights)(const frnn_call *call, Arena *arena, int p_only)
         own.gates = cell->phase_gates[q];
         w.U[q] = take_panels(arena, own);
     }
-    const Panels R = {.K = H, .units = call->P, .gates = 1, .group_vectors = TILE_VECTORS, .format = call->format};
+    const Panels R = {.K = H, .units = call->P, .gates = 1, .group_vectors = NR, .format = call->format};
     w.R = take_panels(arena, R);
     return w;
 }

@@ -4,7 +4,7 @@
  */
 #include "yardstick.h"
 
-enum { CHAINS = TILE_ROWS(TILE_VECTORS) * TILE_VECTORS, STREAMS = 8 };
+enum { CHAINS = MR(NR) * NR, STREAMS = 8 };
 
 double X(spend)(size_t rounds)
 {
