@@ -145,8 +145,8 @@ cdef extern from "fastrnn.h" nogil:
         void (*dense)(const frnn_dense *) noexcept nogil
         void (*sigmoid)(size_t, const void *, void *) noexcept nogil
         void (*tanh)(size_t, const void *, void *) noexcept nogil
-        double (*spend)(size_t) noexcept nogil
-        double (*read_all)(size_t, const void *, size_t) noexcept nogil
+        double (*peak_flops)(size_t) noexcept nogil
+        double (*read_bandwidth)(size_t, const void *, size_t) noexcept nogil
 
     ctypedef struct frnn_isa:
         const char *name

@@ -514,16 +514,16 @@ def activation(int isa, str name, x, y):
         raise ValueError(f"no activation {name!r}")
 
 
-def spend(int isa, size_t rounds):
+def peak_flops(int isa, size_t rounds):
     """Run rounds of independent float32 multiply-adds in registers; return the number of floating-point operations."""
     cdef const frnn_table *core = table(isa, 4)
     cdef double done
     with nogil:
-        done = core.spend(rounds)
+        done = core.peak_flops(rounds)
     return done
 
 
-def read_all(int isa, x, size_t times):
+def read_bandwidth(int isa, x, size_t times):
     """Read a contiguous float array that many times over; return the sum of what was read."""
     cdef Pins pins = Pins()
     cdef const frnn_table *core = table(isa, x.itemsize)
@@ -531,7 +531,7 @@ def read_all(int isa, x, size_t times):
     cdef void *source = pins.flat(x, n, x.itemsize)
     cdef double total
     with nogil:
-        total = core.read_all(n, source, times)
+        total = core.read_bandwidth(n, source, times)
     return total
 
 

@@ -147,8 +147,8 @@ typedef struct {
 
     void (*sigmoid)(size_t n, const void *x, void *y); /* y = f(x) elementwise, for tests */
     void (*tanh)(size_t n, const void *x, void *y);
-    double (*spend)(size_t rounds); /* peak arithmetic and reading, for the benchmarks: yardstick.h */
-    double (*read_all)(size_t n, const void *x, size_t times);
+    double (*peak_flops)(size_t rounds); /* peak arithmetic and reading, for the benchmarks: roofline.h */
+    double (*read_bandwidth)(size_t n, const void *x, size_t times);
 } frnn_table;
 
 typedef struct {

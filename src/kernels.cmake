@@ -30,7 +30,7 @@ set(KERNELS
   backward.c
   gradients.c
   dense.c
-  yardstick.c
+  roofline.c
   table.c)
 list(TRANSFORM KERNELS PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
 

@@ -3,7 +3,7 @@
 #include "dense.h"
 #include "drive.h"
 #include "team.h"
-#include "yardstick.h"
+#include "roofline.h"
 
 /* The team may grant only one thread, so allocate enough for either layout. */
 static size_t work_bytes(const frnn_call *call, int backward)
@@ -93,6 +93,6 @@ const frnn_table X(table) = {
     .dense = X(dense),
     .sigmoid = each_sigmoid,
     .tanh = each_tanh,
-    .spend = X(spend),
-    .read_all = X(read_all),
+    .peak_flops = X(peak_flops),
+    .read_bandwidth = X(read_bandwidth),
 };

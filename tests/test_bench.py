@@ -441,15 +441,15 @@ def test_read_stream_reads_all(dtype: type, native: str) -> None:
     isa = core.isas()[native.removeprefix("native-")]
     for n in (1, 15, 127, 128, 129, 1000):
         x = np.arange(1, n + 1, dtype=dtype)  # whole numbers: the sum is exact in any order
-        assert core.read_all(isa, x, 3) == 3 * n * (n + 1) / 2
+        assert core.read_bandwidth(isa, x, 3) == 3 * n * (n + 1) / 2
 
 
 def test_multiply_adds_are_counted(native: str) -> None:
     core = importlib.import_module("_fastrnn")
     isa = core.isas()[native.removeprefix("native-")]
-    one = core.spend(isa, 1)
+    one = core.peak_flops(isa, 1)
     assert one >= 2 * 4 * 8  # eight chains of four lanes at least
-    assert core.spend(isa, 1000) == 1000 * one
+    assert core.peak_flops(isa, 1000) == 1000 * one
 
 
 @pytest.mark.alone  # training has to take longer than a forward pass

@@ -83,9 +83,9 @@ class FMA(Limit):
     title = "multiply-add loop"
 
     def prepare(self, problem: Problem, training: bool) -> Work:
-        rounds = scaled(lambda times: self.core.spend(self.isa, 1000 * times)) * 1000
-        flop = self.core.spend(self.isa, rounds)
-        return self.on_threads([lambda: self.core.spend(self.isa, rounds)] * self.threads, flop * self.threads)
+        rounds = scaled(lambda times: self.core.peak_flops(self.isa, 1000 * times)) * 1000
+        flop = self.core.peak_flops(self.isa, rounds)
+        return self.on_threads([lambda: self.core.peak_flops(self.isa, rounds)] * self.threads, flop * self.threads)
 
 
 class Stream(Limit):
@@ -95,10 +95,10 @@ class Stream(Limit):
         w = problem.weights[0]
         floats = -(-w.get("U", w["W"]).size // self.threads)
         parts = [aligned(floats) for _ in range(self.threads)]
-        times = scaled(lambda times: self.core.read_all(self.isa, parts[0], times))
+        times = scaled(lambda times: self.core.read_bandwidth(self.isa, parts[0], times))
 
         def reads(part: Array) -> Callable[[], float]:
-            return lambda: float(self.core.read_all(self.isa, part, times))
+            return lambda: float(self.core.read_bandwidth(self.isa, part, times))
 
         return self.on_threads([reads(part) for part in parts], 4.0 * floats * self.threads * times)
 

@@ -2,11 +2,11 @@
  *
  * Each needs as many independent chains as hide an operation's latency: the accumulators of the widest tile do.
  */
-#include "yardstick.h"
+#include "roofline.h"
 
 enum { CHAINS = MR(NR) * NR, STREAMS = 8 };
 
-double X(spend)(size_t rounds)
+double X(peak_flops)(size_t rounds)
 {
     /* x = x/2 + 1/2 tends to 1; volatile, so that the compiler cannot know. */
     const volatile real half = (real)0.5;
@@ -22,7 +22,7 @@ double X(spend)(size_t rounds)
     return sum[0] > 0 ? done : 0; /* always done, but sum has to be computed for it */
 }
 
-double X(read_all)(size_t n, const void *x, size_t times)
+double X(read_bandwidth)(size_t n, const void *x, size_t times)
 {
     const real *from = x;
     const size_t lanes = (size_t)LANES, block = STREAMS * lanes;
