@@ -22,22 +22,22 @@ contents: Callable[[Arrays], list[int | None]] = _hashes
 with contextlib.suppress(ImportError):  # not built
     import _fastrnn
 
-    contents = _fastrnn.glance
+    contents = _fastrnn.fingerprints
 
 #: elements compared per array; `_fastrnn.pyx` has the same number
 SAMPLES = 16
 
 #: an array's name -> bytes of some of its elements
-Glance = dict[str, bytes]
+Fingerprint = dict[str, bytes]
 
 
-def glance(arrays: Mapping[str, Array | None]) -> Glance:
+def fingerprint(arrays: Mapping[str, Array | None]) -> Fingerprint:
     """Return a sample of the elements of each array that is not None."""
     return {name: a.flat[:: -(-a.size // SAMPLES) or 1].tobytes() for name, a in arrays.items() if a is not None}
 
 
-def expect_unchanged(before: Glance, arrays: Mapping[str, Array | None]) -> None:
-    now = glance(arrays)
+def expect_unchanged(before: Fingerprint, arrays: Mapping[str, Array | None]) -> None:
+    now = fingerprint(arrays)
     for name, seen in before.items():
         if now[name] != seen:
             raise changed(name)

@@ -213,7 +213,7 @@ cdef enum:
     SAMPLES = 16  # as in fastrnn/unchanged.py
 
 
-cdef uint64_t hash_of_some(const Py_buffer *view) noexcept:
+cdef uint64_t fingerprint(const Py_buffer *view) noexcept:
     cdef Py_ssize_t n = view.len // view.itemsize, i, place, axis
     cdef Py_ssize_t step = (n + SAMPLES - 1) // SAMPLES
     cdef bint whole = True  # no gaps: places need no division
@@ -239,7 +239,7 @@ cdef uint64_t hash_of_some(const Py_buffer *view) noexcept:
     return hashed
 
 
-def glance(tuple arrays):
+def fingerprints(tuple arrays):
     """Return for each array a hash of sampled elements of at most 8 bytes; None for None."""
     cdef Py_buffer view
     found = []
@@ -251,7 +251,7 @@ def glance(tuple arrays):
         try:
             if view.ndim < 1 or view.itemsize > 8:
                 raise ValueError("expected axes, and elements of 8 bytes at most")
-            found.append(hash_of_some(&view))
+            found.append(fingerprint(&view))
         finally:
             PyBuffer_Release(&view)
     return found

@@ -2,8 +2,8 @@
 #include "activation.h"
 #include "dense.h"
 #include "drive.h"
-#include "team.h"
 #include "roofline.h"
+#include "team.h"
 
 /* The team may grant only one thread, so allocate enough for either layout. */
 static size_t work_bytes(const frnn_call *call, int backward)

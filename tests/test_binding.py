@@ -258,9 +258,9 @@ def test_activations() -> None:
 
 
 @pytest.mark.parametrize("array", [np.float64(1), np.zeros(3, np.complex128)])
-def test_no_glance_at(array: Any) -> None:
+def test_arrays_without_a_fingerprint(array: Any) -> None:
     with pytest.raises(ValueError, match="expected axes, and elements of 8 bytes at most"):
-        core.glance((np.asarray(array),))
+        core.fingerprints((np.asarray(array),))
 
 
 def test_no_cpus() -> None:

@@ -147,7 +147,7 @@ class _Saved:
         self.isa, self._room, self.memory = isa, room, room[:n]
 
     def expect_unchanged(self, call: Call) -> None:
-        now = _fastrnn.glance(call.arrays())
+        now = _fastrnn.fingerprints(call.arrays())
         if now != self.seen:
             names = call.cell.arguments
             raise changed(next(name for name, a, b in zip(names, now, self.seen, strict=True) if a != b))
@@ -239,7 +239,7 @@ def forward(calls: Sequence[Call]) -> list[ForwardResult]:
     _fastrnn.forward(_isas[isa], jobs, _scratch)
     for call, result in zip(calls, results, strict=True):
         if result.saved:
-            result.saved.seen = _fastrnn.glance(call.arrays())  # after the calls: x may be another call's y
+            result.saved.seen = _fastrnn.fingerprints(call.arrays())  # after the calls: x may be another call's y
     return results
 
 

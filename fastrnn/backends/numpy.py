@@ -21,7 +21,7 @@ from fastrnn.cells.reference import Reference, dot
 from fastrnn.checks import stepped, stepped_numbers, stepped_reset, stepped_state
 from fastrnn.functions import FUNCTIONS
 from fastrnn.types import Array, Arrays
-from fastrnn.unchanged import Glance, expect_unchanged, glance
+from fastrnn.unchanged import Fingerprint, expect_unchanged, fingerprint
 from fastrnn.weight_dtypes import product
 
 name = "numpy"
@@ -44,7 +44,7 @@ class Visit(NamedTuple):
 class Saved(NamedTuple):
     """Data that `scan` saves for `scan_backward`."""
 
-    seen: Glance
+    seen: Fingerprint
     segments: list[Any]  # visits per segment; with `checkpoint`, its initial state
 
 
@@ -207,7 +207,7 @@ def scan(call: Call, of: Reference) -> ForwardResult:
     others = tuple([call.empty(H) if call.return_states else None for _ in call.init[1:]])
     keep = call.training and not call.checkpoint
     tape: list[Any] = []
-    seen = glance(call.arguments()) if call.training else {}
+    seen = fingerprint(call.arguments()) if call.training else {}
     for times in segments(call):
         start, visits = state, []
         for visit, state in walk(call, of, times, start):

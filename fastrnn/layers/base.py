@@ -13,7 +13,7 @@ from fastrnn.layers.pool import Pool
 from fastrnn.layers.stream import Stream
 from fastrnn.one_step import Form, OneStep, flattened
 from fastrnn.types import Array
-from fastrnn.unchanged import expect_unchanged, glance
+from fastrnn.unchanged import expect_unchanged, fingerprint
 
 Shape = tuple[int | None, ...]
 
@@ -346,7 +346,7 @@ class Stateless(Layer):
         if state is not None:
             raise ValueError(f"state: {type(self).__name__} has no state; expected None, got {type(state).__name__}")
         y, kept = self._run(x, training, rng, threads)
-        return Output(y, None, LayerCache(self, (y.shape, y.dtype, kept, glance(kept))) if training else None)
+        return Output(y, None, LayerCache(self, (y.shape, y.dtype, kept, fingerprint(kept))) if training else None)
 
     def backward(self, dy: Any, cache: Any, *, dstate: Any = None) -> Back:
         if dstate is not None:
