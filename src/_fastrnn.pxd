@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t
 
 
 cdef extern from "team.h" nogil:
-    void frnn_team_set_retreat(int)
+    void frnn_team_set_backoff(int)
 
 
 cdef extern from "headers.h":

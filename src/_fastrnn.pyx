@@ -34,9 +34,9 @@ def isas():
     return {frnn_isas[i].name.decode(): i for i in range(frnn_isa_count) if frnn_isas[i].supported()}
 
 
-def set_retreat(bint on):
+def set_backoff(bint on):
     """Set whether calls run on one thread for a while after other work kept theirs from the CPUs (the default)."""
-    frnn_team_set_retreat(on)
+    frnn_team_set_backoff(on)
 
 
 cdef const frnn_table *table(int isa, Py_ssize_t itemsize) except NULL:

@@ -1,6 +1,8 @@
-/* Matrix products on packed panels. MR, NR, KC and MC are those of GotoBLAS and BLIS, for C = A P: a register tile is MR
- * rows of C by NR columns, here in vectors; KC is the terms of one pass over a panel, and MC the rows of A in it. The
- * columns of P have no such limit, for the drivers deal its groups to threads.
+/* Matrix products on packed panels.
+ *
+ * Names are those of GotoBLAS and BLIS. For C = A P a register tile is MR rows of C by NR columns, here in vectors; KC
+ * is the number of terms of one pass over a panel, MC that of A's rows in a product. There is no NC: the drivers deal
+ * groups of columns to threads.
  *
  * A packed matrix P (K x N) is cut into groups of columns. A group covers up to `group_vectors` vectors of units with
  * the matrix's `gates` side by side: its columns are ordered [gate][unit]. A group is cut again into panels of at most

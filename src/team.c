@@ -21,48 +21,49 @@ enum {
      * at the next barrier, sleep in its turn, and so on to the end. */
     SPINS = 100,
     YIELDS = 300,
-    /* A job whose threads wait for CPUs takes many times as long as it would alone. After two, calls keep to a single
-     * thread for RETREAT times as long as the threads waited, and as long as the next one loses too for twice that, four
-     * times ..., so that little is lost even where calls are rare; a job that loses nothing halves it again. */
-    RETREAT = 20,
-    LONGEST = 250 * 1000 * 1000,  /* ns of a retreat: other work may be over */
-    IN_A_ROW = 300 * 1000,        /* ns between two calls, after which threads that sleep are worth waking for the next */
-    LEAST_LOSS = 100 * 1000, /* ns in a job that a thread was ready and did not run, and two fifths of it or more */
-    WAKING = 300 * 1000,     /* ns that a sleeper may take to begin, which is no loss */
+    /* A job whose threads wait for CPUs takes many times as long as it would alone. After two, calls back off to a
+     * single thread for BACKOFF times as long as the threads waited, and as long as the next one loses too for twice
+     * that, four times ..., so that little is lost even where calls are rare; a job that loses nothing halves it. */
+    BACKOFF = 20,
+    LONGEST_BACKOFF = 250 * 1000 * 1000, /* ns: other work may be over */
+    IN_A_ROW = 300 * 1000,      /* ns between two calls, after which threads that sleep are worth waking for the next */
+    LEAST_LOSS = 100 * 1000,    /* ns in a job that a thread was ready and did not run, and two fifths of it or more */
+    WAKING = 300 * 1000,        /* ns that a sleeper may take to begin, which is no loss */
     ASKING = 100 * 1000 * 1000, /* ns between two questions whether a job is to end: each takes Python's lock */
 };
 
 static const double LOOK_FLOP = 1e9; /* between two looks at the clock, which takes a tenth of a tiny step */
 
-static atomic_int retreats = 1;
+static atomic_int backs_off = 1;
 
-/* A counter that only moves on, and who waits for it to. One for each worker, so that a job wakes nobody else. */
+/* An eventcount: a counter that only grows, and the threads that wait for it to. One for each worker, so that a job
+ * wakes nobody else. */
 typedef struct {
     atomic_uint count;
     atomic_int sleepers;
-    pthread_cond_t moved;
-} Bell;
+    pthread_cond_t grown;
+} EventCount;
 
 static struct {
     pthread_mutex_t busy; /* held from acquire to release */
     pthread_mutex_t lock; /* guards every sleep */
     int workers;          /* threads started, the callers not counted */
     pthread_t thread[FRNN_MAX_THREADS];
-    Bell jobs[FRNN_MAX_THREADS];        /* rung for worker i when there is a job for it */
-    int kept_from[FRNN_MAX_THREADS];    /* the CPU that worker i must not wake on, if it was asleep or new; else -1 */
+    EventCount jobs[FRNN_MAX_THREADS];  /* of worker i: the jobs for it */
+    int avoided_cpu[FRNN_MAX_THREADS];  /* the CPU that worker i must not wake on, if it was asleep or new; else -1 */
     int threads;                        /* of that job */
     atomic_int place[FRNN_MAX_THREADS]; /* CPUs that its threads were last seen on */
     int64_t start;                      /* ns, of CLOCK_MONOTONIC */
     atomic_int_least64_t lost;          /* ns that its threads were kept from the CPUs, if it was much */
     int lost_before;                    /* the job before lost as much: it is no passing interruption */
-    int64_t retreat;                    /* how many times as long as what was lost */
+    int64_t backoff;                    /* how many times as long as what was lost */
     atomic_int_least64_t ended;         /* ns: the last job that wanted several threads */
-    int64_t alone_until;                /* ns: calls keep to one thread; 0 if they do not */
+    int64_t backoff_until;              /* ns: calls keep to one thread; 0 if they do not */
     frnn_job job;
     void *arg;
 
     atomic_int arrived; /* at the barrier */
-    Bell barrier;
+    EventCount barrier;
 } team; /* made by start_team */
 
 static _Thread_local int self; /* its number in a job: a worker's own, and 0 of who calls */
@@ -91,9 +92,9 @@ static int note_place(void)
 }
 
 /* Move a worker off the CPU of another thread of its job, without changing its affinity for good. The scheduler may
- * wake it on the CPU of the thread that rang, and would let the two alternate for milliseconds, as long as many calls
- * last, before moving one of them. */
-static void part_company(void)
+ * wake it on the CPU of the thread that notified it, and would let the two alternate for milliseconds, as long as many
+ * calls last, before moving one of them. */
+static void avoid_shared_cpu(void)
 {
     const int cpu = note_place();
     for (int id = 0; id < self && cpu >= 0; id++)
@@ -103,29 +104,29 @@ static void part_company(void)
         }
 }
 
-/* Return once the bell's count is no longer `seen`: spin, yield, then sleep. Sleepers count themselves before they look
- * again under the lock, and whoever rings looks for sleepers afterwards, so no wake-up is lost. */
-static void wait_past(Bell *bell, unsigned seen)
+/* Return once the count is no longer `seen`: spin, yield, then sleep. Sleepers count themselves before they look again
+ * under the lock, and notify() looks for sleepers after it has counted, so no wake-up is lost. */
+static void wait_past(EventCount *event, unsigned seen)
 {
     for (int i = 0; i < SPINS + YIELDS; i++) {
-        if (atomic_load(&bell->count) != seen) return;
-        if (i == SPINS) part_company();
+        if (atomic_load(&event->count) != seen) return;
+        if (i == SPINS) avoid_shared_cpu();
         pause_for(i);
     }
     pthread_mutex_lock(&team.lock);
-    atomic_fetch_add(&bell->sleepers, 1);
-    while (atomic_load(&bell->count) == seen) pthread_cond_wait(&bell->moved, &team.lock);
-    atomic_fetch_sub(&bell->sleepers, 1);
+    atomic_fetch_add(&event->sleepers, 1);
+    while (atomic_load(&event->count) == seen) pthread_cond_wait(&event->grown, &team.lock);
+    atomic_fetch_sub(&event->sleepers, 1);
     pthread_mutex_unlock(&team.lock);
-    part_company();
+    avoid_shared_cpu();
 }
 
-static void ring(Bell *bell)
+static void notify(EventCount *event)
 {
-    atomic_fetch_add(&bell->count, 1);
-    if (atomic_load(&bell->sleepers) == 0) return;
+    atomic_fetch_add(&event->count, 1);
+    if (atomic_load(&event->sleepers) == 0) return;
     pthread_mutex_lock(&team.lock);
-    pthread_cond_broadcast(&bell->moved);
+    pthread_cond_broadcast(&event->grown);
     pthread_mutex_unlock(&team.lock);
 }
 
@@ -136,7 +137,7 @@ void frnn_team_barrier(int granted)
     const unsigned seen = atomic_load(&team.barrier.count);
     if (atomic_fetch_add(&team.arrived, 1) + 1 == granted) {
         atomic_store(&team.arrived, 0);
-        ring(&team.barrier);
+        notify(&team.barrier);
     } else
         wait_past(&team.barrier, seen);
 }
@@ -149,7 +150,7 @@ void frnn_team_reach(frnn_progress *progress, ptrdiff_t steps)
 void frnn_team_await(const frnn_progress *progress, ptrdiff_t steps)
 {
     for (int i = 0; atomic_load_explicit(progress, memory_order_acquire) < steps; i += i < SPINS) {
-        if (i == SPINS - 1) part_company();
+        if (i == SPINS - 1) avoid_shared_cpu();
         pause_for(i);
     }
 }
@@ -222,19 +223,20 @@ static void run_part(void)
     if (lost > LEAST_LOSS && lost > taken / 5 * 2) atomic_fetch_add(&team.lost, lost);
 }
 
-static void heed_loss(void)
+/* After a job: back off if it and the one before it lost much. */
+static void update_backoff(void)
 {
     const int64_t lost = atomic_exchange(&team.lost, 0);
     if (!lost) {
         team.lost_before = 0;
-        team.retreat = team.retreat / 2 < RETREAT ? RETREAT : team.retreat / 2;
-    } else if (!team.lost_before && team.retreat == RETREAT)
+        team.backoff = team.backoff / 2 < BACKOFF ? BACKOFF : team.backoff / 2;
+    } else if (!team.lost_before && team.backoff == BACKOFF)
         team.lost_before = 1;
-    else if (atomic_load(&retreats)) {
-        const int64_t length = lost < LONGEST / team.retreat ? lost * team.retreat : LONGEST;
-        team.alone_until = nanoseconds(CLOCK_MONOTONIC) + length;
+    else if (atomic_load(&backs_off)) {
+        const int64_t length = lost < LONGEST_BACKOFF / team.backoff ? lost * team.backoff : LONGEST_BACKOFF;
+        team.backoff_until = nanoseconds(CLOCK_MONOTONIC) + length;
         team.lost_before = 0;
-        if (length < LONGEST) team.retreat *= 2;
+        if (length < LONGEST_BACKOFF) team.backoff *= 2;
     }
 }
 
@@ -244,20 +246,20 @@ static void *worker(void *id_as_pointer)
     for (unsigned seen = 0;; seen++) {
         wait_past(&team.jobs[id], seen);
         const int threads = team.threads;
-        if (team.kept_from[id] >= 0) allow_cpu(pthread_self(), team.kept_from[id], 1);
-        team.kept_from[id] = -1;
-        part_company();
+        if (team.avoided_cpu[id] >= 0) allow_cpu(pthread_self(), team.avoided_cpu[id], 1);
+        team.avoided_cpu[id] = -1;
+        avoid_shared_cpu();
         run_part();
         frnn_team_barrier(threads);
     }
     return 0;
 }
 
-static void reset(Bell *bell)
+static void reset(EventCount *event)
 {
-    atomic_store(&bell->count, 0);
-    atomic_store(&bell->sleepers, 0);
-    pthread_cond_init(&bell->moved, 0);
+    atomic_store(&event->count, 0);
+    atomic_store(&event->sleepers, 0);
+    pthread_cond_init(&event->grown, 0);
 }
 
 static void forget_team(void)
@@ -266,8 +268,8 @@ static void forget_team(void)
     pthread_mutex_init(&team.lock, 0);
     team.workers = 0;
     team.lost_before = 0;
-    team.retreat = RETREAT;
-    team.alone_until = 0;
+    team.backoff = BACKOFF;
+    team.backoff_until = 0;
     atomic_store(&team.ended, 0);
     atomic_store(&team.lost, 0);
     atomic_store(&team.arrived, 0);
@@ -306,11 +308,11 @@ static int start_worker(int id)
     if (!created) return 0;
 #endif
     const int cpu = current_cpu();
-    team.kept_from[id] = allow_cpu(team.thread[id], cpu, 0) ? cpu : -1;
+    team.avoided_cpu[id] = allow_cpu(team.thread[id], cpu, 0) ? cpu : -1;
     return 1;
 }
 
-void frnn_team_set_retreat(int on) { atomic_store(&retreats, on); }
+void frnn_team_set_backoff(int on) { atomic_store(&backs_off, on); }
 
 static _Thread_local int refused; /* this thread's call wanted more threads and runs alone */
 
@@ -318,7 +320,7 @@ static _Thread_local int refused; /* this thread's call wanted more threads and 
  * find them awake. */
 static int not_worth_waking(int wanted, double flop, int64_t now)
 {
-    if (flop >= WORTH_WAKING || !atomic_load(&retreats) || now - atomic_load(&team.ended) < IN_A_ROW) return 0;
+    if (flop >= WORTH_WAKING || !atomic_load(&backs_off) || now - atomic_load(&team.ended) < IN_A_ROW) return 0;
     int awake = team.workers + 1 >= wanted;
     for (int i = 1; awake && i < wanted; i++) awake = atomic_load(&team.jobs[i].sleepers) == 0;
     return !awake;
@@ -331,7 +333,7 @@ int frnn_team_acquire(int wanted, double flop)
     pthread_once(&once, start_team);
     if (pthread_mutex_trylock(&team.busy)) return 1;
     const int64_t now = nanoseconds(CLOCK_MONOTONIC);
-    refused = now < team.alone_until || not_worth_waking(wanted, flop, now);
+    refused = now < team.backoff_until || not_worth_waking(wanted, flop, now);
     while (!refused && team.workers + 1 < wanted && start_worker(team.workers + 1)) team.workers++;
     if (!refused && team.workers + 1 >= wanted) return wanted;
     pthread_mutex_unlock(&team.busy);
@@ -358,10 +360,10 @@ void frnn_team_run(int granted, frnn_job job, void *arg)
     team.arg = arg;
     for (int i = 1; i < granted; i++) {
         const int asleep = atomic_load(&team.jobs[i].sleepers) > 0;
-        if (asleep && team.kept_from[i] < 0 && allow_cpu(team.thread[i], cpu, 0)) team.kept_from[i] = cpu;
-        ring(&team.jobs[i]);
+        if (asleep && team.avoided_cpu[i] < 0 && allow_cpu(team.thread[i], cpu, 0)) team.avoided_cpu[i] = cpu;
+        notify(&team.jobs[i]);
     }
     run_part();
     frnn_team_barrier(granted);
-    heed_loss();
+    update_backoff();
 }

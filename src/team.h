@@ -25,9 +25,9 @@ typedef void (*frnn_job)(void *arg, int id);
 int frnn_team_acquire(int wanted, double flop);
 void frnn_team_release(int granted);
 
-/* Whether to avoid threads that sleep or were kept from the CPUs if they would cost more than they gain. On by default;
- * tests turn it off. */
-void frnn_team_set_retreat(int on);
+/* Whether to back off from threads that sleep or were kept from the CPUs, if they would cost more than they gain. On by
+ * default; tests turn it off. */
+void frnn_team_set_backoff(int on);
 
 /* job(arg, id) for id = 0 (the caller) .. granted - 1, denormals flushed; returns when all have returned. */
 void frnn_team_run(int granted, frnn_job job, void *arg);

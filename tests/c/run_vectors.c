@@ -74,7 +74,7 @@ int main(int argc, char **argv)
 {
     Report report = {0};
     Vectors vectors = {0};
-    frnn_team_set_retreat(0);
+    frnn_team_set_backoff(0);
     test_places(&report);
     const char *wanted = argc == 3 ? argv[2] : "";
     const int part = strcmp(wanted, "threads") == 0 ? THREADS : strcmp(wanted, "memory") == 0 ? MEMORY : ALL;
