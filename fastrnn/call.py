@@ -45,7 +45,7 @@ class Call(NamedTuple):
     packed: Any = None  #: the weights packed by the backend's own `pack`; forward may use it in their place
     y: np.ndarray | None = None  #: (T, B, H), last axis contiguous: where to write y; None is a new array
     weight_dtype: str | None = None  #: W, U and R hold only values that it can, so `packed` may store them as such
-    follows: bool = False  #: in a list of calls: x is the previous call's y, with the same steps and lengths
+    reads_previous: bool = False  #: in a list of calls: x is the previous call's y, with the same steps and lengths
     clean: bool = False  #: the saved data must have no undefined bytes, and exactly the size that `room` returns
     e: tuple[np.ndarray, ...] = ()  #: (T, B, H) or (T, B, 1) for each extra input of the cell, through any strides
     fixed: tuple[bool, ...] = ()  #: whether each extra input is the same for all steps

@@ -213,7 +213,7 @@ def steps(call: Call, valid: Array) -> list[tuple[int, Call, Any]]:
     for t in range(T - 1, -1, -1) if call.reverse else range(T):
         one = slice(t, t + 1)
         resets = None if call.resets is None else call.resets[one]
-        step = call._replace(x=call.x[one], y=None, init=state, resets=resets, follows=False)
+        step = call._replace(x=call.x[one], y=None, init=state, resets=resets, reads_previous=False)
         step = step._replace(lengths=None if call.lengths is None else valid[t].astype(np.int64))
         [result] = backends.current().forward([step])
         taken.append((t, step, result.saved))

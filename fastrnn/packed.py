@@ -161,7 +161,7 @@ class PackedStack:
         lengths: Array | None = None,
         resets: Array | None = None,
         threads: int = 1,
-        follows: bool = False,
+        reads_previous: bool = False,
         tape: Tape | None = None,
         e: Arrays = (),
         fixed: tuple[bool, ...] = (),
@@ -186,7 +186,7 @@ class PackedStack:
             packed=packed,
             y=y,
             weight_dtype=self.weight_dtype,
-            follows=follows,
+            reads_previous=reads_previous,
             clean=tape is not None and tape.clean,
             e=e,
             fixed=fixed,
@@ -233,7 +233,7 @@ class PackedStack:
                     lengths=lengths,
                     resets=resets,
                     threads=threads,
-                    follows=len(calls) > d,
+                    reads_previous=len(calls) > d,
                     tape=tape,
                     e=e,
                     fixed=fixed,
@@ -316,7 +316,9 @@ class PackedStack:
             T, B = (shape[0], 1) if len(shape) == 2 else (shape[1], shape[0]) if batch_first else shape[:2]
             y = stand_in(T, B, self.widths[0], self.dtype)
             xs = [stand_in(T, B, self.input_size, self.dtype)] + [y] * (self.num_layers - 1)
-            calls = [self.call(i, x, packed=packed[i], y=y, threads=threads, follows=i > 0) for i, x in enumerate(xs)]
+            calls = [
+                self.call(i, x, packed=packed[i], y=y, threads=threads, reads_previous=i > 0) for i, x in enumerate(xs)
+            ]
             self._kept = kept._replace(run=backend.prepared(calls, shape, batch_first, every_step))
 
     def packed(self) -> tuple[Backend, list[Any]]:

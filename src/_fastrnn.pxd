@@ -50,7 +50,7 @@ cdef extern from "fastrnn.h" nogil:
         ptrdiff_t row
 
     ctypedef struct frnn_stop:
-        int (*asked)() noexcept nogil
+        int (*should_stop)() noexcept nogil
         int ended
 
     enum frnn_format:
@@ -64,7 +64,7 @@ cdef extern from "fastrnn.h" nogil:
         int training
         int threads
         int format
-        int follows
+        int reads_previous
         ptrdiff_t checkpoint
         ptrdiff_t P
         ptrdiff_t D

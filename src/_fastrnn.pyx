@@ -299,7 +299,7 @@ cdef int describe(frnn_call *c, Pins pins, int isa, which, call) except -1:
     c.checkpoint = call.checkpoint or 0
     if c.checkpoint < 0:
         raise ValueError(f"no checkpoint every {c.checkpoint} steps")
-    c.follows = call.follows
+    c.reads_previous = call.reads_previous
     if c.format == FRNN_INT8 and c.D:
         raise ValueError("int8 weights go without heads")
     pins.itemsize = size
@@ -468,7 +468,7 @@ cdef class Calls:
 
     cdef int run(self, void (*way)(const frnn_call *, int) noexcept nogil) except -1:
         """Run all calls; a signal whose handler raises, such as Ctrl-C's, stops them early."""
-        self.stop.asked = signalled
+        self.stop.should_stop = signalled
         for i in range(self.n):
             self.calls[i].stop = &self.stop
         with nogil:

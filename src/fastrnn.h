@@ -54,12 +54,12 @@ typedef struct {
     ptrdiff_t step, row;
 } frnn_array;
 
-/* Stops a long call early; its outputs are then undefined. Zero-initialise everything except `asked`. */
+/* Stops a long call early; its outputs are then undefined. Zero-initialise everything except `should_stop`. */
 typedef struct {
-    int (*asked)(void); /* whether to stop; ten times a second, on the caller's thread in its floating-point mode */
-    atomic_int ended;   /* for the caller to read afterwards */
-    double flop;        /* private: since the last look at the clock */
-    int64_t next;       /* private: ns, when to call `asked` again */
+    int (*should_stop)(void); /* called ten times a second, on the caller's thread in its floating-point mode */
+    atomic_int ended;         /* for the caller to read afterwards */
+    double flop;              /* private: since the last look at the clock */
+    int64_t next;             /* private: ns, when to call `should_stop` again */
 } frnn_stop;
 
 typedef struct {
@@ -68,7 +68,7 @@ typedef struct {
     int training;
     int threads;          /* an upper bound, at least 1 */
     int format;           /* of frnn_format */
-    int follows;          /* in a batch of calls: x is the y of the call before, of the same steps and lengths */
+    int reads_previous;   /* in a batch of calls: x is the y of the call before, of the same steps and lengths */
     ptrdiff_t checkpoint; /* keep the state of every k-th step; 0 keeps every step's gates and states */
     ptrdiff_t T, B, I, H;
     ptrdiff_t P; /* units that the first state is projected to, or 0. If not 0 its arrays, U and dU are P wide, not H */

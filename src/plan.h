@@ -58,8 +58,8 @@ typedef struct {
     ptrdiff_t own_rows;                        /* of a step, a thread's at most */
     ptrdiff_t chunk, chunk_rows;               /* of one input product: steps, and a thread's rows, at most */
     Scratch *scratch;                          /* per thread */
-    frnn_progress *done;                       /* steps delivered, for the call that follows; or null */
-    const frnn_progress *below;                /* of the call that this one follows; or null */
+    frnn_progress *done;                       /* steps delivered, for a call that reads them; or null */
+    const frnn_progress *below;                /* of the call that this one reads; or null */
 
     /* backward: a chunk of steps whose weight gradients are computed together; rows in order of falling step */
     ptrdiff_t back_rows;                       /* at most, and at least one step's */

@@ -96,7 +96,7 @@ cdef class Prepared:
         cdef frnn_array out
         cdef Py_ssize_t i, k
         memset(&stop, 0, sizeof(frnn_stop))
-        stop.asked = signalled
+        stop.should_stop = signalled
         memcpy(calls, first, self.L * sizeof(frnn_call))
         for i in range(self.L):
             calls[i].stop = &stop

@@ -203,7 +203,7 @@ int frnn_team_ended(frnn_stop *stop, double flop)
         if (stop->next && now >= stop->next) {
             const uint64_t mode = callers_mode; /* what asks may run jobs of its own */
             set_mode(mode);
-            if (stop->asked()) atomic_store(&stop->ended, 1);
+            if (stop->should_stop()) atomic_store(&stop->ended, 1);
             set_mode(JOB_MODE);
             callers_mode = mode;
         }

@@ -9,7 +9,7 @@
 
 enum {
     AT_ONCE = 16,     /* calls laid out together */
-    STEPS_BEHIND = 8, /* a follower's chunk: enough rows for its input product, few enough to start soon */
+    STEPS_BEHIND = 8, /* of a call that reads the previous one: enough rows for a product, few enough to start soon */
 };
 
 typedef struct {
@@ -29,17 +29,17 @@ static void batch_job(void *arg, int id)
  * many without waiting for one another. */
 static int threads_side_by_side(const frnn_call *calls, int n, int backward, double *flop)
 {
-    int alone = 1, follows = 0;
+    int alone = 1, reads_previous = 0;
     for (int i = 0; i < n; i++) {
         Plan plan;
         X(plan)(&plan, &calls[i], calls[i].threads, backward, 0);
         if (plan.threads > alone) alone = plan.threads;
-        follows |= i > 0 && calls[i].follows && !backward;
+        reads_previous |= i > 0 && calls[i].reads_previous && !backward;
         *flop += plan.flop;
     }
     const int together = n < calls[0].threads ? n : calls[0].threads;
     if (*flop < WORTH_THREADS) return 1;
-    return together > alone || (together == alone && !follows) ? together : 1;
+    return together > alone || (together == alone && !reads_previous) ? together : 1;
 }
 
 static void run_alone(const frnn_call *call, int backward, frnn_job job)
@@ -67,7 +67,7 @@ static void run_batch(const frnn_call *calls, int n, int backward, frnn_job job)
         X(plan)(plan, &calls[i], 1, backward, calls[i].work);
         if (backward) continue;
         plan->done = &batch.done[i];
-        if (i == 0 || !calls[i].follows) continue;
+        if (i == 0 || !calls[i].reads_previous) continue;
         plan->below = &batch.done[i - 1];
         plan->chunk = STEPS_BEHIND;
     }

@@ -45,7 +45,7 @@ static XlaError *failed(const XlaFrame *frame, int code, const char *message)
 }
 
 /* Handles everything except a call. */
-static int asked(XlaFrame *frame)
+static int answers_query(XlaFrame *frame)
 {
     if (frame->extensions && frame->extensions->type == XLA_METADATA) {
         XlaVersion *version = &((XlaMetadataExtension *)frame->extensions)->metadata->version;
@@ -159,7 +159,7 @@ static XlaError *read_lengths(const XlaFrame *frame, frnn_call *call, const XlaB
 
 static XlaError *run(XlaFrame *frame, int backward)
 {
-    if (asked(frame)) return 0;
+    if (answers_query(frame)) return 0;
     frnn_call call;
     const frnn_table *core;
     const XlaBuffer *lengths;

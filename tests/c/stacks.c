@@ -23,7 +23,7 @@ static Array room(const Run *run, ptrdiff_t T, ptrdiff_t rows, ptrdiff_t n)
 }
 
 /* Layer i: on the one below, with U for its W; or beside it, in the other direction. */
-static void lay(const Run *run, Stack *s, const Array *in, int i, int follows)
+static void lay(const Run *run, Stack *s, const Array *in, int i, int reads_previous)
 {
     frnn_call *call = &s->calls[i];
     const frnn_table *table = run->table;
@@ -31,11 +31,11 @@ static void lay(const Run *run, Stack *s, const Array *in, int i, int follows)
     *call = describe(run, in);
     call->training = 1;
     call->checkpoint = run->way.checkpointed ? run->problem->checkpoint : 0;
-    if (i && follows) {
+    if (i && reads_previous) {
         call->x = s->calls[i - 1].out[0];
         call->W = call->U;
         call->I = call->H;
-        call->follows = 1;
+        call->reads_previous = 1;
     } else
         call->reverse ^= i % 2;
     const ptrdiff_t GH = call->cell->gates * call->H;
@@ -67,10 +67,10 @@ static void pass(const Run *run, Entry entry, const Stack *s, int together)
         complain(run, "took %d jobs of several threads for what is one of layers side by side", team_jobs - before);
 }
 
-static Stack compute(const Run *run, const Array *in, int follows, int together)
+static Stack compute(const Run *run, const Array *in, int reads_previous, int together)
 {
     Stack s = {0};
-    for (int i = 0; i < LAYERS; i++) lay(run, &s, in, i, follows);
+    for (int i = 0; i < LAYERS; i++) lay(run, &s, in, i, reads_previous);
     pass(run, run->table->forward, &s, together);
     for (int i = 0; i < LAYERS; i++) { /* else backward from checkpoints writes them again, beside who reads them */
         s.calls[i].out[0] = (frnn_array){0};
@@ -100,16 +100,16 @@ static void same_bits(const Run *run, const Stack *got, const Stack *expected)
         }
 }
 
-static void test_stack(Run run, int follows)
+static void test_stack(Run run, int reads_previous)
 {
     static const Way ways[] = {{2, 0, 0, 0x00}, {3, 1, 0, 0xff}, {3, 0, 1, 0x7f}};
     Array in[OUTPUTS];
     make_inputs(&run, in);
     run.way = (Way){1, 0, 0, 0xff};
-    Stack expected = compute(&run, in, follows, 0);
+    Stack expected = compute(&run, in, reads_previous, 0);
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         run.way = ways[i];
-        Stack got = compute(&run, in, follows, 1);
+        Stack got = compute(&run, in, reads_previous, 1);
         same_bits(&run, &got, &expected);
         free_stack(&run, &got);
     }
