@@ -15,30 +15,30 @@ static void add_to(real *to, const real *from, ptrdiff_t n)
     for (ptrdiff_t i = 0; i < n; i++) to[i] += from[i];
 }
 
-/* Make whole the gradients of states [first, end) after step s. By way of step s + 1 came, of the first state, the
- * product in t->dout, and of the others, what that step carried; the caller's gradients are added. Rows that have no
- * step s leave: what reached them is the gradient of their initial state. */
-static void complete(const Plan *p, const BackwardTile *t, ptrdiff_t s, ptrdiff_t row, int first, int end)
+/* Sum up the gradients of states [first, end) after step s. From step s + 1 comes, for the first state, the product in
+ * tile->dout, and for the others what that step carried; the caller's gradients are added. Rows that have no step s
+ * leave: what reached them is the gradient of their initial state. */
+static void sum_gradients(const Plan *p, const BackwardTile *tile, ptrdiff_t s, ptrdiff_t row, int first, int end)
 {
     const frnn_call *call = p->call;
     const int product = p->cell->phase_gates[0], carries = p->cell->carries_h;
     const ptrdiff_t active = active_rows(p, s), after = active_rows(p, s + 1);
     for (int k = first; k < end; k++) {
-        const ptrdiff_t width = width_of(p, k), left = width - t->at, n = left < t->lanes ? left : t->lanes;
-        for (int i = 0; i < t->rows; i++) {
-            const ptrdiff_t r = row + i, at = p->sequence[r] * width + t->at;
-            real *const carry = row_of(t->carry, i) + t->at + k * p->Hp, *const dh = row_of(t->dout, i);
+        const ptrdiff_t width = width_of(p, k), rest = width - tile->at, n = rest < tile->lanes ? rest : tile->lanes;
+        for (int i = 0; i < tile->rows; i++) {
+            const ptrdiff_t r = row + i, at = p->sequence[r] * width + tile->at;
+            real *const carry = row_of(tile->carry, i) + tile->at + k * p->Hp, *const dh = row_of(tile->dout, i);
             const int apart = k == 0 && p->cell->scans; /* what comes from outside stays in dh, the rest in carry */
             real *const d = k || apart ? carry : dh;
             if (r >= after || is_reset(p, s + 1, r))
-                zero_row(d, t->lanes);
+                zero_row(d, tile->lanes);
             else if (d == dh && carries && product)
-                add_to(d, carry, t->lanes);
+                add_to(d, carry, tile->lanes);
             else if (d == dh && carries)
-                memcpy(d, carry, (size_t)t->lanes * sizeof(real));
+                memcpy(d, carry, (size_t)tile->lanes * sizeof(real));
             else if (d == dh && !product)
-                zero_row(d, t->lanes);
-            if (apart) zero_row(dh, t->lanes);
+                zero_row(d, tile->lanes);
+            if (apart) zero_row(dh, tile->lanes);
             if (r >= active) {
                 if (call->dinit[k]) memcpy((real *)call->dinit[k] + at, d, (size_t)n * sizeof(real));
                 continue;
@@ -46,7 +46,7 @@ static void complete(const Plan *p, const BackwardTile *t, ptrdiff_t s, ptrdiff_
             /* onto zeros: copied, for a sum would lose the sign of a zero carried back */
             if (s == last_step(p, r) && call->dfinal[k])
                 memcpy(d, (const real *)call->dfinal[k] + at, (size_t)n * sizeof(real));
-            const real *outside = call->dout[k].data ? element(p, call->dout[k], s, r) + t->at : 0;
+            const real *outside = call->dout[k].data ? element(p, call->dout[k], s, r) + tile->at : 0;
             if (outside && apart)
                 memcpy(dh, outside, (size_t)n * sizeof(real));
             else if (outside)
@@ -69,7 +69,7 @@ static void find_left(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q, pt
 }
 
 /* The gradient of the projected state after step s, this thread's part; s = -1 only lets the last rows leave. */
-static void undo_projection(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
+static void backward_projection(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
 {
     const Panels *U = &p->U_back[0];
     const ptrdiff_t active = active_rows(p, s), after = active_rows(p, s + 1), n = after > active ? after : active;
@@ -85,15 +85,15 @@ static void undo_projection(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
             tile.rows = t.rows;
             tile.carry = rows_from(p->carry, t.row);
             X(multiply)(t.rows, p->scratch[id].left + t.row, p->cell->phase_gates[0], p->Hp, U, group, 0, tile.dout);
-            complete(p, &tile, s, t.row, 0, 1);
+            sum_gradients(p, &tile, s, t.row, 0, 1);
             for (int i = 0; i < t.rows && t.row + i < active; i++) /* those that leave have no place in the chunk */
                 memcpy(row_of(dh, t.row + i) + tile.at, out + i * tile.lanes, (size_t)tile.lanes * sizeof(real));
         }
     }
 }
 
-/* One phase of step s against the travel. s = -1 only lets the last rows leave. */
-static void undo_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q)
+/* One phase of step s. s = -1 only lets the last rows leave. */
+static void backward_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q)
 {
     const Cell *cell = p->cell;
     const int last = q == cell->phases - 1, source = last ? 0 : q + 1;
@@ -107,7 +107,7 @@ static void undo_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q)
     if (ended(p)) return;
     const int means = cell->phase_means[source];
     real dout[MC * FRNN_MAX_PHASE_MEANS * MAX_NR * LANES] __attribute__((aligned(FRNN_ALIGN)));
-    BackwardTile tile = {.Hp = p->Hp, .p = {p->weights.p, 0}};
+    BackwardTile tile = {.Hp = p->Hp, .p = {p->weights.parameters, 0}};
     if (projected)
         EACH_TILE(t, p, id, n, MC)
             for (ptrdiff_t r = t.row; r < t.row + t.rows; r++)
@@ -129,7 +129,7 @@ static void undo_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q)
             put_means(p, id, means, t.row, t.rows, tile.dout, tile.lanes);
             tile.rows = t.rows;
             tile.carry = rows_from(p->carry, t.row);
-            if (last) complete(p, &tile, s, t.row, projected, cell->states);
+            if (last) sum_gradients(p, &tile, s, t.row, projected, cell->states);
             if (t.row >= active) continue;
             if (t.row + t.rows > active) tile.rows = (int)(active - t.row);
             tile.prev = p->scratch[id].prev + t.row;
@@ -191,7 +191,7 @@ static void write_de(const Plan *p, int id, ptrdiff_t s)
 }
 
 /* Whether backward does as scan_steps: nothing comes to other states than the first from outside. */
-static int undoes_scan(const Plan *p)
+static int scans_backward(const Plan *p)
 {
     int others = 0;
     for (int k = 1; k < p->cell->states; k++) others |= p->call->dout[k].data != 0;
@@ -199,17 +199,17 @@ static int undoes_scan(const Plan *p)
 }
 
 /* A chunk of such steps, this thread's groups: to the cell, steps are rows, the last one first. */
-static void undo_scan(const Plan *p, int id, Chunk chunk)
+static void backward_scan(const Plan *p, int id, Chunk chunk)
 {
     const frnn_call *call = p->call;
     const Panels *W = &p->U_back[0];
     const real *prev[MC];
     real dout[MC * MAX_NR * LANES] __attribute__((aligned(FRNN_ALIGN)));
-    BackwardTile tile = {.Hp = p->Hp, .prev = prev, .carry = {p->carry.data, 0}, .p = {p->weights.p, 0}};
+    BackwardTile tile = {.Hp = p->Hp, .prev = prev, .carry = {p->carry.data, 0}, .p = {p->weights.parameters, 0}};
     for (ptrdiff_t s = chunk.high; s >= chunk.low; s--) note_operands(p, id, chunk, s);
     for (ptrdiff_t group = first_group(p, W, id); group < last_group(p, W, id) && !ended(p); group++) {
-        const ptrdiff_t lanes = group_lanes(W, group), at = group_start(W, group), left = p->H - at;
-        const size_t valid = (size_t)(left < lanes ? left : lanes) * sizeof(real);
+        const ptrdiff_t lanes = group_lanes(W, group), at = group_start(W, group), rest = p->H - at;
+        const size_t valid = (size_t)(rest < lanes ? rest : lanes) * sizeof(real);
         tile.at = at;
         tile.lanes = lanes;
         tile.dout = (Rows){dout, lanes};
@@ -239,16 +239,16 @@ static void undo_scan(const Plan *p, int id, Chunk chunk)
     }
 }
 
-static void undo_step(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
+static void backward_step(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
 {
     if (s >= 0) note_operands(p, id, chunk, s);
     if (s >= 0 && p->cell->inputs) X(fill_inputs)(p, id, s, hidden_panels(p));
     if (projects(p)) {
-        undo_projection(p, id, chunk, s);
+        backward_projection(p, id, chunk, s);
         end_phase(p);
     }
     for (int q = p->cell->phases - 1; q >= (s < 0 ? p->cell->phases - 1 : 0); q--) {
-        undo_phase(p, id, chunk, s, q);
+        backward_phase(p, id, chunk, s, q);
         end_phase(p);
     }
     if (s >= 0 && p->cell->inputs) write_de(p, id, s);
@@ -269,7 +269,7 @@ static void recompute(const Plan *p, int id, ptrdiff_t s)
 }
 
 /* Transposed panels, and zeros in everything that is only added to or never reached. */
-static void prepare(const Plan *p, int id)
+static void pack_and_zero(const Plan *p, int id)
 {
     const frnn_call *call = p->call;
     const Cell *cell = p->cell;
@@ -298,10 +298,10 @@ static void prepare(const Plan *p, int id)
     }
     for (ptrdiff_t row = share(p->B, id, p->threads); row < share(p->B, id + 1, p->threads); row++) {
         const ptrdiff_t b = p->sequence[row];
-        for (ptrdiff_t t = call->T - padding_of(p, row); t < call->T; t++) {
-            zero_row((real *)call->dx.data + t * call->dx.step + b * call->dx.row, I);
+        for (ptrdiff_t time = call->T - padding_of(p, row); time < call->T; time++) {
+            zero_row((real *)call->dx.data + time * call->dx.step + b * call->dx.row, I);
             for (int k = 0; k < cell->inputs; k++)
-                zero_row((real *)call->de[k].data + t * call->de[k].step + b * call->de[k].row, H);
+                zero_row((real *)call->de[k].data + time * call->de[k].step + b * call->de[k].row, H);
         }
         for (int k = 0; k < cell->states && p->length[row] == 0; k++) {
             if (!call->dinit[k]) continue;
@@ -318,24 +318,24 @@ static void prepare(const Plan *p, int id)
 void X(backward_job)(void *arg, int id)
 {
     const Plan *p = arg;
-    prepare(p, id);
+    pack_and_zero(p, id);
     frnn_team_barrier(p->threads);
     ptrdiff_t ready = p->call->checkpoint ? p->steps : 0; /* gates of steps [ready, ...) are at hand */
     Chunk chunk = {0, 0};
     for (chunk.high = p->steps - 1; chunk.high >= 0; chunk.high = chunk.low - 1) {
         chunk.low = chunk.high;
         while (chunk.low > 0 && p->before[chunk.high + 1] - p->before[chunk.low - 1] <= p->back_rows) chunk.low--;
-        if (undoes_scan(p)) undo_scan(p, id, chunk);
-        for (ptrdiff_t s = chunk.high; s >= chunk.low && !undoes_scan(p); s--) {
+        if (scans_backward(p)) backward_scan(p, id, chunk);
+        for (ptrdiff_t s = chunk.high; s >= chunk.low && !scans_backward(p); s--) {
             if (s < ready) {
                 recompute(p, id, s);
                 ready = segment_start(p, s);
             }
-            undo_step(p, id, chunk, s);
+            backward_step(p, id, chunk, s);
         }
         X(finish_chunk)(p, id, chunk);
     }
     chunk.high = -1; /* step 0 is behind us: its gate gradients are the ones kept before */
-    undo_step(p, id, chunk, -1);
+    backward_step(p, id, chunk, -1);
     if (id == 0) X(write_sums)(p);
 }

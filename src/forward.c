@@ -77,28 +77,29 @@ INLINE void copy_units(real *to, const real *from, ptrdiff_t n)
 }
 
 /* Copy n units of a state of the tile's rows to one of the caller's arrays. */
-static void deliver_rows(const Plan *p, const ForwardTile *t, frnn_array to, const real *from, ptrdiff_t s,
+static void deliver_rows(const Plan *p, const ForwardTile *tile, frnn_array to, const real *from, ptrdiff_t s,
                          ptrdiff_t row, ptrdiff_t n)
 {
-    real *const base = (real *)to.data + p->place[s] * to.step + t->at;
-    const ptrdiff_t *const sequence = p->sequence + row, stride = t->next.stride;
-    for (int i = 0; i < t->rows; i++) copy_units(base + sequence[i] * to.row, from + i * stride, n);
+    real *const base = (real *)to.data + p->place[s] * to.step + tile->at;
+    const ptrdiff_t *const sequence = p->sequence + row, stride = tile->next.stride;
+    for (int i = 0; i < tile->rows; i++) copy_units(base + sequence[i] * to.row, from + i * stride, n);
 }
 
 /* Copy states [first, end) of a finished tile to the caller's arrays. */
-static void deliver(const Plan *p, const ForwardTile *t, ptrdiff_t s, ptrdiff_t row, int first, int end)
+static void deliver(const Plan *p, const ForwardTile *tile, ptrdiff_t s, ptrdiff_t row, int first, int end)
 {
     const frnn_call *call = p->call;
-    const real *const state = t->next.data + t->at;
-    const int goes_on = s < last_step(p, row + t->rows - 1); /* the shortest of the sequences */
+    const real *const state = tile->next.data + tile->at;
+    const int goes_on = s < last_step(p, row + tile->rows - 1); /* the shortest of the sequences */
     for (int k = first; k < end; k++) {
         if (goes_on && !call->out[k].data) continue;
-        const ptrdiff_t width = width_of(p, k), left = width - t->at, n = left < t->lanes ? left : t->lanes;
+        const ptrdiff_t width = width_of(p, k), rest = width - tile->at, n = rest < tile->lanes ? rest : tile->lanes;
         const real *const from = state + field_of(p, k);
-        if (call->out[k].data) deliver_rows(p, t, call->out[k], from, s, row, n);
-        for (int i = 0; i < t->rows && !goes_on && call->final[k]; i++)
+        if (call->out[k].data) deliver_rows(p, tile, call->out[k], from, s, row, n);
+        for (int i = 0; i < tile->rows && !goes_on && call->final[k]; i++)
             if (s == last_step(p, row + i))
-                copy_units((real *)call->final[k] + p->sequence[row + i] * width + t->at, from + i * t->next.stride, n);
+                copy_units((real *)call->final[k] + p->sequence[row + i] * width + tile->at,
+                           from + i * tile->next.stride, n);
     }
 }
 
@@ -113,10 +114,10 @@ typedef struct {
     ptrdiff_t inputs;
 } Step;
 
-INLINE Rows wx_of(const Plan *p, const Step *step, const ForwardTile *t)
+INLINE Rows wx_of(const Plan *p, const Step *step, const ForwardTile *tile)
 {
     const int gates = p->cell->gates;
-    return (Rows){step->wx + t->at * gates, gates * p->Hp};
+    return (Rows){step->wx + tile->at * gates, gates * p->Hp};
 }
 
 enum { TILE_ROOM = MC * MAX_GROUP_VECTORS }; /* vectors of a product that wait for the cell */
@@ -147,7 +148,7 @@ static void run_row(const Plan *p, int id, const Step *step, int q, const real *
             tile.next = (Rows){next.data, lanes};
             tile.kept = (Rows){kept.data, lanes};
             tile.b_rec = (Rows){p->weights.b_rec, lanes};
-            tile.p = (Rows){p->weights.p, lanes};
+            tile.p = (Rows){p->weights.parameters, lanes};
             tile.e = (Rows){p->e.data, lanes};
             p->cell->forward[q](&tile);
             tile.uh.data += tile.rows * tile.uh.stride;
@@ -170,7 +171,7 @@ static void run_rows(const Plan *p, int id, const Step *step, int q, const real 
     real uh[TILE_ROOM * LANES] __attribute__((aligned(FRNN_ALIGN)));
     ForwardTile tile = {.Hp = p->Hp, .keep = p->keeps};
     tile.b_rec = (Rows){p->weights.b_rec, 0};
-    tile.p = (Rows){p->weights.p, 0};
+    tile.p = (Rows){p->weights.parameters, 0};
     for (ptrdiff_t group = first_group(p, W, id); group < last_group(p, W, id); group++) {
         tile.at = group_start(W, group);
         tile.lanes = group_lanes(W, group);
@@ -252,7 +253,7 @@ static void scan_steps(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to)
     const Cell *cell = p->cell;
     const Panels *W = &p->weights.W;
     const real *prev[MC];
-    ForwardTile tile = {.Hp = p->Hp, .keep = 1, .prev = prev, .p = {p->weights.p, 0}};
+    ForwardTile tile = {.Hp = p->Hp, .keep = 1, .prev = prev, .p = {p->weights.parameters, 0}};
     for (ptrdiff_t group = first_group(p, W, id); group < last_group(p, W, id) && !ended(p); group++) {
         tile.at = group_start(W, group);
         tile.lanes = group_lanes(W, group);
@@ -329,8 +330,8 @@ static void fill_padding(const Plan *p, int id)
         for (int k = 0; k < p->cell->states; k++) {
             const ptrdiff_t b = p->sequence[row], width = width_of(p, k);
             const size_t bytes = (size_t)width * sizeof(real);
-            for (ptrdiff_t t = call->T - padding_of(p, row); call->out[k].data && t < call->T; t++)
-                memset((real *)call->out[k].data + t * call->out[k].step + b * call->out[k].row, 0, bytes);
+            for (ptrdiff_t time = call->T - padding_of(p, row); call->out[k].data && time < call->T; time++)
+                memset((real *)call->out[k].data + time * call->out[k].step + b * call->out[k].row, 0, bytes);
             if (p->length[row] == 0 && call->final[k])
                 memcpy((real *)call->final[k] + b * width, row_of(p->init, row) + field_of(p, k), bytes);
         }

@@ -76,8 +76,8 @@ static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows, int add)
     const frnn_call *call = p->call;
     const ptrdiff_t H = p->H, D = call->D ? call->D : H, end = share(H, id + 1, p->threads);
     for (ptrdiff_t from = share(H, id, p->threads), n; from < end; from += n) {
-        const ptrdiff_t left = D - from % D;
-        n = left < end - from ? left : end - from;
+        const ptrdiff_t rest = D - from % D;
+        n = rest < end - from ? rest : end - from;
         add_gradients(p, id, from, n, rows, add);
     }
     if (call->P && !ended(p)) {

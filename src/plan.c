@@ -99,16 +99,16 @@ static void share_out(Plan *p, int threads)
     p->threads = (int)(deal_rows ? by_rows : by_groups);
     if (p->threads < 1) p->threads = 1;
     p->owners = deal_rows ? p->threads : 1;
-    p->unit = (p->B + p->owners - 1) / p->owners;
-    if (call->lengths && p->owners > 1) p->unit = least(p->unit, ROWS_DEALT);
-    if (p->unit < 1) p->unit = 1;
+    p->dealt = (p->B + p->owners - 1) / p->owners;
+    if (call->lengths && p->owners > 1) p->dealt = least(p->dealt, ROWS_DEALT);
+    if (p->dealt < 1) p->dealt = 1;
 }
 
 static void take_forward(Plan *p, Arena *arena, int scratch_only)
 {
     const Cell *cell = p->cell;
-    const ptrdiff_t units = (p->B + p->unit - 1) / p->unit;
-    const ptrdiff_t mine = (units + p->owners - 1) / p->owners * p->unit;
+    const ptrdiff_t deals = (p->B + p->dealt - 1) / p->dealt;
+    const ptrdiff_t mine = (deals + p->owners - 1) / p->owners * p->dealt;
     const ptrdiff_t row_bytes = cell->gates * p->Hp * (ptrdiff_t)sizeof(real);
     ptrdiff_t whole = mine ? CHUNK_BYTES / (mine * row_bytes) : 1; /* steps that all sequences have */
     if (mine && whole < MC / mine) whole = MC / mine; /* large weights: W comes from afar */
@@ -183,13 +183,13 @@ static void take_backward(Plan *p, Arena *arena)
 static void sort_rows(Plan *p, ptrdiff_t *cursor)
 {
     const int64_t *lengths = p->call->lengths;
-    for (ptrdiff_t t = 0; t <= p->steps; t++) p->active[t] = lengths || t == p->steps ? 0 : p->B;
+    for (ptrdiff_t time = 0; time <= p->steps; time++) p->active[time] = lengths || time == p->steps ? 0 : p->B;
     if (lengths) {
         for (ptrdiff_t b = 0; b < p->B; b++)
             if (lengths[b]) p->active[lengths[b] - 1]++;
-        for (ptrdiff_t t = p->steps - 1; t >= 0; t--) p->active[t] += p->active[t + 1];
+        for (ptrdiff_t time = p->steps - 1; time >= 0; time--) p->active[time] += p->active[time + 1];
     }
-    for (ptrdiff_t t = 0; lengths && t <= p->steps; t++) cursor[t] = p->active[t];
+    for (ptrdiff_t time = 0; lengths && time <= p->steps; time++) cursor[time] = p->active[time];
     for (ptrdiff_t b = 0; b < p->B; b++) {
         ptrdiff_t row = lengths ? cursor[lengths[b]]++ : b;
         p->sequence[row] = b;
@@ -202,20 +202,21 @@ static void place_rows(Plan *p)
 {
     const int ragged = p->call->ragged, reverse = p->call->reverse, keeps = p->keeps;
     const ptrdiff_t steps = p->steps, B = p->B, all = p->rows, segment = p->segment, *const active = p->active;
-    ptrdiff_t *const before = p->before, *const place = p->place, *const met = p->met, *const left = p->left;
+    ptrdiff_t *const before = p->before, *const place = p->place;
+    ptrdiff_t *const reads_at = p->reads_at, *const writes_at = p->writes_at;
     ptrdiff_t rows = 0, start = 0, end = 0; /* rows so far, those before the segment, and the step that ends it */
     for (ptrdiff_t s = 0; s < steps; s++) {
-        const ptrdiff_t t = reverse ? steps - 1 - s : s;
+        const ptrdiff_t time = reverse ? steps - 1 - s : s;
         const int begins = s == end;
         if (begins) {
             start = rows;
             end += segment;
         }
         before[s] = rows;
-        met[s] = s > 0 && !(begins && keeps) ? left[s - 1] : 0;
-        left[s] = keeps ? B + rows - start : (s + 1) % 2 * B;
-        rows += active[t];
-        place[s] = !ragged ? t : reverse ? all - rows : before[s];
+        reads_at[s] = s > 0 && !(begins && keeps) ? writes_at[s - 1] : 0;
+        writes_at[s] = keeps ? B + rows - start : (s + 1) % 2 * B;
+        rows += active[time];
+        place[s] = !ragged ? time : reverse ? all - rows : before[s];
     }
     before[steps] = rows;
 }
@@ -248,8 +249,8 @@ static void take_common(Plan *p, Arena *arena)
     p->active = take(arena, (size_t)(p->steps + 1) * sizeof *p->active);
     p->before = take(arena, (size_t)(p->steps + 1) * sizeof *p->before);
     p->place = take(arena, (size_t)p->steps * sizeof *p->place);
-    p->met = take(arena, (size_t)p->steps * sizeof *p->met);
-    p->left = take(arena, (size_t)p->steps * sizeof *p->left);
+    p->reads_at = take(arena, (size_t)p->steps * sizeof *p->reads_at);
+    p->writes_at = take(arena, (size_t)p->steps * sizeof *p->writes_at);
     p->init = take_rows(arena, p->B, p->fields, p->Hp);
     p->zeros = take_reals(arena, zeros_size(p));
     p->e = take_rows(arena, p->B, p->cell->inputs, p->Hp);

@@ -32,7 +32,7 @@ typedef struct {
     frnn_stop *stop; /* of a call that is long enough; or null */
     int threads;
     int owners;      /* threads that rows are dealt to; 1 when hidden groups are dealt instead */
-    ptrdiff_t unit;  /* rows dealt at a time */
+    ptrdiff_t dealt; /* rows at a time */
     int waits;       /* threads that share hidden groups meet after every phase; else no unit sees another */
 
     ptrdiff_t *sequence; /* per row: its place in the batch */
@@ -52,7 +52,7 @@ typedef struct {
     Rows made;                                 /* B rows of what all means are taken of; data is null without means */
     int keeps;                                 /* every step of a segment; else two take turns with 2*B rows of states,
                                                   and all share B rows of kept */
-    ptrdiff_t *met, *left;                     /* per step: where in `states` the rows before it begin, and after it */
+    ptrdiff_t *reads_at, *writes_at;           /* per step: where in `states` the rows that it reads and writes begin */
     ptrdiff_t segment;                         /* steps between checkpoints; `steps` without */
     Rows checkpoints;                          /* states at the start of each segment, B rows each */
     ptrdiff_t own_rows;                        /* of a step, a thread's at most */
@@ -116,13 +116,13 @@ INLINE ptrdiff_t width_of(const Plan *p, int k) { return k == 0 ? p->y_width : p
 INLINE ptrdiff_t field_of(const Plan *p, int k) { return k == 0 ? p->y_field : k * p->Hp; }
 INLINE ptrdiff_t segment_start(const Plan *p, ptrdiff_t s) { return s / p->segment * p->segment; }
 /* The states after step s, and the values that it keeps. */
-INLINE Rows states_after(const Plan *p, ptrdiff_t s) { return rows_from(p->states, p->left[s]); }
-INLINE Rows kept_of(const Plan *p, ptrdiff_t s) { return rows_from(p->kept, p->keeps ? p->left[s] - p->B : 0); }
+INLINE Rows states_after(const Plan *p, ptrdiff_t s) { return rows_from(p->states, p->writes_at[s]); }
+INLINE Rows kept_of(const Plan *p, ptrdiff_t s) { return rows_from(p->kept, p->keeps ? p->writes_at[s] - p->B : 0); }
 INLINE const real *states_before(const Plan *p, ptrdiff_t s, ptrdiff_t row)
 {
     if (is_reset(p, s, row)) return p->zeros;
     if (s == first_step(p, row)) return row_of(p->init, row);
-    return row_of(p->states, p->met[s] + row);
+    return row_of(p->states, p->reads_at[s] + row);
 }
 
 /* Whether W is multiplied in a single product of the whole call, forward or backward. Then each of a thread's groups is
@@ -183,8 +183,8 @@ INLINE void put_means(const Plan *p, int id, int n, ptrdiff_t row, int m, Rows t
 /* Bring the extra inputs of step s to whole vectors: this thread's rows, and its units by these panels. */
 void X(fill_inputs)(const Plan *p, int id, ptrdiff_t s, const Panels *panels);
 
-/* The tiles of a thread's rows among the first n: runs of at most `most` consecutive rows of one unit. `local` counts
- * the thread's own rows. */
+/* The tiles of a thread's rows among the first n: at most `most` consecutive rows that were dealt together. `local`
+ * counts the thread's own rows. */
 typedef struct {
     ptrdiff_t row, local;
     int rows;
@@ -193,19 +193,19 @@ typedef struct {
 /* This runs for every step of a net that may be tiny, where a division is as long as the work: none if it can be. */
 INLINE RowTile tile_at(const Plan *p, ptrdiff_t row, ptrdiff_t local, ptrdiff_t n, int most)
 {
-    ptrdiff_t end = p->owners > 1 ? (row / p->unit + 1) * p->unit : n, left = (end < n ? end : n) - row;
+    ptrdiff_t end = p->owners > 1 ? (row / p->dealt + 1) * p->dealt : n, left = (end < n ? end : n) - row;
     if (left <= most) return (RowTile){row, local, left > 0 ? (int)left : 0};
     ptrdiff_t tiles = (left + most - 1) / most;
     return (RowTile){row, local, (int)((left + tiles - 1) / tiles)};
 }
 INLINE RowTile first_tile(const Plan *p, int id, ptrdiff_t n, int most)
 {
-    return tile_at(p, p->owners > 1 ? id * p->unit : 0, 0, n, most);
+    return tile_at(p, p->owners > 1 ? id * p->dealt : 0, 0, n, most);
 }
 INLINE RowTile next_tile(const Plan *p, RowTile t, ptrdiff_t n, int most)
 {
     ptrdiff_t row = t.row + t.rows;
-    if (p->owners > 1 && row % p->unit == 0) row += (p->owners - 1) * p->unit;
+    if (p->owners > 1 && row % p->dealt == 0) row += (p->owners - 1) * p->dealt;
     return tile_at(p, row, t.local + t.rows, n, most);
 }
 #define EACH_TILE(t, plan, id, n, most)                                                                                \

@@ -10,7 +10,7 @@ const Cell *const X(unfused)[] = {FRNN_CELLS(POINTER)};
 #undef POINTER
 #endif
 
-Weights X(take_weights)(const frnn_call *call, Arena *arena, int p_only)
+Weights X(take_weights)(const frnn_call *call, Arena *arena, int parameters_only)
 {
     const Cell *cell = call->cell;
     const ptrdiff_t H = call->H, Hp = padded(H);
@@ -20,9 +20,9 @@ Weights X(take_weights)(const frnn_call *call, Arena *arena, int p_only)
         if (wide > most) most = wide;
     }
     const int group_vectors = vectors_of_group(call, GROUP_VECTORS(most));
-    Weights w = {.p = take_reals(arena, cell->parameters * Hp)};
+    Weights w = {.parameters = take_reals(arena, cell->parameters * Hp)};
     Arena nowhere = {0, 0};
-    if (p_only) arena = &nowhere;
+    if (parameters_only) arena = &nowhere;
     w.bias = take_reals(arena, cell->gates * Hp);
     w.b_rec = take_reals(arena, products_of(cell) * Hp);
     Panels own = {.units = H, .group_vectors = group_vectors, .format = call->format};
@@ -40,17 +40,17 @@ Weights X(take_weights)(const frnn_call *call, Arena *arena, int p_only)
     return w;
 }
 
-void X(fill_vectors)(const Weights *w, const frnn_call *call, int p_only)
+void X(fill_vectors)(const Weights *w, const frnn_call *call, int parameters_only)
 {
     const Cell *cell = call->cell;
     const int gates = cell->gates;
     const ptrdiff_t H = call->H, Hp = padded(H);
     const real *b = call->b, *b_rec = call->b_rec;
     for (int k = 0; k < cell->parameters; k++) {
-        memset(w->p + k * Hp, 0, (size_t)Hp * sizeof(real));
-        memcpy(w->p + k * Hp, (const real *)call->p + k * H, (size_t)H * sizeof(real));
+        memset(w->parameters + k * Hp, 0, (size_t)Hp * sizeof(real));
+        memcpy(w->parameters + k * Hp, (const real *)call->p + k * H, (size_t)H * sizeof(real));
     }
-    if (p_only) return;
+    if (parameters_only) return;
     for (int k = 0; k < products_of(cell); k++)
         for (ptrdiff_t l = 0; l < Hp; l++) w->b_rec[k * Hp + l] = b_rec && l < H ? b_rec[k * H + l] : 0;
     for (ptrdiff_t group = 0; group < w->W.groups; group++) {

@@ -13,7 +13,7 @@ typedef struct {
     Panels R;    /* of the projection, if there is one */
     real *bias;  /* one row of wx's layout: b, and of b_rec what may be added to it */
     real *b_rec; /* of each product */
-    real *p;     /* of each parameter */
+    real *parameters;
 } Weights;
 
 /* Units of what the products of phase q multiply. */
@@ -45,15 +45,15 @@ INLINE Panels take_panels(Arena *arena, Panels p)
     return p;
 }
 
-/* Lay out the parameters of a call's layer; of them, backward reads p alone. */
-Weights X(take_weights)(const frnn_call *call, Arena *arena, int p_only);
+/* Lay out the parameters of a call's layer; of them, backward reads those of `p` alone. */
+Weights X(take_weights)(const frnn_call *call, Arena *arena, int parameters_only);
 
 /* The whole of it in `call->packed`. */
 size_t X(packed_size)(const frnn_call *call);
 void X(pack_weights)(const frnn_call *call, void *packed);
 
 /* Fill everything except the panels; fill one thread's share of the panels (with `U_alone`, except those of W). */
-void X(fill_vectors)(const Weights *weights, const frnn_call *call, int p_only);
+void X(fill_vectors)(const Weights *weights, const frnn_call *call, int parameters_only);
 void X(fill_panels)(const Weights *weights, const frnn_call *call, int id, int threads, int U_alone);
 
 /* A thread's share [share(id), share(id + 1)) of n things. */
