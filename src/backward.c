@@ -99,7 +99,7 @@ static void backward_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int 
     const int last = q == cell->phases - 1, source = last ? 0 : q + 1;
     const int projected = last && projects(p); /* then this phase made what was multiplied by R */
     const Panels *U = projected ? &p->R_back : &p->U_back[source];
-    const ptrdiff_t segments = projected ? 1 : cell->phase_gates[source];
+    const ptrdiff_t gates = projected ? 1 : cell->phase_gates[source];
     const ptrdiff_t active = active_rows(p, s), after = active_rows(p, s + 1);
     const ptrdiff_t n = last && after > active ? after : active;
     const ptrdiff_t at_row = s < 0 ? 0 : chunk_row(p, chunk, s);
@@ -124,8 +124,8 @@ static void backward_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int 
         tile.dout = (Rows){dout, (means ? means : 1) * tile.lanes};
         EACH_TILE(t, p, id, n, MC)
         {
-            if (segments)
-                X(multiply)(t.rows, p->scratch[id].left + t.row, segments, p->Hp, U, group, 0, tile.dout);
+            if (gates)
+                X(multiply)(t.rows, p->scratch[id].left + t.row, gates, p->Hp, U, group, 0, tile.dout);
             put_means(p, id, means, t.row, t.rows, tile.dout, tile.lanes);
             tile.rows = t.rows;
             tile.carry = rows_from(p->carry, t.row);

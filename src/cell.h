@@ -14,7 +14,8 @@
  * the caller see the product.
  *
  * All rows are padded to Hp hidden units, so a cell works on whole vectors only: `at` is the block's first unit,
- * `lanes` its units (a multiple of LANES). In rows of states, kept values and gradients, field f starts at f*Hp.
+ * `lanes` its units (a multiple of LANES). In rows of states, kept values (saved activations) and gradients,
+ * field f starts at f*Hp.
  */
 #ifndef FRNN_CELL_H
 #define FRNN_CELL_H

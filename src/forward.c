@@ -207,17 +207,17 @@ static void run_phase(const Plan *p, int id, const Step *step, int q)
     const Scratch *scratch = &p->scratch[id];
     const ptrdiff_t n = active_rows(p, step->s);
     if (ended(p)) return;
-    const int made = p->cell->phase_gates[q] && p->cell->operand[q] >= 0, means = p->cell->phase_means[q];
+    const int reads_kept = p->cell->phase_gates[q] && p->cell->operand[q] >= 0, means = p->cell->phase_means[q];
     if (means) X(take_means)(p, id, n, rows_at(p->made, first_mean(p->cell, q) * p->Hp), means);
-    if (made) {
+    if (reads_kept) {
         const Rows operand = rows_at(kept_of(p, step->s), p->cell->operand[q] * p->Hp);
         EACH_TILE(t, p, id, n, MC)
             for (int i = 0; i < t.rows; i++) scratch->left[t.row + i] = row_of(operand, t.row + i);
     }
-    if (!made && projects(p))
+    if (!reads_kept && projects(p))
         EACH_TILE(t, p, id, n, MC)
             for (int i = 0; i < t.rows; i++) scratch->left[t.row + i] = scratch->prev[t.row + i] + p->y_field;
-    const real *const *left = made || projects(p) ? scratch->left : scratch->prev;
+    const real *const *left = reads_kept || projects(p) ? scratch->left : scratch->prev;
     if (n == 1 && p->owners == 1 && !step->inputs && !p->made.data)
         run_row(p, id, step, q, left[0]);
     else

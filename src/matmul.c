@@ -236,8 +236,8 @@ void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, 
 void X(pack_rows)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *const *src, ptrdiff_t at)
 {
     for (ptrdiff_t group = 0; group < p->groups; group++) {
-        const ptrdiff_t start = group_start(p, group), lanes = group_lanes(p, group), left = p->units - start;
-        const size_t valid = (size_t)(left < lanes ? left : lanes) * sizeof(real);
+        const ptrdiff_t start = group_start(p, group), lanes = group_lanes(p, group), rest = p->units - start;
+        const size_t valid = (size_t)(rest < lanes ? rest : lanes) * sizeof(real);
         for (ptrdiff_t k = first; k < last; k++) {
             real *dst = p->data + start * p->K + k * lanes;
             memcpy(dst, src[k] + at + start, valid);
@@ -253,8 +253,8 @@ static void multiply_terms(ptrdiff_t n, int width, Tile t)
     const ptrdiff_t part = t.K * LANES;
     const real *const next = t.panel + width * part, *const end = next + width * part;
     t.ahead = next;
-    for (ptrdiff_t left = n, m; left > 0; left -= m) {
-        m = left <= most ? left : left < 2 * most ? (left + 1) / 2 : most; /* no thin tile at the end */
+    for (ptrdiff_t rest = n, m; rest > 0; rest -= m) {
+        m = rest <= most ? rest : rest < 2 * most ? (rest + 1) / 2 : most; /* no thin tile at the end */
         row_tiles[width - 1][m - 1](&t);
         t.rows += m;
         t.out += m * t.out_stride;

@@ -43,8 +43,8 @@ INLINE ptrdiff_t padded(ptrdiff_t units) { return vectors_of(units) * LANES; }
 INLINE ptrdiff_t group_start(const Panels *p, ptrdiff_t group) { return group * p->group_vectors * LANES; }
 INLINE ptrdiff_t group_lanes(const Panels *p, ptrdiff_t group)
 {
-    ptrdiff_t left = padded(p->units) - group_start(p, group), whole = p->group_vectors * LANES;
-    return left < whole ? left : whole;
+    ptrdiff_t rest = padded(p->units) - group_start(p, group), whole = p->group_vectors * LANES;
+    return rest < whole ? rest : whole;
 }
 INLINE ptrdiff_t panel_rows(const Panels *p)
 {

@@ -193,10 +193,10 @@ typedef struct {
 /* This runs for every step of a net that may be tiny, where a division is as long as the work: none if it can be. */
 INLINE RowTile tile_at(const Plan *p, ptrdiff_t row, ptrdiff_t local, ptrdiff_t n, int most)
 {
-    ptrdiff_t end = p->owners > 1 ? (row / p->dealt + 1) * p->dealt : n, left = (end < n ? end : n) - row;
-    if (left <= most) return (RowTile){row, local, left > 0 ? (int)left : 0};
-    ptrdiff_t tiles = (left + most - 1) / most;
-    return (RowTile){row, local, (int)((left + tiles - 1) / tiles)};
+    ptrdiff_t end = p->owners > 1 ? (row / p->dealt + 1) * p->dealt : n, rest = (end < n ? end : n) - row;
+    if (rest <= most) return (RowTile){row, local, rest > 0 ? (int)rest : 0};
+    ptrdiff_t tiles = (rest + most - 1) / most;
+    return (RowTile){row, local, (int)((rest + tiles - 1) / tiles)};
 }
 INLINE RowTile first_tile(const Plan *p, int id, ptrdiff_t n, int most)
 {

@@ -57,7 +57,7 @@ static struct {
     atomic_int_least64_t lost;          /* ns that its threads were kept from the CPUs, if it was much */
     int lost_before;                    /* the job before lost as much: it is no passing interruption */
     int64_t backoff;                    /* how many times as long as what was lost */
-    atomic_int_least64_t ended;         /* ns: the last job that wanted several threads */
+    atomic_int_least64_t last_end;      /* ns: of the last job that wanted several threads */
     int64_t backoff_until;              /* ns: calls keep to one thread; 0 if they do not */
     frnn_job job;
     void *arg;
@@ -270,7 +270,7 @@ static void forget_team(void)
     team.lost_before = 0;
     team.backoff = BACKOFF;
     team.backoff_until = 0;
-    atomic_store(&team.ended, 0);
+    atomic_store(&team.last_end, 0);
     atomic_store(&team.lost, 0);
     atomic_store(&team.arrived, 0);
     for (int i = 0; i < FRNN_MAX_THREADS; i++) reset(&team.jobs[i]);
@@ -320,7 +320,7 @@ static _Thread_local int refused; /* this thread's call wanted more threads and 
  * find them awake. */
 static int not_worth_waking(int wanted, double flop, int64_t now)
 {
-    if (flop >= WORTH_WAKING || !atomic_load(&backs_off) || now - atomic_load(&team.ended) < IN_A_ROW) return 0;
+    if (flop >= WORTH_WAKING || !atomic_load(&backs_off) || now - atomic_load(&team.last_end) < IN_A_ROW) return 0;
     int awake = team.workers + 1 >= wanted;
     for (int i = 1; awake && i < wanted; i++) awake = atomic_load(&team.jobs[i].sleepers) == 0;
     return !awake;
@@ -342,7 +342,7 @@ int frnn_team_acquire(int wanted, double flop)
 
 void frnn_team_release(int granted)
 {
-    if (granted > 1 || refused) atomic_store(&team.ended, nanoseconds(CLOCK_MONOTONIC));
+    if (granted > 1 || refused) atomic_store(&team.last_end, nanoseconds(CLOCK_MONOTONIC));
     refused = 0;
     if (granted > 1) pthread_mutex_unlock(&team.busy);
 }
