@@ -14,7 +14,7 @@ from support.tolerance import assert_close, assert_rounded, assert_same_bits
 
 import fastrnn
 import fastrnn.inspect
-from fastrnn import catalogue
+from fastrnn import catalogue, slow
 from fastrnn.cells import CELLS, Cell
 
 Arrays = dict[str, np.ndarray]
@@ -287,9 +287,10 @@ def test_weight_drop(backend: str) -> None:
     assert_close({"y": out.y, "dU": got}, {"y": expected.y, "dU": dU})
 
 
-def test_in_pytorch(oracle: Callable[[str], Any]) -> None:
+def test_in_pytorch(oracle: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The module, its gradients, and those of gradients, which the equations have."""
     torch, ours = oracle("torch"), oracle("torch") and import_module("fastrnn.torch")
+    monkeypatch.setattr(slow, "_told", set())  # another test of this process may have had the warning
     module = ours.Recurrent(catalogue.slstm, 3, 12, heads=4, dtype=torch.float64)
     assert module.weight_hh_l0.shape == (48, 3)
     assert "heads=4" in repr(module)
@@ -310,9 +311,10 @@ def test_in_pytorch(oracle: Callable[[str], Any]) -> None:
         ours.Recurrent(catalogue.min_gru, 3, 12, heads=2)
 
 
-def test_in_jax(oracle: Callable[[str], Any]) -> None:
+def test_in_jax(oracle: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     jax = oracle("jax")
     ours = import_module("fastrnn.jax")
+    monkeypatch.setattr(slow, "_told", set())
     rng = np.random.default_rng(0)
     x, W, U = (rng.standard_normal(shape).astype(np.float32) for shape in ((5, 2, 3), (36, 3), (36, 4)))
 
