@@ -1,4 +1,5 @@
-/* Names, tiles and rows of the kernels of an instruction set. Only this file and lanes.h contain ISA-specific code.
+/* Names, tiles and rows of the kernels of an instruction set. Code for single instruction
+ * sets is here, in lanes.h and int8.h, and for products of narrow weights in matmul_bf16.c and matmul_int8.c.
  *
  * Compiled with FRNN_BITS (32 or 64) and FRNN_ISA (a suffix for names).
  */
