@@ -206,6 +206,26 @@ static void pack_column(const Panels *p, ptrdiff_t group, real *dst, ptrdiff_t d
 
 #if FRNN_BITS == 32
 static const Format *const formats[FRNN_FORMATS] = {[FRNN_BFLOAT16] = &X(bfloat16), [FRNN_INT8] = &X(int8)};
+
+static void pack_narrow(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
+                        ptrdiff_t unit_stride)
+{
+    for (ptrdiff_t group = first; group < last; group++) {
+        const ptrdiff_t start = group_start(p, group), per_gate = group_lanes(p, group) / LANES;
+        const int vectors = group_width(p, group);
+        real *dst = p->data + start * p->gates * panel_rows(p);
+        for (int panel = 0, v = 0; panel < panel_count(vectors); panel++) {
+            const int width = panel_width(vectors, panel);
+            for (int j = 0; j < width; j++, v++)
+                for (ptrdiff_t lane = 0; lane < LANES; lane++) {
+                    const ptrdiff_t unit = start + v % per_gate * LANES + lane;
+                    const real *const row = src + v / per_gate * gate_stride + unit * unit_stride;
+                    formats[p->format]->pack_column(p, group, unit, row, dst, width * LANES, j * LANES + lane);
+                }
+            dst += width * LANES * panel_rows(p);
+        }
+    }
+}
 #endif
 
 void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
@@ -213,7 +233,7 @@ void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, 
 {
 #if FRNN_BITS == 32
     if (p->format) {
-        formats[p->format]->pack(p, first, last, src, gate_stride, unit_stride);
+        pack_narrow(p, first, last, src, gate_stride, unit_stride);
         return;
     }
 #endif

@@ -110,8 +110,9 @@ void X(multiply_row)(const real *a, ptrdiff_t segments, ptrdiff_t segment_stride
 /* The same in another format: src holds values that it can, each run of k contiguous; A has one segment, and if it has
  * more than one row, one group. */
 typedef struct {
-    void (*pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
-                 ptrdiff_t unit_stride);
+    /* Fill column `lane` of a panel of so many lanes with a unit's weights; of a unit beyond the last, with zeros. */
+    void (*pack_column)(const Panels *p, ptrdiff_t group, ptrdiff_t unit, const real *row, real *panel, ptrdiff_t lanes,
+                        ptrdiff_t lane);
     void (*multiply)(ptrdiff_t n, const real *const *a, const Panels *p, ptrdiff_t first, ptrdiff_t last,
                      const real *init, Rows out);
 } Format;

@@ -154,34 +154,20 @@ static void multiply(ptrdiff_t n, const real *const *a, const Panels *p, ptrdiff
     }
 }
 
-static void pack(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
-                 ptrdiff_t unit_stride)
+static void pack_column(const Panels *p, ptrdiff_t group, ptrdiff_t unit, const real *row, real *panel, ptrdiff_t lanes,
+                        ptrdiff_t lane)
 {
-    for (ptrdiff_t group = first; group < last; group++) {
-        const ptrdiff_t start = group_start(p, group), per_gate = group_lanes(p, group) / LANES;
-        const int vectors = group_width(p, group);
-        real *dst = p->data + start * p->gates * panel_rows(p);
-        for (int panel = 0, v = 0; panel < panel_count(vectors); panel++) {
-            const int width = panel_width(vectors, panel);
-            for (int j = 0; j < width; j++, v++)
-                for (ptrdiff_t lane = 0; lane < LANES; lane++) {
-                    const ptrdiff_t unit = start + v % per_gate * LANES + lane;
-                    const real *row = src + v / per_gate * gate_stride + unit * unit_stride;
-                    const ptrdiff_t from = p->head ? unit / p->head * p->head - window_start(p, group) : 0;
-                    const ptrdiff_t to = unit >= p->units ? 0 : p->head ? from + p->head : p->K;
-                    for (ptrdiff_t k = 0; k < p->K; k += 2) {
-                        uint16_t pair[2][2] = {{0}}; /* little-endian: a float's upper half is its second */
-                        for (ptrdiff_t i = k; i < k + 2; i++)
-                            if (i >= from && i < to) memcpy(pair[i - k], row + i - from, sizeof *pair);
-                        const uint32_t both = pair[0][1] | (uint32_t)pair[1][1] << 16;
-                        memcpy(dst + (k / 2 * width + j) * LANES + lane, &both, sizeof both);
-                    }
-                }
-            dst += width * LANES * panel_rows(p);
-        }
+    const ptrdiff_t from = p->head ? unit / p->head * p->head - window_start(p, group) : 0;
+    const ptrdiff_t to = unit >= p->units ? 0 : p->head ? from + p->head : p->K;
+    for (ptrdiff_t k = 0; k < p->K; k += 2) {
+        uint16_t pair[2][2] = {{0}}; /* little-endian: a float's upper half is its second */
+        for (ptrdiff_t i = k; i < k + 2; i++)
+            if (i >= from && i < to) memcpy(pair[i - k], row + i - from, sizeof *pair);
+        const uint32_t both = pair[0][1] | (uint32_t)pair[1][1] << 16;
+        memcpy(panel + k / 2 * lanes + lane, &both, sizeof both);
     }
 }
 
-const Format X(bfloat16) = {pack, multiply};
+const Format X(bfloat16) = {pack_column, multiply};
 
 #endif

@@ -178,15 +178,16 @@ static void multiply(ptrdiff_t n, const real *const *a, const Panels *p, ptrdiff
     }
 }
 
-/* One column of a panel, `stride` apart. */
-static void pack_column(const Panels *p, const real *row, real *panel, ptrdiff_t lanes, ptrdiff_t lane)
+static void pack_column(const Panels *p, ptrdiff_t group, ptrdiff_t unit, const real *row, real *panel, ptrdiff_t lanes,
+                        ptrdiff_t lane)
 {
-    const real scale = row ? scale_of(row, p->K) : 0;
-    const ptrdiff_t once = MULTIPLIES_BYTES ? 4 : 2;
+    const ptrdiff_t K = unit < p->units ? p->K : 0, once = MULTIPLIES_BYTES ? 4 : 2;
+    const real scale = scale_of(row, K);
     int8_t *const codes = (int8_t *)(panel + 2 * lanes) + lane * once;
     int32_t sum = 0;
+    (void)group;
     for (ptrdiff_t k = 0; k < (p->K + 3) / 4 * 4; k++) {
-        const int8_t code = row && k < p->K ? (int8_t)code_of(row[k], scale) : 0;
+        const int8_t code = k < K ? (int8_t)code_of(row[k], scale) : 0;
         codes[k / once * once * lanes + k % once] = code;
         sum += code;
     }
@@ -194,26 +195,6 @@ static void pack_column(const Panels *p, const real *row, real *panel, ptrdiff_t
     memcpy(panel + lanes + lane, &sum, sizeof sum);
 }
 
-static void pack(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
-                 ptrdiff_t unit_stride)
-{
-    for (ptrdiff_t group = first; group < last; group++) {
-        const ptrdiff_t start = group_start(p, group), per_gate = group_lanes(p, group) / LANES;
-        const int vectors = group_width(p, group);
-        real *dst = p->data + start * p->gates * panel_rows(p);
-        for (int panel = 0, v = 0; panel < panel_count(vectors); panel++) {
-            const int width = panel_width(vectors, panel);
-            for (int j = 0; j < width; j++, v++)
-                for (ptrdiff_t lane = 0; lane < LANES; lane++) {
-                    const ptrdiff_t unit = start + v % per_gate * LANES + lane;
-                    const real *const row = src + v / per_gate * gate_stride + unit * unit_stride;
-                    pack_column(p, unit < p->units ? row : 0, dst, width * LANES, j * LANES + lane);
-                }
-            dst += width * LANES * panel_rows(p);
-        }
-    }
-}
-
-const Format X(int8) = {pack, multiply};
+const Format X(int8) = {pack_column, multiply};
 
 #endif
