@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from fastrnn.backends import numpy as by_numpy
 from fastrnn.call import BackwardCall, Call
 from fastrnn.checks import Layout, boolean, integer
 from fastrnn.layers.base import LayerCache
-from fastrnn.layers.options import LayerOptions
+from fastrnn.layers.options import options_of
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.packed import Tape
 from fastrnn.types import Array, Arrays
@@ -156,7 +155,7 @@ def which(net: Any, layer: Any, reverse: Any) -> int:
 
 def plain(layer: Recurrent) -> Recurrent:
     """Return a layer that shares the parameters and has no dropout, so that training computes what inference does."""
-    options = {field.name: getattr(layer, field.name) for field in fields(LayerOptions)}
+    options = options_of(layer)
     options |= dict.fromkeys(("dropout", "recurrent_dropout", "zoneout", "weight_drop"), 0.0) | {"weight_dtype": None}
     return layer.from_parts(layer.stack.inference, layer.stack.parts, **options)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import fields
 from typing import TypeVar
 
 from fastrnn.layers.base import Layer
-from fastrnn.layers.options import LayerOptions
+from fastrnn.layers.options import options_of
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.training import Sequential
 
@@ -53,8 +52,7 @@ def quantize(model: Model, weight_dtype: str = "int8") -> Model:
         return whole  # type: ignore[return-value]  # a Model that is a Sequential
     if not isinstance(model, Recurrent):
         return copy.deepcopy(model)
-    options = {field.name: getattr(model, field.name) for field in fields(LayerOptions)}
     parts = [{key: array.copy() for key, array in part.items()} for part in model.stack.parts]
-    layer = type(model).from_parts(model.stack.cell, parts, **options | {"weight_dtype": weight_dtype})
+    layer = type(model).from_parts(model.stack.cell, parts, **options_of(model) | {"weight_dtype": weight_dtype})
     layer.trainable = model.trainable
     return layer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +13,7 @@ from fastrnn.cells import Cell, members
 from fastrnn.checks import DTYPES, describe
 from fastrnn.frameworks import Framework
 from fastrnn.layers import Dense, Dropout, Layer
-from fastrnn.layers.options import NAMES, LayerOptions, features, parameter_names, parameter_shapes
+from fastrnn.layers.options import NAMES, LayerOptions, features, options_of, parameter_names, parameter_shapes
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.layers.rnn import layer_class
 from fastrnn.packed import Part
@@ -144,7 +143,7 @@ def one_dtype(layers: Iterable[Layer]) -> np.dtype[Any]:
 
 def unstacked(layer: Recurrent) -> list[Layer]:
     """Split a stack into single layers that share its parameters, with dropout between them."""
-    options = {field.name: getattr(layer, field.name) for field in fields(LayerOptions)} | {"dropout": 0.0}
+    options = options_of(layer) | {"dropout": 0.0}
     L, D, found = layer.num_layers, 1 + layer.bidirectional, list[Layer]()
     for i in range(L):
         own = {"num_layers": 1, "return_sequences": layer.return_sequences or i < L - 1}

@@ -101,6 +101,11 @@ class LayerOptions:
         return "".join(f", {f.name}={value!r}" for f, value in given if value != f.default)
 
 
+def options_of(layer: LayerOptions) -> dict[str, Any]:
+    """Return a layer's options by name, with which `from_parts` makes another."""
+    return {field.name: getattr(layer, field.name) for field in fields(LayerOptions)}
+
+
 def features(options: LayerOptions) -> int:
     """Return the size of y's last axis, or of each output in a pair."""
     width = options.proj_size or options.hidden_size
