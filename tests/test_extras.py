@@ -53,9 +53,14 @@ def test_what_is_not_installed(module: str, python: Python, tmp_path: Path) -> N
 
 
 def test_import_is_light(python: Python, tmp_path: Path) -> None:
-    """No framework comes with fastrnn, and it takes at most 60 ms more than NumPy (bytecode, best of five)."""
-    code = "import time, numpy; t = time.process_time(); import fastrnn; print(time.process_time() - t)"
+    """No framework comes with fastrnn, and it takes less time than NumPy (bytecode, best of six, without threads)."""
+    code = (
+        "from time import thread_time as now; t0 = now(); import numpy; t1 = now(); import fastrnn; t2 = now(); "
+        "print(t1 - t0, t2 - t1)"
+    )
     cached = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
-    assert min(float(python("-c", code, **cached).stdout) for _ in range(6)) < 0.060
+    times = [[float(time) for time in python("-c", code, **cached).stdout.split()] for _ in range(6)]
+    numpy, ours = map(min, zip(*times, strict=True))
+    assert ours < numpy
     loaded = python("-c", "import sys, fastrnn; print(*sys.modules)").stdout.split()
     assert not {"torch", "onnx", "onnxruntime", "jax", "keras", "h5py", "safetensors", "tensorflow"} & set(loaded)
