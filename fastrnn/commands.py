@@ -119,8 +119,14 @@ def nodes_of(path: str) -> str:
 
 def counted(model: Layer) -> tuple[str, str]:
     """Return the number of parameters and their memory, as text."""
-    own = model.parameters().values()
-    return f"{sum(p.size for p in own):,}", in_bytes(sum(p.nbytes for p in own))
+    n = sum(p.size for p in model.parameters().values())
+    return f"{n:,}", in_bytes(sum(a.nbytes for _, layer in numbered(model) for a in stored(layer)))
+
+
+def stored(layer: Layer) -> list[Any]:
+    """Return a layer's parameters as it stores them."""
+    parts = layer.stack.parts if isinstance(layer, Recurrent) else [layer.parameters()]
+    return [a for part in parts for a in part.values()]
 
 
 def in_bytes(n: float) -> str:

@@ -19,6 +19,7 @@ from fastrnn.layers.options import options_of
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.packed import Tape
 from fastrnn.types import Array, Arrays
+from fastrnn.weight_dtypes import dequantized
 
 __all__ = ["gates", "gradient_norms"]
 
@@ -157,7 +158,8 @@ def plain(layer: Recurrent) -> Recurrent:
     """Return a layer that shares the parameters and has no dropout, so that training computes what inference does."""
     options = options_of(layer)
     options |= dict.fromkeys(("dropout", "recurrent_dropout", "zoneout", "weight_drop"), 0.0) | {"weight_dtype": None}
-    return layer.from_parts(layer.stack.inference, layer.stack.parts, **options)
+    parts = [{key: dequantized(a) for key, a in part.items()} for part in layer.stack.parts]
+    return layer.from_parts(layer.stack.inference, parts, **options)
 
 
 def forward(layer: Recurrent, x: Any, state: Any, lengths: Any, resets: Any) -> LayerCache:

@@ -116,12 +116,13 @@ class PackedStack:
     parts : list of dict
         W (G*H, I), U (G*H, H), R (P, H) if h is projected, and the cell's other parameters, of each layer and
         direction. They are not copied: call `invalidate` after changing them. Calls with a tape read them directly.
+        The stack itself puts an `Int8Matrix` in place of each matrix if `weight_dtype` says so.
     directions : tuple of bool
         Whether each direction runs in reverse.
     merge : key of MERGES
         How the outputs of two directions are combined.
     weight_dtype : key of WEIGHT_DTYPES, optional
-        Round W, U and R to it, in place, and pack them as such.
+        Round W, U and R to it, and pack them as such.
     inference : Cell, optional
         Runs in place of the cell without a tape, with the same weights, states and inputs.
     """
@@ -338,7 +339,7 @@ class PackedStack:
             rounded = WEIGHT_DTYPES[self.weight_dtype]
             for part in self.parts:
                 for key in part.keys() & {"W", "U", "R"}:  # only the matrices are worth rounding
-                    part[key][...] = rounded(part[key])
+                    part[key] = rounded(part[key])
         self._packings.update(self._pack)
 
     def __getstate__(self) -> dict[str, Any]:

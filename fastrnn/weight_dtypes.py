@@ -1,11 +1,13 @@
 """Narrow formats of weight matrices, for inference: how weights are rounded to them, and what int8 products compute.
 
-Matrices stay float32 arrays, of values that the format can hold; only the kernels' copies are stored in it.
+bfloat16 matrices stay float32 arrays, of values that the format can hold; only the kernels' copies are stored in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,20 +24,69 @@ LONGEST_ROW = 1 << 16
 
 
 def bfloat16(a: Array) -> Array:
-    """Round float32 to the nearest bfloat16, ties to even; the result is float32."""
+    """Round float32 to the nearest bfloat16, ties to even, in place; return the array."""
     bits = a.view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
-    return np.where(np.isnan(a), a, rounded.view(np.float32))
+    a[...] = np.where(np.isnan(a), a, rounded.view(np.float32))
+    return a
 
 
-def int8(a: Array) -> Array:
-    """Round each row of a float32 matrix to integers times the row's scale; the result is float32.
+@dataclass(frozen=True, eq=False, slots=True)
+class Int8Matrix:
+    """A float32 matrix stored as int8 integers and a scale for each row, NaN for a row that was not finite.
 
-    A row with NaN or infinity is returned as it is.
+    ``np.asarray`` makes it an array, ``m[...] = a`` rounds another array into it, and ``a @ m.T`` is the kernels'
+    product, as `int8_dot` says.
     """
-    codes, scales = int8_codes(a)
-    with np.errstate(invalid="ignore"):
-        return np.where(np.isfinite(scales), codes * scales, a)
+
+    codes: Array  #: (rows, n) int8
+    scales: Array  #: (rows, 1) float32
+
+    #: of the matrix that this one stands for
+    dtype = np.dtype(np.float32)
+
+    __array_ufunc__ = None  # an array's @ leaves the product to __rmatmul__
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape: tuple[int, ...] = self.codes.shape
+        return shape
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes + self.scales.nbytes
+
+    @property
+    def T(self) -> Self:
+        return type(self)(self.codes.T, self.scales.T)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, rows: Any) -> Self:
+        return type(self)(self.codes[rows], self.scales[rows])
+
+    def __setitem__(self, all_of_it: Any, a: Array) -> None:
+        self.codes[all_of_it], self.scales[all_of_it] = int8_codes(a)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return (self.codes * self.scales).astype(dtype or self.dtype, copy=False)
+
+    def __rmatmul__(self, a: Array) -> Array:
+        return int8_dot(a, self)
+
+
+def int8(a: Array | Int8Matrix) -> Int8Matrix:
+    """Round each row of a float32 matrix to integers times the row's scale."""
+    return a if isinstance(a, Int8Matrix) else Int8Matrix(*int8_codes(a))
+
+
+def dequantized(a: Array | Int8Matrix) -> Array:
+    """Return an array as it is, and an `Int8Matrix` as a read-only float32 array."""
+    if isinstance(a, Int8Matrix):
+        a = np.asarray(a)
+        a.flags.writeable = False
+    return a
 
 
 def int8_codes(a: Array) -> tuple[Array, Array]:
@@ -53,27 +104,21 @@ def int8_codes(a: Array) -> tuple[Array, Array]:
     return codes, scales
 
 
-def int8_dot(a: Array, b: Array) -> Array:
-    """Return a @ b as the kernels compute it with int8 weights, for a (rows, n) and b (n, columns).
+def int8_dot(a: Array, b: Int8Matrix) -> Array:
+    """Return a @ b as the kernels compute it, for a (rows, n), and b (n, columns) with a scale for each column.
 
     Each row of a is rounded to 16-bit integers times its largest absolute value over 32767. The sum of the products of
     integers is exact (here as float64), rounded to float32 once, and multiplied with the scales of both.
     """
-    codes, scales = int8_codes(np.ascontiguousarray(b.T))
     largest = np.abs(a).max(axis=1, keepdims=True, initial=0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         inverse = np.where(largest < NOTHING, np.float32(0), np.float32(MOST_INPUT) / largest)
         steps = np.where(largest < NOTHING, np.float32(0), largest / np.float32(MOST_INPUT))
         integers = np.where(np.isfinite(largest), np.rint(a * inverse), np.float32(np.nan))
-    sums = (integers.astype(np.float64) @ codes.T.astype(np.float64)).astype(np.float32)
-    result: Array = sums * (scales.T * steps)
+    sums = (integers.astype(np.float64) @ b.codes.astype(np.float64)).astype(np.float32)
+    result: Array = sums * (b.scales * steps)
     return result
 
 
-def product(weight_dtype: str | None, dot: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
-    """Return the product with weights of this format, where `dot` is that of float32 ones."""
-    return int8_dot if weight_dtype == "int8" else dot
-
-
-#: Name -> a function that rounds float32 matrices to it.
-WEIGHT_DTYPES = {"bfloat16": bfloat16, "int8": int8}
+#: Name -> a function that takes a float32 matrix and returns it rounded, as a `PackedStack` stores it.
+WEIGHT_DTYPES: dict[str, Callable[[Array], Any]] = {"bfloat16": bfloat16, "int8": int8}

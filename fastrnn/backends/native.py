@@ -57,9 +57,10 @@ def _code(cell: Cell, itemsize: int, isa: str, unfused: bool = False) -> _fastrn
 
 
 def _in_order(call: Call) -> Call:
-    """Return the call with U and b_rec in the order of the phases, as the core needs; most cells need no change."""
+    """Return the call with U and b_rec in the order of the phases, as the core needs; most cells need no change, and
+    packed weights have been in that order."""
     order = call.cell.order
-    if order is None:
+    if order is None or (call.packed is not None and not call.training):
         return call
     return call._replace(U=_taken(call.U, order), b_rec=_taken(call.b_rec, order))
 
@@ -307,7 +308,8 @@ def _xla_key(cell: Cell, itemsize: int, isa: str) -> int:
 
 def pack(call: Call, layout: str, packed: np.ndarray | None = None) -> np.ndarray:
     isa, cell = _isas[layout], _cell(call, layout)
-    call = _in_order(call)
+    U, R = [None if a is None else np.asarray(a) for a in (call.U, call.R)]
+    call = _in_order(call._replace(W=np.asarray(call.W), U=U, R=R))
     if packed is None:
         packed = np.empty(_fastrnn.packed_bytes(isa, cell, call), np.uint8)
     _fastrnn.pack(isa, cell, call, packed)

@@ -33,7 +33,7 @@ from fastrnn.cells.program import Loop
 from fastrnn.cells.python import compiled
 from fastrnn.cells.reference import Reference
 from fastrnn.types import Array
-from fastrnn.weight_dtypes import product
+from fastrnn.weight_dtypes import Int8Matrix, int8_dot
 
 __all__ = [
     "backward",
@@ -57,7 +57,7 @@ types: Any = numba.types  # numba has no type stubs
 
 
 def forward(calls: Sequence[Call]) -> list[ForwardResult]:
-    return [scan(call, reference(call.cell, call.x.dtype, call.weight_dtype)) for call in calls]
+    return [scan(call, reference(call.cell, call.x.dtype)) for call in calls]
 
 
 stepper, sessions = partial(ForwardStepper, forward), partial(OneByOne, forward)
@@ -69,7 +69,7 @@ def backward(calls: Sequence[BackwardCall]) -> list[Gradients]:
 
 # Allow reordering of sums, for vectorisation; NaN and infinity keep their semantics.
 @numba.njit(nogil=True, fastmath={"reassoc", "contract"})
-def dot(a: Array, b: Array) -> Array:  # pragma: no cover - runs as machine code, which coverage.py cannot see
+def matmul(a: Array, b: Array) -> Array:  # pragma: no cover - runs as machine code, which coverage.py cannot see
     """Return a @ b, with the innermost loop along b's contiguous axis."""
     m, n, k = a.shape[0], b.shape[1], a.shape[1]
     out = np.zeros((m, n), a.dtype)
@@ -88,6 +88,10 @@ def dot(a: Array, b: Array) -> Array:  # pragma: no cover - runs as machine code
     return out
 
 
+def dot(a: Array, b: Array | Int8Matrix) -> Array:
+    return int8_dot(a, b) if isinstance(b, Int8Matrix) else matmul(a, b)
+
+
 @cache
 def elementwise(function: Callable[..., Any]) -> Any:
     """Compile a function of `cells.functions` for every type it is called with."""
@@ -95,7 +99,7 @@ def elementwise(function: Callable[..., Any]) -> Any:
 
 
 @cache
-def reference(cell: Cell, dtype: np.dtype[Any], weight_dtype: str | None = None) -> Reference:
+def reference(cell: Cell, dtype: np.dtype[Any]) -> Reference:
     """Return the cell's step for this dtype, each loop compiled once, for read-only arrays: Numba accepts any
     C-contiguous array as such."""
     vector, matrix = (types.Array(numba.from_dtype(dtype), ndim, "C", readonly=True) for ndim in (1, 2))
@@ -105,4 +109,4 @@ def reference(cell: Cell, dtype: np.dtype[Any], weight_dtype: str | None = None)
         arguments = [vector if place.array == "p" else matrix for place in loop.loads.values()]
         return numba.njit(tuple(arguments), nogil=True)(function)
 
-    return Reference(cell.program, machine_code, product(weight_dtype, dot))
+    return Reference(cell.program, machine_code, dot)

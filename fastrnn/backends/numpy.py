@@ -17,12 +17,11 @@ import numpy as np
 from fastrnn.call import BackwardCall, Call, DenseCall, ForwardResult, Gradients, Prepared, Stage
 from fastrnn.cells import Cell
 from fastrnn.cells.python import compiled
-from fastrnn.cells.reference import Reference, dot
+from fastrnn.cells.reference import Reference
 from fastrnn.checks import stepped, stepped_numbers, stepped_reset, stepped_state
 from fastrnn.functions import FUNCTIONS
 from fastrnn.types import Array, Arrays
 from fastrnn.unchanged import Fingerprint, expect_unchanged, fingerprint
-from fastrnn.weight_dtypes import product
 
 name = "numpy"
 
@@ -49,7 +48,7 @@ class Saved(NamedTuple):
 
 
 def forward(calls: Sequence[Call]) -> list[ForwardResult]:
-    return [scan(call, reference(call.cell, call.x.dtype, call.weight_dtype)) for call in calls]
+    return [scan(call, reference(call.cell, call.x.dtype)) for call in calls]
 
 
 def backward(calls: Sequence[BackwardCall]) -> list[Gradients]:
@@ -57,9 +56,9 @@ def backward(calls: Sequence[BackwardCall]) -> list[Gradients]:
 
 
 @cache
-def reference(cell: Cell, dtype: np.dtype[Any], weight_dtype: str | None = None) -> Reference:
+def reference(cell: Cell, dtype: np.dtype[Any]) -> Reference:
     """Return the cell's step for this dtype."""
-    return Reference(cell.program, lambda loop: compiled(loop, cell.names, dtype), product(weight_dtype, dot))
+    return Reference(cell.program, lambda loop: compiled(loop, cell.names, dtype))
 
 
 def to_bytes(saved: Any) -> Array:

@@ -20,6 +20,7 @@ from fastrnn.layers.options import features
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.packed import Part
 from fastrnn.types import Array
+from fastrnn.weight_dtypes import dequantized
 
 #: A layer's `merge` -> the statement that joins the outputs b of the reverse direction to those of the other, in y.
 EACH = "for (int k = 0; k < {n}; k++) {y}[k] = "
@@ -90,6 +91,7 @@ def write_direction(source: Source, layer: Recurrent, part: Part) -> tuple[str, 
     The state array holds the states, then the projected output.
     """
     i, cell, program = source.number(), layer.stack.inference, layer.stack.inference.program
+    part = {key: dequantized(a) for key, a in part.items()}
     H, P, G, S = layer.hidden_size, layer.proj_size, cell.G, len(cell.states)
     Hp, Pp = source.padded(H), source.padded(P)
     int8 = layer.weight_dtype == "int8"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import TypeVar
 
+import numpy as np
+
 from fastrnn.layers.base import Layer
 from fastrnn.layers.options import options_of
 from fastrnn.layers.recurrent import Recurrent
@@ -52,7 +54,7 @@ def quantize(model: Model, weight_dtype: str = "int8") -> Model:
         return whole  # type: ignore[return-value]  # a Model that is a Sequential
     if not isinstance(model, Recurrent):
         return copy.deepcopy(model)
-    parts = [{key: array.copy() for key, array in part.items()} for part in model.stack.parts]
+    parts = [{key: np.array(a) for key, a in part.items()} for part in model.stack.parts]
     layer = type(model).from_parts(model.stack.cell, parts, **options_of(model) | {"weight_dtype": weight_dtype})
     layer.trainable = model.trainable
     return layer

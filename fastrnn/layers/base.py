@@ -265,7 +265,11 @@ class Layer:
             name: floats(name, state[name], "that of the layer", value.shape, value.dtype, "the layer's")
             for name, value in own.items()
         }
-        for name, value in own.items():
+        self._load(new)
+
+    def _load(self, new: Mapping[str, Array]) -> None:
+        """Copy these values, which have been checked, into all parameters."""
+        for name, value in self.parameters().items():
             value[...] = new[name]
         self.changed()
 

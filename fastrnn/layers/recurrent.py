@@ -43,6 +43,7 @@ from fastrnn.one_step import Form, OneStep
 from fastrnn.packed import PackedStack, Part, Tape
 from fastrnn.run import as_given
 from fastrnn.types import Array, Arrays
+from fastrnn.weight_dtypes import dequantized
 
 #: Keras' initializers; Keras has no peepholes
 KERAS_INITIALIZERS: dict[str, Initializer] = {"W": GlorotUniform(), "U": Orthogonal(), "b": Zeros(), "b_rec": Zeros()}
@@ -195,8 +196,15 @@ class Recurrent(LayerOptions, Layer):
 
         Gates are stacked in PyTorch's order. Peepholes, which PyTorch does not have, are ``peephole_l0`` (3*H,), the
         parameters of a custom cell ``parameter_l0`` (P*H,). After changing one in place call `changed`.
+
+        The matrices of a layer with int8 weights are read-only copies: `load_state_dict` replaces its weights.
         """
-        return self._named(self.stack.parts)
+        return {name: dequantized(a) for name, a in self._named(self.stack.parts).items()}
+
+    def _load(self, new: Mapping[str, Array]) -> None:
+        for name, value in self._named(self.stack.parts).items():
+            value[...] = new[name]
+        self.changed()
 
     def _named(self, parts: list[Part]) -> dict[str, Array]:
         """Return one array per parameter, by the parameters' names."""

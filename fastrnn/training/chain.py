@@ -198,6 +198,10 @@ class Chain(Layer):
         own = [layer.trainable_parameters() for layer in self.layers]
         return {f"{i}.{name}": p for i, ps in enumerate(own) for name, p in ps.items()}
 
+    def _load(self, new: Mapping[str, Array]) -> None:
+        for i, layer in enumerate(self.layers):
+            layer._load({name: new[f"{i}.{name}"] for name in layer.parameters()})
+
     def changed(self) -> None:
         for layer in self.layers:
             layer.changed()
