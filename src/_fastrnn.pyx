@@ -34,9 +34,10 @@ def isas():
     return {frnn_isas[i].name.decode(): i for i in range(frnn_isa_count) if frnn_isas[i].supported()}
 
 
-def set_backoff(bint on):
-    """Set whether calls run on one thread for a while after other work kept theirs from the CPUs (the default)."""
-    frnn_team_set_backoff(on)
+def set_backoff(int when):
+    """Set whether threads that other work keeps from the CPUs leave a call, and the next ones for a while, to a single
+    thread: 1 where that pays, the default; 0 never; 2 at every barrier, for tests."""
+    frnn_team_set_backoff(when)
 
 
 cdef const frnn_table *table(int isa, Py_ssize_t itemsize) except NULL:

@@ -239,23 +239,26 @@ static void backward_scan(const Plan *p, int id, Chunk chunk)
     }
 }
 
-static void backward_step(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
+/* Returns whether the threads are to leave the rest to thread 0. */
+static int backward_step(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
 {
+    int leave = 0;
     if (s >= 0) note_operands(p, id, chunk, s);
     if (s >= 0 && p->cell->inputs) X(fill_inputs)(p, id, s, hidden_panels(p));
     if (projects(p)) {
         backward_projection(p, id, chunk, s);
-        end_phase(p);
+        end_phase(p); /* a phase follows */
     }
     for (int q = p->cell->phases - 1; q >= (s < 0 ? p->cell->phases - 1 : 0); q--) {
         backward_phase(p, id, chunk, s, q);
-        end_phase(p);
+        leave = end_phase(p);
     }
     if (s >= 0 && p->cell->inputs) write_de(p, id, s);
+    return leave;
 }
 
-/* Recompute the states and gates of the segment that ends with step s. */
-static void recompute(const Plan *p, int id, ptrdiff_t s)
+/* Recompute the states and gates of the segment that ends with step s. Returns as run_steps does. */
+static int recompute(const Plan *p, int id, ptrdiff_t s)
 {
     const ptrdiff_t start = segment_start(p, s);
     const Rows from = rows_from(p->checkpoints, start / p->segment * p->B);
@@ -265,7 +268,7 @@ static void recompute(const Plan *p, int id, ptrdiff_t s)
             for (ptrdiff_t r = t.row; r < t.row + t.rows; r++)
                 memcpy(row_of(p->states, r), row_of(from, r), (size_t)(p->fields * p->Hp) * sizeof(real));
     if (splits_hidden(p)) frnn_team_barrier(p->threads);
-    X(run_steps)(p, id, start, s + 1);
+    return X(run_steps)(p, id, start, s + 1);
 }
 
 /* Transposed panels, and zeros in everything that is only added to or never reached. */
@@ -318,6 +321,7 @@ static void pack_and_zero(const Plan *p, int id)
 void X(backward_job)(void *arg, int id)
 {
     const Plan *p = arg;
+    Plan alone;
     pack_and_zero(p, id);
     frnn_team_barrier(p->threads);
     ptrdiff_t ready = p->call->checkpoint ? p->steps : 0; /* gates of steps [ready, ...) are at hand */
@@ -327,11 +331,14 @@ void X(backward_job)(void *arg, int id)
         while (chunk.low > 0 && p->before[chunk.high + 1] - p->before[chunk.low - 1] <= p->back_rows) chunk.low--;
         if (scans_backward(p)) backward_scan(p, id, chunk);
         for (ptrdiff_t s = chunk.high; s >= chunk.low && !scans_backward(p); s--) {
-            if (s < ready) {
-                recompute(p, id, s);
-                ready = segment_start(p, s);
+            const int leaves = s < ready && recompute(p, id, s);
+            if (s < ready) ready = segment_start(p, s);
+            if (leaves || backward_step(p, id, chunk, s)) {
+                if (id > 0) return;
+                alone = left_alone(p);
+                p = &alone;
+                if (leaves) backward_step(p, 0, chunk, s);
             }
-            backward_step(p, id, chunk, s);
         }
         X(finish_chunk)(p, id, chunk);
     }

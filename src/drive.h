@@ -4,8 +4,9 @@
 
 #include "plan.h"
 
-/* Run this thread's part of steps [from, to); null outputs are not written. */
-void X(run_steps)(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to);
+/* Run this thread's part of steps [from, to); null outputs are not written. Returns whether the threads have left the
+ * rest to thread 0, which has run these steps to the end. */
+int X(run_steps)(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to);
 
 /* The steps [low, high] whose gate gradients are in the chunk's buffers, in descending order. */
 typedef struct {

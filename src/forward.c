@@ -273,7 +273,7 @@ static void scan_steps(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to)
     }
 }
 
-void X(run_steps)(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to)
+int X(run_steps)(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to)
 {
     const Scratch *scratch = &p->scratch[id];
     for (ptrdiff_t s = from, chunk = from, end = from; s < to; s++) {
@@ -299,16 +299,23 @@ void X(run_steps)(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to)
             for (int i = 0; i < t.rows; i++) scratch->prev[t.row + i] = states_before(p, s, t.row + i);
         if (p->cell->inputs) X(fill_inputs)(p, id, s, &p->weights.W);
         step.wx = scratch->wx + scratch->wx_start[s - chunk] * p->cell->gates * p->Hp;
+        int leave = 0;
         for (int q = 0; q < p->cell->phases; q++) {
             run_phase(p, id, &step, q);
-            end_phase(p);
+            leave = end_phase(p);
         }
         if (projects(p)) {
             project(p, id, &step);
-            end_phase(p);
+            leave = end_phase(p);
+        }
+        if (leave) {
+            const Plan alone = left_alone(p);
+            if (id == 0) X(run_steps)(&alone, 0, s + 1, to);
+            return 1;
         }
         if (p->done) frnn_team_reach(p->done, s + 1);
     }
+    return 0;
 }
 
 /* Keep the states before step s, this thread's rows (or all of them, by the first of threads that split H). */
@@ -340,17 +347,18 @@ static void fill_padding(const Plan *p, int id)
 void X(forward_job)(void *arg, int id)
 {
     const Plan *p = arg;
+    Plan alone;
     fill_padding(p, id);
     if (!p->call->packed) {
         X(fill_panels)(&p->weights, p->call, id, p->threads, packs_W_late(p));
         frnn_team_barrier(p->threads);
     }
-    if (!p->checkpoints.data) {
-        X(run_steps)(p, id, 0, p->steps);
-        return;
-    }
     for (ptrdiff_t s = 0; s < p->steps; s += p->segment) {
         if (s > 0) save_checkpoint(p, id, s);
-        X(run_steps)(p, id, s, s + p->segment < p->steps ? s + p->segment : p->steps);
+        if (X(run_steps)(p, id, s, s + p->segment < p->steps ? s + p->segment : p->steps)) {
+            if (id > 0) return;
+            alone = left_alone(p);
+            p = &alone;
+        }
     }
 }

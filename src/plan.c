@@ -172,7 +172,8 @@ static void take_backward(Plan *p, Arena *arena)
     p->dp_sums = take(arena, (size_t)(cell->parameters * p->H) * sizeof *p->dp_sums);
     p->packs_columns = p->I + p->H >= WIDE;
     for (int i = 0; i < p->threads && p->packs_columns; i++) {
-        real *columns = take_reals(arena, rows * ((p->H + p->threads - 1) / p->threads + OUTER_MR));
+        const ptrdiff_t units = i == 0 ? p->H : (p->H + p->threads - 1) / p->threads; /* all may be left to thread 0 */
+        real *columns = take_reals(arena, rows * (units + OUTER_MR));
         if (arena->base) p->scratch[i].columns = columns;
     }
     p->x_rows = take(arena, (size_t)rows * sizeof *p->x_rows);

@@ -145,9 +145,16 @@ INLINE int ended(const Plan *p)
 INLINE int scans(const Plan *p) { return p->cell->scans && p->B == 1; }
 
 INLINE int splits_hidden(const Plan *p) { return p->owners < p->threads; }
-INLINE void end_phase(const Plan *p)
+/* Returns whether the threads are to leave all later steps to thread 0, which goes on by left_alone(p). */
+INLINE int end_phase(const Plan *p)
 {
-    if (splits_hidden(p) && p->waits) frnn_team_barrier(p->threads);
+    return splits_hidden(p) && p->waits && frnn_team_barrier(p->threads);
+}
+INLINE Plan left_alone(const Plan *p)
+{
+    Plan alone = *p;
+    alone.threads = 1;
+    return alone;
 }
 INLINE ptrdiff_t first_group(const Plan *p, const Panels *panels, int id)
 {

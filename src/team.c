@@ -29,12 +29,15 @@ enum {
     IN_A_ROW = 300 * 1000,      /* ns between two calls, after which threads that sleep are worth waking for the next */
     LEAST_LOSS = 100 * 1000,    /* ns in a job that a thread was ready and did not run, and two fifths of it or more */
     WAKING = 300 * 1000,        /* ns that a sleeper may take to begin, which is no loss */
+    /* A job with a barrier in every step may wait at each until another's time slice is over. Once two waits were so
+     * long, and all were two fifths of the job's time or more, the threads leave the rest to the first. */
+    LONG_WAIT = 500 * 1000, /* ns */
     ASKING = 100 * 1000 * 1000, /* ns between two questions whether a job is to end: each takes Python's lock */
 };
 
 static const double LOOK_FLOP = 1e9; /* between two looks at the clock, which takes a tenth of a tiny step */
 
-static atomic_int backs_off = 1;
+static atomic_int backs_off = FRNN_WHERE_IT_PAYS;
 
 /* An eventcount: a counter that only grows, and the threads that wait for it to. One for each worker, so that a job
  * wakes nobody else. */
@@ -64,9 +67,22 @@ static struct {
 
     atomic_int arrived; /* at the barrier */
     EventCount barrier;
+    atomic_int should_retreat; /* a thread has waited too long */
+    int retreats;              /* the same at the last barrier, where the threads agreed on it */
 } team; /* made by start_team */
 
 static _Thread_local int self; /* its number in a job: a worker's own, and 0 of who calls */
+
+/* Its long waits in this job, and the ns that they took. */
+static _Thread_local int long_waits;
+static _Thread_local int64_t waited;
+
+static int64_t nanoseconds(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
 
 /* Pause after the i-th unsuccessful check. */
 static void pause_for(int i)
@@ -105,12 +121,17 @@ static void avoid_shared_cpu(void)
 }
 
 /* Return once the count is no longer `seen`: spin, yield, then sleep. Sleepers count themselves before they look again
- * under the lock, and notify() looks for sleepers after it has counted, so no wake-up is lost. */
-static void wait_past(EventCount *event, unsigned seen)
+ * under the lock, and notify() looks for sleepers after it has counted, so no wake-up is lost. Returns the ns that it
+ * took, after spinning. */
+static int64_t wait_past(EventCount *event, unsigned seen)
 {
+    int64_t since = 0;
     for (int i = 0; i < SPINS + YIELDS; i++) {
-        if (atomic_load(&event->count) != seen) return;
-        if (i == SPINS) avoid_shared_cpu();
+        if (atomic_load(&event->count) != seen) return since ? nanoseconds(CLOCK_MONOTONIC) - since : 0;
+        if (i == SPINS) {
+            since = nanoseconds(CLOCK_MONOTONIC);
+            avoid_shared_cpu();
+        }
         pause_for(i);
     }
     pthread_mutex_lock(&team.lock);
@@ -119,6 +140,7 @@ static void wait_past(EventCount *event, unsigned seen)
     atomic_fetch_sub(&event->sleepers, 1);
     pthread_mutex_unlock(&team.lock);
     avoid_shared_cpu();
+    return nanoseconds(CLOCK_MONOTONIC) - since;
 }
 
 static void notify(EventCount *event)
@@ -130,16 +152,32 @@ static void notify(EventCount *event)
     pthread_mutex_unlock(&team.lock);
 }
 
-void frnn_team_barrier(int granted)
+static void count_wait(int64_t wait)
 {
-    if (granted == 1) return;
+    if (wait < LONG_WAIT) return;
+    waited += wait;
+    if (++long_waits > 1 && waited > (nanoseconds(CLOCK_MONOTONIC) - team.start) / 5 * 2)
+        atomic_store(&team.should_retreat, 1);
+}
+
+/* Wait until all threads arrive; return the ns that it took. */
+static int64_t meet(int granted)
+{
     note_place();
     const unsigned seen = atomic_load(&team.barrier.count);
-    if (atomic_fetch_add(&team.arrived, 1) + 1 == granted) {
-        atomic_store(&team.arrived, 0);
-        notify(&team.barrier);
-    } else
-        wait_past(&team.barrier, seen);
+    if (atomic_fetch_add(&team.arrived, 1) + 1 < granted) return wait_past(&team.barrier, seen);
+    const int when = atomic_load(&backs_off);
+    atomic_store(&team.arrived, 0);
+    team.retreats = when == FRNN_AT_EVERY_BARRIER || (when && atomic_load(&team.should_retreat));
+    notify(&team.barrier);
+    return 0;
+}
+
+int frnn_team_barrier(int granted)
+{
+    if (granted == 1) return 0;
+    count_wait(meet(granted));
+    return team.retreats;
 }
 
 void frnn_team_reach(frnn_progress *progress, ptrdiff_t steps)
@@ -187,13 +225,6 @@ static void run_flushing(frnn_job job, void *arg, int id)
     set_mode(mode);
 }
 
-static int64_t nanoseconds(clockid_t clock)
-{
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 int frnn_team_ended(frnn_stop *stop, double flop)
 {
     if (atomic_load_explicit(&stop->ended, memory_order_relaxed)) return 1;
@@ -215,12 +246,14 @@ int frnn_team_ended(frnn_stop *stop, double flop)
 /* Run one thread's part of a parallel job, and record how long it had no CPU since it was woken. */
 static void run_part(void)
 {
+    long_waits = 0;
+    waited = 0;
     const int64_t used = nanoseconds(CLOCK_THREAD_CPUTIME_ID), begun = nanoseconds(CLOCK_MONOTONIC);
     run_flushing(team.job, team.arg, self);
     const int64_t since = begun - team.start > WAKING ? team.start : begun;
     const int64_t taken = nanoseconds(CLOCK_MONOTONIC) - since;
     const int64_t lost = taken - (nanoseconds(CLOCK_THREAD_CPUTIME_ID) - used);
-    if (lost > LEAST_LOSS && lost > taken / 5 * 2) atomic_fetch_add(&team.lost, lost);
+    if (lost > LEAST_LOSS && (lost > taken / 5 * 2 || team.retreats)) atomic_fetch_add(&team.lost, lost);
 }
 
 /* After a job: back off if it and the one before it lost much. */
@@ -232,7 +265,7 @@ static void update_backoff(void)
         team.backoff = team.backoff / 2 < BACKOFF ? BACKOFF : team.backoff / 2;
     } else if (!team.lost_before && team.backoff == BACKOFF)
         team.lost_before = 1;
-    else if (atomic_load(&backs_off)) {
+    else if (atomic_load(&backs_off) == FRNN_WHERE_IT_PAYS) {
         const int64_t length = lost < LONGEST_BACKOFF / team.backoff ? lost * team.backoff : LONGEST_BACKOFF;
         team.backoff_until = nanoseconds(CLOCK_MONOTONIC) + length;
         team.lost_before = 0;
@@ -250,7 +283,7 @@ static void *worker(void *id_as_pointer)
         team.avoided_cpu[id] = -1;
         avoid_shared_cpu();
         run_part();
-        frnn_team_barrier(threads);
+        meet(threads);
     }
     return 0;
 }
@@ -273,6 +306,7 @@ static void forget_team(void)
     atomic_store(&team.last_end, 0);
     atomic_store(&team.lost, 0);
     atomic_store(&team.arrived, 0);
+    atomic_store(&team.should_retreat, 0);
     for (int i = 0; i < FRNN_MAX_THREADS; i++) reset(&team.jobs[i]);
     reset(&team.barrier);
 }
@@ -312,7 +346,7 @@ static int start_worker(int id)
     return 1;
 }
 
-void frnn_team_set_backoff(int on) { atomic_store(&backs_off, on); }
+void frnn_team_set_backoff(int when) { atomic_store(&backs_off, when); }
 
 static _Thread_local int refused; /* this thread's call wanted more threads and runs alone */
 
@@ -320,7 +354,7 @@ static _Thread_local int refused; /* this thread's call wanted more threads and 
  * find them awake. */
 static int not_worth_waking(int wanted, double flop, int64_t now)
 {
-    if (flop >= WORTH_WAKING || !atomic_load(&backs_off) || now - atomic_load(&team.last_end) < IN_A_ROW) return 0;
+    if (flop >= WORTH_WAKING || atomic_load(&backs_off) != FRNN_WHERE_IT_PAYS || now - atomic_load(&team.last_end) < IN_A_ROW) return 0;
     int awake = team.workers + 1 >= wanted;
     for (int i = 1; awake && i < wanted; i++) awake = atomic_load(&team.jobs[i].sleepers) == 0;
     return !awake;
@@ -355,6 +389,8 @@ void frnn_team_run(int granted, frnn_job job, void *arg)
     }
     const int cpu = note_place();
     team.threads = granted;
+    atomic_store(&team.should_retreat, 0);
+    team.retreats = 0;
     team.start = nanoseconds(CLOCK_MONOTONIC);
     team.job = job;
     team.arg = arg;
@@ -364,6 +400,6 @@ void frnn_team_run(int granted, frnn_job job, void *arg)
         notify(&team.jobs[i]);
     }
     run_part();
-    frnn_team_barrier(granted);
+    meet(granted);
     update_backoff();
 }

@@ -25,9 +25,10 @@ typedef void (*frnn_job)(void *arg, int id);
 int frnn_team_acquire(int wanted, double flop);
 void frnn_team_release(int granted);
 
-/* Whether to back off from threads that sleep or were kept from the CPUs, if they would cost more than they gain. On by
- * default; tests turn it off. */
-void frnn_team_set_backoff(int on);
+/* Whether to back off from threads that sleep or were kept from the CPUs, if they would cost more than they gain: at
+ * every barrier, if it can be; by default where it pays; or never. Tests set the others. */
+enum { FRNN_NEVER, FRNN_WHERE_IT_PAYS, FRNN_AT_EVERY_BARRIER };
+void frnn_team_set_backoff(int when);
 
 /* job(arg, id) for id = 0 (the caller) .. granted - 1, denormals flushed; returns when all have returned. */
 void frnn_team_run(int granted, frnn_job job, void *arg);
@@ -41,7 +42,8 @@ void frnn_team_await(const frnn_progress *progress, ptrdiff_t steps);
  * but still reaches every barrier, so all threads finish no matter when each one sees it. */
 int frnn_team_ended(frnn_stop *stop, double flop);
 
-/* Inside a job: wait until all of its threads arrive. Their earlier writes are visible afterwards. */
-void frnn_team_barrier(int granted);
+/* Inside a job: wait until all of its threads arrive. Their earlier writes are visible afterwards. Returns, to all alike,
+ * whether they should leave the rest to thread 0 where they can: again and again one was kept from the CPUs. */
+int frnn_team_barrier(int granted);
 
 #endif

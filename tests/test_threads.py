@@ -91,7 +91,7 @@ QUEUE = """
 import time
 import _fastrnn
 
-_fastrnn.set_backoff(False)  # after a crowd's losses both would keep to one thread
+_fastrnn.set_backoff(0)  # after a crowd's losses both would keep to one thread
 rng = np.random.default_rng(0)
 x, W, U = (rng.uniform(-0.1, 0.1, shape).astype(np.float32) for shape in ((60, 1, 192), (768, 192), (768, 192)))
 

@@ -41,6 +41,7 @@ typedef struct {
     int threads, checkpointed;
     int denied; /* the team is taken, so the call must do alone what it has laid out for several threads */
     int fill;   /* every byte of outputs and work areas at the start; 0xff makes NaNs */
+    int left;   /* the other threads leave the rest to the first one, as early as they can */
 } Way;
 
 typedef struct {

@@ -10,6 +10,7 @@
 static const Way ways[] = {
     {1, 0, 0, 0xff}, {2, 0, 0, 0xff}, {3, 0, 0, 0x00}, {3, 0, 1, 0xff},
     {1, 1, 0, 0xff}, {2, 1, 0, 0x7f}, {3, 1, 0, 0xff}, {3, 1, 1, 0xff},
+    {3, 0, 0, 0xff, 1}, {3, 1, 0, 0xff, 1},
 };
 enum { WAYS = sizeof ways / sizeof *ways };
 
@@ -113,10 +114,12 @@ void test_problem(Run run, int contended)
         complain(&run, "asks for no more work area on two threads, so it is not shared; make_vectors.py thinks it is");
     for (int i = 1; i < WAYS; i++) {
         if (ways[i].checkpointed && !run.problem->checkpoint) continue;
-        if (!shared && (ways[i].threads == 2 || ways[i].denied)) continue; /* it asks for no team */
+        if (!shared && (ways[i].threads == 2 || ways[i].denied || ways[i].left)) continue; /* it asks for no team */
         if (contended && (ways[i].threads < 3 || ways[i].denied)) continue;
         run.way = ways[i];
+        frnn_team_set_backoff(run.way.left ? FRNN_AT_EVERY_BARRIER : FRNN_NEVER);
         Result again = compute(&run, in);
+        frnn_team_set_backoff(FRNN_NEVER);
         same_bits(&run, &again, &first, COUNT, "than on one thread without checkpoints");
         free_result(&again);
     }

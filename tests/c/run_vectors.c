@@ -29,9 +29,9 @@ void complain(const Run *run, const char *format, ...)
     flockfile(stderr);
     fprintf(stderr, "%s float%d: ", run->isa, run->wide ? 64 : 32);
     if (p)
-        fprintf(stderr, "#%d %s (%d, %d, %d, %d), %d threads%s%s: ", (int)p->number, p->cell, (int)p->T, (int)p->B,
+        fprintf(stderr, "#%d %s (%d, %d, %d, %d), %d threads%s%s%s: ", (int)p->number, p->cell, (int)p->T, (int)p->B,
                 (int)p->I, (int)p->H, run->way.threads, run->way.checkpointed ? ", checkpoints" : "",
-                run->way.denied ? ", team denied" : "");
+                run->way.denied ? ", team denied" : "", run->way.left ? ", left to one" : "");
     va_start(arguments, format);
     vfprintf(stderr, format, arguments);
     va_end(arguments);
@@ -74,7 +74,7 @@ int main(int argc, char **argv)
 {
     Report report = {0};
     Vectors vectors = {0};
-    frnn_team_set_backoff(0);
+    frnn_team_set_backoff(FRNN_NEVER);
     test_places(&report);
     const char *wanted = argc == 3 ? argv[2] : "";
     const int part = strcmp(wanted, "threads") == 0 ? THREADS : strcmp(wanted, "memory") == 0 ? MEMORY : ALL;

@@ -6,4 +6,4 @@ if available_isas():
     import _fastrnn
 
     _fastrnn.set_cpus(16)
-    _fastrnn.set_backoff(False)
+    _fastrnn.set_backoff(0)
