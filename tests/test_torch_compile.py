@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from support.torch_modules import loss_and_gradients  # noqa: E402
+from support.torch_modules import KINDS, loss_and_gradients  # noqa: E402
 from torch import nn  # noqa: E402
 
 import fastrnn.torch  # noqa: E402
@@ -74,3 +74,55 @@ def test_tracing_works_and_scripting_is_refused(tmp_path: Any) -> None:
     for scripted in (module, nn.Sequential(nn.Identity(), module)):
         with pytest.raises(RuntimeError, match=r"torch\.jit\.script: .*fastrnn\.torch\.restore\(model\) first"):
             torch.jit.script(scripted)
+
+
+def test_the_compiler_still_refuses_layers_of_torch() -> None:
+    """It may look into fastrnn's modules, and into no others."""
+    from torch._dynamo.exc import Unsupported
+
+    fastrnn.torch.LSTM(3, 5)
+    module = nn.LSTM(3, 5)
+    with pytest.raises(Unsupported, match="RNN, GRU, or LSTM"):
+        torch.compile(module, fullgraph=True, backend="eager")(X)
+    assert torch._dynamo.config.allow_rnn is False
+
+
+def test_importing_fastrnn_torch_does_not_import_the_compiler(python: Any) -> None:
+    """It takes seconds, so it is told of the modules when it comes: before them, or after."""
+    run = "m = fastrnn.torch.GRU(3, 5); x = torch.ones(4, 2, 3)"
+    check = "assert torch.equal(torch.compile(m, fullgraph=True, backend='eager')(x)[0], m(x)[0])"
+    late = (
+        f"import sys, torch, fastrnn.torch; {run}; m(x)[0].sum().backward(); assert 'torch._dynamo' not in sys.modules"
+    )
+    found = f"{late}; import importlib.util; importlib.util.find_spec('torch._dynamo')"
+    for first in (late, found, f"import torch, torch._dynamo, fastrnn.torch; {run}"):
+        done = python("-c", f"{first}; {check}")
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_step_compiles_without_a_graph_break(kind: str) -> None:
+    """A training step has no break at the layer, and none comes with other numbers of steps and sequences."""
+    module = getattr(fastrnn.torch, kind)(3, 5, 2, bidirectional=True)
+
+    def step(x: Any) -> Any:
+        return module(x)[0].square().sum()
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = torch.compile(step, backend="aot_eager")
+    for T, B in ((4, 2), (6, 3), (9, 5), (1, 1), (0, 2)):
+        x = torch.randn(T, B, 3)
+        results = [torch.autograd.grad(call(x), list(module.parameters())) for call in (compiled, step)]
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def test_an_exported_program_passes_no_empty_list() -> None:
+    """AOTInductor's programs cannot pass one to an operator."""
+    module = fastrnn.torch.LSTM(3, 5).eval()
+    with torch.no_grad():
+        program = torch.export.export(module, (X,))
+    (call,) = [node for node in program.graph.nodes if "recurrence" in str(node.target)]
+    assert [] not in [list(a) for a in call.args if isinstance(a, list | tuple)]
+    assert torch.equal(program.module()(X)[0], module(X)[0])

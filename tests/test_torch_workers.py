@@ -13,9 +13,8 @@ import pytest
 from support import own_cells
 from support.tolerance import assert_close, assert_same_bits
 
-import fastrnn
-
 torch = pytest.importorskip("torch")
+
 
 import fastrnn.torch  # noqa: E402
 
@@ -187,3 +186,35 @@ def test_distributed_data_parallel(kind: str, tmp_path: Path) -> None:
     net(torch.tensor(batch(np.float64)))[0].square().mean().backward()
     got = dict(np.load(tmp_path / "grads.npz"))
     assert_close(got, {name: p.grad.numpy() for name, p in net.named_parameters()})
+
+
+def test_fsdp_trains_as_with_torchs_layers(python: Any) -> None:
+    """FSDP2 gathers parameters before a layer's forward and backward, and lets go of their memory between."""
+    done = python(
+        "-c",
+        "import tempfile, torch, fastrnn.torch, torch.distributed as dist\n"
+        "from torch import nn\n"
+        "from torch.distributed.device_mesh import init_device_mesh\n"
+        "from torch.distributed.fsdp import fully_shard\n"
+        "dist.init_process_group('gloo', init_method=f'file://{tempfile.mktemp()}', rank=0, world_size=1)\n"
+        "mesh, found = init_device_mesh('cpu', (1,)), []\n"
+        "x = torch.randn(7, 3, 4)\n"
+        "for package in (nn, fastrnn.torch):\n"
+        "    torch.manual_seed(0)\n"
+        "    model = nn.ModuleList([package.LSTM(4, 5, 2, bidirectional=True), package.GRU(10, 6)])\n"
+        "    def run(y):\n"
+        "        for layer in model: y = layer(y)[0]\n"
+        "        return y\n"
+        "    for layer in model: fully_shard(layer, mesh=mesh)\n"
+        "    optimizer, losses = torch.optim.Adam(model.parameters(), 0.01), []\n"
+        "    for _ in range(5):\n"
+        "        optimizer.zero_grad()\n"
+        "        run(x).square().mean().backward()\n"
+        "        optimizer.step()\n"
+        "        with torch.no_grad(): losses.append(run(x).square().mean().item())\n"
+        "    found.append(torch.tensor(losses))\n"
+        "torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=0)\n"
+        "assert found[0][0] > 1.01 * found[0][-1] > 0\n"
+        "dist.destroy_process_group()\n",
+    )
+    assert done.returncode == 0, done.stderr

@@ -67,3 +67,9 @@ def loss_and_gradients(module: Any, x: Any, call: Callable[..., Any]) -> list[An
     x = x.clone().requires_grad_()
     y = call(x)
     return [y.detach(), *torch.autograd.grad(y.square().sum(), [x, *module.parameters()])]
+
+
+def made(kind: str, *sizes: int, **options: Any) -> Any:
+    """torch.nn's module, always of the same weights."""
+    torch.manual_seed(0)
+    return getattr(nn, kind)(*(sizes or (3, 5)), **options)
