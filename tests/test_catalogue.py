@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.cell_problems import by_autograd, problem, results
 from support.tolerance import assert_close
-from test_cells import problem, results
-from test_torch_cells import by_autograd
 
 import fastrnn
 from fastrnn import catalogue

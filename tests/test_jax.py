@@ -12,9 +12,8 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
-import test_cells
 from hypothesis import strategies as st
-from support import own_cells
+from support import cell_problems, own_cells
 from support.problems import CELLS, PUBLIC, Arrays, Problem, forward, make, random_options, run
 from support.tolerance import assert_close, assert_same_bits
 
@@ -486,7 +485,7 @@ def test_vmaps_in_vmaps_of_derivatives(jax: Any, ours: Any) -> None:
 @pytest.mark.parametrize("cell", own_cells.ALL, ids=lambda cell: cell.name)
 def test_forward_mode_of_a_users_cell(cell: Any, jax: Any, ours: Any) -> None:
     """Its tangents are products with its gradients, which test_cells_of_a_users_own has seen."""
-    p = test_cells.problem(cell, (5, 3, 2, 4), lengths=True, resets=True, reverse=True)
+    p = cell_problems.problem(cell, (5, 3, 2, 4), lengths=True, resets=True, reverse=True)
     given = {"inputs": p.inputs, "e": p.e, "init": p.init}
 
     def loss(given: Any) -> Any:
@@ -563,7 +562,7 @@ def test_docstrings(module: str, ours: Any) -> None:
 @pytest.mark.parametrize("cell", own_cells.ALL, ids=lambda cell: cell.name)
 def test_cells_of_a_users_own(cell: Any, jax: Any, ours: Any) -> None:
     """Outputs and every gradient of `recurrent` are those of the cell's forward and backward, jitted and mapped."""
-    p = test_cells.problem(cell, (5, 3, 2, 7), lengths=True, resets=True)
+    p = cell_problems.problem(cell, (5, 3, 2, 7), lengths=True, resets=True)
     del p.back["dstates"]
     given = {"inputs": p.inputs, "e": p.e, "init": p.init}
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from support import own_cells
+from support.cell_problems import problem
 from support.tolerance import assert_close, assert_same_bits
-from test_cells import problem
 
 import fastrnn
 from fastrnn.cells import sigmoid, tanh
