@@ -14,25 +14,18 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from support import cell_problems, own_cells
-from support.problems import CELLS, PUBLIC, Arrays, Problem, forward, make, random_options, run
+from support.jax_problems import SIZES, by_fastrnn, by_scan, in_float64, problem, split
+from support.problems import CELLS, Arrays, Problem, forward, make, run
 from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn.backends import available_isas
 
-OUTPUTS = ("y", "h_n", "c_n")
-SIZES = (6, 4, 3, 5)
-
 
 @pytest.fixture(scope="module")
 def jax(oracle: Callable[[str], Any]) -> Iterator[Any]:
-    jax = oracle("jax")
-    settings = ("jax_enable_x64", "jax_disable_most_optimizations")  # the latter to compile fast
-    for name in settings:
-        jax.config.update(name, True)
-    yield jax
-    for name in settings:
-        jax.config.update(name, False)
+    with in_float64(oracle("jax")) as jax:
+        yield jax
 
 
 @pytest.fixture(scope="module")
@@ -40,75 +33,6 @@ def ours(jax: Any) -> Any:
     import fastrnn.jax
 
     return fastrnn.jax
-
-
-def problem(cell: str, seed: int = 0, sizes: tuple[int, int, int, int] = SIZES, **chosen: Any) -> Problem:
-    """Any options that JAX has, or those that are chosen."""
-    options = random_options(cell, sizes[0], np.random.default_rng(seed))
-    for name in ("batch_first", "checkpoint", "return_cells"):
-        options.pop(name, None)
-    return make(cell, sizes, seed=seed, **options | chosen)
-
-
-def by_fastrnn(ours: Any, given: Problem) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """From the arrays by name to the outputs by name."""
-    family, _, chosen = PUBLIC[given.cell]
-
-    def run(arrays: dict[str, Any]) -> dict[str, Any]:
-        return dict(zip(OUTPUTS, getattr(ours, family)(**arrays, **chosen, **given.options), strict=False))
-
-    return run
-
-
-def by_scan(jax: Any, given: Problem) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """The same, as JAX's users write it."""
-    jnp, sigmoid = jax.numpy, jax.nn.sigmoid
-    family, _, chosen = PUBLIC[given.cell]
-    activations = {"tanh": jnp.tanh, "relu": jax.nn.relu, "sigmoid": sigmoid, "identity": lambda a: a}
-
-    def step(w: dict[str, Any], a: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
-        h, U, b = state[0], w["U"], w.get("b_rec", 0)
-        if family == "rnn":
-            return (activations[chosen["activation"]](a + h @ U.T + b),)
-        if family == "lstm":
-            c, (p_i, p_f, p_o) = state[1], jnp.split(w["p"], 3) if "p" in w else (0, 0, 0)
-            i, f, g, o = jnp.split(a + h @ U.T + b, 4, axis=1)
-            c = sigmoid(f + p_f * c) * c + sigmoid(i + p_i * c) * jnp.tanh(g)
-            return sigmoid(o + p_o * c) * jnp.tanh(c), c
-        a_r, a_z, a_n = jnp.split(a, 3, axis=1)
-        u_r, u_z, u_n = jnp.split(h @ U.T + b, 3, axis=1)
-        r, z = sigmoid(a_r + u_r), sigmoid(a_z + u_z)
-        H = h.shape[1]
-        before = (r * h) @ U[2 * H :].T + jnp.broadcast_to(b, 3 * H)[2 * H :]
-        n = jnp.tanh(a_n + (r * u_n if chosen["reset_after"] else before))
-        return ((1 - z) * n + z * h,)
-
-    def run(arrays: dict[str, Any]) -> dict[str, Any]:
-        x, (T, B, _), H = arrays["x"], arrays["x"].shape, arrays["U"].shape[1]
-        valid = jnp.arange(T)[:, None] < jnp.broadcast_to(arrays.get("lengths", T), B)
-        resets = arrays.get("resets", jnp.zeros((T, B), bool))
-        names = ("h0", "c0") if family == "lstm" else ("h0",)
-        start = tuple(arrays.get(name, jnp.zeros((B, H), x.dtype)) for name in names)
-
-        def one(state: tuple[Any, ...], now: tuple[Any, Any, Any]) -> tuple[tuple[Any, ...], Any]:
-            a, here, reset = now
-            fresh = tuple(jnp.where(reset[:, None], 0, s) for s in state)
-            after = step(arrays, a, fresh)
-            state = tuple(jnp.where(here[:, None], new, old) for new, old in zip(after, state, strict=True))
-            return state, jnp.where(here[:, None], state[0], 0)
-
-        inputs = x @ arrays["W"].T + arrays.get("b", 0)
-        reverse = given.options.get("reverse", False)
-        final, y = jax.lax.scan(one, start, (inputs, valid, resets), reverse=reverse)
-        return dict(zip(OUTPUTS, (y, *final), strict=False))
-
-    return run
-
-
-def split(given: Problem) -> tuple[Arrays, Arrays]:
-    """The arrays that have a gradient, and the others."""
-    real = {name: a for name, a in given.inputs.items() if a.dtype.kind == "f"}
-    return real, {name: a for name, a in given.inputs.items() if name not in real}
 
 
 def compiled(jax: Any, run: Callable[..., dict[str, Any]], given: Problem) -> Callable[[], Arrays]:
@@ -161,7 +85,7 @@ def test_any_arguments(
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_float32(cell: str, jax: Any, ours: Any) -> None:
+def test_float32_has_the_bits_of_the_functional_interface(cell: str, jax: Any, ours: Any) -> None:
     """The bits of the functional interface."""
     given = problem(cell).astype(np.float32)
     expected = forward(given)
@@ -169,7 +93,7 @@ def test_float32(cell: str, jax: Any, ours: Any) -> None:
         assert_same_bits({name: np.asarray(a) for name, a in call(given.inputs).items()}, expected)
 
 
-def test_one_sequence(jax: Any, ours: Any) -> None:
+def test_one_sequence_needs_no_axis_of_the_batch(jax: Any, ours: Any) -> None:
     """x (T, I), and nothing else has a batch axis either."""
     given = problem("lstm", sizes=(7, 1, 3, 5), lengths=True, resets=True, states=("h0", "c0")).changed(lengths=[5])
     axes = {"x": 1, "resets": 1, "h0": 0, "c0": 0, "lengths": 0}
@@ -192,7 +116,7 @@ MAPPED = {
 
 @pytest.mark.parametrize("names", MAPPED)
 @pytest.mark.parametrize("cell", ["gru_after", "gru_before"])
-def test_vmap(cell: str, names: str, jax: Any, ours: Any) -> None:
+def test_vmap_gives_each_what_it_has_alone(cell: str, names: str, jax: Any, ours: Any) -> None:
     """Each of them as alone; sequences of shared weights in one call of the kernels."""
     several = [problem(cell, lengths=True, resets=True, biases=("b", "b_rec"), states=("h0",), reverse=True)]
     mapped, one_by_one = MAPPED[names]
@@ -238,7 +162,7 @@ def test_gradients_by_vmap(names: tuple[str, ...], jax: Any, ours: Any) -> None:
     assert_close(both(by_fastrnn(ours, given)), both(by_scan(jax, given)))
 
 
-def test_inside_a_scan(jax: Any, ours: Any) -> None:
+def test_training_inside_a_scan_learns_as_with_lax_scan(jax: Any, ours: Any) -> None:
     """Training steps in a loop of JAX's own, as its users write them: the loss falls as with lax.scan."""
     given = problem("gru_after", lengths=False, resets=False, biases=("b", "b_rec"), states=(), reverse=False)
     real, _ = split(given)
@@ -312,7 +236,7 @@ ON_EVERY_ISA: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("cell", ON_EVERY_ISA)
-def test_every_instruction_set(cell: str, jax: Any, ours: Any) -> None:
+def test_a_program_keeps_its_instruction_set(cell: str, jax: Any, ours: Any) -> None:
     """A program keeps that of its trace: its outputs and gradients have the bits of the functional interface there."""
     dtype, options = ON_EVERY_ISA[cell]
     given = problem(cell, sizes=(5, 3, 7, 19), **options).astype(dtype)
@@ -338,7 +262,7 @@ def test_a_backward_has_the_instruction_set_of_its_forward(jax: Any, ours: Any) 
         assert_same_bits(got, {name: a for name, a in expected.items() if name in got})
 
 
-def test_recomputed(jax: Any, ours: Any) -> None:
+def test_checkpointing_has_the_same_bits(jax: Any, ours: Any) -> None:
     """`jax.checkpoint` keeps nothing, and has the same bits."""
     given = problem("lstm", lengths=True)
     kept = value_and_gradients(jax, by_fastrnn(ours, given), given)
@@ -362,197 +286,6 @@ def test_other_backends_are_refused(ours: Any) -> None:
         ours.lstm(np.ones((5, 2, 3)), np.ones((16, 3)), np.ones((16, 4)))
 
 
-# --- what the cells' equations compute
-
-slow = pytest.mark.filterwarnings("ignore:fastrnn.jax. .*, which is slow:RuntimeWarning")
-
-SMALL = (3, 2, 2, 3)
-
-
-def both(jax: Any, ours: Any, given: Problem, make: Callable[..., Any]) -> None:
-    """What `make` makes of fastrnn's function and of the scan's, from the real arrays to outputs, is the same."""
-    real, fixed = split(given)
-    found = []
-    for call in (by_fastrnn(ours, given), by_scan(jax, given)):
-        arrays = jax.jit(make(lambda real, call=call: call(real | fixed)))(real)
-        found.append({str(path): np.asarray(a) for path, a in jax.tree_util.tree_leaves_with_path(arrays)})
-    assert_close(*found)
-
-
-def loss(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Of every output, linear in none."""
-    return lambda real: sum(((a + 0.5) ** 3).sum() for a in call(real).values())
-
-
-def tangents_of(real: dict[str, Any]) -> dict[str, Any]:
-    rng = np.random.default_rng(5)
-    return {name: rng.standard_normal(np.shape(a)) for name, a in real.items()}
-
-
-@slow
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("seed", range(2))
-def test_forward_mode(seed: int, cell: str, jax: Any, ours: Any) -> None:
-    """Outputs and tangents, by random tangents of every array."""
-    both(jax, ours, problem(cell, seed), lambda call: lambda real: jax.jvp(call, (real,), (tangents_of(real),)))
-
-
-@slow
-@pytest.mark.parametrize("cell", ["lstm_peephole", "gru_before"])
-def test_second_derivatives(cell: str, jax: Any, ours: Any) -> None:
-    """Products with the Hessian of every array, in each of the four orders."""
-    given = problem(cell, 3, SMALL, lengths=True, resets=True, reverse=True)
-    along = tangents_of(split(given)[0])
-
-    def forward(f: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda real: jax.jvp(f, (real,), (along,))[1]
-
-    def backward(f: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda real: sum((a * along[name]).sum() for name, a in jax.grad(f)(real).items())
-
-    def orders(call: Callable[..., Any]) -> Callable[..., Any]:
-        f = loss(call)
-        found = (jax.grad(forward(f)), jax.grad(backward(f)), forward(jax.grad(f)), forward(forward(f)))
-        return lambda real: [d(real) for d in found]
-
-    both(jax, ours, given, orders)
-
-
-@slow
-def test_third_derivative(jax: Any, ours: Any) -> None:
-    given = problem("rnn_tanh", 3, SMALL, lengths=True, resets=True, reverse=True)
-    along = tangents_of(split(given)[0])
-
-    def backward(f: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda real: sum((a * along[name]).sum() for name, a in jax.grad(f)(real).items())
-
-    both(jax, ours, given, lambda call: jax.grad(backward(backward(loss(call)))))
-
-
-@slow
-def test_hessian(jax: Any, ours: Any) -> None:
-    both(jax, ours, problem("rnn_tanh", 1, SMALL), lambda call: jax.hessian(loss(call)))
-
-
-@slow
-@pytest.mark.parametrize("names", [("x", "h0"), ("W", "U"), ("x", "W", "b", "c0")])
-def test_vmaps_of_derivatives(names: tuple[str, ...], jax: Any, ours: Any) -> None:
-    """Over sequences, weights, and both: around and inside of either mode."""
-    given = problem("lstm", 0, SMALL, lengths=True, resets=True, biases=("b",), states=("h0", "c0"))
-    axes = {name: 0 if name in names else None for name in split(given)[0]}
-
-    def several(real: dict[str, Any]) -> dict[str, Any]:
-        return {name: jax.numpy.stack([a, 0.5 * a, a + 0.1]) if name in names else a for name, a in real.items()}
-
-    def mapped(call: Callable[..., Any]) -> Callable[..., Any]:
-        return jax.vmap(call, (axes,))
-
-    def all_of_them(call: Callable[..., Any]) -> Callable[..., Any]:
-        def run(real: dict[str, Any]) -> Any:
-            many = several(real)
-            along = lambda call: lambda a: jax.jvp(call, (a,), (jax.tree.map(jax.numpy.sin, a),))  # noqa: E731
-            return [
-                mapped(along(call))(many),
-                along(mapped(call))(many),
-                mapped(jax.grad(loss(call)))(many),
-                jax.grad(loss(mapped(call)))(many),
-                jax.grad(lambda a: sum((d**2).sum() for d in mapped(jax.grad(loss(call)))(a).values()))(many),
-            ]
-
-        return run
-
-    both(jax, ours, given, all_of_them)
-
-
-def test_vmaps_in_vmaps_of_derivatives(jax: Any, ours: Any) -> None:
-    """First gradients through two of them are the kernels'."""
-    given = problem("gru_after", 0, SMALL, lengths=False, resets=False, biases=("b",), states=())
-
-    def twice(call: Callable[..., Any]) -> Callable[..., Any]:
-        over_x = jax.vmap(loss(call), ({"x": 0, "W": None, "U": None, "b": None},))
-        over_both = jax.vmap(over_x, ({"x": None, "W": 0, "U": 0, "b": None},))
-
-        def run(real: dict[str, Any]) -> Any:
-            many = {n: jax.numpy.stack([a, -a]) if n != "b" else a for n, a in real.items()}
-            return jax.grad(lambda many: over_both(many).sum())(many)
-
-        return run
-
-    both(jax, ours, given, twice)
-
-
-@slow
-@pytest.mark.parametrize("cell", own_cells.ALL, ids=lambda cell: cell.name)
-def test_forward_mode_of_a_users_cell(cell: Any, jax: Any, ours: Any) -> None:
-    """Its tangents are products with its gradients, which test_cells_of_a_users_own has seen."""
-    p = cell_problems.problem(cell, (5, 3, 2, 4), lengths=True, resets=True, reverse=True)
-    given = {"inputs": p.inputs, "e": p.e, "init": p.init}
-
-    def loss(given: Any) -> Any:
-        options = {"e": given["e"] or None, "init": given["init"]} | p.options
-        y, final = ours.recurrent(cell, **given["inputs"], **options)
-        return (y * p.back["dy"]).sum() + sum((a * d).sum() for a, d in zip(final, p.back["dfinal"], strict=True))
-
-    rng = np.random.default_rng(1)
-    along = jax.tree.map(lambda a: rng.standard_normal(a.shape), given)
-    value, tangent = jax.jit(lambda a, b: jax.jvp(loss, (a,), (b,)))(given, along)
-    expected, grads = jax.value_and_grad(loss)(given)
-    parts = jax.tree.map(lambda d, v: (d * v).sum(), grads, along)
-    assert_close(
-        {"value": np.asarray(value), "tangent": np.asarray(tangent)},
-        {"value": np.asarray(expected), "tangent": np.asarray(sum(jax.tree.leaves(parts)))},
-    )
-
-
-@slow
-def test_equations_see_nothing_behind_an_end(jax: Any, ours: Any) -> None:
-    """Not even infinity."""
-    given = problem("lstm", 0, lengths=True, resets=False, biases=("b",), states=(), reverse=False)
-    behind = np.arange(SIZES[0])[:, None] >= given.inputs["lengths"]
-    assert behind.any()
-    real, fixed = split(given)
-    found = []
-    for value in (np.inf, 0.0):
-        arrays = real | {"x": np.where(behind[:, :, None], value, real["x"])}
-        run = jax.jit(lambda real: jax.jvp(lambda r: by_fastrnn(ours, given)(r | fixed), (real,), (tangents_of(real),)))
-        found.append({f"{i} {n}": np.asarray(a) for i, part in enumerate(run(arrays)) for n, a in part.items()})
-    assert_same_bits(*found)
-
-
-def test_first_gradients_are_the_kernels(jax: Any, ours: Any) -> None:
-    """One call forward and one backward, and no loop of JAX's, in the program of a gradient."""
-    given = problem("lstm", lengths=True, resets=True, biases=("b",), states=("h0",), reverse=False)
-    real, fixed = split(given)
-    run = jax.grad(lambda real: sum((a**2).sum() for a in by_fastrnn(ours, given)(real | fixed).values()))
-    text = jax.jit(run).lower(real).as_text()
-    calls = [text.count(name) for name in ("@fastrnn_forward", "@fastrnn_backward", "stablehlo.while")]
-    assert calls == [1, 1, 0]
-
-
-def test_it_says_so_once(python: Callable[..., Any], jax: Any) -> None:
-    """For each reason; and not for a first gradient."""
-    code = """
-import warnings, jax, jax.numpy as jnp, fastrnn.jax
-x, W, U = jnp.ones((5, 2, 3)), jnp.ones((16, 3)), jnp.ones((16, 4))
-def loss(x):
-    return (fastrnn.jax.lstm(x, W, U)[0] ** 2).sum()
-def told(call):
-    with warnings.catch_warnings(record=True) as found:
-        warnings.simplefilter("always")
-        call(x)
-    return [str(w.message) for w in found if w.category is RuntimeWarning]
-assert not told(jax.grad(loss))
-for call in (lambda x: jax.jvp(loss, (x,), (x,)), jax.grad(lambda x: jax.grad(loss)(x).sum())):
-    print(*told(call), sep=", ")
-    assert not told(call)
-"""
-    done = python("-c", code)
-    assert done.returncode == 0, done.stderr
-    reasons = "forward-mode derivatives", "gradients of gradients"
-    rest = "are computed by the cell's equations, step by step, which is slow"
-    assert done.stdout.splitlines() == [f"fastrnn.jax: {reason} {rest}" for reason in reasons]
-
-
 @pytest.mark.parametrize("module", ["jax"])
 def test_docstrings(module: str, ours: Any) -> None:
     failed, attempted = doctest.testmod(importlib.import_module(f"fastrnn.{module}"))
@@ -560,7 +293,7 @@ def test_docstrings(module: str, ours: Any) -> None:
 
 
 @pytest.mark.parametrize("cell", own_cells.ALL, ids=lambda cell: cell.name)
-def test_cells_of_a_users_own(cell: Any, jax: Any, ours: Any) -> None:
+def test_a_users_cell_has_its_outputs_and_gradients(cell: Any, jax: Any, ours: Any) -> None:
     """Outputs and every gradient of `recurrent` are those of the cell's forward and backward, jitted and mapped."""
     p = cell_problems.problem(cell, (5, 3, 2, 7), lengths=True, resets=True)
     del p.back["dstates"]
@@ -622,7 +355,7 @@ else: raise AssertionError("a result that differs between parts was taken for on
 
 
 @pytest.mark.filterwarnings("ignore:fastrnn.jax")
-def test_sharded_over_devices(jax: Any, python: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sharded_over_devices_as_on_one(jax: Any, python: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """In a shard_map with its checks: values, every gradient, tangents, second derivatives, as on one device."""
     if not hasattr(jax, "shard_map"):
         pytest.skip("an older JAX")
