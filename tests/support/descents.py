@@ -67,3 +67,34 @@ def descend(optimizer: Optimizer, p: Arrays, steps: range = range(STEPS)) -> lis
         optimizer.step(p, grads)
         losses.append(loss)
     return losses
+
+
+def make(kind: str, **options: Any) -> Optimizer:
+    cls, given = KINDS[kind]
+    return cls(**given, **options)
+
+
+def by_the_book(kind: str, p: Any, grads: list[Any], steps: list[int] | None = None) -> Any:
+    """The equations as the docstrings have them, one after the other; in these steps, counted from 1, if not all."""
+    cls, given = KINDS[kind]
+    defaults = {"lr": 0.001 if cls in (Adam, AdamW) else 0.01, "wd": 0.01 if cls is AdamW else 0.0}
+    a, d = given.get("learning_rate", defaults["lr"]), given.get("weight_decay", defaults["wd"])
+    e, mu = given.get("epsilon", 1e-8), given.get("momentum", 0.0)
+    b1, b2, r = given.get("beta_1", 0.9), given.get("beta_2", 0.999), given.get("rho", 0.99)
+    m = v = b = np.zeros_like(p)
+    for t, g in zip(steps or range(1, len(grads) + 1), grads, strict=True):
+        if cls is not AdamW:
+            g = g + d * p
+        if cls is SGD:
+            b = mu * b + g
+            p = p - a * (g + mu * b if given.get("nesterov") else b)
+        elif cls is RMSprop:
+            v = r * v + (1 - r) * g**2
+            b = mu * b + g / (np.sqrt(v) + e)
+            p = p - a * b
+        else:
+            m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+            if cls is AdamW:
+                p = p - a * d * p
+            p = p - a * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + e)
+    return p
