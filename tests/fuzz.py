@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +24,14 @@ import numpy as np
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-from support import crowded  # noqa: F401
+from support import crowded, damaged_files  # noqa: F401
+from support.fuzzing import Check, counts, failure, same, shrunk
 from support.problems import BIASES, CELLS, INITIAL, PUBLIC, Arrays, Problem, batch_first, make, run
 from support.promises import BY_STEP, in_a_batch, inferred, padded, split, streamed
 from support.stacks import named
 from support.tolerance import Evaluate, RoundingDecides, assert_rounded
 
 import fastrnn
-from fastrnn import training
 from fastrnn.backends import available_isas
 
 ISAS = available_isas()
@@ -52,22 +50,6 @@ VALUES: dict[str, tuple[float, float]] = {
     "inf": (np.inf, np.inf),
     "-inf": (-np.inf, -np.inf),
 }
-
-counts: Counter[str] = Counter()
-
-
-def same(got: Arrays, expected: Arrays, what: str, only: Any = None) -> None:
-    for name in only or expected:
-        a, b = got[name], expected[name]
-        assert (a.shape, a.dtype) == (b.shape, b.dtype), (
-            f"{what}: {name} is {a.dtype} {a.shape}, not {b.dtype} {b.shape}"
-        )
-        if a.tobytes() != b.tobytes():  # NaNs may differ in their sign and payload
-            a, b = (np.where(np.isnan(c), c.dtype.type(np.nan), c) for c in (a, b))
-            assert a.tobytes() == b.tobytes(), f"{what}: {name} has other bits in {np.sum(a != b)} elements"
-            counts["other NaN"] += 1
-    counts[what] += 1
-
 
 # ---- how arrays lie ----
 
@@ -344,192 +326,23 @@ def check_layer(case: Layer) -> None:
     judge(got, exact, lambda: both(x.astype(np.float64), wide, more))
 
 
-# ---- damaged files ----
-
-
-@dataclass
-class File:
-    """A file of weights, or a checkpoint, with some bytes changed."""
-
-    seed: int
-    whole: bool = False  #: a checkpoint
-    changes: list[tuple[int, int]] = field(default_factory=list)  #: (place, byte)
-    cut: int = 0  #: bytes lost at the end
-    text: tuple[str, str] = ("", "")  #: replaced in the header
-
-
-WORDS = (
-    '"version":1',
-    '"epoch":1',
-    '"layers"',
-    '"rng"',
-    '"history"',
-    '"optimizer"',
-    '"callbacks"',
-    "PCG64",
-    "F32",
-    "U64",
-)
-WORSE = (
-    '""',
-    "null",
-    "[]",
-    "{}",
-    "-1",
-    "1e999",
-    '"x"',
-    "0",
-    "F64",
-    '"F16"',
-    "99999999999999999999",
-    "\\u0000",
-    "NaN",
-    "true",
-)
-
-
-def model() -> Any:
-    net = fastrnn.Sequential(
-        [fastrnn.GRU(2, 3, reset_after=True, return_sequences=False, rng=0), fastrnn.Dense(3, 1, rng=1)]
-    )
-    net.compile("adam", "mse")
-    return net
-
-
-X, Y = np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 2, 2), np.zeros((4, 1), np.float32)
-
-
-class Originals:
-    """What is damaged, written once."""
-
-    def __init__(self) -> None:
-        self.directory = tempfile.TemporaryDirectory()
-        self.path = Path(self.directory.name) / "file"
-        net = model()
-        callbacks = [training.Checkpoint(self.path), training.EarlyStopping("loss")]
-        net.fit(X, Y, epochs=1, callbacks=callbacks, rng=0)
-        self.checkpoint = self.path.read_bytes()
-        net.save_weights(self.path)
-        self.weights = self.path.read_bytes()
-        self.model = model()
-        self.before = self.model.state_dict()
-
-
-originals: Originals
-
-
-def random_file(rng: np.random.Generator) -> File:
-    whole = bool(rng.integers(2))
-    size = len(originals.checkpoint if whole else originals.weights)
-    header = int.from_bytes((originals.checkpoint if whole else originals.weights)[:8], "little") + 8
-    kind = rng.integers(4)
-    most = header if kind < 2 else size
-    places = rng.integers(0, most, rng.integers(1, 5)) if kind != 3 else []
-    new = rng.choice([*b'0123456789{}[]",:-eE.\\', *range(256)], len(places))
-    text = (str(rng.choice(WORDS)), str(rng.choice(WORSE))) if kind == 3 else ("", "")
-    if text[0].startswith('"') and text[0].endswith(('"', "1")) and rng.integers(2):
-        text = (text[0], text[0].split(":")[0] + ":" + text[1] + ("," if ":" not in text[0] else ""))
-    cut = int(rng.integers(1, size)) if rng.random() < 0.05 else 0
-    return File(
-        int(rng.integers(2**31)), whole, [(int(a), int(b)) for a, b in zip(places, new, strict=True)], cut, text
-    )
-
-
-def check_file(case: File) -> None:
-    data = bytearray(originals.checkpoint if case.whole else originals.weights)
-    for place, byte in case.changes:
-        data[place] = byte
-    if case.text[0]:
-        n = int.from_bytes(data[:8], "little")
-        escaped = case.text[0].replace('"', '\\"').encode(), case.text[1].replace('"', '\\"').encode()
-        head = bytes(data[8 : 8 + n])
-        head = (
-            head.replace(*escaped) if escaped[0] in head else head.replace(case.text[0].encode(), case.text[1].encode())
-        )
-        data = bytearray(len(head).to_bytes(8, "little") + head + data[8 + n :])
-    check_bytes(bytes(data[: len(data) - case.cut]))
-
-
-def check_bytes(data: bytes) -> None:
-    """The file is refused, and the model is as it was, or it is read: then everything has its shape and dtype."""
-    originals.path.write_bytes(data)
-    net = originals.model
-    for resume in (False, True):
-        net.load_state_dict(originals.before)
-        net.compile("adam", "mse")
-        refused = None
-        try:
-            if resume:
-                callbacks = [training.EarlyStopping("loss")]
-                net.fit(X, Y, epochs=2, callbacks=callbacks, rng=0, resume=originals.path)
-            else:
-                net.load_weights(originals.path)
-        except (ValueError, KeyError) as error:
-            refused = error
-        counts["file refused" if refused else "file read"] += 1
-        now = net.state_dict()
-        for name, before in originals.before.items():
-            assert (now[name].shape, now[name].dtype) == (before.shape, before.dtype), name
-        if refused:
-            expected = ("resume: ",) if resume else ("path: ", "state: ", *originals.before)
-            assert str(refused).strip("'").startswith(expected), repr(refused)
-            same(now, originals.before, "file")
-
-
 # ---- running ----
 
-Check = Callable[[Any], None]
 KINDS: dict[str, tuple[Callable[[np.random.Generator], Any], Check]] = {
     "calls": (random_call, check_call),
     "layers": (random_layer, check_layer),
-    "files": (random_file, check_file),
+    "files": (damaged_files.random_file, damaged_files.check_file),
 }
-
-
-def failure(check: Check, case: Any) -> str | None:
-    try:
-        check(case)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
-def simpler(case: Any) -> Iterator[Any]:
-    """One parameter made smaller, or its default."""
-    for f in fields(case):
-        value = getattr(case, f.name)
-        if f.name in ("T", "B", "I", "H"):
-            yield from (replace(case, **{f.name: n}) for n in {1, value // 2, value - 1} if 1 <= n < value)
-        elif f.name == "changes":
-            yield from (replace(case, changes=value[:i] + value[i + 1 :]) for i in range(len(value)))
-        elif f.name not in ("seed", "cell", "whole") and value != f.default:
-            yield replace(case, **{f.name: f.default})
-
-
-def shrunk(check: Check, case: Any) -> Any:
-    """The simplest case that fails as this one does, by the first word of the message."""
-
-    def kind(case: Any) -> str:
-        return " ".join((failure(check, case) or "").split()[:2])
-
-    wanted, start = kind(case), time.monotonic()
-    while time.monotonic() - start < 20:
-        found = next((c for c in itertools.islice(simpler(case), 100) if kind(c) == wanted), None)
-        if found is None:
-            break
-        case = found
-    return case
 
 
 def snippet(kind: str, case: Any) -> str:
     arguments = ", ".join(f"{k}={v!r}" for k, v in asdict(case).items())
-    start = "fuzz.originals = fuzz.Originals()\n" if kind == "files" else ""
-    made = f"fuzz.KINDS[{kind!r}][1](fuzz.{type(case).__name__}({arguments}))"
-    return f"import sys; sys.path[:0] = ['tests']\nimport fuzz\n{start}{made}"
+    where = "fuzz.damaged_files" if kind == "files" else "fuzz"
+    made = f"fuzz.KINDS[{kind!r}][1]({where}.{type(case).__name__}({arguments}))"
+    return f"import sys; sys.path[:0] = ['tests']\nimport fuzz\n{made}"
 
 
 def main() -> int:
-    global originals
     parser = argparse.ArgumentParser(description="Compare random cases with the reference.")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=None)
@@ -537,7 +350,6 @@ def main() -> int:
     given = parser.parse_args()
     seed = np.random.SeedSequence().entropy % 2**32 if given.seed is None else given.seed
     print(f"seed {seed}, on {', '.join(ISAS)}", flush=True)
-    originals = Originals()
     rng, failed, start = np.random.default_rng(seed), 0, time.monotonic()
     kinds = given.only or list(KINDS)
     odds = np.array([{"calls": 0.8, "layers": 0.1, "files": 0.1}[k] for k in kinds])
