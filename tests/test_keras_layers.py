@@ -1,4 +1,4 @@
-"""`fastrnn.keras` against Keras' own layers, on its torch backend."""
+"""`fastrnn.keras` against Keras' own layers, on its torch backend: any arguments, outputs and gradients."""
 
 from __future__ import annotations
 
@@ -14,18 +14,12 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from support.problems import Arrays
+from support.keras_layers import FLOAT32, LAYERS, B, H, I, T, outputs_and_gradients, pair
 from support.tolerance import assert_close, assert_same_bits
 
 # Keras' variables do not know NumPy 2's __array__(copy=).
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-#: Keras multiplies float64 matrices in float32, except where it has a shortcut for sequences without a mask.
-FLOAT32 = 5e-6
 LEAST = 0.1  # what rounding in the middle of a sum of numbers of about 1 is relative to
-
-LAYERS = ("SimpleRNN", "GRU", "LSTM")
-T, B, I, H = 9, 5, 3, 7
 
 
 @pytest.fixture(scope="module")
@@ -33,40 +27,6 @@ def ours(keras: Any) -> Any:
     import fastrnn.keras
 
     return fastrnn.keras
-
-
-def pair(keras: Any, ours: Any, name: str, **options: Any) -> tuple[Any, Any]:
-    """Keras' layer and ours with its weights, none of them zero."""
-    both = [getattr(module, name)(H, **{"dtype": "float64"} | options) for module in (keras.layers, ours)]
-    for layer in both:
-        layer.build((B, T, I))
-    rng = np.random.default_rng(0)
-    weights = [rng.uniform(-0.6, 0.6, w.shape) for w in both[0].get_weights()]
-    for layer in both:
-        layer.set_weights(weights)
-    return both[0], both[1]
-
-
-def outputs_and_gradients(
-    layer: Any, x: np.ndarray, mask: Any, initial: list[np.ndarray], training: bool = False
-) -> Arrays:
-    """Every output of two calls in a row, and the gradient of a random sum of those of the second."""
-    import torch
-
-    torch.manual_seed(0)  # for the seed of a SimpleRNN's, which Keras loses when a Bidirectional copies it
-    leaves = [torch.tensor(a, requires_grad=True) for a in (x, *initial)]
-    given: dict[str, Any] = {"training": training} | ({} if mask is None else {"mask": torch.tensor(mask)})
-    given |= {"initial_state": leaves[1:]} if initial else {}
-    named, loss, rng = {}, 0, np.random.default_rng(1)
-    for call in range(2):
-        results = layer(leaves[0], **given)
-        for k, y in enumerate(results if isinstance(results, tuple | list) else [results]):
-            named[f"{call}.{k}"] = y.detach().numpy().copy()
-            if call:
-                loss = loss + (y * torch.tensor(rng.standard_normal(tuple(y.shape)))).sum()
-    leaves += [variable.value for variable in layer.trainable_variables]
-    gradients = torch.autograd.grad(loss, leaves)
-    return named | {f"d{k}": g.numpy() for k, g in enumerate(gradients)}
 
 
 #: Keras' words for functions that cells of ours have in the place of tanh and sigmoid.
@@ -79,7 +39,7 @@ ACTIVATIONS = (
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("k", range(len(ACTIVATIONS)))
 @pytest.mark.parametrize("name", ["GRU before", "GRU after", "LSTM"])
-def test_activations(name: str, k: int, dtype: str, keras: Any, ours: Any) -> None:
+def test_every_activation_in_every_place(name: str, k: int, dtype: str, keras: Any, ours: Any) -> None:
     """Each function in each place, by every implementation of Keras'."""
     name, _, reset = name.partition(" ")
     options: dict[str, Any] = {"activation": ACTIVATIONS[k], "recurrent_activation": ACTIVATIONS[k - 8]}
@@ -124,7 +84,7 @@ RATES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("k", range(len(RATES)))
 @pytest.mark.parametrize("name", ["SimpleRNN", "GRU before", "GRU after", "LSTM"])
-def test_dropout(name: str, k: int, dtype: str, keras: Any, ours: Any) -> None:
+def test_dropout_has_the_masks_of_keras(name: str, k: int, dtype: str, keras: Any, ours: Any) -> None:
     """Equal seeds drop the same, in every call anew, a gate at a time where Keras has a mask for each."""
     name, _, reset = name.partition(" ")
     options = RATES[k] | {"seed": 1, "return_sequences": k > 0} | ({"reset_after": reset == "after"} if reset else {})
@@ -135,24 +95,7 @@ def test_dropout(name: str, k: int, dtype: str, keras: Any, ours: Any) -> None:
         expect_the_same(keras, ours, name, dtype, options, training)
 
 
-def test_dropout_drops(ours: Any) -> None:
-    """In training alone, which an inference between trainings does not notice."""
-    import torch
-
-    lstm, x = ours.LSTM(H, recurrent_dropout=0.5, seed=1), np.ones((B, T, I), np.float32)
-    plain = ours.LSTM(H)
-    for layer in (lstm, plain):
-        layer.build(x.shape)
-    plain.set_weights(lstm.get_weights())
-    with torch.no_grad():
-        assert (lstm(x) == plain(x)).all()
-        first, again = lstm(x, training=True), lstm(x, training=True)
-        assert (lstm(x) == plain(x)).all()
-    assert (first != again).any()  # masks are of one call
-    assert (first != first[0]).any()  # and of one sequence
-
-
-def test_a_function_of_the_same_name(ours: Any) -> None:
+def test_a_function_of_the_same_name_is_refused(ours: Any) -> None:
     """Keras writes down its name alone."""
 
     def tanh(a: Any) -> Any:
@@ -176,7 +119,7 @@ def masks() -> dict[str, np.ndarray | None]:
 @pytest.mark.parametrize("mask", masks())
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("seed", range(3))
-def test_outputs_and_gradients(seed: int, name: str, mask: str, keras: Any, ours: Any) -> None:
+def test_outputs_and_gradients_are_those_of_keras(seed: int, name: str, mask: str, keras: Any, ours: Any) -> None:
     """Options at random."""
     rng = np.random.default_rng([seed, len(mask)])
     names = ("return_sequences", "return_state", "go_backwards", "stateful", "use_bias", "zero_output_for_mask")
@@ -256,7 +199,7 @@ def test_any_arguments(case: dict[str, Any], keras: Any, ours: Any) -> None:
 @pytest.mark.parametrize("rate", [0.0, 0.4])
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_half_precision(name: str, policy: str, rate: float, keras: Any, ours: Any) -> None:
+def test_half_precision_computes_in_float32(name: str, policy: str, rate: float, keras: Any, ours: Any) -> None:
     """The kernels compute in float32 what Keras rounds at every step; what comes out has Keras' type."""
     import torch
 
@@ -276,47 +219,7 @@ def test_half_precision(name: str, policy: str, rate: float, keras: Any, ours: A
         assert_close({"": got}, {"": expected}, 0.02)
 
 
-@pytest.mark.filterwarnings("ignore:fastrnn.torch. gradients of gradients:RuntimeWarning")
-@pytest.mark.parametrize("options", [{}, {"recurrent_dropout": 0.4, "dropout": 0.4, "seed": 1}])
-def test_gradient_of_a_gradient(options: dict[str, Any], keras: Any, ours: Any) -> None:
-    """With a mask; in float32, as Keras multiplies."""
-    import torch
-
-    theirs, mine = both(keras, ours, **options)
-    found = []
-    for layer in (theirs, mine):
-        x = torch.linspace(-1, 1, 24).reshape(2, 4, 3).requires_grad_()
-        y = layer(x, mask=torch.tensor([[1, 1, 0, 1], [1, 1, 1, 1]]).bool(), training=True)
-        (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-        found.append(torch.autograd.grad(dx.square().sum(), x)[0].numpy())
-    assert_close({"": found[1]}, {"": found[0]}, FLOAT32)
-
-
-@pytest.mark.filterwarnings("ignore:fastrnn.torch. forward-mode derivatives:RuntimeWarning")
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-@pytest.mark.parametrize("options", [{}, {"recurrent_dropout": 0.4, "dropout": 0.4, "seed": 1}])
-def test_forward_mode(options: dict[str, Any], keras: Any, ours: Any) -> None:
-    import torch
-
-    x = torch.linspace(-1, 1, 24).reshape(2, 4, 3)
-    found = []
-    for layer in both(keras, ours, **options):
-        with torch.autograd.forward_ad.dual_level():
-            y = layer(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)), training=True)
-            found.append(torch.autograd.forward_ad.unpack_dual(y).tangent.detach().numpy())
-    assert_close({"": found[1]}, {"": found[0]}, FLOAT32)
-
-
-def both(keras: Any, ours: Any, **options: Any) -> tuple[Any, Any]:
-    """A GRU of Keras and of ours, of the same weights."""
-    theirs, mine = keras.layers.GRU(5, **options), ours.GRU(5, **options)
-    for layer in (theirs, mine):
-        layer.build((2, 4, 3))
-    mine.set_weights(theirs.get_weights())
-    return theirs, mine
-
-
-def test_on_the_cpu_alone(ours: Any) -> None:
+def test_tensors_elsewhere_are_refused(ours: Any) -> None:
     import torch
 
     layer = ours.LSTM(4)
@@ -327,7 +230,7 @@ def test_on_the_cpu_alone(ours: Any) -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_in_a_time_distributed(name: str, keras: Any, ours: Any) -> None:
+def test_layers_work_in_a_time_distributed(name: str, keras: Any, ours: Any) -> None:
     x = np.random.default_rng(8).standard_normal((2, 4, T, I)).astype(np.float32)
     layers = [keras.layers.TimeDistributed(getattr(module, name)(H)) for module in (keras.layers, ours)]
     for layer in layers:
@@ -335,51 +238,6 @@ def test_in_a_time_distributed(name: str, keras: Any, ours: Any) -> None:
         layer.set_weights(layers[0].get_weights())
     expected, got = (layer(x).detach().numpy() for layer in layers)
     assert_close({"y": got}, {"y": expected}, FLOAT32)
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_state_is_not_overwritten_before_backward(name: str, keras: Any, ours: Any) -> None:
-    """A stateful layer starts from its state, and its gradient is that of what it started from."""
-    import torch
-
-    x = np.random.default_rng(3).standard_normal((B, T, I))
-    _, free = pair(keras, ours, name, return_state=True)
-    _, stateful = pair(keras, ours, name, stateful=True)
-    _, *state = free(x)
-    stateful(x)
-    expected, got = free(x, initial_state=[s.detach() for s in state])[0], stateful(x)
-    kernels = [layer.trainable_variables[1].value for layer in (free, stateful)]
-    exact, dU = (torch.autograd.grad((y**2).sum(), U)[0].numpy() for y, U in zip((expected, got), kernels, strict=True))
-    assert_close({"dU": dU}, {"dU": exact})
-
-
-@pytest.mark.parametrize("options", [{}, {"recurrent_dropout": 0.2}, {"recurrent_dropout": 0.2, "dropout": 0.2}])
-@pytest.mark.parametrize("name", LAYERS)
-def test_training(name: str, options: dict[str, Any], keras: Any, ours: Any) -> None:
-    """A model with an embedding that masks, and two layers of two directions, learns in the same steps."""
-    import torch
-
-    rng = np.random.default_rng(4)
-    keras.utils.set_random_seed(0)
-    words, classes = rng.integers(0, 11, (20, T)), rng.integers(0, 2, 20)
-    losses, start = [], None
-    for layer in (getattr(keras.layers, name), getattr(ours, name)):
-        model = keras.Sequential(
-            [
-                keras.Input((T,)),
-                keras.layers.Embedding(11, 6, mask_zero=True),
-                keras.layers.Bidirectional(layer(H, return_sequences=True, seed=1, **options)),
-                keras.layers.Bidirectional(layer(H, seed=2, **options)),
-                keras.layers.Dense(1),
-            ]
-        )
-        start = model.get_weights() if start is None else start
-        model.set_weights(start)
-        model.compile(keras.optimizers.Adam(0.01), "mse")
-        torch.manual_seed(0)  # for the seed of a SimpleRNN's, which Keras loses when a Bidirectional copies it
-        losses.append(model.fit(words, classes, epochs=3, batch_size=8, shuffle=False, verbose=0).history["loss"])
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
-    assert options or losses[1][-1] < losses[1][0]  # with dropout three epochs promise nothing
 
 
 def test_a_model_goes_to_a_file_and_back(keras: Any, ours: Any, tmp_path: Path) -> None:
@@ -414,7 +272,7 @@ def test_a_model_goes_to_a_file_and_back(keras: Any, ours: Any, tmp_path: Path) 
         ("GRU", {"use_cudnn": True}, r'use_cudnn: expected "auto" or False \(fastrnn runs on the CPU\), got True'),
     ],
 )
-def test_what_is_refused(name: str, options: dict[str, Any], message: str, ours: Any) -> None:
+def test_unsupported_arguments_are_refused(name: str, options: dict[str, Any], message: str, ours: Any) -> None:
     with pytest.raises(ValueError, match=message):
         getattr(ours, name)(H, **options)
 
@@ -425,82 +283,7 @@ def test_linear_may_be_called_identity(ours: Any) -> None:
     assert type(layer).from_config(layer.get_config())._cell.name == "rnn_identity"
 
 
-def test_weights_changed_before_backward(ours: Any) -> None:
-    """The gradient is that of the weights which the forward saw, or autograd's own error where it saw them in place."""
-    import torch
-
-    def gradients(layer: Any, changed: list[Any]) -> Any:
-        y = layer(np.ones((B, T, I), np.float32))
-        with torch.no_grad():
-            for variable in changed:
-                variable.value.mul_(2)
-        return torch.autograd.grad(y.square().sum(), [v.value for v in layer.trainable_variables])
-
-    gru, lstm = ours.GRU(H), ours.LSTM(H)
-    gru.build((B, T, I))
-    lstm.build((B, T, I))
-    both = [gradients(gru, changed) for changed in ([], gru.trainable_variables)]
-    assert_same_bits(*({str(i): a.numpy() for i, a in enumerate(found)} for found in both))
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        gradients(lstm, [lstm.cell.bias])
-
-
-CHANGES: dict[str, Callable[[Any, Any], object]] = {
-    "set_weights": lambda layer, torch: layer.set_weights([2 * a for a in layer.get_weights()]),
-    "in place": lambda layer, torch: [v.value.detach().mul_(2) for v in layer.trainable_variables],
-    "another tensor": lambda layer, torch: setattr(
-        layer.cell.kernel, "_value", torch.nn.Parameter(layer.cell.kernel.value.detach() * 2)
-    ),
-    "data": lambda layer, torch: [v.value.data.mul_(2) for v in layer.trainable_variables],
-    "NumPy": lambda layer, torch: [np.multiply(a := v.value.detach().numpy(), 2, a) for v in layer.trainable_variables],
-    "a fused optimizer": lambda layer, torch: stepped(
-        torch.optim.Adam([v.value for v in layer.trainable_variables], fused=True)
-    ),
-}
-
-
-def stepped(optimizer: Any) -> None:
-    for weight in optimizer.param_groups[0]["params"]:
-        weight.grad = weight.detach().clone()
-    optimizer.step()
-
-
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("name", LAYERS)
-def test_inference_sees_every_change_of_the_weights(name: str, change: str, ours: Any) -> None:
-    """Though it packs them once."""
-    import torch
-
-    layer, x = getattr(ours, name)(H), np.ones((B, T, I), np.float32)
-    with torch.no_grad():
-        before = layer(x)
-        packed = layer._made.stack
-        assert (layer(x) == before).all()
-        assert layer._made.stack is packed
-    CHANGES[change](layer, torch)
-    fresh = getattr(ours, name)(H)
-    fresh.build(x.shape)
-    fresh.set_weights(layer.get_weights())
-    with torch.no_grad():
-        after = layer(x)
-        assert (after == fresh(x)).all()
-    assert (after != before).any()
-    with torch.inference_mode():
-        assert (layer(x) == after).all()
-
-
-def test_weights_made_in_inference_mode(ours: Any) -> None:
-    """Nobody counts their changes."""
-    import torch
-
-    with torch.inference_mode():
-        layer, x = ours.LSTM(H), np.ones((B, T, I), np.float32)
-        before = layer(x)
-        layer.cell.kernel.value.mul_(2)
-        assert (layer(x) != before).any()
-
-
-def test_other_backends(oracle: Callable[[str], Any], python: Callable[..., CompletedProcess[str]]) -> None:
+def test_other_backends_are_refused(oracle: Callable[[str], Any], python: Callable[..., CompletedProcess[str]]) -> None:
     oracle("jax")
     oracle("keras")
     done = python("-c", "import fastrnn.keras", KERAS_BACKEND="jax")
@@ -545,7 +328,9 @@ EXPORTED: dict[str, Any] = {
 
 @pytest.mark.filterwarnings("ignore")  # of the exporter, by itself
 @pytest.mark.parametrize("nodes", EXPORTED)
-def test_exported_to_onnx(nodes: str, keras: Any, ours: Any, oracle: Callable[[str], Any], tmp_path: Path) -> None:
+def test_a_model_is_exported_to_onnx(
+    nodes: str, keras: Any, ours: Any, oracle: Callable[[str], Any], tmp_path: Path
+) -> None:
     """ONNX's own nodes where PyTorch has them, and else the loop that Keras' layers export; for any batch."""
     onnx, runtime = oracle("onnx"), oracle("onnxruntime")
     model = keras.Sequential([keras.Input((T, I)), *EXPORTED[nodes](keras.layers, ours)])

@@ -1,0 +1,49 @@
+"""Keras' layers and `fastrnn.keras`' of the same weights, and all that a call gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from support.problems import Arrays
+
+#: Keras multiplies float64 matrices in float32, except where it has a shortcut for sequences without a mask.
+FLOAT32 = 5e-6
+
+LAYERS = ("SimpleRNN", "GRU", "LSTM")
+T, B, I, H = 9, 5, 3, 7
+
+
+def pair(keras: Any, ours: Any, name: str, **options: Any) -> tuple[Any, Any]:
+    """Keras' layer and ours with its weights, none of them zero."""
+    both = [getattr(module, name)(H, **{"dtype": "float64"} | options) for module in (keras.layers, ours)]
+    for layer in both:
+        layer.build((B, T, I))
+    rng = np.random.default_rng(0)
+    weights = [rng.uniform(-0.6, 0.6, w.shape) for w in both[0].get_weights()]
+    for layer in both:
+        layer.set_weights(weights)
+    return both[0], both[1]
+
+
+def outputs_and_gradients(
+    layer: Any, x: np.ndarray, mask: Any, initial: list[np.ndarray], training: bool = False
+) -> Arrays:
+    """Every output of two calls in a row, and the gradient of a random sum of those of the second."""
+    import torch
+
+    torch.manual_seed(0)  # for the seed of a SimpleRNN's, which Keras loses when a Bidirectional copies it
+    leaves = [torch.tensor(a, requires_grad=True) for a in (x, *initial)]
+    given: dict[str, Any] = {"training": training} | ({} if mask is None else {"mask": torch.tensor(mask)})
+    given |= {"initial_state": leaves[1:]} if initial else {}
+    named, loss, rng = {}, 0, np.random.default_rng(1)
+    for call in range(2):
+        results = layer(leaves[0], **given)
+        for k, y in enumerate(results if isinstance(results, tuple | list) else [results]):
+            named[f"{call}.{k}"] = y.detach().numpy().copy()
+            if call:
+                loss = loss + (y * torch.tensor(rng.standard_normal(tuple(y.shape)))).sum()
+    leaves += [variable.value for variable in layer.trainable_variables]
+    gradients = torch.autograd.grad(loss, leaves)
+    return named | {f"d{k}": g.numpy() for k, g in enumerate(gradients)}
