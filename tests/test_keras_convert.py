@@ -13,11 +13,10 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from support.conversions import MANY, drawn, given, settings, small, written
+from support.conversions import MANY, drawn, given, settings, written
 from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
-from fastrnn.catalogue import abs, li_gru, lstm_with, rnn_with
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Keras and its backends give some while they are imported
 
@@ -57,7 +56,7 @@ def drawn_model(keras: Any, seed: int) -> Any:
 
 
 @pytest.mark.parametrize("seed", MANY[:16])
-def test_model_there_and_back(seed: int, keras: Any) -> None:
+def test_a_model_goes_there_and_back(seed: int, keras: Any) -> None:
     model = drawn_model(keras, seed)
     x = np.random.default_rng(seed).standard_normal((2, 5, 3)).astype(np.float32)
     ours = fastrnn.from_keras(model)
@@ -71,7 +70,7 @@ def test_model_there_and_back(seed: int, keras: Any) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
-def test_files(suffix: str, keras: Any, tmp_path: Path, oracle: Callable[[str], Any]) -> None:
+def test_files_are_read_as_live_models(suffix: str, keras: Any, tmp_path: Path, oracle: Callable[[str], Any]) -> None:
     oracle("h5py")
     model = drawn_model(keras, 5)
     model.save(tmp_path / f"model{suffix}")
@@ -81,7 +80,7 @@ def test_files(suffix: str, keras: Any, tmp_path: Path, oracle: Callable[[str], 
 
 
 @pytest.mark.parametrize("seed", MANY[:16])
-def test_layer_there_and_back(seed: int, keras: Any) -> None:
+def test_a_layer_goes_there_and_back(seed: int, keras: Any) -> None:
     """One recurrent layer of ours, which becomes a model where it is a stack; two biases become their sum."""
     layer = drawn(seed, CELLS, dtype=np.float32)
     made = fastrnn.to_keras(layer)
@@ -113,7 +112,7 @@ def test_an_update_gate_that_writes(keras: Any) -> None:
 
 @pytest.mark.parametrize("activation", ["relu", "hard_sigmoid", "linear", "softsign", "elu", "selu", "silu"])
 @pytest.mark.parametrize("suffix", [None, ".keras", ".h5"])
-def test_other_activations(suffix: str | None, activation: str, keras: Any, tmp_path: Path) -> None:
+def test_other_activations_go_there_and_back(suffix: str | None, activation: str, keras: Any, tmp_path: Path) -> None:
     """In every place where a layer may stand: alone, in two directions, as cells upon cells; there and back."""
     k = keras.layers
     both = {"activation": activation, "recurrent_activation": "hard_sigmoid"}
@@ -142,7 +141,7 @@ def test_other_activations(suffix: str | None, activation: str, keras: Any, tmp_
     assert_same_bits(again.parameters(), ours.parameters())
 
 
-def test_defaults_are_built_in(keras: Any) -> None:
+def test_default_activations_are_the_built_in_cells(keras: Any) -> None:
     for layer, kind in (
         (keras.layers.LSTM(4, activation="tanh", recurrent_activation="sigmoid"), fastrnn.LSTM),
         (keras.layers.GRU(4, activation="tanh"), fastrnn.GRU),
@@ -166,7 +165,7 @@ def test_files_of_layers_on_fastrnn(suffix: str, keras: Any, tmp_path: Path) -> 
     assert_close({"y": fastrnn.from_keras(tmp_path / f"model{suffix}").predict(x)}, {"y": y}, BOUND)
 
 
-def test_a_model_of_every_kind(keras: Any) -> None:
+def test_a_model_of_every_kind_of_layer_goes_there_and_back(keras: Any) -> None:
     ours = fastrnn.Sequential(
         [
             fastrnn.Embedding(7, 3, rng=0),
@@ -199,7 +198,7 @@ def test_layer_normalization_inside_a_model(suffix: str, keras: Any, tmp_path: P
     assert_close({"y": ours.predict(x)}, {"y": keras.ops.convert_to_numpy(model(x))}, BOUND)
 
 
-def test_functional(keras: Any) -> None:
+def test_a_functional_chain_is_a_sequential(keras: Any) -> None:
     layers = keras.layers
     x = keras.Input((None, 3))
     model = keras.Model(x, layers.Dense(2)(layers.LSTM(4)(x)))
@@ -252,7 +251,7 @@ def drawn_layers(draw: Any, keras: Any, depth: int, nests: int) -> list[Any]:
 
 @hypothesis.settings(max_examples=30, deadline=None, database=None)
 @hypothesis.given(data=st.data())
-def test_any_model(data: Any, keras: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_model_computes_the_same(data: Any, keras: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Models in models, masked or not, live and from both kinds of files."""
     draw, k = data.draw, keras.layers
     lengths = draw(st.none() | st.lists(st.integers(1, 6), min_size=3, max_size=3))
@@ -286,20 +285,6 @@ def test_any_model(data: Any, keras: Any, tmp_path_factory: pytest.TempPathFacto
         assert_close({"y": got}, {"y": expected}, BOUND)
 
 
-def test_where_masks_stand(keras: Any) -> None:
-    k = keras.layers
-    lstm, dense = k.LSTM(3, return_sequences=True), k.Dense(3)
-    for layers, message in (
-        ([lstm, k.Masking()], r"layer 'masking\w*' \(Masking\): expected before every recurrent layer, got"),
-        ([k.Masking(), lstm, k.Softmax()], r"\(Softmax\): expected no mask, because Keras applies the mask"),
-    ):
-        model = keras.Sequential([keras.Input((None, 2)), *layers])
-        with pytest.raises(ValueError, match=message):
-            fastrnn.from_keras(model, lengths=True)
-    model = keras.Sequential([keras.Input((None, 2)), k.Masking(), k.LSTM(3), dense, k.Softmax()])
-    assert len(fastrnn.from_keras(model, lengths=True)) == 3
-
-
 def test_one_layer_of_a_model_that_is_no_chain(keras: Any, tmp_path: Path) -> None:
     x = keras.Input((8, 3))
     y = keras.layers.BatchNormalization()(keras.layers.Conv1D(4, 3, padding="same")(x))
@@ -317,91 +302,8 @@ def test_one_layer_of_a_model_that_is_no_chain(keras: Any, tmp_path: Path) -> No
         fastrnn.from_keras(theirs, layer="both")
 
 
-def test_other_peoples_layers_of_the_same_name(keras: Any, tmp_path: Path) -> None:
-    class LSTM(keras.layers.LSTM):
-        def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool = False) -> Any:
-            return 2 * super().call(sequences, initial_state, mask, training)
-
-    LSTM.__module__ = "somebody"
-    model = keras.Sequential([keras.Input((None, 2)), LSTM(3, name="twice")])
-    with pytest.raises(ValueError, match=r"layer 'twice' \(LSTM of somebody\): not supported"):
-        fastrnn.from_keras(model)
-
-
-def branching(keras: Any, kind: str) -> Any:
-    layers, x = keras.layers, keras.Input((None, 3))
-    if kind == "two inputs":
-        other = keras.Input((4,))
-        return keras.Model([x, other], layers.LSTM(4)(x, initial_state=[other, other]))
-    if kind == "twice":
-        layer = layers.LSTM(3, return_sequences=True)
-        return keras.Model(x, layer(layer(x)))
-    y = layers.LSTM(4)(x)
-    if kind == "a sum":
-        return keras.Model(x, layers.Add()([y, layers.GRU(4)(x)]))
-    if kind == "two outputs":
-        return keras.Model(x, [y, layers.Dense(2)(y)])
-    return keras.Model(x, layers.LSTM(4, return_state=True)(x)[1])
-
-
-@pytest.mark.parametrize("kind", ["two inputs", "twice", "a sum", "two outputs", "the state alone"])
-def test_functional_models_that_are_no_chain(kind: str, keras: Any) -> None:
-    with pytest.raises(ValueError, match=r"chain|one input|one output"):
-        fastrnn.from_keras(branching(keras, kind))
-
-
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda k: k.Masking(), r"layer 'masking\w*' \(Masking\): not supported; lengths=True drops it"),
-        (lambda k: k.Embedding(5, 3, mask_zero=True), "mask_zero: True is not supported; lengths=True drops it"),
-        (
-            lambda k: k.LSTM(4, go_backwards=True),
-            r"go_backwards: expected False, got True; .* of processing, last first, which is y\[:, ::-1",
-        ),
-        (
-            lambda k: k.LSTM(4, recurrent_dropout=0.5),
-            r"\(LSTM\): recurrent_dropout: expected 0, got 0\.5; inference=True .*; fastrnn\.keras trains .* one mask",
-        ),
-        (lambda k: k.LSTM(4, dropout=0.5), r": dropout: expected 0, got 0\.5; .*; fastrnn\.keras trains with it"),
-        (lambda k: k.LSTM(4, kernel_regularizer="l2"), "kernel_regularizer: expected None"),
-        (lambda k: k.GRU(4, activation="gelu"), "activation: expected 'tanh' or .* got 'gelu'; use fastrnn.cell"),
-        (lambda k: k.GRU(4, recurrent_activation="mish"), "recurrent_activation: expected 'tanh' or .* got 'mish'"),
-        (lambda k: k.SimpleRNN(4, activation="gelu"), "activation: expected 'tanh' or .* got 'gelu'; use fastrnn.cell"),
-        (lambda k: k.Dense(4, activation="gelu"), "activation: expected 'linear' or .* got 'gelu'"),
-        (
-            lambda k: k.Bidirectional(k.LSTM(4, go_backwards=True), backward_layer=k.LSTM(4)),
-            "go_backwards: expected False, got True",
-        ),
-        (lambda k: k.Bidirectional(k.LSTM(4), backward_layer=k.GRU(4, go_backwards=True)), "expected the options of"),
-        (lambda k: k.TimeDistributed(k.LSTM(4)), "LSTM.*not supported in a TimeDistributed"),
-        (lambda k: k.RNN(k.LSTMCell(4)), r"layer 'rnn\w*' \(LSTM\): expected kernel, .*, got 0 arrays"),
-        (lambda k: k.RNN(k.LSTMCell(4, activation="gelu")), r"'rnn\w*' \(LSTM\): activation: expected 'tanh' or"),
-        (
-            lambda k: k.Bidirectional(k.RNN([k.LSTMCell(4), k.LSTMCell(4)])),
-            "expected one cell in a Bidirectional, got 2",
-        ),
-        (lambda k: k.ConvLSTM1D(4, 2), r"\(ConvLSTM1D\): not supported"),
-        (lambda k: k.Conv1D(4, 2), r"\(Conv1D\): not supported; expected one of SimpleRNN.*; use layer="),
-        (lambda k: k.BatchNormalization(), r"\(BatchNormalization\): not supported; expected one of .*; use layer="),
-        (lambda k: k.Flatten(), r"\(Flatten\): not supported"),
-        (lambda k: k.UnitNormalization(), r"\(UnitNormalization\): not supported"),
-        (lambda k: k.GaussianNoise(0.1), r"\(GaussianNoise\): not supported; inference=True drops"),
-        (lambda k: k.LSTM(4, stateful=True), r"\(LSTM\): stateful: True is not supported; state=True drops it"),
-        (lambda k: k.ReLU(max_value=6.0), r"\(ReLU\): max_value: 6.0 is not supported"),
-        (lambda k: k.Softmax(axis=1), r"\(Softmax\): axis: expected -1, got 1"),
-        (lambda k: k.Dropout(0.5, noise_shape=(None, 1, 3)), "noise_shape: .* is not supported"),
-        (lambda k: k.InputLayer((3,)), "does not correspond to a layer"),
-        (lambda k: k.LSTM(4), "got 0 arrays; is the layer built"),
-    ],
-)
-def test_from_keras_refuses(build: Any, message: str, keras: Any) -> None:
-    with pytest.raises(ValueError, match=message):
-        fastrnn.from_keras(build(keras.layers))
-
-
 @pytest.mark.parametrize("both", [False, True])
-def test_recurrent_dropout_of_one_gate(both: bool, keras: Any) -> None:
+def test_recurrent_dropout_goes_there_and_back(both: bool, keras: Any) -> None:
     """A mask for each gate is one for all where there is one: it comes and goes, and the model drops in training."""
     made = keras.layers.SimpleRNN(4, recurrent_dropout=0.5, return_sequences=True)
     made = keras.layers.Bidirectional(made) if both else made
@@ -419,82 +321,9 @@ def test_recurrent_dropout_of_one_gate(both: bool, keras: Any) -> None:
         fastrnn.to_keras(fastrnn.GRU(3, 4, reset_after=True, recurrent_dropout=0.5))
 
 
-def test_merge_none(keras: Any) -> None:
+def test_two_directions_apart_are_a_pair(keras: Any) -> None:
     made = keras.layers.Bidirectional(keras.layers.LSTM(4, return_sequences=True), merge_mode=None)
     made.build((None, None, 3))
     x = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
     for theirs, ours in zip(made(x), fastrnn.from_keras(made)(x)[0], strict=True):
         assert_close({"y": ours}, {"y": keras.ops.convert_to_numpy(theirs)}, BOUND)
-
-
-def named_lstm() -> Any:
-    """A cell of somebody's own, of whose equations its name says nothing."""
-
-    @fastrnn.cell(gates="ifgo", states="hc")
-    def lstm(x: Any, U: Any, s: Any) -> Any:
-        return x.i + x.f + x.g + x.o, s.c
-
-    return lstm
-
-
-def test_models_of_ones_own(keras: Any) -> None:
-    class Mine(keras.Model):
-        pass
-
-    with pytest.raises(TypeError, match="expected a Sequential or functional model, got Mine"):
-        fastrnn.from_keras(Mine())
-
-
-class Mine(fastrnn.Dense):
-    """A user's layer, which computes something else than a Dense."""
-
-    def forward(self, x: Any, **options: Any) -> Any:
-        return super().forward(-x, **options)
-
-
-@pytest.mark.parametrize(
-    ("layer", "error", "message"),
-    [
-        (lambda: fastrnn.LSTM(3, 4, peephole=True), ValueError, "peephole: Keras cannot express True"),
-        (
-            lambda: fastrnn.LSTM(3, 4, weight_dtype="bfloat16"),
-            ValueError,
-            "weight_dtype: Keras cannot express 'bfloat16'",
-        ),
-        (lambda: fastrnn.LSTM(3, 4, proj_size=2), ValueError, "proj_size: Keras cannot express 2 of .*; expected 0"),
-        (lambda: fastrnn.LSTM(3, 4, heads=2), ValueError, "heads: Keras cannot express 2 of .*; expected 1"),
-        (
-            lambda: fastrnn.Recurrent(lstm_with("hard_sigmoid_keras2"), 3, 4),
-            ValueError,
-            "gate: Keras cannot express 'hard_sigmoid_keras2' of .*; expected 'tanh' or",
-        ),
-        (
-            lambda: fastrnn.Recurrent(lstm_with(candidate="relu"), 3, 4),
-            ValueError,
-            "output: Keras cannot express 'tanh' of .*; expected 'relu'",
-        ),
-        (lambda: fastrnn.Recurrent(rnn_with("elu", clip=2), 3, 4), ValueError, "clip: Keras cannot express 2.0 of"),
-        (lambda: fastrnn.Recurrent(rnn_with(abs), 3, 4), ValueError, "activation: Keras cannot express <function abs"),
-        (
-            lambda: fastrnn.Recurrent(lstm_with(input_forget=True), 3, 4),
-            ValueError,
-            "input_forget: Keras cannot express True",
-        ),
-        (
-            lambda: fastrnn.Recurrent(lstm_with(peephole=True), 3, 4),
-            ValueError,
-            "peephole: Keras cannot express True",
-        ),
-        (lambda: fastrnn.Recurrent(li_gru, 3, 4), ValueError, "cell: Keras has no li_gru; expected .*, or of one that"),
-        (lambda: fastrnn.Recurrent(named_lstm(), 3, 4), ValueError, "cell: Keras has no lstm; expected"),
-        (lambda: small(), ValueError, "padding_idx: Keras cannot express 1"),
-        (lambda: fastrnn.layers.Layer(), TypeError, "layer: expected one of fastrnn's"),
-        (lambda: Mine(3, 4), TypeError, r"layer: expected one of fastrnn's .*, got \w+\.Mine"),
-        (lambda: fastrnn.Sequential([fastrnn.LSTM(2, 3), Mine(3, 4)]), TypeError, "layer: expected one of .*Mine"),
-        (lambda: type("Most", (fastrnn.GlobalMaxPooling1D,), {})(), TypeError, r"layer: expected one of .*\.Most"),
-        (lambda: fastrnn.LastStep(), ValueError, "layer: Keras has no LastStep; use return_sequences=False"),
-    ],
-)
-def test_to_keras_refuses(layer: Any, error: type[Exception], message: str, keras: Any) -> None:
-    with pytest.raises(error, match=message):
-        fastrnn.to_keras(layer())

@@ -1,0 +1,184 @@
+"""What `from_keras` and `to_keras` do not take: the error says which layer it is, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.conversions import small
+
+import fastrnn
+from fastrnn.catalogue import abs, li_gru, lstm_with, rnn_with
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Keras and its backends give some while they are imported
+
+
+def test_masks_that_stand_elsewhere_are_refused(keras: Any) -> None:
+    k = keras.layers
+    lstm, dense = k.LSTM(3, return_sequences=True), k.Dense(3)
+    for layers, message in (
+        ([lstm, k.Masking()], r"layer 'masking\w*' \(Masking\): expected before every recurrent layer, got"),
+        ([k.Masking(), lstm, k.Softmax()], r"\(Softmax\): expected no mask, because Keras applies the mask"),
+    ):
+        model = keras.Sequential([keras.Input((None, 2)), *layers])
+        with pytest.raises(ValueError, match=message):
+            fastrnn.from_keras(model, lengths=True)
+    model = keras.Sequential([keras.Input((None, 2)), k.Masking(), k.LSTM(3), dense, k.Softmax()])
+    assert len(fastrnn.from_keras(model, lengths=True)) == 3
+
+
+def test_other_layers_of_the_same_name_are_refused(keras: Any, tmp_path: Path) -> None:
+    class LSTM(keras.layers.LSTM):
+        def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool = False) -> Any:
+            return 2 * super().call(sequences, initial_state, mask, training)
+
+    LSTM.__module__ = "somebody"
+    model = keras.Sequential([keras.Input((None, 2)), LSTM(3, name="twice")])
+    with pytest.raises(ValueError, match=r"layer 'twice' \(LSTM of somebody\): not supported"):
+        fastrnn.from_keras(model)
+
+
+def branching(keras: Any, kind: str) -> Any:
+    layers, x = keras.layers, keras.Input((None, 3))
+    if kind == "two inputs":
+        other = keras.Input((4,))
+        return keras.Model([x, other], layers.LSTM(4)(x, initial_state=[other, other]))
+    if kind == "twice":
+        layer = layers.LSTM(3, return_sequences=True)
+        return keras.Model(x, layer(layer(x)))
+    y = layers.LSTM(4)(x)
+    if kind == "a sum":
+        return keras.Model(x, layers.Add()([y, layers.GRU(4)(x)]))
+    if kind == "two outputs":
+        return keras.Model(x, [y, layers.Dense(2)(y)])
+    return keras.Model(x, layers.LSTM(4, return_state=True)(x)[1])
+
+
+@pytest.mark.parametrize("kind", ["two inputs", "twice", "a sum", "two outputs", "the state alone"])
+def test_functional_models_that_are_no_chain_are_refused(kind: str, keras: Any) -> None:
+    with pytest.raises(ValueError, match=r"chain|one input|one output"):
+        fastrnn.from_keras(branching(keras, kind))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda k: k.Masking(), r"layer 'masking\w*' \(Masking\): not supported; lengths=True drops it"),
+        (lambda k: k.Embedding(5, 3, mask_zero=True), "mask_zero: True is not supported; lengths=True drops it"),
+        (
+            lambda k: k.LSTM(4, go_backwards=True),
+            r"go_backwards: expected False, got True; .* of processing, last first, which is y\[:, ::-1",
+        ),
+        (
+            lambda k: k.LSTM(4, recurrent_dropout=0.5),
+            r"\(LSTM\): recurrent_dropout: expected 0, got 0\.5; inference=True .*; fastrnn\.keras trains .* one mask",
+        ),
+        (lambda k: k.LSTM(4, dropout=0.5), r": dropout: expected 0, got 0\.5; .*; fastrnn\.keras trains with it"),
+        (lambda k: k.LSTM(4, kernel_regularizer="l2"), "kernel_regularizer: expected None"),
+        (lambda k: k.GRU(4, activation="gelu"), "activation: expected 'tanh' or .* got 'gelu'; use fastrnn.cell"),
+        (lambda k: k.GRU(4, recurrent_activation="mish"), "recurrent_activation: expected 'tanh' or .* got 'mish'"),
+        (lambda k: k.SimpleRNN(4, activation="gelu"), "activation: expected 'tanh' or .* got 'gelu'; use fastrnn.cell"),
+        (lambda k: k.Dense(4, activation="gelu"), "activation: expected 'linear' or .* got 'gelu'"),
+        (
+            lambda k: k.Bidirectional(k.LSTM(4, go_backwards=True), backward_layer=k.LSTM(4)),
+            "go_backwards: expected False, got True",
+        ),
+        (lambda k: k.Bidirectional(k.LSTM(4), backward_layer=k.GRU(4, go_backwards=True)), "expected the options of"),
+        (lambda k: k.TimeDistributed(k.LSTM(4)), "LSTM.*not supported in a TimeDistributed"),
+        (lambda k: k.RNN(k.LSTMCell(4)), r"layer 'rnn\w*' \(LSTM\): expected kernel, .*, got 0 arrays"),
+        (lambda k: k.RNN(k.LSTMCell(4, activation="gelu")), r"'rnn\w*' \(LSTM\): activation: expected 'tanh' or"),
+        (
+            lambda k: k.Bidirectional(k.RNN([k.LSTMCell(4), k.LSTMCell(4)])),
+            "expected one cell in a Bidirectional, got 2",
+        ),
+        (lambda k: k.ConvLSTM1D(4, 2), r"\(ConvLSTM1D\): not supported"),
+        (lambda k: k.Conv1D(4, 2), r"\(Conv1D\): not supported; expected one of SimpleRNN.*; use layer="),
+        (lambda k: k.BatchNormalization(), r"\(BatchNormalization\): not supported; expected one of .*; use layer="),
+        (lambda k: k.Flatten(), r"\(Flatten\): not supported"),
+        (lambda k: k.UnitNormalization(), r"\(UnitNormalization\): not supported"),
+        (lambda k: k.GaussianNoise(0.1), r"\(GaussianNoise\): not supported; inference=True drops"),
+        (lambda k: k.LSTM(4, stateful=True), r"\(LSTM\): stateful: True is not supported; state=True drops it"),
+        (lambda k: k.ReLU(max_value=6.0), r"\(ReLU\): max_value: 6.0 is not supported"),
+        (lambda k: k.Softmax(axis=1), r"\(Softmax\): axis: expected -1, got 1"),
+        (lambda k: k.Dropout(0.5, noise_shape=(None, 1, 3)), "noise_shape: .* is not supported"),
+        (lambda k: k.InputLayer((3,)), "does not correspond to a layer"),
+        (lambda k: k.LSTM(4), "got 0 arrays; is the layer built"),
+    ],
+)
+def test_from_keras_refuses(build: Any, message: str, keras: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        fastrnn.from_keras(build(keras.layers))
+
+
+def named_lstm() -> Any:
+    """A cell of somebody's own, of whose equations its name says nothing."""
+
+    @fastrnn.cell(gates="ifgo", states="hc")
+    def lstm(x: Any, U: Any, s: Any) -> Any:
+        return x.i + x.f + x.g + x.o, s.c
+
+    return lstm
+
+
+def test_models_of_a_class_of_ones_own_are_refused(keras: Any) -> None:
+    class Mine(keras.Model):
+        pass
+
+    with pytest.raises(TypeError, match="expected a Sequential or functional model, got Mine"):
+        fastrnn.from_keras(Mine())
+
+
+class Mine(fastrnn.Dense):
+    """A user's layer, which computes something else than a Dense."""
+
+    def forward(self, x: Any, **options: Any) -> Any:
+        return super().forward(-x, **options)
+
+
+@pytest.mark.parametrize(
+    ("layer", "error", "message"),
+    [
+        (lambda: fastrnn.LSTM(3, 4, peephole=True), ValueError, "peephole: Keras cannot express True"),
+        (
+            lambda: fastrnn.LSTM(3, 4, weight_dtype="bfloat16"),
+            ValueError,
+            "weight_dtype: Keras cannot express 'bfloat16'",
+        ),
+        (lambda: fastrnn.LSTM(3, 4, proj_size=2), ValueError, "proj_size: Keras cannot express 2 of .*; expected 0"),
+        (lambda: fastrnn.LSTM(3, 4, heads=2), ValueError, "heads: Keras cannot express 2 of .*; expected 1"),
+        (
+            lambda: fastrnn.Recurrent(lstm_with("hard_sigmoid_keras2"), 3, 4),
+            ValueError,
+            "gate: Keras cannot express 'hard_sigmoid_keras2' of .*; expected 'tanh' or",
+        ),
+        (
+            lambda: fastrnn.Recurrent(lstm_with(candidate="relu"), 3, 4),
+            ValueError,
+            "output: Keras cannot express 'tanh' of .*; expected 'relu'",
+        ),
+        (lambda: fastrnn.Recurrent(rnn_with("elu", clip=2), 3, 4), ValueError, "clip: Keras cannot express 2.0 of"),
+        (lambda: fastrnn.Recurrent(rnn_with(abs), 3, 4), ValueError, "activation: Keras cannot express <function abs"),
+        (
+            lambda: fastrnn.Recurrent(lstm_with(input_forget=True), 3, 4),
+            ValueError,
+            "input_forget: Keras cannot express True",
+        ),
+        (
+            lambda: fastrnn.Recurrent(lstm_with(peephole=True), 3, 4),
+            ValueError,
+            "peephole: Keras cannot express True",
+        ),
+        (lambda: fastrnn.Recurrent(li_gru, 3, 4), ValueError, "cell: Keras has no li_gru; expected .*, or of one that"),
+        (lambda: fastrnn.Recurrent(named_lstm(), 3, 4), ValueError, "cell: Keras has no lstm; expected"),
+        (lambda: small(), ValueError, "padding_idx: Keras cannot express 1"),
+        (lambda: fastrnn.layers.Layer(), TypeError, "layer: expected one of fastrnn's"),
+        (lambda: Mine(3, 4), TypeError, r"layer: expected one of fastrnn's .*, got \w+\.Mine"),
+        (lambda: fastrnn.Sequential([fastrnn.LSTM(2, 3), Mine(3, 4)]), TypeError, "layer: expected one of .*Mine"),
+        (lambda: type("Most", (fastrnn.GlobalMaxPooling1D,), {})(), TypeError, r"layer: expected one of .*\.Most"),
+        (lambda: fastrnn.LastStep(), ValueError, "layer: Keras has no LastStep; use return_sequences=False"),
+    ],
+)
+def test_to_keras_refuses(layer: Any, error: type[Exception], message: str, keras: Any) -> None:
+    with pytest.raises(error, match=message):
+        fastrnn.to_keras(layer())
