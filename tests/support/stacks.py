@@ -12,6 +12,7 @@ from support.problems import PUBLIC, Arrays
 CLASSES = {"rnn": fastrnn.RNN, "gru": fastrnn.GRU, "lstm": fastrnn.LSTM}
 PARAMETERS = {"W": "weight_ih", "U": "weight_hh", "b": "bias_ih", "b_rec": "bias_hh", "p": "peephole"}
 STATES = ("h", "c")
+EVERYTHING = ("state", "lengths", "resets")  #: that a call may be given beside x
 MERGED = {
     "concat": lambda f, b: np.concatenate([f, b], axis=-1),
     "sum": lambda f, b: f + b,
@@ -71,3 +72,25 @@ def in_double(net: Any, cell: str) -> Any:
     wide = layer(cell, net.input_size, net.hidden_size, net.num_layers, dtype=np.float64, **options)
     wide.load_state_dict({name: a.astype(np.float64) for name, a in net.state_dict().items()})
     return wide
+
+
+def inputs(
+    cell: str, net: Any, sizes: tuple[int, int], layout: str, seed: Any, given: tuple[str, ...]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """x, and the keywords named in `given`, laid out as asked."""
+    T, B = sizes
+    rng = np.random.default_rng(seed)
+    shape = {"time": (T, B), "batch": (B, T), "alone": (T,)}[layout]
+    batch = () if layout == "alone" else (B,)
+    every = {
+        "state": states(cell, net.num_layers * (1 + net.bidirectional), *batch, net.hidden_size, dtype=net.dtype),
+        "lengths": rng.integers(0, T + 1, batch),
+        "resets": rng.random(shape) < 0.2,
+    }
+    x = rng.standard_normal((*shape, net.input_size)).astype(net.dtype)
+    return x, {name: every[name] for name in given}
+
+
+def run(net: Any, x: np.ndarray, state: tuple[np.ndarray, ...] | None = None, **options: Any) -> Arrays:
+    """A call of the layer, its results by name."""
+    return named(*net(x, None if state is None else as_given(state), **options))
