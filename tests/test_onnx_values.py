@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.onnx_nodes import GATES, by_fastrnn, by_runtime, model
 from support.problems import Arrays
 from support.tolerance import assert_close
-from test_onnx_backend import GATES, by_fastrnn, by_runtime, model
 
 CASES = json.loads((Path(__file__).parent / "data" / "onnxruntime_rnn.json").read_text())["cases"]
 
