@@ -1,0 +1,67 @@
+"""Small models in ONNX, and whether a session agrees with ONNX Runtime about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from support.conversions import by_runtime
+from support.problems import Arrays
+from support.tolerance import assert_close
+
+
+def weights(seed: int = 0, **shapes: tuple[int, ...]) -> Arrays:
+    rng = np.random.default_rng(seed)
+    return {name: rng.uniform(-0.5, 0.5, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def model(
+    onnx: Any, nodes: list[Any], x: tuple[Any, ...], outputs: dict[str, int], constants: Arrays, **more: Any
+) -> Any:
+    """From "x" of this shape to outputs of these ranks; all float32."""
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "whole",
+        [helper.make_tensor_value_info("x", kind, x)],
+        [helper.make_tensor_value_info(name, kind, [None] * rank) for name, rank in outputs.items()],
+        [onnx.numpy_helper.from_array(a, name) for name, a in constants.items()],
+    )
+    opset = [helper.make_opsetid("", 14), helper.make_opsetid("own", 1)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=8, **more)
+
+
+def convolution_lstm_dense(onnx: Any) -> Any:
+    """x (B, 3, T) -> Conv -> Relu -> (T, B, 8) -> LSTM -> last state -> Gemm -> Softmax."""
+    node = onnx.helper.make_node
+    nodes = [
+        node("Conv", ["x", "kernel", "shift"], ["convolved"], pads=[1, 1]),
+        node("Relu", ["convolved"], ["positive"]),
+        node("Transpose", ["positive"], ["sequence"], perm=[2, 0, 1]),
+        node("LSTM", ["sequence", "W", "R", "B"], ["", "h"], hidden_size=6, name="memory"),
+        node("Squeeze", ["h", "first"], ["last"]),
+        node("Gemm", ["last", "D", "d"], ["logits"], transB=1),
+        node("Softmax", ["logits"], ["p"]),
+    ]
+    constants = weights(kernel=(8, 3, 3), shift=(8,), W=(1, 24, 8), R=(1, 24, 6), B=(1, 48), D=(5, 6), d=(5,))
+    return model(onnx, nodes, ("N", 3, "T"), {"p": 2, "h": 3}, constants | {"first": np.array([0])})
+
+
+def by_name(session: Any, inputs: Arrays) -> Arrays:
+    names = [one.name for one in session.get_outputs()]
+    return {name: np.asarray(a) for name, a in zip(names, session.run(None, inputs), strict=True)}
+
+
+def agree(session: Any, model: Any, inputs: Arrays) -> Arrays:
+    """What a session gives is what ONNX Runtime gives of the whole model."""
+    import onnxruntime
+
+    got, expected = by_name(session, inputs), by_runtime(onnxruntime, model, inputs)
+    assert {name: a.shape for name, a in got.items()} == {name: a.shape for name, a in expected.items()}
+    assert_close(got, expected, 2e-6)
+    return got
+
+
+def sequences(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([50, seed]).standard_normal(shape).astype(np.float32)
