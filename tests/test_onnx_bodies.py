@@ -1,4 +1,4 @@
-"""`fastrnn.onnx.Session`: bodies of If and Loop, operators that ONNX does not know, and InferenceSession's surface."""
+"""`fastrnn.onnx.Session`: bodies of If and Loop, and operators that ONNX does not know."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.conversions import by_runtime
-from support.problems import Arrays
-from support.tolerance import assert_close
-
-H, I = 5, 4
-
-#: of every node of a model below
-SHAPES = {"W": (1, 4 * H, I), "R": (1, 4 * H, H), "V": (1, 3 * H, H), "S": (1, 3 * H, H), "K": (I, I)}
+from support.onnx_models import agree, by_name, sequences, written
 
 
 @pytest.fixture(scope="module")
@@ -28,35 +22,6 @@ def ours(runtime: Any) -> Any:
     import fastrnn.onnx
 
     return fastrnn.onnx
-
-
-def written(onnx: Any, inputs: str, outputs: str, body: str, **more: np.ndarray) -> Any:
-    """A model in ONNX's own language, of the weights above and these constants."""
-    rng = np.random.default_rng(3)
-    header = '<ir_version: 8, opset_import: ["" : 14, "com.microsoft" : 1], producer_name: "tests", model_version: 3>'
-    model = onnx.parser.parse_model(f"{header} whole ({inputs}) => ({outputs}) {{ {body} }}")
-    constants = {name: rng.uniform(-0.5, 0.5, shape).astype(np.float32) for name, shape in SHAPES.items()} | more
-    read = body.replace(",", " ").replace("(", " ").replace(")", " ").split()
-    model.graph.initializer.extend(
-        [onnx.numpy_helper.from_array(a, name) for name, a in constants.items() if name in read]
-    )
-    return model
-
-
-def by_name(session: Any, inputs: Arrays) -> Arrays:
-    names = [one.name for one in session.get_outputs()]
-    return {name: np.asarray(a) for name, a in zip(names, session.run(None, inputs), strict=True)}
-
-
-def agree(runtime: Any, session: Any, model: Any, inputs: Arrays) -> Arrays:
-    got, expected = by_name(session, inputs), by_runtime(runtime, model, inputs)
-    assert {name: a.shape for name, a in got.items()} == {name: a.shape for name, a in expected.items()}
-    assert_close(got, expected, 2e-6)
-    return got
-
-
-def sequences(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng([50, seed]).standard_normal(shape).astype(np.float32)
 
 
 LOOP = """
@@ -74,7 +39,9 @@ LOOP = """
 
 @pytest.mark.parametrize("rest", ["onnxruntime", "reference"])
 @pytest.mark.parametrize(("turns", "going", "bound"), [(4, True, 1e9), (9, True, 1.2), (3, False, 1e9), (0, True, 1e9)])
-def test_a_loop(turns: int, going: bool, bound: float, rest: str, onnx: Any, runtime: Any, ours: Any) -> None:
+def test_a_loop_computes_what_the_runtime_does(
+    turns: int, going: bool, bound: float, rest: str, onnx: Any, runtime: Any, ours: Any
+) -> None:
     """Turns that are counted, and that a condition ends; what is carried, and what is stacked."""
     states = "float[1, B, 5] h0, float[1, B, 5] c0"
     model = written(
@@ -90,14 +57,14 @@ def test_a_loop(turns: int, going: bool, bound: float, rest: str, onnx: Any, run
     assert session.nodes == [("Y", "LSTM", "kernels", "")]
     inputs = {"x": sequences(6, 2, 4), "h0": sequences(1, 2, 5, seed=1), "c0": sequences(1, 2, 5, seed=2)}
     inputs |= {"turns": np.array(turns), "going": np.array(going)}
-    got = agree(runtime, session, model, inputs)
+    got = agree(session, model, inputs)
     after = [by_runtime(runtime, model, inputs | {"turns": np.array(n)})["c_n"] for n in range(1, turns + 1)]
     ended = (n for n, c in enumerate(after, 1) if np.linalg.norm(c) >= bound)
     assert len(got["sums"]) == (next(ended, turns) if going else 0)
     assert not any(np.shares_memory(a, given) for a in got.values() for given in inputs.values())
 
 
-def test_a_loop_without_a_number_of_turns(onnx: Any, runtime: Any, ours: Any) -> None:
+def test_a_loop_without_a_number_of_turns(onnx: Any, ours: Any) -> None:
     body = """
         h = Loop <body = turn (int64 i, bool going, float[D, B, H] h1) => (bool next, float[D, B, H] h2) {
             Y, h2 = GRU <hidden_size = 5, direction = "reverse"> (x, V, S, , , h1)
@@ -106,7 +73,7 @@ def test_a_loop_without_a_number_of_turns(onnx: Any, runtime: Any, ours: Any) ->
     """
     constants = {"four": np.array(4), "yes": np.array(True), "V": sequences(1, 15, 4)}
     model = written(onnx, "float[T, B, 4] x, float[1, B, 5] h0", "float[1, B, 5] h", body, **constants)
-    agree(runtime, ours.Session(model), model, {"x": sequences(3, 2, 4), "h0": sequences(1, 2, 5)})
+    agree(ours.Session(model), model, {"x": sequences(3, 2, 4), "h0": sequences(1, 2, 5)})
 
 
 SCAN = """
@@ -124,7 +91,7 @@ SCAN = """
 
 @pytest.mark.parametrize("rest", ["onnxruntime", "reference"])
 @pytest.mark.parametrize("N", [3, 1, 0])
-def test_a_scan(N: int, rest: str, onnx: Any, runtime: Any, ours: Any) -> None:
+def test_a_scan_computes_what_the_runtime_does(N: int, rest: str, onnx: Any, ours: Any) -> None:
     """Sequences and stacks along other axes and backwards, and weights that are computed outside."""
     states = "float[1, B, 5] h0, float[1, B, 5] c0"
     model = written(
@@ -140,7 +107,7 @@ def test_a_scan(N: int, rest: str, onnx: Any, runtime: Any, ours: Any) -> None:
     inputs = {"h0": sequences(1, 2, 5, seed=1), "c0": sequences(1, 2, 5, seed=2)}
     inputs |= {"chunks": sequences(6, 2, N, 4), "factors": sequences(N, seed=3)}
     if N:
-        got = agree(runtime, session, model, inputs)
+        got = agree(session, model, inputs)
         assert np.array_equal(got["ends"][:, 0], -got["c_n"])
     else:  # ONNX Runtime refuses it
         got = by_name(session, inputs)
@@ -150,7 +117,7 @@ def test_a_scan(N: int, rest: str, onnx: Any, runtime: Any, ours: Any) -> None:
         session.run(None, inputs | {"factors": sequences(7)})
 
 
-def test_a_scan_that_is_not_entered(onnx: Any, runtime: Any, ours: Any) -> None:
+def test_a_scan_of_opset_8_runs_in_the_runtime(onnx: Any, ours: Any) -> None:
     """Of opset 8, which has lengths as an input, and an axis of batches."""
     body = """
         h_n, ends = Scan <num_scan_inputs = 1, body = turn (float[D, B, H] h, float[T, B, I] v)
@@ -162,7 +129,7 @@ def test_a_scan_that_is_not_entered(onnx: Any, runtime: Any, ours: Any) -> None:
     model.opset_import[0].version = 8
     session = ours.Session(model)
     assert session.nodes == [("Y", "GRU", "onnxruntime", "inside Scan h_n")]
-    agree(runtime, session, model, {"h0": sequences(1, 1, 2, 5), "chunks": sequences(1, 3, 6, 2, 4)})
+    agree(session, model, {"h0": sequences(1, 1, 2, 5), "chunks": sequences(1, 3, 6, 2, 4)})
 
 
 @pytest.mark.parametrize(
@@ -176,7 +143,7 @@ def test_a_scan_that_is_not_entered(onnx: Any, runtime: Any, ours: Any) -> None:
         ("(h0, c0, chunks, factors)", "(h0, c0, chunks)"),
     ],
 )
-def test_a_scan_that_is_none(before: str, after: str, onnx: Any, ours: Any) -> None:
+def test_a_wrong_scan_is_refused(before: str, after: str, onnx: Any, ours: Any) -> None:
     inputs = "float[1, B, 5] h0, float[1, B, 5] c0, float[T, B, N, 4] chunks, float[N] factors"
     body = "Wdoubled = Add (W, W)" + SCAN.replace(before, after)
     model = written(onnx, inputs, "float[1, B, 5] h_n", body, axes=np.array([0, 1]))
@@ -206,7 +173,7 @@ NESTED = """
 
 
 @pytest.mark.parametrize("rest", ["onnxruntime", "reference"])
-def test_branches_in_branches(rest: str, onnx: Any, runtime: Any, ours: Any) -> None:
+def test_branches_in_branches_run_in_kernels(rest: str, onnx: Any, ours: Any) -> None:
     """Of weights that are made of constants outside; values of the outermost graph are read in the innermost."""
     constants = {"one": np.array([1]), "zero": np.array([0]), "level": np.float32(0)}
     constants |= {"Vflat": sequences(5, 15), "Wr": sequences(1, 5, 5), "Rr": sequences(1, 5, 5)}
@@ -215,7 +182,7 @@ def test_branches_in_branches(rest: str, onnx: Any, runtime: Any, ours: Any) -> 
     assert [(one.name, one.where) for one in session.nodes] == [(n, "kernels") for n in ("first", "Yb", "ya")]
     x = sequences(6, 2, 4)
     for seen in (abs(x), -abs(x), x - x.mean() + 1, x - x.mean() - 1):
-        agree(runtime, session, model, {"x": seen})
+        agree(session, model, {"x": seen})
 
 
 def test_weights_in_a_body_are_packed_once(onnx: Any, ours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +199,7 @@ def test_weights_in_a_body_are_packed_once(onnx: Any, ours: Any, monkeypatch: py
     assert len(packed) == 2  # the LSTM, and the RNN
 
 
-def test_a_body_that_stays_with_the_rest(onnx: Any, runtime: Any, ours: Any) -> None:
+def test_a_body_that_stays_with_the_rest(onnx: Any, ours: Any) -> None:
     """Of float16, which the kernels do not have."""
     body = """
         half = Cast <to = 10> (x)
@@ -278,17 +245,17 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("where", FOREIGN)
-def test_operators_that_onnx_does_not_know(where: str, onnx: Any, runtime: Any, ours: Any) -> None:
+def test_operators_that_onnx_does_not_know_run_in_the_runtime(where: str, onnx: Any, ours: Any) -> None:
     constants = {"one": np.array([1]), "two": np.float32(2)}
     body = FOREIGN[where]
     model = written(onnx, "float[T, B, 4] x", "float[T, D, B, H] y, float[D, B, H] h", body, **constants)
     session = ours.Session(model)
     assert {placed.where for placed in session.nodes} == {"kernels"}
     for seed in range(3):
-        agree(runtime, session, model, {"x": sequences(6, 2, 4, seed=seed)})
+        agree(session, model, {"x": sequences(6, 2, 4, seed=seed)})
 
 
-def test_an_operator_that_nobody_knows(onnx: Any, runtime: Any, ours: Any) -> None:
+def test_an_operator_that_nobody_knows_is_an_error(onnx: Any, ours: Any) -> None:
     """The message is of what would run it."""
     model = written(onnx, "float[T, B, 4] x", "float[T, D, B, H] y", "f = Own (x) y = LSTM <hidden_size = 5> (f, W, R)")
     with pytest.raises(Exception, match="Own"):
@@ -297,7 +264,7 @@ def test_an_operator_that_nobody_knows(onnx: Any, runtime: Any, ours: Any) -> No
         ours.Session(model, rest="reference")
 
 
-def test_quantized_nodes_are_listed(onnx: Any, runtime: Any, ours: Any) -> None:
+def test_quantized_nodes_are_listed(onnx: Any, ours: Any) -> None:
     rng = np.random.default_rng(0)
     q = {n: rng.integers(-20, 20, s).astype(np.int8) for n, s in (("Wq", (1, 4, 20)), ("Rq", (1, 5, 20)))}
     scales = {f"{n}_scale": np.full(1, 0.02, np.float32) for n in "WR"} | {
@@ -313,98 +280,13 @@ def test_quantized_nodes_are_listed(onnx: Any, runtime: Any, ours: Any) -> None:
     session = ours.Session(model)
     why = "DynamicQuantizeLSTM is an operator of com.microsoft, not of ONNX"
     assert session.nodes == [("z", "DynamicQuantizeLSTM", "onnxruntime", why), ("y", "GRU", "kernels", "")]
-    agree(runtime, session, model, {"x": sequences(6, 2, 4)})
+    agree(session, model, {"x": sequences(6, 2, 4)})
 
 
-def test_a_model_without_recurrent_nodes(onnx: Any, runtime: Any, ours: Any) -> None:
+def test_a_model_without_recurrent_nodes(onnx: Any, ours: Any) -> None:
     body = "a = MatMul (x, K) b = MatMul (a, K) y = Tanh (b)"
     model = written(onnx, "float[T, B, 4] x", "float[T, B, 4] y", body)
     with pytest.warns(RuntimeWarning, match="onnxruntime runs all of it; .*: 'K' is multiplied 2 times"):
         session = ours.Session(model)
     assert session.nodes == []
-    agree(runtime, session, model, {"x": sequences(6, 2, 4)})
-
-
-# --- the surface of onnxruntime.InferenceSession
-
-
-def surfaces(onnx: Any, runtime: Any, ours: Any, **more: Any) -> tuple[Any, Any]:
-    """Both made by the same line."""
-    inputs = "float[T, B, 4] x, float[1, B, 5] h0, int32[B] n, double s"
-    model = written(
-        onnx,
-        inputs,
-        "float[T, 1, B, 5] y, z",
-        "y, h = GRU <hidden_size = 5> (x, V, S, , n, h0) z = Neg (s)",
-        V=sequences(1, 15, 4),
-    )
-    model.graph.input.append(onnx.helper.make_tensor_value_info("S", onnx.TensorProto.FLOAT, (1, 15, 5)))
-    model.metadata_props.add(key="a", value="b")
-    made = [
-        kind(model.SerializeToString(), providers=["CPUExecutionProvider"], **more)
-        for kind in (ours.Session, runtime.InferenceSession)
-    ]
-    return made[0], made[1]
-
-
-def test_what_a_session_says(onnx: Any, runtime: Any, ours: Any) -> None:
-    for got, expected in (
-        (own(), theirs())
-        for own, theirs in zip(
-            *((s.get_inputs, s.get_outputs, s.get_overridable_initializers) for s in surfaces(onnx, runtime, ours)),
-            strict=True,
-        )
-    ):
-        assert [(one.name, one.shape, one.type) for one in got] == [(o.name, o.shape, o.type) for o in expected]
-    own, theirs = surfaces(onnx, runtime, ours)
-    assert own.get_providers() == theirs.get_providers()
-    meta = theirs.get_modelmeta()
-    assert own.get_modelmeta()._asdict() == {name: getattr(meta, name) for name in own.get_modelmeta()._fields}
-
-
-@pytest.mark.parametrize("names", [None, [], ["y"], ["z", "y"], ("z",)])
-def test_a_run_by_position_and_by_keyword(names: Any, onnx: Any, runtime: Any, ours: Any) -> None:
-    feed = {"x": sequences(6, 2, 4), "h0": sequences(1, 2, 5), "n": np.array([6, 3], np.int32), "s": np.array(2.0)}
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = 1
-    own, theirs = surfaces(onnx, runtime, ours, sess_options=options)
-    expected = theirs.run(names, feed)
-    for got in (
-        own.run(names, feed),
-        own.run(names, feed, None),
-        own.run(names, feed, runtime.RunOptions()),
-        own.run(output_names=names, input_feed=feed, run_options=None),
-    ):
-        for a, b in zip(got, expected, strict=True):
-            assert_close({"a": a}, {"a": b}, 2e-6)
-
-
-@pytest.mark.parametrize("rest", ["onnxruntime", "reference"])
-def test_inputs_of_other_shapes_than_the_model_says(rest: str, onnx: Any, ours: Any) -> None:
-    model = written(onnx, "float[7, B, 4] x", "float[T, D, B, H] y", "y = LSTM <hidden_size = 5> (x, W, R)")
-    session = ours.Session(model, rest=rest)
-    session.run(None, {"x": sequences(7, 3, 4)})
-    for shape in ((6, 3, 4), (7, 3, 5), (7, 4), (7, 3, 4, 1)):
-        with pytest.raises(ValueError, match=r"input_feed: x: expected shape \(7, B, 4\), as the model says, got \("):
-            session.run(None, {"x": np.ones(shape, np.float32)})
-
-
-def test_arguments_that_do_not_go_together(onnx: Any, runtime: Any, ours: Any) -> None:
-    model = written(onnx, "float[T, B, 4] x", "float[T, D, B, H] y", "y = LSTM <hidden_size = 5> (x, W, R)")
-    options, cpu = runtime.SessionOptions(), ["CPUExecutionProvider"]
-    for arguments, error, message in (
-        ({"rest": "reference", "providers": cpu}, ValueError, 'providers: expected None with rest="reference"'),
-        ({"rest": "reference", "sess_options": options}, ValueError, "sess_options: expected None with rest="),
-        (
-            {"sess_options": "reference"},
-            TypeError,
-            "sess_options: expected .*SessionOptions, got 'reference'; give rest=",
-        ),
-        ({"sess_options": 3}, TypeError, "sess_options: expected .*SessionOptions, got 3"),
-        ({"providers": "CPUExecutionProvider"}, TypeError, "providers: expected a list of names, got 'CPU"),
-        ({"threads": 1, "sess_options": options}, ValueError, "threads: expected None with sess_options"),
-    ):
-        with pytest.raises(error, match=message):
-            ours.Session(model, **arguments)
-    with pytest.raises(ValueError, match='run_options: expected None with rest="reference"'):
-        ours.Session(model, rest="reference").run(None, {"x": sequences(6, 2, 4)}, runtime.RunOptions())
+    agree(session, model, {"x": sequences(6, 2, 4)})

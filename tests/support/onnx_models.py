@@ -10,8 +10,14 @@ from support.conversions import by_runtime
 from support.problems import Arrays
 from support.tolerance import assert_close
 
+H, I = 5, 4
+
+#: of the weights of `written`
+SHAPES = {"W": (1, 4 * H, I), "R": (1, 4 * H, H), "V": (1, 3 * H, H), "S": (1, 3 * H, H), "K": (I, I)}
+
 
 def weights(seed: int = 0, **shapes: tuple[int, ...]) -> Arrays:
+    """Random constants of these shapes."""
     rng = np.random.default_rng(seed)
     return {name: rng.uniform(-0.5, 0.5, shape).astype(np.float32) for name, shape in shapes.items()}
 
@@ -65,3 +71,16 @@ def agree(session: Any, model: Any, inputs: Arrays) -> Arrays:
 
 def sequences(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng([50, seed]).standard_normal(shape).astype(np.float32)
+
+
+def written(onnx: Any, inputs: str, outputs: str, body: str, **more: np.ndarray) -> Any:
+    """A model in ONNX's own language, of some of the weights in SHAPES and these constants."""
+    rng = np.random.default_rng(3)
+    header = '<ir_version: 8, opset_import: ["" : 14, "com.microsoft" : 1], producer_name: "tests", model_version: 3>'
+    model = onnx.parser.parse_model(f"{header} whole ({inputs}) => ({outputs}) {{ {body} }}")
+    constants = {name: rng.uniform(-0.5, 0.5, shape).astype(np.float32) for name, shape in SHAPES.items()} | more
+    read = body.replace(",", " ").replace("(", " ").replace(")", " ").split()
+    model.graph.initializer.extend(
+        [onnx.numpy_helper.from_array(a, name) for name, a in constants.items() if name in read]
+    )
+    return model
