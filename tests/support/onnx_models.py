@@ -84,3 +84,27 @@ def written(onnx: Any, inputs: str, outputs: str, body: str, **more: np.ndarray)
         [onnx.numpy_helper.from_array(a, name) for name, a in constants.items() if name in read]
     )
     return model
+
+
+def one_node(onnx: Any, kind: str = "LSTM", inputs: dict[str, Any] | None = None, **attributes: Any) -> Any:
+    """A model of one node, float32, I = 3 and H = 2, whose inputs are constants where they are arrays."""
+    rng = np.random.default_rng(0)
+    D, G = 1 + (attributes.get("direction") == "bidirectional"), {"RNN": 1, "GRU": 3, "LSTM": 4}[kind]
+    arrays: dict[str, Any] = {
+        "W": rng.standard_normal((D, G * 2, 3), np.float32),
+        "R": rng.standard_normal((D, G * 2, 2), np.float32),
+        "B": rng.standard_normal((D, G * 4), np.float32),
+    } | (inputs or {})
+    order = ("W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+    helper, kinds = onnx.helper, onnx.TensorProto
+    names = ["X", *[name if arrays.get(name) is not None else "" for name in order]]
+    node = helper.make_node(kind, names, ["Y", "Y_h"], name="the_node", **{"hidden_size": 2} | attributes)
+    free = [helper.make_tensor_value_info(n, kinds.FLOAT, None) for n, a in arrays.items() if isinstance(a, str)]
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [helper.make_tensor_value_info("X", kinds.FLOAT, ["T", "B", 3]), *free],
+        [helper.make_tensor_value_info(name, kinds.FLOAT, None) for name in ("Y", "Y_h")],
+        [onnx.numpy_helper.from_array(a, name) for name, a in arrays.items() if isinstance(a, np.ndarray)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
