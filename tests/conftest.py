@@ -66,7 +66,7 @@ if SEED := int(os.environ.get("FASTRNN_TEST_SEED", "0")):
 
 #: files of tests that need a framework even where they do not ask for `oracle`
 FRAMEWORKS = (
-    *("test_torch", "test_onnx", "test_keras", "test_jax", "test_convert_others"),
+    *("test_torch", "test_onnx", "test_keras", "test_jax", "test_convert_audio", "test_convert_jax"),
     *("test_models", "test_docs", "test_bench"),
 )
 
