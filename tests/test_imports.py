@@ -82,3 +82,12 @@ def test_imports_go_one_way() -> None:
     assert "fastrnn.call" in graph["fastrnn.run"]
     order = list(TopologicalSorter(graph).static_order())
     assert order.index("fastrnn.checks") < order.index("fastrnn.run") < order.index("fastrnn.functional")
+
+
+def test_no_test_imports_another() -> None:
+    """What several of them share is in tests/support."""
+    for path in Path(__file__).parent.rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
+        assert not [name for name in names if name.startswith("test_")], path
