@@ -1,4 +1,4 @@
-"""Many processes: DistributedDataParallel, and layers in the workers of joblib, Dask, Ray and PyTorch's loaders."""
+"""Many processes: DistributedDataParallel, FSDP, layers in the workers of joblib, Dask, Ray and PyTorch's loaders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small nonlinear model to descend on, for the tests of optimizers: mean((tanh(x W' + b) V - y)^2)."""
+"""A small nonlinear model, mean((tanh(x W' + b) V - y)^2), and the equations of the optimizers that descend on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fastrnn.onnx.Session` in the place of onnxruntime.InferenceSession: what it says of itself, and how it is called."""
+"""`fastrnn.onnx.Session` in the place of `onnxruntime.InferenceSession`: what it says of itself, how it is called."""
 
 from __future__ import annotations
 
