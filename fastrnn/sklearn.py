@@ -174,7 +174,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typ
     def _outputs(self, X: Any) -> Array:
         """Return the model's outputs (N, K) for new sequences, in float64 as scikit-learn requires."""
         validation.check_is_fitted(self)
-        y = self.model_.predict(self._sequences(X, reset=False), batch_size=self.batch_size)
+        y: Array = self.model_.predict(self._sequences(X, reset=False), batch_size=self.batch_size)
         return y.astype(np.float64)
 
     _table: bool  # whether fit was given a (N, F) array

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -612,24 +611,3 @@ def test_padding_of_targets_may_be_anything() -> None:
 )
 def test_callbacks_say_how_they_were_made(made: str) -> None:
     assert repr(eval(made, vars(training))) == made
-
-
-def test_lists_are_padded_batch_by_batch() -> None:
-    """The weights and predictions of the padded arrays, without the memory: of one long sequence among short ones."""
-    rng = np.random.default_rng(0)
-    lengths = np.r_[3, 3000, np.full(62, 2)]
-    x = [rng.standard_normal((n, 32), np.float32) for n in lengths]
-    y = [rng.standard_normal((n, 1), np.float32) for n in lengths]
-    whole = [fastrnn.training.pad_sequences(a)[0] for a in (x, y)]
-    weights, peaks = [], []
-    for given in ({"x": x, "y": y}, {"x": whole[0], "y": whole[1], "lengths": lengths}):
-        model = fastrnn.Sequential([fastrnn.GRU(32, 4, reset_after=True, rng=0), fastrnn.Dense(4, 1, rng=0)])
-        model.compile("sgd", "mse")
-        tracemalloc.start()
-        model.fit(**given, epochs=2, batch_size=8, validation_split=0.25, rng=1)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-        predictions = model.predict(given["x"], lengths=given.get("lengths"), batch_size=8)
-        weights.append(model.state_dict() | {"predictions": predictions})
-    assert_same_bits(*weights)
-    assert peaks[0] < whole[0].nbytes

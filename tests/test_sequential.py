@@ -32,7 +32,7 @@ from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn import training
-from fastrnn.training import Sequential, pad_sequences
+from fastrnn.training import Sequential
 
 Arrays = dict[str, np.ndarray]
 
@@ -204,19 +204,6 @@ def test_prediction_leaves_x_alone() -> None:
     before = x.copy()
     assert not model.predict(x, lengths=np.zeros(N, int)).any()
     assert_same_bits({"x": x}, {"x": before})
-
-
-def test_lists_are_padded() -> None:
-    x, model = inputs(), classifier()
-    sequences = [a[:n] for a, n in zip(x, steps(), strict=True)]
-    assert_same_bits({"y": model.predict(sequences)}, {"y": model.predict(x, lengths=steps())})
-    padded, lengths = pad_sequences(sequences)
-    assert lengths.tolist() == steps().tolist()
-    assert (padded.dtype, padded.shape) == (x.dtype, x.shape)
-    every = regressor()
-    y = targets(N, T)
-    got = every.evaluate(sequences, [a[:n] for a, n in zip(y, steps(), strict=True)])
-    assert got == every.evaluate(x, y, lengths=steps())
 
 
 def test_summary() -> None:

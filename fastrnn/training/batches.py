@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from itertools import chain
 from operator import length_hint
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -11,19 +12,22 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fastrnn.checks import as_array, checked_lengths, extras
-from fastrnn.training.padding import Sequences, alike, first_steps, has_steps, turned, zeros_after
+from fastrnn.training.padding import Sequences, alike, has_steps, similar, taken, turned, zeros_after
 from fastrnn.training.targets import ClassWeights, expect_weights, numbers
 from fastrnn.types import Array
 
 #: extra inputs of cells by their names
 Extras = Mapping[str, Array]
 
+#: returns the predictions of a batch, time-major
+Predict = Callable[["Batch"], Array]
+
 #: elements of y that are checked at a time
 PART = 2**20
 
 
 class Batch(NamedTuple):
-    """Time-major samples for one forward pass."""
+    """Time-major samples for one forward pass: a batch, or a part of one."""
 
     x: Array  #: (T, B, I), (T, B) of integers, or (B, F)
     y: Array | None  #: (T, B, ...) if `stepwise`, else (B, ...)
@@ -31,6 +35,7 @@ class Batch(NamedTuple):
     stepwise: bool  #: whether there is a prediction, and so a target, for every step of x
     weights: Array | None = None  #: weights of the predictions, (T, B) or (B,)
     e: Extras = MappingProxyType({})  #: extra inputs of cells by name, (T, B, ...) or (B, ...)
+    which: Any = None  #: a slice or (B,) integers: the numbers of the samples
 
     @property
     def mask(self) -> Array | None:
@@ -67,9 +72,9 @@ class Samples(NamedTuple):
     lengths: Array | None  #: (N,)
     stepwise: bool
     own_steps: int | None = None  #: steps of the predictions, if they have a time axis that is not that of x
-    weights: Array | None = None  #: weights of the predictions, shaped like `leading`
+    weights: Any = None  #: weights of the predictions, shaped like `leading`, or (N,) for all steps of a sample
     class_weights: ClassWeights = ClassWeights()
-    e: Extras = MappingProxyType({})  #: extra inputs of cells by name, (N, T, ...) or (N, ...)
+    e: Mapping[str, Any] = MappingProxyType({})  #: extra inputs of cells by name, (N, T, ...) or (N, ...)
 
     @property
     def size(self) -> int:
@@ -85,42 +90,66 @@ class Samples(NamedTuple):
         e = {name: a[which] for name, a in self.e.items()}
         return self._replace(x=self.x[which], y=y, lengths=lengths, weights=weights, e=e)
 
+    def parts(self, which: slice | Array) -> Sequence[slice | Array]:
+        """Split samples into parts of `similar` length, the longest first."""
+        if self.lengths is None or len(groups := similar(self.lengths[which])) == 1:
+            return [which]
+        return [np.arange(self.size)[which][rows] for rows in groups]
+
     def batch(self, which: slice | Array) -> Batch:
-        """Return a time-major batch; with lengths, cut to the longest sequence and zero past each length."""
-        some = self.take(which)
-        x, y, lengths, weights, e = some.x, some.y, some.lengths, some.weights, some.e
-        if lengths is not None:
-            longest = max(int(lengths.max()), 1)
-            x = zeros_after(first_steps(x, longest), lengths)
-            e = {name: zeros_after(a[:, :longest], lengths) if has_steps(a) else a for name, a in e.items()}
-            if self.stepwise:
-                y = None if y is None else zeros_after(first_steps(y, longest), lengths)
-                weights = None if weights is None else weights[:, :longest]
+        """Return time-major samples; with lengths, cut to the longest sequence and zero past each length."""
+        lengths = None if self.lengths is None else self.lengths[which]
+        x = taken(self.x, which, lengths)
+        e = {name: turned(taken(a, which, lengths if has_steps(a) else None)) for name, a in self.e.items()}
+        y, weights = (None, None) if self.y is None else self._judged(which, lengths)
         if len(self.leading) == 2:
             y, weights = (None if a is None else a.swapaxes(0, 1) for a in (y, weights))
-        if y is not None:
-            weights = self.class_weights.weights(y, weights, len(self.leading))
-        return Batch(turned(x), y, lengths, self.stepwise, weights, {name: turned(a) for name, a in e.items()})
+        return Batch(turned(x), y, lengths, self.stepwise, weights, e, which)
 
-    def batches(self, size: int, order: Array | None = None) -> Iterator[Batch]:
-        """Yield all samples in batches, in the given order if there is one."""
+    def _judged(self, which: slice | Array, lengths: Array | None) -> tuple[Array, Array | None]:
+        """Return y and its weights for some samples, batch-first."""
+        axes, lengths = len(self.leading), lengths if self.stepwise else None
+        y, weights = taken(self.y, which, lengths), self.weights
+        if weights is not None and weights.ndim < axes:
+            weights = np.broadcast_to(weights[which][:, None], y.shape[:2])
+        elif weights is not None:
+            weights = taken(weights, which, lengths)
+        return y, self.class_weights.weights(y, weights, axes)
+
+    def batches(self, size: int, order: Array | None = None, whole: bool = False) -> Iterator[list[Batch]]:
+        """Yield all samples in batches, in the given order if there is one; in parts, or one part if `whole`."""
         for start in range(0, self.size, size):
-            which = slice(start, start + size)
-            yield self.batch(which if order is None else order[which])
+            which: slice | Array = slice(start, start + size)
+            which = which if order is None else order[which]
+            yield [self.batch(part) for part in ([which] if whole else self.parts(which))]
+
+    def predictions(self, predict: Predict, size: int) -> Any:
+        """Return the predictions of all samples, batch-first: 0 past the lengths, or as a list if x is one."""
+        listed = self.stepwise and isinstance(self.x, Sequences)
+        found: Any = [None] * self.size if listed else None
+        for part in chain.from_iterable(self.batches(size)):
+            y = turned(predict(part))
+            if listed:
+                for n, a in zip(np.arange(self.size)[part.which], y, strict=True):
+                    found[n] = a[: self.x.lengths[n]].copy()
+                continue
+            if found is None:
+                found = np.zeros((*self.leading, y.shape[-1]), y.dtype)
+            found[part.which, : y.shape[1]] = y if part.mask is None else zeros_after(y, part.mask)
+        return found
 
     def targets(self) -> Iterator[tuple[Array, Array | None]]:
         """Yield y and its weights (0 past each length) for all samples, a few MB at a time."""
         assert self.y is not None
         some = max(PART // max(math.prod(self.y.shape[1:]), 1), 1)
         for start in range(0, self.size, some):
-            part = self.take(slice(start, start + some))
-            y, lengths, weights = part.y, part.lengths, part.weights
-            assert y is not None
-            if lengths is not None and self.stepwise:
-                T = self.y.shape[1]
-                y, valid = first_steps(y, T), np.arange(T) < lengths[:, None]
-                weights = valid if weights is None else np.where(valid, weights, 0)
-            yield y, self.class_weights.weights(y, weights, len(self.leading))
+            for which in self.parts(slice(start, start + some)):
+                lengths = None if self.lengths is None else self.lengths[which]
+                y, weights = self._judged(which, lengths)
+                if lengths is not None and self.stepwise:
+                    valid = np.arange(y.shape[1]) < lengths[:, None]
+                    weights = valid if weights is None else np.where(valid, weights, 0)
+                yield y, weights
 
     def split(self, fraction: float) -> tuple[Samples, Samples]:
         """Split off the last `fraction` of the samples."""
@@ -155,10 +184,8 @@ def as_inputs(name: str, x: Any, lengths: Any) -> tuple[Any, Array | None]:
 
 def as_targets(name: str, y: Any, samples: Samples) -> Any:
     """Return y as (N, T, ...), or a list as `Sequences`, if the model predicts every step; else (N, ...)."""
-    if samples.stepwise and samples.lengths is not None and isinstance(y, list | tuple):
-        found: Any = as_x(name, y, samples)
-    else:
-        found = as_array(name, steps_of(name, y, samples), sequence=True)
+    every = samples.stepwise and isinstance(y, list | tuple)
+    found = as_x(name, y, samples) if every else as_array(name, y, sequence=True)
     leading = samples.leading
     if found.shape[: len(leading)] != leading:
         meaning = "(N, T, ...)" if len(leading) == 2 else "(N, ...)"
@@ -169,60 +196,47 @@ def as_targets(name: str, y: Any, samples: Samples) -> Any:
     return found
 
 
-def as_weights(name: str, weights: Any, samples: Samples) -> Array | None:
-    """Return weights as (N, T) if the model predicts every step, with (N,) broadcast over steps; else (N,)."""
+def as_weights(name: str, weights: Any, samples: Samples) -> Any:
+    """Return weights as (N,), or, if the model predicts every step, as (N, T), or a list as `Sequences`."""
     if weights is None:
         return None
     leading = samples.leading
-    if isinstance(weights, list | tuple) and any(map(np.ndim, weights)):
-        weights = steps_of(name, weights, samples)
-    w = numbers(name, weights)
+    every = samples.stepwise and isinstance(weights, list | tuple) and any(map(np.ndim, weights))
+    w: Any = as_x(name, [numbers(name, a) for a in weights], samples) if every else numbers(name, weights)
     if w.shape not in (leading, leading[:1]):
         meaning = "(N,) or (N, T)" if len(leading) == 2 else "(N,)"
         expected = " or ".join(map(str, dict.fromkeys((leading[:1], leading))))
         raise ValueError(f"{name}: expected shape {meaning} = {expected}, got {w.shape}")
-    if w.ndim < len(leading):
-        w = np.broadcast_to(w[:, None], leading)
-    elif samples.lengths is not None and samples.stepwise:
+    listed = isinstance(w, Sequences)
+    if samples.stepwise and samples.lengths is not None and w.ndim == 2 and not listed:
         w = zeros_after(w, samples.lengths)
-    expect_weights(name, w)
+    expect_weights(name, np.concatenate(w.arrays) if listed else w)
     return w
 
 
-def as_extras(name: str, e: Any, names: Sequence[str], samples: Samples) -> Extras:
-    """Return extra inputs by name, (N, T, ...) or (N, ...); lists are padded as x is."""
+def as_extras(name: str, e: Any, names: Sequence[str], samples: Samples) -> Mapping[str, Any]:
+    """Return extra inputs by name, (N, T, ...) or (N, ...), or a list as `Sequences`."""
     e = extras(name, e, names)
-    found: dict[str, Array] = {}
+    found: dict[str, Any] = {}
     for key in names:
         own = f"{name} {key!r}"
         a = e[key]
-        a = found[key] = as_array(own, padded_as_x(own, a, samples) if isinstance(a, list | tuple) else a)
-        if a.ndim not in (2, 3) or a.shape[: a.ndim - 1] != samples.x.shape[: a.ndim - 1]:
+        a = found[key] = as_x(own, a, samples) if isinstance(a, list | tuple) else as_array(own, a)
+        if a.ndim not in (2 + isinstance(a, Sequences), 3) or a.shape[: a.ndim - 1] != samples.x.shape[: a.ndim - 1]:
             N, T = samples.x.shape[:2]
             expected = f"(N, T, H), (N, T, 1), (N, H) or (N, 1) with N, T = {N}, {T}"
             raise ValueError(f"{own}: expected shape {expected}, got {a.shape}")
     return found
 
 
-def steps_of(name: str, a: Any, samples: Samples) -> Any:
-    """Pad `a` if it is a list with values for every step of x."""
-    return padded_as_x(name, a, samples) if samples.stepwise and isinstance(a, list | tuple) else a
-
-
-def padded_as_x(name: str, sequences: Sequence[Any], samples: Samples) -> Array:
-    """Pad a list with values for every step of x, whose lengths it must have."""
-    a = as_x(name, sequences, samples)
-    return a.first(a.shape[1])
-
-
-def as_x(name: str, sequences: Sequence[Any], samples: Samples) -> Sequences:
-    """Return such a list as `Sequences`, not padded."""
+def as_x(name: str, sequences: Sequence[Any], samples: Samples) -> Any:
+    """Return a list with values for every step of x, as `Sequences`, or as an array if x has no lengths."""
     a = Sequences(alike(f"{name}: ", sequences))
     expected = np.full(samples.size, samples.x.shape[1]) if samples.lengths is None else samples.lengths
     for n, (got, wanted) in enumerate(zip(a.lengths, expected, strict=False)):
         if got != wanted:
             raise ValueError(f"{name}: expected {wanted} steps in sequence {n}, as x has, got {got}")
-    return a
+    return a if samples.lengths is not None else a.padded()
 
 
 #: fields of a batch, as a tuple and as a dict, and those that training needs
@@ -238,20 +252,20 @@ class Source(Protocol):
     def batches_per_epoch(self) -> int | None:
         """Number of batches, or None if it is unknown before the end."""
 
-    def epoch(self, rng: np.random.Generator | None) -> Iterator[Batch]:
-        """Yield all batches once; with rng, shuffled if the source has no order of its own."""
+    def epoch(self, rng: np.random.Generator | None) -> Iterator[list[Batch]]:
+        """Yield all batches once, in parts; with rng, shuffled if the source has no order of its own."""
 
     def expect_epochs(self, number: int) -> None:
         """Raise ValueError if it cannot be iterated this often."""
 
     def expect_equal(self) -> None:
-        """Require batches of equal size, checked now or when they are read."""
+        """Require batches of equal size, checked now or when they are read, each in one part."""
 
     def split(self, fraction: float) -> tuple[Source, Source]:
         """Split off the last `fraction` of the samples."""
 
-    def joined(self, predictions: Iterator[Array]) -> Array:
-        """Join the predictions of all batches into one array, batch-first."""
+    def predictions(self, predict: Predict) -> Any:
+        """Return the predictions of all samples, as `Samples.predictions`."""
 
 
 class ArraySource:
@@ -259,18 +273,21 @@ class ArraySource:
 
     def __init__(self, samples: Samples, size: int) -> None:
         self.samples, self._size = samples, size
+        self._whole = False
 
     @property
     def batches_per_epoch(self) -> int | None:
         return math.ceil(self.samples.size / self._size)
 
-    def epoch(self, rng: np.random.Generator | None) -> Iterator[Batch]:
-        return self.samples.batches(self._size, None if rng is None else rng.permutation(self.samples.size))
+    def epoch(self, rng: np.random.Generator | None) -> Iterator[list[Batch]]:
+        order = None if rng is None else rng.permutation(self.samples.size)
+        return self.samples.batches(self._size, order, self._whole)
 
     def expect_epochs(self, number: int) -> None:
         """Accept any number."""
 
     def expect_equal(self) -> None:
+        self._whole = True
         if self.samples.size % self._size:
             got = f"{self.samples.size} samples in batches of {self._size}"
             raise ValueError(f"stateful: expected batches of equal size, got {got}")
@@ -279,17 +296,8 @@ class ArraySource:
         first, last = self.samples.split(fraction)
         return ArraySource(first, self._size), ArraySource(last, self._size)
 
-    def joined(self, predictions: Iterator[Array]) -> Array:
-        samples, out, start = self.samples, None, 0
-        for y in predictions:
-            if out is None:
-                leading = samples.leading
-                out = np.zeros((*leading, *y.shape[len(leading) :]), y.dtype)
-            rows = out[start : start + len(y)]
-            rows[:, : y.shape[1]] = y
-            start += len(y)
-        assert out is not None  # there is at least one sample
-        return out
+    def predictions(self, predict: Predict) -> Any:
+        return self.samples.predictions(predict, self._size)
 
 
 class IterableSource:
@@ -335,7 +343,11 @@ class IterableSource:
     def expect_equal(self) -> None:
         self._equal = True
 
-    def epoch(self, rng: np.random.Generator | None) -> Iterator[Batch]:
+    def epoch(self, rng: np.random.Generator | None) -> Iterator[list[Batch]]:
+        for samples in self._all(rng):
+            yield from samples.batches(samples.size, whole=self._equal)
+
+    def _all(self, rng: np.random.Generator | None) -> Iterator[Samples]:
         size = 0
         for number, given in enumerate(self._one_pass(rng) if self._steps is None else self._some(rng), 1):
             samples = self._read(f"batch {number}", given)
@@ -343,7 +355,7 @@ class IterableSource:
                 got = f"{samples.size} samples in batch {number} after {size}"
                 raise ValueError(f"stateful: expected batches of equal size, got {got}")
             size = samples.size
-            yield samples.batch(slice(None))
+            yield samples
         if size == 0:
             why = "; the generator is exhausted" if self._once else ""
             raise ValueError(f"{self._name}: expected at least one batch, got none{why}")
@@ -354,8 +366,10 @@ class IterableSource:
             f"got {fraction}; pass validation_data"
         )
 
-    def joined(self, predictions: Iterator[Array]) -> Array:
-        every = list(predictions)
+    def predictions(self, predict: Predict) -> Any:
+        every = [samples.predictions(predict, samples.size) for samples in self._all(None)]
+        if any(isinstance(y, list) for y in every):
+            return list(chain.from_iterable(every))
         longest = max([y.shape[1] for y in every])
         if any(y.shape[1] < longest for y in every):
             every = [np.pad(y, [(0, 0), (0, longest - y.shape[1]), (0, 0)]) for y in every]

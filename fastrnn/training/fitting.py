@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -210,15 +211,17 @@ class Training:
             getattr(callback, moment)(self)
 
     def _one_epoch(self) -> Totals:
-        options, totals, state = self._options, Totals(self.model.compiled), None
+        options, totals, states = self._options, Totals(self.model.compiled), None
         for number, batch in enumerate(self._source.epoch(self.rng if options.shuffle else None), 1):
             self.batch = number
-            if not options.stateful:
-                state = None
-            for window in batch.windows(options.truncate):
-                state = self._step(window, state, totals)
-            if number % options.accumulate == 0:
-                self._step_together()
+            if not options.stateful or states is None:
+                states = [None] * len(batch)
+            alone = options.accumulate == len(batch) == 1
+            for windows in zip_longest(*[part.windows(options.truncate) for part in batch]):
+                parts = [part for part in windows if part is not None]  # the longest first, and so with their states
+                states = [self._step(*given, totals, alone) for given in zip(parts, states, strict=False)]
+                if number % options.accumulate == 0:
+                    self._step_together()
             if self.callbacks:
                 self.logs = totals.means()
                 self._tell("on_batch_end")
@@ -226,8 +229,8 @@ class Training:
         totals.expect_some("y")
         return totals
 
-    def _step(self, batch: Batch, state: Any, totals: Totals) -> Any:
-        """Make one optimizer step, or part of one with `accumulate`; return the final state."""
+    def _step(self, batch: Batch, state: Any, totals: Totals, alone: bool) -> Any:
+        """Make one optimizer step, or unless `alone` a part of `_step_together`; return the final state."""
         if batch.empty:  # only empty sequences: nothing to learn, and the state is unchanged
             return state
         model, loss = self.model, self.model.compiled.loss
@@ -240,7 +243,6 @@ class Training:
         totals.add(judged, y, batch)
         if judged.weight == 0:  # no target that counts
             return state
-        alone = self._options.accumulate == 1
         dy = judged.gradient if alone else judged.gradient * judged.weight
         every = model.run_backward(dy, cache, first=self._first).grads
         grads = {name: every[name] for name in self._parameters}
@@ -253,7 +255,7 @@ class Training:
         return state
 
     def _step_together(self) -> None:
-        """Make one optimizer step with the weighted mean of the gradients of several batches."""
+        """Make one optimizer step with the weighted mean of the gradients of several batches, or parts of one."""
         if self._weight:
             self._learn({name: g / self._weight for name, g in self._gathered.items()})
         self._gathered, self._weight = {}, 0.0

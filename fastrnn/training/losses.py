@@ -110,7 +110,7 @@ class Loss(ABC):
             Name of y in messages.
         y : array
         shape : (N, T, K) or (N, K)
-            Shape of the predictions of all samples.
+            Shape of the predictions of these samples.
         dtype : dtype
             Dtype of the predictions.
         weights : (N, T) or (N,) array, optional

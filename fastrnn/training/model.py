@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from fastrnn.checks import by_name, positive
@@ -28,7 +29,7 @@ from fastrnn.training.losses import LOSSES, Judged, Loss
 from fastrnn.training.metrics import Metric, metric_name
 from fastrnn.training.metrics import metric as metric_of
 from fastrnn.training.optimizers import OPTIMIZERS, Optimizer
-from fastrnn.training.padding import has_steps, turned, zeros_after
+from fastrnn.training.padding import has_steps
 from fastrnn.training.targets import ClassWeights, checked_class_weights
 from fastrnn.types import Array
 
@@ -66,8 +67,8 @@ class Model(Chain):
         loss : {"mse", "binary_crossentropy", "categorical_crossentropy"} or Loss
         metrics : list of {"accuracy", "binary_accuracy", "mae"}, Metric or functions
             Reported besides the loss. A function ``f(y_true, y_pred)``, reported under its own name, gets the N steps
-            of a batch that count, (N, K) each, or (N,) classes, and returns one number per step, (N,), or per element,
-            or a single number, the mean of the batch.
+            that count of a batch, or of a part of one (see `fit`), (N, K) each, or (N,) classes, and returns one number
+            per step, (N,), or per element, or a single number, the mean of these steps.
 
         Raises
         ------
@@ -148,7 +149,7 @@ class Model(Chain):
         e: Mapping[str, Any] | None = None,
         steps: int | None = None,
         threads: int | None = None,
-    ) -> Array:
+    ) -> Any:
         """Predict y for all samples, in order; bit-identical for every `batch_size` (except with the NumPy backend).
 
         Parameters
@@ -162,7 +163,8 @@ class Model(Chain):
         Returns
         -------
         (N, T, K) array, 0 past the lengths, or (N, K)
-            If x yields batches, T is that of the longest.
+            If x yields batches, T is that of the longest. For a list of sequences, or batches of such lists, a list of
+            N arrays (T_n, K) in place of (N, T, K).
 
         Raises
         ------
@@ -171,7 +173,7 @@ class Model(Chain):
         """
         given = {"x": x, "lengths": lengths, "e": e}
         source = self._source(given, batch_size, ClassWeights(), check=None, steps=("steps", steps))
-        return source.joined(prediction(self, batch, threads) for batch in source.epoch(None))
+        return source.predictions(lambda part: predicted(self, part, threads))
 
     def summary(self) -> str:
         """Return a table of the layers, their output shapes (batch-first) and parameter counts.
@@ -384,26 +386,25 @@ class TargetCheck:
     def __call__(self, name: str, samples: Samples) -> None:
         if self._tried is None:
             first = next(samples.batch(slice(0, 1)).windows(self._truncate))
-            self._tried = self._model.run_forward(first.x, lengths=first.lengths, threads=self._threads, e=first.e).y
-        K, dtype, steps = self._tried.shape[-1], self._tried.dtype, samples.leading[1:]
+            self._tried = predicted(self._model, first, self._threads)
+        K, dtype, axes = self._tried.shape[-1], self._tried.dtype, len(samples.leading)
         samples.class_weights.expect_of(K, self._loss.classes, self._loss.probabilities)
         for y, weights in samples.targets():
-            self._loss.expect_targets(name, y, (len(y), *steps, K), dtype, weights)
+            self._loss.expect_targets(name, y, (*y.shape[:axes], K), dtype, weights)
 
 
 def evaluate(model: Chain, compiled: Compiled, source: Source, threads: int | None, name: str = "y") -> Totals:
     totals = Totals(compiled)
-    for batch in source.epoch(None):
-        y = model.run_forward(batch.x, lengths=batch.lengths, threads=threads, e=batch.e).y
-        totals.add(compiled.loss.judge(y, batch.y, batch.mask, batch.weights), y, batch)
+    for part in chain.from_iterable(source.epoch(None)):
+        y = predicted(model, part, threads)
+        totals.add(compiled.loss.judge(y, part.y, part.mask, part.weights), y, part)
     totals.expect_some(name)
     return totals
 
 
-def prediction(model: Chain, batch: Batch, threads: int | None) -> Array:
-    """Return predictions, batch-first, 0 past the lengths."""
-    y: Array = turned(model.run_forward(batch.x, lengths=batch.lengths, threads=threads, e=batch.e).y)
-    return y if batch.mask is None else zeros_after(y, batch.mask)
+def predicted(model: Chain, batch: Batch, threads: int | None) -> Array:
+    y: Array = model.run_forward(batch.x, lengths=batch.lengths, threads=threads, e=batch.e).y
+    return y
 
 
 def samples_first(shape: Shape) -> Shape:

@@ -137,7 +137,7 @@ def from_mask(x: Any, mask: Any) -> tuple[Array, Array]:
 
 
 class Sequences:
-    """Sequences of unequal length that report their padded shape; each batch is padded separately."""
+    """Sequences of unequal length that report their padded shape; each part of a batch is padded separately."""
 
     def __init__(self, arrays: list[Array]) -> None:
         self.arrays, self.lengths = arrays, np.array([len(a) for a in arrays], np.int64)
@@ -150,12 +150,23 @@ class Sequences:
     def __getitem__(self, which: slice | Array) -> Sequences:
         return Sequences([self.arrays[n] for n in np.arange(len(self))[which]])
 
-    def first(self, steps: int) -> Array:
-        """Return the sequences padded to (N, steps, ...); `steps` is at least the longest length."""
-        a = np.zeros((len(self), steps, *self.shape[2:]), self.dtype)
+    def padded(self, steps: int | None = None) -> Array:
+        """Return the sequences padded to `steps`, at least the longest length."""
+        a = np.zeros((len(self), steps or self.shape[1], *self.shape[2:]), self.dtype)
         for row, own in zip(a, self.arrays, strict=True):
             row[: len(own)] = own
         return a
+
+
+def similar(lengths: Array) -> list[Array]:
+    """Group sequences by length so that padding a group to its longest at most doubles its steps."""
+    groups, order = [], np.argsort(-lengths, kind="stable")
+    while len(order):
+        steps = lengths[order]
+        size = np.count_nonzero(steps[0] * np.arange(1, len(steps) + 1) <= 2 * steps.cumsum())  # true, then false
+        groups.append(order[:size])
+        order = order[size:]
+    return groups
 
 
 def alike(argument: str, sequences: Sequence[Any]) -> list[Array]:
@@ -183,10 +194,12 @@ def filler(value: float, dtype: np.dtype[Any]) -> Array:
     return cast
 
 
-def first_steps(a: Any, steps: int) -> Array:
-    """Return the first steps, (N, steps, ...), of (N, T, ...)."""
-    found: Array = a.first(steps) if isinstance(a, Sequences) else a[:, :steps]
-    return found
+def taken(a: Any, which: slice | Array, lengths: Array | None) -> Array:
+    """Return some samples; with their lengths, cut to the longest and zero past each."""
+    if lengths is None:
+        return a[which]  # type: ignore[no-any-return]
+    longest = max(int(lengths.max()), 1)
+    return a[which].padded(longest) if isinstance(a, Sequences) else zeros_after(a[which, :longest], lengths)
 
 
 def zeros_after(a: Array, lengths: Array) -> Array:

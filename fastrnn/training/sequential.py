@@ -79,8 +79,10 @@ class Sequential(Model):
 
         Parameters
         ----------
-        x : (N, T, I) array, (N, T) integers, (N, F), or a list of N arrays (T_n, ...), which are padded batch by batch
+        x : (N, T, I) array, (N, T) integers, (N, F), or a list of N arrays (T_n, ...)
             Inputs, of the layers' dtype (dimensionless). Arrays may be memory-mapped and are read batch by batch.
+            A batch of sequences of unequal length runs in parts of similar length, in which padding at most doubles
+            the number of steps; the gradients are those of the whole batch.
             Alternatively, an iterable of batches (x, y) or (x, y, sample_weight), or dicts of "x", "y", "lengths",
             "sample_weight" and "e": a generator, a list, a Keras Sequence (``__len__`` and ``__getitem__``), a torch
             DataLoader, or any other iterable.
@@ -121,7 +123,8 @@ class Sequential(Model):
             optimizer step; the state is carried from one to the next, the gradient is not propagated back.
         stateful : bool
             Start each batch from the final states of the batch before, sample by sample, as one long sequence split
-            into batches; states are reset every epoch. Needs ``shuffle=False`` and batches of equal size.
+            into batches; states are reset every epoch. Needs ``shuffle=False`` and batches of equal size, each of which
+            is padded to its longest sequence.
         accumulate : int
             Accumulate the gradients of this many batches for one optimizer step: the same as one batch of that many
             times the size, in the memory of one. Cannot be combined with `truncate` or `stateful`.
