@@ -1,0 +1,196 @@
+"""What fit refuses, and when: arguments, data that are not finite, targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from support.models import K, N, T, classes, classifier, inputs, letters, regressor, steps, targets
+from support.tolerance import assert_same_bits
+
+import fastrnn
+from fastrnn import training
+from fastrnn.training import EarlyStopping, Sequential
+
+
+def spoilt(where: tuple[int, ...], a: np.ndarray, value: float) -> np.ndarray:
+    a = a.copy()
+    a[where] = value
+    return a
+
+
+def test_a_loss_that_is_not_finite() -> None:
+    x, y = inputs(), targets(N, T)
+    model = regressor()
+    with pytest.raises(FloatingPointError, match=r"^loss: nan in epoch 1, batch 2: x holds NaN or infinity"):
+        model.fit(spoilt((5, 2, 1), x, np.nan), y, batch_size=4, shuffle=False)
+    with pytest.raises(FloatingPointError, match=r"^loss: inf in epoch 1, batch 1: y holds infinity"):
+        model.fit(x, spoilt((5, 2, 1), y, np.inf), epochs=2)
+    before = model.state_dict()
+    with pytest.raises(
+        FloatingPointError, match=r"^loss: inf .*: x, y and the weights are finite, but the predictions are too"
+    ):
+        model.fit(x, spoilt((5, 2, 1), y, 1e200))
+    assert_same_bits(model.state_dict(), before)
+    model.layers[0].parameters()["weight_hh_l0"][0, 0] = np.nan
+    with pytest.raises(
+        FloatingPointError, match=r"^loss: nan .*: weight_hh_l0 of layer 0 \(GRU\) became non-finite in an ea"
+    ):
+        model.fit(x, y)
+
+
+def fit(model: Sequential, x: Any = None, y: Any = None, **options: Any) -> Any:
+    return model.fit(inputs() if x is None else x, classes(N) if y is None else y, **options)
+
+
+ERRORS: dict[str, Callable[[], Any]] = {
+    "epochs: expected a positive integer, got 0": lambda: fit(classifier(), epochs=0),
+    "epochs: expected a positive integer, got 1.5": lambda: fit(classifier(), epochs=1.5),
+    "batch_size: expected a positive integer, got -1": lambda: fit(classifier(), batch_size=-1),
+    "shuffle: expected True or False, got 1": lambda: fit(classifier(), shuffle=1),
+    "stateful: expected True or False, got None": lambda: fit(classifier(), stateful=None),
+    "progress: expected True or False, got 'bar'": lambda: fit(classifier(), progress="bar"),
+    "callbacks: expected a list of Callback, got 3": lambda: fit(classifier(), callbacks=[3]),
+    "truncate: expected a positive integer, got 0": lambda: fit(regressor(), y=targets(N, T), truncate=0),
+    "truncate: expected a model that predicts every step": lambda: fit(classifier(), truncate=2),
+    "stateful: expected shuffle=False, because the order": lambda: fit(classifier(), stateful=True),
+    "stateful: expected batches of equal size, got 13 samples in batches of 4": lambda: fit(
+        classifier(), stateful=True, shuffle=False, batch_size=4
+    ),
+    "truncate: layer 1 \\(LSTM\\) is bidirectional": lambda: fit(
+        compiled(letters()), classes(N, T), classes(N, T), truncate=2
+    ),
+    "truncate: needs x with a time axis, got shape \\(13, 3\\)": lambda: fit(
+        compiled(Sequential([fastrnn.Dense(3, K, dtype=np.float64)])), inputs()[:, 0], truncate=2
+    ),
+    "validation_split: expected a number in \\[0, 1\\), got 1": lambda: fit(classifier(), validation_split=1.0),
+    "validation_split: expected a number in \\[0, 1\\), got -0.1": lambda: fit(classifier(), validation_split=-0.1),
+    "validation_split: 0.99 of 13 samples leaves one part empty": lambda: fit(classifier(), validation_split=0.99),
+    "validation_split: expected 0 with validation_data": lambda: fit(
+        classifier(), validation_split=0.5, validation_data=(inputs(), classes(N))
+    ),
+    "validation_data: expected \\(x, y\\), \\(x, y, lengths\\) or .*, got 3": lambda: fit(
+        classifier(), validation_data=3
+    ),
+    "validation_data y: expected shape \\(N, \\.\\.\\.\\) = \\(13, \\.\\.\\.\\), got \\(5,\\)": lambda: fit(
+        classifier(), validation_data=(inputs(), classes(5))
+    ),
+    "validation_data x: expected shape": lambda: fit(classifier(), validation_data=(classes(5), classes(5))),
+    "monitor: expected one of loss, accuracy, got 'val_loss'": lambda: fit(classifier(), callbacks=[EarlyStopping()]),
+    "monitor: expected one of loss, accuracy, got 'mae'": lambda: fit(
+        classifier(), callbacks=[training.Checkpoint("x", best_only=True, monitor="mae")]
+    ),
+    'mode: expected "min", "max" or None, got \'more\'': lambda: EarlyStopping(mode="more"),
+    "monitor: expected the name of a loss or metric, got None": lambda: EarlyStopping(None),  # type: ignore[arg-type]
+    "patience: expected a positive integer, got 0": lambda: EarlyStopping(patience=0),
+    "min_delta: expected a finite number of at least 0, got -1": lambda: EarlyStopping(min_delta=-1.0),
+    "monitor, mode: expected None without best_only": lambda: training.Checkpoint("x", monitor="loss"),
+    "monitor, mode: expected None without best_only=True": lambda: training.Checkpoint("x", monitor=False, mode=0),  # type: ignore[arg-type]
+    "monitor: expected the name of a loss or metric, got False": lambda: training.Checkpoint(
+        "x",
+        best_only=True,
+        monitor=False,  # type: ignore[arg-type]
+    ),
+    'mode: expected "min", "max" or None, got 0': lambda: EarlyStopping(mode=0),  # type: ignore[arg-type]
+    'mode: expected "min", "max" or None, got array': lambda: EarlyStopping(mode=np.array(["min", "max"])),  # type: ignore[arg-type]
+    "threshold: expected a finite number, got nan": lambda: training.Accuracy(np.nan),
+    "threshold: expected a finite number, got inf": lambda: training.metrics.BinaryAccuracy(np.inf),
+    "every: expected a positive integer, got 0": lambda: training.Checkpoint("x", every=0),
+    "threads: expected a positive integer, got 0": lambda: fit(classifier(), threads=0),
+}
+
+
+def compiled(model: Sequential, loss: str = "categorical_crossentropy") -> Sequential:
+    model.compile("sgd", loss)
+    return model
+
+
+@pytest.mark.parametrize("message", ERRORS)
+def test_errors(message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^(layer 0 .LSTM.: )?{message}"):
+        ERRORS[message]()
+
+
+def test_layers_of_bfloat16_do_not_train() -> None:
+    model = Sequential([fastrnn.LSTM(3, 5, weight_dtype="bfloat16"), fastrnn.Dense(5, K)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"^layer 0 \(LSTM\): .*weights"):
+        model.fit(inputs(np.float32), targets(N, T).astype(np.float32))
+
+
+def one_output(**options: Any) -> Sequential:
+    """Reads (N, T, I), predicts (N, 1)."""
+    gru = fastrnn.GRU(3, 4, reset_after=True, return_sequences=False, rng=0)
+    return compiled(Sequential([gru, fastrnn.Dense(4, 1, "sigmoid", rng=1)]), **options)
+
+
+NUMBERS, BINARY = targets(N)[:, :1].astype(np.float32), classes(N)[:, None] % 2
+
+#: what the message says: a model, and targets that are not its own, if only in the last of the samples
+TARGETS: dict[str, tuple[Callable[[], Sequential], Any]] = {
+    r"expected classes in 0\.\.3, got 4": (classifier, np.r_[classes(N - 1), 4]),
+    r"expected classes in 0\.\.3, got -1": (classifier, np.r_[classes(N - 1), -1]),
+    r"expected probabilities in 0\.\.1, got 1\.5": (
+        lambda: one_output(loss="binary_crossentropy"),
+        np.r_[BINARY[1:], [[1.5]]].astype(np.float32),
+    ),
+    r"expected float32 of shape \(N, K\) = \(13, 1\), got float32 of shape \(13,\); y\[:, None\]$": (
+        lambda: one_output(loss="mse"),
+        NUMBERS[:, 0],
+    ),
+    r"expected float32 .*, got float64 of shape \(13,\); y\[:, None\]\.astype\(np\.float32\)$": (
+        lambda: one_output(loss="mse"),
+        NUMBERS[:, 0].astype(np.float64),
+    ),
+    r"expected float32 .*, got int64 of shape \(13, 1\); y\.astype\(np\.float32\)$": (
+        lambda: one_output(loss="binary_crossentropy"),
+        BINARY,
+    ),
+    r".*, or integer classes of shape \(N,\) = \(13,\), got int64 of shape \(13, 4\); y\.astype\(np\.float64\)$": (
+        classifier,
+        np.eye(K, dtype=np.int64)[classes(N)],
+    ),
+    r".* got int64 of shape \(13, 1\); classes have no axis of their own: y\[:, 0\]$": (
+        classifier,
+        classes(N)[:, None],
+    ),
+    r".* got float64 of shape \(13,\); classes are integers: y\.astype\(int\)$": (classifier, classes(N).astype(float)),
+    r".* got int64 of shape \(13, 7\); for integer classes use the loss .categorical_crossentropy.$": (
+        regressor,
+        classes(N, T),
+    ),
+    r".* = \(13, 7, 4\), got float64 of shape \(13, 7, 2\)$": (regressor, targets(N, T)[..., :2]),
+    r"expected shape \(N, T, \.\.\.\) .*, got \(13, 4\); for one target per sequence, give the last": (
+        regressor,
+        targets(N),
+    ),
+}
+
+
+@pytest.mark.parametrize("message", TARGETS)
+def test_targets_are_refused_before_the_first_step(message: str) -> None:
+    """Those of the validation too, and whatever the batches; the message names what the caller gave."""
+    make, wrong = TARGETS[message]
+    model = make()
+    x = inputs(np.float32) if "float32" in message or "probabilities" in message else inputs()
+    right = np.asarray(model.predict(x))
+    before = model.state_dict()
+    options: dict[str, Any] = {"batch_size": 2, "shuffle": False}
+    for y, more, name in ((wrong, {}, "y"), (right, {"validation_data": (x, wrong)}, "validation_data y")):
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: {message}"):
+            model.fit(x, y, **options, **more)
+    with pytest.raises((TypeError, ValueError), match=f"^y: {message}"):
+        model.fit(x, wrong, **options, validation_split=0.3)
+    with pytest.raises((TypeError, ValueError), match=f"^y: {message}"):
+        model.evaluate(x, wrong, batch_size=2)
+    assert_same_bits(model.state_dict(), before)
+    assert model.compiled.optimizer.steps == 0
+
+
+def test_padding_of_targets_may_be_anything() -> None:
+    model, y = compiled(letters()), classes(N, T)
+    y[np.arange(T) >= steps()[:, None]] = 99
+    model.fit(classes(N, T), y, lengths=steps())
+    assert model.evaluate(classes(N, T), y, lengths=steps())["loss"] > 0
