@@ -282,16 +282,28 @@ static void multiply_terms(ptrdiff_t n, int width, Tile t)
     }
 }
 
-/* A run of `count` panels of one width, by the whole of K; moves t on behind it. */
-static void multiply_run(Tile *t, int count, int width, ptrdiff_t segments, ptrdiff_t segment_stride, ptrdiff_t K)
+/* The terms of the chain that begins at k, of K in a segment: no head's are split where a head alone would not be. */
+INLINE ptrdiff_t chain_from(const Panels *p, ptrdiff_t k, ptrdiff_t K)
+{
+    ptrdiff_t rest = K - k;
+    if (p->head && K > KC) {
+        const ptrdiff_t own = p->head < KC ? KC / p->head * p->head : p->head - k % p->head;
+        if (own < rest) rest = own;
+    }
+    return rest < KC ? rest : KC;
+}
+
+/* A run of `count` panels of one width, by K terms in each segment; moves t on behind it. */
+static void multiply_run(Tile *t, int count, int width, ptrdiff_t segments, ptrdiff_t segment_stride, const Panels *p,
+                         ptrdiff_t K)
 {
     const real *const from = t->panel;
     const real *const init = t->init;
     t->panel_stride = segments * K * width * LANES;
     t->add = 0;
     for (ptrdiff_t segment = 0; segment < segments; segment++)
-        for (ptrdiff_t k = 0; k < K; k += KC) {
-            t->K = K - k < KC ? K - k : KC;
+        for (ptrdiff_t k = 0; k < K; k += t->K) {
+            t->K = chain_from(p, k, K);
             t->offset = segment * segment_stride + k;
             row_panels[width - 1][count - 1](t);
             t->panel += t->K * width * LANES;
@@ -321,7 +333,7 @@ void X(multiply_row)(const real *a, ptrdiff_t segments, ptrdiff_t segment_stride
         if (p->head) { /* a run of panels has one window */
             const real *const from = a + window_start(p, group);
             if (count && row != from) {
-                multiply_run(&t, count, width, segments, segment_stride, K);
+                multiply_run(&t, count, width, segments, segment_stride, p, K);
                 count = 0;
             }
             row = from;
@@ -329,14 +341,14 @@ void X(multiply_row)(const real *a, ptrdiff_t segments, ptrdiff_t segment_stride
         for (int panel = 0; panel < panel_count(vectors); panel++) {
             const int next = panel_width(vectors, panel);
             if (count && (count == PANELS_ONCE || width != next)) {
-                multiply_run(&t, count, width, segments, segment_stride, K);
+                multiply_run(&t, count, width, segments, segment_stride, p, K);
                 count = 0;
             }
             width = next;
             count++;
         }
     }
-    if (count) multiply_run(&t, count, width, segments, segment_stride, K);
+    if (count) multiply_run(&t, count, width, segments, segment_stride, p, K);
 }
 
 void X(multiply)(ptrdiff_t n, const real *const *a, ptrdiff_t segments, ptrdiff_t segment_stride, const Panels *p,
@@ -361,8 +373,8 @@ void X(multiply)(ptrdiff_t n, const real *const *a, ptrdiff_t segments, ptrdiff_
         t.init = init ? init + v * LANES : 0;
         t.add = 0;
         for (ptrdiff_t segment = 0; segment < segments; segment++)
-            for (ptrdiff_t k = 0; k < K; k += KC) {
-                t.K = K - k < KC ? K - k : KC;
+            for (ptrdiff_t k = 0; k < K; k += t.K) {
+                t.K = chain_from(p, k, K);
                 t.offset = from + segment * segment_stride + k;
                 multiply_terms(n, width, t);
                 t.panel += t.K * width * LANES;

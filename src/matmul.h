@@ -13,7 +13,8 @@
  * holds a window of k, the same number in all: those of whichever heads have units in it, the rest zeros.
  *
  * The order of summation is fixed by K alone: fused multiply-adds over k in order, restarted every KC terms and at
- * every segment of K. So an element of the result has the same bits whatever rows surround it.
+ * every segment of K; of a block-diagonal matrix, by the K of a head. So an element of the result has the same bits
+ * whatever rows surround it, and a head those that it has alone.
  */
 #ifndef FRNN_MATMUL_H
 #define FRNN_MATMUL_H

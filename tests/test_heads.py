@@ -187,6 +187,18 @@ def test_heads_are_layers(implementation: str) -> None:
     assert abs(dx).max() < 1e-12  # what each head gives x is all that x gets
 
 
+@pytest.mark.parametrize("D", [6, 72, 100, 200])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_heads_have_the_bits_of_layers(dtype: type, D: int, native: str) -> None:
+    """However their units fall into vectors, and their terms into chains."""
+    rng, heads = np.random.default_rng(D), 3
+    W, U, x = (rng.uniform(-0.3, 0.3, s).astype(dtype) for s in ((heads * D, 5), (heads * D, D), (4, 2, 5)))
+    y = fastrnn.rnn_forward(x, W, U, heads=heads).y
+    for k in range(heads):
+        part = slice(k * D, (k + 1) * D)
+        assert_same_bits({"y": y[..., part]}, {"y": fastrnn.rnn_forward(x, W[part], U[part]).y})
+
+
 def test_a_unit_a_head(native: str) -> None:
     """Then the recurrence is elementwise: an IndRNN's."""
     rnn = fastrnn.RNN(3, 37, heads=37, dtype=np.float64, rng=0)
