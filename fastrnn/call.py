@@ -102,12 +102,15 @@ def empty(x: np.ndarray, features: int, batch_first: bool) -> np.ndarray:
 class DenseCall(NamedTuple):
     """A checked rowwise operation: y = f(x W' + b), or f(x) without W. One dtype throughout."""
 
-    function: str  #: f, of `functions.FUNCTIONS`
+    function: str  #: f, of `functions.FUNCTIONS`, or "normalize": `functions.normalized`, times scale plus shift
     x: np.ndarray  #: (n, I), last axis contiguous
     W: np.ndarray | None = None  #: (N, I), C-contiguous
     b: np.ndarray | None = None  #: (N,)
     threads: int = 1  #: an upper bound
     packed: Any = None  #: W and b packed by the backend's own `pack_dense`; steps use it in their place
+    epsilon: float = 0.0  #: of "normalize", and so are:
+    scale: np.ndarray | None = None  #: (N,), or None for ones
+    shift: np.ndarray | None = None  #: (N,), or None for zeros
 
     @property
     def features(self) -> int:

@@ -24,6 +24,21 @@ def softmax_backward(ds: Array, s: Array) -> Array:
     return da
 
 
+def normalized(a: Array, epsilon: float) -> tuple[Array, Array]:
+    """Return n = (a - mean) r with r = 1 / sqrt(variance + epsilon), along the last axis; and r, for the gradient."""
+    n: Array = a - a.mean(axis=-1, keepdims=True)
+    r = 1 / np.sqrt(mean_product(n, n) + a.dtype.type(epsilon))
+    n *= r
+    return n, r
+
+
+def mean_product(a: Array, b: Array) -> Array:
+    """Return the mean of a * b along the last axis, which it keeps with length 1."""
+    product: Array = np.einsum("...i,...i->...", a, b)[..., None]
+    product /= a.shape[-1]
+    return product
+
+
 class Function(NamedTuple):
     """f(a), and its gradient backward(df, f(a)), which takes the output."""
 

@@ -109,6 +109,7 @@ cdef extern from "fastrnn.h" nogil:
         FRNN_TANH
         FRNN_RELU
         FRNN_SOFTMAX
+        FRNN_NORMALIZE
 
     ctypedef struct frnn_dense:
         int function
@@ -119,6 +120,9 @@ cdef extern from "fastrnn.h" nogil:
         const void *W
         const void *b
         const void *packed
+        double epsilon
+        const void *scale
+        const void *shift
         const void *x
         void *y
         ptrdiff_t x_row

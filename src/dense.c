@@ -5,6 +5,7 @@
  */
 #include "dense.h"
 
+#include "normalize.h"
 #include "softmax.h"
 #include "team.h"
 #include "weights.h"
@@ -140,9 +141,13 @@ static void dense_job(void *arg, int id)
         run_groups(l, id, 0, d->n, first, last);
     else
         run_groups(l, id, row, end, 0, groups);
-    if (d->function != FRNN_SOFTMAX) return;
+    if (d->function < FRNN_SOFTMAX) return;
     if (l->by_groups) frnn_team_barrier(l->threads);
-    for (ptrdiff_t r = row; r < end; r++) softmax(y_of(d, r), y_of(d, r), d->N);
+    for (ptrdiff_t r = row; r < end; r++)
+        if (d->function == FRNN_SOFTMAX)
+            softmax(y_of(d, r), y_of(d, r), d->N);
+        else
+            normalize(y_of(d, r), y_of(d, r), d->N, (real)d->epsilon, d->scale, d->shift);
 }
 
 size_t X(dense_packed_size)(const frnn_dense *d)

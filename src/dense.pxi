@@ -3,6 +3,7 @@
 
 cdef dict functions = {
     "identity": FRNN_IDENTITY, "sigmoid": FRNN_SIGMOID, "tanh": FRNN_TANH, "relu": FRNN_RELU, "softmax": FRNN_SOFTMAX,
+    "normalize": FRNN_NORMALIZE,
 }
 
 
@@ -17,6 +18,8 @@ cdef int describe_dense(frnn_dense *d, Pins pins, const frnn_table *core, call) 
     d.function, d.threads = functions[call.function], min(<int> call.threads, cpus)
     d.W = pins.optional(call.W, d.N * d.I, size)
     d.b = pins.optional(call.b, d.N, size)
+    d.epsilon = call.epsilon
+    d.scale, d.shift = pins.optional(call.scale, d.N, size), pins.optional(call.shift, d.N, size)
     if call.packed is not None:
         d.packed = aligned(pins, call.packed, core.dense_packed_bytes(d))
     cdef frnn_array x

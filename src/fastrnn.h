@@ -102,8 +102,8 @@ typedef struct {
     frnn_stop *stop;
 } frnn_call;
 
-/* Functions of a row: all but the last are elementwise. */
-enum frnn_function { FRNN_IDENTITY, FRNN_SIGMOID, FRNN_TANH, FRNN_RELU, FRNN_SOFTMAX };
+/* Functions of a row, the elementwise ones first. */
+enum frnn_function { FRNN_IDENTITY, FRNN_SIGMOID, FRNN_TANH, FRNN_RELU, FRNN_SOFTMAX, FRNN_NORMALIZE };
 
 /* Each row independently: y = f(W x + b), or f(x) without W, where N is I. */
 typedef struct {
@@ -112,6 +112,8 @@ typedef struct {
     ptrdiff_t n, I, N;
     const void *W, *b;  /* (N, I), (N,) */
     const void *packed; /* both, as pack_dense() wrote them; if given, W and b are not read */
+    double epsilon;     /* of FRNN_NORMALIZE: f(a) = (a - mean) / sqrt(variance + epsilon) * scale + shift */
+    const void *scale, *shift; /* (N,), or null for ones and zeros */
     const void *x;      /* (n, I), rows x_row elements apart */
     void *y;            /* (n, N), in the same way; without W it may be x */
     ptrdiff_t x_row, y_row;

@@ -13,7 +13,7 @@ execute_process(COMMAND ${Python_EXECUTABLE} ${EQUATIONS}/generate.py ${CELLS_FO
 file(GLOB CELLS ${CELLS_FOLDER}/cell_*.c)
 file(GLOB EQUATIONS ${EQUATIONS}/*.py)
 list(APPEND EQUATIONS ${CMAKE_CURRENT_LIST_DIR}/../fastrnn/catalogue.py)
-foreach(header lanes activation softmax mean single int8 single_int8) # whose text the extension holds
+foreach(header lanes activation softmax mean normalize single int8 single_int8) # whose text the extension holds
   list(APPEND EQUATIONS ${CMAKE_CURRENT_LIST_DIR}/${header}.h)
 endforeach()
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${EQUATIONS})

@@ -301,6 +301,8 @@ def test_rows_by_themselves() -> None:
         {"W": np.ones((7, 5), np.float32)},
         {"W": np.asfortranarray(np.ones((7, 5)))},
         {"b": np.ones(6)},
+        {"function": "normalize", "scale": np.ones(5)},
+        {"function": "normalize", "shift": np.ones(7, np.float32)},
         {"packed": np.ones(8, np.uint8)},
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
-from fastrnn.functions import FUNCTIONS
+from fastrnn.functions import FUNCTIONS, normalized
 
 #: norm-wise, for both dtypes
 ROUNDINGS = 8
@@ -44,6 +44,24 @@ def test_rows_have_the_same_bits(function: str, dtype: type, native: str) -> Non
         for i in {0, n // 2, n - 1}:
             assert_same_bits({"y": layer(x[i])}, {"y": y[i]})
         assert_same_bits({"y": layer(x[n // 3 :])}, {"y": y[n // 3 :]})
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [True, False])
+def test_rows_of_layer_normalization(scale: bool, dtype: type, native: str) -> None:
+    """Likewise, and rounded as little as the formula in float64."""
+    for n, F in ((1, 1), (3, 7), (70, 33), (9, 200), (2, 1024)):
+        rng = np.random.default_rng(n * F)
+        layer = fastrnn.LayerNormalization(F, 1e-3, scale=scale, center=not scale, dtype=dtype)
+        for p in layer.parameters().values():
+            p[:] = rng.standard_normal(F)
+        x = (1 + rng.standard_normal((n, F))).astype(dtype)
+        y = layer(x)
+        for other in (layer.forward(x, training=True).y, layer(np.repeat(x, 2, axis=0)[::2]), layer(x[::-1])[::-1]):
+            assert_same_bits({"y": other}, {"y": y})
+        assert_same_bits({"y": layer(x[n // 2])}, {"y": y[n // 2]})
+        exact, _ = normalized(x.astype(np.float64), 1e-3)
+        assert_rounded(y, exact * layer.weight if scale else exact + layer.bias)
 
 
 @pytest.mark.parametrize("threads", [2, 3, 5])

@@ -17,7 +17,7 @@ from support.stacks import layer
 from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
-from fastrnn import Activation, Dense, Dropout, Embedding, Sequential
+from fastrnn import Activation, Dense, Dropout, Embedding, LastStep, LayerNormalization, Sequential
 
 
 def some_cells(dtype: Any) -> Sequential:
@@ -34,6 +34,18 @@ def some_cells(dtype: Any) -> Sequential:
     )
 
 
+def normalized(dtype: Any) -> Sequential:
+    """With layer normalization first, last and in between, of every kind of parameters."""
+    layers = [
+        *(LayerNormalization(5, dtype=dtype), fastrnn.LSTM(5, 33, rng=0, dtype=dtype)),
+        *(LayerNormalization(33, 1e-3, scale=False, dtype=dtype), Dense(33, 7, "tanh", rng=1, dtype=dtype)),
+        LayerNormalization(7, center=False, dtype=dtype),
+    ]
+    model, rng = Sequential(layers), np.random.default_rng(2)
+    model.set_weights([rng.uniform(-1, 1, p.shape).astype(dtype) for p in model.get_weights()])
+    return model
+
+
 MODELS: dict[str, Callable[[Any], Sequential]] = {
     "some cells": some_cells,
     "a projection": lambda dtype: Sequential(
@@ -42,6 +54,7 @@ MODELS: dict[str, Callable[[Any], Sequential]] = {
     "a cell of a user's": lambda dtype: Sequential(
         [fastrnn.Recurrent(own_cells.gru, 5, 17, 2, rng=0, dtype=dtype), Dense(17, 1, rng=1, dtype=dtype)]
     ),
+    "normalization": normalized,
     "zoneout": lambda dtype: Sequential([fastrnn.LSTM(5, 17, zoneout=0.3, rng=0, dtype=dtype)]),
     "no recurrence": lambda dtype: Sequential([Activation("sigmoid"), Dense(5, 3, rng=1, dtype=dtype)]),
     "nothing": lambda dtype: Sequential([Dropout(0.5), Activation("linear"), Dense(5, 5, rng=1, dtype=dtype)]),
@@ -119,10 +132,17 @@ def test_what_is_no_letter(wrong: Any, backend: str) -> None:
     assert_same_bits({"y": stepped(stream, x)}, {"y": stepped(model.stream(), x)})
 
 
-def test_the_last_step_alone(native: str) -> None:
+@pytest.mark.parametrize(
+    "top",
+    [
+        [fastrnn.LSTM(9, 8, return_sequences=False, rng=1)],
+        [fastrnn.LSTM(9, 8, rng=1), LastStep()],
+        [fastrnn.LSTM(9, 8, rng=1), LayerNormalization(8), Sequential([LastStep(batch_first=True)])],
+    ],
+)
+def test_the_last_step_alone(top: list[Any], native: str) -> None:
     """Every step gives what the model would if the sequence ended there."""
-    top = fastrnn.LSTM(9, 8, return_sequences=False, rng=1)
-    model = Sequential([fastrnn.LSTM(5, 9, rng=0), top, Dense(8, 3, rng=2)])
+    model = Sequential([fastrnn.LSTM(5, 9, rng=0), *top, Dense(8, 3, rng=2)])
     x = series(3, 6)
     got = stepped(model.stream(3), x)
     for t in range(6):
@@ -135,9 +155,9 @@ def test_batch_first_makes_no_difference(native: str) -> None:
 
 
 def test_layers_alone(native: str) -> None:
-    """Dense and functions have streams too."""
+    """Layers without a state have streams too."""
     x = series(3, 4)
-    for one in (Dense(5, 3, "softmax", rng=0), Sequential([Dense(5, 3, "softmax", rng=0)])):
+    for one in (Dense(5, 3, "softmax", rng=0), Sequential([Dense(5, 3, "softmax", rng=0)]), LayerNormalization(5)):
         assert_same_bits({"y": stepped(one.stream(3), x)}, {"y": one.forward(x).y})
 
 
@@ -246,7 +266,12 @@ def test_a_model_without_a_state(backend: str) -> None:
 @pytest.mark.parametrize("B", [1, 3])
 def test_steps_allocate_nothing(B: int, native: str) -> None:
     models = [
-        Sequential([fastrnn.LSTM(2000, 500, 2, rng=0), Dense(500, 3000, "softmax", rng=1), Activation("tanh")]),
+        Sequential(
+            [
+                *(fastrnn.LSTM(2000, 500, 2, rng=0), Dense(500, 3000, "softmax", rng=1)),
+                *(LayerNormalization(3000), LastStep(), Activation("tanh")),
+            ]
+        ),
         Sequential([Embedding(7, 2000, rng=0), fastrnn.GRU(2000, 500, reset_after=False, rng=1)]),
     ]
     for model, N in zip(models, (3000, 500), strict=True):
@@ -266,9 +291,12 @@ def test_steps_allocate_nothing(B: int, native: str) -> None:
         assert sys.getallocatedblocks() - blocks < 50
 
 
-def test_x_that_is_out(backend: str) -> None:
+@pytest.mark.parametrize("dense", [True, False])
+def test_x_that_is_out(dense: bool, backend: str) -> None:
     """One memory for both, whole or in part."""
-    model, x = Sequential([Dense(5, 5, rng=0), fastrnn.LSTM(5, 5, rng=1), Dense(5, 5, "softmax", rng=2)]), series(3, 4)
+    x, lstm = series(3, 4), fastrnn.LSTM(5, 5, rng=1)
+    layers = [Dense(5, 5, rng=0), lstm, Dense(5, 5, "softmax", rng=2)] if dense else [LayerNormalization(5)]
+    model = Sequential(layers)
     expected, memory = stepped(model.stream(3), x), np.empty((6, 5), np.float32)
     for x_at, out_at in ((0, 0), (1, 0), (0, 2)):
         stream = model.stream(3)
@@ -279,8 +307,9 @@ def test_x_that_is_out(backend: str) -> None:
             assert_same_bits({"y": out}, {"y": expected[:, t]})
 
 
-def test_follows_its_model(backend: str) -> None:
-    model, other, x = some_cells(np.float32), some_cells(np.float32), series(3, 6)
+@pytest.mark.parametrize("made", [some_cells, normalized])
+def test_follows_its_model(made: Callable[[Any], Sequential], backend: str) -> None:
+    model, other, x = made(np.float32), made(np.float32), series(3, 6)
     for value in other.parameters().values():
         value *= 0.7
     other.changed()
@@ -321,8 +350,17 @@ class Own(fastrnn.layers.Layer):
             lambda: [fastrnn.LSTM(5, 4, bidirectional=True), Dense(8, 2)],
         ),
         (r"layer 1 \(Doubled\): stream: Doubled cannot run step by step", lambda: [Dense(5, 4), Doubled(4, 2)]),
+        (
+            r"layer 1 \(GlobalMaxPooling1D\): stream: GlobalMaxPooling1D cannot run .* on whole sequences",
+            lambda: [fastrnn.LSTM(5, 4), fastrnn.GlobalMaxPooling1D(), Dense(4, 2)],
+        ),
+        (
+            r"layer 2 \(RepeatVector\): stream: RepeatVector cannot",
+            lambda: [fastrnn.LSTM(5, 4), LastStep(), fastrnn.RepeatVector(3)],
+        ),
         (r"layer 1 \(Own\): stream: Own cannot run step by step", lambda: [Dense(5, 4), Own()]),
         (r"layer 1 \(Embedding\): x: an Embedding reads integers", lambda: [Dense(5, 4), Embedding(3, 2)]),
+        (r"layer 0 \(LastStep\): x: its|x: its number of features is unknown", lambda: [LastStep()]),
         (r"layer 0 \(Activation\): x: its number of features is unknown", lambda: [Activation("tanh")]),
         (r"layer 1 \(Sequential\): layer 0 \(Own\)", lambda: [Dense(5, 4), Sequential([Own()])]),
         (r"layer 1 \(Dense\): dtype", lambda: [fastrnn.LSTM(5, 4), Dense(4, 2, dtype=np.float64)]),

@@ -16,7 +16,7 @@ from support.stacks import layer, states
 from support.tolerance import assert_same_bits
 
 import fastrnn
-from fastrnn import Dense, Dropout, Embedding, Sequential
+from fastrnn import Dense, Dropout, Embedding, LastStep, LayerNormalization, Sequential
 
 
 def model(dtype: Any = np.float32) -> Sequential:
@@ -27,6 +27,7 @@ def model(dtype: Any = np.float32) -> Sequential:
             Dropout(0.5),
             fastrnn.GRU(20, 12, reset_after=False, rng=2, dtype=dtype),
             Dense(12, 37, "softmax", rng=3, dtype=dtype),
+            LayerNormalization(37, dtype=dtype),
         ]
     )
 
@@ -83,6 +84,13 @@ def test_predictions(native: str) -> None:
     wide, x = fastrnn.LSTM(64, 256, rng=0), inputs(64, 2, 64)  # a step of all repays threads
     got = served(wide.pool(64, threads=2), x, least=64)
     assert_same_bits({"y": np.stack(got)}, {"y": wide(x.swapaxes(0, 1))[0].swapaxes(0, 1)})
+
+
+def test_the_last_step(implementation: str) -> None:
+    """Every step is the last so far."""
+    layers, x = [fastrnn.GRU(5, 9, reset_after=True, rng=0), LayerNormalization(9), LastStep()], inputs(5, 4)
+    for got, expected in zip(served(Sequential(layers).pool(5), x), alone(Sequential(layers[:2]), x), strict=True):
+        assert_same_bits({"y": got}, {"y": expected})
 
 
 def test_letters(implementation: str) -> None:
@@ -204,7 +212,7 @@ def test_states_of_models(backend: str) -> None:
         (KeyError, "sessions: 7 is not open", lambda p, a, b: p.restore(7)),
         (TypeError, "state: expected a tuple", lambda p, a, b: p.restore(a, 5)),
         (TypeError, "state: expected a tuple", lambda p, a, b: p.open((None,) * 4)),
-        (TypeError, "state: expected None", lambda p, a, b: p.open((1,) * 5)),
+        (TypeError, "state: expected None", lambda p, a, b: p.open((1,) * 6)),
     ],
 )
 def test_wrong_arguments(error: type[Exception], said: str, ask: Callable[..., Any], backend: str) -> None:

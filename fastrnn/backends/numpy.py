@@ -19,7 +19,7 @@ from fastrnn.cells import Cell
 from fastrnn.cells.python import compiled
 from fastrnn.cells.reference import Reference
 from fastrnn.checks import stepped, stepped_numbers, stepped_reset, stepped_state
-from fastrnn.functions import FUNCTIONS
+from fastrnn.functions import FUNCTIONS, normalized
 from fastrnn.types import Array, Arrays
 from fastrnn.unchanged import Fingerprint, expect_unchanged, fingerprint
 
@@ -84,8 +84,12 @@ def pack(call: Call, layout: str, packed: None = None) -> None:
 @quietly
 def dense(call: DenseCall) -> Array:
     a = call.x if call.W is None else call.x @ call.W.T
-    y: Array = FUNCTIONS[call.function].f(a if call.b is None else a + call.b)
-    return y
+    a = a if call.b is None else a + call.b
+    if call.function != "normalize":
+        return FUNCTIONS[call.function].f(a)
+    n, _ = normalized(a, call.epsilon)
+    n = n if call.scale is None else n * call.scale
+    return n if call.shift is None else n + call.shift
 
 
 def pack_dense(call: DenseCall, layout: str, packed: None = None) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 GATES, CANDIDATES = ("sigmoid", "hard_sigmoid", "hard_sigmoid_keras2"), ("tanh", "relu")
 
 #: The headers of src that know nothing of the kernels, in the order in which they include one another.
-HEADERS = ("lanes.h", "activation.h", "softmax.h", "mean.h", "single.h")
+HEADERS = ("lanes.h", "activation.h", "softmax.h", "mean.h", "normalize.h", "single.h")
 
 #: Those that follow them for layers with int8 weights.
 INT8_HEADERS = ("int8.h", "single_int8.h")

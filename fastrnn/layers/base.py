@@ -224,7 +224,8 @@ class Layer:
         """
         raise ValueError(
             f"stream: {type(self).__name__} cannot run step by step, nor in a pool; expected unidirectional recurrent "
-            "layers, Dense, Embedding, Dropout and Activation; call the layer on whole sequences"
+            "layers, Dense, Embedding, LayerNormalization, LastStep, Dropout and Activation; call the layer or model "
+            "on whole sequences"
         )
 
     def parameters(self) -> dict[str, Array]:

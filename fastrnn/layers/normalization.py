@@ -6,8 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.checks import as_array, boolean, expect_dtype, finite, floating, size
+from fastrnn import backends
+from fastrnn.call import Backend, DenseCall
+from fastrnn.checks import as_array, boolean, expect_dtype, finite, floating, rows, size
+from fastrnn.functions import mean_product, normalized
 from fastrnn.layers.base import Shape, Stateless, checked_shape, expect_features
+from fastrnn.layers.dense import flat
+from fastrnn.one_step import Form, OneStep
+from fastrnn.packed import stand_in
 from fastrnn.types import Array
 
 
@@ -76,21 +82,36 @@ class LayerNormalization(Stateless):
     def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, dict[str, Array]]:
         x = expect_dtype("x", as_array("x", x), self.dtype, "the layer's")
         expect_features(x.shape, self.input_size)
-        with np.errstate(all="ignore"):  # infinity and NaN propagate
-            centred = x - x.mean(axis=-1, keepdims=True)
-            r = 1 / np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + self.dtype.type(self.epsilon))
-            n = centred * r
-            y = n if self.weight is None else n * self.weight
-            y = y if self.bias is None else y + self.bias
-        return y, {"n": n, "r": r} | ({} if self.weight is None else {"weight": self.weight})
+        y = backends.current().dense(self._call(rows(flat(x)))).reshape(x.shape)
+        return y, {"x": x} | ({} if self.weight is None else {"weight": self.weight})
+
+    def _call(self, x: Array) -> DenseCall:
+        return DenseCall("normalize", x, epsilon=self.epsilon, scale=self.weight, shift=self.bias)
 
     def _backward(self, dy: Array, kept: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
-        n, r = kept["n"], kept["r"]
-        dn = dy * kept["weight"] if "weight" in kept else dy
-        dx: Array = r * (dn - dn.mean(axis=-1, keepdims=True) - n * (dn * n).mean(axis=-1, keepdims=True))
-        every = tuple(range(dy.ndim - 1))
-        sums = {"weight": (dy * n).sum(axis=every), "bias": dy.sum(axis=every)}
-        return dx, {name: sums[name] for name in self.parameters()}
+        with np.errstate(all="ignore"):  # infinity and NaN propagate
+            n, r = normalized(kept["x"], self.epsilon)
+        sums = {"weight": np.einsum("ij,ij->j", flat(dy), flat(n)), "bias": flat(dy).sum(axis=0)}
+        dn: Array = dy * kept.get("weight", 1)
+        mean, along = dn.mean(axis=-1, keepdims=True), mean_product(dn, n)
+        dn -= mean  # in place: new memory for large arrays takes longer than the arithmetic
+        n *= along
+        dn -= n
+        dn *= r
+        return dn, {name: sums[name] for name in self.parameters()}
+
+    def add_steps(self, step: OneStep) -> Form:
+        step.add(self, self.input_size)
+        return None
+
+    @property
+    def floats(self) -> int:
+        """Floats per row that one step needs."""
+        return self.input_size
+
+    def stage(self, backend: Backend, B: int, threads: int) -> DenseCall:
+        """Return the call for one step of B rows, which reads the parameters in place."""
+        return self._call(stand_in(1, B, self.input_size, self.dtype)[0])
 
     def __repr__(self) -> str:
         parts = "".join([f", {name}=False" for name, p in (("scale", self.weight), ("center", self.bias)) if p is None])

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastrnn.checks import boolean, checked_lengths, floating_array, size
 from fastrnn.layers.base import Layer, Output, Shape, Stateless, checked_shape
+from fastrnn.one_step import Form, OneStep
 from fastrnn.types import Array
 
 
@@ -147,7 +148,7 @@ class LastStep(Chosen):
     """Each sequence's last valid step, (T, B, F) -> (B, F); zeros for an empty sequence.
 
     Like ``return_sequences=False`` of a recurrent layer, but usable after any layer; for a bidirectional layer, both
-    directions are taken at the sequence's end.
+    directions are taken at the sequence's end. In a stream or pool every step is the last one so far.
 
     Parameters
     ----------
@@ -165,6 +166,9 @@ class LastStep(Chosen):
 
     def _choose(self, x: Array, valid: Array) -> Array:
         return counts(valid) - 1
+
+    def add_steps(self, step: OneStep) -> Form:
+        return None
 
 
 class RepeatVector(Stateless):

@@ -17,10 +17,10 @@ class Stream:
     """Runs a layer or model one step at a time and keeps its state; made by ``stream(batch_size)`` of either.
 
     Results are bit-identical to the layer's on the whole sequence, and to a model's ``predict`` (for models, not with
-    the NumPy and Numba backends). A layer with ``return_sequences=False`` returns, at every step, the output as if the
-    sequence ended there. With ``out`` a step allocates nothing; a step releases the GIL. Only one thread at a time may
-    use a stream; it follows ``load_state_dict``, and keeps the backend and instruction set in use when it was made.
-    It cannot be copied or pickled; `state` can.
+    the NumPy and Numba backends). A layer with ``return_sequences=False``, or a `LastStep`, returns, at every step,
+    the output as if the sequence ended there. With ``out`` a step allocates nothing; a step releases the GIL. Only one
+    thread at a time may use a stream; it follows ``load_state_dict``, and keeps the backend and instruction set in use
+    when it was made. It cannot be copied or pickled; `state` can.
 
     Attributes
     ----------

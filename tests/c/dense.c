@@ -42,8 +42,30 @@ static char *rows_of(const Run *run, frnn_dense d, const Array *x, ptrdiff_t fir
     return collect(run, &y, "y");
 }
 
+enum { SCALE = 2, SHIFT = 3 };
+
+/* Normalized rows have the mean SHIFT and, but for epsilon, the standard deviation SCALE. */
+static void check_normalized(const Run *run, const frnn_dense *d, const char *y)
+{
+    for (ptrdiff_t row = 0; row < d->n; row++) {
+        long double sum = 0, squares = 0;
+        for (ptrdiff_t j = 0; j < d->N; j++) {
+            const long double n = ((long double)get(y, (size_t)(row * d->N + j), run->wide) - SHIFT) / SCALE;
+            sum += n;
+            squares += n * n;
+        }
+        if (!(fabsl(sum) <= 1e-5L * (long double)d->N)) complain(run, "dense: row %d has a mean", (int)row);
+        if (d->N > 1 && !(fabsl(squares / (long double)d->N - 1) <= 1e-3L))
+            complain(run, "dense: row %d has variance %.17Lg", (int)row, squares / (long double)d->N);
+    }
+}
+
 static void check_values(const Run *run, const frnn_dense *d, const Array *x, const char *y)
 {
+    if (d->function == FRNN_NORMALIZE) {
+        check_normalized(run, d, y);
+        return;
+    }
     const double eps = run->wide ? 0x1p-52 : 0x1p-23;
     for (ptrdiff_t row = 0; row < d->n; row++) {
         long double sum = 0, total = 0;
@@ -70,9 +92,16 @@ static void check_values(const Run *run, const frnn_dense *d, const Array *x, co
 static void test_sizes(const Run *run, Sizes s, int function)
 {
     Array x = random_array(run, s.n, s.I, 1), W = random_array(run, 1, s.N * s.I, 2), b = random_array(run, 1, s.N, 3);
-    frnn_dense d = {.function = function, .threads = 1, .n = s.n, .I = s.I, .N = s.N};
+    Array scale = random_array(run, 1, s.N, 4), shift = random_array(run, 1, s.N, 5);
+    for (size_t j = 0; j < (size_t)s.N; j++) {
+        put(scale.at.data, j, run->wide, SCALE);
+        put(shift.at.data, j, run->wide, SHIFT);
+    }
+    frnn_dense d = {.function = function, .threads = 1, .n = s.n, .I = s.I, .N = s.N, .epsilon = 1e-5};
     d.W = W.at.data;
     d.b = b.at.data;
+    d.scale = scale.at.data;
+    d.shift = shift.at.data;
     char *const y = rows_of(run, d, &x, 0, s.n);
     const size_t row_bytes = (size_t)s.N * x.size;
     check_values(run, &d, &x, y);
@@ -94,6 +123,8 @@ static void test_sizes(const Run *run, Sizes s, int function)
     free(x.block);
     free(W.block);
     free(b.block);
+    free(scale.block);
+    free(shift.block);
     free(y);
     end_test(run->report);
 }
@@ -103,6 +134,6 @@ void test_dense(const Run *run, int threads_alone)
     Run filled = *run;
     filled.way.fill = 0xff;
     for (int i = threads_alone ? WITHOUT_THREADS : 0; i < SIZES; i++)
-        for (int function = FRNN_IDENTITY; function <= FRNN_SOFTMAX; function++)
+        for (int function = FRNN_IDENTITY; function <= FRNN_NORMALIZE; function++)
             test_sizes(&filled, sizes[i], function);
 }
