@@ -59,4 +59,14 @@ INLINE void multiply(const int columns, const ptrdiff_t K, const real *matrix, c
         multiply_panel((int)(columns - whole), K, matrix + whole * K, init ? init + whole : 0, x, y + whole);
 }
 
+/* The same by block-diagonal matrices, for each gate a block of D units for each head, in D_padded columns. Gates are
+ * H_padded apart in y, which has room for D_padded more: a block's padding is written over by the block after it. */
+INLINE void multiply_heads(const int gates, const int heads, const int D, const int D_padded, const int H_padded,
+                           const real *blocks, const real *x, real *y)
+{
+    for (int g = 0; g < gates; g++)
+        for (int h = 0; h < heads; h++, blocks += D * D_padded)
+            multiply(D_padded, D, blocks, 0, x + h * D, y + g * H_padded + h * D);
+}
+
 #endif

@@ -64,8 +64,8 @@ def to_c(model: Any, path: str | os.PathLike[str], name: str | None = None) -> N
     Parameters
     ----------
     model : Layer
-        A recurrent layer, or a `Sequential` of these, `Dense`, `Activation`, `Embedding`, `Dropout` (omitted), and
-        `LastStep` directly after a recurrent layer.
+        A recurrent layer, or a `Sequential` of these, `Dense`, `Activation`, `LayerNormalization`, `Embedding`,
+        `Dropout` (omitted), and `LastStep` directly after a recurrent layer.
     path : path
         The C file, ending in ".c".
     name : str, optional

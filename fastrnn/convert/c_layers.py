@@ -12,10 +12,11 @@ import numpy as np
 
 from fastrnn.cells import Cell
 from fastrnn.cells.c import FORMS, inference
+from fastrnn.cells.c_functions import number
 from fastrnn.cells.graph import needed
 from fastrnn.convert.c_source import Sequence, Source
 from fastrnn.convert.stack import unstacked
-from fastrnn.layers import Activation, Dense, Dropout, Embedding, LastStep, Layer
+from fastrnn.layers import Activation, Dense, Dropout, Embedding, LastStep, Layer, LayerNormalization
 from fastrnn.layers.options import features
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.packed import Part
@@ -75,8 +76,6 @@ def write_both(source: Source, layer: Recurrent) -> None:
 def refuse(layer: Recurrent) -> None:
     """Raise ValueError for options that a step in C does not support."""
     cell = layer.stack.inference
-    if layer.heads > 1:
-        raise ValueError(f"heads: expected 1, got {layer.heads}")
     if layer.weight_dtype not in (None, "int8"):
         raise ValueError(f'weight_dtype: expected None or "int8", got {layer.weight_dtype!r}, which C does not have')
     if cell.inputs:
@@ -94,6 +93,8 @@ def write_direction(source: Source, layer: Recurrent, part: Part) -> tuple[str, 
     part = {key: dequantized(a) for key, a in part.items()}
     H, P, G, S = layer.hidden_size, layer.proj_size, cell.G, len(cell.states)
     Hp, Pp = source.padded(H), source.padded(P)
+    D, Dp = H // layer.heads, source.padded(H // layer.heads)
+    beyond = f" + {Dp}] ALIGNED = {{0}};" if layer.heads > 1 else "] ALIGNED;"
     int8 = layer.weight_dtype == "int8"
     stored, multiply, room = (
         (source.int8_matrix, "multiply_int8", "pairs, ") if int8 else (source.matrix, "multiply", "")
@@ -107,8 +108,12 @@ def write_direction(source: Source, layer: Recurrent, part: Part) -> tuple[str, 
         if phase.gates:
             U = by_product(cell, part["U"], phase.gates)
             left = y if q not in program.made else f"kept + {program.places_kept[program.made[q]].field} * Hp"
-            matrix = stored(f"U_{i}_{q}", U.reshape(-1, U.shape[-1]), len(phase.gates))
-            lines.append(f"{multiply}({len(phase.gates)} * Hp, {U.shape[-1]}, {matrix}, 0, {left}, {room}uh);")
+            if layer.heads == 1:
+                matrix = stored(f"U_{i}_{q}", U.reshape(-1, U.shape[-1]), len(phase.gates))
+                lines.append(f"{multiply}({len(phase.gates)} * Hp, {U.shape[-1]}, {matrix}, 0, {left}, {room}uh);")
+            else:
+                blocks = source.matrices(f"U_{i}_{q}", U.reshape(-1, D, D))
+                lines.append(f"multiply_heads({len(phase.gates)}, {layer.heads}, {D}, {Dp}, Hp, {blocks}, {left}, uh);")
         first = sum(len(before.means) for before in program.phases[:q])
         for j in range(len(phase.means)):
             lines.append(f"store(uh + {j} * Hp, splat(mean_of(made + {first + j} * Hp, {H})));")
@@ -119,7 +124,7 @@ def write_direction(source: Source, layer: Recurrent, part: Part) -> tuple[str, 
     pointers: dict[str, Callable[[], str]] = {
         "prev": lambda: "const real *const prev = state;",
         "next": lambda: "real *const next = state;",
-        "uh": lambda: f"real uh[{max(len(phase.gates + phase.means) for phase in program.phases)} * Hp] ALIGNED;",
+        "uh": lambda: f"real uh[{max(len(phase.gates + phase.means) for phase in program.phases)} * Hp{beyond}",
         "made": lambda: f"real made[{len(program.means)} * Hp] ALIGNED;",
         "same": lambda: f"real same[{len(program.kept_same)} * LANES] ALIGNED;",
         "kept": lambda: f"real kept[{len(program.kept)} * Hp] ALIGNED;",
@@ -185,6 +190,17 @@ def write_activation(source: Source, layer: Activation) -> None:
     apply(source, layer.activation)
 
 
+def write_normalization(source: Source, layer: LayerNormalization) -> None:
+    i, F = source.number(), layer.input_size
+    scale, shift = (
+        "0" if p is None else source.keep(f"{name}_{i}", p)
+        for name, p in (("scale", layer.weight), ("shift", layer.bias))
+    )
+    epsilon = number(layer.epsilon)
+    source.statements(f"real y_{i}[{F}];", f"normalize({source.x}, y_{i}, {F}, {epsilon}, {scale}, {shift});")
+    source.gives(f"y_{i}", F)
+
+
 def apply(source: Source, function: str) -> None:
     """Apply a function to the last layer's output, in place."""
     y = source.x
@@ -226,6 +242,7 @@ WRITERS: dict[type[Layer], Callable[[Source, Any], None]] = {
     Recurrent: write_recurrent,
     Dense: write_dense,
     Activation: write_activation,
+    LayerNormalization: write_normalization,
     Embedding: write_embedding,
     LastStep: write_last,
     Dropout: leave_out,

@@ -80,6 +80,10 @@ class Source:
         """Add an array of a (gates * H, K) matrix in the layout of `multiply`; return its name."""
         return self.keep(name, self.panels(self.columns(a, gates)))
 
+    def matrices(self, name: str, blocks: Array) -> str:
+        """Add an array of (H, K) matrices, each in the layout of `multiply`; return its name."""
+        return self.keep(name, np.concatenate([self.panels(self.columns(block, 1)) for block in blocks]))
+
     def int8_matrix(self, name: str, a: Array, gates: int = 1) -> str:
         """Add the arrays of a (gates * H, K) matrix for `multiply_int8`; return their names, separated by a comma."""
         self.int8 = True
