@@ -225,7 +225,7 @@ def write_embedding(source: Source, layer: Embedding) -> None:
 
 def write_last(source: Source, layer: LastStep) -> None:
     if not source.recurrent:
-        raise ValueError("expected only directly after a recurrent layer")
+        raise ValueError("expected only directly after a recurrent layer; layers of single steps may follow it")
     if source.x == "x":  # the steps of two directions are not in the state
         last, width = f"last_{source.number()}", source.width
         source.states.append(f"{source.real} {last}[{width}];")
