@@ -14,9 +14,9 @@ from support.models import (
     K,
     N,
     T,
+    by_hand,
     classes,
     classifier,
-    every_step,
     inputs,
     last_step,
     letters,
@@ -31,37 +31,6 @@ from fastrnn import training
 from fastrnn.training import Callback, Sequential, Training
 
 Arrays = dict[str, np.ndarray]
-
-
-def by_hand(
-    x: np.ndarray, y: np.ndarray, epochs: int, size: int, window: int, lengths: Any = None
-) -> tuple[Arrays, list[float]]:
-    """What `regressor` comes to, by a loop over the layers themselves; its weights and losses."""
-    gru, dense = every_step().layers
-    parameters = {f"{i}.{n}": p for i, layer in enumerate((gru, dense)) for n, p in layer.parameters().items()}
-    optimizer, mse, losses = training.SGD(0.1, momentum=0.9), training.MeanSquaredError(), []
-    lengths = np.full(len(x), x.shape[1]) if lengths is None else lengths
-    for _ in range(epochs):
-        total = count = 0.0
-        for start in range(0, len(x), size):
-            which = slice(start, start + size)
-            state = None
-            for t in range(0, lengths[which].max(), window):
-                some = (which, slice(t, min(t + window, lengths[which].max())))
-                x_t, y_t = (np.ascontiguousarray(a[some].swapaxes(0, 1)) for a in (x, y))
-                valid = np.clip(lengths[which] - t, 0, len(x_t))
-                h, state, gru_cache = gru.forward(x_t, state=state, lengths=valid, training=True)
-                prediction, _, dense_cache = dense.forward(h, training=True)
-                loss, dy = mse.gradient(prediction, y_t, valid)
-                dh, _, dense_grads = dense.backward(dy, dense_cache)
-                _, _, gru_grads = gru.backward(dh, gru_cache)
-                grads = {f"0.{n}": g for n, g in gru_grads.items()} | {f"1.{n}": g for n, g in dense_grads.items()}
-                optimizer.step(parameters, grads)
-                gru.changed()
-                dense.changed()
-                total, count = total + loss * valid.sum(), count + valid.sum()
-        losses.append(total / count)
-    return parameters, losses
 
 
 @pytest.mark.parametrize("lengths", [None, "some"])

@@ -10,9 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 from support import own_cells
-from support.models import Arrays, I, K, classes, classifier, every_step, inputs, last_step, letters, regressor, steps
+from support.models import (
+    Arrays,
+    I,
+    K,
+    by_hand,
+    classes,
+    classifier,
+    every_step,
+    inputs,
+    last_step,
+    letters,
+    regressor,
+    steps,
+)
 from support.tolerance import assert_close, assert_same_bits
-from test_fit import by_hand
 
 import fastrnn
 from fastrnn import training
