@@ -6,6 +6,7 @@
     python benchmarks/measure.py int8        what weight_dtype="int8" gains, likewise, with AVX2 and with the best
     python benchmarks/measure.py quantised   a step with int8 weights beside PyTorch's and ONNX Runtime's dynamic
                                              quantisation, and how far each is from float32, and from itself in a batch
+    python benchmarks/measure.py c           a step of the C that to_c writes, beside that of emx-onnx-cgen
     python benchmarks/measure.py checkpoint  time and peak memory of training on a long sequence
     python benchmarks/measure.py linear      that the cost is linear in T and in B
     python benchmarks/measure.py threads     what a second thread gains, beside idle CPUs and beside a busy process
@@ -20,6 +21,7 @@ One process and, but for `threads`, one CPU and one thread; what is compared tak
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import importlib
 import itertools
@@ -178,6 +180,69 @@ def quantised() -> None:
             error = np.linalg.norm(y - exact) / np.linalg.norm(exact)
             cells += [f"{seconds * 1e6:.1f}", f"{error:.4f}", f"{np.abs(y[:, :1] - run(alone, h_alone)).max():.4f}"]
         row(H, *cells)
+
+
+#: x (T,) -> y (T, H), a call for each step. emx-onnx-cgen's function takes and returns the states.
+STEPS = """
+#include "model.h"
+void steps(const float *x, float *y, int T)
+{
+    static model_state state;
+    for (int t = 0; t < T; t++) model_step(&state, x + t, y + t * H);
+}
+"""
+STEPS_OF_EMX = """
+void model(const float *x, const float *h, const float *c, float *y, float *h_n, float *c_n);
+void steps(const float *x, float *y, int T)
+{
+    static float h[2][H], c[2][H];
+    for (int t = 0; t < T; t++) model(x + t, h[t % 2], c[t % 2], y + t * H, h[(t + 1) % 2], c[(t + 1) % 2]);
+}
+"""
+
+
+def emx(layer: fastrnn.LSTM, path: str) -> None:
+    compiler = importlib.import_module("emx_onnx_cgen").Compiler()
+    with open(path, "w") as file:
+        file.write(compiler.compile(fastrnn.to_onnx(layer, state=True, batch=1, steps=1)))
+
+
+def compiled(layer: fastrnn.LSTM, write: Callable[[fastrnn.LSTM, str], None], caller: str, *flags: str) -> Any:
+    """The function `steps` of the layer's C, from a library of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        model, main, library = (os.path.join(folder, name) for name in ("model.c", "steps.c", "steps.so"))
+        write(layer, model)
+        with open(main, "w") as file:
+            file.write(caller)
+        # with its start files, -ffast-math would change the floating-point mode of this process
+        command = [os.environ.get("CC", "cc"), "-O3", "-shared", "-fPIC", "-nostartfiles", *flags]
+        subprocess.run([*command, f"-DH={layer.hidden_size}", model, main, "-lm", "-o", library], check=True)
+        return ctypes.CDLL(library).steps
+
+
+def c() -> None:
+    for isa in ("x86-64-v3", "x86-64-v4"):
+        if isa not in fastrnn.config()["available_isas"]:
+            continue
+        print(f"\n{isa}\n")
+        head("H", "fastrnn, step ns", "int8", "emx-onnx-cgen", "with -ffast-math", "ratio", "with -ffast-math")
+        for H in (16, 32, 64):
+            x = np.random.default_rng(0).standard_normal((3200 // H, 1), dtype=np.float32)
+            lstm, y = fastrnn.LSTM(1, H, rng=0), np.empty((len(x), H), np.float32)
+            programs: dict[str, tuple[Any, ...]] = {
+                "fastrnn": (lstm, fastrnn.to_c, STEPS),
+                "int8": (fastrnn.quantize(lstm), fastrnn.to_c, STEPS),
+                "emx": (lstm, emx, STEPS_OF_EMX),
+                "fast": (lstm, emx, STEPS_OF_EMX, "-ffast-math"),
+            }
+            pointers = [ctypes.c_void_p(array.ctypes.data) for array in (x, y)]
+            works = {}
+            for name, program in programs.items():
+                works[name] = functools.partial(compiled(*program, f"-march={isa}"), *pointers, len(x))
+                works[name]()
+                np.testing.assert_allclose(y, program[0](x)[0], rtol=0, atol=1e-5)
+            ns = [float(np.median(some)) / len(x) * 1e9 for some in taken(works, 100, 9).values()]
+            row(H, *(f"{some:.0f}" for some in ns), *(f"{some / ns[0]:.1f}" for some in ns[2:]))
 
 
 def narrow(name: str, points: tuple[tuple[int, int, int], ...]) -> None:
@@ -384,6 +449,7 @@ if __name__ == "__main__":
         bfloat16,
         int8,
         quantised,
+        c,
         checkpoint,
         linear,
         threads,
