@@ -120,7 +120,10 @@ INLINE Rows wx_of(const Plan *p, const Step *step, const ForwardTile *tile)
     return (Rows){step->wx + tile->at * gates, gates * p->Hp};
 }
 
-enum { TILE_ROOM = MC * MAX_GROUP_VECTORS }; /* vectors of a product that wait for the cell */
+enum {
+    TILE_ROOM = MC * MAX_GROUP_VECTORS, /* vectors of a product that wait for the cell */
+    ROW_GROUPS = 8, /* at a time, with one row: chains enough for the cell, and parts small enough for `in_turn` */
+};
 
 /* One phase of a step that has one row. Its groups are to the cell what rows are otherwise: alone, a group's chain of
  * operations would leave the core waiting. */
@@ -133,8 +136,10 @@ static void run_row(const Plan *p, int id, const Step *step, int q, const real *
     const real *prev[MC];
     real uh[TILE_ROOM * LANES] __attribute__((aligned(FRNN_ALIGN)));
     ForwardTile tile = {.Hp = p->Hp, .prev = prev, .keep = p->keeps};
-    for (ptrdiff_t group = first; group < last; group += MC) {
-        const ptrdiff_t end = last - group < MC ? last : group + MC;
+    const ptrdiff_t parts = (last - first + ROW_GROUPS - 1) / ROW_GROUPS;
+    for (ptrdiff_t turn = 0; turn < parts; turn++) {
+        const ptrdiff_t group = first + ROW_GROUPS * in_turn(step->s, turn, parts);
+        const ptrdiff_t end = last - group < ROW_GROUPS ? last : group + ROW_GROUPS;
         if (gates) X(multiply_row)(left, 1, 0, U, group, end, 0, uh);
         tile.uh.data = uh;
         for (ptrdiff_t g = group; g < end; g += tile.rows) {
@@ -172,7 +177,9 @@ static void run_rows(const Plan *p, int id, const Step *step, int q, const real 
     ForwardTile tile = {.Hp = p->Hp, .keep = p->keeps};
     tile.b_rec = (Rows){p->weights.b_rec, 0};
     tile.p = (Rows){p->weights.parameters, 0};
-    for (ptrdiff_t group = first_group(p, W, id); group < last_group(p, W, id); group++) {
+    const ptrdiff_t first = first_group(p, W, id), groups = last_group(p, W, id) - first;
+    for (ptrdiff_t turn = 0; turn < groups; turn++) {
+        const ptrdiff_t group = first + in_turn(s, turn, groups);
         tile.at = group_start(W, group);
         tile.lanes = group_lanes(W, group);
         tile.uh = (Rows){uh, (cell->phase_gates[q] + cell->phase_means[q]) * tile.lanes};

@@ -165,6 +165,10 @@ INLINE ptrdiff_t last_group(const Plan *p, const Panels *panels, int id)
     return splits_hidden(p) ? share(panels->groups, id + 1, p->threads) : panels->groups;
 }
 
+/* Which of n parts of the weights step s reads at a turn. Every other step begins with the parts that the step before it
+ * read last: of weights too large for a cache, those are still there. */
+INLINE ptrdiff_t in_turn(ptrdiff_t s, ptrdiff_t turn, ptrdiff_t n) { return s % 2 ? n - 1 - turn : turn; }
+
 /* A thread's units, [first_unit, end_unit), where groups are those of these panels. */
 INLINE ptrdiff_t first_unit(const Plan *p, const Panels *panels, int id)
 {
