@@ -120,7 +120,7 @@ static void backward_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int 
     }
     const ptrdiff_t first = first_group(p, U, id), groups = last_group(p, U, id) - first;
     for (ptrdiff_t turn = 0; turn < groups; turn++) {
-        const ptrdiff_t group = first + in_turn(s, turn, groups);
+        const ptrdiff_t group = first + in_turn(p, s, turn, groups);
         tile.at = group_start(U, group);
         tile.lanes = group_lanes(U, group);
         tile.dout = (Rows){dout, (means ? means : 1) * tile.lanes};

@@ -53,18 +53,28 @@ static void input_product(const Plan *p, int id, ptrdiff_t group, ptrdiff_t rows
     }
 }
 
-/* The same of all this thread's groups. */
-static void input_products(const Plan *p, int id, ptrdiff_t rows)
+/* Groups at a time, with one row: chains enough for the cell, and parts small enough for `in_turn`. Products with int8
+ * weights round the row each time. */
+INLINE ptrdiff_t groups_at_once(const Plan *p) { return p->call->format == FRNN_INT8 ? 16 : 8; }
+
+/* The same of all this thread's groups, from step s on. */
+static void input_products(const Plan *p, int id, ptrdiff_t s, ptrdiff_t rows)
 {
     const Panels *W = &p->weights.W;
     const int gates = p->cell->gates;
-    const ptrdiff_t first = first_group(p, W, id), last = last_group(p, W, id), at = group_start(W, first) * gates;
+    const ptrdiff_t first = first_group(p, W, id), last = last_group(p, W, id);
+    const ptrdiff_t most = groups_at_once(p), parts = (last - first + most - 1) / most;
     const Rows wx = {p->scratch[id].wx, gates * p->Hp};
-    if (rows == 1 && !packs_W_late(p))
-        X(multiply_row)(p->scratch[id].x_rows[0], 1, 0, W, first, last, p->weights.bias + at, wx.data + at);
-    else
+    if (rows > 1 || packs_W_late(p)) {
         for (ptrdiff_t group = first; group < last; group++)
             input_product(p, id, group, rows, rows_at(wx, group_start(W, group) * gates));
+        return;
+    }
+    for (ptrdiff_t turn = 0; turn < parts; turn++) {
+        const ptrdiff_t group = first + most * in_turn(p, s, turn, parts), at = group_start(W, group) * gates;
+        const ptrdiff_t end = last - group < most ? last : group + most;
+        X(multiply_row)(p->scratch[id].x_rows[0], 1, 0, W, group, end, p->weights.bias + at, wx.data + at);
+    }
 }
 
 /* Copy n units, whole vectors where that is all there is. */
@@ -120,10 +130,7 @@ INLINE Rows wx_of(const Plan *p, const Step *step, const ForwardTile *tile)
     return (Rows){step->wx + tile->at * gates, gates * p->Hp};
 }
 
-enum {
-    TILE_ROOM = MC * MAX_GROUP_VECTORS, /* vectors of a product that wait for the cell */
-    ROW_GROUPS = 8, /* at a time, with one row: chains enough for the cell, and parts small enough for `in_turn` */
-};
+enum { TILE_ROOM = MC * MAX_GROUP_VECTORS }; /* vectors of a product that wait for the cell */
 
 /* One phase of a step that has one row. Its groups are to the cell what rows are otherwise: alone, a group's chain of
  * operations would leave the core waiting. */
@@ -136,10 +143,10 @@ static void run_row(const Plan *p, int id, const Step *step, int q, const real *
     const real *prev[MC];
     real uh[TILE_ROOM * LANES] __attribute__((aligned(FRNN_ALIGN)));
     ForwardTile tile = {.Hp = p->Hp, .prev = prev, .keep = p->keeps};
-    const ptrdiff_t parts = (last - first + ROW_GROUPS - 1) / ROW_GROUPS;
+    const ptrdiff_t most = groups_at_once(p), parts = (last - first + most - 1) / most;
     for (ptrdiff_t turn = 0; turn < parts; turn++) {
-        const ptrdiff_t group = first + ROW_GROUPS * in_turn(step->s, turn, parts);
-        const ptrdiff_t end = last - group < ROW_GROUPS ? last : group + ROW_GROUPS;
+        const ptrdiff_t group = first + most * in_turn(p, step->s, turn, parts);
+        const ptrdiff_t end = last - group < most ? last : group + most;
         if (gates) X(multiply_row)(left, 1, 0, U, group, end, 0, uh);
         tile.uh.data = uh;
         for (ptrdiff_t g = group; g < end; g += tile.rows) {
@@ -179,7 +186,7 @@ static void run_rows(const Plan *p, int id, const Step *step, int q, const real 
     tile.p = (Rows){p->weights.parameters, 0};
     const ptrdiff_t first = first_group(p, W, id), groups = last_group(p, W, id) - first;
     for (ptrdiff_t turn = 0; turn < groups; turn++) {
-        const ptrdiff_t group = first + in_turn(s, turn, groups);
+        const ptrdiff_t group = first + in_turn(p, s, turn, groups);
         tile.at = group_start(W, group);
         tile.lanes = group_lanes(W, group);
         tile.uh = (Rows){uh, (cell->phase_gates[q] + cell->phase_means[q]) * tile.lanes};
@@ -294,7 +301,7 @@ int X(run_steps)(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to)
             if (end == s + 1 && p->cell->phases == 1 && active_rows(p, s) > 1)
                 step.inputs = inputs;
             else if (inputs && !ended(p))
-                input_products(p, id, inputs);
+                input_products(p, id, s, inputs);
             if (scans(p) && p->keeps) { /* every step's states stay */
                 scan_steps(p, id, s, end);
                 if (p->done) frnn_team_reach(p->done, end);

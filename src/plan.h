@@ -33,6 +33,7 @@ typedef struct {
     int threads;
     int owners;      /* threads that rows are dealt to; 1 when hidden groups are dealt instead */
     ptrdiff_t dealt; /* rows at a time */
+    int odd;         /* 1 if step 0 counts as an odd one to `in_turn`: prepared calls take turns, as a stream's steps */
     int waits;       /* threads that share hidden groups meet after every phase; else no unit sees another */
 
     ptrdiff_t *sequence; /* per row: its place in the batch */
@@ -166,8 +167,12 @@ INLINE ptrdiff_t last_group(const Plan *p, const Panels *panels, int id)
 }
 
 /* Which of n parts of the weights step s reads at a turn. Every other step begins with the parts that the step before it
- * read last: of weights too large for a cache, those are still there. */
-INLINE ptrdiff_t in_turn(ptrdiff_t s, ptrdiff_t turn, ptrdiff_t n) { return s % 2 ? n - 1 - turn : turn; }
+ * read last: of weights too large for a cache, those are still there. With more rows arithmetic takes longer than reading. */
+enum { FEW_ROWS = 8 };
+INLINE ptrdiff_t in_turn(const Plan *p, ptrdiff_t s, ptrdiff_t turn, ptrdiff_t n)
+{
+    return p->B <= FEW_ROWS && (s + p->odd) % 2 ? n - 1 - turn : turn;
+}
 
 /* A thread's units, [first_unit, end_unit), where groups are those of these panels. */
 INLINE ptrdiff_t first_unit(const Plan *p, const Panels *panels, int id)

@@ -26,6 +26,7 @@ static void forward_prepared(void *prepared)
     Plan *plan = prepared;
     const int granted = frnn_team_acquire(plan->threads, plan->flop);
     if (granted == plan->threads) {
+        plan->odd ^= 1;
         X(fill_init)(plan);
         frnn_team_run(granted, X(forward_job), plan);
     } else { /* lay it out for one thread, this once */
