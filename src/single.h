@@ -48,13 +48,16 @@ INLINE void multiply_panel(const int width, const ptrdiff_t K, const real *panel
         multiply_tile((width - ONCE) / LANES, K, width, panel + ONCE, init ? init + ONCE : 0, x, y + ONCE);
 }
 
-/* y = init + x matrix; init may be null, for zeros. y is not x. */
-INLINE void multiply(const int columns, const ptrdiff_t K, const real *matrix, const real *init, const real *x,
-                     real *y)
+/* y = init + x matrix; init may be null, for zeros. y is not x. Where `turn` is 1 in every other step, each begins with
+ * the panels that the one before it read last: of a matrix larger than a cache, those are still there. */
+INLINE void multiply(const int turn, const int columns, const ptrdiff_t K, const real *matrix, const real *init,
+                     const real *x, real *y)
 {
-    for (ptrdiff_t c = 0; c + PANEL <= columns; c += PANEL)
+    const ptrdiff_t panels = columns / PANEL, whole = panels * PANEL;
+    for (ptrdiff_t i = 0; i < panels; i++) {
+        const ptrdiff_t c = (turn ? panels - 1 - i : i) * PANEL;
         multiply_panel(PANEL, K, matrix + c * K, init ? init + c : 0, x, y + c);
-    const ptrdiff_t whole = columns / PANEL * PANEL;
+    }
     if (columns > whole)
         multiply_panel((int)(columns - whole), K, matrix + whole * K, init ? init + whole : 0, x, y + whole);
 }
@@ -66,7 +69,7 @@ INLINE void multiply_heads(const int gates, const int heads, const int D, const 
 {
     for (int g = 0; g < gates; g++)
         for (int h = 0; h < heads; h++, blocks += D * D_padded)
-            multiply(D_padded, D, blocks, 0, x + h * D, y + g * H_padded + h * D);
+            multiply(0, D_padded, D, blocks, 0, x + h * D, y + g * H_padded + h * D);
 }
 
 #endif

@@ -52,18 +52,21 @@ INLINE void multiply_int8_panel(const int width, const ptrdiff_t K, const int8_t
                            step, pairs, y + ONCE);
 }
 
-/* y = init + x matrix; init may be null, for zeros. `pairs` has room for x's integers in whole vectors. */
-INLINE void multiply_int8(const int columns, const ptrdiff_t K, const int8_t *matrix, const real *scales,
-                          const real *init, const real *x, int32_t *pairs, real *y)
+/* y = init + x matrix; init may be null, for zeros. `pairs` has room for x's integers in whole vectors,
+ * and `turn` is as in `multiply`. */
+INLINE void multiply_int8(const int turn, const int columns, const ptrdiff_t K, const int8_t *matrix,
+                          const real *scales, const real *init, const real *x, int32_t *pairs, real *y)
 {
     const Step16 by = step_of(x, K);
     for (ptrdiff_t k = 0; k < K; k += LANES) {
         const shorts codes = __builtin_convertvector(input_codes(x + k, K - k, by.inverse), shorts);
         memcpy(pairs + k / 2, &codes, sizeof codes);
     }
-    const ptrdiff_t rows = (K + 1) / 2 * 2, whole = columns / PANEL * PANEL;
-    for (ptrdiff_t c = 0; c < whole; c += PANEL)
+    const ptrdiff_t rows = (K + 1) / 2 * 2, panels = columns / PANEL, whole = panels * PANEL;
+    for (ptrdiff_t i = 0; i < panels; i++) {
+        const ptrdiff_t c = (turn ? panels - 1 - i : i) * PANEL;
         multiply_int8_panel(PANEL, K, matrix + c * rows, scales + c, init ? init + c : 0, by.step, pairs, y + c);
+    }
     if (columns > whole)
         multiply_int8_panel((int)(columns - whole), K, matrix + whole * rows, scales + whole,
                             init ? init + whole : 0, by.step, pairs, y + whole);

@@ -23,6 +23,9 @@ from fastrnn.packed import Part
 from fastrnn.types import Array
 from fastrnn.weight_dtypes import dequantized
 
+#: bytes of a CPU's first cache: steps read larger matrices in turns, forwards and backwards
+LEVEL_1 = 32768
+
 #: A layer's `merge` -> the statement that joins the outputs b of the reverse direction to those of the other, in y.
 EACH = "for (int k = 0; k < {n}; k++) {y}[k] = "
 MERGES: dict[str | None, str] = {
@@ -44,26 +47,26 @@ def write_recurrent(source: Source, layer: Recurrent) -> None:
 
 def write_one(source: Source, layer: Recurrent) -> None:
     """Write a layer of one direction."""
-    function, state, y = write_direction(source, layer, layer.stack.parts[0])
-    source.statements(f"{function}({source.x}, {state});")
+    function, arguments, y = write_direction(source, layer, layer.stack.parts[0])
+    source.statements(f"{function}({source.x}, {arguments});")
     source.gives(y, layer.proj_size or layer.hidden_size, recurrent=True)
 
 
 def write_both(source: Source, layer: Recurrent) -> None:
     """Write a layer of two directions."""
     read, n, width = source.all_steps(), layer.proj_size or layer.hidden_size, features(layer)
-    (forward, forward_state, first), (backward, backward_state, second) = (
+    (forward, forward_arguments, first), (backward, backward_arguments, second) = (
         write_direction(source, layer, part) for part in layer.stack.parts
     )
     y = source.whole(width) if layer.return_sequences else Sequence(f"y_{source.number()}", width, "real")
     row = y.at("t") if layer.return_sequences else y.name
     take = f"memcpy({row}, {first}, {n} * sizeof(real));"
     join = MERGES[layer.merge].format(y=f"({row})", b=f"({second})", n=n)
-    for steps, function, state, done in (
-        ("t = 0; t < T; t++", forward, forward_state, take),
-        ("t = T; t-- > 0;", backward, backward_state, join),
+    for steps, function, arguments, done in (
+        ("t = 0; t < T; t++", forward, forward_arguments, take),
+        ("t = T; t-- > 0;", backward, backward_arguments, join),
     ):
-        call = f"{function}({read.at('t')}, {state});"
+        call = f"{function}({read.at('t')}, {arguments});"
         source.passes.append(f"for (size_t {steps}) {{ {call}{f' {done}' if layer.return_sequences else ''} }}")
     if layer.return_sequences:
         source.sequence, source.x = y, "x"
@@ -85,7 +88,7 @@ def refuse(layer: Recurrent) -> None:
 
 
 def write_direction(source: Source, layer: Recurrent, part: Part) -> tuple[str, str, str]:
-    """Write the function of one direction; return its name, its state and its output in the state.
+    """Write the function of one direction; return its name, its arguments after x, and its output in the state.
 
     The state array holds the states, then the projected output.
     """
@@ -102,7 +105,7 @@ def write_direction(source: Source, layer: Recurrent, part: Part) -> tuple[str, 
     source.call({node.op for node in needed(program.after)}, int8=int8)
     y = "state" if not P else f"state + {S} * Hp"
     W, bias = stored(f"W_{i}", part["W"], G), source.rows(f"bias_{i}", bias_of(cell, part))
-    lines = [f"{multiply}({G} * Hp, {layer.input_size}, {W}, {bias}, x, {room}wx);"]
+    lines = [f"{multiply}(turn, {G} * Hp, {layer.input_size}, {W}, {bias}, x, {room}wx);"]
     arrays = set[str]()
     for q, phase in enumerate(program.phases):
         if phase.gates:
@@ -110,7 +113,8 @@ def write_direction(source: Source, layer: Recurrent, part: Part) -> tuple[str, 
             left = y if q not in program.made else f"kept + {program.places_kept[program.made[q]].field} * Hp"
             if layer.heads == 1:
                 matrix = stored(f"U_{i}_{q}", U.reshape(-1, U.shape[-1]), len(phase.gates))
-                lines.append(f"{multiply}({len(phase.gates)} * Hp, {U.shape[-1]}, {matrix}, 0, {left}, {room}uh);")
+                sizes = f"{len(phase.gates)} * Hp, {U.shape[-1]}"
+                lines.append(f"{multiply}(turn, {sizes}, {matrix}, 0, {left}, {room}uh);")
             else:
                 blocks = source.matrices(f"U_{i}_{q}", U.reshape(-1, D, D))
                 lines.append(f"multiply_heads({len(phase.gates)}, {layer.heads}, {D}, {Dp}, Hp, {blocks}, {left}, uh);")
@@ -120,7 +124,7 @@ def write_direction(source: Source, layer: Recurrent, part: Part) -> tuple[str, 
         loops, named = inference(program, q, int8=int8)
         lines, arrays = lines + loops, arrays | named
     if P:
-        lines.append(f"{multiply}({Pp}, {H}, {stored(f'R_{i}', part['R'])}, 0, state, {room}{y});")
+        lines.append(f"{multiply}(turn, {Pp}, {H}, {stored(f'R_{i}', part['R'])}, 0, state, {room}{y});")
     pointers: dict[str, Callable[[], str]] = {
         "prev": lambda: "const real *const prev = state;",
         "next": lambda: "real *const next = state;",
@@ -136,9 +140,14 @@ def write_direction(source: Source, layer: Recurrent, part: Part) -> tuple[str, 
         begin.append(f"int32_t pairs[{source.padded(max(layer.input_size, H))} / 2];")
     begin += [line() for array, line in pointers.items() if array in arrays]
     text = "".join([f"    {line}\n" for line in [*begin, *lines]])
-    source.functions.append(f"/* {layer!r} */\nstatic void layer_{i}(const real *x, real *state)\n{{\n{text}}}\n")
+    head = f"/* {layer!r} */\nstatic void layer_{i}(const real *x, real *state, int turn)"
+    source.functions.append(f"{head}\n{{\n{text}}}\n")
     source.states.append(f"{source.real} layer_{i}[{S * Hp + Pp}]; /* {', '.join(cell.states)}: each {Hp} */")
-    return f"layer_{i}", f"state->layer_{i}", f"state->layer_{i}" + (f" + {S * Hp}" if P else "")
+    turn = "0"
+    if max(a.size for a in part.values()) * (1 if int8 else source.dtype.itemsize) > LEVEL_1:
+        source.states.append(f"int turn_{i}; /* 0 or 1: in which order a step reads the weights */")
+        turn = f"state->turn_{i} ^= 1"
+    return f"layer_{i}", f"state->layer_{i}, {turn}", f"state->layer_{i}" + (f" + {S * Hp}" if P else "")
 
 
 def by_product(cell: Cell, a: Array, gates: tuple[str, ...]) -> Array:
@@ -173,7 +182,7 @@ def write_dense(source: Source, layer: Dense) -> None:
     bias = source.rows(f"bias_{i}", None if layer.bias is None else layer.bias[None])
     source.statements(
         f"real y_{i}[{source.padded(N)}] ALIGNED;",
-        f"multiply({source.padded(N)}, {layer.input_size}, {W}, {bias}, {x}, y_{i});",
+        f"multiply(0, {source.padded(N)}, {layer.input_size}, {W}, {bias}, {x}, y_{i});",
     )
     source.gives(f"y_{i}", N)
     apply(source, layer.activation)
