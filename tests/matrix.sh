@@ -27,7 +27,7 @@ tests() {
     }
     if [[ $sample ]]; then # each value of each axis once or more, on the tests whose bars are about rounding
         given+=(--sample 3 -k "not numba" tests/test_backends.py tests/test_reference.py tests/test_layers.py
-            tests/test_streams.py tests/test_bfloat16.py tests/test_training_layers.py tests/test_inspect.py
+            tests/test_streams.py tests/test_bfloat16.py tests/test_training_layers.py tests/test_training_layers_backends.py tests/test_inspect.py
             tests/test_optimizers.py tests/test_optimizers_rows.py tests/test_sequential.py)
         for n in "${!kernels[@]}"; do
             run "${isas[n % ${#isas[@]}]}" "${kernels[n]}" $((n % 2 + 1)) "$n"

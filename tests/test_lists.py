@@ -391,15 +391,3 @@ def test_lists_that_do_not_fit(message: str, change: dict[str, Callable[[Any], A
     given = problem.lists
     with pytest.raises(ValueError, match=f"^{message}"):
         problem.model.fit(**given | {name: wrong(given[name]) for name, wrong in change.items()})
-
-
-class Positive(training.MeanSquaredError):
-    def expect_targets(self, name: str, y: Any, shape: Any, dtype: Any, weights: Any = None) -> None:
-        super().expect_targets(name, y, shape, dtype, weights)
-        assert (y[weights > 0] > 0).all()
-
-
-def test_a_loss_of_ones_own_checks_no_padding() -> None:
-    problem = Problem("every step")
-    problem.model.compile("sgd", Positive())
-    problem.model.fit(problem.lists["x"], [abs(a) for a in problem.lists["y"]])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.batches import LOSSES, SIZES, batch, padding, ragged, softmax
+from support.models import I, K, every_step
 from support.tolerance import assert_close, assert_same_bits, relative_error
 
 import fastrnn
@@ -311,3 +312,15 @@ def test_options() -> None:
     for kind in (Accuracy, BinaryAccuracy):
         with pytest.raises(TypeError, match=r"^threshold: expected a finite number, got 'half'"):
             kind("half")  # type: ignore[arg-type]
+
+
+class Positive(MeanSquaredError):
+    def expect_targets(self, name: str, y: Any, shape: Any, dtype: Any, weights: Any = None) -> None:
+        super().expect_targets(name, y, shape, dtype, weights)
+        assert (y[weights > 0] > 0).all()
+
+
+def test_a_loss_of_ones_own_checks_no_padding() -> None:
+    model, rng = every_step(), np.random.default_rng(0)
+    model.compile("sgd", Positive())
+    model.fit(*[[rng.uniform(1, 2, (n, size)) for n in (3, 40, 0, 1, 17)] for size in (I, K)])

@@ -117,10 +117,6 @@ def test_missing_elements() -> None:
 # Oracles
 
 
-def one_hot(c: np.ndarray) -> np.ndarray:
-    return np.eye(K)[c]
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 def test_class_weight_and_ignore_index_are_torch(seed: int, oracle: Callable[[str], Any]) -> None:
     """Fifty steps of a model, against CrossEntropyLoss(weight, ignore_index)."""
@@ -361,79 +357,3 @@ def test_functions_as_metrics() -> None:
             model.compile("sgd", "mse", ["mae", wrong])
     with pytest.raises(ValueError, match=r"^metrics: expected one of each name, got two of 'accuracy'"):
         model.compile("sgd", "mse", ["accuracy", Accuracy(0.1)])
-
-
-# What is refused
-
-ERRORS: dict[str, tuple[type[Exception], dict[str, Any]]] = {
-    r"sample_weight: expected shape \(N,\) or \(N, T\) = \(13,\) or \(13, 7\), got \(5,\)": (
-        ValueError,
-        {"sample_weight": np.ones(5)},
-    ),
-    r"sample_weight: expected finite numbers of at least 0, got -1": (ValueError, {"sample_weight": -np.ones(N)}),
-    r"sample_weight: expected finite numbers of at least 0, got nan": (
-        ValueError,
-        {"sample_weight": np.full((N, T), np.nan)},
-    ),
-    r"sample_weight: expected numbers, got": (TypeError, {"sample_weight": ["1"] * N}),
-    r"class_weight: expected a dict from classes to weights, got \[1\]": (TypeError, {"class_weight": [1]}),
-    r"class_weight: expected classes in 0\.\.3, got 4": (ValueError, {"class_weight": {4: 1.0}}),
-    r"class_weight: expected an integer of at least 0, got -1": (ValueError, {"class_weight": {-1: 1.0}}),
-    r"class_weight\[1\]: expected a finite number of at least 0, got -2": (ValueError, {"class_weight": {1: -2.0}}),
-    r"ignore_index: expected an integer or None, got 0\.5": (TypeError, {"ignore_index": 0.5}),
-    r"accumulate: expected a positive integer, got 0": (ValueError, {"accumulate": 0}),
-    r"accumulate: expected 1 with truncate or stateful, got 2": (ValueError, {"accumulate": 2, "truncate": 2}),
-    r"y: expected a target that counts; each is NaN": (ValueError, {"sample_weight": np.zeros(N)}),
-    r"validation_data y: expected a target that counts": (
-        ValueError,
-        {"validation_data": (inputs(), classes(N, T), None, np.zeros(N))},
-    ),
-    r"validation_data sample_weight: expected finite numbers": (
-        ValueError,
-        {"validation_data": (inputs(), classes(N, T), None, -np.ones(N))},
-    ),
-}
-
-
-@pytest.mark.parametrize("message", ERRORS)
-def test_errors(message: str) -> None:
-    error, options = ERRORS[message]
-    model = every_step()
-    model.compile("adam", CategoricalCrossentropy(from_logits=True))
-    with pytest.raises(error, match=f"^{message}"):
-        model.fit(inputs(), classes(N, T), **options)
-    if set(options) <= {"sample_weight", "class_weight", "ignore_index"}:
-        with pytest.raises(error, match=f"^{message}"):
-            model.evaluate(inputs(), classes(N, T), **options)
-
-
-def test_classes_that_are_negative_get_a_hint() -> None:
-    model, c = every_step(), classes(N, T)
-    c[3, 2] = -1
-    model.compile("adam", CategoricalCrossentropy(from_logits=True))
-    with pytest.raises(ValueError, match=r"^y: expected classes in 0\.\.3, got -1; to ignore it, pass ignore_index=-1"):
-        model.fit(inputs(), c)
-    with pytest.raises(ValueError, match=r"^y: expected classes in 0\.\.3, got -100"):
-        model.fit(inputs(), np.where(c < 0, -100, c), ignore_index=None)
-
-
-def test_class_weight_needs_classes() -> None:
-    model = every_step()
-    for loss in ("mse", "binary_crossentropy"):
-        model.compile("adam", loss)
-        with pytest.raises(ValueError, match=r"^class_weight: expected a loss with one class per target"):
-            model.fit(inputs(), np.zeros((N, T, K)), class_weight={0: 1.0})
-
-
-@pytest.mark.parametrize("form", ["one hot", "binary"])
-def test_class_weight_of_targets_that_are_numbers(form: str) -> None:
-    """One-hot rows, and 0 or 1 of a single output."""
-    k = K if form == "one hot" else 1
-    dense = fastrnn.Dense(3, k, "softmax" if k > 1 else "sigmoid", dtype=np.float64, rng=0)
-    model, x, c = Sequential([dense]), inputs()[:, 0], classes(N) % (k if k > 1 else 2)
-    y = one_hot(c) if k > 1 else c[:, None].astype(float)
-    model.compile("sgd", "categorical_crossentropy" if k > 1 else "binary_crossentropy", ["accuracy"])
-    class_weight = {0: 0.5, 1: 4.0}
-    w = np.array([class_weight.get(int(one), 1.0) for one in c])
-    assert model.evaluate(x, y, class_weight=class_weight) == model.evaluate(x, y, sample_weight=w)
-    assert model.evaluate(x, y, class_weight=class_weight) != model.evaluate(x, y)

@@ -9,9 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.layer_gradients import (
+    EVERYTHING,
+    LAYOUTS,
+    STACKS,
+    cotangents,
+    flat,
+    forward,
+    gradients,
+    inputs,
+    split,
+    wide,
+)
 from support.problems import CELLS, Arrays
-from support.stacks import MERGED, as_given, layer, named, states
-from support.tolerance import assert_close, assert_rounded, assert_same_bits
+from support.stacks import MERGED, layer, named
+from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn.training.weight_files import described
@@ -19,57 +31,6 @@ from fastrnn.training.weight_files import described
 #: relative, of central differences of float64 with this step, on functions of order 1
 STEP, DIFFERENCES = 1e-5, 1e-7
 DIRECTIONS = 3
-
-#: (num_layers, options)
-STACKS: list[tuple[int, dict[str, Any]]] = [(1, {}), (3, {}), (2, {"dropout": 0.4}), (2, {"bias": False})]
-STACKS += [(n, {"bidirectional": True, "merge": m}) for n in (1, 2) for m in MERGED if m or n == 1]
-STACKS += [(3, {"bidirectional": True, "dropout": 0.3, "merge": "mul"})]
-LAYOUTS = ("time", "batch", "alone")
-
-
-def inputs(cell: str, net: Any, layout: str, given: tuple[str, ...], T: int = 5, B: int = 3) -> Arrays:
-    rng = np.random.default_rng(7)
-    shape = {"time": (T, B), "batch": (B, T), "alone": (T,)}[layout]
-    batch = () if layout == "alone" else (B,)
-    ways = net.num_layers * (1 + net.bidirectional)
-    every = {
-        "state": states(cell, ways, *batch, net.hidden_size, dtype=net.dtype),
-        "lengths": np.array(4) if layout == "alone" else np.resize([T, 0, 2, 4], B),
-        "resets": rng.random(shape) < 0.2,
-    }
-    x = rng.standard_normal((*shape, net.input_size)).astype(net.dtype)
-    return {"x": x} | {name: every[name] for name in given}
-
-
-def forward(net: Any, x: Any, state: Any = None, **options: Any) -> Any:
-    given = None if state is None else as_given(state)
-    return net.forward(x, state=given, training=True, rng=3, **options)
-
-
-def flat(y: Any, state: Any) -> Arrays:
-    return named(y, state) if state is not None else {"y": y}
-
-
-def cotangents(net: Any, given: Arrays) -> Arrays:
-    """Random, for everything that comes out."""
-    out = forward(net, **given)
-    rng = np.random.default_rng(8)
-    return {name: rng.standard_normal(a.shape).astype(a.dtype) for name, a in flat(*out[:2]).items()}
-
-
-def split(d: Arrays) -> tuple[Any, Any]:
-    """dy and dstate as backward takes them."""
-    dy = d["y"] if "y" in d else (d["y0"], d["y1"]) if "y0" in d else None
-    dstate = tuple(d[name] for name in ("h_n", "c_n") if name in d)
-    return dy, as_given(dstate) if dstate else None
-
-
-def gradients(net: Any, given: Arrays, d: Arrays) -> Arrays:
-    dy, dstate = split(d)
-    back = net.backward(dy, forward(net, **given).cache, dstate=dstate)
-    initial = {} if back.dstate is None else {k[0] + "0": v for k, v in named(0, back.dstate).items() if k != "y"}
-    assert list(back.grads) == list(net.parameters())
-    return back.grads | initial | ({} if back.dx is None else {"x": back.dx})
 
 
 def directions(array: np.ndarray) -> np.ndarray:
@@ -101,9 +62,6 @@ def differences(net: Any, given: Arrays, d: Arrays) -> Arrays:
     arrays |= {"x": given["x"]} if given["x"].dtype.kind == "f" else {}
     arrays |= dict(zip(("h0", "c0"), given.get("state", ()), strict=False))
     return {name: of(a) for name, a in arrays.items()}
-
-
-EVERYTHING = ("state", "lengths", "resets")
 
 
 def check(net: Any, given: Arrays) -> None:
@@ -220,87 +178,6 @@ def test_large_embeddings_are_sparse() -> None:
     assert repr(fastrnn.Embedding(2000, 3)) == "Embedding(2000, 3, dtype=float32)"
     with pytest.raises(TypeError, match=r"^sparse: expected True or False, got 1"):
         fastrnn.Embedding(5, 3, sparse=1)  # type: ignore[arg-type]
-
-
-# All backends, both precisions
-
-WIDE = (11, 6, 5, 17)  # T, B, I, H
-
-
-def wide(cell: str, num_layers: int, dtype: type, **options: Any) -> tuple[Any, Arrays]:
-    T, B, I, H = WIDE
-    net = layer(cell, I, H, num_layers, dtype=dtype, **options)
-    return net, inputs(cell, net, "batch" if net.batch_first else "time", EVERYTHING, T, B)
-
-
-def everything(net: Any, given: Arrays, d: Arrays, **options: Any) -> Arrays:
-    """What a forward gives and all gradients."""
-    out = {f"out {name}": a for name, a in named(*forward(net, **given, **options)[:2]).items()}
-    return out | gradients(net, given | options, d)
-
-
-CASES = [(cell, *stack) for k, cell in enumerate(CELLS) for stack in (STACKS[k % len(STACKS)], STACKS[-1 - k])]
-
-
-@pytest.mark.parametrize(("cell", "num_layers", "options"), CASES)
-def test_backends_agree(cell: str, num_layers: int, options: dict[str, Any], native: str) -> None:
-    last = num_layers % 2 == 1
-    options = options | {"return_sequences": not last, "batch_first": last}
-    net, given = wide(cell, num_layers, np.float64, **options)
-    d = cotangents(net, given)
-    with fastrnn.use_backend("numpy"):
-        exact = everything(net, given, d)
-    assert_close(everything(net, given, d), exact)
-
-
-def test_every_backend(fast: str) -> None:
-    """Numba's too, which compiles for seconds, so with one cell."""
-    net, given = wide("rnn_tanh", 3, np.float64, bidirectional=True, dropout=0.4, merge="average")
-    d = cotangents(net, given)
-    with fastrnn.use_backend("numpy"):
-        exact = everything(net, given, d)
-    assert_close(everything(net, given, d), exact)
-
-
-@pytest.mark.parametrize("stack", [(3, {}), (2, {"bidirectional": True, "dropout": 0.3})])
-def test_float32(stack: tuple[int, dict[str, Any]], native: str) -> None:
-    net, given = wide("lstm", stack[0], np.float32, **stack[1])
-    double, given64 = wide("lstm", stack[0], np.float64, **stack[1])
-    double.load_state_dict({name: a.astype(np.float64) for name, a in net.state_dict().items()})
-    given64["x"] = given["x"].astype(np.float64)
-    given64["state"] = tuple(s.astype(np.float64) for s in given["state"])
-    d = cotangents(net, given)
-
-    def reference() -> Arrays:
-        return everything(double, given64, {name: a.astype(np.float64) for name, a in d.items()})
-
-    with fastrnn.use_backend("numpy"):
-        exact = reference()
-    assert_rounded(everything(net, given, d), exact, reference)
-
-
-@pytest.mark.parametrize("stack", STACKS)
-def test_training_has_the_bits_of_inference(stack: tuple[int, dict[str, Any]], native: str) -> None:
-    """And checkpoints and threads those of a forward without."""
-    net, given = wide("gru_after", stack[0], np.float32, **stack[1])
-    d = cotangents(net, given)
-    plain = everything(net, given, d)
-    for options in ({"checkpoint": 3}, {"checkpoint": "auto"}, {"threads": 2}):
-        assert_same_bits(everything(net, given, d, **options), plain)
-    if not net.dropout:
-        state = as_given(given["state"])
-        y = named(*net(given["x"], state, given["lengths"], resets=given["resets"]))
-        assert_same_bits({f"out {name}": a for name, a in y.items()}, {k: a for k, a in plain.items() if "out" in k})
-
-
-def test_threads_of_a_stack(native: str) -> None:
-    """Layers go up side by side, in training too."""
-    net = layer("lstm", 24, 64, 3)
-    given = inputs("lstm", net, "time", ("state",), 300, 2)
-    d = cotangents(net, given)
-    alone = everything(net, given, d, threads=1)
-    for threads in (2, 3):
-        assert_same_bits(everything(net, given, d, threads=threads), alone)
 
 
 # What comes and goes
@@ -451,104 +328,3 @@ def test_output_shape(net: Any, shape: tuple[int | None, ...], expected: tuple[i
             net.output_shape(shape)
     else:
         assert net.output_shape(shape) == expected
-
-
-# Wrong arguments
-
-X = np.ones((5, 3, 2), np.float32)
-Y = np.ones((5, 3, 4), np.float32)
-S = np.ones((1, 3, 4), np.float32)
-
-
-@pytest.mark.parametrize(
-    ("error", "said", "dy", "dstate"),
-    [
-        (ValueError, "dy", None, None),
-        (TypeError, "dy", Y.astype(np.float64), None),
-        (TypeError, "dy", Y.tolist(), None),
-        (ValueError, "dy", Y[:4], None),
-        (ValueError, "dy", Y[0], None),
-        (TypeError, "dstate", Y, S),
-        (TypeError, "dstate h", Y, (S.astype(np.float64), S)),
-        (ValueError, "dstate c", Y, (S, S[:, :2])),
-    ],
-)
-def test_wrong_gradients(error: type[Exception], said: str, dy: Any, dstate: Any) -> None:
-    net = fastrnn.LSTM(2, 4)
-    cache = net.forward(X, training=True).cache
-    with pytest.raises(error, match=rf"^{said}\b"):
-        net.backward(dy, cache, dstate=dstate)
-
-
-def test_wrong_pairs() -> None:
-    net = fastrnn.LSTM(2, 4, bidirectional=True, merge=None)
-    cache = net.forward(X, training=True).cache
-    with pytest.raises(TypeError, match=r"^dy\b.*pair"):
-        net.backward(Y, cache)
-    with pytest.raises(ValueError, match=r"^dy\b"):
-        net.backward((Y, Y[:1]), cache)
-
-
-@pytest.mark.parametrize("net", [fastrnn.LSTM(2, 4), fastrnn.Dense(2, 4), fastrnn.Dropout(0.5)])
-def test_wrong_caches(net: Any) -> None:
-    with pytest.raises(TypeError, match=r"^cache\b.*training=True.*None"):
-        net.backward(Y, net.forward(X).cache)
-    with pytest.raises(ValueError, match=r"^cache\b.*this layer's forward"):
-        net.backward(Y, copy.deepcopy(net).forward(X, training=True).cache)
-
-
-@pytest.mark.parametrize("net", [fastrnn.Dense(2, 4), fastrnn.Embedding(2, 4), fastrnn.Dropout(0.5)])
-def test_no_state(net: Any) -> None:
-    x = np.ones((3, 2), np.int64 if isinstance(net, fastrnn.Embedding) else np.float32)
-    with pytest.raises(ValueError, match=r"^state\b"):
-        net.forward(x, state=S)
-    out = net.forward(x, training=True)
-    with pytest.raises(ValueError, match=r"^dstate\b"):
-        net.backward(out.y, out.cache, dstate=S)
-    with pytest.raises(ValueError, match=r"^dy\b"):
-        net.backward(out.y[:1], out.cache)
-    with pytest.raises(TypeError, match=r"^dy\b"):
-        net.backward(out.y.astype(np.float16), out.cache)
-
-
-@pytest.mark.parametrize(
-    ("error", "said", "call"),
-    [
-        (ValueError, "x", lambda: fastrnn.Dense(2, 4)(X[..., :1])),
-        (TypeError, "x", lambda: fastrnn.Dense(2, 4)(X.astype(np.float64))),
-        (TypeError, "x", lambda: fastrnn.Activation("tanh")(np.arange(3))),
-        (TypeError, "x", lambda: fastrnn.Dropout(0.5)([1.0])),
-        (TypeError, "x", lambda: fastrnn.Embedding(3, 2)([0.5])),
-        (ValueError, "x", lambda: fastrnn.Embedding(3, 2)([0, 3])),
-        (ValueError, "x", lambda: fastrnn.Embedding(3, 2)([-1])),
-        (ValueError, "activation", lambda: fastrnn.Activation("swish")),
-        (ValueError, "activation", lambda: fastrnn.Dense(2, 4, ["tanh"])),
-        (ValueError, "rate", lambda: fastrnn.Dropout(1.0)),
-        (TypeError, "rate", lambda: fastrnn.Dropout("a lot")),
-        (TypeError, "rate", lambda: fastrnn.Dropout(False)),
-        (TypeError, "padding_idx", lambda: fastrnn.Embedding(3, 2, 1.0)),
-        (ValueError, "padding_idx", lambda: fastrnn.Embedding(3, 2, 3)),
-        (ValueError, "dropout", lambda: fastrnn.LSTM(3, 2, 2, dropout=-0.1)),
-        (ValueError, "dropout", lambda: fastrnn.LSTM(3, 2, dropout=0.1)),
-        (TypeError, "return_sequences", lambda: fastrnn.LSTM(3, 2, return_sequences=1)),
-        (TypeError, "training", lambda: fastrnn.LSTM(2, 2).forward(X, training="yes")),
-        (ValueError, "checkpoint", lambda: fastrnn.LSTM(2, 2).forward(X, checkpoint=2)),
-        (ValueError, "checkpoint", lambda: fastrnn.LSTM(2, 2).forward(X, training=True, checkpoint=0)),
-        (ValueError, "weights", lambda: fastrnn.Dense(2, 4).set_weights([np.ones((4, 2), np.float32)])),
-        (KeyError, "\"state: missing 'bias", lambda: fastrnn.Dense(2, 4).load_state_dict({"weight": np.ones((4, 2))})),
-        (ValueError, "bias", lambda: fastrnn.LSTM(3, 2, bias="both")),
-        (TypeError, "bias", lambda: fastrnn.LSTM(3, 2, bias=1.0)),
-        (TypeError, "forget_bias", lambda: fastrnn.LSTM(3, 2, forget_bias="1")),
-        (ValueError, "forget_bias", lambda: fastrnn.LSTM(3, 2, bias=False, forget_bias=1)),
-    ],
-)
-def test_wrong_arguments(error: type[Exception], said: str, call: Callable[[], Any]) -> None:
-    with pytest.raises(error, match=rf"^{said}\b"):
-        call()
-
-
-def test_softmax_of_nothing() -> None:
-    """Of no classes: an empty array, forth and back."""
-    softmax = fastrnn.Activation("softmax")
-    y, _, cache = softmax.forward(np.ones((2, 3, 0)), training=True)
-    assert y.shape == softmax.backward(y, cache).dx.shape == (2, 3, 0)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.training.losses import BinaryCrossentropy, CategoricalCrossentropy, Loss, MeanSquaredError
+from support.models import K
 
 LOSSES: dict[str, Loss] = {
     "mse": MeanSquaredError(),
@@ -45,3 +46,7 @@ def padding(T: int, lengths: np.ndarray) -> np.ndarray:
     """(T, B): what lies past the lengths."""
     past: np.ndarray = np.arange(T)[:, None] >= lengths
     return past
+
+
+def one_hot(c: np.ndarray) -> np.ndarray:
+    return np.eye(K)[c]
