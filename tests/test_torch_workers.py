@@ -169,6 +169,8 @@ def distributed_gradients(rank: int, directory: str, kind: str) -> None:
         parallel(x)[0].square().mean().backward()
     if rank == 0:
         np.savez(f"{directory}/grads.npz", **{name: p.grad.numpy() for name, p in net.named_parameters()})
+    del parallel
+    torch.distributed.barrier()  # gloo's threads may abort a process whose peer has gone
     torch.distributed.destroy_process_group()
 
 
