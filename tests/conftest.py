@@ -265,6 +265,19 @@ def onnx(oracle: Callable[[str], Any]) -> Any:
 
 
 @pytest.fixture(scope="session")
+def runtime(onnx: Any, oracle: Callable[[str], Any]) -> Any:
+    return oracle("onnxruntime")
+
+
+@pytest.fixture(scope="session")
+def ours(onnx: Any) -> Any:
+    """fastrnn.onnx; the tests of another adapter have a fixture of their own by this name."""
+    import fastrnn.onnx
+
+    return fastrnn.onnx
+
+
+@pytest.fixture(scope="session")
 def torch(oracle: Callable[[str], Any]) -> Any:
     return oracle("torch")
 

@@ -16,13 +16,6 @@ from fastrnn import backends
 from fastrnn.cells import machine
 
 
-@pytest.fixture(scope="module")
-def ours(onnx: Any) -> Any:
-    import fastrnn.onnx
-
-    return fastrnn.onnx
-
-
 @pytest.mark.parametrize(
     ("op", "attributes", "kernels"),
     [

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from support.conversions import by_runtime
 from support.onnx_models import agree, by_name, sequences, written
-
-
-@pytest.fixture(scope="module")
-def runtime(oracle: Callable[[str], Any]) -> Any:
-    oracle("onnx")
-    return oracle("onnxruntime")
-
-
-@pytest.fixture(scope="module")
-def ours(runtime: Any) -> Any:
-    import fastrnn.onnx
-
-    return fastrnn.onnx
-
 
 LOOP = """
     y, h_n, c_n, sums = Loop <body = turn (int64 i, bool going, float[T, B, I] v, float[D, B, H] h, float[D, B, H] c)

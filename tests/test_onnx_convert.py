@@ -16,11 +16,6 @@ from support.tolerance import assert_close, assert_same_bits
 import fastrnn
 
 
-@pytest.fixture(scope="module")
-def runtime(oracle: Callable[[str], Any]) -> Any:
-    return oracle("onnxruntime")
-
-
 def computed(runtime: Any, model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     renamed = {"y_forward": "y0", "y_backward": "y1"}
     return {renamed.get(name, name): a for name, a in by_runtime(runtime, model, inputs).items()}

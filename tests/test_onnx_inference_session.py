@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from support.onnx_models import sequences, written
 from support.tolerance import assert_close
-
-
-@pytest.fixture(scope="module")
-def runtime(oracle: Callable[[str], Any]) -> Any:
-    oracle("onnx")
-    return oracle("onnxruntime")
-
-
-@pytest.fixture(scope="module")
-def ours(runtime: Any) -> Any:
-    import fastrnn.onnx
-
-    return fastrnn.onnx
 
 
 def surfaces(onnx: Any, runtime: Any, ours: Any, **more: Any) -> tuple[Any, Any]:

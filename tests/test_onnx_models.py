@@ -21,11 +21,6 @@ LENGTHS = np.array([6, 1, 3, 0], np.int32)
 EACH = [OPSETS[0], 12, 13, 17, 18, 21]
 
 
-@pytest.fixture(scope="module")
-def runtime(oracle: Callable[[str], Any]) -> Any:
-    return oracle("onnxruntime")
-
-
 def written(onnx: Any, model: Any, **options: Any) -> Any:
     """A model that onnx's checker takes, whose operators are of the opset that was asked for."""
     made = fastrnn.to_onnx(model, **options)

@@ -21,18 +21,6 @@ from support.problems import Arrays
 from support.tolerance import assert_close, assert_same_bits
 
 
-@pytest.fixture(scope="module")
-def ours(onnx: Any) -> Any:
-    import fastrnn.onnx
-
-    return fastrnn.onnx
-
-
-@pytest.fixture(scope="module")
-def runtime(oracle: Callable[[str], Any]) -> Any:
-    return oracle("onnxruntime")
-
-
 def random_attributes(op: str, rng: np.random.Generator) -> dict[str, Any]:
     """Direction, activations with their alpha and beta, clip, linear_before_reset, input_forget."""
     direction = ["forward", "reverse", "bidirectional"][rng.integers(3)]

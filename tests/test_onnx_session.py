@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,7 @@ from support.onnx_models import agree, convolution_lstm_dense, model, sequences,
 RESTS = ("onnxruntime", "reference")
 
 
-@pytest.fixture(scope="module")
-def onnx(oracle: Callable[[str], Any]) -> Any:
-    oracle("onnxruntime")
-    return oracle("onnx")
-
-
-@pytest.fixture(scope="module")
-def ours(onnx: Any) -> Any:
-    import fastrnn.onnx
-
-    return fastrnn.onnx
+pytestmark = pytest.mark.usefixtures("runtime")
 
 
 def stacked_grus(onnx: Any, directly: bool = True) -> Any:

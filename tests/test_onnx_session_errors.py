@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,7 @@ import numpy as np
 import pytest
 from support.onnx_models import convolution_lstm_dense
 
-
-@pytest.fixture(scope="module")
-def onnx(oracle: Callable[[str], Any]) -> Any:
-    oracle("onnxruntime")
-    return oracle("onnx")
-
-
-@pytest.fixture(scope="module")
-def ours(onnx: Any) -> Any:
-    import fastrnn.onnx
-
-    return fastrnn.onnx
+pytestmark = pytest.mark.usefixtures("runtime")
 
 
 def test_a_model_is_a_path_bytes_or_a_modelproto(ours: Any) -> None:

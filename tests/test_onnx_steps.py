@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,18 +11,7 @@ from support.onnx_models import agree, model, sequences, weights
 from support.problems import Arrays
 from support.tolerance import assert_same_bits
 
-
-@pytest.fixture(scope="module")
-def onnx(oracle: Callable[[str], Any]) -> Any:
-    oracle("onnxruntime")
-    return oracle("onnx")
-
-
-@pytest.fixture(scope="module")
-def ours(onnx: Any) -> Any:
-    import fastrnn.onnx
-
-    return fastrnn.onnx
+pytestmark = pytest.mark.usefixtures("runtime")
 
 
 def streamed(onnx: Any, op: str, layout: int, direction: str = "forward") -> Any:

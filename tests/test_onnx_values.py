@@ -20,13 +20,6 @@ CASES = json.loads((Path(__file__).parent / "data" / "onnxruntime_rnn.json").rea
 BOUND = 5e-5
 
 
-@pytest.fixture(scope="module")
-def ours(onnx: Any) -> Any:
-    import fastrnn.onnx
-
-    return fastrnn.onnx
-
-
 def read(case: dict[str, Any]) -> tuple[SimpleNamespace, Arrays]:
     """A case of the file as a node, and what comes out of it."""
     T, B, I, H = case["sizes"]
