@@ -145,17 +145,17 @@ ROWS(4)
     }
 static const TileFn row_panels[MAX_NR][4] = {ROW_TABLE(1), ROW_TABLE(2), ROW_TABLE(3), ROW_TABLE(4)};
 
-/* Transpose a square of LANES vectors in place: swap blocks off the diagonal, of one lane, then two, then four ... */
+/* Transpose a square of LANES vectors in place: swap blocks off the diagonal, of one lane, then two, then four ... The
+ * indices must be constants to the compiler: vectors filled lane by lane are not to GCC 12, which fills them anew for
+ * every square (2 to 4 times as long). */
 INLINE void transpose(vec *v)
 {
+    static const integer numbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    ivec lane;
+    memcpy(&lane, numbers, sizeof lane);
 #pragma GCC unroll 4
-    for (int width = 1; width < LANES; width *= 2) {
-        ivec low, high;
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) {
-            low[i] = i & width ? LANES + i - width : i;
-            high[i] = i & width ? LANES + i : i + width;
-        }
+    for (integer width = 1; width < LANES; width *= 2) {
+        const ivec moves = (lane & width) != 0, low = lane + (moves & (integer)(LANES - width)), high = low + width;
 #pragma GCC unroll 16
         for (int i = 0; i < LANES; i++) {
             if (i & width) continue;
@@ -186,6 +186,13 @@ static void pack_vector(real *dst, ptrdiff_t dst_stride, const real *src, ptrdif
     for (; k < K; k++)
         for (ptrdiff_t lane = 0; lane < LANES; lane++)
             dst[k * dst_stride + lane] = lane >= from && lane < to ? src[lane * unit_stride + k * k_stride] : 0;
+}
+
+/* A panel of whole vectors that lie side by side in each row of src: row by row, since the next is often a page away. */
+static void copy_panel(real *dst, int width, const real *src, ptrdiff_t K, ptrdiff_t k_stride)
+{
+    for (ptrdiff_t k = 0; k < K; k++, src += k_stride)
+        for (int j = 0; j < width; j++, dst += LANES) store(dst, load(src + j * LANES));
 }
 
 /* All of K: of a block-diagonal matrix one head of the window after the other. */
@@ -243,11 +250,16 @@ void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, 
         real *dst = p->data + start * p->gates * p->K;
         for (int panel = 0, v = 0; panel < panel_count(vectors); panel++) {
             const int width = panel_width(vectors, panel);
-            for (int j = 0; j < width; j++, v++) {
-                const ptrdiff_t unit = start + v % per_gate * LANES;
-                pack_column(p, group, dst + j * LANES, width * LANES, src + v / per_gate * gate_stride, unit,
-                            unit_stride, k_stride);
-            }
+            const ptrdiff_t first_unit = start + v * LANES;
+            if (unit_stride == 1 && p->gates == 1 && !p->head && first_unit + width * LANES <= p->units) {
+                copy_panel(dst, width, src + first_unit, p->K, k_stride);
+                v += width;
+            } else
+                for (int j = 0; j < width; j++, v++) {
+                    const ptrdiff_t unit = start + v % per_gate * LANES;
+                    pack_column(p, group, dst + j * LANES, width * LANES, src + v / per_gate * gate_stride, unit,
+                                unit_stride, k_stride);
+                }
             dst += width * LANES * p->K;
         }
     }
