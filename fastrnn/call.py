@@ -52,7 +52,7 @@ class Call(NamedTuple):
 
     def arrays(self) -> tuple[np.ndarray | None, ...]:
         """The caller's arrays that backward reads, in the order of the cell's `arguments`."""
-        return (self.x, *self.weights, *self.init, self.resets, *self.e)
+        return (self.x, self.W, self.U, self.b, self.b_rec, self.p, self.R, *self.init, self.resets, *self.e)
 
     def arguments(self) -> dict[str, np.ndarray | None]:
         """Return these arrays by the names of the caller's arguments."""
@@ -66,11 +66,11 @@ class Call(NamedTuple):
     @property
     def sizes(self) -> tuple[int, int, int, int]:
         """T, B, I, H."""
-        x, H = self.x, self.W.shape[0] // self.cell.G
-        if x.ndim == 3:
-            return *x.shape, H
+        shape, H = self.x.shape, self.W.shape[0] // self.cell.G
+        if len(shape) == 3:
+            return *shape, H
         assert self.lengths is not None
-        return int(self.lengths[0]) if len(self.lengths) else 0, len(self.lengths), x.shape[1], H
+        return int(self.lengths[0]) if len(self.lengths) else 0, len(self.lengths), shape[1], H
 
     @property
     def ragged(self) -> bool:

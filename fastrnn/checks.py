@@ -297,7 +297,7 @@ def extras(name: str, e: Any, names: Iterable[str]) -> Mapping[str, Any]:
 
 def expect_room(name: str, meaning: str, sizes: tuple[int, ...], *factors: int) -> None:
     """Raise ValueError if the product of the factors (0 counts as 1) exceeds the address space, not free memory."""
-    if math.prod(max(n, 1) for n in factors) > sys.maxsize // 8:
+    if math.prod([n or 1 for n in factors]) > sys.maxsize // 8:
         raise ValueError(f"{name}: {meaning} = {', '.join(map(str, sizes))} are more than memory can hold")
 
 

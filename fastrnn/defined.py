@@ -133,7 +133,8 @@ class DefinedCell(Cell):
             If an argument is not an array, or has the wrong dtype or shape; the message names it.
         """
         init = self.of_states("init", init)
-        y, final, others, cache = run_forward(self, x, (W, U, b, b_rec, p), init, common, return_states, e)
+        weights = {"W": W, "U": U, "b": b, "b_rec": b_rec, "p": p}
+        y, final, others, cache = run_forward(self, x, weights, init, common, return_states, e)
         return CellResult(y, final, (y, *others) if return_states else None, cache)
 
     def backward(

@@ -65,7 +65,8 @@ def rnn_forward(
     >>> fastrnn.rnn_forward(x, W, U, activation="identity").y.ravel()
     array([1., 2., 3.])
     """
-    y, final, _, cache = run_forward(rnn_cell(activation), x, (W, U, b, b_rec, None), (h0,), common)
+    weights = {"W": W, "U": U, "b": b, "b_rec": b_rec, "p": None}
+    y, final, _, cache = run_forward(rnn_cell(activation), x, weights, (h0,), common)
     return RNNResult(y, final[0], cache)
 
 
@@ -157,7 +158,8 @@ def gru_forward(
     >>> fastrnn.gru_forward(x, W, U, reset_after=True).y.shape
     (5, 2, 4)
     """
-    y, final, _, cache = run_forward(gru_cell(reset_after), x, (W, U, b, b_rec, None), (h0,), common)
+    weights = {"W": W, "U": U, "b": b, "b_rec": b_rec, "p": None}
+    y, final, _, cache = run_forward(gru_cell(reset_after), x, weights, (h0,), common)
     return GRUResult(y, final[0], cache)
 
 
@@ -276,7 +278,7 @@ def lstm_forward(
     (True, np.False_)
     """
     boolean("return_cells", return_cells)
-    weights = (W, U, b, b_rec, p)
+    weights = {"W": W, "U": U, "b": b, "b_rec": b_rec, "p": p}
     y, final, states, cache = run_forward(lstm_cell(p), x, weights, (h0, c0), common, return_cells)
     return LSTMResult(y, final[0], final[1], cache, states[0])
 

@@ -11,6 +11,7 @@ from fastrnn.call import BackwardCall, Call, Gradients
 from fastrnn.cells import Cell, find, members
 from fastrnn.checks import (
     BOOLEANS,
+    TIME_MAJOR,
     Layout,
     activation,
     as_array,
@@ -94,8 +95,9 @@ def checked_call(
     e: Any = None,
 ) -> tuple[Call, Layout]:
     """Return the call, and the layout of the caller's arrays."""
-    for name in ("reverse", "batch_first", "training"):
-        boolean(name, getattr(options, name))
+    boolean("reverse", options.reverse)
+    boolean("batch_first", options.batch_first)
+    boolean("training", options.training)
     x, layout = checked_x(floating_array("x", x), options.batch_first)
     T, B, I = x.shape
     if options.checkpoint is not None and not options.training:
@@ -178,7 +180,7 @@ def checked_weights(
 def run_forward(
     cell: Cell,
     x: Any,
-    weights: tuple[Any, ...],
+    weights: dict[str, Any],
     init: tuple[Any, ...],
     common: Common,
     return_states: bool = False,
@@ -190,13 +192,12 @@ def run_forward(
     if common.get("threads") is None:
         common["threads"] = backends.get_num_threads()
     options = CallOptions(**common)
-    parameters = dict(zip(WEIGHTS, weights, strict=True))
-    call, layout = checked_call(cell, x, parameters, init, options, return_states, e)
+    call, layout = checked_call(cell, x, weights, init, options, return_states, e)
     backend = backends.of(cell)
     (out,) = backend.forward([call])
     cache = Cache(Kept(backend, call, out.saved, layout)) if call.training else None
     y = layout.restore(out.y)
-    states = tuple([None if a is None else layout.restore(a) for a in out.states])
+    states = tuple([None if a is None else layout.restore(a) for a in out.states]) if return_states else out.states
     final = tuple([s[0] for s in out.final]) if layout.unbatched else out.final
     return y, final, states, cache
 
@@ -220,11 +221,13 @@ def run_backward(
         tuple([checked_gradient(name, d, T, B, H, dtype, layout) for name, d in dstates.items()]),
     )
     (g,) = backend.backward([back])
-    g = g._replace(dinit=tuple([None if d is None else layout.restore_state(d) for d in g.dinit]))
     if call.e:
         given = zip(g.de, call.e, call.fixed, strict=True)
         g = g._replace(de=tuple([as_given(d, e, fixed, layout) for d, e, fixed in given]))
-    return g._replace(dx=layout.restore(g.dx))
+    if layout is TIME_MAJOR:
+        return g
+    dinit = tuple([None if d is None else layout.restore_state(d) for d in g.dinit])
+    return g._replace(dx=layout.restore(g.dx), dinit=dinit)
 
 
 def as_given(d: Array, e: Array, fixed: bool, layout: Layout) -> Array:
