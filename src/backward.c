@@ -8,6 +8,10 @@
 #include "drive.h"
 #include "team.h"
 
+/* Groups at a time, with one row: narrow vectors of one panel are too few chains for the latency of multiply-adds; with
+ * more groups there are too few parts for `in_turn`. */
+enum { GROUPS_ONCE = VBYTES == 64 ? 1 : 2 };
+
 static void zero_row(real *row, ptrdiff_t n) { memset(row, 0, (size_t)n * sizeof *row); }
 
 static void add_to(real *to, const real *from, ptrdiff_t n)
@@ -118,31 +122,38 @@ static void backward_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int 
         const ptrdiff_t first = products_of(cell) + first_mean(cell, source);
         X(take_means)(p, id, n, rows_at(rows_from(p->da_rec, at_row), first * p->Hp), means);
     }
-    const ptrdiff_t first = first_group(p, U, id), groups = last_group(p, U, id) - first;
-    for (ptrdiff_t turn = 0; turn < groups; turn++) {
-        const ptrdiff_t group = first + in_turn(p, s, turn, groups);
-        tile.at = group_start(U, group);
-        tile.lanes = group_lanes(U, group);
-        tile.dout = (Rows){dout, (means ? means : 1) * tile.lanes};
-        EACH_TILE(t, p, id, n, MC)
-        {
-            if (gates)
-                X(multiply)(t.rows, p->scratch[id].left + t.row, gates, p->Hp, U, group, 0, tile.dout);
-            put_means(p, id, means, t.row, t.rows, tile.dout, tile.lanes);
-            tile.rows = t.rows;
-            tile.carry = rows_from(p->carry, t.row);
-            if (last) sum_gradients(p, &tile, s, t.row, projected, cell->states);
-            if (t.row >= active) continue;
-            if (t.row + t.rows > active) tile.rows = (int)(active - t.row);
-            tile.prev = p->scratch[id].prev + t.row;
-            tile.next = rows_from(next, t.row);
-            tile.kept = rows_from(kept, t.row);
-            tile.e = rows_from(p->e, t.row);
-            tile.de = rows_from(p->de, t.row);
-            tile.da = rows_from(p->da, at_row + t.row);
-            tile.da_rec = rows_from(p->da_rec, at_row + t.row);
-            tile.dp = rows_from(p->dp, at_row + t.row);
-            cell->backward[q](&tile);
+    const ptrdiff_t first = first_group(p, U, id), end = last_group(p, U, id);
+    const int one_row = n == 1 && p->owners == 1;
+    const ptrdiff_t most = one_row ? GROUPS_ONCE : 1, parts = (end - first + most - 1) / most;
+    for (ptrdiff_t turn = 0; turn < parts; turn++) {
+        const ptrdiff_t start = first + most * in_turn(p, s, turn, parts), rest = end - start;
+        const ptrdiff_t last_of_part = start + (rest < most ? rest : most);
+        if (gates && one_row)
+            X(multiply_row)(p->scratch[id].left[0], gates, p->Hp, U, start, last_of_part, 0, dout);
+        for (ptrdiff_t group = start; group < last_of_part; group++) {
+            tile.at = group_start(U, group);
+            tile.lanes = group_lanes(U, group);
+            tile.dout = (Rows){dout + tile.at - group_start(U, start), (means ? means : 1) * tile.lanes};
+            EACH_TILE(t, p, id, n, MC)
+            {
+                if (gates && !one_row)
+                    X(multiply)(t.rows, p->scratch[id].left + t.row, gates, p->Hp, U, group, 0, tile.dout);
+                put_means(p, id, means, t.row, t.rows, tile.dout, tile.lanes);
+                tile.rows = t.rows;
+                tile.carry = rows_from(p->carry, t.row);
+                if (last) sum_gradients(p, &tile, s, t.row, projected, cell->states);
+                if (t.row >= active) continue;
+                if (t.row + t.rows > active) tile.rows = (int)(active - t.row);
+                tile.prev = p->scratch[id].prev + t.row;
+                tile.next = rows_from(next, t.row);
+                tile.kept = rows_from(kept, t.row);
+                tile.e = rows_from(p->e, t.row);
+                tile.de = rows_from(p->de, t.row);
+                tile.da = rows_from(p->da, at_row + t.row);
+                tile.da_rec = rows_from(p->da_rec, at_row + t.row);
+                tile.dp = rows_from(p->dp, at_row + t.row);
+                cell->backward[q](&tile);
+            }
         }
     }
 }
