@@ -34,6 +34,7 @@ _fastrnn.set_cpus(usable_cpus())
 _CPUS = {"x86-64-v4-bf16": "x86-64-v4", "neon": "generic", "portable": "generic"}
 
 
+@functools.cache
 def _compiler() -> Any:
     """Return `cells.machine`, imported lazily: its imports take a seventh of fastrnn's import time."""
     return importlib.import_module("fastrnn.cells.machine")

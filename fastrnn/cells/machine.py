@@ -7,6 +7,7 @@ hash of all its inputs. A damaged file, or one that cannot be written, only cost
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import os
@@ -26,6 +27,7 @@ OPTIONS = {"opt": 3, "jit": True}
 _lock = threading.RLock()
 
 
+@functools.cache
 def available() -> bool:
     """Return whether llvmlite is installed, in a version with opaque pointers."""
     try:
