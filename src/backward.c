@@ -9,7 +9,7 @@
 #include "team.h"
 
 /* Groups at a time, with one row: narrow vectors of one panel are too few chains for the latency of multiply-adds; with
- * more groups there are too few parts for `in_turn`. */
+ * more groups there are too few parts for `part_at`. */
 enum { GROUPS_ONCE = VBYTES == 64 ? 1 : 2 };
 
 static void zero_row(real *row, ptrdiff_t n) { memset(row, 0, (size_t)n * sizeof *row); }
@@ -65,8 +65,8 @@ static void find_left(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q, pt
 {
     const real **left = p->scratch[id].left;
     const int last = q == p->cell->phases - 1;
-    Rows from = last ? p->da_before : rows_from(p->da_rec, chunk_row(p, chunk, s));
-    if (last && s < chunk.high) from = rows_from(p->da_rec, chunk_row(p, chunk, s + 1));
+    Rows from = last ? p->back.da_before : rows_from(p->back.da_rec, chunk_row(p, chunk, s));
+    if (last && s < chunk.high) from = rows_from(p->back.da_rec, chunk_row(p, chunk, s + 1));
     const ptrdiff_t field = last ? 0 : first_product(p->cell, q + 1) * p->Hp, ready = last ? active_rows(p, s + 1) : n;
     EACH_TILE(t, p, id, n, MC)
         for (ptrdiff_t r = t.row; r < t.row + t.rows; r++) left[r] = r < ready ? row_of(from, r) + field : p->zeros;
@@ -75,9 +75,9 @@ static void find_left(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q, pt
 /* The gradient of the projected state after step s, this thread's part; s = -1 only lets the last rows leave. */
 static void backward_projection(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
 {
-    const Panels *U = &p->U_back[0];
+    const Panels *U = &p->back.U[0];
     const ptrdiff_t active = active_rows(p, s), after = active_rows(p, s + 1), n = after > active ? after : active;
-    const Rows dh = rows_from(p->dh, s < 0 ? 0 : chunk_row(p, chunk, s));
+    const Rows dh = rows_from(p->back.dh, s < 0 ? 0 : chunk_row(p, chunk, s));
     if (ended(p)) return;
     real out[MC * MAX_NR * LANES] __attribute__((aligned(FRNN_ALIGN)));
     find_left(p, id, chunk, s, p->cell->phases - 1, n);
@@ -87,7 +87,7 @@ static void backward_projection(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
         EACH_TILE(t, p, id, n, MC)
         {
             tile.rows = t.rows;
-            tile.carry = rows_from(p->carry, t.row);
+            tile.carry = rows_from(p->back.carry, t.row);
             X(multiply)(t.rows, p->scratch[id].left + t.row, p->cell->phase_gates[0], p->Hp, U, group, 0, tile.dout);
             sum_gradients(p, &tile, s, t.row, 0, 1);
             for (int i = 0; i < t.rows && t.row + i < active; i++) /* those that leave have no place in the chunk */
@@ -102,7 +102,7 @@ static void backward_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int 
     const Cell *cell = p->cell;
     const int last = q == cell->phases - 1, source = last ? 0 : q + 1;
     const int projected = last && projects(p); /* then this phase made what was multiplied by R */
-    const Panels *U = projected ? &p->R_back : &p->U_back[source];
+    const Panels *U = projected ? &p->back.R : &p->back.U[source];
     const ptrdiff_t gates = projected ? 1 : cell->phase_gates[source];
     const ptrdiff_t active = active_rows(p, s), after = active_rows(p, s + 1);
     const ptrdiff_t n = last && after > active ? after : active;
@@ -115,32 +115,30 @@ static void backward_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int 
     if (projected)
         EACH_TILE(t, p, id, n, MC)
             for (ptrdiff_t r = t.row; r < t.row + t.rows; r++)
-                p->scratch[id].left[r] = r < active ? row_of(p->dh, at_row + r) : p->zeros;
+                p->scratch[id].left[r] = r < active ? row_of(p->back.dh, at_row + r) : p->zeros;
     else
         find_left(p, id, chunk, s, q, n);
     if (means) {
         const ptrdiff_t first = products_of(cell) + first_mean(cell, source);
-        X(take_means)(p, id, n, rows_at(rows_from(p->da_rec, at_row), first * p->Hp), means);
+        X(take_means)(p, id, n, rows_at(rows_from(p->back.da_rec, at_row), first * p->Hp), means);
     }
-    const ptrdiff_t first = first_group(p, U, id), end = last_group(p, U, id);
     const int one_row = n == 1 && p->owners == 1;
-    const ptrdiff_t most = one_row ? GROUPS_ONCE : 1, parts = (end - first + most - 1) / most;
-    for (ptrdiff_t turn = 0; turn < parts; turn++) {
-        const ptrdiff_t start = first + most * in_turn(p, s, turn, parts), rest = end - start;
-        const ptrdiff_t last_of_part = start + (rest < most ? rest : most);
+    const Parts parts = parts_of(p, U, id, one_row ? GROUPS_ONCE : 1);
+    for (ptrdiff_t turn = 0; turn < parts.n; turn++) {
+        const Groups part = part_at(p, &parts, s, turn);
         if (gates && one_row)
-            X(multiply_row)(p->scratch[id].left[0], gates, p->Hp, U, start, last_of_part, 0, dout);
-        for (ptrdiff_t group = start; group < last_of_part; group++) {
+            X(multiply_row)(p->scratch[id].left[0], gates, p->Hp, U, part.first, part.end, 0, dout);
+        for (ptrdiff_t group = part.first; group < part.end; group++) {
             tile.at = group_start(U, group);
             tile.lanes = group_lanes(U, group);
-            tile.dout = (Rows){dout + tile.at - group_start(U, start), (means ? means : 1) * tile.lanes};
+            tile.dout = (Rows){dout + tile.at - group_start(U, part.first), (means ? means : 1) * tile.lanes};
             EACH_TILE(t, p, id, n, MC)
             {
                 if (gates && !one_row)
                     X(multiply)(t.rows, p->scratch[id].left + t.row, gates, p->Hp, U, group, 0, tile.dout);
                 put_means(p, id, means, t.row, t.rows, tile.dout, tile.lanes);
                 tile.rows = t.rows;
-                tile.carry = rows_from(p->carry, t.row);
+                tile.carry = rows_from(p->back.carry, t.row);
                 if (last) sum_gradients(p, &tile, s, t.row, projected, cell->states);
                 if (t.row >= active) continue;
                 if (t.row + t.rows > active) tile.rows = (int)(active - t.row);
@@ -148,10 +146,10 @@ static void backward_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int 
                 tile.next = rows_from(next, t.row);
                 tile.kept = rows_from(kept, t.row);
                 tile.e = rows_from(p->e, t.row);
-                tile.de = rows_from(p->de, t.row);
-                tile.da = rows_from(p->da, at_row + t.row);
-                tile.da_rec = rows_from(p->da_rec, at_row + t.row);
-                tile.dp = rows_from(p->dp, at_row + t.row);
+                tile.de = rows_from(p->back.de, t.row);
+                tile.da = rows_from(p->back.da, at_row + t.row);
+                tile.da_rec = rows_from(p->back.da_rec, at_row + t.row);
+                tile.dp = rows_from(p->back.dp, at_row + t.row);
                 cell->backward[q](&tile);
             }
         }
@@ -160,9 +158,9 @@ static void backward_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int 
 
 static void note_operand(const Plan *p, int which, ptrdiff_t row, const real *operand)
 {
-    if (p->operand_copy[which].data)
-        operand = memcpy(row_of(p->operand_copy[which], row), operand, (size_t)p->Hp * sizeof(real));
-    p->operand[which][row] = operand;
+    if (p->back.operand_copy[which].data)
+        operand = memcpy(row_of(p->back.operand_copy[which], row), operand, (size_t)p->Hp * sizeof(real));
+    p->back.operand[which][row] = operand;
 }
 
 /* Note for every row of step s what its weight gradients will multiply: x, and each phase's operand. */
@@ -175,8 +173,8 @@ static void note_operands(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
         for (ptrdiff_t r = t.row; r < t.row + t.rows; r++) {
             p->scratch[id].prev[r] = states_before(p, s, r);
             if (splits_hidden(p) && id > 0) continue;
-            p->x_rows[first + r] = element(p, p->call->x, s, r);
-            p->dx_rows[first + r] = element(p, p->call->dx, s, r);
+            p->back.x_rows[first + r] = element(p, p->call->x, s, r);
+            p->back.dx_rows[first + r] = element(p, p->call->dx, s, r);
             for (int q = 0; q < cell->phases; q++) {
                 if (!cell->phase_gates[q]) continue;
                 const real *operand = p->scratch[id].prev[r] + p->y_field;
@@ -188,7 +186,7 @@ static void note_operands(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
 }
 
 /* By which hidden units are dealt in backward. */
-static const Panels *hidden_panels(const Plan *p) { return projects(p) ? &p->R_back : &p->U_back[0]; }
+static const Panels *hidden_panels(const Plan *p) { return projects(p) ? &p->back.R : &p->back.U[0]; }
 
 /* The gradients of the extra inputs of step s, this thread's part. */
 static void write_de(const Plan *p, int id, ptrdiff_t s)
@@ -199,7 +197,7 @@ static void write_de(const Plan *p, int id, ptrdiff_t s)
         EACH_TILE(t, p, id, active_rows(p, s), MC)
             for (ptrdiff_t r = t.row; r < t.row + t.rows; r++)
                 if (from < end)
-                    memcpy(element(p, p->call->de[k], s, r) + from, row_of(p->de, r) + k * p->Hp + from,
+                    memcpy(element(p, p->call->de[k], s, r) + from, row_of(p->back.de, r) + k * p->Hp + from,
                            (size_t)(end - from) * sizeof(real));
 }
 
@@ -215,10 +213,10 @@ static int scans_backward(const Plan *p)
 static void backward_scan(const Plan *p, int id, Chunk chunk)
 {
     const frnn_call *call = p->call;
-    const Panels *W = &p->U_back[0];
+    const Panels *W = &p->back.U[0];
     const real *prev[MC];
     real dout[MC * MAX_NR * LANES] __attribute__((aligned(FRNN_ALIGN)));
-    BackwardTile tile = {.Hp = p->Hp, .prev = prev, .carry = {p->carry.data, 0}, .p = {p->weights.parameters, 0}};
+    BackwardTile tile = {.Hp = p->Hp, .prev = prev, .carry = {p->back.carry.data, 0}, .p = {p->weights.parameters, 0}};
     for (ptrdiff_t s = chunk.high; s >= chunk.low; s--) note_operands(p, id, chunk, s);
     for (ptrdiff_t group = first_group(p, W, id); group < last_group(p, W, id) && !ended(p); group++) {
         const ptrdiff_t lanes = group_lanes(W, group), at = group_start(W, group), rest = p->H - at;
@@ -229,7 +227,7 @@ static void backward_scan(const Plan *p, int id, Chunk chunk)
         for (ptrdiff_t s = chunk.high; s >= chunk.low; s -= tile.rows) {
             if (s == p->steps - 1 || is_reset(p, s + 1, 0))
                 for (int k = 0; k < p->cell->states; k++) {
-                    real *carry = p->carry.data + k * p->Hp + at;
+                    real *carry = p->back.carry.data + k * p->Hp + at;
                     zero_row(carry, lanes);
                     if (s == p->steps - 1 && call->dfinal[k]) memcpy(carry, (const real *)call->dfinal[k] + at, valid);
                 }
@@ -244,9 +242,9 @@ static void backward_scan(const Plan *p, int id, Chunk chunk)
             const Rows next = states_after(p, s), kept = kept_of(p, s);
             tile.next = (Rows){next.data, -next.stride};
             tile.kept = (Rows){kept.data, -kept.stride};
-            tile.da = rows_from(p->da, chunk_row(p, chunk, s));
-            tile.da_rec = rows_from(p->da_rec, chunk_row(p, chunk, s));
-            tile.dp = rows_from(p->dp, chunk_row(p, chunk, s));
+            tile.da = rows_from(p->back.da, chunk_row(p, chunk, s));
+            tile.da_rec = rows_from(p->back.da_rec, chunk_row(p, chunk, s));
+            tile.dp = rows_from(p->back.dp, chunk_row(p, chunk, s));
             p->cell->backward[0](&tile);
         }
     }
@@ -293,14 +291,14 @@ static void pack_and_zero(const Plan *p, int id)
     const ptrdiff_t H = p->H, I = p->I, columns = recurrent_columns(call);
     if (call->checkpoint && !call->packed) X(fill_panels)(&p->weights, call, id, p->threads, 0);
     if (!packs_W_back_late(p))
-        X(pack)(&p->W_back, share(p->W_back.groups, id, p->threads), share(p->W_back.groups, id + 1, p->threads),
+        X(pack)(&p->back.W, share(p->back.W.groups, id, p->threads), share(p->back.W.groups, id + 1, p->threads),
                 call->W, 0, 1, I);
     for (int q = 0; q < cell->phases; q++) {
-        const Panels *U = &p->U_back[q];
+        const Panels *U = &p->back.U[q];
         X(pack)(U, share(U->groups, id, p->threads), share(U->groups, id + 1, p->threads),
                 (const real *)call->U + first_product(cell, q) * H * columns, 0, 1, columns);
     }
-    const Panels *R = &p->R_back;
+    const Panels *R = &p->back.R;
     X(pack)(R, share(R->groups, id, p->threads), share(R->groups, id + 1, p->threads), call->R, 0, 1, H);
     if (id == 0) {
         if (p->steps == 0) { /* else the first chunk writes them */
@@ -308,9 +306,9 @@ static void pack_and_zero(const Plan *p, int id)
             if (products) zero_row(call->dU, products * H * columns);
             if (call->P) zero_row(call->dR, call->P * H);
         }
-        memset(p->db, 0, (size_t)(cell->gates * H) * sizeof *p->db);
-        if (cell->split) memset(p->db_rec, 0, (size_t)(products * H) * sizeof *p->db_rec);
-        memset(p->dp_sums, 0, (size_t)(cell->parameters * H) * sizeof *p->dp_sums);
+        memset(p->back.db, 0, (size_t)(cell->gates * H) * sizeof *p->back.db);
+        if (cell->split) memset(p->back.db_rec, 0, (size_t)(products * H) * sizeof *p->back.db_rec);
+        memset(p->back.dp_sums, 0, (size_t)(cell->parameters * H) * sizeof *p->back.dp_sums);
     }
     for (ptrdiff_t row = share(p->B, id, p->threads); row < share(p->B, id + 1, p->threads); row++) {
         const ptrdiff_t b = p->sequence[row];
@@ -341,7 +339,7 @@ void X(backward_job)(void *arg, int id)
     Chunk chunk = {0, 0};
     for (chunk.high = p->steps - 1; chunk.high >= 0; chunk.high = chunk.low - 1) {
         chunk.low = chunk.high;
-        while (chunk.low > 0 && p->before[chunk.high + 1] - p->before[chunk.low - 1] <= p->back_rows) chunk.low--;
+        while (chunk.low > 0 && p->before[chunk.high + 1] - p->before[chunk.low - 1] <= p->back.rows) chunk.low--;
         if (scans_backward(p)) backward_scan(p, id, chunk);
         for (ptrdiff_t s = chunk.high; s >= chunk.low && !scans_backward(p); s--) {
             const int leaves = s < ready && recompute(p, id, s);

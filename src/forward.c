@@ -53,7 +53,7 @@ static void input_product(const Plan *p, int id, ptrdiff_t group, ptrdiff_t rows
     }
 }
 
-/* Groups at a time, with one row: chains enough for the cell, and parts small enough for `in_turn`. Products with int8
+/* Groups at a time, with one row: chains enough for the cell, and parts small enough for `part_at`. Products with int8
  * weights round the row each time. */
 INLINE ptrdiff_t groups_at_once(const Plan *p) { return p->call->format == FRNN_INT8 ? 16 : 8; }
 
@@ -62,18 +62,17 @@ static void input_products(const Plan *p, int id, ptrdiff_t s, ptrdiff_t rows)
 {
     const Panels *W = &p->weights.W;
     const int gates = p->cell->gates;
-    const ptrdiff_t first = first_group(p, W, id), last = last_group(p, W, id);
-    const ptrdiff_t most = groups_at_once(p), parts = (last - first + most - 1) / most;
+    const Parts parts = parts_of(p, W, id, groups_at_once(p));
     const Rows wx = {p->scratch[id].wx, gates * p->Hp};
     if (rows > 1 || packs_W_late(p)) {
-        for (ptrdiff_t group = first; group < last; group++)
+        for (ptrdiff_t group = parts.first; group < parts.end; group++)
             input_product(p, id, group, rows, rows_at(wx, group_start(W, group) * gates));
         return;
     }
-    for (ptrdiff_t turn = 0; turn < parts; turn++) {
-        const ptrdiff_t group = first + most * in_turn(p, s, turn, parts), at = group_start(W, group) * gates;
-        const ptrdiff_t end = last - group < most ? last : group + most;
-        X(multiply_row)(p->scratch[id].x_rows[0], 1, 0, W, group, end, p->weights.bias + at, wx.data + at);
+    for (ptrdiff_t turn = 0; turn < parts.n; turn++) {
+        const Groups part = part_at(p, &parts, s, turn);
+        const ptrdiff_t at = group_start(W, part.first) * gates;
+        X(multiply_row)(p->scratch[id].x_rows[0], 1, 0, W, part.first, part.end, p->weights.bias + at, wx.data + at);
     }
 }
 
@@ -138,22 +137,21 @@ static void run_row(const Plan *p, int id, const Step *step, int q, const real *
 {
     const Panels *U = &p->weights.U[q], *W = &p->weights.W;
     const int gates = p->cell->phase_gates[q];
-    const ptrdiff_t first = first_group(p, W, id), last = last_group(p, W, id);
+    const Parts parts = parts_of(p, W, id, groups_at_once(p));
     const Rows next = states_after(p, step->s), kept = kept_of(p, step->s);
     const real *prev[MC];
     real uh[TILE_ROOM * LANES] __attribute__((aligned(FRNN_ALIGN)));
     ForwardTile tile = {.Hp = p->Hp, .prev = prev, .keep = p->keeps};
-    const ptrdiff_t most = groups_at_once(p), parts = (last - first + most - 1) / most;
-    for (ptrdiff_t turn = 0; turn < parts; turn++) {
-        const ptrdiff_t group = first + most * in_turn(p, step->s, turn, parts);
-        const ptrdiff_t end = last - group < most ? last : group + most;
-        if (gates) X(multiply_row)(left, 1, 0, U, group, end, 0, uh);
+    for (ptrdiff_t turn = 0; turn < parts.n; turn++) {
+        const Groups part = part_at(p, &parts, step->s, turn);
+        if (gates) X(multiply_row)(left, 1, 0, U, part.first, part.end, 0, uh);
         tile.uh.data = uh;
-        for (ptrdiff_t g = group; g < end; g += tile.rows) {
+        for (ptrdiff_t g = part.first; g < part.end; g += tile.rows) {
             const ptrdiff_t lanes = group_lanes(W, g);
             tile.at = group_start(W, g);
             tile.lanes = lanes;
-            tile.rows = (int)(group_lanes(W, end - 1) == lanes ? end - g : end - 1 - g); /* the last may be smaller */
+            tile.rows = (int)(part.end - g);
+            if (group_lanes(W, part.end - 1) != lanes) tile.rows--; /* the last may be smaller */
             for (int i = 0; i < tile.rows; i++) prev[i] = p->scratch[id].prev[0] + i * lanes;
             tile.uh.stride = gates * lanes;
             tile.wx = (Rows){wx_of(p, step, &tile).data, p->cell->gates * lanes};
@@ -168,8 +166,8 @@ static void run_row(const Plan *p, int id, const Step *step, int q, const real *
     }
     if (q < p->cell->phases - 1) return;
     tile.rows = 1;
-    tile.at = group_start(W, first);
-    tile.lanes = (last < W->groups ? group_start(W, last) : p->Hp) - tile.at;
+    tile.at = group_start(W, parts.first);
+    tile.lanes = (parts.end < W->groups ? group_start(W, parts.end) : p->Hp) - tile.at;
     deliver(p, &tile, step->s, 0, first_ready(p), p->cell->states);
 }
 
@@ -184,9 +182,9 @@ static void run_rows(const Plan *p, int id, const Step *step, int q, const real 
     ForwardTile tile = {.Hp = p->Hp, .keep = p->keeps};
     tile.b_rec = (Rows){p->weights.b_rec, 0};
     tile.p = (Rows){p->weights.parameters, 0};
-    const ptrdiff_t first = first_group(p, W, id), groups = last_group(p, W, id) - first;
-    for (ptrdiff_t turn = 0; turn < groups; turn++) {
-        const ptrdiff_t group = first + in_turn(p, s, turn, groups);
+    const Parts parts = parts_of(p, W, id, 1);
+    for (ptrdiff_t turn = 0; turn < parts.n; turn++) {
+        const ptrdiff_t group = part_at(p, &parts, s, turn).first;
         tile.at = group_start(W, group);
         tile.lanes = group_lanes(W, group);
         tile.uh = (Rows){uh, (cell->phase_gates[q] + cell->phase_means[q]) * tile.lanes};

@@ -27,14 +27,14 @@ static void add_columns(double *to, Rows rows, ptrdiff_t n, ptrdiff_t columns)
 /* Gradient rows of n hidden units from `from` on of one field, over the chunk's rows, as left operand of a product. */
 static Columns left_operand(const Plan *p, int id, Rows field, ptrdiff_t rows, ptrdiff_t n)
 {
-    if (p->packs_columns) return X(pack_columns)(p->scratch[id].columns, field, rows, n);
+    if (p->back.packs_columns) return X(pack_columns)(p->scratch[id].columns, field, rows, n);
     return (Columns){field.data, OUTER_MR, field.stride};
 }
 
 /* What a product multiplied in a chunk of so many rows: where there are heads, the units of one. */
 static Panels operand_of(const Plan *p, int which, ptrdiff_t head, ptrdiff_t rows)
 {
-    Panels operand = p->operand_panels[which];
+    Panels operand = p->back.operand_panels[which];
     operand.data += head * panels_size(&operand);
     operand.K = rows;
     return operand;
@@ -47,27 +47,27 @@ static void add_gradients(const Plan *p, int id, ptrdiff_t from, ptrdiff_t n, pt
     const Cell *cell = p->cell;
     const frnn_call *call = p->call;
     const ptrdiff_t H = p->H, head = call->D ? from / call->D : 0;
-    Panels x = p->x_panels;
+    Panels x = p->back.x_panels;
     x.K = rows;
     for (int g = 0; g < cell->gates && cell->split && !ended(p); g++) {
-        const Rows da = rows_at(p->da, g * p->Hp + from);
+        const Rows da = rows_at(p->back.da, g * p->Hp + from);
         const ptrdiff_t at = g * H + from;
         X(multiply_outer)(n, left_operand(p, id, da, rows, n), &x, (Rows){(real *)call->dW + at * p->I, p->I}, add);
-        add_columns(p->db + at, da, rows, n);
+        add_columns(p->back.db + at, da, rows, n);
     }
     for (int q = 0, k = 0; q < cell->phases; q++) {
         for (int end = k + cell->phase_gates[q]; k < end && !ended(p); k++) {
             const Panels operand = operand_of(p, q, head, rows);
-            const Rows rec = rows_at(p->da_rec, k * p->Hp + from);
+            const Rows rec = rows_at(p->back.da_rec, k * p->Hp + from);
             const ptrdiff_t at = k * H + from;
             const Columns left = left_operand(p, id, rec, rows, n);
             if (!cell->split) X(multiply_outer)(n, left, &x, (Rows){(real *)call->dW + at * p->I, p->I}, add);
             X(multiply_outer)(n, left, &operand, (Rows){(real *)call->dU + at * operand.units, operand.units}, add);
-            add_columns(p->db_rec + at, rec, rows, n);
+            add_columns(p->back.db_rec + at, rec, rows, n);
         }
     }
     for (int k = 0; k < cell->parameters; k++)
-        add_columns(p->dp_sums + k * H + from, rows_at(p->dp, k * p->Hp + from), rows, n);
+        add_columns(p->back.dp_sums + k * H + from, rows_at(p->back.dp, k * p->Hp + from), rows, n);
 }
 
 /* The same for this thread's hidden units, and for its part of the projection's. */
@@ -83,7 +83,7 @@ static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows, int add)
     if (call->P && !ended(p)) {
         const ptrdiff_t first = share(call->P, id, p->threads), own = share(call->P, id + 1, p->threads) - first;
         const Panels operand = operand_of(p, p->cell->phases, 0, rows);
-        const Columns left = left_operand(p, id, rows_at(p->dh, first), rows, own);
+        const Columns left = left_operand(p, id, rows_at(p->back.dh, first), rows, own);
         X(multiply_outer)(own, left, &operand, (Rows){(real *)call->dR + first * H, H}, add);
     }
 }
@@ -97,10 +97,10 @@ static void write_dx_group(const Plan *p, const Panels *W, ptrdiff_t group, ptrd
     real out[MC * MAX_NR * LANES] __attribute__((aligned(FRNN_ALIGN)));
     for (ptrdiff_t row = from; row < to; row += MC) {
         const int m = (int)(to - row < MC ? to - row : MC);
-        for (int i = 0; i < m; i++) left[i] = row_of(p->da, row + i);
+        for (int i = 0; i < m; i++) left[i] = row_of(p->back.da, row + i);
         X(multiply)(m, left, p->cell->gates, p->Hp, W, group, 0, (Rows){out, lanes});
         for (int i = 0; i < m; i++)
-            memcpy(p->dx_rows[row + i] + start, out + i * lanes,
+            memcpy(p->back.dx_rows[row + i] + start, out + i * lanes,
                    (size_t)(valid < lanes ? valid : lanes) * sizeof(real));
     }
 }
@@ -108,7 +108,7 @@ static void write_dx_group(const Plan *p, const Panels *W, ptrdiff_t group, ptrd
 /* This thread's part of a chunk's dx: all columns of its rows; or where W is packed late, all rows of its groups. */
 static void write_dx(const Plan *p, int id, ptrdiff_t rows)
 {
-    const Panels *W = &p->W_back;
+    const Panels *W = &p->back.W;
     const int late = packs_W_back_late(p);
     const ptrdiff_t first = late ? share(W->groups, id, p->threads) : 0;
     const ptrdiff_t last = late ? share(W->groups, id + 1, p->threads) : W->groups;
@@ -129,20 +129,20 @@ void X(finish_chunk)(const Plan *p, int id, Chunk chunk)
     const ptrdiff_t rows = p->before[chunk.high + 1] - p->before[chunk.low];
     const ptrdiff_t from = share(rows, id, p->threads), to = share(rows, id + 1, p->threads);
     frnn_team_barrier(p->threads);
-    Panels x = p->x_panels;
+    Panels x = p->back.x_panels;
     x.K = rows;
-    X(pack_rows)(&x, from, to, p->x_rows, 0);
+    X(pack_rows)(&x, from, to, p->back.x_rows, 0);
     for (int q = 0; q <= p->cell->phases; q++) {
-        if (!p->operand[q]) continue;
+        if (!p->back.operand[q]) continue;
         for (ptrdiff_t head = 0, heads = p->call->D ? p->H / p->call->D : 1; head < heads; head++) {
             const Panels operand = operand_of(p, q, head, rows);
-            X(pack_rows)(&operand, from, to, p->operand[q], head * operand.units);
+            X(pack_rows)(&operand, from, to, p->back.operand[q], head * operand.units);
         }
     }
     write_dx(p, id, rows);
     const ptrdiff_t n = active_rows(p, chunk.low);
     for (ptrdiff_t r = share(n, id, p->threads); r < share(n, id + 1, p->threads); r++)
-        memcpy(row_of(p->da_before, r), row_of(p->da_rec, chunk_row(p, chunk, chunk.low) + r),
+        memcpy(row_of(p->back.da_before, r), row_of(p->back.da_rec, chunk_row(p, chunk, chunk.low) + r),
                (size_t)(products_of(p->cell) * p->Hp) * sizeof(real));
     frnn_team_barrier(p->threads);
     add_weight_gradients(p, id, rows, chunk.high < p->steps - 1);
@@ -156,7 +156,7 @@ static void write_sum(void *to, const double *sums, ptrdiff_t n)
 
 void X(write_sums)(const Plan *p)
 {
-    write_sum(p->call->db, p->db, p->cell->gates * p->H);
-    write_sum(p->call->db_rec, p->db_rec, products_of(p->cell) * p->H);
-    write_sum(p->call->dp, p->dp_sums, p->cell->parameters * p->H);
+    write_sum(p->call->db, p->back.db, p->cell->gates * p->H);
+    write_sum(p->call->db_rec, p->back.db_rec, products_of(p->cell) * p->H);
+    write_sum(p->call->dp, p->back.dp_sums, p->cell->parameters * p->H);
 }

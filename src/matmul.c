@@ -188,7 +188,7 @@ static void pack_vector(real *dst, ptrdiff_t dst_stride, const real *src, ptrdif
             dst[k * dst_stride + lane] = lane >= from && lane < to ? src[lane * unit_stride + k * k_stride] : 0;
 }
 
-/* A panel of whole vectors that lie side by side in each row of src: row by row, since the next is often a page away. */
+/* A panel of whole vectors that lie side by side in a row of src: row by row, since the next is often a page away. */
 static void copy_panel(real *dst, int width, const real *src, ptrdiff_t K, ptrdiff_t k_stride)
 {
     for (ptrdiff_t k = 0; k < K; k++, src += k_stride)

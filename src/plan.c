@@ -134,50 +134,51 @@ static void take_forward(Plan *p, Arena *arena, int scratch_only)
 static void take_operand(Plan *p, Arena *arena, int which, ptrdiff_t rows, ptrdiff_t width)
 {
     const ptrdiff_t columns = p->call->D ? p->call->D : width;
-    p->operand_panels[which] = take_matrix(arena, width / columns * rows, columns);
-    p->operand_panels[which].K = rows;
-    p->operand[which] = take(arena, (size_t)rows * sizeof *p->operand[which]);
-    if (p->call->checkpoint) p->operand_copy[which] = take_rows(arena, rows, 1, p->Hp);
+    p->back.operand_panels[which] = take_matrix(arena, width / columns * rows, columns);
+    p->back.operand_panels[which].K = rows;
+    p->back.operand[which] = take(arena, (size_t)rows * sizeof *p->back.operand[which]);
+    if (p->call->checkpoint) p->back.operand_copy[which] = take_rows(arena, rows, 1, p->Hp);
 }
 
 static void take_backward(Plan *p, Arena *arena)
 {
+    Backward *const back = &p->back;
     const Cell *cell = p->cell;
     const int products = products_of(cell);
     const ptrdiff_t B = p->B, Hp = p->Hp;
     const ptrdiff_t whole = B && B < CHUNK_ROWS ? CHUNK_ROWS / B : 1; /* steps that all sequences have */
-    const ptrdiff_t rows = p->back_rows = least(whole * B, p->rows);
-    p->W_back = take_matrix(arena, cell->gates * p->H, p->I);
-    p->x_panels = take_matrix(arena, rows, p->I);
+    const ptrdiff_t rows = back->rows = least(whole * B, p->rows);
+    back->W = take_matrix(arena, cell->gates * p->H, p->I);
+    back->x_panels = take_matrix(arena, rows, p->I);
     for (int q = 0; q < cell->phases; q++) {
         const ptrdiff_t width = operand_width(p->call, q);
         const Panels U = {.K = cell->phase_gates[q] * p->H, .units = width, .gates = 1, .head = p->call->D,
                           .group_vectors = vectors_of_group(p->call, NR)};
-        p->U_back[q] = take_panels(arena, U);
+        back->U[q] = take_panels(arena, U);
         if (cell->phase_gates[q]) take_operand(p, arena, q, rows, width);
     }
     if (p->call->P) {
-        p->R_back = take_matrix(arena, p->call->P, p->H);
+        back->R = take_matrix(arena, p->call->P, p->H);
         take_operand(p, arena, cell->phases, rows, p->H);
-        p->dh = take_rows(arena, rows, 1, Hp);
+        back->dh = take_rows(arena, rows, 1, Hp);
     }
-    p->da = take_rows(arena, rows, cell->gates, Hp);
-    p->da_rec = cell->split ? take_rows(arena, rows, products + means_of(cell), Hp) : p->da;
-    p->dp = take_rows(arena, rows, cell->parameters, Hp);
-    p->de = take_rows(arena, B, cell->inputs, Hp);
-    p->da_before = take_rows(arena, B, products, Hp);
-    p->carry = take_rows(arena, B, cell->states + cell->pending, Hp);
-    p->db = take(arena, (size_t)(cell->gates * p->H) * sizeof *p->db);
-    p->db_rec = cell->split ? take(arena, (size_t)(products * p->H) * sizeof *p->db_rec) : p->db;
-    p->dp_sums = take(arena, (size_t)(cell->parameters * p->H) * sizeof *p->dp_sums);
-    p->packs_columns = p->I + p->H >= WIDE;
-    for (int i = 0; i < p->threads && p->packs_columns; i++) {
+    back->da = take_rows(arena, rows, cell->gates, Hp);
+    back->da_rec = cell->split ? take_rows(arena, rows, products + means_of(cell), Hp) : back->da;
+    back->dp = take_rows(arena, rows, cell->parameters, Hp);
+    back->de = take_rows(arena, B, cell->inputs, Hp);
+    back->da_before = take_rows(arena, B, products, Hp);
+    back->carry = take_rows(arena, B, cell->states + cell->pending, Hp);
+    back->db = take(arena, (size_t)(cell->gates * p->H) * sizeof *back->db);
+    back->db_rec = cell->split ? take(arena, (size_t)(products * p->H) * sizeof *back->db_rec) : back->db;
+    back->dp_sums = take(arena, (size_t)(cell->parameters * p->H) * sizeof *back->dp_sums);
+    back->packs_columns = p->I + p->H >= WIDE;
+    for (int i = 0; i < p->threads && back->packs_columns; i++) {
         const ptrdiff_t units = i == 0 ? p->H : (p->H + p->threads - 1) / p->threads; /* all may be left to thread 0 */
         real *columns = take_reals(arena, rows * (units + OUTER_MR));
         if (arena->base) p->scratch[i].columns = columns;
     }
-    p->x_rows = take(arena, (size_t)rows * sizeof *p->x_rows);
-    p->dx_rows = take(arena, (size_t)rows * sizeof *p->dx_rows);
+    back->x_rows = take(arena, (size_t)rows * sizeof *back->x_rows);
+    back->dx_rows = take(arena, (size_t)rows * sizeof *back->dx_rows);
 }
 
 /* Sort sequences by descending length (a stable counting sort) and count the rows of every step. */

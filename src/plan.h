@@ -22,20 +22,42 @@ typedef struct {
     real *columns;       /* backward: one gate's gradients of the thread's units, packed */
 } Scratch;
 
+/* Backward: its weights, and a chunk of steps, in falling order, whose weight gradients are computed together. */
+typedef struct {
+    Panels W, U[FRNN_MAX_PHASES], R; /* transposed */
+    Rows carry, de;                  /* as in a BackwardTile, B rows: of the step at hand alone */
+    ptrdiff_t rows;                  /* of a chunk at most, and at least one step's */
+    Rows da, da_rec, dp;             /* as in a BackwardTile */
+    Rows dh;                         /* gradients of the projected states */
+    Rows da_before;                  /* da_rec of the step done last in the chunk before, B rows */
+    const real **x_rows, **operand[FRNN_MAX_PHASES + 1]; /* per chunk row: x, what each phase's products multiplied, and
+                                                            behind the phases what the projection did */
+    real **dx_rows;
+    Rows operand_copy[FRNN_MAX_PHASES + 1]; /* with checkpoints, where operands do not outlive their segment */
+    Panels x_panels, operand_panels[FRNN_MAX_PHASES + 1];
+    int packs_columns;             /* the weight gradients are wide enough to repay packing their left operand */
+    double *db, *db_rec, *dp_sums; /* sums so far; db_rec is db unless the cell splits */
+} Backward;
+
 typedef struct {
     const frnn_call *call;
     const Cell *cell;
     ptrdiff_t steps, B, I, H, Hp;
     int fields;                 /* of a row of states: one for each state, and one for the first state's projection */
     ptrdiff_t y_field, y_width; /* the first state as others see it, projected or not: its place in a row, its units */
-    double flop;     /* of a forward pass */
-    frnn_stop *stop; /* of a call that is long enough; or null */
+    double flop;                /* of a forward pass */
+    frnn_stop *stop;            /* of a call that is long enough; or null */
+
+    /* threads */
     int threads;
     int owners;      /* threads that rows are dealt to; 1 when hidden groups are dealt instead */
     ptrdiff_t dealt; /* rows at a time */
-    int odd;         /* 1 if step 0 counts as an odd one to `in_turn`: prepared calls take turns, as a stream's steps */
     int waits;       /* threads that share hidden groups meet after every phase; else no unit sees another */
+    Scratch *scratch;           /* per thread */
+    frnn_progress *done;        /* steps delivered, for a call that reads them; or null */
+    const frnn_progress *below; /* of the call that this one reads; or null */
 
+    /* rows and steps */
     ptrdiff_t *sequence; /* per row: its place in the batch */
     ptrdiff_t *length;   /* per row, falling */
     ptrdiff_t *active;   /* per time, and 0 after the last: rows still at work */
@@ -43,38 +65,24 @@ typedef struct {
     ptrdiff_t rows;      /* of all steps */
     ptrdiff_t *place;    /* per step: where it begins in the caller's arrays, in their steps */
 
-    Weights weights;                           /* for forward */
-    Panels W_back, U_back[FRNN_MAX_PHASES], R_back; /* transposed, for backward */
-    real *zeros;                               /* as long as the widest row that they stand for */
-    Rows e;                                    /* of a step: extra inputs of B rows */
-    Rows init;                                 /* B rows of states */
-    Rows states;                               /* B rows that begin the segment, then those of each step */
-    Rows kept;                                 /* rows of each step; data is null when nothing needs them */
-    Rows made;                                 /* B rows of what all means are taken of; data is null without means */
-    int keeps;                                 /* every step of a segment; else two take turns with 2*B rows of states,
-                                                  and all share B rows of kept */
-    ptrdiff_t *reads_at, *writes_at;           /* per step: where in `states` the rows that it reads and writes begin */
-    ptrdiff_t segment;                         /* steps between checkpoints; `steps` without */
-    Rows checkpoints;                          /* states at the start of each segment, B rows each */
-    ptrdiff_t own_rows;                        /* of a step, a thread's at most */
-    ptrdiff_t chunk, chunk_rows;               /* of one input product: steps, and a thread's rows, at most */
-    Scratch *scratch;                          /* per thread */
-    frnn_progress *done;                       /* steps delivered, for a call that reads them; or null */
-    const frnn_progress *below;                /* of the call that this one reads; or null */
+    /* forward */
+    Weights weights;
+    int odd;            /* 1 if step 0 counts as an odd one to `part_at`: prepared calls and streams take turns */
+    real *zeros;        /* as long as the widest row that they stand for */
+    Rows e;             /* of a step: extra inputs of B rows */
+    Rows init;          /* B rows of states */
+    Rows states;        /* B rows that begin the segment, then those of each step */
+    Rows kept;          /* rows of each step; data is null when nothing needs them */
+    Rows made;          /* B rows of what all means are taken of; data is null without means */
+    int keeps;          /* every step of a segment; else two take turns with 2*B rows of states, and all share B rows of
+                           kept */
+    ptrdiff_t *reads_at, *writes_at; /* per step: where in `states` the rows that it reads and writes begin */
+    ptrdiff_t segment;               /* steps between checkpoints; `steps` without */
+    Rows checkpoints;                /* states at the start of each segment, B rows each */
+    ptrdiff_t own_rows;              /* of a step, a thread's at most */
+    ptrdiff_t chunk, chunk_rows;     /* of one input product: steps, and a thread's rows, at most */
 
-    /* backward: a chunk of steps whose weight gradients are computed together; rows in order of falling step */
-    ptrdiff_t back_rows;                       /* at most, and at least one step's */
-    Rows da, da_rec, dp;                       /* as in a BackwardTile */
-    Rows dh;                                   /* gradients of the projected states */
-    Rows da_before;                            /* da_rec of the step done last in the chunk before, B rows */
-    Rows carry, de;                            /* likewise as in a BackwardTile, B rows: of the step at hand alone */
-    double *db, *db_rec, *dp_sums;             /* sums so far; db_rec is db unless the cell splits */
-    const real **x_rows, **operand[FRNN_MAX_PHASES + 1]; /* per chunk row: x, what each phase's products multiplied, and
-                                                            behind the phases what the projection did */
-    real **dx_rows;
-    Rows operand_copy[FRNN_MAX_PHASES + 1]; /* with checkpoints, where operands do not outlive their segment */
-    Panels x_panels, operand_panels[FRNN_MAX_PHASES + 1];
-    int packs_columns; /* the weight gradients are wide enough to repay packing their left operand */
+    Backward back;
 } Plan;
 
 /* Lay out a call in `work` (and `call->saved`) for `threads` threads; returns the bytes of work. With work null it
@@ -134,7 +142,7 @@ INLINE int packs_W_late(const Plan *p)
     return !p->call->packed && !p->call->checkpoint && p->owners == 1 && p->chunk_rows >= p->rows
            && p->chunk >= p->steps;
 }
-INLINE int packs_W_back_late(const Plan *p) { return p->back_rows >= p->rows && p->W_back.groups >= p->threads; }
+INLINE int packs_W_back_late(const Plan *p) { return p->back.rows >= p->rows && p->back.W.groups >= p->threads; }
 
 /* Whether no more is to be computed; asked in every phase of a step. */
 INLINE int ended(const Plan *p)
@@ -166,12 +174,25 @@ INLINE ptrdiff_t last_group(const Plan *p, const Panels *panels, int id)
     return splits_hidden(p) ? share(panels->groups, id + 1, p->threads) : panels->groups;
 }
 
-/* Which of n parts of the weights step s reads at a turn. Every other step begins with the parts that the step before it
- * read last: of weights too large for a cache, those are still there. With more rows arithmetic takes longer than reading. */
+/* A thread's groups, `most` at a time. Every other step begins with the parts that the step before it read last: of
+ * weights too large for a cache, those are still there. With more rows arithmetic takes longer than reading. */
 enum { FEW_ROWS = 8 };
-INLINE ptrdiff_t in_turn(const Plan *p, ptrdiff_t s, ptrdiff_t turn, ptrdiff_t n)
+typedef struct {
+    ptrdiff_t first, end, most, n;
+} Parts;
+typedef struct {
+    ptrdiff_t first, end;
+} Groups;
+INLINE Parts parts_of(const Plan *p, const Panels *panels, int id, ptrdiff_t most)
 {
-    return p->B <= FEW_ROWS && (s + p->odd) % 2 ? n - 1 - turn : turn;
+    const ptrdiff_t first = first_group(p, panels, id), end = last_group(p, panels, id);
+    return (Parts){first, end, most, (end - first + most - 1) / most};
+}
+INLINE Groups part_at(const Plan *p, const Parts *parts, ptrdiff_t s, ptrdiff_t turn)
+{
+    const ptrdiff_t i = p->B <= FEW_ROWS && (s + p->odd) % 2 ? parts->n - 1 - turn : turn;
+    const ptrdiff_t first = parts->first + i * parts->most, rest = parts->end - first;
+    return (Groups){first, rest < parts->most ? parts->end : first + parts->most};
 }
 
 /* A thread's units, [first_unit, end_unit), where groups are those of these panels. */
