@@ -217,30 +217,6 @@ def test_windows_of_parts(window: int) -> None:
     np.testing.assert_allclose(history.history["loss"], losses, rtol=1e-10)
 
 
-def test_stateful_batches_are_one_part() -> None:
-    """Each sequence goes on from its own state: as one long sequence split by hand."""
-    rng = np.random.default_rng(0)
-    first, second = np.array([30, 1, 2, 30]), np.array([1, 30, 2, 1])
-    x, y = rng.standard_normal((8, 30, I)), rng.standard_normal((8, 30, K))
-    lengths = np.r_[first, second]
-    cut = [[a[:n] for a, n in zip(whole, lengths, strict=True)] for whole in (x, y)]
-    for given in (tuple(cut), [(cut[0][:4], cut[1][:4]), (cut[0][4:], cut[1][4:])]):
-        model, options = regressor(), {"shuffle": False, "stateful": True}
-        if isinstance(given, tuple):
-            model.fit(*given, batch_size=4, **options)
-        else:
-            model.fit([{"x": a, "y": b} for a, b in given], **options)
-        net, state = every_step(), None
-        optimizer, mse = training.SGD(0.1, momentum=0.9), training.MeanSquaredError()
-        for which in (slice(4), slice(4, 8)):
-            out = net.forward(x[which], state=state, lengths=lengths[which], training=True)
-            dy = mse.gradient(out.y.swapaxes(0, 1), y[which].swapaxes(0, 1), lengths[which])[1]
-            optimizer.step(net.parameters(), net.backward(dy.swapaxes(0, 1), out.cache).grads)
-            net.changed()
-            state = out.state
-        assert_close(model.state_dict(), net.state_dict())
-
-
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
 def test_accumulated_lists(accumulate: int) -> None:
     problem, one = Problem("every step", "steps"), Problem("every step", "steps")
@@ -353,6 +329,7 @@ def test_memory_in_proportion_to_the_steps(weighted: bool) -> None:
         both = options | {"sample_weight": weights}
         model.fit(x, y, **both)  # imports and packs what the first call needs
         peaks.append([peak(model.fit, x, y, **both), peak(model.evaluate, x, y, **both)])
+        peaks[-1].append(peak(model.fit, x, y, **both, stateful=True, shuffle=False))
         peaks[-1].append(peak(model.predict, x, **options))
     for long, short in zip(*peaks, strict=True):
         assert long < 3 * short

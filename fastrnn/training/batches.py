@@ -258,8 +258,8 @@ class Source(Protocol):
     def expect_epochs(self, number: int) -> None:
         """Raise ValueError if it cannot be iterated this often."""
 
-    def expect_equal(self) -> None:
-        """Require batches of equal size, checked now or when they are read, each in one part."""
+    def expect_equal(self, whole: bool) -> None:
+        """Require batches of equal size, checked now or when they are read; each in one part if `whole`."""
 
     def split(self, fraction: float) -> tuple[Source, Source]:
         """Split off the last `fraction` of the samples."""
@@ -286,8 +286,8 @@ class ArraySource:
     def expect_epochs(self, number: int) -> None:
         """Accept any number."""
 
-    def expect_equal(self) -> None:
-        self._whole = True
+    def expect_equal(self, whole: bool) -> None:
+        self._whole = whole
         if self.samples.size % self._size:
             got = f"{self.samples.size} samples in batches of {self._size}"
             raise ValueError(f"stateful: expected batches of equal size, got {got}")
@@ -324,7 +324,7 @@ class IterableSource:
         self._once = isinstance(batches, Iterator)
         self._running: Iterator[Any] = iter(())
         self._began = False
-        self._equal = False
+        self._equal = self._whole = False
 
     @property
     def batches_per_epoch(self) -> int | None:
@@ -340,12 +340,12 @@ class IterableSource:
                 f"{self._argument}, or batches that can be iterated again: a Sequence, a DataLoader"
             )
 
-    def expect_equal(self) -> None:
-        self._equal = True
+    def expect_equal(self, whole: bool) -> None:
+        self._equal, self._whole = True, whole
 
     def epoch(self, rng: np.random.Generator | None) -> Iterator[list[Batch]]:
         for samples in self._all(rng):
-            yield from samples.batches(samples.size, whole=self._equal)
+            yield from samples.batches(samples.size, whole=self._whole)
 
     def _all(self, rng: np.random.Generator | None) -> Iterator[Samples]:
         size = 0

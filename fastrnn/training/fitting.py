@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastrnn.layers.base import Layer, Stateless
+from fastrnn.layers.recurrent import Recurrent
 from fastrnn.training.batches import Batch, Samples, Source
 from fastrnn.training.chain import Chain
 from fastrnn.training.model import Model, Totals, evaluate
@@ -211,17 +213,18 @@ class Training:
             getattr(callback, moment)(self)
 
     def _one_epoch(self) -> Totals:
-        options, totals, states = self._options, Totals(self.model.compiled), None
+        options, totals, carried = self._options, Totals(self.model.compiled), None
         for number, batch in enumerate(self._source.epoch(self.rng if options.shuffle else None), 1):
             self.batch = number
-            if not options.stateful or states is None:
-                states = [None] * len(batch)
+            states = split_state(carried, batch)
             alone = options.accumulate == len(batch) == 1
             for windows in zip_longest(*[part.windows(options.truncate) for part in batch]):
                 parts = [part for part in windows if part is not None]  # the longest first, and so with their states
-                states = [self._step(*given, totals, alone) for given in zip(parts, states, strict=False)]
+                going = zip(parts, states, strict=False)
+                states[: len(parts)] = [self._step(part, state, totals, alone) for part, state in going]
                 if number % options.accumulate == 0:
                     self._step_together()
+            carried = joined_state(states, batch) if options.stateful else None
             if self.callbacks:
                 self.logs = totals.means()
                 self._tell("on_batch_end")
@@ -264,6 +267,53 @@ class Training:
         self.optimizer.step(self._parameters, grads)
         for layer in self._trained:
             layer.changed()
+
+
+def divides_state(layer: Layer) -> bool:
+    """Return whether the layer's state is known to be None or to have the batch in axis 1."""
+    if isinstance(layer, Chain):
+        return all(map(divides_state, layer.layers))
+    return isinstance(layer, Recurrent | Stateless)
+
+
+def rows_of(batch: list[Batch]) -> list[Array]:
+    """Return the positions of each part's samples in a batch in order."""
+    first = min([part.which.min() for part in batch])
+    return [part.which - first for part in batch]
+
+
+def split_state(state: Any, batch: list[Batch]) -> list[Any]:
+    """Split a model's state by the parts of a batch."""
+    if state is None or len(batch) == 1:
+        return [state] * len(batch)
+
+    def some(state: Any, rows: Array) -> Any:
+        if isinstance(state, tuple):
+            return tuple([some(s, rows) for s in state])
+        return None if state is None else state[:, rows]
+
+    return [some(state, rows) for rows in rows_of(batch)]
+
+
+def joined_state(states: list[Any], batch: list[Batch]) -> Any:
+    """Join the states of the parts of a batch; a part that never ran, for it is empty, has None for zeros."""
+    if len(batch) == 1:
+        return states[0]
+    rows = rows_of(batch)
+
+    def whole(states: list[Any]) -> Any:
+        first = next((state for state in states if state is not None), None)
+        if isinstance(first, tuple):
+            return tuple([whole([s and s[i] for s in states]) for i in range(len(first))])
+        if first is None:
+            return None
+        found = np.zeros((len(first), sum(map(len, rows)), *first.shape[2:]), first.dtype)
+        for own, state in zip(rows, states, strict=True):
+            if state is not None:
+                found[:, own] = state
+        return found
+
+    return whole(states)
 
 
 def named(callbacks: list[Callback]) -> dict[str, Callback]:

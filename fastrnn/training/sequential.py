@@ -9,7 +9,7 @@ from typing import Any
 from fastrnn.checks import boolean, fraction, generator, positive
 from fastrnn.training.batches import FIELDS, Samples, Source, fields, gives_batches
 from fastrnn.training.callbacks import in_order, load_training
-from fastrnn.training.fitting import Callback, FitOptions, History, Training, check_carried
+from fastrnn.training.fitting import Callback, FitOptions, History, Training, check_carried, divides_state
 from fastrnn.training.model import Model, TargetCheck
 from fastrnn.training.targets import ClassWeights, checked_class_weights
 
@@ -123,8 +123,7 @@ class Sequential(Model):
             optimizer step; the state is carried from one to the next, the gradient is not propagated back.
         stateful : bool
             Start each batch from the final states of the batch before, sample by sample, as one long sequence split
-            into batches; states are reset every epoch. Needs ``shuffle=False`` and batches of equal size, each of which
-            is padded to its longest sequence.
+            into batches; states are reset every epoch. Needs ``shuffle=False`` and batches of equal size.
         accumulate : int
             Accumulate the gradients of this many batches for one optimizer step: the same as one batch of that many
             times the size, in the memory of one. Cannot be combined with `truncate` or `stateful`.
@@ -187,7 +186,7 @@ class Sequential(Model):
         elif held_out:
             source, validation = given.split(held_out)
         if stateful:
-            source.expect_equal()
+            source.expect_equal(whole=not divides_state(self))
         training = Training(self, source, validation, options, in_order(callbacks, progress), generator(rng))
         if resume is not None:
             load_training(resume, training)
