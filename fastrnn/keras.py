@@ -11,8 +11,8 @@ implies, uses one mask of the inputs per gate, so ``dropout`` multiplies one cop
 G gates this takes G times the memory and time. ``implementation`` has no other effect, ``unroll`` has none.
 Under a half-precision policy the kernels compute in float32. Gradients of gradients and forward-mode derivatives are
 computed from the cell's equations, slowly. Inference packs the weights once, and again after any change that PyTorch
-counts or that shows in sixteen sampled elements of each weight. After writing to a few elements through NumPy,
-``.value.data`` or from another process, call ``layer.set_weights(layer.get_weights())``.
+counts or that shows in weights of up to 8 KB or in sixteen elements of larger ones. After writing to a few elements
+through NumPy, ``.value.data`` or from another process, call ``layer.set_weights(layer.get_weights())``.
 
 Set ``KERAS_BACKEND=torch`` before importing Keras; these layers do not work on its other backends, where you can
 convert the weights with `fastrnn.from_keras`. ``pip install 'fastrnn[keras]'`` installs Keras and PyTorch.

@@ -8,6 +8,7 @@ Parameters, calls and saved data have the same order.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from fastrnn.call import Backend, BackwardCall, Call, ForwardResult, Gradients, 
 from fastrnn.cells import Cell
 from fastrnn.merges import MERGES
 from fastrnn.types import Array, Arrays
+from fastrnn.unchanged import Watched
 from fastrnn.weight_dtypes import WEIGHT_DTYPES
 
 #: parameters of one layer and direction, by their names in a `Call`
@@ -78,33 +80,70 @@ class Kept(NamedTuple):
     run: Prepared | None  #: None until a second call of the same kind
 
 
+class Packing(NamedTuple):
+    """Packed parameters, and the arrays that they were made from."""
+
+    arrays: Sequence[Array | None]
+    watched: Watched
+    packed: Any
+
+    def current(self, arrays: Sequence[Array | None]) -> bool:
+        same = arrays is self.arrays or all(map(operator.is_, arrays, self.arrays))
+        return same and self.watched.unchanged()
+
+
 class Packings:
     """Parameters packed for each backend and layout.
 
-    ``pack(backend, layout, old)`` packs them; it overwrites `old` unless that is None.
+    ``pack(backend, layout, old)`` packs them; it overwrites `old` unless that is None. `arrays` are those to compare
+    with what was packed.
     """
 
     def __init__(self) -> None:
-        self._packed: dict[tuple[str, str], Any] = {}
+        self._found: dict[tuple[str, str], Packing] = {}
         self._streamed: set[tuple[str, str]] = set()  # keys used by streams
 
-    def get(self, backend: Backend, pack: Callable[[Backend, str, Any], Any], streamed: bool = False) -> Any:
-        """Return the parameters packed for a backend; those of a stream are overwritten by every `update`."""
+    def get(
+        self,
+        backend: Backend,
+        pack: Callable[[Backend, str, Any], Any],
+        arrays: Sequence[Array | None],
+        changed: Callable[[], None],
+        streamed: bool = False,
+    ) -> Any:
+        """Return the parameters packed for a backend, after calling `changed`, which calls `update`, if they changed.
+
+        Those of a stream are overwritten by every `update`.
+        """
         key = backend.name, backend.layout()
         if streamed:  # before packing, so that an update in another thread overwrites the result and does not drop it
             self._streamed.add(key)
-        try:
-            return self._packed[key]
-        except KeyError:  # another thread may have packed first: use its result, which updates overwrite
-            return self._packed.setdefault(key, pack(backend, key[1], None))
+        found = self._found.get(key)
+        if found is not None and not found.current(arrays):
+            changed()
+            found = self._found.get(key)
+        if found is None:  # another thread may have packed first: use its result, which updates overwrite
+            found = self._found.setdefault(key, packing(pack, backend, key[1], arrays))
+        return found.packed
 
-    def update(self, pack: Callable[[Backend, str, Any], Any]) -> None:
+    def update(self, pack: Callable[[Backend, str, Any], Any], arrays: Sequence[Array | None]) -> None:
         """Repack what streams use, and drop the rest."""
-        for key in list(self._packed):
+        for key, old in list(self._found.items()):
             if key in self._streamed:
-                pack(backends.load(key[0]), key[1], self._packed[key])
+                self._found[key] = packing(pack, backends.load(key[0]), key[1], arrays, old.packed)
             else:
-                self._packed.pop(key, None)
+                self._found.pop(key, None)
+
+
+def packing(
+    pack: Callable[[Backend, str, Any], Any],
+    backend: Backend,
+    layout: str,
+    arrays: Sequence[Array | None],
+    old: Any = None,
+) -> Packing:
+    watched = Watched([a for a in arrays if a is not None])  # before packing, so that concurrent writes are changes
+    return Packing(arrays, watched, pack(backend, layout, old))
 
 
 class PackedStack:
@@ -125,6 +164,8 @@ class PackedStack:
         Round W, U and R to it, and pack them as such.
     inference : Cell, optional
         Runs in place of the cell without a tape, with the same weights, states and inputs.
+    watched : bool
+        Whether inference compares the parameters with what was packed, as `Watched` does.
     """
 
     def __init__(
@@ -136,10 +177,11 @@ class PackedStack:
         merge: str | None = "concat",
         weight_dtype: str | None = None,
         inference: Cell | None = None,
+        watched: bool = False,
     ) -> None:
         self.inference = inference or cell
         self.cell, self.parts, self.directions = cell, parts, directions
-        self.merge, self.weight_dtype = merge, weight_dtype
+        self.merge, self.weight_dtype, self._watched = merge, weight_dtype, watched
         self.num_layers = len(parts) // len(directions)
         self.input_size, self.hidden_size = parts[0]["W"].shape[1], parts[0]["W"].shape[0] // cell.G
         #: Units of each state, the first of which is the output.
@@ -289,7 +331,7 @@ class PackedStack:
 
         They keep the instruction set in use, and follow the parameters through every `invalidate`.
         """
-        packed = self._packings.get(backend, self._pack, streamed=True)
+        packed = self._packings.get(backend, self._pack, self._arrays, self.invalidate, streamed=True)
         between = [stand_in(1, B, self.widths[0], self.dtype)] * (self.num_layers - 1)
         xs = [stand_in(1, B, self.input_size, self.dtype), *between]
         return [self.call(i, x, packed=packed[i], threads=threads) for i, x in enumerate(xs)]
@@ -325,7 +367,7 @@ class PackedStack:
     def packed(self) -> tuple[Backend, list[Any]]:
         """Return the backend in use and each layer and direction's parameters packed for it."""
         backend = backends.of(self.inference)
-        return backend, self._packings.get(backend, self._pack)
+        return backend, self._packings.get(backend, self._pack, self._arrays, self.invalidate)
 
     def _pack(self, backend: Backend, layout: str, packed: list[Any] | None) -> list[Any]:
         packed = packed or [None] * len(self.parts)
@@ -340,7 +382,9 @@ class PackedStack:
             for part in self.parts:
                 for key in part.keys() & {"W", "U", "R"}:  # only the matrices are worth rounding
                     part[key] = rounded(part[key])
-        self._packings.update(self._pack)
+        own = [a for part in self.parts for a in part.values() if isinstance(a, np.ndarray)]
+        self._arrays = own if self._watched else []
+        self._packings.update(self._pack, self._arrays)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_packings": Packings(), "_kept": None}

@@ -102,6 +102,39 @@ def test_state_dict_is_a_copy() -> None:
     assert_same_bits(net.state_dict(), loaded)
 
 
+@pytest.mark.parametrize("weight_dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_changes_in_place_are_noticed(cell: str, weight_dtype: Any, backend: str) -> None:
+    """Without `changed`: of one element of a small array, and of all of a large one; streams follow after a call."""
+    net = layer(cell, 5, 17, weight_dtype=weight_dtype)
+    x, given = inputs(cell, net, (4, 2), "time", 7, ("state",))
+    y = run(net, x, **given)["y"]
+    for _ in range(2):  # the second time a prepared call
+        for parameter in net.parameters().values():
+            parameter[..., -1] += 0.5
+            fresh = layer(cell, 5, 17, rng=1, weight_dtype=weight_dtype)
+            fresh.load_state_dict(net.state_dict())
+            got = run(net, x, **given)
+            assert_same_bits(got, run(fresh, x, **given))
+            assert not np.array_equal(got["y"], y)
+            y = got["y"]
+
+
+def test_changes_of_large_arrays_are_noticed(backend: str) -> None:
+    net, fresh = (fastrnn.LSTM(40, 64, 2, rng=seed) for seed in (0, 1))
+    x = np.random.default_rng(0).standard_normal((3, 1, 40), np.float32)
+    stream = net.stream()
+    before = net(x)[0]
+    for parameter in net.parameters().values():
+        parameter *= 0.5
+        fresh.load_state_dict(net.state_dict())
+        after = net(x)[0]
+        assert_same_bits({"y": after}, {"y": fresh(x)[0]})
+        assert not np.array_equal(before, after)
+        before = after
+    assert_same_bits({"y": stream.step(x[0])}, {"y": fresh.stream().step(x[0])})
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
 @pytest.mark.parametrize("cell", CELLS)
 def test_copies_have_weights_of_their_own(cell: str, copied: Callable[[Any], Any], backend: str) -> None:

@@ -177,6 +177,20 @@ def test_one_buffer_of_all_weights() -> None:
     torch.testing.assert_close(*inferred(module, fresh))
 
 
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "large"])
+def test_one_element_of_a_small_parameter(name: str) -> None:
+    """Whichever it is."""
+    module, fresh = MODULES[name](fastrnn.torch), MODULES[name](nn)
+    before, _ = inferred(module, fresh)
+    for p in module.parameters():
+        for place in range(p.numel()):
+            p.data.view(-1)[place] += 0.5
+            after = inferred(module, fresh)[0]
+            assert not torch.equal(after, before)
+            before = after
+    torch.testing.assert_close(*inferred(module, fresh))
+
+
 def test_one_element() -> None:
     """What the look may miss there is a way to tell."""
     module, fresh = MODULES["large"](fastrnn.torch), MODULES["large"](nn)

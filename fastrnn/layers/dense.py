@@ -15,7 +15,6 @@ from fastrnn.layers.base import Shape, Stateless, checked_shape, expect_features
 from fastrnn.one_step import Form, OneStep
 from fastrnn.packed import Packings, stand_in
 from fastrnn.types import Array
-from fastrnn.unchanged import contents, spread
 
 
 class Dense(Stateless):
@@ -81,7 +80,6 @@ class Dense(Stateless):
         new = {name: initial(start[name], name, shape, rng, self.dtype) for name, shape in shapes.items()}
         self.weight, self.bias = new["weight"], new.get("bias")
         self._packings = Packings()
-        self.changed()
 
     def parameters(self) -> dict[str, Array]:
         return {"weight": self.weight} | ({} if self.bias is None else {"bias": self.bias})
@@ -112,16 +110,11 @@ class Dense(Stateless):
 
     def changed(self) -> None:
         """Repack the parameters after they were changed in place. Open streams use the new ones."""
-        self._samples = tuple([spread(p) for p in self.parameters().values()])
-        self._seen = (self.weight, self.bias, contents(self._samples))
-        self._packings.update(self._pack)
+        self._packings.update(self._pack, (self.weight, self.bias))
 
     def _packed(self, backend: Backend, streamed: bool = False) -> Any:
-        """Return the packed parameters for a backend, repacked if a sample of their elements has changed."""
-        weight, bias, seen = self._seen
-        if weight is not self.weight or bias is not self.bias or contents(self._samples) != seen:
-            self.changed()
-        return self._packings.get(backend, self._pack, streamed)
+        """Return the packed parameters for a backend, repacked if a change shows."""
+        return self._packings.get(backend, self._pack, (self.weight, self.bias), self.changed, streamed)
 
     def _pack(self, backend: Backend, layout: str, packed: Any) -> Any:
         return backend.pack_dense(self._call(stand_in(1, 0, self.input_size, self.dtype)[0]), layout, packed)
@@ -141,7 +134,7 @@ class Dense(Stateless):
         return self._call(stand_in(1, B, self.input_size, self.dtype)[0], threads)._replace(packed=packed)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_packings": Packings(), "_seen": (None, None, None)}
+        return self.__dict__ | {"_packings": Packings()}
 
     def __repr__(self) -> str:
         activation = "" if self.activation == "identity" else f", {self.activation!r}"

@@ -187,6 +187,7 @@ class Recurrent(LayerOptions, Layer):
             merge=self.merge,
             weight_dtype=self.weight_dtype,
             inference=self._regularised.inference,
+            watched=True,
         )
         self._names = parameter_names(self, self.stack.cell)
         self.inputs = cell.inputs
@@ -195,7 +196,8 @@ class Recurrent(LayerOptions, Layer):
         """Return the parameters, not copies, by PyTorch's names: weight_ih_l0 (G*H, I), weight_hh_l0, bias_ih_l0, ...
 
         Gates are stacked in PyTorch's order. Peepholes, which PyTorch does not have, are ``peephole_l0`` (3*H,), the
-        parameters of a custom cell ``parameter_l0`` (P*H,). After changing one in place call `changed`.
+        parameters of a custom cell ``parameter_l0`` (P*H,). After changing one in place call `changed`: calls notice a
+        change by themselves, but not every change of a few elements, and streams notice none.
 
         The matrices of a layer with int8 weights are read-only copies: `load_state_dict` replaces its weights.
         """

@@ -20,8 +20,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from fastrnn import backends
 from fastrnn.torch import equations, exporting
 from fastrnn.torch.stack import Given, Setting, Stack, Tensors, addresses, dtype_of, lent, parts, unflat
-from fastrnn.types import Array, Arrays
-from fastrnn.unchanged import contents, spread
+from fastrnn.types import Array
+from fastrnn.unchanged import Watched
 
 #: The fields of a Given come first, those of a Setting last.
 _GIVEN = "Tensor x, Tensor[]? init, Tensor[] weights, Tensor? lengths, Tensor? resets, Tensor[]? masks, Tensor[]? e"
@@ -259,8 +259,7 @@ class Made(NamedTuple):
     stack: Stack
     tensors: Tensors  #: kept alive, so that their memory is not reused
     known: tuple[Any, ...] | None  #: None for a stack that is used once
-    samples: Arrays  #: views of some elements of each tensor, valid as long as its address is the same
-    seen: list[int | None]  #: the contents of those views
+    watched: Watched  #: of views of the tensors, valid as long as their addresses are the same; empty if used once
 
 
 def made(
@@ -274,24 +273,24 @@ def made(
     """Return a stack on these tensors as weights (or on `weights` of them), reusing the last one if it is still valid.
 
     With `packed` it is for inference, and is remade as soon as a tensor has changed, according to PyTorch's version
-    counters or to some sampled elements. Otherwise it reads the tensors in place and packs nothing.
+    counters or to the elements that `Watched` compares. Otherwise it reads the tensors in place and packs nothing.
     """
     changes = versions(tensors) if packed else []
     known = None if changes is None else (setting, tensors[0].dtype, addresses(tensors), changes)
-    if last is not None and known is not None and last.known == known and contents(last.samples) == last.seen:
+    if last is not None and known is not None and last.known == known and last.watched.unchanged():
         return last
     held = [t.detach() for t in tensors]
     if packed and any([t.is_neg() for t in held]):
         known = None  # NumPy gets a copy of these
-    samples = tuple([sample(t) for t in held]) if packed and known is not None else ()
-    seen = contents(samples)  # before packing, so that concurrent writes count as changes
+    views = [viewed(t) for t in held] if packed and known is not None else []
+    watched = Watched(views)  # before packing, so that concurrent writes count as changes
     stack = Stack(setting, weights(tensors))
-    return Made(stack, held, known if packed or stack.in_place else None, samples, seen)
+    return Made(stack, held, known if packed or stack.in_place else None, watched)
 
 
-def sample(tensor: Tensor) -> Array:
-    """A view of some elements; bfloat16 is viewed as integers, because NumPy lacks the type."""
-    return spread(lent(tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor))
+def viewed(tensor: Tensor) -> Array:
+    """A view of a tensor's elements; bfloat16 is viewed as integers, because NumPy lacks the type."""
+    return lent(tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor)
 
 
 def whole(setting: Setting, given: Given, grads: Sequence[Tensor | None]) -> Tensors:

@@ -356,9 +356,10 @@ class Base(nn.RNNBase):
     def flatten_parameters(self) -> None:
         """Kept for compatibility; forgets what was packed of the weights.
 
-        Inference packs changed parameters anew by itself: what PyTorch counts as a change, and what a look at sixteen
-        elements of each parameter shows, as after any update of all weights. After a write that PyTorch does not count
-        (``parameter.data``, NumPy, another process) to a few elements alone call this, ``train()`` or ``eval()``.
+        Inference packs changed parameters anew by itself: what PyTorch counts as a change, and what shows in parameters
+        of up to 8 KB or in sixteen elements of larger ones, as any update of all weights does. After a write that
+        PyTorch does not count (``parameter.data``, NumPy, another process) to a few elements of a larger parameter call
+        this, ``train()`` or ``eval()``.
         """
         self.__dict__.pop("_made", None)
 
