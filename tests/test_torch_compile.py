@@ -18,6 +18,7 @@ import fastrnn.torch  # noqa: E402
 @pytest.mark.parametrize(("backend", "dynamic"), [("aot_eager", True), ("inductor", False)])
 def test_a_module_compiles_to_one_graph(backend: str, dynamic: bool) -> None:
     """The whole module is one graph, in training and inference, also for another number of steps."""
+    torch.compiler.reset()  # or this counts among the recompilations of other tests' modules
     torch.manual_seed(0)
     module, x = fastrnn.torch.LSTM(3, 5, 2, bidirectional=True, batch_first=True), torch.randn(2, 7, 3)
     compiled = torch.compile(module, fullgraph=True, dynamic=dynamic, backend=backend)

@@ -7,6 +7,7 @@ import doctest
 import io
 import pickle
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -210,6 +211,12 @@ def test_threads_share_a_module() -> None:
 LSTM = fastrnn.torch.LSTM
 X, S = torch.ones(4, 2, 3), torch.ones(1, 2, 5)
 
+
+def nested(x: Any) -> Any:
+    with warnings.catch_warnings(action="ignore"):  # a prototype
+        return torch.nested.nested_tensor([x[0], x[0, :1]])
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "bfloat16 weights": (lambda: LSTM(3, 5, dtype=torch.bfloat16), TypeError, r"bfloat16; convert with \.float"),
     "peephole": (lambda: LSTM(3, 5, peephole=1), TypeError, "peephole"),
@@ -224,6 +231,23 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "packed": (lambda: LSTM(4, 5)(pack_padded_sequence(X, [4, 2])), ValueError, r"data of shape \(N, 4\)"),
     "an array": (lambda: LSTM(3, 5)(X.numpy()), TypeError, "^input: expected a tensor or a Packed.*, got ndarray"),
     "nothing": (lambda: LSTM(3, 5)(None), TypeError, "^input: expected a tensor or a PackedSequence, got NoneType"),
+    "sparse": (
+        lambda: LSTM(3, 5)(X.to_sparse()),
+        TypeError,
+        r"^input: expected a dense tensor, got .*sparse_coo; .*to_d",
+    ),
+    "oneDNN's": (
+        lambda: LSTM(3, 5)(X.to_mkldnn()),
+        TypeError,
+        "^input: expected a dense tensor, got layout torch._mkldnn",
+    ),
+    "nested": (lambda: LSTM(3, 5)(nested(X)), TypeError, "^input: expected a dense tensor, got a nested one; .* pack_"),
+    "sparse state": (lambda: LSTM(3, 5)(X, (S.to_sparse(), S)), TypeError, "^hx: expected a dense tensor"),
+    "sparse resets": (
+        lambda: LSTM(3, 5)(X, resets=(X[..., 0] > 0).to_sparse()),
+        TypeError,
+        "^resets: expected a dense tensor",
+    ),
     "one state": (lambda: LSTM(3, 5)(X, S), TypeError, "hx: expected a tuple of 2 tensors"),
     "two states": (lambda: fastrnn.torch.GRU(3, 5)(X, (S, S)), TypeError, "hx: expected a tensor, got tuple"),
     "shape": (lambda: LSTM(3, 5)(X, (S, S[:, :1])), ValueError, r"hx: expected shape \(1, 2, 5\), got \(1, 1, 5\)"),

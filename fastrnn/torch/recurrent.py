@@ -33,6 +33,10 @@ class ShapeError(ValueError, RuntimeError):
 
 def refusal(what: str, tensor: Tensor) -> str:
     """Why fastrnn does not support a tensor, and what to do; "" if it does."""
+    if not dense(tensor):
+        if tensor.is_nested:
+            return f"{what}: expected a dense tensor, got a nested one; for unequal lengths use pack_sequence"
+        return f"{what}: expected a dense tensor, got layout {tensor.layout}; convert it with .to_dense()"
     if not tensor.is_cpu:
         return f'{what}: expected a tensor on the CPU, got device {tensor.device}; move it with .to("cpu")'
     if tensor.dtype not in DTYPES:
@@ -41,6 +45,10 @@ def refusal(what: str, tensor: Tensor) -> str:
             "also under torch.autocast"
         )
     return ""
+
+
+def dense(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_nested
 
 
 def untraced(function: Any) -> Any:
@@ -55,12 +63,10 @@ def lengths_of(input: PackedSequence, I: int) -> Any:
     data, batch_sizes, into, back = input
     if not isinstance(data, Tensor):
         raise TypeError(f"data: expected a tensor, got {type(data).__name__}")
-    if not data.is_cpu or data.dtype not in DTYPES:
-        raise TypeError(refusal("data", data))
-    if data.layout != torch.strided:
-        raise TypeError(f"data: expected a dense tensor, got layout {data.layout}")
+    if why := refusal("data", data):
+        raise DtypeError(why)
     if data.dim() != 2 or data.shape[1] != I:
-        raise ValueError(f"input: expected data of shape (N, {I}), got {tuple(data.shape)}")
+        raise ShapeError(f"input: expected data of shape (N, {I}), got {tuple(data.shape)}")
     sizes = integers("batch_sizes", batch_sizes)
     if not sizes or sizes[-1] < 1 or sum(sizes) != len(data) or sorted(sizes, reverse=True) != sizes:
         wanted = f"positive numbers that never increase, with the sum {len(data)}, the rows of data"
@@ -156,6 +162,8 @@ class Base(nn.RNNBase):
             return self._forward_packed(input, states, resets, e)
         if not isinstance(input, Tensor):
             raise TypeError(f"input: expected a tensor or a PackedSequence, got {type(input).__name__}")
+        if not dense(input):
+            raise DtypeError(refusal("input", input))
         if input.dim() not in (2, 3) or input.shape[-1] != self.input_size:
             layout = "(B, T, I)" if self.batch_first else "(T, B, I)"
             I = self.input_size
@@ -264,7 +272,7 @@ class Base(nn.RNNBase):
         batch = () if unbatched else (B,)
         calls, width = self.num_layers * (1 + self.bidirectional), self.proj_size or self.hidden_size
         for s in states:
-            if s.dtype != dtype or s.is_cpu != on_cpu:
+            if s.dtype != dtype or s.is_cpu != on_cpu or not dense(s):
                 raise DtypeError(refusal("hx", s) or f"hx: expected dtype {dtype}, the input's, got {s.dtype}")
             if s.shape != (calls, *batch, width):
                 raise ShapeError(f"hx: expected shape {(calls, *batch, width)}, got {tuple(s.shape)}")
@@ -273,6 +281,8 @@ class Base(nn.RNNBase):
 
     def _checked_resets(self, resets: Any, T: int, B: int, unbatched: bool) -> Tensor:
         """Return resets as (T, B), with the batch in the caller's order."""
+        if isinstance(resets, Tensor) and not dense(resets):
+            raise DtypeError(refusal("resets", resets))
         if not isinstance(resets, Tensor) or resets.dtype != torch.bool or not resets.is_cpu:
             got = f"{resets.dtype} on {resets.device}" if isinstance(resets, Tensor) else type(resets).__name__
             raise TypeError(f"resets: expected a tensor of torch.bool on the CPU, got {got}")
@@ -289,7 +299,7 @@ class Base(nn.RNNBase):
             a = e[name]
             if not isinstance(a, Tensor):
                 raise TypeError(f"{name}: expected a tensor, got {type(a).__name__}")
-            if a.dtype != dtype or not a.is_cpu:
+            if a.dtype != dtype or not a.is_cpu or not dense(a):
                 raise TypeError(refusal(name, a) or f"{name}: expected dtype {dtype}, the input's, got {a.dtype}")
             if a.shape not in shapes:
                 expected = ", ".join(map(str, shapes))
