@@ -283,7 +283,16 @@ def expect_names(
     has, wants = set(given), set(expected)
     for problem, names in (("missing", wants - has), ("unexpected", has - wants)):
         if names:
-            raise error(f"{name}: {problem} {', '.join(sorted(map(repr, names)))}")
+            prefix = prefix_of(names, has) if problem == "missing" else ""
+            hint = f"; names have the prefix {prefix!r}: pass those that start with it, without it" if prefix else ""
+            raise error(f"{name}: {problem} {', '.join(sorted(map(repr, names)))}{hint}")
+
+
+def prefix_of(names: Iterable[str], given: Iterable[Any]) -> str:
+    """Return the prefix with which one of these names is given, as in the state_dict of a larger model, or ""."""
+    ends = tuple([f".{name}" for name in names])
+    found = next((key for key in sorted(map(str, given)) if key.endswith(ends)), "")
+    return next((found.removesuffix(end[1:]) for end in ends if found.endswith(end)), "")
 
 
 def extras(name: str, e: Any, names: Iterable[str]) -> Mapping[str, Any]:

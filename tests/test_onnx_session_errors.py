@@ -25,6 +25,10 @@ def test_bytes_of_something_else_are_refused(ours: Any, tmp_path: Path) -> None:
         ours.Session(b"a model", rest="reference")
     with pytest.raises(ValueError, match=r"model: .*text is not an ONNX model"):
         ours.Session(tmp_path / "text", rest="reference")
+    (tmp_path / "empty").touch()
+    for nothing, name in ((b"", "the byte string"), (tmp_path / "empty", ".*empty")):
+        with pytest.raises(ValueError, match=rf"model: {name} is not an ONNX model \(it has no graph\)"):
+            ours.Session(nothing, rest="reference")
 
 
 def renamed(names: Any, i: int, name: str) -> None:
@@ -97,6 +101,11 @@ def test_wrong_arguments_of_a_run_are_refused(onnx: Any, ours: Any) -> None:
     for inputs in (None, [1], np.ones(3)):
         with pytest.raises(TypeError, match=r"^input_feed: expected a dict of arrays by name, got "):
             session.run(None, inputs)
+    name, shape = session.get_inputs()[0].name, [n if isinstance(n, int) else 1 for n in session.get_inputs()[0].shape]
+    with pytest.raises(
+        TypeError, match=rf"^input_feed: {name}: expected dtype float32, as the model says, got float64"
+    ):
+        session.run(None, {name: np.ones(shape)})
     for rest in (None, 1, np.array(["reference"] * 2)):
         with pytest.raises(ValueError, match=r"^rest: expected one of onnxruntime, reference, got "):
             ours.Session(whole, rest=rest)

@@ -147,10 +147,25 @@ def test_a_cell_of_ones_own_that_is_named_as_a_mode(torch: Any) -> None:
 def test_from_torch_refuses(torch: Any) -> None:
     with pytest.raises(TypeError, match=r"weight_ih_l0: expected dtype float32 or float64, got torch.float16"):
         fastrnn.from_torch(torch.nn.LSTM(3, 4, dtype=torch.float16))
+    with pytest.raises(
+        TypeError, match=r"weight_ih_l0: expected a dense tensor with values, got one on the device meta"
+    ):
+        fastrnn.from_torch(torch.nn.LSTM(3, 4, device="meta"))
+    sparse = {name: value.to_sparse() for name, value in torch.nn.LSTM(3, 4).state_dict().items()}
+    with pytest.raises(TypeError, match=r"weight_ih_l0: expected a dense tensor with values, got layout .*sparse_coo"):
+        fastrnn.from_torch(sparse, cell="lstm")
     with pytest.raises(TypeError, match=r"expected torch.nn.RNN, GRU, LSTM, .* got Linear"):
         fastrnn.from_torch(torch.nn.Linear(3, 4))
     with pytest.raises(ValueError, match="cell, prefix: expected None with a module"):
         fastrnn.from_torch(torch.nn.LSTM(3, 4), cell="lstm")
+
+
+def test_names_of_a_larger_model(torch: Any) -> None:
+    state = {f"rnn.{name}": value for name, value in torch.nn.LSTM(3, 4).state_dict().items()}
+    with pytest.raises(ValueError, match=r"missing 'weight_ih_l0'; pass prefix='rnn\.'"):
+        fastrnn.from_torch(state, cell="lstm")
+    with pytest.raises(KeyError, match=r"state: missing .* names have the prefix 'rnn\.'"):
+        fastrnn.LSTM(3, 4).load_state_dict({name: value.numpy() for name, value in state.items()})
 
 
 @pytest.mark.parametrize(

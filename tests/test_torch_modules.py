@@ -225,6 +225,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "bfloat16": (lambda: LSTM(3, 5)(X.bfloat16()), TypeError, r"input: .* got torch.bfloat16; convert with \.float"),
     "moved": (lambda: LSTM(3, 5).bfloat16()(X), TypeError, "weights: .* got torch.bfloat16"),
     "meta": (lambda: LSTM(3, 5)(X.to("meta")), TypeError, "input: .* got device meta"),
+    "meta weights": (lambda: LSTM(3, 5, device="meta")(X), TypeError, r"^weights: .* got device meta, .*\.to_empty"),
     "another dtype": (lambda: LSTM(3, 5)(X.double()), TypeError, "input: expected dtype torch.float32"),
     "inputs": (lambda: LSTM(4, 5)(X), ValueError, r"input: expected shape \(T, B, I\) .* I = 4, got \(4, 2, 3\)"),
     "axes": (lambda: LSTM(3, 5, batch_first=True)(X[0, 0]), ValueError, r"input: expected shape \(B, T, I\)"),

@@ -57,9 +57,12 @@ def opened(argument: str, model: Any) -> Any:
 def parsed(whose: str, read: Callable[[Any], Any], source: Any) -> Any:
     """Return the model that `read` of onnx parses from the source."""
     try:
-        return read(source)
+        model = read(source)
     except needed("google.protobuf.message", "onnx").DecodeError as error:
         raise ValueError(f"{whose} is not an ONNX model ({error})") from error
+    if not model.HasField("graph"):
+        raise ValueError(f"{whose} is not an ONNX model (it has no graph)")
+    return model
 
 
 def opset_of(model: Any) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastrnn import checks
 from fastrnn.cells import Cell, members
-from fastrnn.checks import DTYPES, describe
+from fastrnn.checks import DTYPES, describe, prefix_of
 from fastrnn.frameworks import Framework
 from fastrnn.layers import Dense, Dropout, Layer
 from fastrnn.layers.options import NAMES, LayerOptions, features, options_of, parameter_names, parameter_shapes
@@ -55,7 +55,8 @@ def stacked(whose: str, cell: Cell, state: Mapping[str, Array], **options: Any) 
     """Make a layer, inferring sizes, depth, directions, biases and dtype from names and shapes."""
     for name in ("weight_ih_l0", "weight_hh_l0"):
         if name not in state:
-            raise ValueError(f"{whose}: missing {name!r}")
+            prefix = prefix_of([name], state)
+            raise ValueError(f"{whose}: missing {name!r}" + (f"; pass prefix={prefix!r}" if prefix else ""))
         if state[name].ndim != 2:
             raise ValueError(f"{whose}: {name}: expected shape (G*H, ...), got {state[name].shape}")
     dtype = state["weight_ih_l0"].dtype

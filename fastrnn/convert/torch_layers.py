@@ -110,6 +110,9 @@ def as_numpy(name: str, value: Any) -> Array:
     if hasattr(value, "detach"):
         if str(value.dtype) not in ("torch.float32", "torch.float64"):
             raise TypeError(f"{name}: expected dtype float32 or float64, got {value.dtype}")
+        if value.is_meta or str(value.layout) != "torch.strided":
+            got = "one on the device meta, which has no values" if value.is_meta else f"layout {value.layout}"
+            raise TypeError(f"{name}: expected a dense tensor with values, got {got}")
         value = value.detach().cpu().numpy()
     return as_array(name, value)
 

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from fastrnn.checks import among, checked_threads
+import numpy as np
+
+from fastrnn.checks import among, checked_threads, describe
 from fastrnn.convert.onnx_reader import opened, without_recurrent
 from fastrnn.onnx.bodies import Values
 from fastrnn.onnx.program import Program, in_functions
@@ -131,7 +133,11 @@ class Session:
         self._program, self._needed, self._optional = program, frozenset(program.inputs), program.optional
         self._inputs = [argument(value) for value in model.graph.input]
         self._outputs = [argument(value) for value in program.results]
-        self._sizes = [(one.name, len(one.shape), *fixed_sizes(one.shape)) for one in self._inputs if one.shape]
+        self._sizes = [
+            (one.name, REALS.get(one.type), len(one.shape), *fixed_sizes(one.shape))
+            for one in self._inputs
+            if one.shape
+        ]
         self._steps = program.steps
         self._metadata = Metadata(
             *(model.producer_name, model.graph.name, model.domain, model.doc_string, model.graph.doc_string),
@@ -204,8 +210,8 @@ class Session:
         Raises
         ------
         TypeError, ValueError
-            For an unknown output or input, a missing input, an input of another shape than the model states, and
-            inputs that a node rejects.
+            For an unknown output or input, a missing input, an input of another shape or dtype than the model states,
+            and inputs that a node rejects.
         """
         if not isinstance(input_feed, dict):
             raise TypeError(f"input_feed: expected a dict of arrays by name, got {type(input_feed).__name__}")
@@ -218,10 +224,14 @@ class Session:
             raise ValueError(f"output_names: expected some of {self.output_names}, got {strange[0]!r}")
         if input_feed.keys() != self._needed:
             self._check_names(input_feed)
-        for name, rank, fixed, sizes in self._sizes:
-            shape = getattr(input_feed.get(name), "shape", None)
+        for name, dtype, rank, fixed, sizes in self._sizes:
+            given = input_feed.get(name)
+            shape = getattr(given, "shape", None)
             if shape is not None and (len(shape) != rank or fixed(shape) != sizes):
                 self._refuse_shape(name, shape)
+            if dtype is not None and isinstance(given, np.ndarray) and given.dtype != dtype:
+                got = describe(given.dtype)
+                raise TypeError(f"input_feed: {name}: expected dtype {dtype}, as the model says, got {got}")
         values = self._program.run(input_feed, run_options)
         return [values[name] for name in wanted]
 
@@ -235,6 +245,10 @@ class Session:
         (own,) = [one for one in self._inputs if one.name == name]
         wanted = ", ".join(str(n) for n in own.shape)
         raise ValueError(f"input_feed: {name}: expected shape ({wanted}), as the model says, got {tuple(shape)}")
+
+
+#: the dtypes of floating-point inputs, which the nodes read that fastrnn runs
+REALS = {"tensor(float)": np.dtype(np.float32), "tensor(double)": np.dtype(np.float64)}
 
 
 def argument(value: Any) -> Argument:

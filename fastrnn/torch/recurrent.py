@@ -37,6 +37,11 @@ def refusal(what: str, tensor: Tensor) -> str:
         if tensor.is_nested:
             return f"{what}: expected a dense tensor, got a nested one; for unequal lengths use pack_sequence"
         return f"{what}: expected a dense tensor, got layout {tensor.layout}; convert it with .to_dense()"
+    if tensor.is_meta:
+        return (
+            f"{what}: expected a tensor on the CPU, got device meta, where there are no values; give a module memory "
+            'with .to_empty(device="cpu"), then load its weights'
+        )
     if not tensor.is_cpu:
         return f'{what}: expected a tensor on the CPU, got device {tensor.device}; move it with .to("cpu")'
     if tensor.dtype not in DTYPES:
