@@ -101,7 +101,13 @@ class _Kernels:
         variables = [keras.ops.convert_to_tensor(v) for v in (layer.cell.kernel, layer.cell.recurrent_kernel)]
         variables += [keras.ops.convert_to_tensor(layer.cell.bias)] if layer.use_bias else []
         given = initial_state if isinstance(initial_state, list | tuple) else [initial_state]
-        states = [as_tensor(s) for s in given]
+        states = [as_tensor(s) for s in given[: len(self._cell.states)]]
+        if len(states) < len(self._cell.states):
+            raise ValueError(f"initial_state: expected {len(self._cell.states)} arrays, got {len(states)}")
+        B, T, _ = sequences.shape
+        of_shape("sequences", sequences, "(B, T, I)", (B, T, variables[0].shape[0]))
+        states = [of_shape("initial_state", s, "(B, H)", (B, layer.units)) for s in states]
+        mask = None if mask is None else of_shape("mask", mask, "(B, T)", (B, T))
         x, *states = [a.to(kind(variables)) for a in (sequences, *states)]
         if layer.stateful:
             states = [s.clone() for s in states]  # Keras updates its own in place
@@ -167,6 +173,16 @@ class _Kernels:
         for b in bias:
             weights += map(self._reordered, b if b.dim() == 2 else (b, torch.zeros_like(b)))
         return weights
+
+
+def of_shape(name: str, a: Any, meaning: str, shape: tuple[Any, ...]) -> Any:
+    """Return an argument with this shape; its batch may be 1, as in Keras' layers."""
+    if not hasattr(a, "shape"):
+        raise TypeError(f"{name}: expected an array, got {type(a).__name__}")
+    got = tuple(a.shape)
+    if got not in (shape, (1, *shape[1:])):
+        raise ValueError(f"{name}: expected shape {meaning} = {shape}, got {got}")
+    return a.expand(shape)
 
 
 def listed(masks: Any) -> list[Any]:

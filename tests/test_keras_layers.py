@@ -229,6 +229,31 @@ def test_tensors_elsewhere_are_refused(ours: Any) -> None:
         layer.inner_loop(elsewhere, None, None)
 
 
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_shapes_are_checked(name: str, grad: bool, ours: Any) -> None:
+    """Keras' layers check the number of axes alone; a batch of 1 is one for all, as there."""
+    import torch
+
+    layer, x, states = getattr(ours, name)(H), np.ones((B, T, I), np.float32), 2 if name == "LSTM" else 1
+    h, mask = np.ones((B, H), np.float32), np.ones((B, T), bool)
+    with torch.set_grad_enabled(grad):
+        y = layer(x, initial_state=[h] * states, mask=mask)
+        assert torch.equal(layer(x, initial_state=[h[:1]] * states, mask=mask[:1]), y)
+        for wrong in (np.ones((B, T, I - 1), np.float32), np.ones((B, T, I + 1), np.float32)):
+            with pytest.raises(ValueError, match=r"sequences: expected shape \(B, T, I\) = "):
+                layer(wrong)
+        for wrong in (h[:2], h[:, 1:], h[:, None], h[0]):
+            with pytest.raises(ValueError, match=r"initial_state: expected shape \(B, H\) = "):
+                layer(x, initial_state=[wrong] * states)
+        for wrong in (mask[:, 1:], mask[:2], mask.T, mask[..., None], np.ones((B, T + 1), bool)):
+            with pytest.raises(ValueError, match=r"mask: expected shape \(B, T\) = "):
+                layer(x, mask=wrong)
+    if states == 2:
+        with pytest.raises(ValueError, match="initial_state: expected 2 arrays, got 1"):
+            layer(x, initial_state=[h])
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_work_in_a_time_distributed(name: str, keras: Any, ours: Any) -> None:
     x = np.random.default_rng(8).standard_normal((2, 4, T, I)).astype(np.float32)
