@@ -46,6 +46,9 @@ def fit(model: Sequential, x: Any = None, y: Any = None, **options: Any) -> Any:
 
 
 ERRORS: dict[str, Callable[[], Any]] = {
+    "x: expected numbers, got objects; pass sequences of unequal length as a list": lambda: fit(
+        classifier(), np.array([*inputs()[:, :2], inputs()[0]], object)[:N]
+    ),
     "epochs: expected a positive integer, got 0": lambda: fit(classifier(), epochs=0),
     "epochs: expected a positive integer, got 1.5": lambda: fit(classifier(), epochs=1.5),
     "batch_size: expected a positive integer, got -1": lambda: fit(classifier(), batch_size=-1),

@@ -171,6 +171,8 @@ def as_inputs(name: str, x: Any, lengths: Any) -> tuple[Any, Array | None]:
             raise ValueError(f"{name}: expected a list of sequences (T_n, I), or integers (T_n,), got {got}")
     else:
         x = as_array(name, x)
+    if x.dtype == object:
+        raise TypeError(f"{name}: expected numbers, got objects; pass sequences of unequal length as a list")
     if x.ndim not in (2, 3):
         raise ValueError(f"{name}: expected shape (N, T, I), (N, T) of integers, or (N, F), got {x.shape}")
     if x.size == 0:
