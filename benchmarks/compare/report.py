@@ -131,9 +131,9 @@ def preamble(result: dict[str, Any]) -> str:
             seen(result),
             "\nfloat32. Every implementation runs in its own process, pinned to the same CPUs, and is stopped while "
             f"another is timed; rounds alternate, after {1e3 * result['pause']:g} ms of idleness each. Times are "
-            "medians of a call over the rounds, ± the quartiles' "
-            f"distance. A peer whose outputs or gradients are off by {LEAST_ERROR:g} or more, norm-wise, is not "
-            "timed; `-` is what it does not offer.\n",
+            "medians of a call over the rounds, ± the interquartile "
+            f"range. A peer whose outputs or gradients have a norm-wise error of {LEAST_ERROR:g} or more is not "
+            "timed; `-` means not available.\n",
             *(f"* {name}: {meaning}" for name, meaning in RATIOS.items()),
             "* spread: of R_peer over the rounds, from the n/4-th smallest to the n/4-th largest of n",
             "* verdict: " + ", ".join(f"{name} where {meaning}" for name, meaning in VERDICTS.items()),
