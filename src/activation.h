@@ -4,12 +4,12 @@
  *            q is the Chebyshev fit of (exp(r) - 1 - r) / r^2, relative error of p under 2^-30 (float), 2^-60 (double)
  *   sigmoid: 1 / (1 + exp(-x)), which keeps its relative accuracy for very negative x (0.5 + 0.5 tanh(x/2) does not)
  *   tanh:    sign(x) e / (e + 2) with e = expm1(2|x|), accurate at 0 too
- *   both are h / (1 + h), of h = exp(x) and h = e / 2. Float with fused products divides so, in a fifth less time.
- *   AVX-512, which estimates the reciprocal, float64 and the baseline correct a rough quotient instead
+ *   both are h / (1 + h), with h = exp(x) and h = e / 2. Float with fused products computes this quotient, in a fifth
+ *   less time. AVX-512, which estimates the reciprocal, float64 and the baseline correct a rough quotient instead
  *
  * Both are within 2 ulp over every finite input (tests/test_activations.py), keep the sign of 0, give 0, 1 and -1 at
- * +-infinity, and pass NaN on. A result below the smallest normal number is flushed to zero. tanh(-x) is -tanh(x) to
- * the last bit. From a number to the next larger one either may fall, by an ulp.
+ * +-infinity, and propagate NaN. A result below the smallest normal number is flushed to zero. tanh(-x) is -tanh(x) to
+ * the last bit. From a number to the next larger one, the result may decrease by one ulp.
  */
 #ifndef FRNN_ACTIVATION_H
 #define FRNN_ACTIVATION_H
@@ -18,7 +18,7 @@
 
 #if FRNN_BITS == 32
 #define MANTISSA 23
-#define EXP_LIMIT 88.0f  /* exp(+-88) is finite, and 2^n with n = round(88 / ln 2) = 127 still a number */
+#define EXP_LIMIT 88.0f  /* exp(+-88) is finite, and so is 2^n with n = round(88 / ln 2) = 127 */
 #define TANH_LIMIT 9.2f  /* tanh is 1 to the last bit from 9.02 */
 /* 1.5 * 2^23 + 127: adding it rounds to an integer, and leaves that integer's power of 2 in the low bits */
 #define ROUNDER 12583039.0f
@@ -73,15 +73,15 @@ INLINE ExpParts exp_parts(vec z)
 
 #if FRNN_BITS == 32 && defined(FUSED) && !defined(__AVX512F__)
 
-/* h / (1 + h) for h >= 0: with b = min(h, 1) it is b - b^2 / (1 + h). The quotient is the lesser part, so neither its
- * rounding nor that of 1 + h counts for much, and a single operation follows the division. */
+/* h / (1 + h) for h >= 0: with b = min(h, 1) it is b - b^2 / (1 + h). The quotient is the smaller term, so its
+ * rounding and that of 1 + h have little effect, and a single operation follows the division. */
 INLINE vec over_one_plus(vec h)
 {
     const vec b = VMIN(splat(1), h), inverse = splat(1) / (splat(1) + h);
     return FMA(-(b * b), inverse, b);
 }
 
-/* h = exp(x); its q needs a term less than exp_tail has: relative error of p under 2^-26. */
+/* h = exp(x); its q has one term less than that of exp_tail: relative error of p under 2^-26. */
 INLINE vec vsigmoid(vec x)
 {
     x = VMIN(splat(EXP_LIMIT), VMAX(splat(-EXP_LIMIT), x));

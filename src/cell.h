@@ -1,5 +1,5 @@
 /* A cell is pairs of pointwise functions; the drivers own time, batch, threads and the matrix products. The cells that
- * fastrnn/cells/generate.py selects are generated in C from their equations; others are compiled at run time.
+ * fastrnn/cells/generate.py lists are generated in C from their equations; others are compiled at run time.
  *
  * A step runs in phases. A phase with products multiplies its operand (the first state before the step, or a kept
  * field that an earlier phase wrote) by the recurrent weights of its gates. A phase with means computes them, over all

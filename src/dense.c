@@ -11,7 +11,7 @@
 #include "weights.h"
 
 enum {
-    ROWS_EACH = 64, /* that repay a thread's packing W for itself; with fewer rows threads share W's groups */
+    ROWS_EACH = 64, /* from this many rows per thread, each thread packs W itself; otherwise threads share W's groups */
     STRIP = MC * NR,
 };
 
@@ -20,13 +20,13 @@ typedef struct {
     int threads, by_groups;
     Panels W;
     real *bias; /* in whole vectors */
-    real *room; /* for one group of W, a thread's after another's, where W is not packed */
+    real *room; /* one group of W for each thread, if W is not packed */
 } Layout;
 
 INLINE ptrdiff_t group_room(const frnn_dense *d) { return d->I * NR * LANES; }
 INLINE double flop_of(const frnn_dense *d) { return 2.0 * (double)d->n * (double)d->I * (double)d->N; }
 
-/* The threads that are worth while; results do not depend on them. */
+/* The number of threads to use; results do not depend on it. */
 static int threads_of(const frnn_dense *d)
 {
     const ptrdiff_t most = d->threads < FRNN_MAX_THREADS ? d->threads : FRNN_MAX_THREADS;
@@ -60,7 +60,7 @@ INLINE vec relu(vec a) { return choose(a < splat(0), splat(0), a); /* NaN stays 
 #define EACH(f)                                                                                                        \
     for (ptrdiff_t i = 0; i < n; i += LANES) store_some(y + i, f(load_some(a + i, n - i, 0)), n - i)
 
-/* y = f(a), elementwise; what needs a whole row is put off. */
+/* y = f(a), if f is elementwise; functions of a whole row are applied later. */
 static void apply(int function, const real *a, real *y, ptrdiff_t n)
 {
     switch (function) {
@@ -72,7 +72,7 @@ static void apply(int function, const real *a, real *y, ptrdiff_t n)
     }
 }
 
-/* Copy n elements; a call of memcpy for each row would take longer than a narrow one's product. */
+/* Copy n elements; calling memcpy for each row would take longer than the product of a narrow row. */
 INLINE void deliver(real *to, const real *from, ptrdiff_t n)
 {
     if (n == 1)

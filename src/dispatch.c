@@ -1,6 +1,6 @@
-/* The instruction sets of this build, and how to ask whether the machine runs one.
+/* The instruction sets of this build, and the tests whether the machine supports them.
  *
- * CMake says which were compiled: FRNN_BUILT is a list like `ISA(base) ISA(v3)`. GCC's and Clang's
+ * CMake defines FRNN_BUILT, the list of those that were compiled, such as `ISA(base) ISA(v3)`. GCC's and Clang's
  * __builtin_cpu_supports asks CPUID and, for registers that the operating system must save, XGETBV as well.
  */
 #include "fastrnn.h"

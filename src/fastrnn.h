@@ -30,7 +30,7 @@ typedef struct {
     const char *digest; /* of its equations, as in fastrnn.cells.Cell */
     int gates, states, parameters, inputs;
     int phases, phase_gates[FRNN_MAX_PHASES]; /* products of each phase; the first, and one of means, have none */
-    int operand[FRNN_MAX_PHASES];             /* the kept field that they multiply; -1: the first state */
+    int operand[FRNN_MAX_PHASES];             /* the kept field that the products multiply; -1: the first state */
     int phase_means[FRNN_MAX_PHASES];         /* of a phase without products: means over the hidden units */
     int added[FRNN_MAX_GATES]; /* for each gate the product whose b_rec may be added to its b, or -1 */
     int scans;                 /* no unit depends on another; backward adds `dout` to the first state's carry itself */
@@ -42,9 +42,9 @@ typedef struct {
     void (*backward[FRNN_MAX_PHASES])(const struct BackwardTile *);
 } frnn_cell;
 
-/* How the packed matrices are stored. What is not FRNN_REAL goes with float, for inference: the matrices hold only values
- * that the format can. INT8 goes with cells of `unfused`, and without heads and means: then all bits are the same on
- * every instruction set. */
+/* How the packed matrices are stored. Formats other than FRNN_REAL are for float and inference: the matrices hold only
+ * values that the format can represent. INT8 requires a cell of `unfused`, without heads and means: then all bits are
+ * the same on every instruction set. */
 enum frnn_format { FRNN_REAL, FRNN_BFLOAT16, FRNN_INT8, FRNN_FORMATS };
 
 /* A (T, B, ·) array: element (t, b, i) is at data[t*step + b*row + i]. In a ragged call it has no padding, only the rows
@@ -58,7 +58,7 @@ typedef struct {
 typedef struct {
     int (*should_stop)(void); /* called ten times a second, on the caller's thread in its floating-point mode */
     atomic_int ended;         /* for the caller to read afterwards */
-    double flop;              /* private: since the last look at the clock */
+    double flop;              /* private: work since the clock was last read */
     int64_t next;             /* private: ns, when to call `should_stop` again */
 } frnn_stop;
 
@@ -68,18 +68,18 @@ typedef struct {
     int training;
     int threads;          /* an upper bound, at least 1 */
     int format;           /* of frnn_format */
-    int reads_previous;   /* in a batch of calls: x is the y of the call before, of the same steps and lengths */
+    int reads_previous;   /* in a batch of calls: x is the y of the previous call, with the same steps and lengths */
     ptrdiff_t checkpoint; /* keep the state of every k-th step; 0 keeps every step's gates and states */
     ptrdiff_t T, B, I, H;
     ptrdiff_t P; /* units that the first state is projected to, or 0. If not 0 its arrays, U and dU are P wide, not H */
-    ptrdiff_t D; /* units of a head, or 0. If not 0 U and dU are D wide: a unit is multiplied with its own head alone */
+    ptrdiff_t D; /* units of a head, or 0. If not 0 U and dU are D wide: a unit is multiplied only with its own head */
 
     frnn_array x;               /* (T, B, I) */
     const void *W, *U;          /* (gates*H, I), (products*H, H), P or D wide if not 0 */
     const void *b, *b_rec;      /* (gates*H,), (products*H,) */
     const void *p;              /* (parameters*H,) */
     const void *R;              /* (P, H) */
-    const void *packed;         /* the six above as pack() left them: forward then reads nothing else */
+    const void *packed;         /* the six above as pack() wrote them: forward then does not read the originals */
     const void *init[FRNN_MAX_STATES]; /* (B, H) */
     const int64_t *lengths;     /* (B,) */
     int ragged;                 /* the (T, B, ·) arrays hold no padding; lengths never rise */

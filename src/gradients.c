@@ -9,7 +9,7 @@
 #include "drive.h"
 #include "team.h"
 
-/* to[j] += the sum of column j over n rows, in double: such sums cancel, and cost nothing beside the products. */
+/* to[j] += the sum of column j over n rows, in double: such sums cancel, and cost little compared to the products. */
 static void add_columns(double *to, Rows rows, ptrdiff_t n, ptrdiff_t columns)
 {
     enum { STRIP = 64 };
@@ -31,7 +31,7 @@ static Columns left_operand(const Plan *p, int id, Rows field, ptrdiff_t rows, p
     return (Columns){field.data, OUTER_MR, field.stride};
 }
 
-/* What a product multiplied in a chunk of so many rows: where there are heads, the units of one. */
+/* The operand of a product in a chunk of so many rows; with heads, the units of one head. */
 static Panels operand_of(const Plan *p, int which, ptrdiff_t head, ptrdiff_t rows)
 {
     Panels operand = p->back.operand_panels[which];
@@ -40,8 +40,8 @@ static Panels operand_of(const Plan *p, int which, ptrdiff_t head, ptrdiff_t row
     return operand;
 }
 
-/* The parameters' gradients of a chunk, for n hidden units from `from` on, of one head. Where the gradients of W x + b
- * and of U h are the same, so are the gates and the products, and one left operand serves both. */
+/* The parameters' gradients of a chunk, for n hidden units from `from` on, of one head. If the gradients of W x + b
+ * and of U h are the same, one left operand serves both, because gates and products are the same, too. */
 static void add_gradients(const Plan *p, int id, ptrdiff_t from, ptrdiff_t n, ptrdiff_t rows, int add)
 {
     const Cell *cell = p->cell;
@@ -70,7 +70,7 @@ static void add_gradients(const Plan *p, int id, ptrdiff_t from, ptrdiff_t n, pt
         add_columns(p->back.dp_sums + k * H + from, rows_at(p->back.dp, k * p->Hp + from), rows, n);
 }
 
-/* The same for this thread's hidden units, and for its part of the projection's. */
+/* The same for this thread's hidden units and its part of the projection. */
 static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows, int add)
 {
     const frnn_call *call = p->call;
@@ -105,7 +105,7 @@ static void write_dx_group(const Plan *p, const Panels *W, ptrdiff_t group, ptrd
     }
 }
 
-/* This thread's part of a chunk's dx: all columns of its rows; or where W is packed late, all rows of its groups. */
+/* This thread's part of a chunk's dx: all columns of its rows; or, if W is packed late, all rows of its groups. */
 static void write_dx(const Plan *p, int id, ptrdiff_t rows)
 {
     const Panels *W = &p->back.W;

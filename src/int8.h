@@ -1,9 +1,9 @@
-/* Weights of 8 bits times inputs of 16 bits, exactly. Like lanes.h this knows nothing of the kernels.
+/* Exact products of 8-bit weights and 16-bit inputs. Like lanes.h this does not depend on the kernels.
  *
- * A row of weights is integers, at most 127 in size, times the row's scale, which has 17 significant bits: so the
- * products of both are floats, exactly. A vector that it multiplies is rounded to integers of 16 bits times a step, a
- * 32767th of its largest element. Sums of products of integers are exact; each is rounded to float once. So a result has
- * the same bits in any order of summation, on every instruction set.
+ * A row of weights is integers, at most 127 in size, times the row's scale, which has 17 significant bits, so every
+ * weight is exactly a float. The vector that it multiplies is rounded to 16-bit integers times a step, a 32767th of its
+ * largest element. Sums of products of integers are exact; each is rounded to float once. So a result has the same bits
+ * in any order of summation, on every instruction set.
  */
 #ifndef FRNN_INT8_H
 #define FRNN_INT8_H
@@ -15,9 +15,9 @@
 #define MOST_CODE 127
 #define MOST_INPUT 32767
 #define NEAREST 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, whose bits are then the lowest */
-#define NOTHING 1e-30f      /* what has no larger element counts as zeros */
+#define NOTHING 1e-30f      /* rows and vectors without a larger element count as zeros */
 
-enum { NOT_FINITE = 0x7f800000 }; /* as integers, sizes of floats are in order: numbers, infinity, NaN */
+enum { NOT_FINITE = 0x7f800000 }; /* as integers, absolute values of floats are ordered: finite, infinity, NaN */
 
 typedef int16_t shorts __attribute__((vector_size(VBYTES / 2)));
 typedef int8_t bytes __attribute__((vector_size(VBYTES / 4)));
@@ -38,7 +38,7 @@ INLINE integer bits_of(real a)
 INLINE ivec larger(ivec a, ivec b) { return ((a > b) & a) | (~(a > b) & b); }
 INLINE ivec splat_bits(integer bits) { return (ivec){0} + bits; }
 
-/* The largest size of n elements, as bits. */
+/* The largest absolute value of n elements, as bits. */
 INLINE integer largest(const real *a, ptrdiff_t n)
 {
     ivec most = {0};
@@ -54,7 +54,7 @@ INLINE integer largest(const real *a, ptrdiff_t n)
     return most[0];
 }
 
-/* Of a row of weights. Rounded up to 17 bits, so that no code exceeds MOST_CODE. */
+/* The scale of a row of weights, rounded up to 17 bits, so that no code exceeds MOST_CODE. */
 INLINE real scale_of(const real *row, ptrdiff_t n)
 {
     const integer most = largest(row, n);
@@ -66,7 +66,7 @@ INLINE integer code_of(real weight, real scale)
     return scale > 0 ? bits_of(weight / scale + NEAREST) - bits_of(NEAREST) : 0;
 }
 
-/* An input vector's step, and what its elements are multiplied with before they are rounded. */
+/* An input vector's step, and the factor of its elements before they are rounded. */
 typedef struct {
     real step, inverse;
 } Step16;

@@ -13,12 +13,12 @@ execute_process(COMMAND ${Python_EXECUTABLE} ${EQUATIONS}/generate.py ${CELLS_FO
 file(GLOB CELLS ${CELLS_FOLDER}/cell_*.c)
 file(GLOB EQUATIONS ${EQUATIONS}/*.py)
 list(APPEND EQUATIONS ${CMAKE_CURRENT_LIST_DIR}/../fastrnn/catalogue.py)
-foreach(header lanes activation softmax mean normalize single int8 single_int8) # whose text the extension holds
+foreach(header lanes activation softmax mean normalize single int8 single_int8) # the extension contains their text
   list(APPEND EQUATIONS ${CMAKE_CURRENT_LIST_DIR}/${header}.h)
 endforeach()
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${EQUATIONS})
 
-# What is compiled once per (dtype, instruction set).
+# These sources are compiled once per (dtype, instruction set).
 set(KERNELS
   matmul.c
   matmul_bf16.c
@@ -39,7 +39,7 @@ if(CMAKE_C_COMPILER_ID STREQUAL "GNU")
   set_source_files_properties(${CELLS} PROPERTIES COMPILE_OPTIONS "-fschedule-insns;-fsched-pressure")
 endif()
 
-# Products are fused only where the source says FMA: the bits must not hang on what the optimiser saw.
+# Products are fused only where the source says FMA: the bits must not depend on the optimiser.
 set(KERNEL_OPTIONS -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi)
 
 set(CORE_PROPERTIES C_STANDARD 11 C_EXTENSIONS ON C_VISIBILITY_PRESET hidden POSITION_INDEPENDENT_CODE ON)
@@ -59,7 +59,7 @@ function(fastrnn_isa suffix)
   if(NOT isa_CELLS_OF)
     set(isa_CELLS_OF ${suffix})
     list(APPEND sources ${CELLS})
-    if(NOT isa_UNFUSED) # cells with the bits of instruction sets that have no fused multiply-add
+    if(NOT isa_UNFUSED) # cells that give the bits of instruction sets without fused multiply-add
       kernel_objects(unfused_${suffix} "${CELLS}" FRNN_BITS=32 FRNN_ISA=${suffix}_unfused FRNN_UNFUSED)
     endif()
   endif()
@@ -79,7 +79,7 @@ endfunction()
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
   fastrnn_isa(base UNFUSED)
   set(V3 -mavx2 -mfma)
-  include(CheckCSourceCompiles) # of assemblers and compilers, the older do not know it
+  include(CheckCSourceCompiles) # older assemblers and compilers do not support it
   check_c_source_compiles([[
     int main(void) { __asm__("{vex} vpdpbusd %ymm0, %ymm0, %ymm0"); return __builtin_cpu_supports("avxvnni"); }
   ]] FRNN_AVX_VNNI)

@@ -1,9 +1,9 @@
-/* The vector vocabulary: what GNU C's vector types lack. Nothing here or in activation.h knows of the kernels, for
- * fastrnn.to_c copies both into the C files that it writes.
+/* The vector operations that GNU C's vector types lack. Neither this file nor activation.h depends on the kernels,
+ * because fastrnn.to_c copies both into the C files that it writes.
  *
  * Compiled with FRNN_BITS (32 or 64); the compiler's own target macros choose the width. GNU vector types give
  * + - * / and comparisons. Products are fused only where `fma` is written (-ffp-contract=off), so that the bits do not
- * depend on what the optimiser saw.
+ * depend on the optimiser.
  */
 #ifndef FRNN_LANES_H
 #define FRNN_LANES_H
@@ -64,10 +64,10 @@ INLINE void store_some(real *a, vec v, ptrdiff_t n)
     memcpy(a, &v, (size_t)(n < LANES ? n : LANES) * sizeof(real));
 }
 
-/* mask ? a : b, lane by lane; masks are what comparisons of vectors give. */
+/* mask ? a : b, lane by lane; masks are the results of vector comparisons. */
 INLINE vec choose(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
 
-/* 1 / a for a >= 1 or NaN, to half of real's digits or better: callers correct it. AVX-512's division takes four times
+/* 1 / a for a >= 1 or NaN, to at least half of real's digits: callers correct it. AVX-512's division takes four times
  * as long as its estimate (2^-14) and, for double, one Newton step. */
 #if defined(FRNN_UNFUSED)
 INLINE vec rough_reciprocal(vec a) { return splat(1) / a; }
@@ -123,7 +123,7 @@ INLINE vec rough_reciprocal(vec a) { return splat(1) / a; }
 #define VMAX(a, b) choose((a) > (b), (a), (b))
 #endif
 
-/* Square roots, which no built-in cell has; rounded as IEEE 754 says, by way of double too. */
+/* Square roots, which no built-in cell uses; correctly rounded (IEEE 754), also when computed in double. */
 INLINE vec vsqrt(vec x)
 {
 #if defined(__AVX512F__) && FRNN_BITS == 32
@@ -148,7 +148,7 @@ INLINE vec vsqrt(vec x)
 #endif
 }
 
-/* FRNN_UNFUSED asks for the same bits on every instruction set, of which not all can round once. */
+/* FRNN_UNFUSED requests the same bits on every instruction set: not all have a multiply-add that rounds once. */
 #if defined(FRNN_UNFUSED)
 #undef FMA
 #define FMA(a, b, c) ((a) * (b) + (c))

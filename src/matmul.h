@@ -1,8 +1,8 @@
 /* Matrix products on packed panels.
  *
  * Names are those of GotoBLAS and BLIS. For C = A P a register tile is MR rows of C by NR columns, here in vectors; KC
- * is the number of terms of one pass over a panel, MC that of A's rows in a product. There is no NC: the drivers deal
- * groups of columns to threads.
+ * is the number of terms of one pass over a panel, MC the number of A's rows in a product. There is no NC: the drivers
+ * divide groups of columns among threads.
  *
  * A packed matrix P (K x N) is cut into groups of columns. A group covers up to `group_vectors` vectors of units with
  * the matrix's `gates` side by side: its columns are ordered [gate][unit]. A group is cut again into panels of at most
@@ -10,11 +10,11 @@
  * columns to whole vectors; K is never padded.
  *
  * Block-diagonal matrices. The units of one head have nonzero terms at their own `head` neighbouring k only. A group
- * holds a window of k, the same number in all: those of whichever heads have units in it, the rest zeros.
+ * holds a window of k, equally wide in all groups: the k of every head with units in the group, and zeros.
  *
  * The order of summation is fixed by K alone: fused multiply-adds over k in order, restarted every KC terms and at
  * every segment of K; of a block-diagonal matrix, by the K of a head. So an element of the result has the same bits
- * whatever rows surround it, and a head those that it has alone.
+ * whatever rows surround it, and a head has the same bits as alone.
  */
 #ifndef FRNN_MATMUL_H
 #define FRNN_MATMUL_H
@@ -23,8 +23,8 @@
 #include "vec.h"
 
 enum {
-    KC = 128, /* a chain's length: bounds the rounding error, and so much of a panel stays in L1 */
-    MC = 64,  /* rows that drivers give to one product: they repay bringing KC terms to L1, and fit beside them */
+    KC = 128, /* a chain's length: bounds the rounding error, and KC terms of a panel stay in L1 */
+    MC = 64,  /* rows per product of the drivers: they repay loading KC terms into L1, and fit there, too */
 };
 
 typedef struct {
@@ -57,7 +57,7 @@ INLINE ptrdiff_t panel_rows(const Panels *p)
 }
 INLINE ptrdiff_t panels_size(const Panels *p) { return panel_rows(p) * p->gates * padded(p->units); }
 
-/* Of a block-diagonal matrix: the window that is wide enough for any group, and where in a segment a group's begins. */
+/* For a block-diagonal matrix: the window width that suffices for any group, and the start of a group's window. */
 INLINE ptrdiff_t window_of(const Panels *p)
 {
     const ptrdiff_t lanes = p->group_vectors * LANES, D = p->head;
@@ -72,7 +72,7 @@ INLINE ptrdiff_t window_start(const Panels *p, ptrdiff_t group)
     return start < last ? start : last;
 }
 
-/* A group's vectors are dealt to panels as evenly as can be: 6 as 3 + 3, 5 as 3 + 2. */
+/* A group's vectors are divided among panels as evenly as possible: 6 as 3 + 3, 5 as 3 + 2. */
 INLINE int panel_count(int vectors) { return (vectors + NR - 1) / NR; }
 INLINE int panel_width(int vectors, int panel)
 {
@@ -92,8 +92,8 @@ INLINE Panels one_group(const Panels *p, ptrdiff_t group, real *data)
     return one;
 }
 
-/* Fill groups [first, last) of p: element (k, gate, unit) is src[gate*gate_stride + unit*unit_stride + k*k_stride]; of
- * a block-diagonal matrix it stands as many elements before that as its head's first unit is from unit 0. */
+/* Fill groups [first, last) of p: element (k, gate, unit) is src[gate*gate_stride + unit*unit_stride + k*k_stride]; for
+ * a block-diagonal matrix, subtract the index of its head's first unit. */
 void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
              ptrdiff_t unit_stride, ptrdiff_t k_stride);
 
@@ -108,8 +108,8 @@ void X(multiply_row)(const real *a, ptrdiff_t segments, ptrdiff_t segment_stride
                      ptrdiff_t last, const real *init, real *out);
 
 #if FRNN_BITS == 32
-/* The same in another format: src holds values that it can, each run of k contiguous; A has one segment, and if it has
- * more than one row, one group. */
+/* The same in another format: src holds values that the format can represent, each run of k contiguous; A has one
+ * segment and, if it has more than one row, one group. */
 typedef struct {
     /* Fill column `lane` of a panel of so many lanes with a unit's weights; of a unit beyond the last, with zeros. */
     void (*pack_column)(const Panels *p, ptrdiff_t group, ptrdiff_t unit, const real *row, real *panel, ptrdiff_t lanes,
@@ -124,8 +124,8 @@ extern const Format X(bfloat16), X(int8);
 void X(pack_rows)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *const *src, ptrdiff_t at);
 
 /* Neighbouring columns of a matrix, OUTER_MR at a time: column i, row r is
- * data[i / OUTER_MR * block_stride + r * row_stride + i % OUTER_MR]. As they lie in the matrix, block_stride is
- * OUTER_MR; packed, every block stands by itself, which spares the caches and the TLB long strides. */
+ * data[i / OUTER_MR * block_stride + r * row_stride + i % OUTER_MR]. Inside the matrix block_stride is OUTER_MR;
+ * packed, every block is contiguous, which avoids long strides in the caches and the TLB. */
 enum { OUTER_MR = MR(NR) };
 typedef struct {
     const real *data;

@@ -1,4 +1,4 @@
-/* The product with bfloat16 weights, for inference: half the bytes where reading the weights is the bottleneck.
+/* The product with bfloat16 weights, for inference: half the bytes when reading the weights is the bottleneck.
  *
  * A 32-bit lane of a panel holds the weights of two neighbouring k, the even one low: [k/2][vector][lane]. A bfloat16
  * is the upper half of a float, so a shift and a mask turn a lane into two floats, exactly; products and sums are
@@ -14,7 +14,7 @@ enum {
     PAIRS = KC / 2,
     PAIR_MR = NR == 4 ? 3 : 2, /* with two accumulators each they fill the registers */
     FETCH_AHEAD = 16,          /* pairs */
-    PANELS_ONCE = 2,           /* that a single row takes at a time, where they are of one width */
+    PANELS_ONCE = 2,           /* panels of equal width that a single row multiplies at a time */
 };
 
 __attribute__((unused)) static const integer HIGH_HALF = -65536; /* 0xffff0000 */
@@ -45,8 +45,8 @@ INLINE vec multiply_pair(const void *left, ptrdiff_t pair, ptrdiff_t K, vec weig
 #endif
 }
 
-/* m rows by `count` neighbouring panels of n vectors, all constants once inlined. Several panels are for a single row,
- * whose chains would be too few for the FMA's latency. */
+/* m rows by `count` neighbouring panels of n vectors, all constants once inlined. A single row uses several panels,
+ * because one panel has too few chains to hide the FMA's latency. */
 INLINE void run_tile(const int m, const int count, const int n, const Tile *t)
 {
     vec acc[2][MAX_MR][MAX_NR * PANELS_ONCE] = {0};
@@ -94,7 +94,7 @@ TILES(4)
 static const TileFn tiles[MAX_NR][3] = {ROW(1), ROW(2), ROW(3), ROW(4)};
 static const TileFn row_panels[MAX_NR] = {row_1, row_2, row_3, row_4};
 
-/* K elements of a row as the tiles read them: themselves, or rounded into `room`. */
+/* K elements of a row in the form that the tiles read: unchanged, or rounded into `room`. */
 INLINE const void *left_operand(const real *row, ptrdiff_t K, int32_t *room)
 {
 #if defined(__AVX512BF16__)

@@ -14,10 +14,10 @@
 #include "int8.h"
 
 enum {
-    QUADS = 1024,              /* of a row that are rounded at a time */
+    QUADS = 1024,              /* quads of a row that are rounded at a time */
     FETCH_AHEAD = 32,          /* quads */
-    FOLD = 128,                /* quads whose products' sum fits in 32 bits, and is rounded once as such */
-    FAR = 512 << 10,           /* bytes of a matrix that does not stay in every L2 */
+    FOLD = 128,                /* quads whose sum of products fits in 32 bits, and is rounded once */
+    FAR = 512 << 10,           /* bytes of a matrix that does not fit in every CPU's L2 */
     INT8_MR = NR == 4 ? 3 : 2, /* with two accumulators each they fill the registers */
 };
 
@@ -95,7 +95,7 @@ INLINE void run_tile(const int bytewise, const int m, const int n, const Left *l
         }
 }
 
-/* What the sums stand for: init + the exact sum, rounded, times the scales of the column and the row. */
+/* The values of the sums: init + the exact sum, rounded, times the scales of the column and the row. */
 INLINE void finish(const int bytewise, int n, ptrdiff_t K, const Sums *sums, const real *panel, real step,
                    const real *init, real *out)
 {

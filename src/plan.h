@@ -1,4 +1,4 @@
-/* A plan: how one call is laid out in memory and dealt to threads. Made once by the caller's thread, then read-only.
+/* A plan: how one call is laid out in memory and divided among threads. The caller makes it once; it is then read-only.
  *
  * Travel. Steps are counted in the direction of travel, s = 0 .. steps-1; time(s) is their place in x. Sequences are
  * sorted by falling length into rows, so that the rows at work in a step are always the first active(s).
@@ -16,7 +16,7 @@ typedef struct {
     ptrdiff_t *wx_start; /* per step of the input chunk: its first row in wx */
     const real **x_rows; /* per row of wx */
     const real **prev;   /* per row: the states before this step */
-    const real **left;   /* per row: left operand of the product at hand */
+    const real **left;   /* per row: left operand of the current product */
     real *means;         /* per row: the phase's means, in room for FRNN_MAX_PHASE_MEANS */
     real *wx;            /* [row][group][gate][lane]: W x + b for a chunk of steps */
     real *columns;       /* backward: one gate's gradients of the thread's units, packed */
@@ -44,15 +44,15 @@ typedef struct {
     const Cell *cell;
     ptrdiff_t steps, B, I, H, Hp;
     int fields;                 /* of a row of states: one for each state, and one for the first state's projection */
-    ptrdiff_t y_field, y_width; /* the first state as others see it, projected or not: its place in a row, its units */
+    ptrdiff_t y_field, y_width; /* the output, the first state or its projection: its place in a row, its units */
     double flop;                /* of a forward pass */
     frnn_stop *stop;            /* of a call that is long enough; or null */
 
     /* threads */
     int threads;
-    int owners;      /* threads that rows are dealt to; 1 when hidden groups are dealt instead */
-    ptrdiff_t dealt; /* rows at a time */
-    int waits;       /* threads that share hidden groups meet after every phase; else no unit sees another */
+    int owners;                 /* threads that share the rows; 1 if threads share hidden groups instead */
+    ptrdiff_t dealt;            /* consecutive rows that go to one thread */
+    int waits;                  /* threads that share hidden groups meet after every phase; else units are independent */
     Scratch *scratch;           /* per thread */
     frnn_progress *done;        /* steps delivered, for a call that reads them; or null */
     const frnn_progress *below; /* of the call that this one reads; or null */

@@ -1,6 +1,6 @@
-/* Peak arithmetic and peak reading of one core, by this instruction set. The clock is the caller's.
+/* Peak arithmetic and peak reading of one core, with this instruction set. The caller measures the time.
  *
- * Each needs as many independent chains as hide an operation's latency: the accumulators of the widest tile do.
+ * Each needs enough independent chains to hide an operation's latency: as many as the widest tile has accumulators.
  */
 #include "roofline.h"
 

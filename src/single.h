@@ -11,7 +11,7 @@
 enum {
     PANEL = 256 / sizeof(real),
     KC = 128, /* matmul.h's: the terms of one chain of multiply-adds */
-    TILE = 8, /* vectors that accumulate in registers at a time: chains enough for the multiply-add's latency */
+    TILE = 8, /* vectors that accumulate in registers at a time: enough chains to hide the multiply-add's latency */
 };
 
 #if defined(__clang__)
@@ -48,8 +48,8 @@ INLINE void multiply_panel(const int width, const ptrdiff_t K, const real *panel
         multiply_tile((width - ONCE) / LANES, K, width, panel + ONCE, init ? init + ONCE : 0, x, y + ONCE);
 }
 
-/* y = init + x matrix; init may be null, for zeros. y is not x. Where `turn` is 1 in every other step, each begins with
- * the panels that the one before it read last: of a matrix larger than a cache, those are still there. */
+/* y = init + x matrix; init may be null, for zeros. y is not x. If `turn` is 1 in every other step, each step begins
+ * with the panels that the previous step read last: if the matrix is larger than a cache, those are still in it. */
 INLINE void multiply(const int turn, const int columns, const ptrdiff_t K, const real *matrix, const real *init,
                      const real *x, real *y)
 {

@@ -15,32 +15,33 @@
 #endif
 
 enum {
-    /* Before a thread sleeps it spins, some 3 us, many times what a barrier between two idle cores takes, and no
-     * longer, since the one it waits for may want this very core. Then it offers its core to whoever wants it, for
-     * longer than a sleeper takes to wake (50 us on a virtual machine): if one slept, the other would find it waking
-     * at the next barrier, sleep in its turn, and so on to the end. */
+    /* Before a thread sleeps it spins for about 3 us, many times as long as a barrier between two idle cores takes, but
+     * not longer, because the awaited thread may need this core. Then it yields its core for longer than a sleeping
+     * thread takes to wake (50 us on a virtual machine). Otherwise two threads could alternate to the end of the call:
+     * one wakes while the other, waiting for it at the next barrier, goes to sleep. */
     SPINS = 100,
     YIELDS = 300,
-    /* A job whose threads wait for CPUs takes many times as long as it would alone. After two, calls back off to a
-     * single thread for BACKOFF times as long as the threads waited, and as long as the next one loses too for twice
-     * that, four times ..., so that little is lost even where calls are rare; a job that loses nothing halves it. */
+    /* A job whose threads wait for CPUs takes many times as long as on one thread. After two such jobs, calls back off
+     * to a single thread for BACKOFF times the time that the threads waited. Each further loss doubles this factor, so
+     * that little time is lost even if calls are rare; a job without a loss halves it. */
     BACKOFF = 20,
-    LONGEST_BACKOFF = 250 * 1000 * 1000, /* ns: other work may be over */
-    IN_A_ROW = 300 * 1000,      /* ns between two calls, after which threads that sleep are worth waking for the next */
-    LEAST_LOSS = 100 * 1000,    /* ns in a job that a thread was ready and did not run, and two fifths of it or more */
-    WAKING = 300 * 1000,        /* ns that a sleeper may take to begin, which is no loss */
-    /* A job with a barrier in every step may wait at each until another's time slice is over. Once two waits were so
-     * long, and all were two fifths of the job's time or more, the threads leave the rest to the first. */
+    LONGEST_BACKOFF = 250 * 1000 * 1000, /* ns; by then the other work may have ended */
+    IN_A_ROW = 300 * 1000,      /* ns between two calls within which the next call wakes sleeping threads */
+    LEAST_LOSS = 100 * 1000,    /* ns for which a thread was ready but did not run, if two fifths of the job or more */
+    WAKING = 300 * 1000,        /* ns that a sleeping thread may take to start, which does not count as a loss */
+    /* A job with a barrier in every step may wait at each one for the end of another process's time slice. After two
+     * waits of LONG_WAIT, if all waits were at least two fifths of the job's time, the threads leave the rest to the
+     * first. */
     LONG_WAIT = 500 * 1000, /* ns */
-    ASKING = 100 * 1000 * 1000, /* ns between two questions whether a job is to end: each takes Python's lock */
+    ASKING = 100 * 1000 * 1000, /* ns between two checks whether to stop a job: each takes the GIL */
 };
 
-static const double LOOK_FLOP = 1e9; /* between two looks at the clock, which takes a tenth of a tiny step */
+static const double LOOK_FLOP = 1e9; /* work between two readings of the clock, each a tenth of a tiny step's time */
 
 static atomic_int backs_off = FRNN_WHERE_IT_PAYS;
 
-/* An eventcount: a counter that only grows, and the threads that wait for it to. One for each worker, so that a job
- * wakes nobody else. */
+/* An eventcount: a counter that only grows, and the threads that wait for it to grow. Each worker has its own, so that
+ * a job wakes no other worker. */
 typedef struct {
     atomic_uint count;
     atomic_int sleepers;
@@ -57,11 +58,11 @@ static struct {
     int threads;                        /* of that job */
     atomic_int place[FRNN_MAX_THREADS]; /* CPUs that its threads were last seen on */
     int64_t start;                      /* ns, of CLOCK_MONOTONIC */
-    atomic_int_least64_t lost;          /* ns that its threads were kept from the CPUs, if it was much */
-    int lost_before;                    /* the job before lost as much: it is no passing interruption */
-    int64_t backoff;                    /* how many times as long as what was lost */
-    atomic_int_least64_t last_end;      /* ns: of the last job that wanted several threads */
-    int64_t backoff_until;              /* ns: calls keep to one thread; 0 if they do not */
+    atomic_int_least64_t lost;          /* ns that its threads were kept from the CPUs, if significant */
+    int lost_before;                    /* the job before lost as much, so this is not a short interruption */
+    int64_t backoff;                    /* duration of the backoff, as a multiple of the time lost */
+    atomic_int_least64_t last_end;      /* ns: end of the last job that requested several threads */
+    int64_t backoff_until;              /* ns: until then calls use one thread; 0 without a backoff */
     frnn_job job;
     void *arg;
 
@@ -69,11 +70,11 @@ static struct {
     EventCount barrier;
     atomic_int should_retreat; /* a thread has waited too long */
     int retreats;              /* the same at the last barrier, where the threads agreed on it */
-} team; /* made by start_team */
+} team; /* initialised by start_team */
 
-static _Thread_local int self; /* its number in a job: a worker's own, and 0 of who calls */
+static _Thread_local int self; /* this thread's number in a job: 0 for the caller */
 
-/* Its long waits in this job, and the ns that they took. */
+/* This thread's long waits in this job, and their total in ns. */
 static _Thread_local int long_waits;
 static _Thread_local int64_t waited;
 
@@ -232,7 +233,7 @@ int frnn_team_ended(frnn_stop *stop, double flop)
         const int64_t now = nanoseconds(CLOCK_MONOTONIC);
         stop->flop = 0;
         if (stop->next && now >= stop->next) {
-            const uint64_t mode = callers_mode; /* what asks may run jobs of its own */
+            const uint64_t mode = callers_mode; /* should_stop may run jobs of its own */
             set_mode(mode);
             if (stop->should_stop()) atomic_store(&stop->ended, 1);
             set_mode(JOB_MODE);

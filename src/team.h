@@ -15,8 +15,8 @@
 
 enum { FRNN_MAX_THREADS = 256 }; /* upper limit of every plan */
 
-static const double WORTH_THREADS = 1e7; /* least flop of a job to hand a part to a running thread; */
-static const double WORTH_WAKING = 5e7;  /* and to a sleeping one, which takes up to 0.2 ms on a virtual machine */
+static const double WORTH_THREADS = 1e7; /* least flop of a job that uses a running thread; */
+static const double WORTH_WAKING = 5e7;  /* or that wakes a sleeping one, in up to 0.2 ms on a virtual machine */
 
 typedef void (*frnn_job)(void *arg, int id);
 
@@ -25,8 +25,8 @@ typedef void (*frnn_job)(void *arg, int id);
 int frnn_team_acquire(int wanted, double flop);
 void frnn_team_release(int granted);
 
-/* Whether to back off from threads that sleep or were kept from the CPUs, if they would cost more than they gain: at
- * every barrier, if it can be; by default where it pays; or never. Tests set the others. */
+/* When to leave out threads that sleep or were kept from the CPUs: at every barrier where this is possible; by default,
+ * when they would cost more time than they gain; or never. Tests set the other two. */
 enum { FRNN_NEVER, FRNN_WHERE_IT_PAYS, FRNN_AT_EVERY_BARRIER };
 void frnn_team_set_backoff(int when);
 
@@ -42,8 +42,8 @@ void frnn_team_await(const frnn_progress *progress, ptrdiff_t steps);
  * but still reaches every barrier, so all threads finish no matter when each one sees it. */
 int frnn_team_ended(frnn_stop *stop, double flop);
 
-/* Inside a job: wait until all of its threads arrive. Their earlier writes are visible afterwards. Returns, to all alike,
- * whether they should leave the rest to thread 0 where they can: again and again one was kept from the CPUs. */
+/* Inside a job: wait until all of its threads arrive. Their earlier writes are visible afterwards. Returns the same to
+ * all: whether to leave the rest to thread 0 if possible, because a thread was repeatedly kept from the CPUs. */
 int frnn_team_barrier(int granted);
 
 #endif

@@ -9,7 +9,7 @@
 
 enum {
     AT_ONCE = 16,     /* calls laid out together */
-    STEPS_BEHIND = 8, /* of a call that reads the previous one: enough rows for a product, few enough to start soon */
+    STEPS_BEHIND = 8, /* delay of a call that reads the previous one: enough rows for a product, and an early start */
 };
 
 typedef struct {
@@ -25,8 +25,8 @@ static void batch_job(void *arg, int id)
     for (int i = id; i < batch->n; i += batch->threads) batch->job(&batch->plans[i], 0);
 }
 
-/* The number of threads to run n calls in parallel: 1 unless that keeps more threads busy than each call alone, or as
- * many without waiting for one another. */
+/* The number of threads for running n calls in parallel: 1 unless this keeps more threads busy than each call alone, or
+ * as many without waiting for one another. */
 static int threads_side_by_side(const frnn_call *calls, int n, int backward, double *flop)
 {
     int alone = 1, reads_previous = 0;

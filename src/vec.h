@@ -9,8 +9,9 @@
 #include "lanes.h"
 
 /* Register tiles, as BLIS names them: at most NR vectors of columns, and MR rows with each width, which leave room for
- * the operands. A group of units takes GROUP_VECTORS vectors of each of its gates: with 32 registers the least that
- * fills a tile; with 16 as many as make all its tiles whole, since 4 rows by 3 vectors need fewer loads than 6 by 2. */
+ * the operands. A group of units takes GROUP_VECTORS vectors of each of its gates: with 32 registers the smallest
+ * number that fills a tile; with 16 the number that makes all tiles whole, since 4 rows by 3 vectors need fewer loads
+ * than 6 by 2. */
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define NR 4
 #define MR(vectors) ((vectors) == 4 ? 6 : 8)
@@ -51,8 +52,8 @@ INLINE vec pick(vec a, vec b, ivec index)
 #endif
 }
 
-/* acc = FMA(a, b, acc), in acc's own register: GCC 12 picks another of the three to overwrite where a loop is unrolled,
- * then copies and spills. */
+/* acc = FMA(a, b, acc), in acc's own register: in an unrolled loop GCC 12 overwrites another of the three, and then
+ * copies and spills. */
 #if defined(__AVX2__) && !defined(__AVX512F__) && FRNN_BITS == 32
 #define ACCUMULATE(acc, a, b) __asm__("vfmadd231ps %2, %1, %0" : "+x"(acc) : "x"(a), "x"(b))
 #elif defined(__AVX2__) && !defined(__AVX512F__)

@@ -9,14 +9,14 @@
 #include "matmul.h"
 
 typedef struct {
-    Panels W, U[FRNN_MAX_PHASES]; /* W alone says how units are grouped: there may be no product */
+    Panels W, U[FRNN_MAX_PHASES]; /* W defines the groups of units, because a cell may have no product with U */
     Panels R;    /* of the projection, if there is one */
-    real *bias;  /* one row of wx's layout: b, and of b_rec what may be added to it */
+    real *bias;  /* one row in wx's layout: b plus the parts of b_rec that may be added to it */
     real *b_rec; /* of each product */
     real *parameters;
 } Weights;
 
-/* Units of what the products of phase q multiply. */
+/* Units of the operand of phase q's products. */
 INLINE ptrdiff_t operand_width(const frnn_call *call, int q)
 {
     return call->P && call->cell->phase_gates[q] && call->cell->operand[q] < 0 ? call->P : call->H;
@@ -25,7 +25,7 @@ INLINE ptrdiff_t operand_width(const frnn_call *call, int q)
 /* Columns of U and dU. */
 INLINE ptrdiff_t recurrent_columns(const frnn_call *call) { return call->D ? call->D : call->P ? call->P : call->H; }
 
-/* How many vectors of units a group has: at most so many, and if it can be, of one head each. */
+/* The number of vectors of units in a group: at most the given number and, if possible, from a single head. */
 INLINE int vectors_of_group(const frnn_call *call, int most)
 {
     for (int n = most; call->D && n > 0; n--)
@@ -33,7 +33,7 @@ INLINE int vectors_of_group(const frnn_call *call, int most)
     return most;
 }
 
-/* K is that of all segments; of a block-diagonal matrix what is left of it is their windows. */
+/* K counts all segments; for a block-diagonal matrix it is reduced to their windows. */
 INLINE Panels take_panels(Arena *arena, Panels p)
 {
     if (p.head) {
@@ -45,7 +45,7 @@ INLINE Panels take_panels(Arena *arena, Panels p)
     return p;
 }
 
-/* Lay out the parameters of a call's layer; of them, backward reads those of `p` alone. */
+/* Lay out the parameters of a call's layer; backward reads only those of `p`. */
 Weights X(take_weights)(const frnn_call *call, Arena *arena, int parameters_only);
 
 /* The whole of it in `call->packed`. */
