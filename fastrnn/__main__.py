@@ -19,7 +19,7 @@ EXPECTED = (ValueError, TypeError, OSError, ImportError)
 #: Options of the readers, with their arguments for argparse.
 READING: dict[str, dict[str, Any]] = {
     "layer": {"metavar": "NAME", "help": "only this layer of a Keras model, or this node of an ONNX model"},
-    "cell": {"metavar": "CELL", "help": "for a state_dict without its cell: rnn_tanh, rnn_relu, gru_before, ..."},
+    "cell": {"metavar": "CELL", "help": "for a state_dict: its cell, such as lstm, gru_after or rnn_relu"},
     "prefix": {"metavar": "NAME.", "help": "for a state_dict: prefix of the recurrent module's names"},
     "batch_first": {"action": "store_true", "help": "for a state_dict: the layer takes (B, T, I)"},
     "weight_dtype": {"metavar": "DTYPE", "help": "round the recurrent layers' matrices to int8 or bfloat16"},
@@ -81,14 +81,14 @@ def parser() -> Parser:
     files = "files: .safetensors (fastrnn's own, or a state_dict), .keras, .h5, .onnx, .pt (a state_dict), "
     files += ".json (RTNeural)"
     convert = add("convert", "convert a model from one format to another", files, "OUT: .safetensors, .onnx, .c")
-    convert.add_argument("source", metavar="IN")
-    convert.add_argument("target", metavar="OUT")
+    convert.add_argument("source", metavar="IN", help="file to read")
+    convert.add_argument("target", metavar="OUT", help="file to write")
     convert.add_argument("--opset", type=int, metavar="N", help="ONNX opset")
     convert.add_argument("--name", metavar="NAME", help="prefix of the names in C (default: the file's name)")
     inspect = add("inspect", "print a model's layers, with their shapes, parameters, memory and backend", files)
-    inspect.add_argument("source", metavar="MODEL")
+    inspect.add_argument("source", metavar="MODEL", help="file to read")
     bench = add("bench", "time a model; without MODEL, compare fastrnn with other libraries (in a checkout)", files)
-    bench.add_argument("source", metavar="MODEL")
+    bench.add_argument("source", metavar="MODEL", help="file to read")
     bench.add_argument("--batch", type=int, default=32, metavar="N", help="sequences in a batch (default: 32)")
     bench.add_argument("--steps", type=int, default=100, metavar="N", help="length of each sequence (default: 100)")
     bench.add_argument("--seconds", type=float, default=3.0, metavar="S", help="total measuring time (default: 3)")

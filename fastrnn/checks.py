@@ -307,7 +307,7 @@ def extras(name: str, e: Any, names: Iterable[str]) -> Mapping[str, Any]:
 def expect_room(name: str, meaning: str, sizes: tuple[int, ...], *factors: int) -> None:
     """Raise ValueError if the product of the factors (0 counts as 1) exceeds the address space, not free memory."""
     if math.prod([n or 1 for n in factors]) > sys.maxsize // 8:
-        raise ValueError(f"{name}: {meaning} = {', '.join(map(str, sizes))} are more than memory can hold")
+        raise ValueError(f"{name}: {meaning} = {', '.join(map(str, sizes))} is more than memory can hold")
 
 
 def floating(dtype: Any) -> np.dtype[Any]:
@@ -423,7 +423,7 @@ def size(name: str, value: Any) -> int:
     """Return a positive int that can be the size of something in memory."""
     found = positive(name, value)
     if found > sys.maxsize:
-        raise ValueError(f"{name}: {found} are more than memory can hold")
+        raise ValueError(f"{name}: {found} is more than memory can hold")
     return found
 
 

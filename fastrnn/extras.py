@@ -14,4 +14,4 @@ def needed(module: str, extra: str) -> Any:
         package = module.partition(".")[0]
         if error.name is not None and error.name.partition(".")[0] != package:
             raise
-        raise ImportError(f"{package} is not installed; pip install 'fastrnn[{extra}]' brings it") from error
+        raise ImportError(f"{package} is not installed; run pip install 'fastrnn[{extra}]'") from error

@@ -42,7 +42,7 @@ def test_what_is_not_installed(module: str, python: Python, tmp_path: Path) -> N
         "pip install 'fastrnn[keras]', and set KERAS_BACKEND=torch"
     )
     done = python("-c", code + f"fastrnn.to_{module}(fastrnn.LSTM(3, 4))")
-    expected = f"ImportError: {module} is not installed; pip install 'fastrnn[{module}]' brings it"
+    expected = f"ImportError: {module} is not installed; run pip install 'fastrnn[{module}]'"
     assert done.stderr.splitlines()[-1] == expected
     package = tmp_path / module
     package.mkdir()

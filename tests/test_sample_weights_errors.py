@@ -30,8 +30,8 @@ ERRORS: dict[str, tuple[type[Exception], dict[str, Any]]] = {
     r"ignore_index: expected an integer or None, got 0\.5": (TypeError, {"ignore_index": 0.5}),
     r"accumulate: expected a positive integer, got 0": (ValueError, {"accumulate": 0}),
     r"accumulate: expected 1 with truncate or stateful, got 2": (ValueError, {"accumulate": 2, "truncate": 2}),
-    r"y: expected a target that counts; each is NaN": (ValueError, {"sample_weight": np.zeros(N)}),
-    r"validation_data y: expected a target that counts": (
+    r"y: expected at least one valid target; all are NaN": (ValueError, {"sample_weight": np.zeros(N)}),
+    r"validation_data y: expected at least one valid target": (
         ValueError,
         {"validation_data": (inputs(), classes(N, T), None, np.zeros(N))},
     ),

@@ -390,5 +390,5 @@ def test_imports_nothing_that_it_does_not_need(python: Callable[..., CompletedPr
 def test_says_what_to_install(module: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in (module, "safetensors.numpy", "tqdm.auto"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
-    with pytest.raises(ImportError, match=rf"^{module} is not installed; pip install 'fastrnn\[train\]' brings it"):
+    with pytest.raises(ImportError, match=rf"^{module} is not installed; run pip install 'fastrnn\[train\]'"):
         classifier().fit(inputs(), classes(N), progress=True) if module == "tqdm" else last_step().save(tmp_path / "w")

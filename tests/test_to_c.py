@@ -258,7 +258,7 @@ def spoilt() -> fastrnn.LSTM:
         ),
         (lambda: fastrnn.LSTM(3, 4, weight_dtype="bfloat16"), ValueError, 'weight_dtype: expected None or "int8", got'),
         (lambda: fastrnn.Recurrent(own_cells.zoneout, 3, 4), ValueError, "cell: zoneout has extra inputs keep; exp"),
-        (lambda: fastrnn.Recurrent(own_cells.everything, 3, 4), ValueError, "cell: everything uses cos, which in C"),
+        (lambda: fastrnn.Recurrent(own_cells.everything, 3, 4), ValueError, "cell: everything uses cos, which needs"),
         (spoilt, ValueError, "model: expected finite weights and outputs, got NaN or infinity"),
         (
             lambda: Sequential([fastrnn.LSTM(3, 4), fastrnn.GlobalMaxPooling1D()]),

@@ -298,7 +298,7 @@ def test_fastrnn_alone_imports_no_torch(python: Callable[..., Any]) -> None:
     done = python("-c", "import sys, fastrnn; assert 'torch' not in sys.modules")
     assert done.returncode == 0, done.stderr
     done = python("-c", "import sys; sys.modules['torch'] = None; import fastrnn.torch")
-    assert "torch is not installed; pip install 'fastrnn[torch]' brings it" in done.stderr
+    assert "torch is not installed; run pip install 'fastrnn[torch]'" in done.stderr
 
 
 @pytest.mark.parametrize("module", [modules, replacing])

@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         type=cell,
         default=USUAL,
         metavar="CELL",
-        help=f"of {', '.join(CELLS)}, or module:name, a cell that fastrnn.cell made; {', '.join(USUAL)} unless told",
+        help=f"{', '.join(CELLS)}, or module:name for a cell made by fastrnn.cell (default: {' '.join(USUAL)})",
     )
     points = made.add_mutually_exclusive_group()
     points.add_argument(
@@ -45,11 +45,11 @@ def parser() -> argparse.ArgumentParser:
         choices=POINTS,
         default=list(GRID),
         metavar="POINT",
-        help=f"of {', '.join(POINTS)}; the first {len(GRID)} unless told",
+        help=f"{', '.join(POINTS)} (default: the first {len(GRID)})",
     )
     points.add_argument("--quick", action="store_const", dest="points", const=list(QUICK), help=", ".join(QUICK))
     points.add_argument("--all", action="store_const", dest="points", const=list(POINTS), help="all points")
-    add("--modes", nargs="+", choices=MODES, default=list(MODES), metavar="MODE", help=f"of {', '.join(MODES)}")
+    add("--modes", nargs="+", choices=MODES, default=list(MODES), metavar="MODE", help=f"{', '.join(MODES)} (default: all)")
     add(
         "--threads",
         nargs="+",
@@ -57,18 +57,18 @@ def parser() -> argparse.ArgumentParser:
         choices=range(1, usable_cpus() + 1),
         default=sorted({1, usable_cpus()}),
         metavar="N",
-        help=f"numbers of threads, each pinned to as many CPUs; 1 and all ({usable_cpus()}) unless told",
+        help=f"numbers of threads, each pinned to as many CPUs (default: 1 and {usable_cpus()})",
     )
     add(
         "--peers",
         nargs="*",
         choices=PEERS,
         metavar="PEER",
-        help=f"of {', '.join(PEERS)}; those that are installed unless told",
+        help=f"{', '.join(PEERS)} (default: those installed)",
     )
-    add("--seconds", type=seconds_of, default=0.5, help="for each point and peer, pauses included (default: 0.5)")
-    add("--pause", type=seconds_of, default=PAUSE, help=f"seconds of idleness before a round (default: {PAUSE})")
-    add("--out", type=Path, default=Path("bench"), metavar="DIR", help="where the report goes (default: bench)")
+    add("--seconds", type=seconds_of, default=0.5, help="per point and peer, including pauses (default: 0.5)")
+    add("--pause", type=seconds_of, default=PAUSE, help=f"idle seconds before a round (default: {PAUSE})")
+    add("--out", type=Path, default=Path("bench"), metavar="DIR", help="folder of the report (default: bench)")
     return made
 
 
@@ -107,7 +107,7 @@ def compare(
     installed = [name for name, peer in PEERS.items() if peer.installed()]
     chosen = installed if peers is None else peers
     if absent := set(chosen) - set(installed):
-        print(f"not installed: {', '.join(sorted(absent))}; `pip install '.[bench]'` brings all peers")
+        print(f"not installed: {', '.join(sorted(absent))}; `pip install '.[bench]'` installs all peers")
         return 2
     result: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),

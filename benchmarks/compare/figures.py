@@ -11,7 +11,7 @@ from .cells import find
 from .grid import POINTS, drawn_lengths, flop, least_bytes
 from .rounds import Measured
 
-#: What is said of R_peer, by `spread` over the rounds.
+#: The possible verdicts on R_peer, from its `spread` over the rounds.
 VERDICTS = {
     "ahead": "the spread of R_peer lies above 1",
     "level": "1 lies within the spread",
@@ -21,11 +21,11 @@ VERDICTS = {
 #: One case: point, cell, mode, threads, sizes, times, notes, limits, ratios.
 Row = dict[str, Any]
 
-#: What the ratios are; all are better when larger, and a peer's time or a limit that is not there makes them None.
+#: The meaning of the ratios. Larger is better; a ratio is None without the peer's time or the limit.
 RATIOS = {
     "R_peer": "the best peer's time over fastrnn's, the median over the rounds",
     "R_torch": "PyTorch's time over fastrnn's, likewise",
-    "R_flop": "useful flop/s over the peak of the instruction set in use, the better of an own multiply-add loop and "
+    "R_flop": "useful flop/s over the peak of the instruction set in use, the better of a multiply-add loop and "
     "NumPy's sgemm of 2048",
     "R_bw": "at B = 1: bytes of weights that must be read (U in every step and W once; twice that in training) per "
     "second, over the rate of reading a buffer of U's size",

@@ -80,11 +80,11 @@ def refuse(layer: Recurrent) -> None:
     """Raise ValueError for options that a step in C does not support."""
     cell = layer.stack.inference
     if layer.weight_dtype not in (None, "int8"):
-        raise ValueError(f'weight_dtype: expected None or "int8", got {layer.weight_dtype!r}, which C does not have')
+        raise ValueError(f'weight_dtype: expected None or "int8", got {layer.weight_dtype!r}, which C does not support')
     if cell.inputs:
         raise ValueError(f"cell: {cell.name} has extra inputs {', '.join(cell.inputs)}; expected one without")
     if beyond := {node.op for node in needed(cell.program.after)} & {"sin", "cos"}:
-        raise ValueError(f"cell: {cell.name} uses {min(beyond)}, which in C needs a library; expected one without")
+        raise ValueError(f"cell: {cell.name} uses {min(beyond)}, which needs a library in C; expected one without")
 
 
 def write_direction(source: Source, layer: Recurrent, part: Part) -> tuple[str, str, str]:

@@ -128,7 +128,7 @@ class Session:
         self.nodes = program.nodes + in_functions(model, self._rest)
         if not self.nodes:
             why = without_recurrent(model.graph.node)
-            warnings.warn(f"model: no recurrent node, {self._rest.name} runs all of it{why}", RuntimeWarning, 2)
+            warnings.warn(f"model: no recurrent node; {self._rest.name} runs all of it{why}", RuntimeWarning, 2)
         self.input_names, self.output_names = program.inputs, program.outputs
         self._program, self._needed, self._optional = program, frozenset(program.inputs), program.optional
         self._inputs = [argument(value) for value in model.graph.input]

@@ -353,8 +353,8 @@ class Base(nn.RNNBase):
     def qconfig(self, value: Any) -> None:
         vars(self)["qconfig"] = value
         warnings.warn(
-            f"fastrnn.torch.{type(self).__name__} stays in float: PyTorch's quantizers know the classes of torch.nn "
-            "alone, and none that inherit from them; fastrnn.torch.restore(model) first to have it quantized",
+            f"fastrnn.torch.{type(self).__name__} stays in float: PyTorch's quantizers support only the exact classes "
+            "of torch.nn; call fastrnn.torch.restore(model) first to quantize it",
             stacklevel=4,
         )
 

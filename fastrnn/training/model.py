@@ -368,9 +368,9 @@ class Totals:
         self._sums[name] = so_far + total, counted + count
 
     def expect_some(self, name: str) -> None:
-        """Raise ValueError if no target counts."""
+        """Raise ValueError if no target is valid."""
         if not self._empty and not self._sums["loss"][1]:
-            raise ValueError(f"{name}: expected a target that counts; each is NaN, ignored, or of weight zero")
+            raise ValueError(f"{name}: expected at least one valid target; all are NaN, ignored, or have weight zero")
 
     def means(self, prefix: str = "") -> dict[str, float]:
         return {prefix + name: total / (count or 1) for name, (total, count) in self._sums.items()}
