@@ -1,4 +1,4 @@
-"""Which implementations the tests run over, and what may be missing.
+"""Define the implementations that tests run on, and the handling of missing packages.
 
 An implementation is a backend and, for the native one, an instruction set: numpy, numba, native-x86-64-v3, ...
 A test asks for one of four fixtures and is repeated over its implementations, which are in use while it runs:
@@ -8,7 +8,7 @@ A test asks for one of four fixtures and is repeated over its implementations, w
     native           the native backend's instruction sets
     backend          native with its best instruction set, and numpy: what no kernel decides is tried once in each
 
-Where there are many problems each runs on one implementation only (`deal`): `-m ""` runs them on all.
+If a test has many problems, each runs on one implementation only (`divide`); `-m ""` runs them on all.
 
 What a user has not installed skips the tests that need it. CI asks for everything: `--require-native` and
 `--require-oracles` fail instead of skipping.
@@ -31,13 +31,13 @@ from typing import Any
 
 import pytest
 
-# The reference's products are small: threads of NumPy's own would double its time, and stand in the way of ours.
+# The reference's products are small: NumPy's own threads would double its time and disturb the kernels' threads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before the first import of NumPy
 
-# Numba compiles in half the time, and small problems do not miss the rest. CI has its tests at users' level, 3, too.
+# Numba then compiles in half the time, and small problems do not need more. CI also tests at the default level, 3.
 os.environ.setdefault("NUMBA_OPT", "1")  # before the first import of Numba
 
-# Machine code of the tests' many cells stays out of the user's cache folder, and is there for the next run.
+# The machine code of the tests' cells is stored outside the user's cache folder and reused by the next run.
 os.environ.setdefault("FASTRNN_CACHE_DIR", str(Path(__file__).parents[1] / "build" / "machine_code"))
 
 import numpy as np
@@ -49,22 +49,22 @@ from fastrnn.backends import available_backends, available_isas, usable_cpus
 
 try:
     import fcntl
-except ImportError:  # on Windows, where nobody waits
+except ImportError:  # on Windows, where no worker waits
     fcntl = None  # type: ignore[assignment]
 
-MOST_WORKERS = 4  # each of them needs about a gigabyte
-#: files whose child processes compile, or that have cells of their own: Numba is thorough there
+MOST_WORKERS = 4  # each worker needs about a gigabyte
+#: files whose child processes compile, or that define their own cells: Numba is thorough there
 COMPILE_MORE = ("test_threads.py", "test_regularisers.py", "test_model_streams.py")
-MANY = 8  # problems of a test, from which each implementation gets some
+MANY = 8  # tests with this many problems divide them among the implementations
 
-# Other random problems than those that everybody has, everywhere at once: the seeds of all generators are shifted.
+# Shift the seeds of all generators, for other random problems than the default ones.
 if SEED := int(os.environ.get("FASTRNN_TEST_SEED", "0")):
     default_rng = np.random.default_rng
     np.random.default_rng = lambda seed=None: default_rng(
         [*np.ravel(seed), SEED] if isinstance(seed, int | np.integer | list) else seed
     )
 
-#: files of tests that need a framework even where they do not ask for `oracle`
+#: files whose tests need a framework even without the fixture `oracle`
 FRAMEWORKS = (
     *("test_torch", "test_onnx", "test_keras", "test_jax", "test_convert_audio", "test_convert_jax"),
     *("test_models", "test_docs", "test_bench"),
@@ -90,7 +90,7 @@ def using(name: str) -> Iterator[str]:
 
 @pytest.fixture
 def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The name of the implementation in use; a parameter of every test that asks for it."""
+    """Return the name of the implementation in use; a parameter of every test that requests it."""
     with using(request.param) as name:
         yield name
 
@@ -111,7 +111,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
         yield name
 
 
-@pytest.hookimpl(trylast=True)  # the innermost loop, so that a problem's solution serves all implementations
+@pytest.hookimpl(trylast=True)  # the innermost loop, so that all implementations share a problem's solution
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     wanted = {
         "native": lambda name: name.startswith("native"),
@@ -130,9 +130,10 @@ def parameters(item: pytest.Item) -> dict[str, Any]:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark what needs a framework, what runs on Numba, and what of that is thorough.
+    """Mark tests that need a framework, tests that run on Numba, and the thorough ones among these.
 
-    Numba compiles a cell in a dtype for seconds: each cell in one dtype in test_backends.py, two cells everywhere else.
+    Numba takes seconds to compile a cell in one dtype, so unless thorough it runs each cell in one dtype in
+    test_backends.py, and two cells elsewhere.
     """
     if "oracle" in getattr(item, "fixturenames", ()) or item.path.stem.startswith(FRAMEWORKS):
         item.add_marker(pytest.mark.oracle)
@@ -150,46 +151,46 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.thorough)
 
 
-def deal(items: list[pytest.Item]) -> None:
-    """Each problem of a test that has many, or is marked `by_turns`, is for one implementation; others are thorough.
+def divide(items: list[pytest.Item]) -> None:
+    """Assign each problem to one implementation if a test has many, or is marked `by_turns`; others are thorough.
 
-    Numba is not dealt to, and NumPy only if there are many. The lot is drawn by the test's name and by the seed of all
-    problems.
+    Numba gets no problems in this way, and NumPy only if there are many. The assignment is random; its seed is the
+    test's name and the seed of all problems.
     """
-    dealt_to = {*implementations(), *available_isas()} - {"numba"}
+    sharing = {*implementations(), *available_isas()} - {"numba"}
     tests: dict[str, dict[str, list[pytest.Item]]] = {}
     for item in items:
         params = parameters(item)
         name = params.get("implementation", params.get("isa"))
-        if name in dealt_to:
+        if name in sharing:
             test, _, problem = item.nodeid.partition("[")
             tests.setdefault(test, {}).setdefault(problem.replace(name, ""), []).append(item)
     for test, problems in tests.items():
-        many, rng, dealt = len(problems) >= MANY, random.Random(f"{test} {SEED}"), sorted(problems)
-        rng.shuffle(dealt)
-        first = rng.randrange(len(dealt_to))
-        for turn, problem in enumerate(dealt, first):
+        many, rng, shuffled = len(problems) >= MANY, random.Random(f"{test} {SEED}"), sorted(problems)
+        rng.shuffle(shuffled)
+        first = rng.randrange(len(sharing))
+        for turn, problem in enumerate(shuffled, first):
             some = [item for item in problems[problem] if many or parameters(item).get("implementation") != "numpy"]
             if many or (some and some[0].get_closest_marker("by_turns")):
                 for item in some[: turn % len(some)] + some[turn % len(some) + 1 :]:
                     item.add_marker(pytest.mark.thorough)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist acts on its options
+@pytest.hookimpl(tryfirst=True)  # before xdist reads its options
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Share out a run of all tests: of some, starting the workers would take longer than the tests."""
+    """Distribute a run of all tests over processes; a run of some tests is faster than starting workers."""
     option = config.option
     if not config.pluginmanager.hasplugin("xdist") or "PYTEST_XDIST_WORKER" in os.environ:
         return
     everything = config.args_source == config.ArgsSource.TESTPATHS and not option.keyword
     watched = option.usepdb or option.capture == "no" or option.collectonly
     if option.numprocesses is None and everything and not watched and (workers := min(usable_cpus(), MOST_WORKERS)) > 1:
-        option.numprocesses, option.dist = workers, "worksteal"  # neighbours, which share a solution, stay together
+        option.numprocesses, option.dist = workers, "worksteal"  # neighbours share a solution and stay together
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """A test marked `alone` waits until the other workers' tests are over, and they wait at the door until it is."""
+    """Let a test marked `alone` wait until the other workers' tests have ended, and let those workers wait for it."""
     if "PYTEST_XDIST_WORKER" not in os.environ or fcntl is None:
         return (yield)
     shared = item.config._tmp_path_factory.getbasetemp().parent  # type: ignore[attr-defined]
@@ -222,7 +223,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Items stay: the garbage collector need not go through them again and again."""
+    """Exclude the items from garbage collection, which would otherwise scan them again and again."""
     gc.disable()
     result = yield
     gc.freeze()
@@ -232,11 +233,11 @@ def pytest_collection() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)  # before and after other options choose
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
-    """Numba's tests come first, so that one worker has them all and compiles each cell once.
+    """Put Numba's tests first, so that one worker runs them all and compiles each cell once.
 
     With --sample, the lot is drawn by each test's name: the same one in every run.
     """
-    deal(items)
+    divide(items)
     yield
     items.sort(key=lambda item: "numba" not in item.nodeid)
     if not (most := config.getoption("--sample")):
@@ -255,7 +256,7 @@ def pytest_report_header() -> list[str]:
 
 @pytest.fixture(scope="session")
 def oracle() -> Callable[[str], Any]:
-    """Imports an independent implementation, or skips; with --require-oracles it is known to be there."""
+    """Import an independent implementation, or skip the test; fail with --require-oracles."""
     return pytest.importorskip
 
 
@@ -271,7 +272,7 @@ def runtime(onnx: Any, oracle: Callable[[str], Any]) -> Any:
 
 @pytest.fixture(scope="session")
 def ours(onnx: Any) -> Any:
-    """fastrnn.onnx; the tests of another adapter have a fixture of their own by this name."""
+    """Return fastrnn.onnx; tests of other adapters define their own fixture of this name."""
     import fastrnn.onnx
 
     return fastrnn.onnx
@@ -295,7 +296,7 @@ def keras(torch: Any, oracle: Callable[[str], Any]) -> Any:
 
 @pytest.fixture
 def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a fresh interpreter in an empty directory, on the same fastrnn and tests/support: python("-c", code)."""
+    """Run a fresh interpreter in an empty directory, with the same fastrnn and tests/support: python("-c", code)."""
     # The same extension as here, a sanitizer's too; but not a traced one, of which coverage.py finds the lines from the
     # checkout alone.
     same = "_fastrnn" in sys.modules and "COVERAGE_PROCESS_CONFIG" not in os.environ

@@ -55,7 +55,7 @@ VALUES: dict[str, tuple[float, float]] = {
 
 
 def lay(a: np.ndarray, how: int) -> np.ndarray:
-    """The same numbers in other memory."""
+    """Return the same numbers in another memory layout."""
     if how == 1:
         return np.asfortranarray(a)
     if how == 2:
@@ -77,7 +77,7 @@ def lay(a: np.ndarray, how: int) -> np.ndarray:
 
 @dataclass
 class Call:
-    """Small is simple: `shrunk` tries the first value of each of these, and smaller sizes."""
+    """Small is simple: `shrunk` tries the first value of each field, and smaller sizes."""
 
     cell: str
     T: int
@@ -96,11 +96,11 @@ class Call:
     return_cells: bool = False
     checkpoint: int = 1
     threads: int = 1
-    layout: int = 0  #: of every argument, in `lay`
-    absent: tuple[str, ...] = ()  #: cotangents
-    value: str = "normal"  #: of one sequence's elements, or of a weight's
+    layout: int = 0  #: layout of every argument, for `lay`
+    absent: tuple[str, ...] = ()  #: cotangents that are not passed
+    value: str = "normal"  #: kind of one sequence's elements, or of a weight's
     where: str = "x"
-    scale: float = 1.0  #: of the weights
+    scale: float = 1.0  #: factor of the weights
 
     def problem(self) -> Problem:
         options: dict[str, Any] = {"lengths": self.lengths, "resets": self.resets, "reverse": self.reverse}
@@ -189,7 +189,7 @@ def turned_back(result: Arrays) -> Arrays:
 
 
 def judge(got: Arrays, exact: Arrays, evaluate: Evaluate) -> None:
-    """By the tests' own policy. What rounding decides, as at a relu's kink, is counted."""
+    """Compare by the tests' tolerance policy. Count cases that rounding decides, such as a relu at its kink."""
     try:
         assert_rounded(got, exact, evaluate)
         counts["reference"] += 1
@@ -198,7 +198,7 @@ def judge(got: Arrays, exact: Arrays, evaluate: Evaluate) -> None:
 
 
 def check_special(case: Call, p: Problem, got: Arrays) -> None:
-    """Other sequences keep their bits, what lies past a length is 0, and NaN is where the reference has it."""
+    """Check that other sequences keep their bits, padding gives 0, and NaN is where the reference has it."""
     if case.where in ("x", "h0", "dy", "dh_n") and case.B > 1:
         names = [n for n in got if n in ("y", "c", "dx", "h_n", "c_n", "dh0", "dc0")]
         with fastrnn.use_isa(case.isa):

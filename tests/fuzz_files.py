@@ -1,4 +1,4 @@
-"""Hostile files: whatever reads one refuses it by an error that says what is wrong, or gives a model that works.
+"""Fuzz the readers of files: each raises an error that names the cause, or returns a model that works.
 
     python tests/fuzz_files.py [--seconds 60] [--seed N] [--only safetensors|keras|h5|onnx] [--findings DIRECTORY]
     python tests/fuzz_files.py FILE ...
@@ -61,8 +61,8 @@ from support.file_changes import (  # noqa: E402
 )
 
 DATA = Path(__file__).with_name("data")
-SECONDS, BYTES = 20, 64 << 20  #: that one file may take
-ROOM = 4 << 30  #: of the process: a larger allocation is a MemoryError
+SECONDS, BYTES = 20, 64 << 20  #: seconds allowed for one file
+ROOM = 4 << 30  #: memory limit of the process: a larger allocation is a MemoryError
 
 counts: Counter[str] = Counter()
 
@@ -99,7 +99,7 @@ def onnx_files() -> Iterator[bytes]:
 
 
 def one_node(kind: str, **attributes: Any) -> Any:
-    """A model of one node, which `fastrnn.onnx.prepare` takes too."""
+    """Return a model of one node, which `fastrnn.onnx.prepare` accepts, too."""
     helper, G = onnx.helper, {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
     W, R = (np.linspace(-1, 1, G * 2 * n, dtype=np.float32).reshape(1, G * 2, n) for n in (3, 2))
     node = helper.make_node(kind, ["X", "W", "R"], ["Y"], **attributes)
@@ -117,9 +117,9 @@ def one_node(kind: str, **attributes: Any) -> Any:
 
 
 def works(model: Any) -> None:
-    """It gives numbers for numbers."""
+    """Check that the model returns numbers for numbers."""
     dtype = next((a.dtype for a in model.parameters().values()), np.dtype(np.float32))
-    if getattr(model, "merge", "") is None:  # a pair of outputs, which no model has
+    if getattr(model, "merge", "") is None:  # a pair of outputs, which no model can have
         y = model(np.ones((2, 3, model.input_size), dtype))[0][0]
     else:
         model = model if isinstance(model, fastrnn.Sequential) else fastrnn.Sequential([model])
@@ -157,7 +157,7 @@ def from_keras(path: Path) -> None:
     works(fastrnn.from_keras(path, inference=path.stat().st_size % 2 == 0))
 
 
-#: format -> what makes valid ones, what changes one, and what reads them
+#: format -> functions that make valid files, change them, and read them
 FORMATS: dict[str, tuple[Callable[[], Iterator[bytes]], Callable[[random.Random, bytes], bytes], list[Any]]] = {
     "safetensors": (
         safetensors_files,
@@ -169,18 +169,18 @@ FORMATS: dict[str, tuple[Callable[[], Iterator[bytes]], Callable[[random.Random,
     "onnx": (onnx_files, changed_onnx, [read_onnx, read_whole, run_session, prepare]),
 }
 
-#: what a refusal begins with: an argument, an input or an attribute; a layer; a node
+#: beginnings of errors: an argument, an input or an attribute; a layer; a node
 NAMED = re.compile(r"(\w+|layer .* \(.*\)|\w+ node .*): ", re.S)
 
 
 def others(error: BaseException) -> bool:
-    """Whether it is of what is not fastrnn's: ONNX's checker, and the evaluator of the nodes that it leaves alone."""
+    """Return whether an error comes from another package: ONNX's checker, or the evaluator of other nodes."""
     frames = "\n".join(frame.filename for frame in traceback.extract_tb(error.__traceback__))
     return isinstance(error, onnx.checker.ValidationError) or bool(re.search("/onnx/(reference/|checker.py)", frames))
 
 
 def finding(path: Path, read: Callable[[Path], None], traced: bool = True) -> str | None:
-    """What is wrong with how a file is read; if `traced`, memory too, which takes three times as long."""
+    """Return the fault in reading a file, if any; if `traced`, include memory, which takes three times as long."""
     if traced:
         tracemalloc.start()
     faulthandler.dump_traceback_later(SECONDS, exit=True)
@@ -205,18 +205,18 @@ def finding(path: Path, read: Callable[[Path], None], traced: bool = True) -> st
 
 
 class Hunt:
-    """One format, for some seconds."""
+    """Fuzz one format for some seconds."""
 
     def __init__(self, kind: str, directory: Path, seconds: float) -> None:
         self.kind, self.directory, self.seconds = kind, directory, seconds
-        self.last = directory / f"last.{kind}"  #: stays there if the process ends while it is read
+        self.last = directory / f"last.{kind}"  #: remains if the process ends while it reads the file
         self.known: set[str] = set()
         self.start = time.monotonic()
 
     def changed(self, rng: random.Random, data: bytes) -> bytes:
         if rng.random() < 0.1:
             return changed_bytes(rng, data)
-        with contextlib.suppress(Exception):  # bare bytes were changed before, and now nothing in it is found
+        with contextlib.suppress(Exception):  # plain bytes were changed before, and now find nothing new
             return FORMATS[self.kind][1](rng, data)
         return changed_bytes(rng, data)
 
@@ -239,7 +239,7 @@ class Hunt:
             found = ", ".join(f"{n} {what}" for what, n in sorted(counts.items()))
             print(f"{self.kind}: {found} in {self.seconds:.0f} s, {len(self.known)} findings", flush=True)
             sys.stdout.flush()
-            os._exit(len(self.known) > 0)  # libFuzzer does not come back by itself
+            os._exit(len(self.known) > 0)  # libFuzzer does not return
 
     def run(self, seed: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (ROOM, resource.getrlimit(resource.RLIMIT_AS)[1]))

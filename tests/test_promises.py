@@ -79,7 +79,7 @@ def small_calls() -> st.SearchStrategy[Call]:
 
 @st.composite
 def large_calls(draw: st.DrawFn) -> Call:
-    """Enough work for several threads: rows to deal out, or a step that is worth a barrier."""
+    """Enough work for several threads: rows to divide among them, or a step that is worth a barrier."""
     call, B, I = draw(small_calls()), draw(st.integers(1, 70)), draw(st.sampled_from([1, 3, 17, 33]))
     least = 31 if B >= 32 else int(np.sqrt(WORTH_BARRIER / (2 * PUBLIC[call.cell][1] * B))) + 66
     return worth_threads(replace(call, B=B, I=I, H=least + draw(st.integers(0, 60))))

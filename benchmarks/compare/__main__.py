@@ -49,7 +49,14 @@ def parser() -> argparse.ArgumentParser:
     )
     points.add_argument("--quick", action="store_const", dest="points", const=list(QUICK), help=", ".join(QUICK))
     points.add_argument("--all", action="store_const", dest="points", const=list(POINTS), help="all points")
-    add("--modes", nargs="+", choices=MODES, default=list(MODES), metavar="MODE", help=f"{', '.join(MODES)} (default: all)")
+    add(
+        "--modes",
+        nargs="+",
+        choices=MODES,
+        default=list(MODES),
+        metavar="MODE",
+        help=f"{', '.join(MODES)} (default: all)",
+    )
     add(
         "--threads",
         nargs="+",

@@ -57,7 +57,9 @@ class Runtime:
         try:
             self._runtime: Any = importlib.import_module("onnxruntime")
         except ModuleNotFoundError as error:
-            raise ImportError('onnxruntime is not installed; run pip install onnxruntime, or pass rest="reference"') from error
+            raise ImportError(
+                'onnxruntime is not installed; pip install onnxruntime, or pass rest="reference"'
+            ) from error
         if options is not None and not isinstance(options, self._runtime.SessionOptions):
             raise TypeError(f"sess_options: expected onnxruntime.SessionOptions, got {options!r:.80}")
         self._options = self._runtime.SessionOptions() if options is None else options

@@ -30,7 +30,7 @@ def run(setting: Setting, given: Given, expanded: Sequence[Any], into: Tensor | 
     B = setting.batch(given)
     sizes = {weight.batch_size for weight in expanded if type(weight) is ExpandedWeight}
     if sizes != {B}:
-        raise ValueError(f"input: expected {sizes.pop()} sequences, the batch_size of the per-sample gradients, got {B}")
+        raise ValueError(f"input: expected {sizes.pop()} sequences, as call_for_per_sample_grads says, got {B}")
     apply: Any = _PerSample.apply
     return list(apply(setting, given, expanded, into, given.x, *given.init, *given.e, *expanded))
 

@@ -1,4 +1,4 @@
-"""Write random recurrences, and what the float64 NumPy reference makes of them, for run_vectors.c.
+"""Write random recurrences, and their results by the float64 NumPy reference, for run_vectors.c.
 
     python make_vectors.py [--small] FILE
 
@@ -30,32 +30,32 @@ import fastrnn
 
 OUTPUTS = ("y", "h_n", "c_n", "c", "dx", "dW", "dU", "db", "db_rec", "dp", "dh0", "dc0")
 TENSORS = (*INPUTS, *COTANGENTS, *OUTPUTS)
-NARROWER = 2.0**-29  #: a rounding of float64 beside one of float32, and so what it does to a problem
-LINE = 256  #: bytes of the first line
-LAYOUTS = 3  #: time-major, batch-first, and backwards in time with gaps; run_vectors.c lays arrays out accordingly
-ABSENT = ("dy", "dh_n", "dc_n")  #: cotangents that a caller may leave out
+NARROWER = 2.0**-29  #: rounding of float64 relative to float32, and so the ratio of its effects on a problem
+LINE = 256  #: size of the first line in bytes
+LAYOUTS = 3  #: time-major, batch-first, and reversed in time with gaps; run_vectors.c lays out the arrays accordingly
+ABSENT = ("dy", "dh_n", "dc_n")  #: cotangents that a caller may omit
 
-#: (T, B, I, H) where a remainder or a boundary of the C core lies
+#: (T, B, I, H) with a remainder or at a boundary of the C core
 EDGES = (
     (0, 3, 5, 7),  # no steps
     (3, 0, 5, 7),  # no sequences
     (1, 1, 1, 1),
     (3, 2, 257, 131),  # several blocks of a dot product
-    (3, 97, 7, 15),  # more rows than one product takes
+    (3, 97, 7, 15),  # more rows than one product processes
 )
 
 # Where src/plan.c begins to cut time into chunks, and to share work among threads (run_vectors.c complains if it does
 # not share what it ought to).
-CHUNK = 66_000  #: elements of W x that one thread computes ahead; then its rows are more than a chunk of backward, too
-CALL_FLOP = 1.05e7  #: of a call, to be shared at all
-ALONE_FLOP = 2e6  #: of one that is not
-STEP_FLOP = 2.1e5  #: of a step's recurrent product, to be shared by hidden units
-BY_ROWS = ((13, 31, 33), (97, 3, 17))  #: (B, I, H): enough sequences to give each of 3 threads some
-BY_UNITS = ((1, 7), (3, 5), (9, 33))  #: (B, I): too few, so H must be large
-LAYERS = 4  #: of the stacks in stacks.c
-IN_STACKS = (3, 5, 17)  #: (B, I, H): one thread's, however many the steps
+CHUNK = 66_000  #: elements of W x that one thread computes ahead; its rows then also exceed a chunk of backward
+CALL_FLOP = 1.05e7  #: flop of a call that is shared among threads
+ALONE_FLOP = 2e6  #: flop of a call that is not
+STEP_FLOP = 2.1e5  #: flop of a step's recurrent product that is shared by hidden units
+BY_ROWS = ((13, 31, 33), (97, 3, 17))  #: (B, I, H): enough sequences to give some to each of 3 threads
+BY_UNITS = ((1, 7), (3, 5), (9, 33))  #: (B, I): too few sequences, so H must be large
+LAYERS = 4  #: layers of the stacks in stacks.c
+IN_STACKS = (3, 5, 17)  #: (B, I, H): run on one thread, whatever the number of steps
 
-ALONE, STACKED, SHARED = range(3)  #: what a problem's work is enough for, as check.h has it
+ALONE, STACKED, SHARED = range(3)  #: the thresholds that a problem's work reaches, as in check.h
 
 Sizes = tuple[int, int, int, int]  #: T, B, I, H
 
@@ -72,9 +72,11 @@ def sizes_of_stacks(cell: str) -> Iterator[Sizes]:
 
 
 def sizes_to_share(cell: str, small: bool) -> Iterator[Sizes]:
-    """The least T, and by hidden units the least odd H, that are worth sharing; if `small`, one of each kind."""
+    """Return the least T, and for sharing by hidden units the least odd H, worth sharing; if `small`, one of each
+    kind.
+    """
     G, turn = PUBLIC[cell][1], CELLS.index(cell)
-    many = 3 * CHUNK // (2 * G * 7) + 1  # each of 3 threads has rows enough to take one step at a time
+    many = 3 * CHUNK // (2 * G * 7) + 1  # each of 3 threads has enough rows to take one step at a time
     by_rows = ((many, 1, 7), *BY_ROWS)
     by_units = [(B, I, math.ceil(math.sqrt(STEP_FLOP / (2 * G * B))) | 1) for B, I in BY_UNITS]
     chosen = (by_rows[turn % 3], by_units[turn % 3]) if small else (*by_rows, *by_units)
@@ -92,7 +94,7 @@ def random_sizes(rng: np.random.Generator, cell: str, count: int) -> Iterator[Si
 
 
 def random_problem(rng: np.random.Generator, cell: str, sizes: Sizes, work: int) -> Problem:
-    """A problem with random options and, now and then, without a cotangent.
+    """Return a problem with random options, sometimes without a cotangent.
 
     Of those with lengths, some have no valid step. A call counts the steps of its lengths, so what is for several
     threads has twice as many steps and lengths of at least half of them, but for one of 0. There some units are so
@@ -100,7 +102,7 @@ def random_problem(rng: np.random.Generator, cell: str, sizes: Sizes, work: int)
     0, which they may become).
     """
     options = random_options(cell, sizes[0], rng) | {"batch_first": False}
-    if cell == "rnn_relu":  # or gradients leave the range of float32 on their way to h0
+    if cell == "rnn_relu":  # otherwise gradients leave the range of float32 before they reach h0
         options["resets"] = True
     if options["lengths"] and work != ALONE:
         sizes = 2 * sizes[0], *sizes[1:]
@@ -118,7 +120,7 @@ def random_problem(rng: np.random.Generator, cell: str, sizes: Sizes, work: int)
 
 
 def problems(small: bool) -> Iterator[tuple[Problem, int, int]]:
-    """Each problem, its layout, and what its work is enough for."""
+    """Yield each problem, its layout, and the thresholds that its work reaches."""
     rng = np.random.default_rng(20)
     for cell in CELLS:
         alone = [*sizes_alone(cell), *random_sizes(rng, cell, 5 if small else 15)]

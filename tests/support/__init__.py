@@ -1,1 +1,1 @@
-"""What tests, the fuzzers, the vectors of the C core and asv share: problems, tolerances, layers, models, cells."""
+"""Helpers shared by tests, fuzzers, the C core's vectors and asv: problems, tolerances, layers, models, cells."""

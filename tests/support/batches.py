@@ -1,4 +1,4 @@
-"""Random predictions beside their targets, for the tests of losses and metrics."""
+"""Random predictions and targets, for the tests of losses and metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOSSES: dict[str, Loss] = {
     "cce_logits": CategoricalCrossentropy(from_logits=True),
 }
 
-#: (T, B, K), round the widths of vectors; and (B, K)
+#: (T, B, K), around the widths of vectors; and (B, K)
 SIZES = ((1, 1, 1), (7, 3, 1), (15, 17, 3), (33, 7, 31), (3, 97, 17), (5, 3), (33, 97))
 
 
@@ -27,7 +27,7 @@ def softmax(a: np.ndarray) -> np.ndarray:
 
 
 def batch(name: str, shape: tuple[int, ...], dtype: Any = np.float64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A prediction that the loss of this name takes, and a target of the same shape: soft, and not summing to 1."""
+    """Return a prediction for the loss of this name, and a soft target of the same shape that does not sum to 1."""
     rng = np.random.default_rng(seed)
     a, b = rng.standard_normal((2, *shape))
     prediction = {"bce": 1 / (1 + np.exp(-a)), "cce": softmax(a) * 0.9 + 0.05}.get(name, 3 * a)
@@ -36,14 +36,14 @@ def batch(name: str, shape: tuple[int, ...], dtype: Any = np.float64, seed: int 
 
 
 def ragged(T: int, B: int, seed: int = 0) -> np.ndarray:
-    """Lengths in any order, T and 0 among them where B allows."""
+    """Return lengths in any order, including T and 0 if B allows."""
     rng = np.random.default_rng(seed)
     lengths: np.ndarray = rng.permutation(np.r_[T, 0, rng.integers(0, T + 1, B)][:B])
     return lengths
 
 
 def padding(T: int, lengths: np.ndarray) -> np.ndarray:
-    """(T, B): what lies past the lengths."""
+    """Return a mask (T, B) of the steps past the lengths."""
     past: np.ndarray = np.arange(T)[:, None] >= lengths
     return past
 

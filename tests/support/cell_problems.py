@@ -1,4 +1,4 @@
-"""Random arguments of any cell's own forward and backward, and all that these return."""
+"""Random arguments of a cell's own forward and backward, and their results."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def as_dtype(value: Any, dtype: Any) -> Any:
 
 
 def results(p: SimpleNamespace, dtype: Any = np.float64, **more: Any) -> Arrays:
-    """All that forward and backward return, by name."""
+    """Return all results of forward and backward by name."""
     inputs, e, init, back = (as_dtype(v, dtype) for v in (p.inputs, p.e, p.init, p.back))
     out = p.cell.forward(**inputs, e=e or None, init=init, return_states=True, training=True, **p.options, **more)
     grads = p.cell.backward(back["dy"], out.cache, dfinal=back["dfinal"], dstates=back["dstates"])
@@ -61,7 +61,7 @@ def results(p: SimpleNamespace, dtype: Any = np.float64, **more: Any) -> Arrays:
 
 
 def by_autograd(torch: Any, p: Any, step: Callable[..., Any] | None = None) -> Arrays:
-    """What `results` returns, by a plain loop over tensors, of the cell's own equations or of another step."""
+    """Return the same as `results`, from a plain loop over tensors of the cell's equations or another step."""
     cell, options = p.cell, p.options
     given = p.inputs | p.e | {f"{s}0": a for s, a in zip(cell.states, p.init, strict=True)}
     tensors = {name: torch.tensor(a, requires_grad=True) for name, a in given.items()}

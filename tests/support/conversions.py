@@ -1,4 +1,4 @@
-"""Layers with options drawn at random, for what converts them."""
+"""Random layers and models for the tests of converters."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MANY = range(24)
 
 
 def by_runtime(runtime: Any, model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What ONNX Runtime makes of a model, by the names of its outputs."""
+    """Return ONNX Runtime's outputs of a model by name."""
     session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_outputs()]
     return dict(zip(names, session.run(None, inputs), strict=True))
 
 
 def drawn(seed: int, cells: Any = tuple(CELLS), input_size: int | None = None, **fixed: Any) -> Any:
-    """A layer of some cell and options, of which `fixed` says some."""
+    """Return a layer with a random cell and options, except those in `fixed`."""
     rng = np.random.default_rng([27, seed])
     L, two = int(fixed.pop("num_layers", rng.integers(1, 4))), bool(fixed.get("bidirectional", rng.integers(2)))
     options: dict[str, Any] = {
@@ -42,7 +42,7 @@ def drawn(seed: int, cells: Any = tuple(CELLS), input_size: int | None = None, *
 
 
 def drawn_model(seed: int, cells: Any = tuple(CELLS), dtype: Any = np.float32, **fixed: Any) -> fastrnn.Sequential:
-    """Layers upon layers, at least one of them recurrent, with everything that a `Sequential` may hold."""
+    """Return a random model with at least one recurrent layer and any layer that a `Sequential` may contain."""
     rng = np.random.default_rng([30, seed])
     width = int(rng.integers(1, 6))
     layers: list[Any] = [fastrnn.Embedding(7, width, dtype=dtype, rng=rng)] if rng.integers(2) else []
@@ -50,7 +50,7 @@ def drawn_model(seed: int, cells: Any = tuple(CELLS), dtype: Any = np.float32, *
     last = max(i for i, kind in enumerate(kinds) if kind == "recurrent")
     for i, kind in enumerate(kinds):
         if kind == "recurrent":
-            merge = str(rng.choice(["concat", "sum", "average"]))  # products of small numbers decide nothing
+            merge = str(rng.choice(["concat", "sum", "average"]))  # products of small numbers reveal nothing
             told = {"merge": merge, "return_sequences": i < last or bool(rng.integers(2))} | fixed
             two = bool(told.pop("bidirectional", rng.integers(2)))
             told |= {"bidirectional": two} | ({} if two else {"merge": "concat"})
@@ -70,7 +70,7 @@ def drawn_model(seed: int, cells: Any = tuple(CELLS), dtype: Any = np.float32, *
 
 
 def assert_predicts(got: np.ndarray, model: fastrnn.Sequential, x: np.ndarray, lengths: Any = None) -> None:
-    """What another library gives, and what the model itself does, are right but for rounding."""
+    """Check that another library's outputs, and the model's own, are correct up to rounding."""
     spec, state = described(model), model.state_dict()
     wide = restored("model", in_double(spec), {name: a.astype(np.float64) for name, a in state.items()}, cells(model))
     exact_x = x if x.dtype.kind == "i" else x.astype(np.float64)
@@ -85,7 +85,7 @@ def assert_predicts(got: np.ndarray, model: fastrnn.Sequential, x: np.ndarray, l
 
 
 def in_double(spec: Any) -> Any:
-    """What makes a model again, in float64."""
+    """Return a function that makes the model in float64."""
     if isinstance(spec, list):
         return [in_double(one) for one in spec]
     if not isinstance(spec, dict):
@@ -94,14 +94,14 @@ def in_double(spec: Any) -> Any:
 
 
 def cells(model: Any) -> dict[str, Any]:
-    """Those of a model's layers, by name."""
+    """Return the cells of a model's layers by name."""
     own = model.layers if isinstance(model, fastrnn.Sequential) else ()
     found = {model.stack.cell.name: model.stack.cell} if hasattr(model, "stack") else {}
     return found | {name: cell for layer in own for name, cell in cells(layer).items()}
 
 
 def read_by(model: fastrnn.Sequential, seed: int = 0, samples: int = 4, steps: int = 6) -> np.ndarray:
-    """An input of a model, samples first."""
+    """Return an input of a model, samples first."""
     rng, shape = np.random.default_rng([31, seed]), model.input_shape
     if len(shape) == 2:
         return rng.integers(0, 7, (samples, steps))
@@ -110,13 +110,13 @@ def read_by(model: fastrnn.Sequential, seed: int = 0, samples: int = 4, steps: i
 
 
 def given(net: Any, seed: int = 0, T: int = 6, B: int = 3) -> np.ndarray:
-    """An input of the layer."""
+    """Return an input of the layer."""
     x = np.random.default_rng([28, seed]).standard_normal((T, B, net.input_size)).astype(net.dtype)
     return x.swapaxes(0, 1) if net.batch_first else x
 
 
 def settings(net: Any) -> dict[str, Any]:
-    """Everything that makes a recurrent layer what it is, beside its parameters."""
+    """Return every setting of a recurrent layer except its parameters."""
     names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "merge")
     return {name: getattr(net, name) for name in (*names, "return_sequences", "weight_dtype", "dtype")} | {
         "class": type(net),
@@ -125,7 +125,7 @@ def settings(net: Any) -> dict[str, Any]:
 
 
 def bound(net: Any) -> float:
-    """For assert_close against an implementation of the same dtype."""
+    """Return the bound of assert_close for an implementation of the same dtype."""
     return 1e-12 if net.dtype == np.float64 else 2e-6
 
 
@@ -141,7 +141,7 @@ def small() -> fastrnn.Sequential:
 
 
 def written() -> tuple[fastrnn.GRU, np.ndarray, np.ndarray]:
-    """A GRU from gates whose z says how much is written, an x (T, B, I), and y by the textbook's loop."""
+    """Return a GRU from gates whose z weights the candidate, an x (T, B, I), and y from a textbook loop."""
     rng = np.random.default_rng(4)
     W, U, b = (dict(zip("zrh", rng.uniform(-1, 1, (3, *shape)), strict=True)) for shape in ((4, 3), (4, 4), (4,)))
     x, h, y = rng.standard_normal((6, 2, 3)), np.zeros((2, 4)), []

@@ -1,4 +1,4 @@
-"""Imported by tests: work is split among as many threads as on a large and idle machine, whatever this one is."""
+"""Imported by tests: split work among as many threads as on a large, idle machine."""
 
 from fastrnn.backends import available_isas
 

@@ -1,4 +1,4 @@
-"""Files of weights and checkpoints with some bytes changed, for the fuzzers: each is refused, or read as a whole."""
+"""Weight and checkpoint files with some changed bytes, for the fuzzers: reading fails, or gives the whole file."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class File:
 
     seed: int
     whole: bool = False  #: a checkpoint
-    changes: list[tuple[int, int]] = field(default_factory=list)  #: (place, byte)
-    cut: int = 0  #: bytes lost at the end
-    text: tuple[str, str] = ("", "")  #: replaced in the header
+    changes: list[tuple[int, int]] = field(default_factory=list)  #: (position, byte)
+    cut: int = 0  #: number of bytes cut off at the end
+    text: tuple[str, str] = ("", "")  #: replacements in the header
 
 
 WORDS = (
@@ -68,7 +68,7 @@ X, Y = np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 2, 2), np.zeros((4, 1
 
 
 class Originals:
-    """What is damaged, written once."""
+    """The undamaged files, written once."""
 
     def __init__(self) -> None:
         self.directory = tempfile.TemporaryDirectory()
@@ -121,7 +121,7 @@ def check_file(case: File) -> None:
 
 
 def check_bytes(data: bytes) -> None:
-    """The file is refused, and the model is as it was, or it is read: then everything has its shape and dtype."""
+    """Check that the file is rejected and the model unchanged, or that it is read with correct shapes and dtypes."""
     originals().path.write_bytes(data)
     net = originals().model
     for resume in (False, True):

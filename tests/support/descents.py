@@ -11,7 +11,7 @@ from support.problems import Arrays
 
 STEPS = 50
 
-#: name -> (our class, our options); each option of each optimizer away from its default at least once
+#: name -> (our class, our options); each option has a value other than its default at least once
 KINDS: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
     "sgd": (SGD, {}),
     "sgd_fast": (SGD, {"learning_rate": 0.05}),
@@ -39,14 +39,14 @@ KINDS: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
 
 
 def parameters(dtype: Any = np.float64, hidden: int = 7) -> Arrays:
-    """Of awkward sizes, a scalar among them, and "idle", whose gradient is 0."""
+    """Return parameters of awkward sizes, including a scalar and "idle", whose gradient is 0."""
     rng = np.random.default_rng(0)
     shapes = {"0.W": (hidden, 3), "0.b": (hidden,), "1.V": (hidden, 5), "scale": (), "idle": (2, 3)}
     return {name: np.asarray(rng.standard_normal(shape) + 0.1, dtype) for name, shape in shapes.items()}
 
 
 def descent(p: Arrays, seed: int = 0) -> tuple[float, Arrays]:
-    """The loss and its gradients, on the data of this seed."""
+    """Return the loss and its gradients for the data of this seed."""
     rng = np.random.default_rng(seed)
     dtype = p["0.W"].dtype
     x, y = rng.standard_normal((17, 3)).astype(dtype), rng.standard_normal((17, 5)).astype(dtype)
@@ -60,7 +60,7 @@ def descent(p: Arrays, seed: int = 0) -> tuple[float, Arrays]:
 
 
 def descend(optimizer: Optimizer, p: Arrays, steps: range = range(STEPS)) -> list[float]:
-    """The losses before each step; every step has data of its own."""
+    """Return the losses before each step; every step has its own data."""
     losses = []
     for step in steps:
         loss, grads = descent(p, seed=step)
@@ -75,7 +75,7 @@ def make(kind: str, **options: Any) -> Optimizer:
 
 
 def by_the_book(kind: str, p: Any, grads: list[Any], steps: list[int] | None = None) -> Any:
-    """The equations as the docstrings have them, one after the other; in these steps, counted from 1, if not all."""
+    """Apply the equations of the docstrings one by one, in all steps (counted from 1) or in those given."""
     cls, given = KINDS[kind]
     defaults = {"lr": 0.001 if cls in (Adam, AdamW) else 0.01, "wd": 0.01 if cls is AdamW else 0.0}
     a, d = given.get("learning_rate", defaults["lr"]), given.get("weight_decay", defaults["wd"])

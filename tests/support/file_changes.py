@@ -1,4 +1,4 @@
-"""Changes of files where they have a structure: JSON, HDF5, protocol buffers, tensors; and of bare bytes."""
+"""Changes of files at structured places (JSON, HDF5, protocol buffers, tensors), and of plain bytes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def zipped(*contents: bytes, how: int = zipfile.ZIP_STORED) -> bytes:
 
 
 def places(tree: Any) -> list[tuple[Any, Any]]:
-    """Every (container, key) in what JSON gave."""
+    """Return every (container, key) in parsed JSON."""
     inner = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     return [place for key, value in inner for place in ((tree, key), *places(value))]
 
@@ -102,7 +102,7 @@ def changed_h5(rng: random.Random, data: bytes) -> bytes:
 
 
 def changed_arrays(rng: random.Random, data: bytes) -> bytes:
-    """Something else in the place of an array, a group or an attribute of an HDF5 file."""
+    """Replace an array, a group or an attribute of an HDF5 file by something else."""
     made = io.BytesIO(data)
     with h5py.File(made, "r+") as file:
         members: list[str] = []
@@ -134,7 +134,7 @@ def changed_arrays(rng: random.Random, data: bytes) -> bytes:
 
 
 def messages(message: Any) -> list[Any]:
-    """A protocol buffer, and all that are in it."""
+    """Yield a protocol buffer message and all messages inside it."""
     found = [message]
     for field, value in message.ListFields():
         if field.message_type is not None:

@@ -1,4 +1,4 @@
-"""What the fuzzers share: comparisons that are counted, and how a case that fails is shrunk."""
+"""Shared parts of the fuzzers: counted comparisons, and shrinking of failing cases."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def failure(check: Check, case: Any) -> str | None:
 
 
 def simpler(case: Any) -> Iterator[Any]:
-    """One parameter made smaller, or its default."""
+    """Yield cases with one parameter made smaller or set to its default."""
     for f in fields(case):
         value = getattr(case, f.name)
         if f.name in ("T", "B", "I", "H"):
@@ -52,7 +52,7 @@ def simpler(case: Any) -> Iterator[Any]:
 
 
 def shrunk(check: Check, case: Any) -> Any:
-    """The simplest case that fails as this one does, by the first word of the message."""
+    """Return the simplest case that fails with the same first word of the message."""
 
     def kind(case: Any) -> str:
         return " ".join((failure(check, case) or "").split()[:2])

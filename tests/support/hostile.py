@@ -1,4 +1,4 @@
-"""What is no argument for a call: arrays and the like that are refused, and some that are none the less right.
+"""Invalid arguments that calls must reject, and unusual ones that are valid.
 
 An error's message begins with the name of the argument (a `Sequential` says before it which layer has it).
 """
@@ -25,7 +25,7 @@ FLOATS = [name for name in GIVEN if name not in ("lengths", "resets")]
 
 
 class Producer:
-    """A DLPack producer that does as it is told."""
+    """A DLPack producer that returns what it was given."""
 
     def __init__(self, produce: Callable[[], Any]) -> None:
         self.produce = produce
@@ -43,7 +43,7 @@ class Undeclared:
 
 
 class Subclass(np.ndarray):
-    """Every operation on it fails."""
+    """An array class on which every operation fails."""
 
     def __array_ufunc__(self, *_: Any, **__: Any) -> Any:
         raise AssertionError("a method of the subclass was called")
@@ -60,6 +60,7 @@ class Index:
         return self.n
 
     def __repr__(self) -> str:  # in a test's name, which is to be the same in every process
+        """for a test's name, which must be the same in every process"""
         return f"Index({self.n!r})"
 
 
@@ -79,7 +80,7 @@ def structured(a: np.ndarray) -> np.ndarray:
 
 Spoil = Callable[[np.ndarray], Any]
 
-#: what is no array of x's dtype, whatever it stands for
+#: values that are not arrays of x's dtype, whatever they represent
 NO_ARRAY: dict[str, Spoil] = {
     "generator": lambda a: (row for row in a),
     "set": lambda a: {1.0, 2.0},
@@ -113,7 +114,7 @@ NO_ARRAY: dict[str, Spoil] = {
     "cache": lambda a: call(ALL, training=True)[0].cache,
 }
 
-#: an array of the right dtype and of a shape that no argument has
+#: arrays of the correct dtype and a shape that no argument has
 NO_SHAPE: dict[str, Spoil] = {
     "no axes": lambda a: np.float32(1) * np.ones((), np.float32),
     "empty": lambda a: a[:0].reshape(0),
@@ -125,7 +126,7 @@ NO_SHAPE: dict[str, Spoil] = {
     "petabytes": lambda a: np.broadcast_to(a.ravel()[:1], (2**50,)),
 }
 
-#: what is an array all the same
+#: unusual values that are valid arrays
 SOME_ARRAY: dict[str, Spoil] = {
     "subclass": lambda a: a.copy().view(Subclass),
     "read-only": lambda a: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape),
@@ -142,7 +143,7 @@ SOME_ARRAY: dict[str, Spoil] = {
 
 
 def as_field(a: np.ndarray) -> np.ndarray:
-    """Of packed records, so strides are no multiples of the elements."""
+    """Return a field of packed records, whose strides are not multiples of the element size."""
     records = np.zeros(a.shape, np.dtype([("flag", "u1"), ("value", a.dtype)]))
     records["value"] = a
     return records["value"]
@@ -162,16 +163,16 @@ def mapped(a: np.ndarray) -> np.ndarray:
 
 
 class Case(NamedTuple):
-    """A call that is refused."""
+    """A call that must be rejected."""
 
-    name: str  #: of the argument, with which the message begins
+    name: str  #: the argument, with whose name the message begins
     what: str
     hostile: Callable[[], Any]
     errors: type[Exception] | tuple[type[Exception], ...] = (TypeError, ValueError)
 
 
 def table(cases: list[Case]) -> Any:
-    """Parameters of a test."""
+    """Return test parameters."""
     return pytest.mark.parametrize("case", [pytest.param(case, id=f"{case.name}: {case.what}") for case in cases])
 
 
@@ -183,7 +184,7 @@ def refused(case: Case) -> None:
 
 
 def zeros(*shape: int) -> np.ndarray:
-    """Of any size, in no memory."""
+    """Return zeros of any size without allocating them."""
     return np.broadcast_to(np.zeros(1, np.float32), shape)
 
 

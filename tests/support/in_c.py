@@ -24,7 +24,9 @@ INT8: dict[str, Any] = {"weight_dtype": "int8"}
 
 @fastrnn.cell(gates="abc", states="hm", parameters=("s",))
 def of_functions(x: Any, U: Any, s: Any, p: Any) -> Any:
-    """What needs no library: constants, comparisons, a product of what another made, a gate without x."""
+    """Uses only functions that need no library: constants, comparisons, a product of another's result, a gate without
+    x.
+    """
     a = softplus(x.a + U.a @ s.h)
     m = maximum(log(a + 0.1), s.m - abs(x.b))
     n = exp(minimum(x.b, 2.0) - m) + log1p(a * p.s * p.s)
@@ -53,12 +55,12 @@ def compiled(source: Path, *options: str, target: str = "") -> Path:
 
 
 def march(isa: str) -> list[str]:
-    """What tells the compiler of an instruction set; products of bfloat16 are none of C's."""
+    """Return the compiler option of an instruction set; C code has no products of bfloat16."""
     return [f"-march={isa.removesuffix('-bf16')}"] if isa.startswith("x86") else []
 
 
 class InC:
-    """A model that was written and compiled."""
+    """A model that was written as C and compiled."""
 
     def __init__(self, model: Layer, folder: Path, *options: str, name: str = "model") -> None:
         fastrnn.to_c(model, folder / f"{name}.c")
@@ -89,7 +91,7 @@ def as_sequential(model: Layer) -> Sequential:
 
 
 def series(model: Sequential, T: int, seed: int = 5) -> np.ndarray:
-    """(T, I), or (T,) numbers."""
+    """Return (T, I), or (T,) indices."""
     rng, shape = np.random.default_rng(seed), model.input_shape
     if len(shape) == 2:
         return rng.integers(0, 7, T).astype(np.int32)
@@ -98,7 +100,7 @@ def series(model: Sequential, T: int, seed: int = 5) -> np.ndarray:
 
 
 def check_bits(model: Layer, made: InC) -> None:
-    """Of a run, of one in two parts, and of steps."""
+    """Check the bits of one run, of a run in two parts, and of single steps."""
     whole = as_sequential(model)
     x = series(whole, 23)
     y, half = whole.predict(x[None])[0], whole.predict(x[None, :9])[0]

@@ -1,4 +1,4 @@
-"""Problems as `fastrnn.jax` computes them and as `lax.scan` does, in float64."""
+"""Problems computed by `fastrnn.jax` and by `lax.scan`, in float64."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZES = (6, 4, 3, 5)
 
 @contextlib.contextmanager
 def in_float64(jax: Any) -> Iterator[Any]:
-    """JAX with 64 bits, and without most optimizations, so that it compiles fast."""
+    """Use JAX with 64 bits and few optimizations, so that it compiles fast."""
     settings = ("jax_enable_x64", "jax_disable_most_optimizations")
     for name in settings:
         jax.config.update(name, True)
@@ -26,7 +26,7 @@ def in_float64(jax: Any) -> Iterator[Any]:
 
 
 def problem(cell: str, seed: int = 0, sizes: tuple[int, int, int, int] = SIZES, **chosen: Any) -> Problem:
-    """Any options that JAX has, or those that are chosen."""
+    """Return a problem with random options of JAX, except those given."""
     options = random_options(cell, sizes[0], np.random.default_rng(seed))
     for name in ("batch_first", "checkpoint", "return_cells"):
         options.pop(name, None)
@@ -34,7 +34,7 @@ def problem(cell: str, seed: int = 0, sizes: tuple[int, int, int, int] = SIZES, 
 
 
 def by_fastrnn(ours: Any, given: Problem) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """From the arrays by name to the outputs by name."""
+    """Return a function from arrays by name to outputs by name."""
     family, _, chosen = PUBLIC[given.cell]
 
     def run(arrays: dict[str, Any]) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def by_fastrnn(ours: Any, given: Problem) -> Callable[[dict[str, Any]], dict[str
 
 
 def by_scan(jax: Any, given: Problem) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """The same, as JAX's users write it."""
+    """The same, written as JAX users would."""
     jnp, sigmoid = jax.numpy, jax.nn.sigmoid
     family, _, chosen = PUBLIC[given.cell]
     activations = {"tanh": jnp.tanh, "relu": jax.nn.relu, "sigmoid": sigmoid, "identity": lambda a: a}
@@ -89,6 +89,6 @@ def by_scan(jax: Any, given: Problem) -> Callable[[dict[str, Any]], dict[str, An
 
 
 def split(given: Problem) -> tuple[Arrays, Arrays]:
-    """The arrays that have a gradient, and the others."""
+    """Separate the arrays that have a gradient from the others."""
     real = {name: a for name, a in given.inputs.items() if a.dtype.kind == "f"}
     return real, {name: a for name, a in given.inputs.items() if name not in real}

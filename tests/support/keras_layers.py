@@ -1,4 +1,4 @@
-"""Keras' layers and `fastrnn.keras`' of the same weights, and all that a call gives."""
+"""Keras' layers and those of `fastrnn.keras` with the same weights, and all results of a call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T, B, I, H = 9, 5, 3, 7
 
 
 def pair(keras: Any, ours: Any, name: str, **options: Any) -> tuple[Any, Any]:
-    """Keras' layer and ours with its weights, none of them zero."""
+    """Return Keras' layer and ours with its weights, all nonzero."""
     both = [getattr(module, name)(H, **{"dtype": "float64"} | options) for module in (keras.layers, ours)]
     for layer in both:
         layer.build((B, T, I))
@@ -30,10 +30,10 @@ def pair(keras: Any, ours: Any, name: str, **options: Any) -> tuple[Any, Any]:
 def outputs_and_gradients(
     layer: Any, x: np.ndarray, mask: Any, initial: list[np.ndarray], training: bool = False
 ) -> Arrays:
-    """Every output of two calls in a row, and the gradient of a random sum of those of the second."""
+    """Return every output of two consecutive calls, and the gradients of a random sum of the second's."""
     import torch
 
-    torch.manual_seed(0)  # for the seed of a SimpleRNN's, which Keras loses when a Bidirectional copies it
+    torch.manual_seed(0)  # for the seed of a SimpleRNN, which Keras loses when a Bidirectional copies it
     leaves = [torch.tensor(a, requires_grad=True) for a in (x, *initial)]
     given: dict[str, Any] = {"training": training} | ({} if mask is None else {"mask": torch.tensor(mask)})
     given |= {"initial_state": leaves[1:]} if initial else {}

@@ -1,4 +1,4 @@
-"""Layers of every cell with everything that a call may be given, and all their gradients."""
+"""Layers of every cell with all optional arguments, and all their gradients."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def flat(y: Any, state: Any) -> Arrays:
 
 
 def cotangents(net: Any, given: Arrays) -> Arrays:
-    """Random, for everything that comes out."""
+    """Return random cotangents of all outputs."""
     out = forward(net, **given)
     rng = np.random.default_rng(8)
     return {name: rng.standard_normal(a.shape).astype(a.dtype) for name, a in flat(*out[:2]).items()}
 
 
 def split(d: Arrays) -> tuple[Any, Any]:
-    """dy and dstate as backward takes them."""
+    """Return dy and dstate as backward expects them."""
     dy = d["y"] if "y" in d else (d["y0"], d["y1"]) if "y0" in d else None
     dstate = tuple(d[name] for name in ("h_n", "c_n") if name in d)
     return dy, as_given(dstate) if dstate else None

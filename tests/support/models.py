@@ -16,21 +16,21 @@ N, T, I, K = 13, 7, 3, 4  #: samples, steps, features, outputs
 
 
 def last_step(dtype: Any = np.float64, dropout: float = 0.0) -> Sequential:
-    """Reads (N, T, I), predicts (N, K)."""
+    """Return a model from (N, T, I) to (N, K)."""
     lstm = fastrnn.LSTM(I, 5, return_sequences=False, dtype=dtype, rng=1)
     dense = fastrnn.Dense(5, K, "softmax", dtype=dtype, rng=2)
     return Sequential([lstm, fastrnn.Dropout(dropout), dense] if dropout else [lstm, dense])
 
 
 def every_step(dtype: Any = np.float64) -> Sequential:
-    """Reads (N, T, I), predicts (N, T, K)."""
+    """Return a model from (N, T, I) to (N, T, K)."""
     return Sequential(
         [fastrnn.GRU(I, 5, reset_after=True, dtype=dtype, rng=1), fastrnn.Dense(5, K, dtype=dtype, rng=2)]
     )
 
 
 def letters(dtype: Any = np.float64, **options: Any) -> Sequential:
-    """Reads (N, T) integers below 6, predicts classes (N, T, K) by all that a model can have."""
+    """Return a model from (N, T) integers below 6 to classes (N, T, K) that uses every kind of layer."""
     embedding = fastrnn.Embedding(6, I, dtype=dtype, rng=1)
     lstm = fastrnn.LSTM(I, 5, bidirectional=True, dtype=dtype, rng=2, **options)
     return Sequential([embedding, lstm, fastrnn.Dense(10, K, "softmax", dtype=dtype, rng=3)])
@@ -49,19 +49,19 @@ def targets(*shape: int) -> np.ndarray:
 
 
 def steps() -> np.ndarray:
-    """Lengths 1..T, both among them."""
+    """Return lengths 1..T, including both."""
     return np.random.default_rng(7).permutation(np.r_[1, T, np.random.default_rng(8).integers(1, T + 1, N - 2)])
 
 
 def classifier(**options: Any) -> Sequential:
-    """`last_step`, compiled for classes."""
+    """Return `last_step`, compiled for classes."""
     model = last_step(**options)
     model.compile(training.Adam(0.01), "categorical_crossentropy", ["accuracy"])
     return model
 
 
 def regressor() -> Sequential:
-    """`every_step`, compiled for numbers."""
+    """Return `every_step`, compiled for regression."""
     model = every_step()
     model.compile(training.SGD(0.1, momentum=0.9), "mse")
     return model
@@ -70,7 +70,7 @@ def regressor() -> Sequential:
 def by_hand(
     x: np.ndarray, y: np.ndarray, epochs: int, size: int, window: int, lengths: Any = None
 ) -> tuple[Arrays, list[float]]:
-    """What `regressor` comes to, by a loop over the layers themselves; its weights and losses."""
+    """Return the weights and losses of `regressor` from a training loop over its layers."""
     gru, dense = every_step().layers
     parameters = {f"{i}.{n}": p for i, layer in enumerate((gru, dense)) for n, p in layer.parameters().items()}
     optimizer, mse, losses = training.SGD(0.1, momentum=0.9), training.MeanSquaredError(), []

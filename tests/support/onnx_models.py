@@ -1,4 +1,4 @@
-"""Small models in ONNX, and whether a session agrees with ONNX Runtime about them."""
+"""Small ONNX models, and comparison of a session with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.tolerance import assert_close
 
 H, I = 5, 4
 
-#: of the weights of `written`
+#: shapes of the weights of `written`
 SHAPES = {"W": (1, 4 * H, I), "R": (1, 4 * H, H), "V": (1, 3 * H, H), "S": (1, 3 * H, H), "K": (I, I)}
 
 
@@ -25,7 +25,7 @@ def weights(seed: int = 0, **shapes: tuple[int, ...]) -> Arrays:
 def model(
     onnx: Any, nodes: list[Any], x: tuple[Any, ...], outputs: dict[str, int], constants: Arrays, **more: Any
 ) -> Any:
-    """From "x" of this shape to outputs of these ranks; all float32."""
+    """Return a model from "x" of this shape to outputs of these ranks; all float32."""
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     graph = helper.make_graph(
         nodes,
@@ -60,7 +60,7 @@ def by_name(session: Any, inputs: Arrays) -> Arrays:
 
 
 def agree(session: Any, model: Any, inputs: Arrays) -> Arrays:
-    """What a session gives is what ONNX Runtime gives of the whole model."""
+    """Check that a session gives ONNX Runtime's results for the whole model."""
     import onnxruntime
 
     got, expected = by_name(session, inputs), by_runtime(onnxruntime, model, inputs)
@@ -74,7 +74,7 @@ def sequences(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def written(onnx: Any, inputs: str, outputs: str, body: str, **more: np.ndarray) -> Any:
-    """A model in ONNX's own language, of some of the weights in SHAPES and these constants."""
+    """Return a model from ONNX's text format, with some of the weights in SHAPES and these constants."""
     rng = np.random.default_rng(3)
     header = '<ir_version: 8, opset_import: ["" : 14, "com.microsoft" : 1], producer_name: "tests", model_version: 3>'
     model = onnx.parser.parse_model(f"{header} whole ({inputs}) => ({outputs}) {{ {body} }}")
@@ -87,7 +87,7 @@ def written(onnx: Any, inputs: str, outputs: str, body: str, **more: np.ndarray)
 
 
 def one_node(onnx: Any, kind: str = "LSTM", inputs: dict[str, Any] | None = None, **attributes: Any) -> Any:
-    """A model of one node, float32, I = 3 and H = 2, whose inputs are constants where they are arrays."""
+    """Return a model of one node, float32, I = 3 and H = 2, whose inputs are constants if given as arrays."""
     rng = np.random.default_rng(0)
     D, G = 1 + (attributes.get("direction") == "bidirectional"), {"RNN": 1, "GRU": 3, "LSTM": 4}[kind]
     arrays: dict[str, Any] = {

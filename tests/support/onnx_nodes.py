@@ -1,4 +1,4 @@
-"""ONNX nodes at random, as models of one node, by fastrnn and by ONNX Runtime."""
+"""Random ONNX nodes, as models of one node, run by fastrnn and by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.problems import Arrays
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 NAMES = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 OUTPUTS = ("Y", "Y_h", "Y_c")
-#: name -> how many of alpha and beta it takes
+#: name -> number of alpha and beta parameters
 ACTIVATIONS = {
     "Tanh": 0,
     "Relu": 0,
@@ -30,7 +30,7 @@ ACTIVATIONS = {
 
 
 def random_node(op: str, rng: np.random.Generator, **attributes: Any) -> SimpleNamespace:
-    """A node's `op`, `inputs` and `attributes`: B, initial states, lengths and peepholes are there or not."""
+    """Return a node's `op`, `inputs` and `attributes`; B, initial states, lengths and peepholes are optional."""
     T, B, I, H = (int(n) for n in rng.integers(1, 9, 4))
     D = 2 if attributes.get("direction") == "bidirectional" else 1
     G = GATES[op]
@@ -49,7 +49,7 @@ def random_node(op: str, rng: np.random.Generator, **attributes: Any) -> SimpleN
 
 
 def model(onnx: Any, node: SimpleNamespace) -> Any:
-    """Of this one node, every output with its name."""
+    """Return a model of this node, with names for all outputs."""
     helper = onnx.helper
     outputs = OUTPUTS[: 3 if node.op == "LSTM" else 2]
     names = [name if name in node.inputs else "" for name in NAMES]

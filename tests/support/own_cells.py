@@ -1,4 +1,4 @@
-"""Cells as users write them, for tests: what the built-in ones do not have, each at least once."""
+"""User-defined cells for tests: together they have every feature that the built-in cells lack."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from fastrnn.cells import (
 
 @fastrnn.cell(gates="fn", states="h")
 def minimal_gated_unit(x: Any, U: Any, s: Any) -> Any:
-    """Two products, the second of what the first made."""
+    """Two products, the second of a result of the first."""
     f = sigmoid(x.f + U.f @ s.h)
     return (1 - f) * s.h + f * tanh(x.n + U.n @ (f * s.h))
 
 
 @fastrnn.cell(gates="rzn", states="h")
 def gru(x: Any, U: Any, s: Any) -> Any:
-    """The built-in one's equations."""
+    """The equations of the built-in GRU."""
     r = sigmoid(x.r + U.r @ s.h)
     z = sigmoid(x.z + U.z @ s.h)
     n = tanh(x.n + r * (U.n @ s.h))
@@ -88,7 +88,7 @@ def ind_rnn(x: Any, U: Any, s: Any, p: Any) -> Any:
 
 @fastrnn.cell(gates="n", states=("rate", "current"), parameters=("alpha",), inputs=("noise",))
 def leaky_rates(x: Any, U: Any, s: Any, p: Any, e: Any) -> Any:
-    """The operand is a function of a state that is not the output."""
+    """The operand is a function of a state other than the output."""
     v = (1 - p.alpha) * s.current + p.alpha * (x.n + U.n @ tanh(s.current) + e.noise)
     return tanh(v), v
 
@@ -118,7 +118,7 @@ def everything(x: Any, U: Any, s: Any) -> Any:
 
 @fastrnn.cell(gates="auvw", states="hc", parameters=("q",), inputs=("keep", "drop"))
 def in_turns(x: Any, U: Any, s: Any, p: Any, e: Any) -> Any:
-    """A gate without a product, and two operands that take turns, so that no product's rows lie side by side."""
+    """A gate without a product, and two alternating operands, so no product's rows are contiguous."""
     first, last = tanh(x.u + U.u @ s.h), tanh(x.w + U.w @ s.h)
     mid = tanh(x.v + U.v @ s.c)
     return e.keep * s.h + (1 - e.keep) * (first * last + p.q * x.a * mid), e.drop * mid
@@ -126,7 +126,7 @@ def in_turns(x: Any, U: Any, s: Any, p: Any, e: Any) -> Any:
 
 @fastrnn.cell(gates="ng", states="hc", parameters=("w",), inputs=("keep",))
 def normalised(x: Any, U: Any, s: Any, p: Any, e: Any) -> Any:
-    """Means over the units, of values that are known early and late, and a product of what they make."""
+    """Means over the units of early and late values, and a product of their result."""
     v = x.n + U.n @ s.h
     d = v - mean(v)
     h = tanh(p.w * d / sqrt(mean(d * d) + 0.1))
@@ -137,7 +137,7 @@ def normalised(x: Any, U: Any, s: Any, p: Any, e: Any) -> Any:
 
 @fastrnn.cell(gates="fig", states="hc", inputs=("keep",))
 def relay(x: Any, U: Any, s: Any, e: Any) -> Any:
-    """The third product's phase is handed what the second's made of what the first's did."""
+    """The third product's phase reads a value that the second's phase computed from the first's."""
     f = sigmoid(x.f + U.f @ s.h)
     i = sigmoid(x.i + U.i @ (e.keep * s.h))
     c = tanh(f * s.c + i)

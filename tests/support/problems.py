@@ -15,26 +15,26 @@ import numpy as np
 
 import fastrnn
 
-#: cell of the registry -> (family: the prefix of its public functions, gates, keywords that choose the cell)
+#: cell of the registry -> (family: the prefix of its public functions, gates, keywords that select the cell)
 PUBLIC: dict[str, tuple[str, int, dict[str, Any]]] = {
     "rnn_tanh": ("rnn", 1, {"activation": "tanh"}),
     "rnn_relu": ("rnn", 1, {"activation": "relu"}),
     "rnn_sigmoid": ("rnn", 1, {"activation": "sigmoid"}),
     "rnn_identity": ("rnn", 1, {"activation": "identity"}),
     "lstm": ("lstm", 4, {}),
-    "lstm_peephole": ("lstm", 4, {}),  # chosen by giving p
+    "lstm_peephole": ("lstm", 4, {}),  # selected by passing p
     "gru_after": ("gru", 3, {"reset_after": True}),
     "gru_before": ("gru", 3, {"reset_after": False}),
 }
 CELLS = list(PUBLIC)
 
-#: sizes round the widths of vectors (4, 8, 16, 32) and of tiles, where remainders live
+#: sizes around the widths of vectors (4, 8, 16, 32) and of tiles, where remainders occur
 AWKWARD = (1, 3, 7, 15, 17, 31, 33, 97)
 
-#: sizes that are shared among threads: by batch rows, by hidden units at batch 1 and at a batch too small to deal out
+#: sizes shared among threads: by batch rows, by hidden units at batch 1 and at a batch too small to divide
 THREADED = ((12, 70, 33, 130), (40, 1, 65, 400), (20, 5, 17, 257))
 
-#: what a call may be given, and be without
+#: optional arguments of a call
 BIASES: tuple[tuple[str, ...], ...] = ((), ("b",), ("b_rec",), ("b", "b_rec"))
 INITIAL: tuple[tuple[str, ...], ...] = ((), ("h0",), ("c0",), ("h0", "c0"))
 
@@ -46,8 +46,8 @@ class Problem:
     """One call: shapes as in the design's table, time-major unless options["batch_first"]."""
 
     cell: str
-    inputs: Arrays  #: x, W, U and whichever of b, b_rec, p, h0, c0, lengths, resets the call is given
-    cotangents: Arrays  #: dy, dh_n and for an LSTM dc_n, and dc with return_cells
+    inputs: Arrays  #: x, W, U and those of b, b_rec, p, h0, c0, lengths, resets that the call has
+    cotangents: Arrays  #: dy, dh_n, for an LSTM dc_n, and dc with return_cells
     options: dict[str, Any] = field(default_factory=dict)  #: reverse, batch_first, checkpoint, return_cells, threads
 
     @property
@@ -55,11 +55,11 @@ class Problem:
         return PUBLIC[self.cell][0]
 
     def astype(self, dtype: Any) -> Problem:
-        """The same numbers in another precision (exactly the same on the way up)."""
+        """Return the same numbers in another precision (float32 to float64 is exact)."""
         return replace(self, inputs=_cast(self.inputs, dtype), cotangents=_cast(self.cotangents, dtype))
 
     def changed(self, **changes: Any) -> Problem:
-        """With other inputs, cotangents or options, each by its name; None takes one away."""
+        """Return it with other inputs, cotangents or options by name; None removes one."""
         parts = {"inputs": dict(self.inputs), "cotangents": dict(self.cotangents), "options": dict(self.options)}
         for name, value in changes.items():
             part = parts["cotangents" if name in COTANGENTS else "inputs" if name in INPUTS else "options"]
@@ -89,7 +89,7 @@ def make(
     resets: bool = False,
     **options: Any,
 ) -> Problem:
-    """A random problem of sizes (T, B, I, H), the same for the same arguments.
+    """Return a random problem of sizes (T, B, I, H); equal arguments give the same problem.
 
     Weights are uniform in +-1/sqrt(fan in), so that no state explodes and no gate saturates. `lengths` holds 0 and T
     when B allows; `resets` strikes every fifth step or so, its value in the padding included.
@@ -131,7 +131,7 @@ def make(
 
 
 def batch_first(problem: Problem) -> Problem:
-    """The same problem with its sequences laid out one after the other."""
+    """Return the same problem in batch-first layout."""
     turned = {
         name: np.ascontiguousarray(np.swapaxes(array, 0, 1))
         for name, array in (problem.inputs | problem.cotangents).items()
@@ -141,7 +141,7 @@ def batch_first(problem: Problem) -> Problem:
 
 
 def random_options(cell: str, T: int, rng: np.random.Generator) -> dict[str, Any]:
-    """A random choice of everything that `make` can vary."""
+    """Return a random choice of everything that `make` can vary."""
     some = {
         "biases": BIASES[rng.integers(len(BIASES))],
         "states": INITIAL[rng.integers(len(INITIAL))],
@@ -152,7 +152,7 @@ def random_options(cell: str, T: int, rng: np.random.Generator) -> dict[str, Any
 
 
 def call(problem: Problem, **changes: Any) -> tuple[Any, Arrays]:
-    """The forward call's own result, and its arrays by name."""
+    """Return the forward call's result and its arrays by name."""
     problem = problem.changed(**changes)
     family, _, chosen = PUBLIC[problem.cell]
     result = getattr(fastrnn, f"{family}_forward")(**chosen, **problem.inputs, **problem.options)
@@ -160,12 +160,12 @@ def call(problem: Problem, **changes: Any) -> tuple[Any, Arrays]:
 
 
 def forward(problem: Problem, **changes: Any) -> Arrays:
-    """y, h_n and, where there are any, c_n and c, by a call that keeps nothing for a backward pass."""
+    """Return y, h_n and, if present, c_n and c, from a call without training."""
     return call(problem, **changes, checkpoint=None)[1]
 
 
 def run(problem: Problem, **changes: Any) -> Arrays:
-    """What the forward call returns and all gradients."""
+    """Return the forward call's results and all gradients."""
     problem = problem.changed(training=True, **changes)
     result, outputs = call(problem)
     back = getattr(fastrnn, f"{problem.family}_backward")
@@ -174,5 +174,5 @@ def run(problem: Problem, **changes: Any) -> Arrays:
 
 
 def arrays(result: Any) -> Arrays:
-    """What a result holds, by name, without what it does not have."""
+    """Return the arrays of a result by name, without absent ones."""
     return {name: value for name, value in result._asdict().items() if isinstance(value, np.ndarray)}

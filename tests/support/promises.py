@@ -1,4 +1,4 @@
-"""What must have the same bits, each promise said once: a problem computed in another way, beside what it must equal.
+"""The promises of equal bits, each stated once: a problem computed in another way, and the result that it must equal.
 
 Fixed cases are in `test_exact.py`, cases that hypothesis draws in `test_promises.py`, random ones in `fuzz.py`.
 """
@@ -20,7 +20,7 @@ Pair = tuple[Arrays, Arrays]
 
 
 def part(arrays: Arrays, *, steps: slice = slice(None), sequences: Any = slice(None)) -> Arrays:
-    """Some steps and sequences of every array that has them, and nothing of those that sum over them."""
+    """Select steps and sequences of every array that has them, and drop sums over them."""
     by_step = {name: a[steps][:, sequences] for name, a in arrays.items() if name in BY_STEP}
     return by_step | {name: a[sequences] for name, a in arrays.items() if name in BY_SEQUENCE}
 
@@ -30,7 +30,7 @@ def subproblem(problem: Problem, **which: Any) -> Problem:
 
 
 def in_a_batch(problem: Problem, whole: Arrays, sequences: Any) -> Pair:
-    """Some of the sequences, in another order, several times, alone: one does not know where it stands."""
+    """Some of the sequences in another order, repeated, and alone: a sequence does not depend on its place."""
     return part(run(subproblem(problem, sequences=sequences))), part(whole, sequences=sequences)
 
 
@@ -41,7 +41,7 @@ def padding(problem: Problem) -> np.ndarray:
 
 
 def padded(problem: Problem, whole: Arrays, steps: int, value: float) -> Pair:
-    """More padding, and in all of it `value` and what were resets: it is not seen, and comes back as 0."""
+    """More padding, filled with `value` and random resets: it is not read, and results are 0 there."""
     T, B, _ = problem.inputs["x"].shape
     given = {n: a for n, a in (problem.inputs | problem.cotangents).items() if n in BY_STEP}
     longer = problem.changed(
@@ -59,13 +59,13 @@ def padded(problem: Problem, whole: Arrays, steps: int, value: float) -> Pair:
 
 
 def cut(problem: Problem, whole: Arrays, sequence: int) -> Pair:
-    """A sequence alone, without its padding."""
+    """Return a sequence alone, without its padding."""
     which = {"steps": slice(0, problem.inputs["lengths"][sequence]), "sequences": slice(sequence, sequence + 1)}
     return part(run(subproblem(problem, **which).changed(lengths=None))), part(whole, **which)
 
 
 def split(problem: Problem, whole: Arrays, at: int) -> Pair:
-    """In two calls, the states carried over and the gradients carried back."""
+    """Compute it in two calls, passing states forwards and gradients backwards."""
     pieces = []
     for steps, ended in ((slice(0, at), 0), (slice(at, None), at)):
         piece = subproblem(problem, steps=steps)
@@ -84,7 +84,7 @@ def split(problem: Problem, whole: Arrays, at: int) -> Pair:
 
 
 def inferred(problem: Problem, whole: Arrays) -> Pair:
-    """By a call that keeps nothing for backward."""
+    """Compute it without keeping anything for backward."""
     got = forward(problem)
     return got, {n: a for n, a in whole.items() if n in got}
 
@@ -95,13 +95,13 @@ def laid_by_sequence(problem: Problem, whole: Arrays) -> Pair:
 
 
 def at_once(problem: Problem, whole: Arrays, callers: int = 8) -> list[Pair]:
-    """By several Python threads at the same time."""
+    """Compute it in several Python threads at the same time."""
     with ThreadPoolExecutor(callers) as pool:
         return [(got, whole) for got in pool.map(run, [problem] * callers)]
 
 
 def layer_of(problem: Problem, **options: Any) -> Any:
-    """A layer with the problem's weights."""
+    """Return a layer with the problem's weights."""
     bias = {(False, False): False, (True, False): "input"}.get(("b" in problem.inputs, "b_rec" in problem.inputs), True)
     x, U = problem.inputs["x"], problem.inputs["U"]
     net = layer(problem.cell, x.shape[2], U.shape[1], dtype=x.dtype, **{"bias": bias} | options)
@@ -112,7 +112,7 @@ def layer_of(problem: Problem, **options: Any) -> Any:
 
 
 def streamed(problem: Problem, whole: Arrays, x: np.ndarray | None = None) -> Pair:
-    """Step by step, into an array of the caller's; resets and an initial state as a stream has them."""
+    """Compute it step by step into a given array, with a stream's resets and initial state."""
     x = problem.inputs["x"] if x is None else x
     net = layer_of(problem)
     stream, out = net.stream(x.shape[1]), np.empty((x.shape[1], net.hidden_size), x.dtype)

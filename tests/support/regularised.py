@@ -1,4 +1,4 @@
-"""Layers with recurrent dropout, zoneout or weight drop, their masks, and all that a training call gives."""
+"""Layers with recurrent dropout, zoneout or weight drop, their masks, and all results of training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def made(cell: Any, *sizes: int, **options: Any) -> Any:
 
 
 def draws(net: Any, T: int, B: int, seed: int) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
-    """What is kept, scaled where it is: between layers, and in each layer and direction, as `Recurrent` tells it."""
+    """Return the scaled masks between layers, and in each layer and direction, as documented for `Recurrent`."""
     rng = np.random.default_rng(seed)
     H, ways, names = net.hidden_size, 1 + net.bidirectional, net.stack.cell.states
 
@@ -48,7 +48,7 @@ def draws(net: Any, T: int, B: int, seed: int) -> tuple[list[np.ndarray], list[d
 
 
 def problem(net: Any, T: int, B: int, seed: int) -> tuple[Arrays, Arrays]:
-    """Everything that a call can be given, and cotangents of everything that it gives."""
+    """Return a problem with all optional arguments, and cotangents of all results."""
     rng = np.random.default_rng(seed)
     H, ways, cell = net.hidden_size, 1 + net.bidirectional, net.stack.cell
     given = {"x": rng.standard_normal((T, B, net.input_size))}
@@ -61,7 +61,7 @@ def problem(net: Any, T: int, B: int, seed: int) -> tuple[Arrays, Arrays]:
 
 
 def results(net: Any, given: Arrays, d: Arrays, seed: int, **options: Any) -> Arrays:
-    """What `by_autograd` returns."""
+    """Return the same as `by_autograd`."""
     cell = net.stack.cell
     e = {name: given[name] for name in cell.inputs} or None
     state = as_given(tuple([given[f"{name}0"] for name in cell.states]))

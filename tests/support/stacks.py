@@ -1,4 +1,4 @@
-"""Layers of every cell, and the same stacks put together from the functional interface: what a layer must equal."""
+"""Layers of every cell, and the same stacks composed of functional calls, which a layer must equal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.problems import PUBLIC, Arrays
 CLASSES = {"rnn": fastrnn.RNN, "gru": fastrnn.GRU, "lstm": fastrnn.LSTM}
 PARAMETERS = {"W": "weight_ih", "U": "weight_hh", "b": "bias_ih", "b_rec": "bias_hh", "p": "peephole"}
 STATES = ("h", "c")
-EVERYTHING = ("state", "lengths", "resets")  #: that a call may be given beside x
+EVERYTHING = ("state", "lengths", "resets")  #: optional arguments of a call besides x
 MERGED = {
     "concat": lambda f, b: np.concatenate([f, b], axis=-1),
     "sum": lambda f, b: f + b,
@@ -29,25 +29,25 @@ def layer(cell: str, I: int, H: int, num_layers: int = 1, *, rng: Any = 0, **opt
 
 
 def states(cell: str, *shape: int, dtype: Any = np.float32, seed: Any = 0) -> tuple[np.ndarray, ...]:
-    """A random array for each state of the cell."""
+    """Return a random array for each state of the cell."""
     rng = np.random.default_rng(seed)
     return tuple(rng.uniform(-1, 1, shape).astype(dtype) for _ in STATES[: 2 if PUBLIC[cell][0] == "lstm" else 1])
 
 
 def as_given(state: tuple[np.ndarray, ...]) -> Any:
-    """The states as a layer takes and returns them: alone, or as a pair."""
+    """Return the states in a layer's form: a single array, or a pair."""
     return state if len(state) > 1 else state[0]
 
 
 def named(y: Any, state: Any) -> Arrays:
-    """What a layer or a stream gives, flat: y (or y0 and y1 of two directions apart), h_n and c_n."""
+    """Return the results of a layer or a stream by name: y (or y0 and y1 of two directions), h_n and c_n."""
     pairs = zip(STATES, state if isinstance(state, tuple) else (state,), strict=False)
     outputs = dict(zip(("y0", "y1"), y, strict=True)) if isinstance(y, tuple) else {"y": y}
     return outputs | {f"{name}_n": s for name, s in pairs}
 
 
 def composed(net: Any, cell: str, x: np.ndarray, state: tuple[np.ndarray, ...] | None = None, **options: Any) -> Arrays:
-    """What `named(*net(...))` must be: one functional call for each layer and direction."""
+    """Return the expected `named(*net(...))` from one functional call per layer and direction."""
     family, _, chosen = PUBLIC[cell]
     forward, weights = getattr(fastrnn, f"{family}_forward"), net.state_dict()
     final: list[list[np.ndarray]] = [[] for _ in STATES]
@@ -77,7 +77,7 @@ def in_double(net: Any, cell: str) -> Any:
 def inputs(
     cell: str, net: Any, sizes: tuple[int, int], layout: str, seed: Any, given: tuple[str, ...]
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """x, and the keywords named in `given`, laid out as asked."""
+    """Return x, and the optional arguments named in `given`, in the requested layout."""
     T, B = sizes
     rng = np.random.default_rng(seed)
     shape = {"time": (T, B), "batch": (B, T), "alone": (T,)}[layout]
@@ -92,5 +92,5 @@ def inputs(
 
 
 def run(net: Any, x: np.ndarray, state: tuple[np.ndarray, ...] | None = None, **options: Any) -> Arrays:
-    """A call of the layer, its results by name."""
+    """Call the layer and return its results by name."""
     return named(*net(x, None if state is None else as_given(state), **options))

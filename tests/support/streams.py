@@ -1,4 +1,4 @@
-"""What the tests of streams give them."""
+"""Helpers for the tests of streams."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def sequence(net: Any, T: int, B: int, seed: Any = 0) -> np.ndarray:
 
 
 def streamed(stream: Any, x: np.ndarray, **options: Any) -> Arrays:
-    """What `named(*net(x))` must be, step by step."""
+    """Return the expected `named(*net(x))`, computed step by step."""
     steps = [stream.step(x_t, **options) for x_t in x]
     return named(np.stack(steps), stream.state)
 
 
 class Tensor:
-    """Something with DLPack alone."""
+    """An object with only DLPack."""
 
     def __init__(self, a: np.ndarray) -> None:
         self.a = a

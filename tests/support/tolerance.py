@@ -1,25 +1,23 @@
 """The tolerance policy of all tests and of the fuzzer, in one place.
 
-Errors are norm-wise: ||got - exact|| / ||exact|| for each tensor, exact being the float64 NumPy reference (which
-complex steps vouch for). A tensor whose exact value is 0 must be 0, so zero passes for nothing else.
+Errors are norm-wise: ||got - exact|| / ||exact|| for each tensor, where exact is the float64 NumPy reference (which
+complex steps verify). A tensor whose exact value is 0 must be 0, and a zero tensor never passes for another value.
 
-A result of a cell may be off by LUCK times what rounding does to its problem. That is measured in the reference itself:
-under `rounding`, each operation is off at random by as much as it may be in the precision that is judged, and the root
-mean square of the errors of RUNS such evaluations says how much a tensor is moved. No library's own result takes part,
-so no luck of a library does. For float64 the noise is larger than its roundings, which it could not hold, and what it
-does is scaled down.
+The error of a cell's result may be LUCK times the effect of rounding on its problem. This effect is measured in the
+reference itself: under `rounding`, each operation has a random error as large as the precision in question allows, and
+the effect is the root mean square of the errors of RUNS such evaluations. So the bound depends on no library's result.
+For float64 the noise is larger than its roundings, which float64 itself could not represent, and its effect is scaled
+down.
 
-* Every operation is off by one unit in the last place at most: twice what a correct rounding is, and as an
-  activation is.
-* A sum of K terms, one after the other, has K roundings: its terms and the sum are off by sqrt(K) times that at most.
-  So is what the sum is added to, which it may have begun with.
-* What is below the normal numbers of a precision may be 0 in it.
-* A few roundings are nobody's fault: FLOOR of them are allowed on any problem, and where no error is larger, nothing
-  is measured.
-* A problem of which rounding moves a result by WORST or more decides nothing, and is an error in the test.
+* The error of every operation is at most one unit in the last place: twice that of a correct rounding, and as much as
+  that of an activation.
+* A sum of K terms, added one by one, has K roundings: the error of its terms and of the sum is at most sqrt(K) times
+  that. So is the error of a value that the sum is added to, because the summation may have started with it.
+* Values below the normal numbers of a precision may be 0 in it.
+* FLOOR roundings are allowed on any problem. If no error is larger, the effect of rounding is not measured.
+* If rounding changes a result by WORST or more, the problem proves nothing; this is an error of the test.
 
-What is compared in float64 with an independent implementation, on a problem that is known to be harmless, has FLOAT64
-for its bound.
+FLOAT64 is the bound for a comparison in float64 with an independent implementation, on a well-conditioned problem.
 """
 
 from __future__ import annotations
@@ -37,24 +35,24 @@ from fastrnn.backends import numpy as by_numpy
 from fastrnn.cells import Cell
 
 Arrays = dict[str, np.ndarray]
-Evaluate = Callable[[], Arrays]  #: of the problem in float64
-Measured = dict[Any, dict[str, float]]  #: what is allowed in a dtype
+Evaluate = Callable[[], Arrays]  #: solves the problem in float64
+Measured = dict[Any, dict[str, float]]  #: dtype -> the bound for each tensor
 
 FLOAT64 = 1e-12
 LUCK = 4.0
 FLOOR = 4.0  #: units in the last place
 RUNS = 6
 WORST = 1e-2
-LEAST = 2.0**-40  #: of the noise that float64 can hold
+LEAST = 2.0**-40  #: smallest noise that float64 can represent
 
 
 class Rounded(np.ndarray):
-    """A float64 array of which whatever is computed is off at random, as in a precision of `unit`."""
+    """A float64 array whose computed values have random errors, as in a precision of `unit`."""
 
     rng: np.random.Generator
     unit: float
     tiny: float
-    terms = 1  #: of the sum that it is
+    terms = 1  #: number of terms if it is a sum
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
         given = [np.asarray(a) for a in inputs]
@@ -62,7 +60,7 @@ class Rounded(np.ndarray):
         if ufunc is np.matmul or method == "reduce":
             terms = given[0].shape[options.get("axis", -1)]
             given[0] = off(given[0], terms)
-        elif ufunc is np.add:  # to a sum: it goes on
+        elif ufunc is np.add:  # adding to a sum continues it
             terms = max(getattr(a, "terms", 1) for a in inputs)
         result = getattr(ufunc, method)(*given, **options)
         if result.dtype.kind == "f":
@@ -79,19 +77,19 @@ class Rounded(np.ndarray):
 
 
 def off(a: np.ndarray, roundings: int = 1) -> np.ndarray:
-    """Under `rounding`: `a` as it may be after so many of them."""
+    """Under `rounding`: return `a` with the random error of that many roundings."""
     most = Rounded.unit * roundings**0.5
     return a * ((1 - most) + 2 * most * Rounded.rng.random(a.shape)) * (abs(a) >= Rounded.tiny)
 
 
 def rounded(given: Any) -> Any:
-    """The arrays of a step's arguments."""
+    """Return a step's arguments as rounded arrays."""
     return tuple(map(rounded, given)) if isinstance(given, tuple) else given.view(Rounded)
 
 
 @contextlib.contextmanager
 def rounding(dtype: Any, unit: float, seed: int) -> Iterator[None]:
-    """The reference's steps are off as those of a precision may be, if `unit` were 1's last place in it."""
+    """Give the reference's steps random errors, as in a precision whose unit in the last place of 1 is `unit`."""
     reference = by_numpy.reference
 
     def off_in(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -120,7 +118,7 @@ def relative_error(got: np.ndarray, exact: np.ndarray) -> float:
 
 
 def allowed(evaluate: Evaluate, exact: Arrays, dtype: Any) -> dict[str, float]:
-    """The relative error that each tensor may have in a precision."""
+    """Return the relative error that each tensor may have in a precision."""
     unit = float(np.finfo(dtype).eps)
     larger = max(unit, LEAST)
     squares = dict.fromkeys(exact, 0.0)
@@ -137,7 +135,7 @@ class RoundingDecides(AssertionError):
 
 
 def assert_rounded(got: Arrays, exact: Arrays, evaluate: Evaluate, measured: Measured | None = None) -> None:
-    """Every tensor of `exact`, which `evaluate` gives, is in `got`, in one precision, with no more than its error.
+    """Check that `got` has every tensor of `exact`, the result of `evaluate`, within the error of one precision.
 
     What is allowed is measured once for all calls that hand on the same `measured`, empty at first.
     """
@@ -158,14 +156,14 @@ def assert_rounded(got: Arrays, exact: Arrays, evaluate: Evaluate, measured: Mea
 
 
 def assert_close(got: Arrays, exact: Arrays, bound: float = FLOAT64) -> None:
-    """Every tensor of `exact` is in `got`, and no other, each within `bound` norm-wise."""
+    """Check that `got` has exactly the tensors of `exact`, each within `bound`, norm-wise."""
     assert got.keys() == exact.keys()
     errors = {name: relative_error(got[name], exact[name]) for name in exact}
     assert not (bad := {k: e for k, e in errors.items() if not e <= bound}), f"relative errors {bad} above {bound}"
 
 
 def assert_same_bits(got: Arrays, expected: Arrays) -> None:
-    """Every tensor has the same dtype, shape and bits (so -0 is not 0, and equal NaNs are equal)."""
+    """Check that every tensor has the same dtype, shape and bits (so -0 is not 0, and equal NaNs are equal)."""
     assert got.keys() == expected.keys()
     for name, value in expected.items():
         assert (got[name].dtype, got[name].shape) == (value.dtype, value.shape), name

@@ -1,4 +1,4 @@
-"""Modules of `torch.nn` and of `fastrnn.torch` side by side, and all that a call of one gives."""
+"""Modules of `torch.nn` and of `fastrnn.torch`, and all results of a call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.problems import Arrays
 
 KINDS: dict[str, dict[str, Any]] = {"LSTM": {}, "GRU": {}, "RNN": {"nonlinearity": "relu"}}
 
-#: cell of the registry -> the module that has it, and its keywords
+#: cell of the registry -> its module and keywords
 CELLS: dict[str, tuple[str, dict[str, Any]]] = {
     "rnn_tanh": ("RNN", {}),
     "rnn_relu": ("RNN", {"nonlinearity": "relu"}),
@@ -28,7 +28,7 @@ CELLS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def both(kind: str, *sizes: int, **options: Any) -> tuple[Any, Any]:
-    """torch.nn's module and fastrnn's, made from the same seed."""
+    """Return torch.nn's module and fastrnn's, made from the same seed."""
     made = []
     for package in (nn, fastrnn.torch):
         torch.manual_seed(0)
@@ -41,7 +41,7 @@ def flat(final: Any) -> tuple[Any, ...]:
 
 
 def everything(module: Any, x: Any, hx: Any, cotangents: Any, lengths: Any, seed: int = 1) -> Arrays:
-    """Outputs, and every gradient by its name; with dropout from the seed."""
+    """Return outputs and every gradient by name; dropout uses the seed."""
     leaves = {"x": x.clone().requires_grad_()}
     leaves |= {f"state {i}": s.clone().requires_grad_() for i, s in enumerate(hx or ())}
     first, *states = leaves.values()
@@ -70,6 +70,6 @@ def loss_and_gradients(module: Any, x: Any, call: Callable[..., Any]) -> list[An
 
 
 def made(kind: str, *sizes: int, **options: Any) -> Any:
-    """torch.nn's module, always of the same weights."""
+    """Return torch.nn's module, with the same weights in every call."""
     torch.manual_seed(0)
     return getattr(nn, kind)(*(sizes or (3, 5)), **options)
