@@ -38,7 +38,7 @@ EXACT: dict[str, Callable[[np.ndarray], np.ndarray]] = {"sigmoid": sigmoid, "tan
 
 
 def in_decimal(name: str, x: Any) -> Decimal:
-    """To 50 digits at least, though 1 - exp(-2x) cancels the first 38 of 100 where x is a tiny float32."""
+    """Compute it to at least 50 digits, although 1 - exp(-2x) loses the first 38 of 100 if x is a tiny float32."""
     with localcontext(prec=100):
         e = (Decimal(float(x)) * (-1 if name == "sigmoid" else -2)).exp()
         return 1 / (1 + e) if name == "sigmoid" else (1 - e) / (1 + e)
@@ -58,7 +58,8 @@ def dtype(request: pytest.FixtureRequest) -> Any:
 
 
 def numbers(dtype: Any) -> Iterator[np.ndarray]:
-    """Every exponent and both signs in even steps over the bit patterns; random ones; all round the breakpoints.
+    """Return every exponent and both signs at even steps of the bit patterns, random numbers, and all near the
+    breakpoints.
 
     Breakpoints are where the kernels may change course: multiples of ln(2)/4 (range reduction of either function),
     where a result saturates, overflows or becomes subnormal. And where float64's tanh rounds the most.
@@ -79,11 +80,11 @@ def numbers(dtype: Any) -> Iterator[np.ndarray]:
 
 @dataclass
 class Tally:
-    """What was seen of a function on an instruction set."""
+    """Counts for a function on an instruction set."""
 
     values: int = 0
     nan: int = 0
-    below: int = 0  #: exact values below the normal range
+    below: int = 0  #: number of exact values below the normal range
     rounded: int = 0  #: correctly
     decided: int = 0  #: whether correctly, by decimals
     within: tuple[int, ...] = (0, 0, 0)  #: 1, 1.5 and 2 ulp
@@ -115,7 +116,7 @@ class Tally:
 
 
 class Exact:
-    """What the results of one function have to be at some x, for every instruction set."""
+    """The correct results of one function at some x, for every instruction set."""
 
     def __init__(self, name: str, x: np.ndarray) -> None:
         exact, info = EXACT[name](x.astype(WIDER[x.dtype.type])), np.finfo(x.dtype)
@@ -127,7 +128,7 @@ class Exact:
         self.ulp = np.where(self.normal, abs(exact / mantissa) * (self.eps / 2), 1)
 
     def judge(self, got: np.ndarray) -> Tally:
-        """Count errors, and assert what must hold of NaN, signs, underflow and saturation."""
+        """Count errors, and check NaN, signs, underflow and saturation."""
         assert (np.isnan(got) == self.nan).all()
         assert ((np.signbit(got) == self.negative) | self.nan).all()
         assert not (abs(got) > 1).any()
@@ -160,7 +161,7 @@ class Exact:
 
 
 def falls(x: np.ndarray, got: np.ndarray) -> Tally:
-    """Where rows of neighbours, each larger than the one before or each smaller, do not have results in that order."""
+    """Return the places where results of ascending or descending neighbours are not in order."""
     fall = np.diff(got, axis=1) * -np.copysign(x.dtype.type(1), x[:, :1])
     at = np.nonzero(fall > 0)
     if not at[0].size:
@@ -172,7 +173,7 @@ def falls(x: np.ndarray, got: np.ndarray) -> Tally:
 
 @pytest.mark.parametrize("name", EXACT)
 def test_the_exact_values(name: str, dtype: Any) -> None:
-    """They are as near the truth as the counts take them to be."""
+    """The exact values are as accurate as the counts assume."""
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.uniform(-80, 80, 300), rng.uniform(-1, 1, 300), rng.uniform(-1, 1, 300) ** 9]).astype(dtype)
     exact = EXACT[name](x.astype(WIDER[dtype]))
@@ -185,7 +186,7 @@ def test_the_exact_values(name: str, dtype: Any) -> None:
 
 @pytest.mark.parametrize("name", EXACT)
 def test_error(name: str, dtype: Any) -> None:
-    """Instruction set by instruction set beside the same exact values, which take longer than the kernels do."""
+    """All instruction sets share the exact values, which take longer to compute than the kernels' results."""
     if not available_isas():
         pytest.skip("no native implementation is installed")
     activation = importlib.import_module("fastrnn.backends.native").activation
@@ -209,14 +210,16 @@ def test_tanh_is_odd(dtype: Any, activation: Callable[..., np.ndarray]) -> None:
 
 
 def rows_of_float32() -> Iterator[np.ndarray]:
-    """All patterns without the sign, in order. The last of a row stands first in the next one too."""
+    """Yield all patterns without the sign, in order. The last one of a row is also the first one of the next."""
     chunk = 2**17
     for n in range(0, 2**31, chunk):
         yield np.arange(n, n + chunk + 1, dtype=np.uint64).astype(np.uint32)[None]
 
 
 def rows_of_float64() -> Iterator[np.ndarray]:
-    """Runs of 257 neighbours, 96 in each binade, its first and last among them; 5000 more in each from 2^-30 to 2^9."""
+    """Yield runs of 257 neighbours: 96 per binade including its first and last, and 5000 more per binade from 2^-30 to
+    2^9.
+    """
     rng, run = np.random.default_rng(0), np.arange(257, dtype=np.uint64)
     for exponent in range(2047):
         inner = rng.integers(0, 2**52 - 256, 94 + 5000 * (-30 <= exponent - 1023 < 10), np.uint64)
@@ -226,7 +229,7 @@ def rows_of_float64() -> Iterator[np.ndarray]:
 
 
 def count(name: str, dtype: Any, every: Iterable[np.ndarray]) -> dict[str, Tally]:
-    """Over rows of patterns without the sign, but for the last of each row, and over the same with the sign."""
+    """Count over rows of patterns without the sign, except the last of each row, and over the same with the sign."""
     uint, tallies = BITS[dtype], dict.fromkeys(available_isas(), Tally())
     sign = np.array(-0.0, dtype).view(uint)
     activation = importlib.import_module("fastrnn.backends.native").activation
@@ -242,7 +245,7 @@ def count(name: str, dtype: Any, every: Iterable[np.ndarray]) -> dict[str, Tally
                     opposite, tally = of_positive[isa]
                     odd = got.view(uint) == opposite.view(uint) ^ sign
                     assert (odd | (np.isnan(x) & np.isnan(got)))[:, :-1].all()
-                else:  # instruction sets that have the same bits have the same counts
+                else:  # instruction sets with the same bits have the same counts
                     tally = next((t for g, t in judged if np.array_equal(g.view(uint), got.view(uint))), Tally())
                     if not tally.values:
                         exact = exact or Exact(name, x[:, :-1])
@@ -256,7 +259,7 @@ def count(name: str, dtype: Any, every: Iterable[np.ndarray]) -> dict[str, Tally
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", EXACT)
 def test_all_numbers(name: str, dtype: Any) -> None:
-    """From a number to the next larger one a result may fall, but by one ulp at most."""
+    """From a number to the next larger one a result may decrease, but by one ulp at most."""
     if not available_isas():
         pytest.skip("no native implementation is installed")
     with np.errstate(all="ignore"):
@@ -282,7 +285,7 @@ def test_special_values(dtype: Any, activation: Callable[..., np.ndarray]) -> No
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nan(dtype: Any, name: str, activation: Callable[..., np.ndarray]) -> None:
-    """Quiet or signalling, of either sign, in any lane."""
+    """NaN may be quiet or signalling, of either sign, in any lane."""
     uint = BITS[dtype]
     infinity = np.array(np.inf, dtype).view(uint)
     for pattern in (infinity + uint(1), infinity | uint(1) << uint(dtype().itemsize * 8 - 1) | uint(3), ~uint(0)):
@@ -296,8 +299,8 @@ def test_nan(dtype: Any, name: str, activation: Callable[..., np.ndarray]) -> No
 
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_lane_makes_no_difference(dtype: Any, name: str, activation: Callable[..., np.ndarray]) -> None:
-    """The remainder of a vector is computed as the rest is."""
+def test_lanes_give_the_same_bits(dtype: Any, name: str, activation: Callable[..., np.ndarray]) -> None:
+    """The remainder of a vector is computed like the rest."""
     x = np.random.default_rng(1).standard_normal(130).astype(dtype)
     whole = activation(name, x)
     for n in range(1, 67):

@@ -11,7 +11,7 @@ from support.tolerance import Measured, assert_rounded
 
 import fastrnn
 
-#: random problems for each cell and dtype
+#: number of random problems for each cell and dtype
 EVERY = [pytest.param(case, marks=pytest.mark.thorough if case >= 8 else ()) for case in range(12)]
 KINK = 1e-5  # well above a rounding error of a pre-activation
 
@@ -22,7 +22,7 @@ def reference(problem: Problem) -> Arrays:
 
 
 def random_problem(cell: str, case: int) -> Problem:
-    """Sizes from 1 to 130, awkward ones half the time, and any options; in float32 numbers."""
+    """Return a problem of sizes 1 to 130, often awkward ones, with any options, in float32 numbers."""
     for attempt in range(100):
         rng = np.random.default_rng([CELLS.index(cell), case, attempt])
         T, B, I, H = (int(rng.choice(AWKWARD)) if rng.integers(2) else int(rng.integers(1, 131)) for _ in range(4))
@@ -35,7 +35,7 @@ def random_problem(cell: str, case: int) -> Problem:
 
 
 def away_from_kink(problem: Problem) -> bool:
-    """Whether no pre-activation of a ReLU is so near 0 that rounding decides which derivative it has."""
+    """Return whether no pre-activation of a ReLU is so close to 0 that rounding decides its derivative."""
     b = problem.inputs.get("b", np.zeros(len(problem.inputs["W"]))).astype(np.float64)
     low, high = (reference(problem.astype(np.float64).changed(b=b + d))["y"] > 0 for d in (-KINK, KINK))
     return bool(np.array_equal(low, high))
@@ -43,7 +43,7 @@ def away_from_kink(problem: Problem) -> bool:
 
 @lru_cache(maxsize=2)
 def solved(cell: str, case: int) -> tuple[Problem, Arrays, Measured]:
-    """A problem and its solution, both in float64, and room for what is allowed: one for all implementations."""
+    """Return a problem and its solution in float64, and a dict for the measured bound, shared by all implementations."""
     problem = random_problem(cell, case).astype(np.float64)
     return problem, reference(problem), {}
 
@@ -58,7 +58,7 @@ def test_random_problem(cell: str, dtype: type, case: int, fast: str) -> None:
 
 @pytest.mark.parametrize("cell", ["rnn_tanh", "rnn_sigmoid", "lstm", "lstm_peephole", "gru_after", "gru_before"])
 def test_saturated_gates(cell: str, fast: str) -> None:
-    """Pre-activations of +-50 or so: the tails of sigmoid and tanh, and gradients that all but vanish."""
+    """Pre-activations of about +-50: the tails of sigmoid and tanh, and gradients that nearly vanish."""
     small = make(cell, (3, 17, 8, 33), dtype=np.float32, seed=1)
     problem = small.changed(**{name: 40 * small.inputs[name] for name in ("W", "U", "b")})
     wide = problem.astype(np.float64)

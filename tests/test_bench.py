@@ -147,7 +147,7 @@ def test_a_timing_is_median_and_spread() -> None:
 
 
 def test_spread_holds_the_median() -> None:
-    """What is said of it: it holds the true median with a confidence of 95 %, from the least number of rounds on."""
+    """The spread contains the true median with a confidence of 95 %, from the least number of rounds on."""
     for n in range(LEAST_ROUNDS, 500):
         low, high = figures.spread([*range(n, 0, -1)])
         assert n / 2 <= high - low + 1 <= 0.75 * n
@@ -158,7 +158,7 @@ def test_spread_holds_the_median() -> None:
 
 
 class FakeProcess:
-    """Says how long a call takes, and notes what it was asked, and when."""
+    """Reports how long a call takes, and records the requests and their times."""
 
     def __init__(self, log: list[tuple[float, Any]], taken: float) -> None:
         self.log, self.taken, self.alive = log, taken, True
@@ -232,7 +232,7 @@ def test_a_small_run_measures_and_reports(cell: str, python: Python, tmp_path: P
     forward, training = found["rows"]
     for row in (forward, training):
         own, peer = row["times"]["fastrnn"], row["times"]["numpy"]
-        # the median of a few rounds' quotients is not the quotient of medians on a machine that others use too
+        # on a busy machine the median of a few quotients may differ from the quotient of the medians
         assert 0.5 < row["ratios"]["R_peer"] * own["median"] / peer["median"] < 2
         assert row["ratios"]["verdict"] in figures.VERDICTS
         assert row["ratios"]["best"] == "numpy"

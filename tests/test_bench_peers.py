@@ -37,7 +37,7 @@ def outputs(peer: type[Peer], problem: Problem, mode: str) -> dict[str, np.ndarr
         return work.collect(work.call())
 
 
-#: Not Numba, which is NumPy's twin and takes half a minute to compile.
+#: Not Numba, which computes the same as NumPy and takes half a minute to compile.
 EVERY = (NumPy, PyTorch, ONNXRuntime, OpenVINO, JAX)
 AGREE = [
     (peer, sizes, lengths)
@@ -54,7 +54,7 @@ AGREE = [
 
 @pytest.mark.parametrize(("peer", "sizes", "lengths"), AGREE)
 def test_peers_agree(peer: type[Peer], sizes: grid.Sizes, lengths: np.ndarray | None) -> None:
-    """What each says it can do gives fastrnn's outputs and gradients: gate orders and peepholes among it."""
+    """Every case that a peer supports gives fastrnn's outputs and gradients, with the same gate order and peepholes."""
     if not peer.installed():
         pytest.skip(f"{peer.title} is not installed")
     offered = [
@@ -77,7 +77,7 @@ def test_peers_agree(peer: type[Peer], sizes: grid.Sizes, lengths: np.ndarray | 
     "name", [f"support.own_cells:{name}" for name in ("gru", "minimal_gated_unit", "min_gru", "slstm")]
 )
 def test_peers_run_a_users_cell(peer: type[Peer], name: str) -> None:
-    """Their loops over its equations give what its own functions give."""
+    """The peers' loops over a cell's equations give the results of the cell's own functions."""
     if not peer.installed():
         pytest.skip(f"{peer.title} is not installed")
     problem = draw(name, grid.Sizes(9, 5, 3, 17))
@@ -88,7 +88,7 @@ def test_peers_run_a_users_cell(peer: type[Peer], name: str) -> None:
 
 
 def test_peers_run_a_cell_that_has_everything(oracle: Callable[[str], Any]) -> None:
-    """A cell that has all that a cell can have."""
+    """The cell has every feature that a cell can have."""
     oracle("torch"), oracle("jax")
     problem = draw("support.own_cells:in_turns", grid.Sizes(9, 5, 3, 17))
     assert {name: a.shape for name, a in problem.weights[0].items()} == {
@@ -105,7 +105,7 @@ def test_peers_run_a_cell_that_has_everything(oracle: Callable[[str], Any]) -> N
 
 
 def test_gates_share_products(oracle: Callable[[str], Any]) -> None:
-    """One for each operand, as people write them; their rows of U are a slice where they lie side by side."""
+    """Gates with the same operand share a product; if their rows of U are contiguous, it uses a slice."""
     jnp = oracle("jax").numpy
     groups, rows = {}, {}
     for name in ("minimal_gated_unit", "clipped_relu_lstm", "in_turns"):
@@ -118,7 +118,7 @@ def test_gates_share_products(oracle: Callable[[str], Any]) -> None:
     assert list(rows.values()) == [[[0], [1]], [[0, 1, 2, 3]], [[0, 2], [1]]]
 
 
-def test_who_runs_a_users_cell() -> None:
+def test_peers_that_run_a_users_cell() -> None:
     cell = cells.find("support.own_cells:gru")
     assert [name for name in PEERS if PEERS[name].offers(cell, True, False)] == ["torch", "jax", "numba", "numpy"]
     assert [name for name in PEERS if PEERS[name].offers(cell, True, True)] == ["numba", "numpy"]

@@ -22,7 +22,7 @@ def at(seconds: float) -> Timing:
 
 
 def measured(point: str = "b1_512", cell: str = "lstm", mode: str = "forward", **seconds: float) -> Measured:
-    """A hand-made result: fastrnn takes 1 ms unless told."""
+    """Return an artificial result: fastrnn takes 1 ms by default."""
     times = {name: at(t) for name, t in ({"fastrnn": 1e-3} | seconds).items()}
     rates = {"fma": 200e9, "stream": 100e9}
     rounds = {name: [timing.median] * LEAST_ROUNDS for name, timing in times.items()}
@@ -62,8 +62,8 @@ def test_a_verdict_needs_a_clear_majority(theirs: list[float], expected: str) ->
     assert ratios["spread"][0] <= ratios["R_peer"] <= ratios["spread"][1]
 
 
-def test_verdict_is_of_rounds_not_of_times() -> None:
-    """A neighbour that slows both alike hides nothing."""
+def test_verdict_is_by_rounds() -> None:
+    """Other load that slows both does not change the verdict."""
     done = measured(torch=1e-3)
     done.rounds = {"fastrnn": [1.0, 9.0] * 6, "torch": [1.02, 9.2] * 6}
     assert figures.ratios(done, sgemm=150e9)["verdict"] == "ahead"
@@ -122,14 +122,14 @@ def test_the_report_in_markdown() -> None:
     ("seconds", "text"),
     [(1.234e-6, "1.23 us"), (9.999e-6, "10.0 us"), (99.97e-6, "100 us"), (999.6e-6, "1.00 ms"), (0.0567, "56.7 ms")],
 )
-def test_seconds_are_written_for_people(seconds: float, text: str) -> None:
+def test_seconds_are_readable(seconds: float, text: str) -> None:
     assert report.human(seconds) == text
 
 
 def test_the_chart_is_a_png(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     rows = [measured(point, cell, torch=2e-3) for point in grid.POINTS for cell in PUBLIC]
-    rows.append(measured("tiny", mode="training"))  # has no peer, and so no place in it
+    rows.append(measured("tiny", mode="training"))  # has no peer, so it is not drawn
     importlib.import_module("benchmarks.compare.chart").draw(
         result(*(figures.row(done, 150e9) for done in rows)), tmp_path / "bench.png"
     )

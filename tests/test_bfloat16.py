@@ -1,4 +1,4 @@
-"""Layers whose weights are kept in bfloat16: float32 layers on rounded weights, to float32's own error.
+"""Layers with bfloat16 weights are float32 layers with rounded weights, up to float32's own error.
 
 Only the instruction set that multiplies pairs of bfloat16 rounds the left operand too. Its error is stated as a part of
 what the roundings of x and h, each within 2**-8 of their size, can do; the states of these problems do not explode, so
@@ -52,7 +52,7 @@ def test_same_bits(cell: str, size: int, native: str) -> None:
 
 
 def test_rounding() -> None:
-    """To the nearest of 8 significant bits, ties to even; NaN stays, and what overflows goes to infinity."""
+    """To the nearest of 8 significant bits, ties to even; NaN stays NaN, and overflow gives infinity."""
     one = np.float32(1)
     step = np.float32(2.0**-7)
     given = np.array([1, 1 + step / 2, 1 + step * 3 / 2, 1 + step / 2 + 2.0**-20, -1 - step, 0, -0.0], np.float32)

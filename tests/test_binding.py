@@ -1,4 +1,4 @@
-"""The binding keeps memory safe by itself: what does not fit is refused before the C core sees any of it.
+"""The binding is memory-safe by itself: it rejects arguments that do not fit before the C core reads them.
 
 `fastrnn.checks` stands in front, so users meet other words. Here a mistake between the two is made on purpose.
 """
@@ -35,7 +35,7 @@ class Job(NamedTuple):
 
 
 class Scratch:
-    """Work areas, some bytes too small."""
+    """Work areas that are some bytes too small."""
 
     asked = 0
 
@@ -51,7 +51,7 @@ class Scratch:
 
 
 def right(dtype: Any = np.float64) -> Job:
-    """One that is right, its outputs NaN."""
+    """Return a correct job with outputs of NaN."""
     result, _ = called(make("lstm_peephole", (T, B, I, H), dtype=dtype, lengths=True, resets=True, training=True))
     call = result.cache.kept.call
     final = tuple(np.full((B, H), np.nan, dtype) for _ in "hc")
@@ -65,7 +65,7 @@ def nan_like(a: Any) -> Any:
 
 
 def right_backward(job: Job) -> tuple[Any, ...]:
-    """The backward of a job that was run, as `_fastrnn.backward` takes it, gradients NaN."""
+    """Return a correct job for `_fastrnn.backward`, the backward of a job that was run, with gradients of NaN."""
     call = job.call
     arrays = [nan_like(a) for a in (call.x, call.W, call.U, call.b, call.b_rec, call.p)]
     grads = Gradients(*arrays, tuple(nan_like(a) for a in call.init))
@@ -83,11 +83,11 @@ def read_only(*shape: int) -> np.ndarray:
 
 
 def ragged(job: Job, *lengths: int) -> Call:
-    """Of 9 steps, beside outputs that are padded."""
+    """Return a ragged call of 9 steps with padded outputs."""
     return job.call._replace(x=np.zeros((9, I)), lengths=np.array(lengths))
 
 
-#: what is put in the place of a part of the job or of its call, and how it is refused
+#: replacement of a part of the job or its call, and the expected error
 WRONG: list[tuple[str, Callable[[Job], Any], str]] = [
     ("states", lambda job: (np.empty((T, B, H - 1)), job.states[1]), r"expected shape \(5, 3, 17\)"),
     ("states", lambda job: (np.empty((T, B + 1, H)), job.states[1]), r"expected shape \(5, 3, 17\)"),
@@ -137,7 +137,7 @@ WRONG: list[tuple[str, Callable[[Job], Any], str]] = [
 
 
 def test_what_is_right() -> None:
-    """So that the refusals below are for what each of them changes."""
+    """The unchanged job is valid, so each error below is due to its change."""
     job = right()
     core.forward(ISA, [job], Scratch())
     assert not any(np.isnan(a).any() for a in (*job.states, *job.final))
@@ -162,7 +162,7 @@ def test_a_small_work_area() -> None:
 
 @pytest.mark.parametrize("sequences", [8, 12])
 def test_lengths_leave_no_thread_without_rows(sequences: int) -> None:
-    """A thread's rows are what its part of the work area is for: of two threads neither has more than half of them."""
+    """A thread's part of the work area is for its rows: with two threads neither has more than half of them."""
     asked = []
     for lengths in (False, True):
         problem = make("lstm", (60, sequences, 64, 64), dtype=np.float32, lengths=lengths, training=True)
@@ -281,8 +281,8 @@ def packed_dense() -> DenseCall:
     return call._replace(packed=packed)
 
 
-def test_rows_by_themselves() -> None:
-    """Packed or not, into an array that is exactly as large."""
+def test_dense_rows() -> None:
+    """W may be packed or not; the output array has exactly the required size."""
     room = np.full(27, np.nan)
     for call in (dense(), packed_dense()):
         core.dense(ISA, call, room[3:24].reshape(3, 7), Scratch())
@@ -328,7 +328,7 @@ def stages(*parts: Any, rows: Any = None) -> Any:
 
 
 def step_of_a_layer(B: int = 3) -> list[Any]:
-    """A job of one step of the LSTM, with inputs as wide as a `dense` gives."""
+    """Return a job of one step of the LSTM, whose inputs have the width of a `dense` output."""
     given = np.random.default_rng(1).standard_normal
     call = Call(CELLS["lstm"], np.zeros((1, B, 7)), given((44, 7)), (None, None), given((44, 11)), given(44), given(44))
     return [(core.cells()[CELLS["lstm"].digest][0], call, (None,), (None, None), None)]
@@ -347,7 +347,7 @@ def test_stages_that_do_not_fit() -> None:
 
 
 def test_states_that_do_not_fit() -> None:
-    """Of a stream and of a pool: nothing smaller than what C will write."""
+    """States of streams and pools must not be smaller than what C writes."""
     right = np.zeros((1, 3, 11))
     core.Stepper(stages(packed_dense(), step_of_a_layer()), (right, right.copy()), 3, tuple)
     for states, B in (((right, right[:, :2].copy()), 3), ((right,), 3), ((right, right.copy()), 2)):

@@ -1,4 +1,4 @@
-"""Callbacks: their moments, early stopping, progress."""
+"""Callbacks: when they are called, early stopping, progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastrnn.training import Callback, EarlyStopping, Training
 Arrays = dict[str, np.ndarray]
 
 
-def test_moments_of_callbacks() -> None:
+def test_order_of_callback_calls() -> None:
     calls: list[Any] = []
 
     class Note(Callback):
@@ -48,7 +48,7 @@ def test_moments_of_callbacks() -> None:
 
 
 class Give(Callback):
-    """Put these values for a name into the logs, and keep the weights of each epoch."""
+    """Put these values for a name into the logs, and store the weights of each epoch."""
 
     def __init__(self, name: str, values: list[float]) -> None:
         self.name, self.values, self.weights = name, values, list[Arrays]()
@@ -83,7 +83,7 @@ def test_early_stopping(
     after = EarlyStopping(name, restore_best=restore, **options)
     again = classifier().fit(inputs(), classes(N), epochs=6, rng=0, callbacks=[Give(name, values), after])
     fresh = classifier().fit(inputs(), classes(N), epochs=6, rng=0, callbacks=[Give(name, values), stopping])
-    assert again.history == fresh.history == history.history  # what it saw before is forgotten
+    assert again.history == fresh.history == history.history  # values from the previous training are forgotten
 
 
 def test_progress(capsys: pytest.CaptureFixture[str], oracle: Callable[[str], Any]) -> None:
@@ -103,5 +103,5 @@ def test_progress(capsys: pytest.CaptureFixture[str], oracle: Callable[[str], An
         "Checkpoint('model', every=1, best_only=True, monitor='loss', mode='min')",
     ],
 )
-def test_callbacks_say_how_they_were_made(made: str) -> None:
+def test_repr_of_callbacks(made: str) -> None:
     assert repr(eval(made, vars(training))) == made

@@ -31,7 +31,7 @@ def functions(torch: Any) -> dict[str, Callable[[Any], Any]]:
         "tanh": torch.tanh,
         "relu": torch.relu,
         "sigmoid": torch.sigmoid,
-        "hard_sigmoid": lambda a: torch.clamp(a / 6 + 0.5, 0, 1),  # the gradient of its own has float32's 1/6
+        "hard_sigmoid": lambda a: torch.clamp(a / 6 + 0.5, 0, 1),  # its own gradient has float32's 1/6
         "hard_sigmoid_keras2": lambda a: torch.clamp(0.2 * a + 0.5, 0, 1),
         "identity": lambda a: a,
         "softsign": nn.softsign,
@@ -155,7 +155,7 @@ def formulas(torch: Any) -> dict[str, Callable[..., Any]]:
 
 
 def lstm_formula(torch: Any, f: Any, g: Any, h: Any, bound: float, cell_clip: float, coupled: bool, peep: bool) -> Any:
-    """The LSTM as ONNX describes it, and with a clip of the cell."""
+    """Return the LSTM as defined by ONNX, with a cell clip."""
 
     def formula(a: Any, u: Any, s: Any, p: Any, e: Any) -> Any:
         y, c = s
@@ -199,7 +199,7 @@ def expected(torch: Any, p: Any, formula: Any) -> dict[str, np.ndarray]:
 
 
 def expect(torch: Any, cell: Any, formula: Any, scale: float = 1.0) -> None:
-    """Every output and gradient of the cell is the formula's."""
+    """Check every output and gradient of the cell against the formula."""
     for seed, options in enumerate(({}, {"lengths": True, "resets": True}, {"reverse": True, "checkpoint": 2})):
         p = problem(cell, (5, 4, 3, 9), seed, **options)
         p.inputs = {name: a * scale for name, a in p.inputs.items()}
@@ -219,11 +219,11 @@ def test_formulas(name: str, backend: str, oracle: Callable[[str], Any]) -> None
 
 @pytest.mark.parametrize("k", range(len(ACTIVATIONS)))
 def test_factories(k: int, backend: str, oracle: Callable[[str], Any]) -> None:
-    """Each activation in each place, with and without a clip."""
+    """Every activation in every place, with and without a clip."""
     torch = oracle("torch")
     known, free = functions(torch), float("inf")
     f, g, h = (ACTIVATIONS[(k + n) % len(ACTIVATIONS)] for n in (0, 1, 5))
-    bound = 0.6 if k % 2 or "exponential" in (f, g) else None  # or states grow beyond any number
+    bound = 0.6 if k % 2 or "exponential" in (f, g) else None  # otherwise states grow without bound
     most, coupled, peephole, after = bound or free, k % 3 == 1, k % 4 == 1, k % 2 == 0
     cell = catalogue.lstm_with(f, g, h, clip=bound, input_forget=coupled, peephole=peephole)
     expect(torch, cell, lstm_formula(torch, known[f], known[g], known[h], most, free, coupled, peephole), 0.8)
@@ -233,13 +233,13 @@ def test_factories(k: int, backend: str, oracle: Callable[[str], Any]) -> None:
     expect(torch, cell, lambda a, u, s, p, e: [known[f](torch.clamp(a[0] + u(0, s[0]), -most, most))], 0.8)
 
 
-def test_the_cell_that_is_clipped(backend: str, oracle: Callable[[str], Any]) -> None:
+def test_clipped_cell_state(backend: str, oracle: Callable[[str], Any]) -> None:
     torch = oracle("torch")
     formula = lstm_formula(torch, torch.sigmoid, torch.tanh, torch.tanh, float("inf"), 0.3, False, False)
     expect(torch, catalogue.clipped_lstm(0.3), formula)
 
 
-def test_couplings_are_one_cell_of_two_signs() -> None:
+def test_coupled_gates_differ_only_in_sign() -> None:
     p = problem(catalogue.cifg_lstm_input, (5, 4, 3, 9))
     y = p.cell.forward(**p.inputs, init=p.init).y
     assert np.linalg.norm(catalogue.cifg_lstm_forget.forward(**p.inputs, init=p.init).y - y) > 1e-2
@@ -259,7 +259,9 @@ def test_default_factories_are_the_built_in_cells() -> None:
 
 
 def test_slstm_is_the_quotient_of_two_sums(backend: str) -> None:
-    """Without m, as the paper has it first; inputs that large overflow there alone. A floor is nothing from zeros."""
+    """Without m, as first defined in the paper; only there do such large inputs overflow. From zero states a floor has
+    no effect.
+    """
     p = problem(catalogue.slstm, (6, 3, 2, 5))
     out = p.cell.forward(**p.inputs, return_states=True)
     W, U = p.inputs["W"].reshape(4, 5, 2), p.inputs["U"].reshape(4, 5, 5)
@@ -274,12 +276,12 @@ def test_slstm_is_the_quotient_of_two_sums(backend: str) -> None:
         assert_close({"h": out.y[t], "c": out.states[1][t] * m, "n": out.states[2][t] * m}, {"h": h, "c": c, "n": n})
     assert_close({"y": catalogue.slstm_floor.forward(**p.inputs).y}, {"y": out.y})
     large = problem(catalogue.slstm, (6, 3, 2, 5))
-    large.inputs["b"][:5] = -2000  # m far below the 0 it starts with
+    large.inputs["b"][:5] = -2000  # m is far below its initial 0
     large.init = tuple([0 * a for a in large.init])
     assert all(np.isfinite(a).all() for a in results(large).values())
 
 
-def test_parameters_start_as_the_cell_says(oracle: Callable[[str], Any]) -> None:
+def test_initial_values_of_parameters(oracle: Callable[[str], Any]) -> None:
     cell = catalogue.layer_norm_lstm
     starts = np.repeat([1.0] * 8 + [0, 1, 0, 0] + [1, 0], 4)
     layer = fastrnn.Recurrent(cell, 3, 4, bidirectional=True, bias=False)
@@ -340,13 +342,13 @@ def test_names_of_one_function_give_one_cell(one: Any, other: str) -> None:
     assert catalogue.lstm_with(output=one) is catalogue.lstm_with(output=other)
 
 
-def test_peepholes_have_their_usual_name() -> None:
+def test_name_of_peepholes() -> None:
     made = fastrnn.Recurrent(catalogue.lstm_with(peephole=True), 3, 4)
     assert made.parameters().keys() == fastrnn.LSTM(3, 4, peephole=True).parameters().keys()
 
 
-def test_names_are_the_calls_that_make_the_cells() -> None:
-    """Every argument that is not the default."""
+def test_cell_names_are_calls() -> None:
+    """Names contain every argument that differs from the default."""
     made = (
         "lstm_with()",
         "lstm_with(gate='hard_sigmoid', candidate='relu', output='elu', clip=2.0, input_forget=True, peephole=True)",
@@ -362,7 +364,7 @@ def test_names_are_the_calls_that_make_the_cells() -> None:
     assert catalogue.lstm_with(input_forget=np.True_).name == "lstm_with(input_forget=True)"
 
 
-def test_what_factories_refuse() -> None:
+def test_factories_reject_wrong_arguments() -> None:
     with pytest.raises(ValueError, match=r"gate: expected one of tanh, .*, or a function, got 'gelu'"):
         catalogue.lstm_with("gelu")
     with pytest.raises(ValueError, match="clip: expected a positive number, got 0"):

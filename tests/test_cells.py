@@ -1,4 +1,4 @@
-"""Cells of a user's own: outputs and every gradient, and the same bits however they are computed."""
+"""User-defined cells: outputs and every gradient, and the same bits in every way to compute them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fastrnn.defined import DefinedCell
 
 STEP = 1e-30
 
-#: cells as users write them, and built-in ones that no public function has
+#: user-defined cells, and built-in ones without a public function
 ALL = (
     *own_cells.ALL,
     *[DefinedCell(c.function, c.gates, c.states, c.parameters) for c in CELLS.values() if c.name not in PUBLIC],
@@ -32,7 +32,7 @@ CATALOGUE = tuple([cell for name in catalogue.__all__ if isinstance(cell := geta
 
 
 def loop(p: SimpleNamespace, given: dict[str, Any]) -> tuple[list[Any], tuple[Any, ...]]:
-    """States of every step and the final ones, by the equations and a plain loop."""
+    """Return the states of every step and the final ones, from a plain loop over the equations."""
     cell, options = p.cell, p.options
     x, state = given["x"], tuple([given[f"{s}0"] for s in cell.states])
     T, B, _ = x.shape
@@ -53,7 +53,7 @@ def loop(p: SimpleNamespace, given: dict[str, Any]) -> tuple[list[Any], tuple[An
 
 
 def by_complex_step(p: SimpleNamespace) -> Arrays:
-    """What `results` returns, gradients by the imaginary part of a loss whose inputs are moved by it."""
+    """Return the same as `results`; gradients are the imaginary part of a loss with complex inputs."""
     given = p.inputs | p.e | {f"{s}0": a for s, a in zip(p.cell.states, p.init, strict=True)}
     every, final = loop(p, given)
     states = [np.stack([after[k] for after in every]) for k in range(len(p.cell.states))]
@@ -100,8 +100,8 @@ def test_gradients_are_complex_steps(cell: Any, n: int) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("cell", [*ALL, *CATALOGUE], ids=lambda cell: cell.name)
 def test_machine_code_is_the_reference(cell: Any, dtype: Any, isa: str) -> None:
-    """On every instruction set, at sizes round the widths of vectors."""
-    least = 5 if cell.program.means else 1  # of few units, what is normalised is their rounding
+    """On every instruction set, at sizes around the widths of vectors."""
+    least = 5 if cell.program.means else 1  # with few units, normalised values consist mainly of rounding errors
     for n, sizes in enumerate([(6, 5, 3, 7), (5, 1, 4, 33), (4, 9, 5, 64), (3, 2, 1, least)]):
         p = problem(cell, sizes, n, **OPTIONS[n])
 
@@ -117,8 +117,8 @@ def test_machine_code_is_the_reference(cell: Any, dtype: Any, isa: str) -> None:
         assert_rounded(got, evaluate(), evaluate)
 
 
-#: all that a cell can have: inputs, parameters, several states, means, products one after the other, and values that
-#: depend on parameters alone
+#: together, every feature of a cell: inputs, parameters, several states, means, dependent products, and values that
+#: depend only on parameters
 UNLIKE = {"everything", "normalised", "in_turns", "lru"}
 
 
@@ -139,7 +139,7 @@ def test_numba_is_the_reference(cell: Any) -> None:
 
 @pytest.mark.parametrize("cell", ALL, ids=lambda cell: cell.name)
 def test_bits_are_the_same_on_threads_with_checkpoints_and_batch_first(cell: Any, native: str) -> None:
-    """The same on any number of threads, with checkpoints, batch-first, and without training."""
+    """On any number of threads, with checkpoints, batch-first, and without training."""
     for sizes in ((9, 12, 5, 48), (7, 1, 3, 400), (7, 5, 3, 257)):
         p = problem(cell, sizes, lengths=True, resets=True)
         expected = results(p, np.float32, threads=1)
@@ -162,12 +162,12 @@ SCANS = [cell for cell in (*ALL, *CATALOGUE) if cell.program.scans]
 @pytest.mark.parametrize("options", [{}, {"reverse": True}, {"lengths": True, "resets": True}], ids=str)
 @pytest.mark.parametrize("cell", SCANS, ids=lambda cell: cell.name)
 def test_a_scan_of_one_long_sequence_is_the_reference(cell: Any, options: dict[str, Any], native: str) -> None:
-    """Whose units are run one after the other, over many steps at a time; several sequences are not."""
+    """Its units are computed one after the other, many steps at a time; several sequences are computed differently."""
     for T, H in ((150, 40), (64, 70), (65, 3)):
         p = problem(cell, (T, 1, 3, H), **options)
         p.inputs["W"] /= 4
         if "p" in p.inputs:
-            p.inputs["p"] = np.abs(p.inputs["p"]) / (2 + np.abs(p.inputs["p"]))  # or states grow beyond any number
+            p.inputs["p"] = np.abs(p.inputs["p"]) / (2 + np.abs(p.inputs["p"]))  # otherwise states grow without bound
         with fastrnn.use_backend("numpy"):
             exact = results(p)
         assert_close(results(p), exact)
@@ -177,7 +177,7 @@ def test_a_scan_of_one_long_sequence_is_the_reference(cell: Any, options: dict[s
 
 
 def test_a_zero_that_is_carried_back_keeps_its_sign(native: str) -> None:
-    """Gradients of -0 reach the initial state as -0, alone, in a batch, and with checkpoints."""
+    """A gradient of -0 reaches the initial state as -0: alone, in a batch, and with checkpoints."""
     cell, x, W = catalogue.min_gru, np.ones((3, 2, 1), np.float32), np.ones((10, 1), np.float32)
 
     def carried(sequences: int, **options: Any) -> np.ndarray:
@@ -264,7 +264,7 @@ def test_a_cell_prints_its_equations_and_derivative() -> None:
 
 
 def test_equations_take_any_dtype() -> None:
-    """`step` is the function itself: complex and long double go through."""
+    """`step` is the function itself, so it takes complex and long double numbers."""
     cell = own_cells.gru
     for dtype in (np.complex64, np.longdouble):
         h = cell.step(

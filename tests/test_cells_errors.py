@@ -1,4 +1,4 @@
-"""Errors of a user's own cell: of equations that are no cell, and of arguments that are not its own."""
+"""Errors of user-defined cells: invalid equations and invalid arguments."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def returns_text(x: Any, U: Any, s: Any) -> Any:
         (lambda x, U, s, p: x.a, {"parameters": ("q",)}, r"parameter q is not used"),
     ],
 )
-def test_equations_that_are_no_cell_are_refused(function: Any, options: dict[str, Any], says: str) -> None:
+def test_invalid_equations_raise_an_error(function: Any, options: dict[str, Any], says: str) -> None:
     """The message names the cell and the line."""
     name = "<lambda>" if function.__name__ == "<lambda>" else function.__name__
     with pytest.raises(CellError, match=rf"cell {name}, .*test_cells_errors\.py:\d+: .*({says})"):
@@ -131,7 +131,7 @@ def test_wrong_arguments_are_refused(change: dict[str, Any], says: str) -> None:
         p.cell.forward(**p.inputs | {"e": {"noise": np.zeros((3, 5))}} | change)
 
 
-def test_what_a_cell_does_not_have_is_refused() -> None:
+def test_missing_features_raise_an_error() -> None:
     p = problem(own_cells.min_gru, (2, 3, 2, 5))
     with pytest.raises(ValueError, match="U: cell min_gru has no product with U"):
         p.cell.forward(**p.inputs, U=np.zeros((5, 5)))
@@ -141,7 +141,7 @@ def test_what_a_cell_does_not_have_is_refused() -> None:
         p.cell.forward(**p.inputs, e={"mask": np.zeros((3, 5))})
 
 
-def test_a_cache_is_of_its_cell() -> None:
+def test_a_cache_belongs_to_its_cell() -> None:
     p = problem(own_cells.min_gru, (2, 3, 2, 5))
     cache = p.cell.forward(**p.inputs, training=True).cache
     with pytest.raises(TypeError, match="expected one made by ind_rnn_forward"):

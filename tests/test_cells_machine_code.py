@@ -23,8 +23,8 @@ from fastrnn.defined import DefinedCell
 
 @pytest.mark.parametrize("isa", available_isas())
 @pytest.mark.parametrize("cell", generate.compiled().values(), ids=generate.compiled())
-def test_a_cell_has_the_same_bits_compiled_in_and_here(cell: Any, isa: str, monkeypatch: Any) -> None:
-    """The one that is compiled in is found by its equations, whoever wrote them."""
+def test_compiled_in_and_run_time_code_give_the_same_bits(cell: Any, isa: str, monkeypatch: Any) -> None:
+    """A compiled-in cell is found by its equations, in any definition."""
     native = fastrnn.backends.load("native")
     own = DefinedCell(cell.function, cell.gates, cell.states, cell.parameters)
     p = problem(own, (7, 5, 3, 37), 1, lengths=True, resets=True)
@@ -51,7 +51,7 @@ print(p.cell.forward(**p.inputs).y.tobytes().hex())
 
 
 def run_with(folder: Path, program: str = PROGRAM) -> str:
-    """y in a process of its own that keeps machine code in this folder."""
+    """Return y, computed in a new process that stores machine code in this folder."""
     code = program.format(tests=str(Path(__file__).parent))
     environment = os.environ | {"FASTRNN_CACHE_DIR": str(folder)}
     done = subprocess.run(
@@ -89,13 +89,13 @@ print(run(own_cells.min_gru))
 @pytest.mark.skipif(sys.platform != "linux", reason="the flags of mmap are Linux'")
 @pytest.mark.skipif(not available_isas(), reason="no native implementation is installed")
 def test_code_may_lie_far_from_its_constants(tmp_path: Path) -> None:
-    """Where the address space is crowded, code and constants come to lie gigabytes apart."""
+    """In a crowded address space, code and constants may be gigabytes apart."""
     assert run_with(tmp_path, FAR) == run_with(tmp_path)
 
 
 @pytest.mark.skipif(not available_isas(), reason="no native implementation is installed")
 def test_machine_code_on_disk_is_used_again_and_checked(tmp_path: Path) -> None:
-    """Machine code is kept and used again; what is damaged, or cannot be written, costs time alone."""
+    """Stored machine code is reused; if the file is damaged or cannot be written, only time is lost."""
     expected = run_with(tmp_path / "kept")
     [path] = (tmp_path / "kept").iterdir()
     whole, time = path.read_bytes(), path.stat().st_mtime_ns
@@ -110,7 +110,7 @@ def test_machine_code_on_disk_is_used_again_and_checked(tmp_path: Path) -> None:
 
 
 def test_each_cell_dtype_and_instruction_set_has_a_file(tmp_path: Path, native: str, monkeypatch: Any) -> None:
-    """Equations, dtype and instruction set: each has a file of its own."""
+    """Each combination of equations, dtype and instruction set has its own file."""
     monkeypatch.setenv("FASTRNN_CACHE_DIR", str(tmp_path))
     code = fastrnn.backends.load("native")._code
     isas = fastrnn.config()["available_isas"]
@@ -121,8 +121,7 @@ def test_each_cell_dtype_and_instruction_set_has_a_file(tmp_path: Path, native: 
     assert len(list(tmp_path.iterdir())) == 4 * len(isas)
 
 
-def test_without_a_compiler_numpy_computes_and_says_so(native: str, monkeypatch: Any) -> None:
-    """NumPy computes, and says so."""
+def test_without_a_compiler_numpy_runs_and_warns(native: str, monkeypatch: Any) -> None:
     p = problem(own_cells.zoneout, (3, 2, 2, 5))
     expected = results(p)
     monkeypatch.setattr(machine, "available", lambda: False)
@@ -131,7 +130,7 @@ def test_without_a_compiler_numpy_computes_and_says_so(native: str, monkeypatch:
 
 
 def test_functions_of_machine_code_are_accurate(native: str) -> None:
-    """exp, log, log1p and softplus within 3 ulp of float64's, over their range."""
+    """exp, log, log1p and softplus are within 3 ulp of float64 over their range."""
     from fastrnn.cells import exp, log, log1p, softplus
 
     rng = np.random.default_rng(0)
@@ -166,7 +165,7 @@ def test_functions_of_machine_code_are_accurate(native: str) -> None:
 
 
 def test_generated_c_has_a_file_for_each_family(tmp_path: Path) -> None:
-    """A file for each family, left alone if it is there already; what C has no form for is an error."""
+    """Each family has a file, which is not rewritten if unchanged; equations that C cannot express raise an error."""
     generate.main(tmp_path)
     written = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     families = {"cell_rnn.c", "cell_lstm.c", "cell_gru.c", "cell_catalogue.c"}

@@ -29,7 +29,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """A command in an empty folder: its exit code, and what it prints."""
+    """Run a command in an empty folder; return its exit code and its output."""
     main = importlib.import_module("fastrnn.__main__").main
     monkeypatch.chdir(tmp_path)
 
@@ -45,7 +45,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 
 def wrong(run: Run, *arguments: str) -> str:
-    """What a command says that does not go."""
+    """Return the error message of a failing command."""
     code, out, err = run(*arguments)
     assert (code, out, err.count("\n"), "Traceback" in err) == (2, "", 1, False), err
     assert err.startswith("python -m fastrnn")
@@ -92,7 +92,7 @@ def test_keras(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("prefix", ["", "encoder.rnn."])
 def test_a_state_dict(prefix: str, nested: bool, kind: str, run: Run, torch: Any) -> None:
-    """What a file of PyTorch's says itself need not be told."""
+    """Information inside a PyTorch file need not be given as an option."""
     module = getattr(torch.nn, kind)(3, 4, 2, bidirectional=True)
     state = {prefix + name: value for name, value in module.state_dict().items()}
     torch.save({"state_dict": state, "epoch": 3} if nested else state, "model.pt")
@@ -102,7 +102,7 @@ def test_a_state_dict(prefix: str, nested: bool, kind: str, run: Run, torch: Any
     assert_same_bits(back.parameters(), expected.parameters())
 
 
-def test_which_module_and_which_cell(run: Run, torch: Any) -> None:
+def test_selecting_module_and_cell(run: Run, torch: Any) -> None:
     modules = torch.nn.ModuleDict({"a": torch.nn.RNN(3, 4, nonlinearity="relu"), "b": torch.nn.LSTM(3, 8, proj_size=4)})
     torch.save(modules.state_dict(), "model.pth")
     assert "--prefix: expected one of 'a.', 'b.', because model.pth has several modules" in wrong(
@@ -117,7 +117,7 @@ def test_which_module_and_which_cell(run: Run, torch: Any) -> None:
     assert (code, "0 LSTM" in out) == (0, True)
 
 
-def test_arrays_of_another(run: Run, tmp_path: Path) -> None:
+def test_safetensors_of_another_package(run: Run, tmp_path: Path) -> None:
     """A safetensors file that fastrnn did not write has PyTorch's names."""
     layer = fastrnn.GRU(3, 4, reset_after=False, rng=0)
     arrays = {f"rnn.{name}": a for name, a in layer.state_dict().items()}
@@ -150,7 +150,7 @@ def test_a_file_is_read_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weight_files, "opened", seen)
     assert run("convert", "model.safetensors", "again.safetensors")[0] == 0
     assert files == ["model.safetensors"]
-    # Not their bytes: safetensors writes its metadata in an order of chance.
+    # Not their bytes: safetensors writes its metadata in random order.
     first, second = (opened("path", f"{stem}.safetensors") for stem in ("model", "again"))
     assert second[1] == first[1]
     assert_same_bits(second[0], first[0])
@@ -199,7 +199,7 @@ def test_a_layer_with_a_pair_of_outputs(run: Run, onnx: Any) -> None:
     assert "merge: None gives a pair" in wrong(run, "bench", "pair.safetensors")
 
 
-def test_inspect_a_graph_that_is_no_chain(run: Run, onnx: Any) -> None:
+def test_inspect_a_graph_that_is_not_a_chain(run: Run, onnx: Any) -> None:
     model = fastrnn.to_onnx(small())
     model.graph.node.append(onnx.helper.make_node("Sqrt", ["y"], ["z"]))
     model.graph.output[0].name = "z"
@@ -213,7 +213,7 @@ def test_inspect_a_graph_that_is_no_chain(run: Run, onnx: Any) -> None:
 
 
 def times(line: str) -> list[float]:
-    """Seconds, of both columns."""
+    """Return the seconds in both columns."""
     return [
         float(n.replace(",", "")) * {"us": 1e-6, "ms": 1e-3}[unit] for n, unit in re.findall(r"([\d,.]+) ([um]s)", line)
     ]
@@ -237,7 +237,7 @@ def test_bench(run: Run) -> None:
 
 
 def test_bench_of_a_layer(run: Run) -> None:
-    """A bidirectional one has no single step."""
+    """A bidirectional layer cannot run step by step."""
     fastrnn.save("one.safetensors", fastrnn.GRU(3, 4, reset_after=True, rng=0))
     fastrnn.save("two.safetensors", fastrnn.GRU(3, 4, reset_after=True, bidirectional=True, dtype=np.float64, rng=0))
     small = ("--seconds", "0.02", "--batch", "1", "--steps", "3")
@@ -253,7 +253,7 @@ def test_bench_with_the_model_last(run: Run) -> None:
 
 
 def test_bench_of_an_encoder_and_a_decoder(run: Run) -> None:
-    """The decoder's steps are of its own number; alone it reads vectors."""
+    """The decoder's number of steps is its own; alone it reads vectors."""
     decoder = [fastrnn.RepeatVector(5), fastrnn.LSTM(4, 2, rng=1)]
     encoder = fastrnn.LSTM(3, 4, return_sequences=False, rng=0)
     fastrnn.Sequential([encoder, *decoder]).save("both.safetensors")
@@ -324,7 +324,7 @@ def test_as_a_module(python: Callable[..., Any], tmp_path: Path) -> None:
     assert "1 LSTM" in done.stdout
 
 
-def test_what_is_written_computes_the_same(run: Run, oracle: Callable[[str], Any], onnx: Any) -> None:
+def test_written_models_compute_the_same(run: Run, oracle: Callable[[str], Any], onnx: Any) -> None:
     model = drawn_model(3)
     model.save("model.safetensors")
     assert run("convert", "model.safetensors", "model.onnx")[0] == 0

@@ -1,4 +1,4 @@
-"""Which backend and instruction set compute: context managers, environment variables, fall-backs."""
+"""Selection of backend and instruction set: context managers, environment variables, fall-backs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Python = Callable[..., CompletedProcess[str]]
 
 CPUINFO = Path("/proc/cpuinfo")
 ASK = "import fastrnn; print(fastrnn.config()['backend'], fastrnn.config()['isa'])"
-BLOCK = "import sys; sys.modules['_fastrnn'] = None; "  # an import of it raises ImportError
+BLOCK = "import sys; sys.modules['_fastrnn'] = None; "  # importing it raises ImportError
 
 
 def backend() -> str:
     return fastrnn.config()["backend"]
 
 
-def test_backends_nest_and_come_back() -> None:
+def test_nested_backends_are_restored() -> None:
     outside = backend()
     for inside in available_backends():
         with fastrnn.use_backend(inside):
@@ -37,14 +37,14 @@ def test_backends_nest_and_come_back() -> None:
     assert backend() == outside
 
 
-def test_backend_comes_back_after_an_error() -> None:
+def test_backend_is_restored_after_an_error() -> None:
     outside = backend()
     with pytest.raises(ZeroDivisionError), fastrnn.use_backend("numpy"):
         1 / 0  # noqa: B018
     assert backend() == outside
 
 
-def test_isas_nest_and_come_back(native: str) -> None:
+def test_nested_isas_are_restored(native: str) -> None:
     outside = fastrnn.config()["isa"]
     assert f"native-{outside}" == native
     for inside in available_isas():
@@ -64,7 +64,7 @@ def test_unknown_names() -> None:
 
 @pytest.mark.skipif(not CPUINFO.exists(), reason="needs /proc/cpuinfo")
 def test_isas_are_what_the_machine_has(native: str) -> None:
-    """Against the kernel's own list of CPU features, which is not how the C core finds out."""
+    """Compare with the kernel's list of CPU features, which the C core does not use."""
     flags = set(CPUINFO.read_text().split())
     needs = {
         "x86-64": {"sse2"},
@@ -97,7 +97,7 @@ def test_best_isa_is_the_default(native: str, python: Python) -> None:
 
 
 def test_isa_from_the_environment_in_pure_python(python: Python) -> None:
-    """One setting does for all machines: where no kernels were built it has nothing to choose from."""
+    """One setting must work on all machines: without kernels there is nothing to choose."""
     done = python("-W", "ignore", "-c", BLOCK + ASK, FASTRNN_ISA="v3", FASTRNN_BACKEND="numpy")
     assert done.stdout.split() == ["numpy", "None"], done.stderr
 
@@ -121,7 +121,7 @@ COUNT = "import os; os.sched_getaffinity = lambda pid: range(8); import fastrnn;
 )
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs a number of CPUs that can be set")
 def test_openmp_bounds_the_default(openmp: str, own: str, threads: int, python: Python, monkeypatch: Any) -> None:
-    """On eight CPUs, of which a container's quota may leave fewer; FASTRNN_NUM_THREADS counts as it is."""
+    """On eight CPUs, fewer with a container's quota; FASTRNN_NUM_THREADS overrides both."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8))
     done = python("-c", COUNT, OMP_NUM_THREADS=openmp, FASTRNN_NUM_THREADS=own)
     assert done.stdout.split() == [str(threads if own else min(threads, usable_cpus()))], done.stderr
@@ -137,28 +137,28 @@ def test_openmp_bounds_the_default(openmp: str, own: str, threads: int, python: 
     ]
     + [("9" * 5000, math.inf)],
 )
-def test_what_openmp_says(value: str, threads: float, monkeypatch: Any) -> None:
-    """The first number of a list counts, and nonsense bounds nothing."""
+def test_omp_num_threads(value: str, threads: float, monkeypatch: Any) -> None:
+    """The first number of a list is used, and invalid values are ignored."""
     monkeypatch.setenv("OMP_NUM_THREADS", value)
     assert openmp_threads() == threads
 
 
-def test_calls_are_told_more_than_openmp(python: Python) -> None:
-    """The bound is the default's alone."""
+def test_openmp_bounds_only_the_default(python: Python) -> None:
+    """A call may request more threads."""
     code = "import fastrnn; fastrnn.set_num_threads(3); print(fastrnn.get_num_threads())"
     assert python("-c", code, OMP_NUM_THREADS="1", FASTRNN_NUM_THREADS="").stdout.split() == ["3"]
 
 
-def test_fall_back_is_said_once(python: Python) -> None:
-    """Without the compiled extension the next best backend computes, and says so one time, with the remedy."""
+def test_fall_back_warns_once(python: Python) -> None:
+    """Without the compiled extension the next best backend computes, and one warning names the remedy."""
     done = python("-W", "always", "-c", BLOCK + ASK + "; fastrnn.config(); fastrnn.config()")
     assert done.stdout.split() == ["numba" if "numba" in available_backends() else "numpy", "None"]
     assert done.stderr.count("SLOW") == 1
     assert "pip install" in done.stderr
 
 
-def test_absent_backend_by_name(python: Python) -> None:
-    """Who asks for a backend by name does not get another one."""
+def test_no_fall_back_for_a_backend_by_name(python: Python) -> None:
+    """Selecting a missing backend by name raises an error."""
     code = BLOCK + "import fastrnn; fastrnn.use_backend('native')"
     done = python("-W", "ignore", "-c", code)
     assert "ImportError" in done.stderr

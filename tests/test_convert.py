@@ -1,4 +1,4 @@
-"""Weights in and out without a framework: orders of gates, gates one by one, a state_dict of arrays."""
+"""Converters without a framework: gate orders, weights by gate, a state_dict of arrays."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_flipped() -> None:
 
 
 def gate_by_gate(net: Any, letters: str, transposed: bool = False) -> dict[str, np.ndarray]:
-    """The arrays of a layer of one direction, as somebody wrote them down by hand."""
+    """Return the weights of a unidirectional layer by gate, as a user might have them."""
     names = {"weight_ih_l0": "W", "weight_hh_l0": "U", "bias_ih_l0": "b", "bias_hh_l0": "b_rec_", "peephole_l0": "p"}
     found = {}
     for name, a in net.parameters().items():
@@ -92,7 +92,7 @@ def test_from_gates(net: Any, letters: str, extra: dict[str, Any], bias: Any, tr
 def test_from_gates_with_some_of_the_biases(
     cell: str, letters: str, given: list[str], dtype: Any, column: bool
 ) -> None:
-    """The others are zeros, and a layer without recurrent ones has none."""
+    """The other biases are zero; a layer without recurrent biases has none."""
     rng, options = np.random.default_rng(0), {"reset_after": cell == "gru_after"} if cell.startswith("gru") else {}
     gates = {f"W_{letter}".rstrip("_ "): rng.standard_normal((4, 3)).astype(dtype) for letter in letters}
     gates |= {f"U_{letter}".rstrip("_ "): rng.standard_normal((4, 4)).astype(dtype) for letter in letters}
@@ -112,7 +112,7 @@ def test_from_gates_with_some_of_the_biases(
 
 
 def test_from_gates_with_a_flipped_update_gate() -> None:
-    """The seeds' GRU: z says how much is written, and biases are columns."""
+    """The seeds' GRU: z weights the candidate, and biases are columns."""
     rng = np.random.default_rng(0)
     W, U, b = (dict(zip("zrh", rng.standard_normal((3, *shape)), strict=True)) for shape in ((4, 3), (4, 4), (4, 1)))
     x, h = rng.standard_normal((6, 3)), np.zeros(4)
@@ -171,7 +171,7 @@ def test_from_gates_refuses(gates: dict[str, Any], message: str) -> None:
         fastrnn.from_gates(**gates)
 
 
-def test_from_gates_asks_which_gru() -> None:
+def test_from_gates_requires_reset_after() -> None:
     with pytest.raises(TypeError, match=r"^reset_after: expected True \(.*PyTorch.*\) or False \(.*\), got None"):
         fastrnn.from_gates(**GRU_GATES)
 

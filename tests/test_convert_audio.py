@@ -1,4 +1,4 @@
-"""Models of RTNeural and Neural Amp Modeler: against their formulas, and files that are no models."""
+"""Models of RTNeural and Neural Amp Modeler: results by formulas, and invalid files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def keras_arrays(G: int, two: bool = False) -> list[np.ndarray]:
 
 
 def rtneural(*layers: tuple[str, str, int, list[np.ndarray]]) -> dict[str, Any]:
-    """As its script writes a model."""
+    """Return a model in the format of RTNeural's script."""
     written = [
         {"type": kind, "activation": activation, "shape": [None, None, units], "weights": [a.tolist() for a in arrays]}
         for kind, activation, units, arrays in layers
@@ -41,7 +41,7 @@ def sigmoid(a: np.ndarray) -> np.ndarray:
 
 
 def by_formula(kind: str, x: np.ndarray, arrays: list[np.ndarray]) -> np.ndarray:
-    """Of x (T, B, I), as Keras has it, in float64."""
+    """Compute y from x (T, B, I) with Keras' formulas, in float64."""
     W, U, b = (a.astype(np.float64) for a in arrays)
     h = c = np.zeros((x.shape[1], U.shape[0]))
     ys = []
@@ -75,7 +75,7 @@ def test_rtneural_models_compute_their_formulas(kind: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("inputs", [1, 3])
 @pytest.mark.parametrize("L", [1, 2])
 def test_nam_models_compute_their_formulas(L: int, inputs: int, tmp_path: Path) -> None:
-    """A layer's matrix of x and h, its bias, its initial h and c; then the head."""
+    """A layer's matrix for x and h, its bias, its initial h and c; then the head."""
     rng = np.random.default_rng([82, L])
     x, weights, layers = sequences(1, T, inputs), list[float](), []
     for i in range(L):
@@ -165,12 +165,12 @@ NAM = {"architecture": "LSTM", "config": {"input_size": 1, "hidden_size": 2, "nu
         ),
     ],
 )
-def test_files_that_are_no_models_are_refused(call: Any, error: type[Exception], message: str) -> None:
+def test_invalid_models_raise_an_error(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
 
 
-def test_files_that_are_no_json_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_json_raise_an_error(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no")
     (tmp_path / "list").write_text("[1]")
     for name, message in (("text", "is not JSON"), ("list", r"expected a model, got \[1\]")):

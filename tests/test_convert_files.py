@@ -1,4 +1,4 @@
-"""Files of fastrnn's own: what was saved comes back to the last bit, and what is damaged is refused."""
+"""fastrnn's own files: saved and loaded bit for bit; damaged files raise an error."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ def test_saved_and_loaded_model(tmp_path: Path) -> None:
     assert_same_bits(back.parameters(), model.parameters())
     other = small()
     other.layers[2].weight[...] = 0
-    other.load_weights(path)  # the weights alone, into a model that is there
+    other.load_weights(path)  # only the weights, into an existing model
     assert_same_bits(other.parameters(), model.parameters())
 
 
-def test_save_refuses_what_it_could_not_load(tmp_path: Path) -> None:
+def test_save_rejects_unknown_classes(tmp_path: Path) -> None:
     class Mine(fastrnn.LSTM):
         pass
 
     class LSTM(fastrnn.LSTM):
-        """Its name does not make it fastrnn's."""
+        """Its name alone does not make it fastrnn's."""
 
     model = fastrnn.Sequential([Mine(3, 4)])
     for layer in (Mine(3, 4), LSTM(3, 4), model, "LSTM"):
@@ -72,11 +72,11 @@ def test_save_refuses_what_it_could_not_load(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"^layer: expected one of fastrnn's .*Mine$"):
         model.save(tmp_path / "model")
     assert not list(tmp_path.iterdir())
-    model.save_weights(tmp_path / "weights")  # any layer has these
+    model.save_weights(tmp_path / "weights")  # every layer has these
     model.load_weights(tmp_path / "weights")
 
 
-def test_what_is_described_can_be_made() -> None:
+def test_every_description_has_a_builder() -> None:
     assert DESCRIPTIONS.keys() == BUILDERS.keys()
 
 
@@ -84,7 +84,7 @@ Change = Callable[[dict[str, Any], dict[str, np.ndarray]], Any]
 
 
 def rewritten(path: Path, change: Change, layer: Any = None) -> Path:
-    """A saved layer with something of its metadata, or of its tensors, changed."""
+    """Return a saved layer with changed metadata or tensors."""
     safetensors = pytest.importorskip("safetensors.numpy")
     fastrnn.save(path, layer or fastrnn.LSTM(3, 4, 2, rng=0))
     tensors = safetensors.load_file(path)
@@ -184,7 +184,7 @@ def nested(metadata: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
     ],
 )
 def test_load_refuses_a_model(change: Change, message: str, tmp_path: Path) -> None:
-    if message == "tensor":  # a layer without parameters is one that nothing tells of
+    if message == "tensor":  # nothing else in the file describes a layer without parameters
         assert len(fastrnn.load(rewritten(tmp_path / "model", change, small()))) == 3
         return
     with pytest.raises(ValueError, match=message):
@@ -192,8 +192,8 @@ def test_load_refuses_a_model(change: Change, message: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_load_survives_anything(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Something in the metadata is replaced by something else: a model comes back, or it is a ValueError."""
+def test_load_survives_random_metadata(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """After a random replacement in the metadata, load returns a model or raises ValueError."""
     rng = np.random.default_rng([29, seed])
     junk = [None, True, -1, 0, 2, 1e308, 10**30, "", "LSTM", "float64", [], {}, [[]], {"class": "LSTM"}, float("inf")]
 
@@ -207,8 +207,8 @@ def test_load_survives_anything(seed: int, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", "F64"])
-def test_load_refuses_other_tensors(dtype: str, tmp_path: Path) -> None:
-    """bfloat16, and an array without elements that claims to be large."""
+def test_load_rejects_other_tensors(dtype: str, tmp_path: Path) -> None:
+    """bfloat16, and an empty array whose shape claims to be large."""
     entry = {"dtype": dtype, "shape": [0, 10**18] if dtype == "F64" else [8], "data_offsets": [0, 0]}
     entry |= {"data_offsets": [0, 16 if dtype == "BF16" else 8]} if dtype != "F64" else {}
     spec = {"class": "Dense", "input_size": 10**18, "output_size": 1, "activation": None, "bias": False}

@@ -1,4 +1,4 @@
-"""Weights of Flax, Equinox and Haiku: against the libraries, and arrays that do not fit."""
+"""Weights of Flax, Equinox and Haiku: results of the libraries, and arrays that do not fit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sequences(*shape: int) -> np.ndarray:
 
 
 def randomized(tree: Any, seed: int = 0) -> Any:
-    """A tree of the same shapes, biases too not zero."""
+    """Return a tree of the same shapes with random values, including biases."""
     import jax
 
     rng = np.random.default_rng([80, seed])
@@ -146,13 +146,13 @@ def kernels(*names: str, bias: tuple[str, ...] = ()) -> dict[str, Any]:
         ),
     ],
 )
-def test_trees_that_are_no_cell_are_refused(call: Any, error: type[Exception], message: str) -> None:
+def test_trees_without_a_cell_raise_an_error(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
 
 
 def trees() -> dict[str, tuple[Any, dict[str, dict[str, np.ndarray]]]]:
-    """A converter, and a tree of each of the cells whose names it knows."""
+    """Return a converter, and a parameter tree of every cell that it supports."""
 
     def product(rows: int, G: int, bias: bool) -> dict[str, np.ndarray]:
         return {"kernel": sequences(rows, G * H)} | ({"bias": sequences(G * H)} if bias else {})
@@ -175,7 +175,7 @@ def trees() -> dict[str, tuple[Any, dict[str, dict[str, np.ndarray]]]]:
 
 
 class Equinox:
-    """The parameters of a cell, as attributes."""
+    """A cell's parameters as attributes."""
 
     def __init__(self, G: int, **others: Any) -> None:
         self.weight_ih, self.weight_hh = sequences(G * H, I), sequences(G * H, H)
@@ -183,7 +183,7 @@ class Equinox:
         vars(self).update(({"bias_n": sequences(H)} if G == 3 else {}) | others)
 
 
-#: instead of an array of two axes or one, each wrong in its place
+#: replacements of a matrix or a vector, each invalid there
 WRONG: dict[str, Callable[[np.ndarray], Any]] = {
     "no axes": lambda a: np.float32(1),
     "an axis more": lambda a: a[None],
@@ -247,7 +247,7 @@ def test_missing_or_surplus_arrays_are_refused(kind: str) -> None:
 def test_equinox_arrays_that_do_not_fit_are_refused(G: int, wrong: str) -> None:
     assert fastrnn.from_equinox(Equinox(G)).hidden_size == H
     for name, a in vars(Equinox(G)).items():
-        # weight_ih with fewer columns is that of fewer inputs; bias=None is use_bias=False
+        # weight_ih with fewer columns means fewer inputs; bias=None means use_bias=False
         if (name, wrong) != ("weight_ih", "a column less") and (G, name, wrong) != (4, "bias", "None"):
             with pytest.raises(
                 (TypeError, ValueError), match=r"^cell: (weight|bias|missing '|expected I and H of at least 1)"

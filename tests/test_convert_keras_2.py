@@ -1,4 +1,4 @@
-"""Files that Keras 2 wrote, read without Keras, and what becomes of damaged ones."""
+"""Files that Keras 2 wrote, read without Keras, intact and damaged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import fastrnn
 DATA = Path(__file__).with_name("data")
 
 
-#: what Keras 2 wrote -> what has to be left out of it, and the lengths that stand for its mask
+#: file of Keras 2 -> layers to leave out, and the lengths that replace its mask
 KERAS_2: dict[str, tuple[dict[str, bool], list[int] | None]] = {
     **dict.fromkeys(("version_1", "nested", "nested_functional", "nested_frozen", "of_cells"), ({}, None)),
     **dict.fromkeys(("cudnn_lstm", "cudnn_gru"), ({}, None)),
@@ -39,8 +39,8 @@ def keras_2_files(h5py: Any, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("metadata", "name"), [({"keras_version": "2.15.0"}, "_keras2"), ({}, ""), (None, "")])
-def test_hard_sigmoid_in_a_keras_file(metadata: Any, name: str, keras_2_files: Path) -> None:
-    """Inside of what wraps it, too."""
+def test_hard_sigmoid_of_keras_2(metadata: Any, name: str, keras_2_files: Path) -> None:
+    """Also inside wrappers."""
     with zipfile.ZipFile(keras_2_files / "of_cells.keras") as old, zipfile.ZipFile(keras_2_files / "new", "w") as new:
         config = old.read("config.json").replace(b'"sigmoid"', b'"hard_sigmoid"')
         new.writestr("config.json", config)
@@ -78,12 +78,12 @@ def test_what_keras_2_wrote_is_refused(name: str, message: str, suffix: str, ker
         fastrnn.from_keras(keras_2_files / f"{name}{suffix}")
 
 
-def test_nothing_of_keras_2_is_there_in_vain(keras_2_files: Path) -> None:
+def test_every_keras_2_fixture_is_used(keras_2_files: Path) -> None:
     assert {path.stem for path in keras_2_files.iterdir()} == {"known", *KERAS_2}
 
 
 def places(value: Any, *before: Any) -> Iterator[tuple[Any, ...]]:
-    """Where something stands in what JSON holds, all of it."""
+    """Yield every container and key in parsed JSON."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
         yield (*before, key)
@@ -92,7 +92,7 @@ def places(value: Any, *before: Any) -> Iterator[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("seed", range(200))
 def test_from_keras_survives_anything(seed: int, keras_2_files: Path, h5py: Any) -> None:
-    """Something in the configuration is replaced by something else: a model comes back, or it is a ValueError."""
+    """After a random replacement in the configuration, from_keras returns a model or raises ValueError."""
     rng = np.random.default_rng([31, seed])
     junk = [None, True, -1, 0, 2, 1e308, "", "LSTM", "Masking", [], {}, [[]], {"class_name": "LSTM"}, {"config": 1}]
     path = keras_2_files / f"{sorted(KERAS_2)[seed % len(KERAS_2)]}.h5"
@@ -108,7 +108,7 @@ def test_from_keras_survives_anything(seed: int, keras_2_files: Path, h5py: Any)
 
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_one_layer_of_a_model(suffix: str, keras_2_files: Path) -> None:
-    """Wherever it stands, and whatever stands beside it."""
+    """A single layer can be converted from any place in any model."""
     path = keras_2_files / f"nested{suffix}"
     layers = {"lstm": fastrnn.LSTM, "dense": fastrnn.Dense, "gru": fastrnn.GRU, "dense_1": fastrnn.Dense}
     for (name, kind), whole in zip(layers.items(), fastrnn.from_keras(path), strict=True):

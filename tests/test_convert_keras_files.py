@@ -1,4 +1,4 @@
-"""Files of Keras', read without Keras."""
+"""Keras' files, read without Keras."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_from_keras_files(name: str, h5py: Any, tmp_path: Path) -> None:
     assert_close({"y": new.predict(known[f"{name}/x"])}, {"y": known[f"{name}/y"]}, 1e-6)
 
 
-def test_what_keras_files_become(h5py: Any) -> None:
+def test_layers_from_keras_files(h5py: Any) -> None:
     model = fastrnn.from_keras(DATA / "keras_sequential.keras")
     assert [type(layer).__name__ for layer in model] == (
         ["Embedding", "LSTM", "GRU", "GRU", "RNN", "Dropout", "Dense", "Activation"]
@@ -47,7 +47,7 @@ def test_what_keras_files_become(h5py: Any) -> None:
 
 
 def test_from_keras_files_without_names(h5py: Any, tmp_path: Path) -> None:
-    """Older files say no layer's name, but number the layers of a class: here the first GRU is called gru_1."""
+    """Older files have no names of layers and number the layers of a class: here the first GRU is called gru_1."""
     path = tmp_path / "older.keras"
     with zipfile.ZipFile(DATA / "keras_sequential.keras") as old, zipfile.ZipFile(path, "w") as new:
         (tmp_path / "weights").write_bytes(old.read("model.weights.h5"))
@@ -61,7 +61,7 @@ def test_from_keras_files_without_names(h5py: Any, tmp_path: Path) -> None:
 
 
 def keras_2(h5py: Any, path: Path, functional: bool = False, **changes: Any) -> np.ndarray:
-    """A file as Keras 2 wrote it, of a GRU and a Dense; the GRU's kernel."""
+    """Write a file of a GRU and a Dense like Keras 2; return the GRU's kernel."""
     rng = np.random.default_rng(0)
     gru = {"name": "gru", "trainable": True, "dtype": "float32", "units": 2, "activation": "tanh", "time_major": False}
     gru |= {"return_sequences": True, "use_bias": True, "reset_after": True, "recurrent_activation": "sigmoid"}
@@ -98,7 +98,7 @@ def keras_2(h5py: Any, path: Path, functional: bool = False, **changes: Any) -> 
 
 
 def test_a_gru_from_before_reset_after(h5py: Any, tmp_path: Path) -> None:
-    """Keras 2.0 reset before, and had no word for it."""
+    """Keras 2.0 always reset before the product and had no option for it."""
     path = tmp_path / "model.h5"
     keras_2(h5py, path)
     with h5py.File(path, "r+") as file:
@@ -116,7 +116,7 @@ def test_a_gru_from_before_reset_after(h5py: Any, tmp_path: Path) -> None:
 def test_from_keras_2_files(functional: bool, h5py: Any, tmp_path: Path) -> None:
     kernel = keras_2(h5py, tmp_path / "model.h5", functional)
     with h5py.File(tmp_path / "model.h5", "r+") as file:
-        file["optimizer_weights/iteration:0"] = 7  # which nobody asks for
+        file["optimizer_weights/iteration:0"] = 7  # an extra file that is not read
     gru, dense = fastrnn.from_keras(tmp_path / "model.h5")
     z, r, h = np.split(kernel, 3, axis=1)
     assert (gru.parameters()["weight_ih_l0"] == np.hstack([r, z, h]).T).all()
@@ -155,7 +155,7 @@ def test_from_keras_refuses(changes: dict[str, Any], message: str, h5py: Any, tm
         fastrnn.from_keras(tmp_path / "model.h5")
 
 
-#: what says which Keras wrote a file -> slope of its hard_sigmoid
+#: version of Keras in a file -> slope of its hard_sigmoid
 SLOPES: dict[Any, float] = {None: 0.2, np.bytes_(b"1.2.2"): 0.2, "2.2.4-tf": 0.2, "2.15.0": 0.2, "3.0.0": 1 / 6}
 
 
@@ -180,7 +180,7 @@ def test_hard_sigmoid_is_that_of_the_keras_that_wrote_it(version: Any, h5py: Any
 
 
 def test_layers_of_other_activations_are_saved(h5py: Any, tmp_path: Path) -> None:
-    """The error of `load` says what to write, and other activations are another cell."""
+    """The error of `load` names the call to write; other activations make another cell."""
     keras_2(h5py, tmp_path / "model.h5", recurrent_activation="hard_sigmoid", activation="swish")
     gru, _ = fastrnn.from_keras(tmp_path / "model.h5")
     path, x = tmp_path / "ours.safetensors", np.ones((3, 5, 3), np.float32)
@@ -206,7 +206,7 @@ def test_from_keras_for_inference(h5py: Any, tmp_path: Path) -> None:
 
 
 def test_from_keras_reads_nothing_but_the_file(h5py: Any, tmp_path: Path) -> None:
-    """A link to another file, and an array that is declared and not stored."""
+    """A link to another file, and an array that is declared but not stored."""
     path, kernel = tmp_path / "model.h5", "model_weights/gru/gru/gru_cell/kernel:0"
     keras_2(h5py, tmp_path / "other.h5")
     for link in (h5py.ExternalLink(str(tmp_path / "other.h5"), kernel), h5py.SoftLink("/model_weights/dense")):
@@ -225,7 +225,7 @@ def test_from_keras_reads_nothing_but_the_file(h5py: Any, tmp_path: Path) -> Non
 
 
 def test_from_keras_names_what_hdf5_cannot_read(h5py: Any, tmp_path: Path) -> None:
-    """A type of numbers that NumPy does not have, and a name that is no text."""
+    """A number type that NumPy lacks, and a name that is not text."""
     path, kernel = tmp_path / "model.h5", "model_weights/gru/gru/gru_cell/kernel:0"
     keras_2(h5py, path)
     kind = h5py.h5t.IEEE_F32LE.copy()
@@ -246,7 +246,7 @@ def test_from_keras_names_what_hdf5_cannot_read(h5py: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.weights.h5"])
-def test_from_keras_does_not_blow_up(name: str, h5py: Any, tmp_path: Path) -> None:
+def test_from_keras_rejects_decompression_bombs(name: str, h5py: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
     packed = zipfile.ZIP_DEFLATED
     with zipfile.ZipFile(DATA / "keras_sequential.keras") as old, zipfile.ZipFile(path, "w", packed) as new:
@@ -257,8 +257,8 @@ def test_from_keras_does_not_blow_up(name: str, h5py: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("place", ["layers", "layers/lstm", "layers/dense/vars"])
-def test_from_keras_finds_groups_where_it_looks_for_them(place: str, h5py: Any, tmp_path: Path) -> None:
-    """`in` an array looks through all of it, which may claim to be large."""
+def test_from_keras_checks_for_groups(place: str, h5py: Any, tmp_path: Path) -> None:
+    """`in` on an array would read all of it, which may claim to be large."""
     path = tmp_path / "model.keras"
     with zipfile.ZipFile(DATA / "keras_functional.keras") as old, zipfile.ZipFile(path, "w") as new:
         (tmp_path / "weights").write_bytes(old.read("model.weights.h5"))
@@ -273,7 +273,7 @@ def test_from_keras_finds_groups_where_it_looks_for_them(place: str, h5py: Any, 
 
 
 @pytest.mark.parametrize("place", ["model_weights", "model_weights/gru"])
-def test_from_keras_2_finds_groups_where_it_looks_for_them(place: str, h5py: Any, tmp_path: Path) -> None:
+def test_from_keras_2_checks_for_groups(place: str, h5py: Any, tmp_path: Path) -> None:
     keras_2(h5py, tmp_path / "model.h5")
     with h5py.File(tmp_path / "model.h5", "r+") as file:
         del file[place]

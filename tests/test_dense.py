@@ -1,4 +1,4 @@
-"""Dense and functions of rows: the bits of a row hang on nothing beside it, and packed weights are the layer's own."""
+"""Dense and functions of rows: the bits of a row do not depend on other rows, and packed weights follow the layer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def dense(I: int, N: int, function: str = "identity", **options: Any) -> tuple[f
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_rows_have_the_same_bits(function: str, dtype: type, native: str) -> None:
-    """Alone, in any batch at any place, with any number of threads, through strides, in training and in inference."""
+    """Alone, in any batch at any place, with any number of threads, strided, in training and in inference."""
     for n, I, N in SIZES:
         layer, rng = dense(I, N, function, dtype=dtype)
         x = rng.standard_normal((n, I)).astype(dtype)
@@ -49,7 +49,7 @@ def test_rows_have_the_same_bits(function: str, dtype: type, native: str) -> Non
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("scale", [True, False])
 def test_rows_of_layer_normalization(scale: bool, dtype: type, native: str) -> None:
-    """Likewise, and rounded as little as the formula in float64."""
+    """As above, with no larger error than the formula in float64 rounded."""
     for n, F in ((1, 1), (3, 7), (70, 33), (9, 200), (2, 1024)):
         rng = np.random.default_rng(n * F)
         layer = fastrnn.LayerNormalization(F, 1e-3, scale=scale, center=not scale, dtype=dtype)
@@ -67,7 +67,7 @@ def test_rows_of_layer_normalization(scale: bool, dtype: type, native: str) -> N
 @pytest.mark.parametrize("threads", [2, 3, 5])
 @pytest.mark.parametrize("function", ["tanh", "softmax"])
 def test_threads_share_rows_or_weights(threads: int, function: str, native: str) -> None:
-    """Products that repay threads: many rows by few features, and few rows by many."""
+    """Products large enough for threads: many rows by few features, and few rows by many."""
     for n, I, N in ((900, 128, 70), (33, 200, 1300), (1, 1500, 4000)):
         layer, rng = dense(I, N, function)
         x = rng.standard_normal((n, I)).astype(np.float32)
@@ -80,7 +80,7 @@ def test_threads_share_rows_or_weights(threads: int, function: str, native: str)
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_against_numpy(dtype: type, function: str, bias: bool, native: str) -> None:
-    """NumPy's textbook in the widest type there is."""
+    """Compare with NumPy in the widest type available."""
     for n, I, N in SIZES:
         layer, rng = dense(I, N, function, dtype=dtype, bias=bias)
         x = rng.standard_normal((n, I)).astype(dtype)
@@ -91,7 +91,7 @@ def test_against_numpy(dtype: type, function: str, bias: bool, native: str) -> N
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_functions_alone(dtype: type, function: str, native: str) -> None:
-    """Of any shape and strides; rows of softmax have one bit pattern whatever stands beside them."""
+    """Any shape and strides; rows of softmax have the same bits whatever the other rows are."""
     layer, rng = fastrnn.Activation(function), np.random.default_rng(3)
     for shape in ((5,), (3, 1), (4, 6, 37), (2, 300)):
         x = (4 * rng.standard_normal(shape)).astype(dtype)
@@ -104,8 +104,8 @@ def test_functions_alone(dtype: type, function: str, native: str) -> None:
     assert layer(np.ones((3, 0), dtype)).shape == (3, 0)
 
 
-def test_numbers_that_are_none(native: str) -> None:
-    """NaN and infinity are data: as NumPy has them, row by row."""
+def test_nan_and_infinity_propagate_by_row(native: str) -> None:
+    """As in NumPy, row by row."""
     inf, nan = np.inf, np.nan
     rows = np.array(
         [[0, -inf, 1], [inf, 0, 1], [nan, 0, 1], [0, 1, nan], [-inf, -inf, -inf], [50, -200, 0], [-inf, 3, -inf]]
@@ -123,7 +123,7 @@ def test_numbers_that_are_none(native: str) -> None:
 
 
 def test_new_weights_are_noticed(backend: str) -> None:
-    """With `changed` and without, through an array of one's own too; streams go on with them after `changed`."""
+    """With `changed` and without, also through the user's own array; streams use them after `changed`."""
     layer, rng = dense(6, 40, "tanh")
     x = rng.standard_normal((3, 6)).astype(np.float32)
     stream = layer.stream(3)
@@ -154,7 +154,7 @@ def test_copies_have_weights_of_their_own(backend: str) -> None:
         assert_same_bits({"y": layer(x)}, {"y": y})
 
 
-def test_another_instruction_set_has_its_own(native: str) -> None:
+def test_weights_are_packed_for_each_instruction_set(native: str) -> None:
     layer, rng = dense(40, 40)
     x = rng.standard_normal((3, 40)).astype(np.float32)
     y = layer(x)

@@ -1,4 +1,4 @@
-"""The documentation is whole: everything public is in the reference, and every example is one that is run."""
+"""The documentation is complete: the reference lists every public name, and every example is run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODULES = [
 
 @pytest.mark.parametrize("module", MODULES)
 def test_reference(module: str) -> None:
-    """Each public name has an entry, as a member of this module or of one that hands it on."""
+    """Each public name has an entry, as a member of its module or of one that re-exports it."""
     if module in (".sklearn", ".torch"):
         pytest.importorskip(module[1:])
     public = importlib.import_module(f"fastrnn{module}")
@@ -30,7 +30,7 @@ def test_reference(module: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
 def test_examples_are_doctests(page: Path) -> None:
-    """Python that is shown is run: in blocks that Sphinx takes for doctests, an empty line before their end."""
+    """All Python code is in doctest blocks that Sphinx runs, which end with an empty line."""
     text = page.read_text()
     assert not re.findall(r"^```(?:python|py|pycon)$|code-block:: py", text, re.MULTILINE)
     for block in re.findall(r"^```\{doctest\}\n(.*?)^```", text, re.MULTILINE | re.DOTALL):

@@ -1,4 +1,4 @@
-"""The seed programs of docs/examples: each runs, makes every claim of its own good, and prints what the seed printed.
+"""The seed programs of docs/examples run, check their own claims, and print what the seed notebooks printed.
 
 A program ends with an error where a claim of its own fails, so these tests only have to see it end well, and that it
 made the claims that it is there for.
@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
 
 PROGRAMS = {path.name[:8]: path for path in sorted(EXAMPLES.glob("seed_*.py"))}
 
-#: what each program prints, line for line; of seed 001 the states in all of the notebook's digits
+#: expected lines of each program's output; for seed 001 the states in all of the notebook's digits
 GOLDEN = {
     "seed_000": [
         "  ok: from its own h_init (3, 1) each state has shape (3, 3)",
@@ -54,12 +54,12 @@ GOLDEN = {
 }
 
 
-def test_there_is_one_for_each_seed() -> None:
+def test_every_seed_has_a_program() -> None:
     assert list(PROGRAMS) == list(GOLDEN)
 
 
-def test_a_claim_that_fails_ends_the_program(python: Python) -> None:
-    """Which is what the tests below rely on."""
+def test_a_failed_claim_ends_the_program(python: Python) -> None:
+    """The tests below rely on it."""
     done = python("-c", "import checking; checking.claim('1 < 0', 1 < 0); print('went on')", PYTHONPATH=str(EXAMPLES))
     assert (done.returncode, done.stdout) == (1, "  FAILED: 1 < 0\n")
 

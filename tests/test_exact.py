@@ -18,7 +18,7 @@ EVERYTHING = {"lengths": True, "resets": True}
 
 
 def everything(cell: str, sizes: tuple[int, int, int, int], **options: object) -> Problem:
-    """A float32 problem with lengths, resets and all outputs."""
+    """Return a float32 problem with lengths, resets and all outputs."""
     cells = {"return_cells": True} if PUBLIC[cell][0] == "lstm" else {}
     return make(cell, sizes, dtype=np.float32, **(EVERYTHING | cells | options))
 
@@ -39,7 +39,7 @@ def test_small_integers(cell: str, sizes: tuple[int, int, int, int], dtype: type
 
 
 def integers(cell: str, sizes: tuple[int, int, int, int]) -> Problem:
-    """Inputs from -2 to 2 and about two weights of -1 or 1 in a row of U, so that nothing grows past 2^24."""
+    """Inputs from -2 to 2 and about two weights of -1 or 1 per row of U, so that nothing exceeds 2^24."""
     problem = make(cell, sizes, seed=3, resets=True)
     rng = np.random.default_rng(3)
     whole = {n: rng.integers(-2, 3, a.shape).astype(float) for n, a in (problem.inputs | problem.cotangents).items()}
@@ -49,7 +49,7 @@ def integers(cell: str, sizes: tuple[int, int, int, int]) -> Problem:
 
 
 def in_integers(problem: Problem, absolute: bool = False) -> Arrays:
-    """A linear or ReLU recurrence and its gradients in int64; `absolute` bounds every partial sum of it."""
+    """Compute a linear or ReLU recurrence and its gradients in int64; `absolute` bounds every partial sum."""
     arrays = {n: a.astype(np.int64) for n, a in (problem.inputs | problem.cotangents).items() if n != "resets"}
     if absolute:
         arrays = {name: abs(a) for name, a in arrays.items()}
@@ -83,7 +83,7 @@ def test_threads(cell: str, sizes: tuple[int, int, int, int], native: str) -> No
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
 def test_batch(cell: str, reverse: bool, native: str) -> None:
-    """In another order, in a smaller batch, alone: a sequence and its gradients do not know."""
+    """In another order, in a smaller batch, or alone, a sequence and its gradients are the same."""
     problem = everything(cell, (6, 33, 17, 31), reverse=reverse)
     whole = run(problem)
     for sequences in (np.random.default_rng(0).permutation(33), slice(5, 12), slice(20, 21)):
@@ -93,7 +93,7 @@ def test_batch(cell: str, reverse: bool, native: str) -> None:
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
 def test_padding(cell: str, reverse: bool, native: str) -> None:
-    """NaN in the padding, of upstream gradients too, is never seen; a sequence cut to its length gives the same."""
+    """NaN in the padding, also of upstream gradients, has no effect; a sequence cut to its length gives the same."""
     problem = everything(cell, (9, 7, 5, 17), reverse=reverse)
     clean = run(problem)
     past = padding(problem)
@@ -116,7 +116,7 @@ def test_training_or_not(cell: str, implementation: str) -> None:
 @pytest.mark.parametrize("sizes", [(12, 7, 5, 17), (70, 33, 3, 15)])
 @pytest.mark.parametrize("cell", CELLS)
 def test_checkpoint(cell: str, sizes: tuple[int, int, int, int], reverse: bool, implementation: str) -> None:
-    """Steps that are computed again give the same gradients, whether k divides T or exceeds it."""
+    """Recomputed steps give the same gradients, whether or not k divides T, and if k exceeds it."""
     problem = everything(cell, sizes, reverse=reverse)
     kept = run(problem)
     for k in (1, 5, 6, sizes[0], 100, "auto"):
@@ -126,14 +126,14 @@ def test_checkpoint(cell: str, sizes: tuple[int, int, int, int], reverse: bool, 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
 def test_split_in_time(cell: str, reverse: bool, native: str) -> None:
-    """A sequence in two calls, the states carried over and the gradients carried back."""
+    """Two calls that pass states forwards and gradients backwards."""
     problem = everything(cell, (11, 7, 5, 33), reverse=reverse)
     assert_same_bits(*split(problem, run(problem), 4))
 
 
 @pytest.mark.parametrize("cell", ["lstm", "lstm_peephole"])
 def test_gradients_that_vanish_are_carried_back_too(cell: str, native: str) -> None:
-    """A saturated gate lets nothing through; the zero that is left has a sign."""
+    """A saturated gate passes no gradient; the remaining zero has a sign."""
     problem = make(cell, (4, 7, 5, 17), dtype=np.float32)
     problem = problem.changed(x=problem.inputs["x"] * np.float32(1e30))
     whole = run(problem)
@@ -149,7 +149,7 @@ def test_batch_first(cell: str, native: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_unbatched(cell: str, implementation: str) -> None:
-    """A 2-D x is a batch of one, and everything that had a batch axis comes back without it."""
+    """A 2-D x is a batch of one, and is returned without the batch axis."""
     batched = everything(cell, (9, 1, 5, 17))
     inputs = part(batched.inputs | batched.cotangents)
     alone = {name: a[:, 0] if name in BY_STEP else a[0] for name, a in inputs.items()}
@@ -164,7 +164,7 @@ def test_reverse_is_forward_on_the_flipped_sequence(cell: str, native: str) -> N
     lengths = problem.inputs["lengths"]
 
     def flipped(arrays: Arrays) -> Arrays:
-        """Each sequence's valid steps backwards, its padding left where it is."""
+        """Reverse each sequence's valid steps and leave its padding in place."""
         turned = {name: a.copy() for name, a in arrays.items()}
         for name, a in turned.items():
             for n, length in enumerate(lengths if name in BY_STEP else ()):
@@ -178,7 +178,7 @@ def test_reverse_is_forward_on_the_flipped_sequence(cell: str, native: str) -> N
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
 def test_resets_cut_the_sequence(cell: str, reverse: bool, native: str) -> None:
-    """A reset is a new sequence from zeros: the old state may be NaN, and no gradient crosses."""
+    """A reset starts a new sequence from zeros: the old state may be NaN, and no gradient crosses."""
     problem = make(cell, (8, 7, 5, 17), dtype=np.float32, reverse=reverse)
     states = {name: np.full_like(a, np.nan) for name, a in problem.inputs.items() if name in ("h0", "c0")}
     at = np.zeros((8, 7), bool)

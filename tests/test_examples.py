@@ -1,4 +1,4 @@
-"""What the documentation shows a reader, run."""
+"""The examples of the documentation run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_public_function_has_an_example() -> None:
 
 
 def test_readme(python: Python) -> None:
-    """The README's Python blocks, one after the other as a reader would type them."""
+    """The README's Python blocks run one after the other, as a reader would type them."""
     assert EXAMPLES
     done = python("-W", "error", "-c", "\n".join(EXAMPLES))
     assert done.returncode == 0, done.stderr
@@ -54,7 +54,7 @@ def test_info(python: Python) -> None:
 
 
 def test_demo(python: Python) -> None:
-    """Learns the echo task, and says how well on sequences that it has not seen."""
+    """The demo learns the echo task and reports its error on unseen sequences."""
     done = python("-m", "fastrnn", "demo")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") > 3

@@ -20,7 +20,7 @@ H = 5
 
 @fastrnn.cell(gates="n", states="h", inputs=("dt",))
 def decaying(x: Any, U: Any, s: Any, e: Any) -> Any:
-    """Its state decays by the time since the last step."""
+    """The state decays with the time since the last step."""
     return exp(-e.dt) * s.h + tanh(x.n + U.n @ s.h)
 
 
@@ -30,13 +30,13 @@ def noisy(x: Any, U: Any, s: Any, e: Any) -> Any:
 
 
 def extras(samples: int = N, length: int = T) -> dict[str, np.ndarray]:
-    """A time of every step, one for all units; a noise of every sequence, for each unit."""
+    """Return a time for every step, shared by all units, and a noise for every sequence and unit."""
     rng = np.random.default_rng(9)
     return {"dt": rng.random((samples, length, 1)), "noise": rng.standard_normal((samples, H))}
 
 
 def layers() -> list[Any]:
-    """Either layout, a pile with extra inputs in it, and layers without any between."""
+    """Return models in either layout: with extra inputs in a nested model, and with layers without any between."""
     first = fastrnn.Recurrent(decaying, 3, H, dtype=np.float64, batch_first=True, rng=1)
     second = fastrnn.Recurrent(noisy, H, H, dtype=np.float64, rng=2)
     dense = [fastrnn.Dense(H, H, "tanh", dtype=np.float64, rng=3), fastrnn.Dense(H, K, dtype=np.float64, rng=4)]
@@ -50,8 +50,8 @@ def model(optimizer: Any = None) -> Sequential:
 
 
 @pytest.mark.parametrize("lengths", [None, "some"])
-def test_gradients(lengths: Any) -> None:
-    """Along random directions, each array alone: by central differences, and not 0."""
+def test_gradients_are_differences(lengths: Any) -> None:
+    """Central differences along a random direction of each array; none is 0."""
     lengths, rng = steps() if lengths else None, np.random.default_rng(0)
     net, x, e, dy = model(), inputs(), extras(), targets(N, T)
     if lengths is not None:
@@ -72,7 +72,7 @@ def test_gradients(lengths: Any) -> None:
         assert float((found[name] * direction).sum()) == pytest.approx(expected, rel=1e-6, abs=1e-8), name
 
 
-def test_fit_is_a_loop_over_the_layers() -> None:
+def test_fit_equals_a_loop_over_the_layers() -> None:
     """By hand, time-major, with the gradients of each layer."""
     net, x, y, e = model(), inputs(), targets(N, T), extras()
     history = net.fit(x, y, epochs=2, batch_size=4, shuffle=False, e=e)
@@ -104,8 +104,8 @@ def test_fit_is_a_loop_over_the_layers() -> None:
     np.testing.assert_allclose(history.history["loss"], losses, rtol=1e-12)
 
 
-def test_every_way_to_give_them() -> None:
-    """Padded with anything, as lists, in batches, in validation; predicted and judged alike."""
+def test_every_form_of_extra_inputs() -> None:
+    """Arrays with any padding, lists, batches, validation; the same predictions and metrics."""
     lengths, x, y, e = steps(), inputs(), targets(N, T), extras()
     past = (np.arange(T) >= lengths[:, None])[..., None]
     padded = {"dt": np.where(past, np.nan, e["dt"]), "noise": e["noise"]}
@@ -137,11 +137,11 @@ def test_every_way_to_give_them() -> None:
     assert net.evaluate(batches) == net.evaluate(x, y, lengths=lengths, e=padded, batch_size=4)
     other = net.predict(x, lengths=lengths, e={"dt": padded["dt"] + 1, "noise": e["noise"]})
     differs = (other != found).any(axis=2)
-    np.testing.assert_array_equal(differs, ~past[..., 0] & (np.arange(T) > 0))  # before the first step is no state
+    np.testing.assert_array_equal(differs, ~past[..., 0] & (np.arange(T) > 0))  # at t = 0 there is no state
 
 
-def test_windows_and_parts() -> None:
-    """Truncated, with the state going on, as one window is; a part set aside; and shuffled by the sample."""
+def test_truncated_windows_with_extra_inputs() -> None:
+    """One long window gives the same; with validation_split and shuffling, too."""
     x, y, e = inputs(), targets(N, T), extras()
     once, cut = model(), model()
     once.fit(x, y, e=e, batch_size=4, rng=0)
@@ -156,7 +156,7 @@ def test_windows_and_parts() -> None:
 
 
 def test_it_learns_from_times() -> None:
-    """How long the last pulse is past: nothing but the times tells."""
+    """The target is the time since the last pulse, which only the extra input reveals."""
     rng = np.random.default_rng(0)
     x = np.zeros((400, 8, 1), np.float32)
     x[:, 0] = 1
@@ -213,15 +213,15 @@ def test_errors(message: str) -> None:
         ERRORS[message]()
 
 
-def test_infinity_in_extra_inputs_is_named() -> None:
+def test_infinite_extra_inputs_raise_an_error() -> None:
     e = extras()
     e["noise"][3] = np.nan
     with pytest.raises(FloatingPointError, match=r"^loss: nan in epoch 1, batch 1: e 'noise' holds NaN or infinity"):
         model().fit(inputs(), targets(N, T), e=e)
 
 
-def test_beside_classes_and_weights() -> None:
-    """A model that predicts at the end, from lists."""
+def test_extra_inputs_with_classes_and_weights() -> None:
+    """A model that predicts once per sequence, from lists."""
     layer = fastrnn.Recurrent(decaying, 3, H, return_sequences=False, dtype=np.float64, rng=1)
     net = Sequential([layer, fastrnn.Dense(H, K, "softmax", dtype=np.float64, rng=2)])
     net.compile("adam", "categorical_crossentropy", ["accuracy"])

@@ -1,4 +1,4 @@
-"""What an import brings, and what is said where a package is missing."""
+"""Imports of optional packages, and the errors if one is missing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 Python = Callable[..., CompletedProcess[str]]
 
 
-def test_an_extra_brings_what_it_is_said_to_bring() -> None:
-    """Every `needed(module, extra)`: the extra in pyproject.toml has the module's package."""
+def test_extras_contain_the_packages_they_promise() -> None:
+    """The extra in pyproject.toml contains the module's package, for every `needed(module, extra)`."""
     root = Path(__file__).parent.parent
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     packages = {"sklearn": "scikit-learn", "google": "onnx"}  # protobuf comes with onnx
@@ -26,15 +26,15 @@ def test_an_extra_brings_what_it_is_said_to_bring() -> None:
             said.add((packages.get(package, package), extra))
     assert {"h5py", "keras", "torch", "onnx", "jax", "safetensors"} <= {package for package, _ in said}
     assert said <= {(re.match(r"[\w-]+", one)[0], extra) for extra, wanted in extras.items() for one in wanted}
-    assert {"keras", "torch"} <= {re.match(r"[\w-]+", one)[0] for one in extras["keras"]}  # as fastrnn.keras says
+    assert {"keras", "torch"} <= {re.match(r"[\w-]+", one)[0] for one in extras["keras"]}  # fastrnn.keras says so
 
 
 NO_KERAS = pytest.mark.skipif(find_spec("keras") is None, reason="keras is not installed, and is what would be missing")
 
 
 @pytest.mark.parametrize("module", ["keras", pytest.param("torch", marks=[NO_KERAS, pytest.mark.oracle])])
-def test_what_is_not_installed(module: str, python: Python, tmp_path: Path) -> None:
-    """What the message says to install is the extra that has it; what is broken says so itself."""
+def test_missing_packages(module: str, python: Python, tmp_path: Path) -> None:
+    """The message names the extra to install; an error inside the package itself propagates."""
     code = f"import sys; sys.modules['{module}'] = None; import fastrnn; "
     done = python("-c", code + "import fastrnn.keras", KERAS_BACKEND="torch")
     assert done.stderr.splitlines()[-1] == (
@@ -53,7 +53,7 @@ def test_what_is_not_installed(module: str, python: Python, tmp_path: Path) -> N
 
 
 def test_import_is_light(python: Python, tmp_path: Path) -> None:
-    """No framework comes with fastrnn, and it takes less time than NumPy (bytecode, best of six, without threads)."""
+    """Importing fastrnn imports no framework and takes less time than NumPy (bytecode, best of six, without threads)."""
     code = (
         "from time import thread_time as now; t0 = now(); import numpy; t1 = now(); import fastrnn; t2 = now(); "
         "print(t1 - t0, t2 - t1)"

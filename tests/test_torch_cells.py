@@ -18,7 +18,7 @@ from fastrnn.cells import CELLS
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("cell", own_cells.ALL, ids=lambda cell: cell.name)
-def test_gradients(cell: Any, seed: int, oracle: Callable[[str], Any]) -> None:
+def test_gradients_are_differences(cell: Any, seed: int, oracle: Callable[[str], Any]) -> None:
     rng = np.random.default_rng(seed)
     sizes = tuple(int(n) for n in rng.integers(1, (9, 6, 5, 40)))
     chosen = {name: bool(rng.integers(2)) for name in ("lengths", "resets", "reverse")}

@@ -43,7 +43,7 @@ def test_there_and_back(seed: int, ragged: bool, torch: Any) -> None:
 
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("seed", MANY)
-def test_gradients(seed: int, ragged: bool, torch: Any) -> None:
+def test_gradients_are_differences(seed: int, ragged: bool, torch: Any) -> None:
     """Of the weights and of x, for a random cotangent that is 0 past the lengths."""
     model = drawn_model(seed, ("lstm", "gru_after", "rnn_tanh"), np.float64, dropout=0.0, merge="concat", bias=True)
     x, lengths = read_by(model, seed), LENGTHS if ragged else None

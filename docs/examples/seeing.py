@@ -77,9 +77,7 @@ def main() -> None:
         figure.savefig(arguments.folder / f"{name}.png", dpi=150)
     accuracy = history.history["val_binary_accuracy"][-1]
     print(f"accuracy {accuracy:.3f} on new sequences; marks at steps {', '.join(map(str, x[:3, :, 1].argmax(axis=1)))}")
-    print(
-        f"Written to {arguments.folder}: {', '.join(f'{name}.png' for name in pictures)}. docs/gallery.md explains them."
-    )
+    print(f"{', '.join(f'{name}.png' for name in pictures)} are in {arguments.folder}; docs/gallery.md explains them.")
     if accuracy < 0.95 and not arguments.quick:
         sys.exit("too low: expected 0.95 at least")
 
