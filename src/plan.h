@@ -52,7 +52,7 @@ typedef struct {
     int threads;
     int owners;                 /* threads that share the rows; 1 if threads share hidden groups instead */
     ptrdiff_t dealt;            /* consecutive rows that go to one thread */
-    int waits;                  /* threads that share hidden groups meet after every phase; else units are independent */
+    int waits;                  /* threads sharing hidden groups meet after every phase; else units are independent */
     Scratch *scratch;           /* per thread */
     frnn_progress *done;        /* steps delivered, for a call that reads them; or null */
     const frnn_progress *below; /* of the call that this one reads; or null */

@@ -43,7 +43,7 @@ def away_from_kink(problem: Problem) -> bool:
 
 @lru_cache(maxsize=2)
 def solved(cell: str, case: int) -> tuple[Problem, Arrays, Measured]:
-    """Return a problem and its solution in float64, and a dict for the measured bound, shared by all implementations."""
+    """Return a problem and its float64 solution, and a dict for the measured bound, shared by all implementations."""
     problem = random_problem(cell, case).astype(np.float64)
     return problem, reference(problem), {}
 

@@ -63,7 +63,7 @@ def test_rounding() -> None:
     assert np.isnan(extremes[2])
 
 
-def test_state_dict_holds_what_is_used() -> None:
+def test_state_dict_has_the_rounded_weights() -> None:
     net = layer("lstm", 5, 7, weight_dtype="bfloat16")
     full = layer("lstm", 5, 7).state_dict()
     net.load_state_dict(full)

@@ -53,7 +53,7 @@ def test_missing_packages(module: str, python: Python, tmp_path: Path) -> None:
 
 
 def test_import_is_light(python: Python, tmp_path: Path) -> None:
-    """Importing fastrnn imports no framework and takes less time than NumPy (bytecode, best of six, without threads)."""
+    """It imports no framework and takes less time than importing NumPy (bytecode, best of six, without threads)."""
     code = (
         "from time import thread_time as now; t0 = now(); import numpy; t1 = now(); import fastrnn; t2 = now(); "
         "print(t1 - t0, t2 - t1)"

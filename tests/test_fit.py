@@ -1,4 +1,4 @@
-"""fit: batches, windows, states, lengths, validation, and whose an optimizer is."""
+"""fit: batches, windows, states, lengths, validation, and the model that an optimizer belongs to."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_stateful_is_one_long_sequence() -> None:
 
 
 @pytest.mark.parametrize("every", [False, True])
-def test_padding_does_not_matter(every: bool) -> None:
+def test_padding_has_no_effect(every: bool) -> None:
     lengths = steps()
     valid = np.arange(T) < lengths[:, None]
     x, y = inputs(), targets(N, T) if every else classes(N)
@@ -100,7 +100,7 @@ def test_padding_of_integers_does_not_matter() -> None:
 
 
 def words(sparse: bool | None, optimizer: Any) -> Sequential:
-    """Reads (N, T) integers below 6, predicts (N, K)."""
+    """Return a model from (N, T) integers below 6 to (N, K)."""
     embedding = fastrnn.Embedding(6, 3, padding_idx=0, sparse=sparse, dtype=np.float64, rng=1)
     embedding.weight[0] = 1.0
     lstm = fastrnn.LSTM(3, 5, return_sequences=False, dtype=np.float64, rng=2)
@@ -111,7 +111,9 @@ def words(sparse: bool | None, optimizer: Any) -> Sequential:
 
 @pytest.mark.parametrize("kind", [training.SGD, training.Adam, training.AdamW, training.RMSprop])
 def test_sparse_embeddings_train(kind: Any) -> None:
-    """As dense ones where every batch has every row; else the rows that no batch has stay, padding among them."""
+    """Like dense ones if every batch has every row; otherwise rows outside the batches, including padding, do not
+    change.
+    """
     x = np.random.default_rng(0).permuted(np.tile(np.arange(1, 6), (N, 2)), axis=1)
     options = {"learning_rate": 0.05, "clip_norm": 0.1}
     dense, sparse = (words(s, kind(**options, weight_decay=0)) for s in (False, True))
@@ -125,11 +127,11 @@ def test_sparse_embeddings_train(kind: Any) -> None:
     after = sparse.layers[0].parameters()["weight"]
     assert_same_bits({"rows": after[[0, 4]]}, {"rows": before[[0, 4]]})
     assert (after[[1, 2, 3, 5]] != before[[1, 2, 3, 5]]).all()
-    assert (dense.layers[0].parameters()["weight"] != before).all()  # decay moves these rows too
+    assert (dense.layers[0].parameters()["weight"] != before).all()  # decay changes these rows, too
 
 
 def test_sparse_embeddings_accumulate() -> None:
-    """Batches that have other rows each: as one batch of all."""
+    """Batches with different rows give the same as one batch of all."""
     x = np.random.default_rng(0).integers(0, 6, (N, T))
     one, many = (words(True, training.Adam(0.05, clip_norm=0.1)) for _ in range(2))
     one.fit(x, classes(N), epochs=3, batch_size=N, shuffle=False)
@@ -137,17 +139,17 @@ def test_sparse_embeddings_accumulate() -> None:
     assert_close(many.state_dict(), one.state_dict(), 1e-10)
 
 
-def test_empty_sequences_alone_are_no_step() -> None:
+def test_batches_of_empty_sequences_make_no_step() -> None:
     model = regressor()
-    model.fit(inputs(), targets(N, T))  # so that there is momentum, which a step would follow
+    model.fit(inputs(), targets(N, T))  # so that there is momentum, which a step would apply
     before = model.state_dict()
     history = model.fit(inputs(), targets(N, T), lengths=np.zeros(N, int))
     assert_same_bits(model.state_dict(), before)
     assert history.history == {"loss": [0.0]}
-    classifier().fit(inputs(), classes(N), lengths=np.zeros(N, int))  # the initial state has a class
+    classifier().fit(inputs(), classes(N), lengths=np.zeros(N, int))  # a class for the initial state
 
 
-def test_the_same_numbers_again() -> None:
+def test_a_seed_reproduces_the_training() -> None:
     def trained(rng: Any, shuffle: bool = True) -> Arrays:
         model = classifier(dropout=0.3)
         model.fit(inputs(), classes(N), epochs=2, batch_size=4, rng=rng, shuffle=shuffle)
@@ -160,8 +162,8 @@ def test_the_same_numbers_again() -> None:
         assert (other["2.weight"] != first["2.weight"]).any()
 
 
-def test_the_generator_shuffles_and_then_drops_out() -> None:
-    """It alone, in this order: a loop by hand with one like it has the same bits."""
+def test_rng_shuffles_and_then_draws_dropout() -> None:
+    """A loop by hand with an equal generator, in this order, gives the same bits."""
     x, y = inputs(), classes(N)
     model, same = classifier(dropout=0.3), last_step(dropout=0.3)
     model.fit(x, y, epochs=2, batch_size=4, rng=0)
@@ -177,7 +179,7 @@ def test_the_generator_shuffles_and_then_drops_out() -> None:
 
 
 def test_every_sample_once_in_an_epoch() -> None:
-    """A linear model at rate 0 whose loss is known for each sample."""
+    """A linear model at rate 0 with a known loss for each sample."""
     model = Sequential([fastrnn.Dense(1, 1, bias=False, dtype=np.float64)])
     model.compile(training.SGD(0.0), "mse")
     x = np.arange(10.0)[:, None]
@@ -229,7 +231,7 @@ def test_validation_of_lists() -> None:
     assert history["val_loss"] == [model.evaluate(x, y, lengths=steps())["loss"]]
 
 
-def test_metrics_are_those_of_all_samples() -> None:
+def test_metrics_cover_all_samples() -> None:
     model = regressor()
     model.compile("sgd", "mse", ["mae", training.MeanAbsoluteError()])
     got = model.evaluate(inputs(), targets(N, T), lengths=steps(), batch_size=4)
@@ -238,8 +240,8 @@ def test_metrics_are_those_of_all_samples() -> None:
     np.testing.assert_allclose(got["mae"], error.mean(), rtol=1e-12)
 
 
-def test_models_train_side_by_side() -> None:
-    """Nothing is shared: the training of one does not show in another of the same kind."""
+def test_models_train_independently() -> None:
+    """Models share nothing: training one does not affect another of the same kind."""
     assert last_step().layers[0] is not last_step().layers[0]
     one, other = classifier(), classifier()
     one.fit(inputs(), classes(N), rng=0)
@@ -258,7 +260,9 @@ OTHERS = r"^optimizer: it trained another model and holds its moments and steps;
 
 
 def test_an_optimizer_trains_one_model() -> None:
-    """Its moments have the names of the next model's parameters: refused, also when the first one is gone."""
+    """The next model's parameters have the same names, so the optimizer is rejected, even if the first model no longer
+    exists.
+    """
     optimizer = training.Adam(0.01)
     one, other, twin = last_step(), last_step(), last_step()
     for model in (one, other):
@@ -274,12 +278,12 @@ def test_an_optimizer_trains_one_model() -> None:
             short(model, optimizer)
     assert_same_bits(other.state_dict(), before)
     assert_same_bits(optimizer.state_dict(), state)
-    optimizer.load_state_dict(training.Adam().state_dict())  # what it kept is gone
+    optimizer.load_state_dict(training.Adam().state_dict())  # its state has been dropped
     assert_same_bits(short(twin, optimizer), short(last_step(), training.Adam(0.01)))
 
 
-def test_an_optimizer_goes_on_with_its_model() -> None:
-    """Compiled again, copied or pickled, together or each alone."""
+def test_an_optimizer_continues_with_its_model() -> None:
+    """The model may be compiled again, copied or pickled, together with the optimizer or alone."""
     optimizer, model = training.Adam(0.01), last_step()
     short(model, optimizer)
     pairs = [

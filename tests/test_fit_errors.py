@@ -1,4 +1,4 @@
-"""What fit refuses, and when: arguments, data that are not finite, targets."""
+"""Errors of fit, and when they are raised: arguments, data that are not finite, targets."""
 
 from __future__ import annotations
 
@@ -124,14 +124,14 @@ def test_layers_of_bfloat16_do_not_train() -> None:
 
 
 def one_output(**options: Any) -> Sequential:
-    """Reads (N, T, I), predicts (N, 1)."""
+    """Return a model from (N, T, I) to (N, 1)."""
     gru = fastrnn.GRU(3, 4, reset_after=True, return_sequences=False, rng=0)
     return compiled(Sequential([gru, fastrnn.Dense(4, 1, "sigmoid", rng=1)]), **options)
 
 
 NUMBERS, BINARY = targets(N)[:, :1].astype(np.float32), classes(N)[:, None] % 2
 
-#: what the message says: a model, and targets that are not its own, if only in the last of the samples
+#: expected message: a model, and targets that do not fit it, even if only in the last samples
 TARGETS: dict[str, tuple[Callable[[], Sequential], Any]] = {
     r"expected classes in 0\.\.3, got 4": (classifier, np.r_[classes(N - 1), 4]),
     r"expected classes in 0\.\.3, got -1": (classifier, np.r_[classes(N - 1), -1]),
@@ -173,8 +173,8 @@ TARGETS: dict[str, tuple[Callable[[], Sequential], Any]] = {
 
 
 @pytest.mark.parametrize("message", TARGETS)
-def test_targets_are_refused_before_the_first_step(message: str) -> None:
-    """Those of the validation too, and whatever the batches; the message names what the caller gave."""
+def test_invalid_targets_raise_before_the_first_step(message: str) -> None:
+    """Also for validation targets and in batches; the message names the caller's argument."""
     make, wrong = TARGETS[message]
     model = make()
     x = inputs(np.float32) if "float32" in message or "probabilities" in message else inputs()

@@ -1,4 +1,4 @@
-"""Layers that are frozen: `fit` leaves their weights, and what the optimizer keeps of them, as they are."""
+"""Frozen layers: `fit` changes neither their weights nor their optimizer state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def three(seed: int = 0, **options: Any) -> Sequential:
-    """Two recurrent layers and a dense one, predicting every step."""
+    """Return a model of two recurrent layers and a dense one that predicts every step."""
     gru = fastrnn.GRU(3, 4, reset_after=True, dtype=np.float64, rng=[seed, 1], **options)
     rnn = fastrnn.RNN(4, 5, dtype=np.float64, rng=[seed, 2])
     return Sequential([gru, rnn, fastrnn.Dense(5, K, dtype=np.float64, rng=[seed, 3])])
@@ -31,8 +31,8 @@ def of(layer: int, arrays: Arrays) -> Arrays:
 
 @pytest.mark.parametrize("optimizer", [training.Adam, training.AdamW, training.RMSprop, training.SGD])
 @pytest.mark.parametrize("frozen", [0, 1, 2])
-def test_nothing_moves_a_frozen_layer(frozen: int, optimizer: Any) -> None:
-    """Weights and state to the last bit, in spite of decay and moments; the others are trained."""
+def test_frozen_layers_do_not_change(frozen: int, optimizer: Any) -> None:
+    """Weights and state keep every bit, in spite of decay and moments; the other layers are trained."""
     model = three()
     model.compile(optimizer(0.01, weight_decay=0.1), "mse")
     model.fit(inputs(), targets(N, T), epochs=2, rng=0)
@@ -53,8 +53,8 @@ def test_nothing_moves_a_frozen_layer(frozen: int, optimizer: Any) -> None:
 
 
 @pytest.mark.parametrize("frozen", [{0}, {0, 1}, {1}, {2}, {1, 2}])
-def test_the_others_learn_as_before(frozen: set[int]) -> None:
-    """The first step of each trained layer is that of a model where none is frozen."""
+def test_other_layers_learn_as_without_freezing(frozen: set[int]) -> None:
+    """The first step of each trained layer equals that of a model without frozen layers."""
     models = three(), three()
     for i in frozen:
         models[0].layers[i].trainable = False
@@ -99,7 +99,7 @@ def test_models_in_models(how: str) -> None:
         model.fit(inputs(), targets(N, T)[..., :2])
 
 
-def test_an_embedding_that_is_given() -> None:
+def test_a_frozen_embedding() -> None:
     model = letters()
     model.layers[0].trainable = False
     model.compile("adam", "categorical_crossentropy")
@@ -108,8 +108,8 @@ def test_an_embedding_that_is_given() -> None:
     assert_same_bits(of(0, model.state_dict()), of(0, before))
 
 
-def test_a_callback_unfreezes() -> None:
-    """Layer by layer, as fine-tuning has it: the same as several fits."""
+def test_a_callback_unfreezes_layers() -> None:
+    """Unfreezing layer by layer, as in fine-tuning, gives the same as several fits."""
 
     class Unfreeze(training.Callback):
         def on_epoch_begin(self, training: training.Training) -> None:
@@ -144,7 +144,7 @@ def test_a_checkpoint_resumes(tmp_path: Path, oracle: Callable[[str], Any]) -> N
     assert_same_bits(resumed.state_dict(), whole.state_dict())
 
 
-def test_a_file_and_a_summary_say_so(tmp_path: Path, oracle: Callable[[str], Any]) -> None:
+def test_file_and_summary_show_frozen_layers(tmp_path: Path, oracle: Callable[[str], Any]) -> None:
     oracle("safetensors")
     model = Sequential([three(), fastrnn.Dense(K, 2, dtype=np.float64)])
     plain = model.summary()
@@ -206,7 +206,7 @@ def test_from_and_to_keras(suffix: str | None, tmp_path: Path, keras: Any) -> No
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "RMSprop", "SGD"])
 def test_freezing_and_unfreezing_is_torch(name: str, seed: int, oracle: Callable[[str], Any]) -> None:
-    """requires_grad likewise: 5 steps with all, 5 without the first layers, 10 with all again."""
+    """Compare with requires_grad: 5 steps with all layers, 5 without the first ones, 10 with all again."""
     torch = oracle("torch")
     options = {"momentum": 0.9} if name == "SGD" else {}
     rng = np.random.default_rng(seed)

@@ -1,4 +1,6 @@
-"""Recurrent products by heads: U is block-diagonal, and only its blocks are stored. Against dense zeros and others."""
+"""Recurrent products by heads: U is block-diagonal, and only its blocks are stored. Compared with a dense U and
+others.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ BUILTIN = [cell for cell in CELLS.values() if cell.products]
 
 
 def dense(U: np.ndarray, heads: int) -> np.ndarray:
-    """U (N*H, D) as (N*H, H), with zeros where a unit is of another head."""
+    """Expand U (N*H, D) to (N*H, H), with zeros between units of different heads."""
     D = U.shape[1]
     H = D * heads
     whole = np.zeros((len(U), H), U.dtype)
@@ -49,7 +51,7 @@ def dense(U: np.ndarray, heads: int) -> np.ndarray:
 
 
 def blocks(dU: np.ndarray, heads: int) -> np.ndarray:
-    """The way back, of a gradient: what belongs to zeros is left out."""
+    """Reduce a dense gradient to the blocks."""
     H = dU.shape[1]
     D = H // heads
     starts = [row % H // D * D for row in range(len(dU))]
@@ -57,7 +59,7 @@ def blocks(dU: np.ndarray, heads: int) -> np.ndarray:
 
 
 class Problem:
-    """Two directions of one layer, with lengths and resets; `heads` of the layer that solves it may be 1."""
+    """Two directions of one layer, with lengths and resets; the layer that solves it may have 1 head."""
 
     def __init__(self, cell: Cell, sizes: tuple[int, ...], seed: int = 0) -> None:
         T, B, I, D, self.heads = sizes
@@ -76,7 +78,7 @@ class Problem:
         return fastrnn.Recurrent(self.cell, *self.sizes, heads=heads, dtype=dtype, bidirectional=True, **options)
 
     def results(self, dtype: Any = np.float64, zeros: bool = False, **options: Any) -> Arrays:
-        """Outputs and gradients; with `zeros` from a dense U."""
+        """Return outputs and gradients; with `zeros`, of the dense U."""
         a = {name: value.astype(dtype) for name, value in self.arrays.items()}
         parameters = {name: p.astype(dtype) for name, p in self.parameters.items()}
         layer = self.layer(dtype, 1 if zeros else self.heads)
@@ -107,8 +109,8 @@ def reference(problem: Problem) -> Arrays:
 
 
 @pytest.mark.parametrize("k", range(len(SIZES)))
-def test_against_zeros(k: int, backend: str) -> None:
-    """Outputs and every gradient are those of the dense U, of every cell in turn."""
+def test_equals_a_dense_u_with_zeros(k: int, backend: str) -> None:
+    """Outputs and every gradient equal those of the dense U; the cells alternate."""
     cells = BUILTIN + OWN
     for cell in (cells[k % len(cells)], cells[-1 - k % len(OWN)]):
         for options in ({}, {"checkpoint": 2}):
@@ -145,7 +147,7 @@ def test_roundings(k: int, native: str) -> None:
 @pytest.mark.parametrize("cell", [CELLS["lstm"], CELLS["gru_before"]], ids=lambda cell: cell.name)
 @pytest.mark.parametrize("sizes", [(6, 1, 64, 128, 4), (9, 12, 5, 20, 3), (5, 66, 40, 50, 2)], ids=str)
 def test_bits(cell: Cell, sizes: tuple[int, ...], native: str) -> None:
-    """The same on any number of threads, with checkpoints, in inference, in a stream, and of a sequence alone."""
+    """The same on any number of threads, with checkpoints, in inference, in a stream, and for a sequence alone."""
     problem = Problem(cell, sizes)
     expected = problem.results(np.float32, threads=1)
     for options in ({"threads": 2}, {"threads": 3}, {"checkpoint": 2}, {"checkpoint": 1, "threads": 2}):
@@ -158,7 +160,7 @@ def test_bits(cell: Cell, sizes: tuple[int, ...], native: str) -> None:
     assert_same_bits({"y": layer(x[:, -1])[0]}, {"y": whole.y[:, -1]})
     one = fastrnn.Recurrent(cell, *problem.sizes, num_layers=2, heads=problem.heads, rng=0)
     y, state = one(x)
-    for _ in range(3):  # the general way, and the prepared one
+    for _ in range(3):  # the general path, and the prepared one
         assert_same_bits({"y": one(x)[0]}, {"y": y})
     stream = one.stream(x.shape[1])
     assert_same_bits({"y": np.stack([stream.step(x_t) for x_t in x])}, {"y": y})
@@ -167,8 +169,8 @@ def test_bits(cell: Cell, sizes: tuple[int, ...], native: str) -> None:
     assert all(a.tobytes() == b.tobytes() for a, b in pairs)
 
 
-def test_heads_are_layers(implementation: str) -> None:
-    """Each is a layer of its own, of the rows of its units."""
+def test_a_head_is_a_layer_of_its_rows(implementation: str) -> None:
+    """Each head equals a layer with the weights of its units."""
     D, heads, G = 6, 3, 4
     whole = fastrnn.LSTM(5, heads * D, heads=heads, dtype=np.float64, rng=0)
     x, dy = (np.random.default_rng(1).standard_normal(shape) for shape in ((4, 2, 5), (4, 2, heads * D)))
@@ -184,13 +186,13 @@ def test_heads_are_layers(implementation: str) -> None:
         got = {"y": y[..., part], "h": h[..., part], "c": c[..., part]} | {n: d[rows] for n, d in grads.items()}
         assert_close(got, {"y": expected.y, "h": expected.state[0], "c": expected.state[1]} | back.grads)
         dx = dx - back.dx
-    assert abs(dx).max() < 1e-12  # what each head gives x is all that x gets
+    assert abs(dx).max() < 1e-12  # the gradient of x is the sum over heads
 
 
 @pytest.mark.parametrize("D", [6, 72, 100, 200])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_heads_have_the_bits_of_layers(dtype: type, D: int, native: str) -> None:
-    """However their units fall into vectors, and their terms into chains."""
+def test_heads_have_the_bits_of_single_layers(dtype: type, D: int, native: str) -> None:
+    """Whatever vectors their units are in, and whatever chains their terms are in."""
     rng, heads = np.random.default_rng(D), 3
     W, U, x = (rng.uniform(-0.3, 0.3, s).astype(dtype) for s in ((heads * D, 5), (heads * D, D), (4, 2, 5)))
     y = fastrnn.rnn_forward(x, W, U, heads=heads).y
@@ -199,8 +201,8 @@ def test_heads_have_the_bits_of_layers(dtype: type, D: int, native: str) -> None
         assert_same_bits({"y": y[..., part]}, {"y": fastrnn.rnn_forward(x, W[part], U[part]).y})
 
 
-def test_a_unit_a_head(native: str) -> None:
-    """Then the recurrence is elementwise: an IndRNN's."""
+def test_one_unit_per_head(native: str) -> None:
+    """The recurrence is then elementwise, as in an IndRNN."""
     rnn = fastrnn.RNN(3, 37, heads=37, dtype=np.float64, rng=0)
     own = rnn.parameters()
     same = fastrnn.Recurrent(catalogue.ind_rnn_tanh, 3, 37, bias="input", dtype=np.float64)
@@ -224,7 +226,7 @@ def test_functions(backend: str) -> None:
 
 
 def test_slstm_of_xlstm(backend: str, oracle: Callable[[str], Any]) -> None:
-    """As that package declares it: R is (heads, D, 4, D), the unit that is multiplied first, gates in our order."""
+    """In that package R is (heads, D, 4, D), with the multiplied unit first and gates in our order."""
     torch = oracle("torch")
     T, B, I, D, heads = 7, 3, 4, 5, 3
     H = heads * D
@@ -256,7 +258,7 @@ def test_slstm_of_xlstm(backend: str, oracle: Callable[[str], Any]) -> None:
 
 
 def test_bfloat16_weights(native: str) -> None:
-    """The layer is that of the rounded weights; heads of an odd size, for two k go together."""
+    """The layer equals that of the rounded weights; a head has an odd size, because bfloat16 processes k in pairs."""
     for sizes in ((40, 2), (33, 3), (128, 4), (1, 5)):
         H, heads = sizes[0] * sizes[1], sizes[1]
         layer = fastrnn.LSTM(6, H, heads=heads, weight_dtype="bfloat16", rng=0)
@@ -265,12 +267,12 @@ def test_bfloat16_weights(native: str) -> None:
         for B in (1, 3):
             x = np.random.default_rng(0).standard_normal((7, B, 6)).astype(np.float32)
             error = np.linalg.norm(layer(x)[0] - same(x)[0]) / np.linalg.norm(same(x)[0])
-            assert error < 2**-8  # of x and h, which one instruction set rounds for the products too
+            assert error < 2**-8  # one instruction set also rounds x and h for the products
 
 
 @pytest.mark.parametrize("rates", [{"recurrent_dropout": 0.4}, {"zoneout": (0.2, 0.5)}], ids=str)
-def test_masks_of_units(rates: dict[str, Any], backend: str) -> None:
-    """Those of a dense layer from the same generator."""
+def test_recurrent_dropout_and_zoneout(rates: dict[str, Any], backend: str) -> None:
+    """The same masks as a dense layer from the same generator."""
     problem = Problem(CELLS["lstm"], (4, 3, 2, 6, 2))
     ys = {}
     for heads in (1, 2):
@@ -300,9 +302,9 @@ def test_weight_drop(backend: str) -> None:
 
 
 def test_in_pytorch(oracle: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The module, its gradients, and those of gradients, which the equations have."""
+    """The module, its gradients, and second gradients, which the equations give."""
     torch, ours = oracle("torch"), oracle("torch") and import_module("fastrnn.torch")
-    monkeypatch.setattr(slow, "_told", set())  # another test of this process may have had the warning
+    monkeypatch.setattr(slow, "_told", set())  # another test in this process may have issued the warning
     module = ours.Recurrent(catalogue.slstm, 3, 12, heads=4, dtype=torch.float64)
     assert module.weight_hh_l0.shape == (48, 3)
     assert "heads=4" in repr(module)
@@ -342,7 +344,7 @@ def test_in_jax(oracle: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -
     assert float(slope) == pytest.approx((back.dU * U).sum(), rel=1e-3)
 
 
-def test_what_is_refused() -> None:
+def test_unsupported_options_raise_an_error() -> None:
     x, W = np.ones((3, 2, 4)), np.ones((24, 4))
     for shape in ((24, 4), (24, 6), (24, 0), (22, 2), (24,)):
         with pytest.raises(ValueError, match=r"U: expected shape \(4\*H, H/heads\) with heads = 3, H >= 1, got"):
@@ -366,8 +368,8 @@ def test_what_is_refused() -> None:
         fastrnn.Recurrent(catalogue.min_gru, 3, 8, heads=2)
 
 
-def test_there_and_back(tmp_path: Any) -> None:
-    """A file, what a layer says of itself, and what is looked at inside."""
+def test_file_repr_and_inspect(tmp_path: Any) -> None:
+    """A file, the layer's repr, and its gates."""
     layer = fastrnn.Recurrent(catalogue.slstm, 3, 12, 2, heads=4, rng=0)
     fastrnn.save(tmp_path / "layer.safetensors", layer)
     other = fastrnn.load(tmp_path / "layer.safetensors", cell=catalogue.slstm)
@@ -382,7 +384,7 @@ def test_there_and_back(tmp_path: Any) -> None:
 
 
 def test_initial_weights() -> None:
-    """Each head's are those of a smaller layer: orthogonal columns of its own rows."""
+    """Each head has the initial weights of a smaller layer: orthogonal columns of its own rows."""
     U = fastrnn.GRU(3, 12, reset_after=True, heads=3, initializer="keras", rng=0).parameters()["weight_hh_l0"]
     for own in U.reshape(3, 3, 4, 4).swapaxes(0, 1):
         own = own.reshape(12, 4)

@@ -1,4 +1,4 @@
-"""Hostile calls: each is refused with an error that a person can use, or gives the right result.
+"""Hostile calls raise a readable error, or give the correct result.
 
 What is right although it looks wrong has the bits of the plain call.
 """
@@ -40,19 +40,19 @@ def with_(name: str, spoil: Spoil) -> Callable[[], Any]:
 
 
 @table([Case(n, what, with_(n, f)) for n in FLOATS for what, f in NO_ARRAY.items()])
-def test_no_array(case: Case) -> None:
+def test_non_arrays(case: Case) -> None:
     refused(case)
 
 
 @table([Case(n, what, with_(n, f), ValueError) for n in FLOATS for what, f in NO_SHAPE.items() if what != "one short"])
-def test_no_shape(case: Case) -> None:
-    """Before anything of that size is allocated, too."""
+def test_wrong_shapes(case: Case) -> None:
+    """Before anything of that size is allocated."""
     refused(case)
 
 
 @pytest.mark.parametrize("name", GIVEN)
 @pytest.mark.parametrize("kind", SOME_ARRAY)
-def test_some_array(kind: str, name: str) -> None:
+def test_unusual_arrays(kind: str, name: str) -> None:
     a = GIVEN[name] if GIVEN[name].dtype != np.intp else GIVEN[name].astype("l")
     assert_same_bits(run(ALL.changed(**{name: SOME_ARRAY[kind](a)})), run(ALL))
 
@@ -109,7 +109,7 @@ SAME_OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", SAME_OPTIONS, ids=str)
-def test_odd_options_that_are_right(options: dict[str, Any], backend: str) -> None:
+def test_unusual_valid_options(options: dict[str, Any], backend: str) -> None:
     assert_same_bits(run(ALL, **options), run(ALL))
 
 
@@ -145,7 +145,7 @@ def test_settings(case: Case) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, 1e-45, -0.0])
 @pytest.mark.parametrize("cell", CELLS)
 def test_hostile_numbers(cell: str, value: float, backend: str) -> None:
-    """In one sequence, or everywhere: no crash, no warning, and no trace in the other sequences or the padding."""
+    """In one sequence, or in all: no crash, no warning, and no effect on other sequences or the padding."""
     problem = make(cell, SIZES, dtype=np.float32, lengths=True)
     x = problem.inputs["x"].copy()
     x[:, 1] = value

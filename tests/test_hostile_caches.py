@@ -1,4 +1,4 @@
-"""Caches that backward refuses: another call's, and those whose arguments were changed since the forward."""
+"""Caches that backward rejects: those of another call, and those with arguments changed since the forward."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def layer_cache(**options: Any) -> Any:
 
 
 def back(layer: Any, dy: Any = None, cache: Any = None, **more: Any) -> Callable[[], Any]:
-    """Of the layer's own forward, unless another cache is given."""
+    """Call the backward of the layer's own forward, unless another cache is given."""
 
     def backward() -> Any:
         own = layer.forward(GIVEN["x"], training=True).cache
@@ -105,7 +105,7 @@ def test_caches(case: Case) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_one_cache_in_eight_threads(cell: str, backend: str) -> None:
-    """And twice in each, and as a copy: it is read, no more."""
+    """Twice in each thread, and as a copy: a cache is only read."""
     problem = make(cell, (20, 5, 3, 17), dtype=np.float32)
     result = call(problem, training=True)[0]
     backward = getattr(fastrnn, f"{problem.family}_backward")
@@ -127,7 +127,7 @@ def test_caches_stay_in_their_process() -> None:
 
 
 def test_freed_caches(backend: str) -> None:
-    """What a freed cache held goes to the next one, and never what one holds that is in use."""
+    """The memory of a freed cache is reused, but never that of a cache in use."""
     problems = [make("lstm", (20, 5, 3, 17), seed=seed) for seed in range(4)]
     expected = [run(problem) for problem in problems]
     held = [call(problem, training=True)[0].cache for problem in problems]
@@ -143,7 +143,7 @@ def test_freed_caches(backend: str) -> None:
 @pytest.mark.parametrize("checkpoint", [None, 2])
 @pytest.mark.parametrize("name", ["x", "W", "U", "b", "b_rec", "p", "h0", "c0", "resets"])
 def test_arguments_changed_after_forward(name: str, checkpoint: int | None, backend: str) -> None:
-    """Refused by the name; and right again once they are what they were."""
+    """Backward names the changed argument, and works again once it is restored."""
     problem = make("lstm_peephole", SIZES, resets=True, checkpoint=checkpoint)
     expected = run(problem)
     cache = call(problem, training=True)[0].cache
@@ -160,7 +160,7 @@ def test_arguments_changed_after_forward(name: str, checkpoint: int | None, back
 
 @pytest.mark.parametrize("lay", [np.asarray, np.asfortranarray, lambda a: np.flip(np.flip(a).copy())])
 def test_a_change_of_a_large_argument(lay: Callable[..., Any], backend: str) -> None:
-    """An optimizer's step, or the next batch in the same buffer, shows in a sample of elements wherever they lie."""
+    """An optimizer step, or the next batch in the same buffer, changes the sampled elements wherever they lie."""
     problem = make("gru_before", (7, 6, 5, 33))
     for name in ("x", "W", "U"):
         a = lay(problem.inputs[name].copy())
@@ -170,7 +170,7 @@ def test_a_change_of_a_large_argument(lay: Callable[..., Any], backend: str) -> 
         if view_is_used:
             with pytest.raises(ValueError, match=f"^cache: {name} was changed"):
                 fastrnn.gru_backward(problem.cotangents["dy"], result.cache)
-        else:  # what had to be copied is nobody's to change
+        else:  # copied arguments cannot be changed by the caller
             got = fastrnn.gru_backward(problem.cotangents["dy"], result.cache)
             expected = fastrnn.gru_backward(problem.cotangents["dy"], call(problem, training=True)[0].cache)
             assert_same_bits(arrays(got), arrays(expected))
@@ -189,7 +189,7 @@ def test_a_layer_trained_between(parameter: str, backend: str) -> None:
 @pytest.mark.parametrize("activation", [None, "identity", "softmax", "relu", "tanh", "sigmoid"])
 @pytest.mark.parametrize("which", ["x", "y", "weight"])
 def test_dense_changed_between(which: str, activation: str | None) -> None:
-    """`p -= target` on a softmax's own output is a mistake that people make; on a linear one it is none."""
+    """`p -= target` on a softmax's output, a common mistake, is an error; on a linear output it is not."""
     dense = fastrnn.Dense(I, 5, activation, rng=0)
     x = GIVEN["x"].copy()
     y, _, cache = dense.forward(x, training=True)

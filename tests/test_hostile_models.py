@@ -1,4 +1,4 @@
-"""Hostile arguments of layers, models and training: refused, or right."""
+"""Hostile arguments of layers, models and training raise an error or work."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_layers(case: Case) -> None:
     refused(case)
 
 
-def test_a_refused_state_dict_leaves_the_layer() -> None:
+def test_a_rejected_state_dict_changes_nothing() -> None:
     net = fastrnn.LSTM(I, H, rng=0)
     before = net.state_dict()
     with pytest.raises(ValueError, match=r"^bias_hh_l0"):
@@ -244,5 +244,5 @@ def test_models(case: Case) -> None:
 
 
 @pytest.mark.parametrize("value", [Fraction(1, 4), np.float32(0.25), np.float64(0.25)])
-def test_odd_numbers_that_are_right(value: Any) -> None:
+def test_unusual_valid_numbers(value: Any) -> None:
     assert fastrnn.Dropout(value).rate == 0.25

@@ -1,4 +1,4 @@
-"""Hostile steps, states and options of streams: refused, or right."""
+"""Hostile steps, states and options of streams raise an error or work."""
 
 from __future__ import annotations
 
@@ -129,12 +129,12 @@ def test_streams(case: Case, backend: str) -> None:
 
 
 @pytest.mark.parametrize("kind", SOME_ARRAY)
-def test_some_array_in_a_stream(kind: str, backend: str) -> None:
+def test_unusual_arrays_in_a_stream(kind: str, backend: str) -> None:
     expected = NET.stream(B).step(GIVEN["x"][0])
     assert_same_bits({"y": NET.stream(B).step(SOME_ARRAY[kind](GIVEN["x"][0]))}, {"y": expected})
 
 
-def test_a_refused_step_leaves_no_trace(implementation: str) -> None:
+def test_a_rejected_step_changes_nothing(implementation: str) -> None:
     stream = NET.stream(B)
     expected = NET.stream(B).step(GIVEN["x"][0])
     for hostile in ({"x": None}, {"x": GIVEN["x"][0], "out": 1}, {"x": GIVEN["x"][0], "state": (ONE[:1], ONE[:1])}):
@@ -146,8 +146,8 @@ def test_a_refused_step_leaves_no_trace(implementation: str) -> None:
     assert_same_bits({"y": stream.step(GIVEN["x"][0])}, {"y": expected})
 
 
-def test_x_that_is_out(implementation: str) -> None:
-    """Or shares memory with it, or with the state: it is read as it was."""
+def test_x_and_out_share_memory(implementation: str) -> None:
+    """x may also share memory with the state: it is read before anything is written."""
     net = fastrnn.LSTM(H, H, rng=0)
     x = GIVEN["h0"]
     plain_stream, own = net.stream(B), net.stream(B)

@@ -1,4 +1,4 @@
-"""Memory, threads and CPUs that the system does not give."""
+"""Failures of the system: no memory, no threads, few CPUs."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ assert fastrnn.lstm_backward(np.ones_like(expected), fastrnn.lstm_forward(x, W, 
 """
 
 
-def test_memory_that_cannot_be_had(native: str, python: Callable[..., CompletedProcess[str]]) -> None:
-    """Under a limit of 64 MB more than there was: an error each time, and the library is of use afterwards."""
+def test_allocation_failure(native: str, python: Callable[..., CompletedProcess[str]]) -> None:
+    """With a limit of 64 MB above the current use, each call raises an error, and the library remains usable."""
     done = python("-c", HUNGRY, FASTRNN_ISA=native.removeprefix("native-"), FASTRNN_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     told = set(done.stdout.splitlines())
@@ -76,8 +76,8 @@ assert all((got[name] == expected[name]).all() for name in expected)
 """
 
 
-def test_threads_that_cannot_be_had(native: str, python: Callable[..., CompletedProcess[str]]) -> None:
-    """The system gives no more threads: the call runs on its own, to the same bits."""
+def test_thread_creation_failure(native: str, python: Callable[..., CompletedProcess[str]]) -> None:
+    """If the system creates no more threads, the call runs on its own thread, with the same bits."""
     if os.getuid() != 0:
         pytest.skip("needs root to become a user who may start none")
     done = python("-c", NO_THREADS)
@@ -108,7 +108,7 @@ def version_1(quota: str, group: str = "", period: int = 100000) -> dict[str, st
     ],
 )
 def test_quota_of_control_groups(files: dict[str, str], own: str, cpus: float, tmp_path: Path) -> None:
-    """Of either version, the tightest from one's own up; a container sees its own as the root."""
+    """Either version; the tightest quota from the own group upwards; a container sees its own group as the root."""
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -119,7 +119,7 @@ def test_quota_of_control_groups(files: dict[str, str], own: str, cpus: float, t
 
 @pytest.mark.parametrize(("quota", "cpus"), [(0.2, 1), (1.0, 1), (1.5, 2), (3.5, 3), (np.inf, 3)])
 def test_quota_is_rounded_up(quota: float, cpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To one CPU at least, and to no more than the process may run on."""
+    """At least one CPU, and at most those that the process may use."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 5}, raising=False)
     monkeypatch.setattr(fastrnn.backends, "cgroup_cpus", lambda: quota)
     assert fastrnn.backends.usable_cpus() == cpus

@@ -1,4 +1,4 @@
-"""Imports go one way: no module imports one that imports it, be it late, in a function, or for types alone."""
+"""Imports go one way: there are no import cycles, even in functions or only for types."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MODULES = {
 
 
 def imported(path: Path) -> set[str]:
-    """The modules of fastrnn that a file names in its imports."""
+    """Return the modules of fastrnn that a file imports."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -28,7 +28,7 @@ def imported(path: Path) -> set[str]:
     return names & MODULES.keys()
 
 
-#: Of PyTorch, which has no other way to them.
+#: private names of PyTorch without a public alternative
 PYTORCH = {
     "_C",
     "_add_batch_dim",
@@ -50,7 +50,7 @@ NAMEDTUPLE = {"_asdict", "_fields", "_make", "_replace"}
 
 
 def reached_into(path: Path) -> list[str]:
-    """Private members that a file takes of what is not its own."""
+    """Return the private members of other modules that a file uses."""
     tree = ast.parse(path.read_text())
     defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     members = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and private(node.attr)]
@@ -70,13 +70,13 @@ def test_private_members_stay_in_their_module() -> None:
     assert not found
 
 
-def test_private_members_are_seen(tmp_path: Path) -> None:
+def test_private_members_are_detected(tmp_path: Path) -> None:
     (tmp_path / "module.py").write_text("from a import _b\n\n\ndef f(c):\n    return c._d(c._replace(), c.e)\n")
     assert reached_into(tmp_path / "module.py") == ["c._d", "_b"]
 
 
 def test_imports_go_one_way() -> None:
-    """Else there is a CycleError, which has the modules."""
+    """Otherwise a CycleError names the modules."""
     graph = {name: imported(path) - {name} for name, path in MODULES.items()}
     assert {"fastrnn.checks", "fastrnn.training.chain", "fastrnn.convert"} <= graph.keys()
     assert "fastrnn.call" in graph["fastrnn.run"]
@@ -85,7 +85,7 @@ def test_imports_go_one_way() -> None:
 
 
 def test_no_test_imports_another() -> None:
-    """What several of them share is in tests/support."""
+    """Code that several tests share is in tests/support."""
     for path in Path(__file__).parent.rglob("*.py"):
         nodes = list(ast.walk(ast.parse(path.read_text())))
         names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]

@@ -1,4 +1,4 @@
-"""The page that docs/examples/in_browser.py makes, in headless Chromium: it computes the bits of the model."""
+"""The page of docs/examples/in_browser.py, in headless Chromium, computes the bits of the model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
 
 @pytest.fixture
 def browse(oracle: Callable[[str], Any], request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], Any]:
-    """The texts of a page's elements, by their id, after its program has begun."""
+    """Return the texts of a page's elements by id, after its script has started."""
     oracle("ziglang")
     if not shutil.which("chromium") and not request.config.getoption("--require-oracles"):
         pytest.skip("Chromium is not installed")
@@ -56,5 +56,5 @@ def test_the_program(browse: Callable[[Path], Any], python: Callable[..., Any], 
     assert done.returncode == 0, done.stdout + done.stderr
     found = browse(tmp_path / "page.html")
     assert float(found["difference"]) < 1e-5
-    assert 0 < float(found["after"]) < float(found["before"])  # the state goes on from step to step
+    assert 0 < float(found["after"]) < float(found["before"])  # the state continues from step to step
     assert re.fullmatch(r"[\d.]+ µs", found["time"])

@@ -1,4 +1,4 @@
-"""Initial weights: their distributions, and which of them the layers start with."""
+"""Initial weights: their distributions, and the defaults of the layers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fastrnn.initializers import (
     Zeros,
 )
 
-#: initializer, and for a weight (200, 100) its mean, standard deviation, and largest value if it is uniform
+#: initializer -> mean, standard deviation and, if uniform, the largest value of a weight (200, 100)
 DISTRIBUTIONS = [
     (RandomUniform(0.3), 0, 0.3 / np.sqrt(3), 0.3),
     (RandomNormal(), 0, 0.05, None),
@@ -54,7 +54,7 @@ def test_distributions(f: Any, mean: float, deviation: float, largest: float | N
 @pytest.mark.parametrize("f", EVERY)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_shapes_and_seeds(dtype: type, f: Callable[..., np.ndarray]) -> None:
-    """A new, ordered array each time, by the seed alone."""
+    """A new, contiguous array in each call, which depends only on the seed."""
     one, same = f((7, 3), 5, dtype), f((7, 3), np.random.default_rng(5), dtype)
     assert (one.shape, one.dtype, one.flags.c_contiguous) == ((7, 3), dtype, True)
     np.testing.assert_array_equal(one, same)
@@ -78,7 +78,7 @@ def test_orthogonal(dtype: type, shape: tuple[int, int]) -> None:
 
 
 def test_orthogonal_is_uniform() -> None:
-    """Without the signs of R the diagonal of Q would have one sign."""
+    """Without the signs of R, the diagonal of Q would have only one sign."""
     diagonals = np.array([np.diag(Orthogonal()((4, 4), seed)) for seed in range(400)])
     np.testing.assert_allclose(np.mean(diagonals > 0, axis=0), 0.5, atol=0.1)
 
@@ -124,7 +124,7 @@ def test_forget_bias(initializer: str) -> None:
             np.testing.assert_array_equal(a, forgetful[name])
 
 
-def test_one_for_each_parameter() -> None:
+def test_an_initializer_for_each_parameter() -> None:
     chosen = {"W": Constant(2), "U": Orthogonal(), "p": Zeros(), "b": lambda shape, rng, dtype: np.arange(shape[0])}
     own = fastrnn.LSTM(3, 4, peephole=True, initializer=chosen).parameters()
     assert (own["weight_ih_l0"] == 2).all()
@@ -171,7 +171,9 @@ def count(net: Any) -> int:
 
 
 def test_parameter_counts() -> None:
-    """torch.nn.LSTM(64, 64) has 33,280; Keras' LSTM has 256 fewer, for one bias; the rest are Keras' own counts."""
+    """torch.nn.LSTM(64, 64) has 33,280; Keras' LSTM has 256 fewer, because it has one bias; the others are Keras'
+    counts.
+    """
     assert count(fastrnn.LSTM(64, 64)) == 33_280
     assert count(fastrnn.GRU(32, 64, reset_after=True)) == 18_816
     assert count(fastrnn.Dense(64, 10)) == 650

@@ -1,4 +1,4 @@
-"""Whatever comes in: the right answer, or an error that names the argument; never a crash."""
+"""Any input gives the correct result, or an error that names the argument; never a crash."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def transposed(a: np.ndarray) -> np.ndarray:
 
 
 def refuses(problem: Problem, error: type[Exception], name: str, *said: str) -> None:
-    """The call raises `error`, and its message names the argument and says the rest."""
+    """Check that the call raises `error` with a message that names the argument and matches the rest."""
     with pytest.raises(error) as caught:
         run(problem)
     for word in (name, *said):
@@ -42,7 +42,7 @@ def refuses(problem: Problem, error: type[Exception], name: str, *said: str) -> 
 @pytest.mark.parametrize("spoil", [wrong_rank, one_more, transposed])
 @pytest.mark.parametrize("name", NAMED)
 def test_wrong_shape(name: str, spoil: Callable[[np.ndarray], np.ndarray]) -> None:
-    """x with one step more is a right x, for which all else is wrong; with its axes turned it is wrong itself."""
+    """A longer x is valid, so all other arguments are wrong; with its axes swapped, x itself is wrong."""
     bad = spoil((ALL.inputs | ALL.cotangents)[name])
     culprit, shape = {
         ("x", one_more): ("resets", str(ALL.inputs["resets"].shape)),
@@ -55,7 +55,7 @@ def test_wrong_shape(name: str, spoil: Callable[[np.ndarray], np.ndarray]) -> No
 @pytest.mark.parametrize("dtype", ["f2", "f4", "i8", "c16", "g", "O", "U3", "M8[s]", ">f8"])
 @pytest.mark.parametrize("name", FLOATS)
 def test_wrong_dtype(name: str, dtype: str) -> None:
-    """x sets the dtype of the call: with a float32 one the first float64 argument is the odd one out."""
+    """x sets the dtype of the call: with a float32 x, the first float64 argument is the wrong one."""
     a = (ALL.inputs | ALL.cotangents)[name]
     bad = np.zeros(a.shape, dtype) if dtype in ("O", "U3", "M8[s]") else a.astype(dtype)
     refuses(ALL.changed(**{name: bad}), TypeError, "W" if (name, dtype) == ("x", "f4") else name)
@@ -72,7 +72,7 @@ HINT = r": expected an array, got list; convert it with np\.asarray\(\.\.\., np\
 
 @pytest.mark.parametrize("name", FLOATS)
 def test_lists_get_a_hint(name: str) -> None:
-    """As JSON has them, ragged ones too."""
+    """Lists as from JSON, also ragged ones."""
     for value in ((ALL.inputs | ALL.cotangents)[name].tolist(), [[1.0, 2.0], [3.0]], []):
         with pytest.raises(TypeError, match=f"^{name}{HINT}"):
             run(ALL.changed(**{name: value}))
@@ -143,7 +143,7 @@ def test_options(error: type[Exception], name: str, value: Any) -> None:
 
 
 def test_huge_option_values(backend: str) -> None:
-    """As many threads and as long a checkpoint as one likes: no C integer wraps around."""
+    """Huge numbers of threads and long checkpoints do not overflow a C integer."""
     assert_same_bits(run(ALL, checkpoint=2**62, threads=2**40), run(ALL))
 
 
@@ -161,7 +161,7 @@ def test_results_have_names_and_places() -> None:
     assert type(results[1]._replace(y=x)) is fastrnn.GRUResult
 
 
-def test_choice_of_cell() -> None:
+def test_selection_of_the_cell() -> None:
     x, W, U = np.zeros((2, 3, 4)), np.zeros((5, 4)), np.zeros((5, 5))
     with pytest.raises(ValueError, match=r"activation.*tanh.*swish"):
         fastrnn.rnn_forward(x, W, U, activation="swish")
@@ -175,7 +175,7 @@ def test_choice_of_cell() -> None:
 
 
 def test_cache() -> None:
-    """Backward without a cache says how to get one; one of another family, or no cache at all, is refused."""
+    """Without a cache the error says how to get one; a cache of another family, or another object, raises an error."""
     x, dy = np.zeros((2, 3, 4)), np.zeros((2, 3, 5))
     rnn = fastrnn.rnn_forward(x, np.zeros((5, 4)), np.zeros((5, 5)), training=True)
     assert fastrnn.rnn_forward(x, np.zeros((5, 4)), np.zeros((5, 5))).cache is None
@@ -189,7 +189,7 @@ def test_cache() -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_backward_twice(cell: str, implementation: str) -> None:
-    """A cache is not used up, and dy may be None where only the final state matters."""
+    """A cache can be used repeatedly, and dy may be None if only the final state matters."""
     problem = make(cell, (5, 3, 2, 17), training=True)
     backward = getattr(fastrnn, f"{problem.family}_backward")
     cache = call(problem)[0].cache
@@ -200,7 +200,7 @@ def test_backward_twice(cell: str, implementation: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_cotangents_that_are_absent_are_zero(cell: str, implementation: str) -> None:
+def test_absent_cotangents_are_zero(cell: str, implementation: str) -> None:
     problem = make(cell, (5, 3, 2, 17), **{"return_cells": True} if cell.startswith("lstm") else {})
     for name, cotangent in problem.cotangents.items():
         assert_same_bits(run(problem.changed(**{name: None})), run(problem.changed(**{name: 0 * cotangent})))

@@ -20,7 +20,7 @@ NAMES = {"rnn": ["h"], "gru": ["r", "z", "n", "h"], "lstm": ["i", "f", "g", "o",
 
 
 def problem(cell: str, *, batch_first: bool = False, **options: Any) -> dict[str, Any]:
-    """A layer, x, a state, lengths and resets."""
+    """Return a layer, x, a state, lengths and resets."""
     rng = np.random.default_rng(1)
     net = stacks.layer(cell, I, H, dtype=np.float64, batch_first=batch_first, **options)
     every = net.num_layers * (1 + net.bidirectional)
@@ -32,7 +32,7 @@ def problem(cell: str, *, batch_first: bool = False, **options: Any) -> dict[str
 
 
 def perturbed(given: dict[str, Any], i: int, t: int, e: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """The y and the final states (c alone as it is) of a time-major layer, with e added to its i-th h[t].
+    """Return y and the final states (c alone unchanged) of a time-major layer, with e added to its i-th h[t].
 
     One functional call after another, of one step each. Where a sequence is past its length there is no h[t].
     """
@@ -65,7 +65,7 @@ def perturbed(given: dict[str, Any], i: int, t: int, e: np.ndarray) -> tuple[np.
 
 
 def central(given: dict[str, Any], i: int, dy: np.ndarray, dstate: tuple[np.ndarray, ...]) -> np.ndarray:
-    """(T, B): the norms of dL/dh[t] by central differences; the sequences do not know of one another."""
+    """Return (T, B) norms of dL/dh[t] by central differences; sequences are independent."""
 
     def losses(t: int, e: np.ndarray) -> np.ndarray:
         y, final = perturbed(given, i, t, e)
@@ -101,7 +101,7 @@ def test_norms_are_those_of_central_differences(cell: str, level: int, reverse: 
     assert relative_error(got, central(given, i, dy, dstate)) < 1e-8
 
 
-def test_norms_of_the_final_state_by_itself() -> None:
+def test_norms_of_the_final_state_alone() -> None:
     given = problem("gru_after", num_layers=2)
     dstate = np.zeros_like(given["state"])
     dstate[0] = H**-0.5
@@ -121,8 +121,8 @@ def test_gates_are_those_of_the_kernels(cell: str, batch_first: bool) -> None:
     assert_close({"y": np.concatenate([one["h"] for one in found], -1)}, {"y": y})
 
 
-def test_gates_make_the_states() -> None:
-    """The equations of an LSTM and of a GRU, over what was found."""
+def test_gates_satisfy_the_equations() -> None:
+    """The equations of an LSTM and of a GRU, applied to the returned gates."""
     for cell in ("lstm", "gru_after", "gru_before"):
         net, x = stacks.layer(cell, I, H, dtype=np.float64), np.random.default_rng(0).standard_normal((T, B, I))
         g = gates(net, x)
@@ -135,7 +135,7 @@ def test_gates_make_the_states() -> None:
 
 
 def test_gates_of_a_projected_layer() -> None:
-    """h is what is carried on, P wide; all else H."""
+    """h has P units; everything else H."""
     net = fastrnn.LSTM(I, H, 2, proj_size=3, bidirectional=True, dtype=np.float64, rng=0)
     x = np.random.default_rng(0).standard_normal((T, B, I))
     found = [gates(net, x, reverse=reverse, lengths=LENGTHS) for reverse in (False, True)]
@@ -145,7 +145,7 @@ def test_gates_of_a_projected_layer() -> None:
 
 
 def test_norms_of_a_projected_layer() -> None:
-    """By central differences, one step after another."""
+    """By central differences, one step at a time."""
     P, rng = 3, np.random.default_rng(0)
     net = fastrnn.LSTM(I, H, proj_size=P, dtype=np.float64, rng=0)
     x, resets = rng.standard_normal((T, B, I)), rng.random((T, B)) < 0.2
@@ -153,7 +153,7 @@ def test_norms_of_a_projected_layer() -> None:
     h0, c0, dy, *dstate = [rng.standard_normal(shape) for shape in shapes.values()]
 
     def losses(at: int, e: np.ndarray) -> np.ndarray:
-        """One for each sequence, with e added to its h[at]."""
+        """Return the loss of each sequence, with e added to its h[at]."""
         state, total = (h0, c0), np.zeros(B)
         for t in range(T):
             valid = t < LENGTHS
@@ -171,7 +171,7 @@ def test_norms_of_a_projected_layer() -> None:
     assert_close({"last": gradient_norms(net, x)[-1]}, {"last": np.ones(B)})
 
 
-def test_padding_is_not_looked_at() -> None:
+def test_padding_has_no_effect() -> None:
     given = problem("lstm")
     padding = np.arange(T)[:, None] >= LENGTHS
     dy = np.random.default_rng(0).standard_normal((T, B, H))
@@ -185,7 +185,7 @@ def test_padding_is_not_looked_at() -> None:
 
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_layouts(batch_first: bool) -> None:
-    """Batch-first and unbatched arrays: the same numbers, laid out as x is."""
+    """Batch-first and unbatched arrays give the same numbers in the layout of x."""
     given, turned = problem("lstm"), problem("lstm", batch_first=batch_first)
     norms = gradient_norms(**given)
     assert_close({"n": gradient_norms(**turned)}, {"n": norms.T if batch_first else norms})
@@ -204,26 +204,26 @@ def test_on_every_backend(implementation: str) -> None:
     assert_close({"n": gradient_norms(**given, dy=dy, layer=0, reverse=True)}, {"n": exact})
 
 
-def test_the_last_step_alone() -> None:
-    """With return_sequences=False dy belongs to the final h."""
+def test_models_that_return_the_last_step() -> None:
+    """dy then belongs to the final h."""
     whole, last = (stacks.layer("gru_after", I, H, dtype=np.float64, return_sequences=r) for r in (True, False))
     x, d = np.random.default_rng(0).standard_normal((T, B, I)), np.random.default_rng(1).standard_normal((B, H))
     assert_close({"n": gradient_norms(last, x, d)}, {"n": gradient_norms(whole, x, dstate=d[None])})
 
 
-def test_nothing_drops_out() -> None:
+def test_dropout_is_off() -> None:
     nets = [stacks.layer("lstm", I, H, 2, dropout=rate, dtype=np.float64) for rate in (0.0, 0.9)]
     x = np.random.default_rng(0).standard_normal((T, B, I))
     plain, dropping = ({"n": gradient_norms(net, x, layer=0), **gates(net, x)} for net in nets)
     assert_close(dropping, plain)
 
 
-def test_a_gradient_explodes_beyond_all_bounds() -> None:
+def test_an_exploding_gradient_overflows() -> None:
     net = fastrnn.RNN(1, 4, activation="identity", rng=0)
     net.set_weights([10 * w for w in net.get_weights()])
     norms = gradient_norms(net, np.ones((200, 1), np.float32))
     assert np.isinf(norms).any()
-    assert norms[np.isfinite(norms)].max() > 1e30  # whose squares float32 does not hold
+    assert norms[np.isfinite(norms)].max() > 1e30  # float32 cannot represent their squares
     assert (norms[-20:] < 1e30).all()
     fading = fastrnn.RNN(1, 4, activation="sigmoid", rng=0)
     assert 0 < gradient_norms(fading, np.ones((20, 1), np.float32))[0] < 1e-6

@@ -1,4 +1,4 @@
-"""Layers with int8 weights: exact sums of integers, and so the same bits everywhere."""
+"""Layers with int8 weights: exact integer sums, and so the same bits everywhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NATIVE = pytest.mark.skipif(not ISAS, reason="no native implementation is instal
 
 
 def product(W: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """W x for rows x, from the definition: Python's integers, then three roundings to float32."""
+    """Compute W x for rows x from the definition: Python's integers, then three roundings to float32."""
     out = np.empty((len(x), len(W)), np.float32)
     codes, scales = int8_codes(W)
     for i, row in enumerate(x):
@@ -34,14 +34,14 @@ def product(W: np.ndarray, x: np.ndarray) -> np.ndarray:
         step = most / np.float32(32767)
         for j, own in enumerate(codes):
             total = sum(a * int(q) for a, q in zip(inputs, own, strict=True))
-            # Not float32(total), which may round by way of float64: below 2**53 that is exact.
+            # not float32(total), which may round twice, through float64; below 2**53 this is exact
             out[i, j] = np.float32(np.float64(total)) * (scales[j, 0] * step)
     return out
 
 
 @pytest.mark.parametrize(("B", "I", "H"), [(1, 1, 1), (2, 3, 5), (5, 70, 17), (1, 513, 33), (4, 1100, 9), (2, 4200, 3)])
 def test_the_definition(B: int, I: int, H: int, implementation: str) -> None:
-    """One step of the linear cell is its pre-activation, bit for bit in every implementation."""
+    """One step of the linear cell equals its pre-activation, bit for bit in every implementation."""
     net = fastrnn.RNN(I, H, activation="identity", weight_dtype="int8", rng=0)
     rng = np.random.default_rng(B)
     x, h = rng.standard_normal((B, I), dtype=np.float32), rng.standard_normal((B, H), dtype=np.float32)
@@ -83,7 +83,7 @@ def test_same_bits(cell: str, size: int, native: str) -> None:
     with fastrnn.use_isa(ISAS[0]):
         whole = named(*net(x, as_given(state), threads=1))
     assert_same_bits(named(*net(x, as_given(state), threads=3)), whole)
-    assert_same_bits(named(*net(x, as_given(state), threads=3)), whole)  # the second is prepared
+    assert_same_bits(named(*net(x, as_given(state), threads=3)), whole)  # the second call is prepared
     alone = as_given(tuple([s[:, 4:5] for s in state]))
     assert_same_bits({"y": net(x[:, 4:5], alone)[0]}, {"y": whole["y"][:, 4:5]})
     stream, own = net.stream(9), tuple([s.copy() for s in state])
@@ -124,7 +124,7 @@ def test_same_bits_in_a_pool(native: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_other_backends(cell: str, implementation: str) -> None:
-    """One step differs by the cell alone: the products are the same."""
+    """One step differs only by the cell: the products are the same."""
     net = layer(cell, 21, 34, weight_dtype="int8")
     x = np.random.default_rng(5).standard_normal((1, 6, 21), dtype=np.float32)
     state = states(cell, 1, 6, 34)
@@ -138,7 +138,7 @@ def test_other_backends(cell: str, implementation: str) -> None:
 
 
 def test_rounding() -> None:
-    """To the nearest multiple of a scale of 17 bits; once."""
+    """Rounded once to the nearest multiple of a scale of 17 bits."""
     rng = np.random.default_rng(0)
     a = rng.standard_normal((50, 37), dtype=np.float32) * np.float32(10.0) ** rng.integers(-20, 20, (50, 1))
     codes, scales = int8_codes(a.astype(np.float32))
@@ -150,7 +150,7 @@ def test_rounding() -> None:
     assert_same_bits({"a": np.asarray(int8(rounded))}, {"a": rounded})
 
 
-def test_rows_of_nothing_and_of_no_number() -> None:
+def test_rows_of_zeros_and_of_nan() -> None:
     rows = np.array([[0, -0.0, 0], [1e-31, 0, -1e-35], [1, np.nan, 2], [np.inf, 1, 2], [3e38, 1, 0]], np.float32)
     rounded = np.asarray(int8(rows))
     assert np.isnan(rounded[2:4]).all()
@@ -159,7 +159,7 @@ def test_rows_of_nothing_and_of_no_number() -> None:
     assert rounded[4, 1] == 0
 
 
-def test_what_is_not_finite_spreads(implementation: str) -> None:
+def test_nan_and_infinity_propagate(implementation: str) -> None:
     """From an input to its own row, from a weight to its unit."""
     net = fastrnn.RNN(9, 5, activation="identity", weight_dtype="int8", rng=0)
     x = np.random.default_rng(0).standard_normal((1, 4, 9), dtype=np.float32)
@@ -176,7 +176,7 @@ def test_what_is_not_finite_spreads(implementation: str) -> None:
     assert np.isfinite(np.delete(y, 3)).all()
 
 
-def test_inputs_of_nothing(implementation: str) -> None:
+def test_zero_inputs(implementation: str) -> None:
     net = fastrnn.RNN(9, 5, activation="identity", weight_dtype="int8", rng=0)
     own = net.state_dict()
     x = np.zeros((1, 2, 9), np.float32)
@@ -187,7 +187,7 @@ def test_inputs_of_nothing(implementation: str) -> None:
 
 @NATIVE
 def test_memory_is_a_quarter() -> None:
-    """Of a layer and its packed weights, after a call."""
+    """A layer and its packed weights, after a call."""
 
     def held(net: Any) -> int:
         tracemalloc.start()
@@ -202,7 +202,7 @@ def test_memory_is_a_quarter() -> None:
     assert held(small) < 0.28 * held(net)
 
 
-def test_weights_are_replaced_and_not_changed_in_place() -> None:
+def test_weights_cannot_be_changed_in_place() -> None:
     net = fastrnn.LSTM(5, 7, weight_dtype="int8", rng=0)
     with pytest.raises(ValueError, match="read-only"):
         net.parameters()["weight_hh_l0"][0] = 1
@@ -212,7 +212,7 @@ def test_weights_are_replaced_and_not_changed_in_place() -> None:
     assert_same_bits(model.state_dict(), fastrnn.quantize(other).state_dict())
 
 
-def test_state_dict_holds_what_is_used() -> None:
+def test_state_dict_has_the_rounded_weights() -> None:
     net, full = layer("lstm", 5, 7, weight_dtype="int8"), layer("lstm", 5, 7).state_dict()
     net.load_state_dict(full)
     for name, value in net.state_dict().items():
@@ -230,7 +230,7 @@ def test_new_weights_are_used_at_once(backend: str) -> None:
     assert_same_bits({"y": stream.step(x[0])}, {"y": other(x[:1])[0][0]})
 
 
-def test_refused() -> None:
+def test_unsupported_combinations_raise_an_error() -> None:
     with pytest.raises(ValueError, match='weight_dtype: expected None, "bfloat16" or "int8", got'):
         fastrnn.LSTM(3, 4, weight_dtype="int4")
     with pytest.raises(ValueError, match="weight_dtype: int8 needs dtype float32, got float64"):
@@ -246,7 +246,7 @@ def test_refused() -> None:
 
 
 def test_quantize() -> None:
-    """A copy of every recurrent layer of a model; the model itself stays as it is."""
+    """A copy of every recurrent layer of a model; the model itself does not change."""
     inner = fastrnn.Sequential([fastrnn.GRU(8, 9, reset_after=True, rng=1), fastrnn.LayerNormalization(9)])
     model = fastrnn.Sequential([fastrnn.LSTM(5, 8, 2, dropout=0.5, rng=0), inner, fastrnn.Dense(9, 3, rng=2)])
     model.layers[0].trainable = False
@@ -276,7 +276,7 @@ def test_loaded_as_int8(tmp_path: Path) -> None:
     assert_same_bits(again.parameters(), loaded.parameters())
 
 
-def test_a_file_of_a_quarter_of_the_size(tmp_path: Path) -> None:
+def test_file_size_is_a_quarter(tmp_path: Path) -> None:
     model = fastrnn.Sequential([fastrnn.LSTM(200, 100, rng=0), fastrnn.Sequential([fastrnn.RNN(100, 90, rng=1)])])
     small = fastrnn.quantize(model)
     model.save(tmp_path / "large.safetensors")

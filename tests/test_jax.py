@@ -1,4 +1,4 @@
-"""`fastrnn.jax` under jit, grad and vmap, against `lax.scan` and JAX's own derivatives of it."""
+"""`fastrnn.jax` under jit, grad and vmap, compared with `lax.scan` and JAX's derivatives of it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ours(jax: Any) -> Any:
 
 
 def compiled(jax: Any, run: Callable[..., dict[str, Any]], given: Problem) -> Callable[[], Arrays]:
-    """Every output, and the gradient of their product with the cotangents by every array, all of it one program."""
+    """Return every output, and the gradient of their product with the cotangents by every array, from one program."""
     real, fixed = split(given)
 
     def loss(real: dict[str, Any]) -> Any:
@@ -65,7 +65,7 @@ def test_outputs_and_gradients(seed: int, cell: str, jax: Any, ours: Any) -> Non
     assert_close(value_and_gradients(jax, by_fastrnn(ours, given), given), expected)
 
 
-# Each example is compiled anew, twice.
+# each example is compiled twice
 @hypothesis.settings(max_examples=15, deadline=None, derandomize=True, database=None)
 @hypothesis.given(
     cell=st.sampled_from(CELLS),
@@ -77,7 +77,7 @@ def test_outputs_and_gradients(seed: int, cell: str, jax: Any, ours: Any) -> Non
 def test_any_arguments(
     cell: str, sizes: tuple[int, int, int, int], lengths: bool, states: bool, seed: int, jax: Any, ours: Any
 ) -> None:
-    """The options that are not named are those of the seed."""
+    """Options that are not given are random."""
     names = (("h0", "c0") if cell.startswith("lstm") else ("h0",)) if states else ()
     given = problem(cell, seed, sizes, lengths=lengths, states=names)
     expected = value_and_gradients(jax, by_scan(jax, given), given)
@@ -86,7 +86,6 @@ def test_any_arguments(
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_float32_has_the_bits_of_the_functional_interface(cell: str, jax: Any, ours: Any) -> None:
-    """The bits of the functional interface."""
     given = problem(cell).astype(np.float32)
     expected = forward(given)
     for call in (by_fastrnn(ours, given), jax.jit(by_fastrnn(ours, given))):
@@ -94,7 +93,7 @@ def test_float32_has_the_bits_of_the_functional_interface(cell: str, jax: Any, o
 
 
 def test_one_sequence_needs_no_axis_of_the_batch(jax: Any, ours: Any) -> None:
-    """x (T, I), and nothing else has a batch axis either."""
+    """x is (T, I), and all other arrays have no batch axis."""
     given = problem("lstm", sizes=(7, 1, 3, 5), lengths=True, resets=True, states=("h0", "c0")).changed(lengths=[5])
     axes = {"x": 1, "resets": 1, "h0": 0, "c0": 0, "lengths": 0}
     alone = {name: np.asarray(a).squeeze(axes[name]) if name in axes else a for name, a in given.inputs.items()}
@@ -104,7 +103,7 @@ def test_one_sequence_needs_no_axis_of_the_batch(jax: Any, ours: Any) -> None:
     )
 
 
-#: Which arrays have an axis in front for each of three, and whether the kernels are then called for each.
+#: the arrays with a leading axis of three, and whether the kernels are then called three times
 MAPPED = {
     "x": (("x",), False),
     "sequences": (("x", "h0", "lengths", "resets"), False),
@@ -116,8 +115,8 @@ MAPPED = {
 
 @pytest.mark.parametrize("names", MAPPED)
 @pytest.mark.parametrize("cell", ["gru_after", "gru_before"])
-def test_vmap_gives_each_what_it_has_alone(cell: str, names: str, jax: Any, ours: Any) -> None:
-    """Each of them as alone; sequences of shared weights in one call of the kernels."""
+def test_vmap_equals_single_calls(cell: str, names: str, jax: Any, ours: Any) -> None:
+    """Each result equals the one alone; sequences with shared weights take one call of the kernels."""
     several = [problem(cell, lengths=True, resets=True, biases=("b", "b_rec"), states=("h0",), reverse=True)]
     mapped, one_by_one = MAPPED[names]
     for seed in (1, 2):
@@ -134,7 +133,7 @@ def test_vmap_gives_each_what_it_has_alone(cell: str, names: str, jax: Any, ours
 
 
 def test_vmap_of_vmap(jax: Any, ours: Any) -> None:
-    """Over models, and over sequences (T, I) within each, the third axis of x."""
+    """Over models and, within each, over sequences (T, I), along the third axis of x."""
     rng = np.random.default_rng(0)
     x, W, U = rng.standard_normal((6, 4, 3)), rng.standard_normal((2, 20, 3)), rng.standard_normal((2, 20, 5))
     one = jax.vmap(lambda x, W, U: ours.lstm(x, W, U)[0], in_axes=(1, None, None), out_axes=1)
@@ -145,7 +144,7 @@ def test_vmap_of_vmap(jax: Any, ours: Any) -> None:
 
 @pytest.mark.parametrize("names", [("x", "h0"), ("x", "U", "b")])
 def test_gradients_by_vmap(names: tuple[str, ...], jax: Any, ours: Any) -> None:
-    """Per-sample gradients, and a gradient through a vmap, as those of lax.scan."""
+    """Per-sample gradients, and a gradient through a vmap, equal those of lax.scan."""
     given = problem("lstm", lengths=True, resets=False, biases=("b",), states=("h0", "c0"), reverse=False)
     real, fixed = split(given)
     several = {name: np.stack([a, 0.5 * a, a + 0.1]) if name in names else a for name, a in real.items()}
@@ -163,7 +162,7 @@ def test_gradients_by_vmap(names: tuple[str, ...], jax: Any, ours: Any) -> None:
 
 
 def test_training_inside_a_scan_learns_as_with_lax_scan(jax: Any, ours: Any) -> None:
-    """Training steps in a loop of JAX's own, as its users write them: the loss falls as with lax.scan."""
+    """A training loop inside JAX: the loss decreases as with lax.scan."""
     given = problem("gru_after", lengths=False, resets=False, biases=("b", "b_rec"), states=(), reverse=False)
     real, _ = split(given)
 
@@ -207,7 +206,7 @@ def test_mistakes_are_errors_while_tracing(jax: Any, ours: Any) -> None:
     np.testing.assert_array_equal(*either)
 
 
-def test_lengths_are_seen_when_it_runs(jax: Any, ours: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_lengths_are_read_at_run_time(jax: Any, ours: Any, caplog: pytest.LogCaptureFixture) -> None:
     x, W, U = np.ones((5, 2, 3)), np.ones((16, 3)), np.ones((16, 4))
     with pytest.raises(Exception, match=r"lengths: expected each in 0\.\.T = 0\.\.5, got 6 for sequence 1"):
         jax.block_until_ready(jax.jit(ours.lstm)(x, W, U, lengths=np.array([1, 6])))
@@ -215,7 +214,7 @@ def test_lengths_are_seen_when_it_runs(jax: Any, ours: Any, caplog: pytest.LogCa
 
 @pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])
 def test_lengths_of_any_width(dtype: str, jax: Any, ours: Any) -> None:
-    """Without x64 JAX has 32 bits; a loader of data may have as few as hold the numbers."""
+    """Without x64 JAX has 32 bits; data loaders may use fewer."""
     given = problem("gru_before", lengths=True, resets=False, biases=("b",), states=(), reverse=True)
     inputs = given.inputs | {"lengths": given.inputs["lengths"].astype(dtype)}
     got = jax.jit(by_fastrnn(ours, given))(inputs)
@@ -225,7 +224,7 @@ def test_lengths_of_any_width(dtype: str, jax: Any, ours: Any) -> None:
 EVERYTHING: dict[str, Any] = {"biases": ("b", "b_rec"), "states": ("h0", "c0")} | dict.fromkeys(
     ("lengths", "resets", "reverse"), True
 )
-#: Each backward pass that differs from the others, with every kind of array, and with next to none.
+#: every different backward pass, with all optional arrays and with almost none
 ON_EVERY_ISA: dict[str, tuple[Any, dict[str, Any]]] = {
     "rnn_tanh": (np.float32, EVERYTHING | {"lengths": False}),
     "lstm": (np.float64, dict.fromkeys(EVERYTHING, False) | {"biases": (), "states": ("c0",)}),
@@ -237,7 +236,7 @@ ON_EVERY_ISA: dict[str, tuple[Any, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("cell", ON_EVERY_ISA)
 def test_a_program_keeps_its_instruction_set(cell: str, jax: Any, ours: Any) -> None:
-    """A program keeps that of its trace: its outputs and gradients have the bits of the functional interface there."""
+    """It uses the instruction set of its trace, and gives the bits of the functional interface there."""
     dtype, options = ON_EVERY_ISA[cell]
     given = problem(cell, sizes=(5, 3, 7, 19), **options).astype(dtype)
     expected, programs = {}, {}
@@ -249,7 +248,7 @@ def test_a_program_keeps_its_instruction_set(cell: str, jax: Any, ours: Any) -> 
 
 
 def test_a_backward_has_the_instruction_set_of_its_forward(jax: Any, ours: Any) -> None:
-    """Whose layout its residual has, whatever is in use by then."""
+    """The instruction set determines the layout of the residual, whatever is in use by then."""
     given = problem("gru_after", sizes=(5, 3, 7, 19), **EVERYTHING).astype(np.float32)
     real, fixed = split(given)
     for isa, later in pairwise([*available_isas(), available_isas()[0]]):
@@ -263,14 +262,14 @@ def test_a_backward_has_the_instruction_set_of_its_forward(jax: Any, ours: Any) 
 
 
 def test_checkpointing_has_the_same_bits(jax: Any, ours: Any) -> None:
-    """`jax.checkpoint` keeps nothing, and has the same bits."""
+    """`jax.checkpoint` saves nothing and gives the same bits."""
     given = problem("lstm", lengths=True)
     kept = value_and_gradients(jax, by_fastrnn(ours, given), given)
     assert_same_bits(value_and_gradients(jax, jax.checkpoint(by_fastrnn(ours, given)), given), kept)
 
 
 def test_several_threads_at_once(jax: Any, ours: Any) -> None:
-    """Each has a work area of its own; the last one is handed on."""
+    """Each call has its own work area, and the last one is reused."""
     rng = np.random.default_rng(0)
     x, W, U = (rng.standard_normal(shape) for shape in ((40, 33, 17), (124, 17), (124, 31)))
     gradients = jax.jit(jax.grad(lambda x: (ours.lstm(x, W, U, threads=2)[0] ** 2).sum()))
@@ -294,7 +293,7 @@ def test_docstrings(module: str, ours: Any) -> None:
 
 @pytest.mark.parametrize("cell", own_cells.ALL, ids=lambda cell: cell.name)
 def test_a_users_cell_has_its_outputs_and_gradients(cell: Any, jax: Any, ours: Any) -> None:
-    """Outputs and every gradient of `recurrent` are those of the cell's forward and backward, jitted and mapped."""
+    """Outputs and every gradient of `recurrent` equal those of the cell's forward and backward, with jit and vmap."""
     p = cell_problems.problem(cell, (5, 3, 2, 7), lengths=True, resets=True)
     del p.back["dstates"]
     given = {"inputs": p.inputs, "e": p.e, "init": p.init}
@@ -356,7 +355,7 @@ else: raise AssertionError("a result that differs between parts was taken for on
 
 @pytest.mark.filterwarnings("ignore:fastrnn.jax")
 def test_sharded_over_devices_as_on_one(jax: Any, python: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a shard_map with its checks: values, every gradient, tangents, second derivatives, as on one device."""
+    """In a shard_map with its checks: values, every gradient, tangents and second derivatives."""
     if not hasattr(jax, "shard_map"):
         pytest.skip("an older JAX")
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")

@@ -1,4 +1,4 @@
-"""What `fastrnn.jax` computes by equations: forward mode, gradients of gradients, vmaps of either."""
+"""Derivatives that `fastrnn.jax` computes from equations: forward mode, gradients of gradients, vmaps of both."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALL = (3, 2, 2, 3)
 
 
 def both(jax: Any, ours: Any, given: Problem, make: Callable[..., Any]) -> None:
-    """What `make` makes of fastrnn's function and of the scan's, from the real arrays to outputs, is the same."""
+    """Check that `make` gives the same for fastrnn's function and for the scan, as functions of the real arrays."""
     real, fixed = split(given)
     found = []
     for call in (by_fastrnn(ours, given), by_scan(jax, given)):
@@ -42,7 +42,7 @@ def both(jax: Any, ours: Any, given: Problem, make: Callable[..., Any]) -> None:
 
 
 def loss(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Of every output, linear in none."""
+    """Return a loss of every output, nonlinear in all."""
     return lambda real: sum(((a + 0.5) ** 3).sum() for a in call(real).values())
 
 
@@ -55,7 +55,7 @@ def tangents_of(real: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("seed", range(2))
 def test_forward_mode(seed: int, cell: str, jax: Any, ours: Any) -> None:
-    """Outputs and tangents, by random tangents of every array."""
+    """Outputs and tangents, for random tangents of every array."""
     both(jax, ours, problem(cell, seed), lambda call: lambda real: jax.jvp(call, (real,), (tangents_of(real),)))
 
 
@@ -99,7 +99,7 @@ def test_hessian(jax: Any, ours: Any) -> None:
 @slow
 @pytest.mark.parametrize("names", [("x", "h0"), ("W", "U"), ("x", "W", "b", "c0")])
 def test_vmaps_of_derivatives(names: tuple[str, ...], jax: Any, ours: Any) -> None:
-    """Over sequences, weights, and both: around and inside of either mode."""
+    """Over sequences, weights and both; outside and inside of either mode."""
     given = problem("lstm", 0, SMALL, lengths=True, resets=True, biases=("b",), states=("h0", "c0"))
     axes = {name: 0 if name in names else None for name in split(given)[0]}
 
@@ -127,7 +127,7 @@ def test_vmaps_of_derivatives(names: tuple[str, ...], jax: Any, ours: Any) -> No
 
 
 def test_vmaps_in_vmaps_of_derivatives(jax: Any, ours: Any) -> None:
-    """First gradients through two of them are the kernels'."""
+    """First gradients through two vmaps are computed by the kernels."""
     given = problem("gru_after", 0, SMALL, lengths=False, resets=False, biases=("b",), states=())
 
     def twice(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -146,7 +146,7 @@ def test_vmaps_in_vmaps_of_derivatives(jax: Any, ours: Any) -> None:
 @slow
 @pytest.mark.parametrize("cell", own_cells.ALL, ids=lambda cell: cell.name)
 def test_forward_mode_of_a_users_cell(cell: Any, jax: Any, ours: Any) -> None:
-    """Its tangents are products with its gradients, which tests/test_jax.py has seen."""
+    """Its tangents are products with its gradients, which tests/test_jax.py checks."""
     p = cell_problems.problem(cell, (5, 3, 2, 4), lengths=True, resets=True, reverse=True)
     given = {"inputs": p.inputs, "e": p.e, "init": p.init}
 
@@ -167,8 +167,8 @@ def test_forward_mode_of_a_users_cell(cell: Any, jax: Any, ours: Any) -> None:
 
 
 @slow
-def test_equations_see_nothing_behind_an_end(jax: Any, ours: Any) -> None:
-    """Not even infinity."""
+def test_padding_does_not_affect_derivatives(jax: Any, ours: Any) -> None:
+    """Even if it contains infinity."""
     given = problem("lstm", 0, lengths=True, resets=False, biases=("b",), states=(), reverse=False)
     behind = np.arange(SIZES[0])[:, None] >= given.inputs["lengths"]
     assert behind.any()
@@ -182,7 +182,7 @@ def test_equations_see_nothing_behind_an_end(jax: Any, ours: Any) -> None:
 
 
 def test_first_gradients_are_the_kernels(jax: Any, ours: Any) -> None:
-    """One call forward and one backward, and no loop of JAX's, in the program of a gradient."""
+    """The program of a gradient contains one forward and one backward call, and no loop of JAX."""
     given = problem("lstm", lengths=True, resets=True, biases=("b",), states=("h0",), reverse=False)
     real, fixed = split(given)
     run = jax.grad(lambda real: sum((a**2).sum() for a in by_fastrnn(ours, given)(real | fixed).values()))
@@ -191,8 +191,8 @@ def test_first_gradients_are_the_kernels(jax: Any, ours: Any) -> None:
     assert calls == [1, 1, 0]
 
 
-def test_slow_derivatives_are_told_once(python: Callable[..., Any], jax: Any) -> None:
-    """For each reason; and not for a first gradient."""
+def test_slow_derivatives_warn_once(python: Callable[..., Any], jax: Any) -> None:
+    """Once per reason, and not for a first gradient."""
     code = """
 import warnings, jax, jax.numpy as jnp, fastrnn.jax
 x, W, U = jnp.ones((5, 2, 3)), jnp.ones((16, 3)), jnp.ones((16, 4))

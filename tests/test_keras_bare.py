@@ -1,4 +1,4 @@
-"""Files of Keras' with weights alone: `load_keras_weights`, and `from_keras` with a cell."""
+"""Keras' weights-only files: `load_keras_weights`, and `from_keras` with a cell."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("h5py")
 
 BOUND = 2e-6  # float32
 
-live = pytest.mark.filterwarnings("ignore")  # Keras and its backends give some while they are imported
+live = pytest.mark.filterwarnings("ignore")  # Keras and its backends issue some on import
 
 
 def drawn(shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_a_whole_model(name: str, keras: Any, tmp_path: Path) -> None:
 
 @live
 def test_one_layer_by_name(keras: Any, tmp_path: Path) -> None:
-    """That of the model, or that of the group in the file."""
+    """By its name in the model, or that of its group in the file."""
     theirs, _ = pair_of_models(keras)
     theirs.save_weights(tmp_path / "m.weights.h5")
     for layer, cell, own in (
@@ -88,7 +88,7 @@ def test_one_layer_by_name(keras: Any, tmp_path: Path) -> None:
         )
         assert (got.batch_first, got.return_sequences, got.bidirectional) == (True, True, expected.bidirectional)
         assert_same_bits(got.parameters(), expected.parameters())
-    assert fastrnn.from_keras(tmp_path / "m.weights.h5", cell="gru_after").bidirectional  # the only one
+    assert fastrnn.from_keras(tmp_path / "m.weights.h5", cell="gru_after").bidirectional  # the only group
     for cell, layer, message in (
         ("lstm", None, r"layer: expected one of .*below.*, got None, which matches 2"),
         ("lstm", "nobody", r"layer: expected one of .*, got 'nobody', which matches 0"),
@@ -109,7 +109,7 @@ def test_one_layer_by_name(keras: Any, tmp_path: Path) -> None:
 
 
 def written(h5py: Any, path: Path, *layers: tuple[str, list[np.ndarray]]) -> Path:
-    """As Keras 1 and 2 wrote weights: layers in order, with the names of their arrays."""
+    """Write weights like Keras 1 and 2: layers in order, with the names of their arrays."""
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [name.encode() for name, _ in layers]
         for name, arrays in layers:
@@ -125,7 +125,7 @@ def of_cell(I: int, H: int, G: int, seed: int, *bias: int) -> list[np.ndarray]:
 
 
 def by_gate(arrays: list[np.ndarray], gates: str, order: str) -> list[np.ndarray]:
-    """Three arrays a gate, as Keras 1 had them, from those of all gates."""
+    """Split arrays of all gates into three arrays per gate, as in Keras 1."""
     split = [dict(zip(gates, np.split(a, len(gates), axis=-1), strict=True)) for a in arrays]
     return [one[gate] for gate in order for one in split]
 
@@ -172,8 +172,8 @@ def test_older_files(keras_1: bool, h5py: Any, tmp_path: Path) -> None:
         assert_same_bits(one, {key: got[f"{i}.{key}"] for key in one})
 
 
-def test_layers_for_graphics_cards(h5py: Any, tmp_path: Path) -> None:
-    """Their matrices are laid out another way, and they have two biases."""
+def test_cudnn_layers(h5py: Any, tmp_path: Path) -> None:
+    """Their matrices have another layout, and they have two biases."""
     I, H = 3, 4
     plain = of_cell(I, H, 4, 0)
     kernel = np.hstack([gate.T.reshape(I, H) for gate in np.split(plain[0], 4, axis=1)])
@@ -209,7 +209,7 @@ def test_layers_for_graphics_cards(h5py: Any, tmp_path: Path) -> None:
         (lambda: [fastrnn.LSTM(3, 4), fastrnn.Dense(4, 4)], r"layer 1 \(Dense\): expected arrays of shapes"),
     ],
 )
-def test_what_does_not_fit_changes_nothing(layers: Any, message: str, h5py: Any, tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_change_nothing(layers: Any, message: str, h5py: Any, tmp_path: Path) -> None:
     path = written(h5py, tmp_path / "m.h5", ("one", of_cell(3, 4, 4, 0)), ("two", of_cell(4, 4, 4, 5)))
     model = fastrnn.Sequential(layers())
     before = model.state_dict()
@@ -226,8 +226,8 @@ def test_layers_that_have_no_counterpart(h5py: Any, tmp_path: Path) -> None:
 
 
 @live
-def test_models_whose_order_is_not_in_the_file(keras: Any, tmp_path: Path) -> None:
-    """What shapes do not tell apart is refused, and so is what nobody takes."""
+def test_ambiguous_order_of_layers(keras: Any, tmp_path: Path) -> None:
+    """Weights that shapes do not tell apart raise an error, and so do unused weights."""
     k, path = keras.layers, tmp_path / "m.weights.h5"
     for widths, message in (
         ((3, 3), r"the order of the layers dense, time_distributed is ambiguous"),

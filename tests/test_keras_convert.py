@@ -1,4 +1,4 @@
-"""Weights from and to Keras, on its PyTorch backend: live layers and models, bit by bit, and what they compute.
+"""Weights from and to Keras on its PyTorch backend: in-memory layers and models, bit for bit, and their results.
 
 Files are read without Keras in tests/test_convert_keras_files.py and test_convert_keras_2.py.
 """
@@ -18,7 +18,7 @@ from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Keras and its backends give some while they are imported
+pytestmark = pytest.mark.filterwarnings("ignore")  # Keras and its backends issue some on import
 
 CELLS = ("lstm", "gru_after", "gru_before", "rnn_tanh", "rnn_relu", "rnn_sigmoid", "rnn_identity")
 
@@ -36,7 +36,7 @@ def randomized(made: Any, seed: int) -> Any:
 
 
 def drawn_model(keras: Any, seed: int) -> Any:
-    """Some recurrent layers, each with other options, and a Dense."""
+    """Return a model of some recurrent layers with different options, and a Dense."""
     rng = np.random.default_rng([31, seed])
     stack: list[Any] = [keras.Input((None, 3))]
     depth = int(rng.integers(1, 3))
@@ -56,7 +56,7 @@ def drawn_model(keras: Any, seed: int) -> Any:
 
 
 @pytest.mark.parametrize("seed", MANY[:16])
-def test_a_model_goes_there_and_back(seed: int, keras: Any) -> None:
+def test_round_trip_of_a_model(seed: int, keras: Any) -> None:
     model = drawn_model(keras, seed)
     x = np.random.default_rng(seed).standard_normal((2, 5, 3)).astype(np.float32)
     ours = fastrnn.from_keras(model)
@@ -70,7 +70,9 @@ def test_a_model_goes_there_and_back(seed: int, keras: Any) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
-def test_files_are_read_as_live_models(suffix: str, keras: Any, tmp_path: Path, oracle: Callable[[str], Any]) -> None:
+def test_files_and_in_memory_models_agree(
+    suffix: str, keras: Any, tmp_path: Path, oracle: Callable[[str], Any]
+) -> None:
     oracle("h5py")
     model = drawn_model(keras, 5)
     model.save(tmp_path / f"model{suffix}")
@@ -80,8 +82,8 @@ def test_files_are_read_as_live_models(suffix: str, keras: Any, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("seed", MANY[:16])
-def test_a_layer_goes_there_and_back(seed: int, keras: Any) -> None:
-    """One recurrent layer of ours, which becomes a model where it is a stack; two biases become their sum."""
+def test_round_trip_of_a_layer(seed: int, keras: Any) -> None:
+    """A recurrent layer of ours, which becomes a model if stacked; two biases become their sum."""
     layer = drawn(seed, CELLS, dtype=np.float32)
     made = fastrnn.to_keras(layer)
     x = given(layer, seed).swapaxes(0, 0 if layer.batch_first else 1)
@@ -112,8 +114,8 @@ def test_an_update_gate_that_writes(keras: Any) -> None:
 
 @pytest.mark.parametrize("activation", ["relu", "hard_sigmoid", "linear", "softsign", "elu", "selu", "silu"])
 @pytest.mark.parametrize("suffix", [None, ".keras", ".h5"])
-def test_other_activations_go_there_and_back(suffix: str | None, activation: str, keras: Any, tmp_path: Path) -> None:
-    """In every place where a layer may stand: alone, in two directions, as cells upon cells; there and back."""
+def test_round_trip_of_other_activations(suffix: str | None, activation: str, keras: Any, tmp_path: Path) -> None:
+    """In every place for a layer: alone, in two directions, in stacked cells."""
     k = keras.layers
     both = {"activation": activation, "recurrent_activation": "hard_sigmoid"}
     cells = [k.GRUCell(2, reset_after=False, activation="softplus", recurrent_activation=activation)]
@@ -165,7 +167,7 @@ def test_files_of_layers_on_fastrnn(suffix: str, keras: Any, tmp_path: Path) -> 
     assert_close({"y": fastrnn.from_keras(tmp_path / f"model{suffix}").predict(x)}, {"y": y}, BOUND)
 
 
-def test_a_model_of_every_kind_of_layer_goes_there_and_back(keras: Any) -> None:
+def test_round_trip_of_every_kind_of_layer(keras: Any) -> None:
     ours = fastrnn.Sequential(
         [
             fastrnn.Embedding(7, 3, rng=0),
@@ -187,7 +189,7 @@ def test_a_model_of_every_kind_of_layer_goes_there_and_back(keras: Any) -> None:
 
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_layer_normalization_inside_a_model(suffix: str, keras: Any, tmp_path: Path) -> None:
-    """A file of the older kind lists the weights of all layers inside, and each takes as many as it has."""
+    """An older file lists the weights of all inner layers together, and each takes its number of weights."""
     k = keras.layers
     norms = [k.LayerNormalization(), k.LayerNormalization(scale=False), k.LayerNormalization(center=False)]
     inner = keras.Sequential([norms[0], k.LSTM(4, return_sequences=True), norms[1], k.GRU(3), norms[2], k.Dense(2)])
@@ -207,8 +209,8 @@ def test_a_functional_chain_is_a_sequential(keras: Any) -> None:
     assert_close({"y": fastrnn.from_keras(model).predict(data)}, {"y": y}, BOUND)
 
 
-def test_cells_on_cells_that_give_the_last_step(keras: Any) -> None:
-    """All but the top one give every step."""
+def test_stacked_cells_that_return_the_last_step(keras: Any) -> None:
+    """All but the top one return every step."""
     k = keras.layers
     model = keras.Sequential([keras.Input((None, 3)), k.RNN([k.LSTMCell(4), k.GRUCell(2), k.SimpleRNNCell(3)])])
     data = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
@@ -218,7 +220,7 @@ def test_cells_on_cells_that_give_the_last_step(keras: Any) -> None:
 
 
 def drawn_layers(draw: Any, keras: Any, depth: int, nests: int) -> list[Any]:
-    """Layers that read and give every step."""
+    """Return layers that read and return every step."""
     k, made = keras.layers, []
     for _ in range(depth):
         kind = draw(st.sampled_from(["rnn", "cells", "dense", "nothing", "nested"][: 5 if nests else 4]))
@@ -252,7 +254,7 @@ def drawn_layers(draw: Any, keras: Any, depth: int, nests: int) -> list[Any]:
 @hypothesis.settings(max_examples=30, deadline=None, database=None)
 @hypothesis.given(data=st.data())
 def test_any_model_computes_the_same(data: Any, keras: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Models in models, masked or not, live and from both kinds of files."""
+    """Nested models, masked or not, in memory and from both kinds of files."""
     draw, k = data.draw, keras.layers
     lengths = draw(st.none() | st.lists(st.integers(1, 6), min_size=3, max_size=3))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
@@ -277,7 +279,7 @@ def test_any_model_computes_the_same(data: Any, keras: Any, tmp_path_factory: py
         model.save(source)
     ours = fastrnn.from_keras(source, inference=True, lengths=lengths is not None)
     got = ours.predict(x, lengths=lengths)
-    if last.return_sequences and lengths is not None:  # past the lengths, each has its own
+    if last.return_sequences and lengths is not None:  # past the lengths, results may differ
         valid = np.arange(6) < np.array(lengths)[:, None]
         assert_close({"y": got[valid]}, {"y": expected[valid]}, BOUND)
         assert not got[~valid].any()
@@ -285,7 +287,7 @@ def test_any_model_computes_the_same(data: Any, keras: Any, tmp_path_factory: py
         assert_close({"y": got}, {"y": expected}, BOUND)
 
 
-def test_one_layer_of_a_model_that_is_no_chain(keras: Any, tmp_path: Path) -> None:
+def test_one_layer_of_a_branching_model(keras: Any, tmp_path: Path) -> None:
     x = keras.Input((8, 3))
     y = keras.layers.BatchNormalization()(keras.layers.Conv1D(4, 3, padding="same")(x))
     y = keras.layers.Add()([y, keras.layers.Bidirectional(keras.layers.GRU(2, return_sequences=True), name="both")(y)])
@@ -303,8 +305,8 @@ def test_one_layer_of_a_model_that_is_no_chain(keras: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("both", [False, True])
-def test_recurrent_dropout_goes_there_and_back(both: bool, keras: Any) -> None:
-    """A mask for each gate is one for all where there is one: it comes and goes, and the model drops in training."""
+def test_round_trip_of_recurrent_dropout(both: bool, keras: Any) -> None:
+    """With a single gate, a mask per gate is one for all, so it converts, and the model applies it in training."""
     made = keras.layers.SimpleRNN(4, recurrent_dropout=0.5, return_sequences=True)
     made = keras.layers.Bidirectional(made) if both else made
     made.build((None, None, 3))
@@ -321,7 +323,7 @@ def test_recurrent_dropout_goes_there_and_back(both: bool, keras: Any) -> None:
         fastrnn.to_keras(fastrnn.GRU(3, 4, reset_after=True, recurrent_dropout=0.5))
 
 
-def test_two_directions_apart_are_a_pair(keras: Any) -> None:
+def test_two_separate_directions_are_a_pair(keras: Any) -> None:
     made = keras.layers.Bidirectional(keras.layers.LSTM(4, return_sequences=True), merge_mode=None)
     made.build((None, None, 3))
     x = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)

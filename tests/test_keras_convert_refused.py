@@ -1,4 +1,4 @@
-"""What `from_keras` and `to_keras` do not take: the error says which layer it is, and why."""
+"""Unsupported models for `from_keras` and `to_keras`: the error names the layer and the reason."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from support.conversions import small
 import fastrnn
 from fastrnn.catalogue import abs, li_gru, lstm_with, rnn_with
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Keras and its backends give some while they are imported
+pytestmark = pytest.mark.filterwarnings("ignore")  # Keras and its backends issue some on import
 
 
-def test_masks_that_stand_elsewhere_are_refused(keras: Any) -> None:
+def test_masks_elsewhere_raise_an_error(keras: Any) -> None:
     k = keras.layers
     lstm, dense = k.LSTM(3, return_sequences=True), k.Dense(3)
     for layers, message in (
@@ -56,7 +56,7 @@ def branching(keras: Any, kind: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["two inputs", "twice", "a sum", "two outputs", "the state alone"])
-def test_functional_models_that_are_no_chain_are_refused(kind: str, keras: Any) -> None:
+def test_branching_models_raise_an_error(kind: str, keras: Any) -> None:
     with pytest.raises(ValueError, match=r"chain|one input|one output"):
         fastrnn.from_keras(branching(keras, kind))
 
@@ -112,7 +112,7 @@ def test_from_keras_refuses(build: Any, message: str, keras: Any) -> None:
 
 
 def named_lstm() -> Any:
-    """A cell of somebody's own, of whose equations its name says nothing."""
+    """A user-defined cell, whose name does not reveal its equations."""
 
     @fastrnn.cell(gates="ifgo", states="hc")
     def lstm(x: Any, U: Any, s: Any) -> Any:
@@ -121,7 +121,7 @@ def named_lstm() -> Any:
     return lstm
 
 
-def test_models_of_a_class_of_ones_own_are_refused(keras: Any) -> None:
+def test_models_of_a_users_class_raise_an_error(keras: Any) -> None:
     class Mine(keras.Model):
         pass
 
@@ -130,7 +130,7 @@ def test_models_of_a_class_of_ones_own_are_refused(keras: Any) -> None:
 
 
 class Mine(fastrnn.Dense):
-    """A user's layer, which computes something else than a Dense."""
+    """A user's layer, which computes something other than a Dense."""
 
     def forward(self, x: Any, **options: Any) -> Any:
         return super().forward(-x, **options)

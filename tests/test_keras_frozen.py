@@ -1,4 +1,4 @@
-"""Keras models of which some weights are frozen, which an `.h5` file holds behind the others of their layer.
+"""Keras models with frozen weights, which an `.h5` file stores after the other weights of their layer.
 
 Every layer maps (B, T, 3) to (B, T, 3) or so: shapes do not tell which weights are whose.
 """
@@ -16,7 +16,7 @@ from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 
-# Keras and its backends warn while they are imported; Keras writes files with h5py.
+# Keras and its backends warn on import; Keras writes files with h5py.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("h5py")]
 
 BOUND = 2e-6  # float32
@@ -59,7 +59,7 @@ def backward(keras: Any) -> Any:
 
 
 def forward_from_the_start(keras: Any) -> Any:
-    """Frozen before it had weights, with a backward layer of a name of its own."""
+    """Frozen before it had weights, with a backward layer that has its own name."""
     k = keras.layers
     other = lstm(k, go_backwards=True, name="other")
     return sequential(keras, k.Bidirectional(lstm(k, trainable=False), backward_layer=other, merge_mode="sum"))
@@ -73,7 +73,7 @@ def forward_of_a_model_named_so(keras: Any) -> Any:
 
 
 def forward_weights(keras: Any) -> Any:
-    """Each by itself: no configuration says it."""
+    """Each frozen separately, which no configuration shows."""
     layer = both(keras.layers)
     model = sequential(keras, layer)
     freeze(*layer.forward_layer.weights)
@@ -142,13 +142,13 @@ def nested_functional(keras: Any) -> Any:
 
 
 def nested_from_the_start(keras: Any) -> Any:
-    """Frozen before there were weights."""
+    """Frozen before it had weights."""
     k = keras.layers
     return sequential(keras, keras.Sequential([lstm(k, trainable=False), lstm(k)]))
 
 
 def nested_and_trained_again(keras: Any) -> Any:
-    """A frozen model of a layer that is not: the file has them in order."""
+    """A frozen model with an unfrozen layer: the file has the weights in order."""
     k = keras.layers
     inner = sequential(keras, lstm(k), lstm(k))
     model = sequential(keras, inner)
@@ -183,7 +183,7 @@ def nested_weights_of_a_direction(keras: Any) -> Any:
     return model
 
 
-#: models that are converted whole, and those of which one direction alone is frozen, which no layer of ours is
+#: models that are converted whole, and models with only one frozen direction, which our layers do not support
 WHOLE = (
     *(forward_weights, kernel, kernel_of_a_direction, gamma, spread, cells, weights_of_a_cell, nested),
     *(nested_functional, nested_from_the_start, nested_and_trained_again, nested_twice, nested_cells),
@@ -191,7 +191,7 @@ WHOLE = (
 )
 ONE_WAY = (forward, backward, forward_from_the_start, forward_of_a_model_named_so)
 
-#: a model of one that fastrnn has, whose weights it takes
+#: a model with a layer that fastrnn supports, to read its weights
 OURS: dict[Any, Callable[[], list[Any]]] = {
     **dict.fromkeys(
         (forward, forward_from_the_start, forward_of_a_model_named_so, forward_weights), lambda: [two_ways()]
@@ -207,7 +207,7 @@ every = pytest.mark.parametrize("made", [*WHOLE, *ONE_WAY], ids=lambda made: mad
 
 
 def drawn(model: Any) -> tuple[Any, np.ndarray]:
-    """With weights at random, and inputs."""
+    """Return the model with random weights, and inputs."""
     rng = np.random.default_rng(5)
     model.set_weights([rng.standard_normal(w.shape).astype(np.float32) for w in model.get_weights()])
     return model, rng.standard_normal((2, 6, H)).astype(np.float32)
@@ -221,7 +221,7 @@ def expect_the_same(ours: Any, theirs: Any, x: np.ndarray) -> None:
 @every
 @pytest.mark.parametrize("suffix", [None, ".h5", ".keras"])
 def test_whole_models(made: Any, suffix: str | None, keras: Any, tmp_path: Path) -> None:
-    """Without a suffix: the model that is there."""
+    """Without a suffix: the in-memory model."""
     model, x = drawn(made(keras))
     source = model if suffix is None else tmp_path / f"m{suffix}"
     if suffix:
@@ -244,7 +244,7 @@ def test_weights_alone(made: Any, file: str, keras: Any, tmp_path: Path) -> None
 
 
 def as_keras_2(config: Any) -> Any:
-    """A configuration as Keras 2 has it: of a Bidirectional, that of the layer which it has copied twice."""
+    """Return the configuration in Keras 2's form: a Bidirectional has its copied layer's configuration twice."""
     if isinstance(config, dict):
         kept = {key: as_keras_2(value) for key, value in config.items() if key not in ("backward_layer", "trainable")}
         return kept | ({"trainable": True} if "trainable" in config else {})
@@ -252,7 +252,7 @@ def as_keras_2(config: Any) -> Any:
 
 
 @every
-def test_a_configuration_that_says_nothing(made: Any, keras: Any, h5py: Any, tmp_path: Path) -> None:
+def test_configurations_without_the_information(made: Any, keras: Any, h5py: Any, tmp_path: Path) -> None:
     model, x = drawn(made(keras))
     model.save(tmp_path / "m.h5")
     with h5py.File(tmp_path / "m.h5", "r+") as file:
@@ -262,7 +262,7 @@ def test_a_configuration_that_says_nothing(made: Any, keras: Any, h5py: Any, tmp
 
 @pytest.mark.parametrize("made", ONE_WAY, ids=lambda made: made.__name__)
 def test_one_layer_of_a_file_of_weights(made: Any, keras: Any, h5py: Any, tmp_path: Path) -> None:
-    """As `save_weights` of Keras 2 wrote it, which is what an `.h5` of Keras 3 has in a group."""
+    """From a file of Keras 2's `save_weights`, which is like a group in Keras 3's `.h5`."""
     model, _ = drawn(made(keras))
     model.save(tmp_path / "m.h5")
     with h5py.File(tmp_path / "m.h5") as whole, h5py.File(tmp_path / "w.h5", "w") as file:
@@ -281,8 +281,8 @@ def test_one_layer_of_a_file_of_weights(made: Any, keras: Any, h5py: Any, tmp_pa
     assert_same_bits({key: got.parameters()[key] for key in expected}, expected)
 
 
-def test_one_layer_beside_a_direction_that_is_frozen(keras: Any, tmp_path: Path) -> None:
-    """All weights of the model inside are one list in the file."""
+def test_one_layer_with_a_frozen_direction(keras: Any, tmp_path: Path) -> None:
+    """The file lists all weights of the inner model together."""
     k = keras.layers
     inner = sequential(keras, lstm(k, name="first"), both(k), lstm(k, name="last"))
     model, _ = drawn(sequential(keras, inner))
@@ -296,8 +296,8 @@ def test_one_layer_beside_a_direction_that_is_frozen(keras: Any, tmp_path: Path)
 @pytest.mark.parametrize(
     "names", [["x/W", "x/U", "x/b"], ["lstm/lstm_1/kernel", "lstm/lstm_1/recurrent_kernel", "lstm/lstm_1/bias"]]
 )
-def test_names_that_say_nothing(names: list[str], keras: Any, h5py: Any, tmp_path: Path) -> None:
-    """Or two things. Then weights are in the model's order where all are trained, or none; else they are refused."""
+def test_ambiguous_names(names: list[str], keras: Any, h5py: Any, tmp_path: Path) -> None:
+    """Weights are then in the model's order if all or none are trained; otherwise an error is raised."""
     k = keras.layers
     for frozen in (0, 2, 1):
         inner = sequential(keras, lstm(k, name="lstm"), lstm(k, name="lstm_1"))

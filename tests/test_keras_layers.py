@@ -1,4 +1,4 @@
-"""`fastrnn.keras` against Keras' own layers, on its torch backend: any arguments, outputs and gradients."""
+"""`fastrnn.keras` and Keras' own layers on its torch backend: outputs and gradients for any arguments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.tolerance import assert_close, assert_same_bits
 
 # Keras' variables do not know NumPy 2's __array__(copy=).
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-LEAST = 0.1  # what rounding in the middle of a sum of numbers of about 1 is relative to
+LEAST = 0.1  # the magnitude of the terms, about 1, that rounding errors in a sum are relative to
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def ours(keras: Any) -> Any:
     return fastrnn.keras
 
 
-#: Keras' words for functions that cells of ours have in the place of tanh and sigmoid.
+#: Keras' names of the functions that cells of ours support in place of tanh and sigmoid
 ACTIVATIONS = (
     *("tanh", "relu", "sigmoid", "hard_sigmoid", "linear", "softsign"),
     *("softplus", "elu", "selu", "exponential", "silu"),
@@ -40,7 +40,7 @@ ACTIVATIONS = (
 @pytest.mark.parametrize("k", range(len(ACTIVATIONS)))
 @pytest.mark.parametrize("name", ["GRU before", "GRU after", "LSTM"])
 def test_every_activation_in_every_place(name: str, k: int, dtype: str, keras: Any, ours: Any) -> None:
-    """Each function in each place, by every implementation of Keras'."""
+    """Each function in each place, with every implementation of Keras."""
     name, _, reset = name.partition(" ")
     options: dict[str, Any] = {"activation": ACTIVATIONS[k], "recurrent_activation": ACTIVATIONS[k - 8]}
     options |= {"implementation": 1 + k % 2, "return_sequences": k % 3 > 0}
@@ -59,7 +59,7 @@ def expect_the_same(
     rng, steps = np.random.default_rng(9), T
     both = pair(keras, ours, name, dtype=dtype, **options)
     if {*options.values()} & {*ACTIVATIONS} - {"tanh", "sigmoid", "hard_sigmoid", "softsign"}:
-        steps = 2  # unbounded gates multiply, and soon are beyond any number
+        steps = 2  # unbounded gates multiply and soon overflow
         weights = [0.2 * w for w in both[0].get_weights()]
         for layer in both:
             layer.set_weights(weights)
@@ -69,7 +69,7 @@ def expect_the_same(
     assert_close(got, expected, FLOAT32)
 
 
-#: Keras' cells of gates apply no mask at 1; its shortcut, use_cudnn="auto", does, and fails on a mask for each gate.
+#: Keras' gated cells apply no mask at a rate of 1; its shortcut, use_cudnn="auto", does, and fails on a mask per gate.
 RATES: list[dict[str, Any]] = [
     {"recurrent_dropout": 0.4},
     {"recurrent_dropout": 0.4, "dropout": 0.3},
@@ -85,7 +85,7 @@ RATES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("k", range(len(RATES)))
 @pytest.mark.parametrize("name", ["SimpleRNN", "GRU before", "GRU after", "LSTM"])
 def test_dropout_has_the_masks_of_keras(name: str, k: int, dtype: str, keras: Any, ours: Any) -> None:
-    """Equal seeds drop the same, in every call anew, a gate at a time where Keras has a mask for each."""
+    """Equal seeds drop the same values, with new masks in every call, and per gate if Keras has a mask per gate."""
     name, _, reset = name.partition(" ")
     options = RATES[k] | {"seed": 1, "return_sequences": k > 0} | ({"reset_after": reset == "after"} if reset else {})
     if name == "SimpleRNN":
@@ -96,7 +96,7 @@ def test_dropout_has_the_masks_of_keras(name: str, k: int, dtype: str, keras: An
 
 
 def test_a_function_of_the_same_name_is_refused(ours: Any) -> None:
-    """Keras writes down its name alone."""
+    """Keras' configuration contains only its name."""
 
     def tanh(a: Any) -> Any:
         return 2 * a
@@ -120,7 +120,7 @@ def masks() -> dict[str, np.ndarray | None]:
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("seed", range(3))
 def test_outputs_and_gradients_are_those_of_keras(seed: int, name: str, mask: str, keras: Any, ours: Any) -> None:
-    """Options at random."""
+    """Random options."""
     rng = np.random.default_rng([seed, len(mask)])
     names = ("return_sequences", "return_state", "go_backwards", "stateful", "use_bias", "zero_output_for_mask")
     options: dict[str, Any] = {option: bool(rng.integers(2)) for option in names}
@@ -128,7 +128,7 @@ def test_outputs_and_gradients_are_those_of_keras(seed: int, name: str, mask: st
         options["activation"] = ["tanh", "relu", "sigmoid", "linear"][rng.integers(4)]
     if name == "GRU":
         options["reset_after"] = bool(rng.integers(2))
-    # Keras' shortcut for what has no mask forgets to copy the states, which it then overwrites.
+    # Without masks, Keras' shortcut forgets to copy the states, and then overwrites them.
     options["stateful"] &= mask != "none" or name == "SimpleRNN"
     states = 0 if options["stateful"] or rng.integers(2) else 2 if name == "LSTM" else 1
     initial = [rng.standard_normal((B, H)) for _ in range(states)]
@@ -140,7 +140,7 @@ def test_outputs_and_gradients_are_those_of_keras(seed: int, name: str, mask: st
 
 @st.composite
 def cases(draw: Any) -> dict[str, Any]:
-    """Arguments of a constructor and of a call."""
+    """Draw arguments of a constructor and of a call."""
     name = draw(st.sampled_from(LAYERS))
     flags = ("return_sequences", "return_state", "go_backwards", "stateful", "use_bias", "zero_output_for_mask")
     options: dict[str, Any] = {flag: draw(st.booleans()) for flag in (*flags, "unroll")}
@@ -150,13 +150,13 @@ def cases(draw: Any) -> dict[str, Any]:
     options["recurrent_dropout"] = draw(st.sampled_from([0.0, 0.3]))
     if name != "SimpleRNN":
         options["implementation"] = draw(st.sampled_from([1, 2]))
-        options["use_cudnn"] = "auto" if options["dropout"] == 0 else False  # its shortcut fails on a mask a gate
+        options["use_cudnn"] = "auto" if options["dropout"] == 0 else False  # its shortcut fails with a mask per gate
         options["recurrent_activation"] = draw(st.sampled_from(["sigmoid", "hard_sigmoid"]))
     if name == "GRU":
         options["reset_after"] = draw(st.booleans())
     merge = draw(st.sampled_from(["one way", "concat", "sum", "mul", "ave", None]))
     mask = draw(st.sampled_from(["none", "right", "left", "holes"]))
-    # Keras' shortcut for what has no mask forgets to copy the states, which it then overwrites.
+    # Without masks, Keras' shortcut forgets to copy the states, and then overwrites them.
     options["stateful"] &= mask != "none" or name == "SimpleRNN" or options["recurrent_dropout"] > 0
     options["go_backwards"] &= merge == "one way"
     options["return_state"] &= merge == "one way" or not options["stateful"]  # Keras' Bidirectional fails with both
@@ -171,7 +171,7 @@ def cases(draw: Any) -> dict[str, Any]:
 @hypothesis.settings(max_examples=100, deadline=None, database=None)
 @hypothesis.given(case=cases())
 def test_any_arguments(case: dict[str, Any], keras: Any, ours: Any) -> None:
-    """Any constructor, sizes, mask and initial states: every output, and every gradient."""
+    """Any constructor, sizes, mask and initial states: every output and every gradient."""
     (T, B, I, H), name, rng = case["sizes"], case["name"], np.random.default_rng(case["seed"])
     both = []
     for module in (keras.layers, ours):
@@ -191,7 +191,10 @@ def test_any_arguments(case: dict[str, Any], keras: Any, ours: Any) -> None:
     given = rng.standard_normal((B, T, I)), masks[case["mask"]], [rng.standard_normal((B, H)) for _ in range(count)]
     expected, got = (outputs_and_gradients(layer, *given, case["training"]) for layer in both)
     assert got.keys() == expected.keys()
-    for name, a in expected.items():  # of a tensor of few elements all may be small by luck, and Keras' rounding is not
+    for (
+        name,
+        a,
+    ) in expected.items():  # all elements of a small tensor may be small by chance, but Keras' rounding error is not
         assert got[name].shape == a.shape
         assert np.linalg.norm(got[name] - a) <= FLOAT32 * max(np.linalg.norm(a), LEAST), name
 
@@ -200,10 +203,10 @@ def test_any_arguments(case: dict[str, Any], keras: Any, ours: Any) -> None:
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_half_precision_computes_in_float32(name: str, policy: str, rate: float, keras: Any, ours: Any) -> None:
-    """The kernels compute in float32 what Keras rounds at every step; what comes out has Keras' type."""
+    """The kernels compute in float32, while Keras rounds every step; results have Keras' dtype."""
     import torch
 
-    keras.utils.set_random_seed(7)  # of the weights, which would depend on the tests before
+    keras.utils.set_random_seed(7)  # for the weights, which would otherwise depend on earlier tests
     x = np.random.default_rng(7).standard_normal((B, T, I)).astype(np.float32)
     options: dict[str, Any] = {"dropout": rate, "recurrent_dropout": rate, "seed": 1, "return_sequences": True}
     layers = [getattr(module, name)(H, dtype=policy, **options) for module in (keras.layers, ours)]
@@ -219,11 +222,11 @@ def test_half_precision_computes_in_float32(name: str, policy: str, rate: float,
         assert_close({"": got}, {"": expected}, 0.02)
 
 
-def test_tensors_elsewhere_are_refused(ours: Any) -> None:
+def test_tensors_on_other_devices_raise_an_error(ours: Any) -> None:
     import torch
 
     layer = ours.LSTM(4)
-    assert layer.use_cudnn is False  # which a Bidirectional hands on
+    assert layer.use_cudnn is False  # a Bidirectional passes it on
     elsewhere = SimpleNamespace(device=torch.device("cuda:0"))
     with pytest.raises(ValueError, match="sequences: expected a tensor on the CPU, got one on cuda:0"):
         layer.inner_loop(elsewhere, None, None)
@@ -265,7 +268,7 @@ def test_layers_work_in_a_time_distributed(name: str, keras: Any, ours: Any) -> 
     assert_close({"y": got}, {"y": expected}, FLOAT32)
 
 
-def test_a_model_goes_to_a_file_and_back(keras: Any, ours: Any, tmp_path: Path) -> None:
+def test_round_trip_of_a_model_through_a_file(keras: Any, ours: Any, tmp_path: Path) -> None:
     words = {"activation": "relu", "recurrent_activation": "hard_sigmoid"}
     gru = ours.GRU(H, **words, return_sequences=True, recurrent_dropout=0.2)
     lstm = keras.layers.Bidirectional(ours.LSTM(H, "silu"))
@@ -324,7 +327,7 @@ def test_docstrings(module: str, ours: Any) -> None:
 @pytest.mark.parametrize("given", ["x", "mask", "initial_state"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_stateless_call_of_numpy_arrays(name: str, given: str, keras: Any, ours: Any) -> None:
-    """Which hands to the layer what it was given; the same as of tensors, variables as arrays among them."""
+    """It passes its arguments to the layer unchanged; variables may be arrays, and give the same as tensors."""
     layer, rng = getattr(ours, name)(H, return_sequences=True, return_state=True), np.random.default_rng(1)
     layer.build((B, T, I))
     x, state = rng.standard_normal((B, T, I)).astype(np.float32), rng.standard_normal((B, H)).astype(np.float32)
@@ -351,12 +354,12 @@ EXPORTED: dict[str, Any] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore")  # of the exporter, by itself
+@pytest.mark.filterwarnings("ignore")  # from the exporter itself
 @pytest.mark.parametrize("nodes", EXPORTED)
 def test_a_model_is_exported_to_onnx(
     nodes: str, keras: Any, ours: Any, oracle: Callable[[str], Any], tmp_path: Path
 ) -> None:
-    """ONNX's own nodes where PyTorch has them, and else the loop that Keras' layers export; for any batch."""
+    """With ONNX's own nodes if PyTorch has them, otherwise with the loop that Keras' layers export; for any batch."""
     onnx, runtime = oracle("onnx"), oracle("onnxruntime")
     model = keras.Sequential([keras.Input((T, I)), *EXPORTED[nodes](keras.layers, ours)])
     x = np.random.default_rng(2).standard_normal((B, T, I)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The models of seed 003 with Keras' weights give Keras' outputs; tests/data/make_keras_cases.py stored what Keras did.
+"""The models of seed 003 with Keras' weights give Keras' outputs, which tests/data/make_keras_cases.py stored.
 
 Keras' kernels are (I, G*H), ours (G*H, I). Its reset-after GRU has a bias for each side, elsewhere
 it has that of the input alone.
@@ -23,11 +23,11 @@ Arrays = dict[str, np.ndarray]
 
 STORED: Arrays = dict(np.load(Path(__file__).with_name("data") / "keras_cases.npz"))
 
-SMALL, SEED = (3, 4), (32, 64)  # I, H of the stored models and of the seed's
+SMALL, SEED = (3, 4), (32, 64)  # I, H of the stored models and of the seed's models
 
 
 def models(I: int, H: int) -> dict[str, list[Layer]]:
-    """Every stored model by its name, as layers of ours."""
+    """Return every stored model by name, as layers of ours."""
     double: dict[str, Any] = {"dtype": np.float64}
     last = {"return_sequences": False}
     one, both = double | {"bias": "input"}, double | {"reset_after": True}
@@ -49,13 +49,13 @@ def models(I: int, H: int) -> dict[str, list[Layer]]:
 
 
 def stored(name: str) -> tuple[Arrays, list[np.ndarray]]:
-    """What is stored of a model, and its weights in Keras' order."""
+    """Return the stored arrays of a model, and its weights in Keras' order."""
     case = {key.removeprefix(f"{name}/"): a for key, a in STORED.items() if key.startswith(f"{name}/")}
     return case, [case[f"w{i}"] for i in range(len(case)) if f"w{i}" in case]
 
 
 def parameters(kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarray, cell: str) -> Arrays:
-    """W, U, b and, where there is one, b_rec of one direction."""
+    """Return W, U, b and, if present, b_rec of one direction."""
     orders = KERAS.gates[cell], members(cell)[0].gates
     kernel, recurrent_kernel, bias = (
         reordered(a, *orders, axis=-1) for a in (kernel, recurrent_kernel, np.atleast_2d(bias))
@@ -64,7 +64,7 @@ def parameters(kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarra
 
 
 def load(layer: Layer, weights: list[np.ndarray]) -> None:
-    """Take this layer's share from the front of Keras' weights."""
+    """Take this layer's weights from the front of Keras' list."""
     if isinstance(layer, Dense):
         kernel, bias = weights.pop(0), weights.pop(0)
         layer.load_state_dict({"weight": kernel.T, "bias": bias})
@@ -99,7 +99,7 @@ def test_parameter_counts(name: str) -> None:
 
 
 def test_lstm_implementation_2_has_no_peepholes() -> None:
-    """The seed takes this option for peepholes; it is the plain LSTM, in its weights and in its outputs."""
+    """The seed uses this option for peepholes, but the weights and outputs are those of the plain LSTM."""
     case, (kernel, recurrent_kernel, bias) = stored("not_a_peephole")
     layer = LSTM(*SMALL, bias="input", batch_first=True, dtype=np.float64)
     load(layer, [kernel, recurrent_kernel, bias])
@@ -115,13 +115,13 @@ def test_rnn_cell() -> None:
     assert case["counts"][1] == 20_608
 
 
-def test_go_backwards_leaves_the_outputs_turned() -> None:
-    """Keras' y[0] stands beside the last x; ours stays beside the first. Seed 000 joins the two as they are."""
+def test_go_backwards_returns_reversed_outputs() -> None:
+    """Keras' y[0] belongs to the last x; ours to the first. Seed 000 joins the two without reversing."""
     case, weights = stored("lstm_go_backwards")
     y = fastrnn.lstm_forward(case["x"], **parameters(*weights, "lstm"), reverse=True, batch_first=True).y
     assert_close({"y": y[:, ::-1]}, {"y": case["y"]})
 
 
-def test_nothing_is_stored_in_vain() -> None:
+def test_every_stored_case_is_used() -> None:
     tested = {*models(*SMALL), "not_a_peephole", "rnn_cell", "lstm_go_backwards"}
     assert {key.split("/")[0] for key in STORED} == tested | {"keras_version"}

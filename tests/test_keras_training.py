@@ -1,4 +1,4 @@
-"""Training with `fastrnn.keras`: as Keras' own layers learn, derivatives of any order, and weights that change."""
+"""Training with `fastrnn.keras`: same learning as Keras' layers, derivatives of any order, changing weights."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def ours(keras: Any) -> Any:
     return fastrnn.keras
 
 
-def test_dropout_drops_in_training_alone(ours: Any) -> None:
-    """In training alone, which an inference between trainings does not notice."""
+def test_dropout_acts_only_in_training(ours: Any) -> None:
+    """Also if inference runs between training calls."""
     import torch
 
     lstm, x = ours.LSTM(H, recurrent_dropout=0.5, seed=1), np.ones((B, T, I), np.float32)
@@ -34,14 +34,14 @@ def test_dropout_drops_in_training_alone(ours: Any) -> None:
         assert (lstm(x) == plain(x)).all()
         first, again = lstm(x, training=True), lstm(x, training=True)
         assert (lstm(x) == plain(x)).all()
-    assert (first != again).any()  # masks are of one call
-    assert (first != first[0]).any()  # and of one sequence
+    assert (first != again).any()  # masks differ between calls
+    assert (first != first[0]).any()  # and between sequences
 
 
 @pytest.mark.filterwarnings("ignore:fastrnn.torch. gradients of gradients:RuntimeWarning")
 @pytest.mark.parametrize("options", [{}, {"recurrent_dropout": 0.4, "dropout": 0.4, "seed": 1}])
 def test_gradient_of_a_gradient(options: dict[str, Any], keras: Any, ours: Any) -> None:
-    """With a mask; in float32, as Keras multiplies."""
+    """With a mask; in float32, like Keras' products."""
     import torch
 
     theirs, mine = both(keras, ours, **options)
@@ -70,7 +70,7 @@ def test_forward_mode(options: dict[str, Any], keras: Any, ours: Any) -> None:
 
 
 def both(keras: Any, ours: Any, **options: Any) -> tuple[Any, Any]:
-    """A GRU of Keras and of ours, of the same weights."""
+    """Return a GRU of Keras and ours with the same weights."""
     theirs, mine = keras.layers.GRU(5, **options), ours.GRU(5, **options)
     for layer in (theirs, mine):
         layer.build((2, 4, 3))
@@ -80,7 +80,7 @@ def both(keras: Any, ours: Any, **options: Any) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_state_is_not_overwritten_before_backward(name: str, keras: Any, ours: Any) -> None:
-    """A stateful layer starts from its state, and its gradient is that of what it started from."""
+    """A stateful layer starts from its state, and the gradient refers to the state that it started from."""
     import torch
 
     x = np.random.default_rng(3).standard_normal((B, T, I))
@@ -97,7 +97,7 @@ def test_state_is_not_overwritten_before_backward(name: str, keras: Any, ours: A
 @pytest.mark.parametrize("options", [{}, {"recurrent_dropout": 0.2}, {"recurrent_dropout": 0.2, "dropout": 0.2}])
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_model_learns_in_the_same_steps(name: str, options: dict[str, Any], keras: Any, ours: Any) -> None:
-    """A model with an embedding that masks, and two layers of two directions, learns in the same steps."""
+    """A model with a masking embedding and two bidirectional layers."""
     import torch
 
     rng = np.random.default_rng(4)
@@ -117,14 +117,14 @@ def test_a_model_learns_in_the_same_steps(name: str, options: dict[str, Any], ke
         start = model.get_weights() if start is None else start
         model.set_weights(start)
         model.compile(keras.optimizers.Adam(0.01), "mse")
-        torch.manual_seed(0)  # for the seed of a SimpleRNN's, which Keras loses when a Bidirectional copies it
+        torch.manual_seed(0)  # for the seed of a SimpleRNN, which Keras loses when a Bidirectional copies it
         losses.append(model.fit(words, classes, epochs=3, batch_size=8, shuffle=False, verbose=0).history["loss"])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
-    assert options or losses[1][-1] < losses[1][0]  # with dropout three epochs promise nothing
+    assert options or losses[1][-1] < losses[1][0]  # with dropout three epochs guarantee nothing
 
 
-def test_gradients_are_those_of_the_weights_that_the_forward_saw(ours: Any) -> None:
-    """The gradient is that of the weights which the forward saw, or autograd's own error where it saw them in place."""
+def test_gradients_use_the_weights_of_the_forward(ours: Any) -> None:
+    """If these were changed in place, autograd raises its own error."""
     import torch
 
     def gradients(layer: Any, changed: list[Any]) -> Any:
@@ -165,8 +165,8 @@ def stepped(optimizer: Any) -> None:
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("name", LAYERS)
-def test_inference_sees_every_change_of_the_weights(name: str, change: str, ours: Any) -> None:
-    """Though it packs them once."""
+def test_inference_follows_every_change_of_the_weights(name: str, change: str, ours: Any) -> None:
+    """Although it packs them only once."""
     import torch
 
     layer, x = getattr(ours, name)(H), np.ones((B, T, I), np.float32)
@@ -187,8 +187,8 @@ def test_inference_sees_every_change_of_the_weights(name: str, change: str, ours
         assert (layer(x) == after).all()
 
 
-def test_nothing_is_kept_of_weights_of_inference_mode(ours: Any) -> None:
-    """Nobody counts their changes."""
+def test_weights_of_inference_mode_are_not_kept(ours: Any) -> None:
+    """PyTorch does not count their changes."""
     import torch
 
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Which weights of a Keras file belong to which layer: files are made here with h5py, as each version wrote them."""
+"""Assignment of a Keras file's weights to layers: files made here with h5py in the form of each version."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def lstm(name: str) -> dict[str, Any]:
 
 
 def spread(name: str, inner: dict[str, Any]) -> dict[str, Any]:
-    """Over time."""
+    """A layer applied at every step."""
     config = {"name": name, "layer": inner}
     return {"module": "keras.layers", "class_name": "TimeDistributed", "config": config}
 
@@ -41,7 +41,7 @@ def dense(name: str) -> dict[str, Any]:
 
 
 def keras_file(h5py: Any, path: Path, layers: list[Any], groups: dict[str, Weights], root: str = "layers") -> Path:
-    """A `.keras` file: weights by the path of their group; a name of the layer follows a colon."""
+    """Write a `.keras` file: weights by the path of their group; a layer's name follows a colon."""
     stored = io.BytesIO()
     with h5py.File(stored, "w") as file:
         for title, arrays in groups.items():
@@ -67,7 +67,7 @@ def expect_weights(layer: Any, seed: int) -> None:
 @pytest.mark.parametrize("root", ["layers", "_layer_checkpoint_dependencies"])
 @pytest.mark.parametrize("numbers", [("", "_1", "_2"), ("", "_2", "_4"), ("", "_2", "_10"), ("_1", "_3", "_5")])
 def test_groups_are_paired_in_order(numbers: tuple[str, ...], root: str, h5py: Any, tmp_path: Path) -> None:
-    """TensorFlow 2.13 counts by two; ten stands behind two, whatever the alphabet says."""
+    """TensorFlow 2.13 counts by two; ten follows two, in spite of the alphabet."""
     groups = {f"lstm{number}": lstm_weights(i) for i, number in enumerate(numbers)}
     path = keras_file(h5py, tmp_path / "model.keras", [lstm(name) for name in "abc"], groups, root)
     for i, name in enumerate("abc"):
@@ -77,7 +77,7 @@ def test_groups_are_paired_in_order(numbers: tuple[str, ...], root: str, h5py: A
 
 
 @pytest.mark.parametrize("numbers", [("", "_2"), ("_2",), ("", "_1", "_2", "_3")])
-def test_another_number_of_groups_is_refused(numbers: tuple[str, ...], h5py: Any, tmp_path: Path) -> None:
+def test_a_wrong_number_of_groups_raises_an_error(numbers: tuple[str, ...], h5py: Any, tmp_path: Path) -> None:
     groups = {f"lstm{number}": lstm_weights(i) for i, number in enumerate(numbers)}
     path = keras_file(h5py, tmp_path / "model.keras", [lstm(name) for name in "abc"], groups)
     for name in (*"abc", None):
@@ -98,15 +98,15 @@ def test_layers_without_weights_may_have_no_group(h5py: Any, tmp_path: Path) -> 
         assert_same_bits({"0": first.weight, "1": second.weight}, {"0": kernels[0].T, "1": kernels[1].T})
 
 
-def test_names_in_the_file_come_before_numbers(h5py: Any, tmp_path: Path) -> None:
+def test_names_in_the_file_precede_numbers(h5py: Any, tmp_path: Path) -> None:
     groups = {"lstm:c": lstm_weights(2), "lstm_1:a": lstm_weights(0), "lstm_2:b": lstm_weights(1)}
     path = keras_file(h5py, tmp_path / "model.keras", [lstm(name) for name in "abc"], groups)
     for i, name in enumerate("abc"):
         expect_weights(fastrnn.from_keras(path, layer=name), i)
 
 
-def test_cells_of_one_name(h5py: Any, tmp_path: Path) -> None:
-    """Layers have names of their own; cells may share one."""
+def test_cells_may_share_a_name(h5py: Any, tmp_path: Path) -> None:
+    """Names of layers are unique; names of cells are not."""
     cells = [{"class_name": "LSTMCell", "config": lstm("same")["config"]} for _ in range(3)]
     stack = {"class_name": "StackedRNNCells", "config": {"name": "stack", "cells": cells}}
     rnn = {"class_name": "RNN", "config": {"name": "rnn", "cell": stack, "return_sequences": True}}

@@ -1,4 +1,4 @@
-"""Layers equal the functional calls that they stand for to the last bit, however stacked; arguments and errors."""
+"""Layers are bit-identical to the equivalent functional calls, also when stacked; arguments and errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import fastrnn
 from fastrnn.layers.options import LayerOptions
 
 DTYPES = (np.float32, np.float64)
-#: (num_layers, options): every depth with one direction and with two, in every way to merge them
+#: (num_layers, options): every depth with one direction and with two, and every way to merge them
 STACKS = [(n, {}) for n in (1, 2, 3)]
 STACKS += [(n, {"bidirectional": True, "merge": m}) for n in (1, 2, 3) for m in MERGED if m or n == 1]
 LAYOUTS = ("time", "batch", "alone")
@@ -26,7 +26,7 @@ LAYOUTS = ("time", "batch", "alone")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
-def test_one_layer_is_one_call(cell: str, bias: bool, dtype: type, implementation: str) -> None:
+def test_a_layer_equals_one_call(cell: str, bias: bool, dtype: type, implementation: str) -> None:
     net = layer(cell, 5, 33, bias=bias, dtype=dtype)
     x, given = inputs(cell, net, (9, 7), "time", 1, EVERYTHING)
     assert_same_bits(run(net, x), composed(net, cell, x))
@@ -35,10 +35,8 @@ def test_one_layer_is_one_call(cell: str, bias: bool, dtype: type, implementatio
 
 @pytest.mark.parametrize("stack", STACKS)
 @pytest.mark.parametrize("cell", CELLS)
-def test_stacks_are_calls_one_after_the_other(
-    cell: str, stack: tuple[int, dict[str, Any]], implementation: str
-) -> None:
-    """Every layout with everything given and with nothing, awkward sizes, in both precisions."""
+def test_a_stack_equals_consecutive_calls(cell: str, stack: tuple[int, dict[str, Any]], implementation: str) -> None:
+    """Every layout with all options and with none, awkward sizes, in both precisions."""
     num_layers, options = stack
     for case, (layout, given) in enumerate((a, b) for a in LAYOUTS for b in ((), ("state",), EVERYTHING)):
         rng = np.random.default_rng([CELLS.index(cell), STACKS.index(stack), case])
@@ -70,7 +68,7 @@ def test_results_are_the_references(cell: str, bidirectional: bool, dtype: type,
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
 def test_no_steps_and_no_sequences(cell: str, bidirectional: bool, sizes: tuple[int, int], implementation: str) -> None:
-    """No steps: the initial state. No sequences: nothing, in the right shape."""
+    """Without steps: the initial state. Without sequences: empty arrays of the correct shape."""
     T, B = sizes
     net = layer(cell, 5, 7, 2, bidirectional=bidirectional)
     x, given = inputs(cell, net, sizes, "time", 3, ("state",))
@@ -83,7 +81,7 @@ def test_no_steps_and_no_sequences(cell: str, bidirectional: bool, sizes: tuple[
             np.testing.assert_array_equal(after, before)
 
 
-def test_repr_says_the_options() -> None:
+def test_repr_shows_the_options() -> None:
     assert repr(fastrnn.LSTM(3, 4)) == "LSTM(3, 4, dtype=float32) [lstm]"
     options = {"bias": False, "batch_first": True, "bidirectional": True, "merge": "sum", "dtype": np.float64}
     said = "num_layers=2, bias=False, batch_first=True, bidirectional=True, merge='sum', dtype=float64"
@@ -173,8 +171,8 @@ def test_wrong_arguments_are_refused(error: type[Exception], said: str, wrong: d
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
-def test_arguments_are_only_read(cell: str, bidirectional: bool, batch_first: bool, backend: str) -> None:
-    """However x and the states lie in memory; nothing that comes out shares memory with them."""
+def test_arguments_are_not_changed(cell: str, bidirectional: bool, batch_first: bool, backend: str) -> None:
+    """Whatever the memory layout of x and the states; results share no memory with them."""
     net = layer(cell, 5, 17, 2, bidirectional=bidirectional, batch_first=batch_first)
     x, given = inputs(cell, net, (6, 3), "batch" if batch_first else "time", 10, EVERYTHING)
     expected = run(net, x, **given)
@@ -190,8 +188,8 @@ def test_arguments_are_only_read(cell: str, bidirectional: bool, batch_first: bo
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("size", AWKWARD)
-def test_memory_keeps_within_its_bounds(cell: str, size: int, native: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Packed weights, outputs and scratch of layers and streams stand between guards, which must survive."""
+def test_memory_stays_within_bounds(cell: str, size: int, native: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed weights, outputs and scratch of layers and streams lie between guard bytes, which must not change."""
     guards, empty = [], np.empty
 
     def guarded(shape: Any, dtype: Any = float, *rest: Any) -> np.ndarray:
@@ -214,13 +212,13 @@ def test_memory_keeps_within_its_bounds(cell: str, size: int, native: str, monke
     assert all((guard == 0xA5).all() for pair in guards for guard in pair)
 
 
-#: Layers whose h may be projected.
+#: layers that support proj_size
 PROJECTS = ("LSTM",)
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
-def test_signatures_are_those_of_the_options(name: str) -> None:
-    """Each is written out, with the default that it has everywhere."""
+def test_signatures_match_the_options(name: str) -> None:
+    """Each signature is written out, with the same default everywhere."""
     given = inspect.signature(getattr(fastrnn, name)).parameters
     options = [option for option in dataclasses.fields(LayerOptions) if option.name != "proj_size" or name in PROJECTS]
     for option in options:

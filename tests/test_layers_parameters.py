@@ -21,7 +21,7 @@ DTYPES = (np.float32, np.float64)
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_weights_are_packed_for_each_instruction_set(cell: str) -> None:
-    """Back and forth between backends and instruction sets; new parameters reach what was packed before."""
+    """Repeatedly switching backends and instruction sets; new parameters replace what was packed before."""
     net, other = (layer(cell, 5, 33, 2, rng=seed, bidirectional=True) for seed in (0, 1))
     x, given = inputs(cell, net, (9, 7), "time", 7, EVERYTHING)
     for parameters in (net.state_dict(), other.state_dict(), net.state_dict()):
@@ -34,8 +34,8 @@ def test_weights_are_packed_for_each_instruction_set(cell: str) -> None:
                 assert_same_bits(run(net, x, **given), composed(net, cell, x, **given))
 
 
-def test_loading_leaves_the_settings(implementation: str) -> None:
-    """Packing anew for another instruction set does not switch to it."""
+def test_loading_keeps_the_instruction_set(implementation: str) -> None:
+    """Packing again for another instruction set does not switch to it."""
     net = layer("lstm", 5, 7)
     x, _ = inputs("lstm", net, (3, 2), "time", 0, ())
     for isa in available_isas():
@@ -71,7 +71,7 @@ def shapes(net: Any) -> dict[str, tuple[int, ...]]:
 
 
 def test_names_and_shapes_are_torchs() -> None:
-    """Torch's own names, in its order, for torch.nn.GRU(3, 4, 2, bidirectional=True)."""
+    """PyTorch's names in its order, for torch.nn.GRU(3, 4, 2, bidirectional=True)."""
     net = fastrnn.GRU(3, 4, 2, reset_after=True, bidirectional=True)
     assert list(shapes(net).items()) == list(SHAPES.items())
     bare = {name: shape for name, shape in SHAPES.items() if "bias" not in name and "reverse" not in name}
@@ -138,7 +138,7 @@ def test_changes_of_large_arrays_are_noticed(backend: str) -> None:
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
 @pytest.mark.parametrize("cell", CELLS)
 def test_copies_have_weights_of_their_own(cell: str, copied: Callable[[Any], Any], backend: str) -> None:
-    """The same layer, used before or not, with parameters of its own."""
+    """The same layer, before or after a call, with its own parameters."""
     net = layer(cell, 5, 17, 2, bidirectional=True, merge="average", batch_first=True)
     x, given = inputs(cell, net, (6, 3), "batch", 8, EVERYTHING)
     before = run(net, x, **given)
@@ -153,13 +153,13 @@ def test_copies_have_weights_of_their_own(cell: str, copied: Callable[[Any], Any
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cell", CELLS)
 def test_initial_parameters_are_torchs_distribution(cell: str, dtype: type) -> None:
-    """The same for the same seed, different for every parameter, uniform within 1 / sqrt(H)."""
+    """Equal for equal seeds, different for every parameter, uniform within 1 / sqrt(H)."""
     options = {"bidirectional": True, "dtype": dtype, "merge": "sum"}
     first, again = (layer(cell, 16, 16, 2, rng=5, **options).state_dict() for _ in range(2))
     assert_same_bits(again, first)
     assert_same_bits(layer(cell, 16, 16, 2, rng=np.random.default_rng(5), **options).state_dict(), first)
     values = np.concatenate([a.ravel() for a in first.values()])
-    # float32 has 2^24 values in the range, so that a few may come twice by chance
+    # float32 has 2^24 values in the range, so a few may occur twice by chance
     assert len(np.unique(values)) > 0.99 * values.size
     assert values.dtype == dtype
     assert 0.245 < np.abs(values).max() <= 0.25
@@ -186,7 +186,7 @@ def test_initial_parameters_are_torchs_distribution(cell: str, dtype: type) -> N
 def test_wrong_parameters_change_nothing(
     error: type[Exception], change: Callable[..., Any], name: str, backend: str
 ) -> None:
-    """The message names the parameter, and the layer is as it was, stored and packed."""
+    """The message names the parameter; neither stored nor packed parameters change."""
     net = layer("lstm_peephole", 5, 7, 2)
     x, given = inputs("lstm_peephole", net, (4, 3), "time", 9, EVERYTHING)
     before, result = net.state_dict(), run(net, x, **given)

@@ -1,4 +1,4 @@
-"""Layers on several threads, and called from several: the same bits, and no more threads than asked for."""
+"""Layers on several threads, and called from several: the same bits, and no more threads than requested."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.tolerance import assert_same_bits
 from fastrnn import backends
 
 DTYPES = (np.float32, np.float64)
-#: too small for a layer to be shared, but enough work for a stack: T, B, I, H
+#: too small to share a layer, but enough work for a stack: T, B, I, H
 WAVE = (300, 2, 24, 64)
 
 
@@ -35,7 +35,7 @@ SHARED = [(2, {}), (3, {}), (1, {"bidirectional": True}), (2, {"bidirectional": 
 @pytest.mark.parametrize("stack", SHARED)
 @pytest.mark.parametrize("cell", CELLS)
 def test_bits_are_the_same_on_any_number_of_threads(cell: str, stack: tuple[int, dict[str, Any]], native: str) -> None:
-    """Either precision by turns: each cell and each stack meets both."""
+    """The precisions alternate, so that each cell and each stack is tested in both."""
     T, B, I, H = WAVE
     dtype = DTYPES[(CELLS.index(cell) + SHARED.index(stack)) % 2]
     net = layer(cell, I, H, stack[0], dtype=dtype, **stack[1])
@@ -47,8 +47,8 @@ def test_bits_are_the_same_on_any_number_of_threads(cell: str, stack: tuple[int,
 
 @pytest.mark.by_turns
 @pytest.mark.parametrize(("num_layers", "T"), [(3, 97), (3, 257), (16, 256), (16, 250), (17, 257), (17, 256), (33, 97)])
-def test_deep_stacks_share_in_any_number_of_steps(num_layers: int, T: int, native: str) -> None:
-    """Layers are laid out 16 at a time, and each reads the one below in pieces of 8 steps."""
+def test_deep_stacks_with_any_number_of_steps(num_layers: int, T: int, native: str) -> None:
+    """The kernels lay out 16 layers at a time, and each layer reads the one below in parts of 8 steps."""
     net = layer("gru_before", 24, 48, num_layers)
     x, given = inputs("gru_before", net, (T, 2), "time", 5, ("state",))
     assert_same_bits(run(net, x, threads=1, **given), composed(net, "gru_before", x, **given))
@@ -57,7 +57,7 @@ def test_deep_stacks_share_in_any_number_of_steps(num_layers: int, T: int, nativ
 
 @pytest.mark.parametrize("sizes", [(12, 70, 33, 130), (12, 1, 65, 400), (300, 5, 17, 31)])
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_bits_are_the_same_where_threads_share_a_layer(
+def test_bits_are_the_same_if_threads_share_a_layer(
     bidirectional: bool, sizes: tuple[int, int, int, int], native: str
 ) -> None:
     T, B, I, H = sizes
@@ -87,8 +87,8 @@ for cell in CELLS:
 
 @pytest.mark.by_turns
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
-def test_stacks_and_directions_run_side_by_side(native: str, python: Callable[..., CompletedProcess[str]]) -> None:
-    """A thread for each layer or direction, the caller's among them, and no more than asked for."""
+def test_stacks_and_directions_run_in_parallel(native: str, python: Callable[..., CompletedProcess[str]]) -> None:
+    """A thread for each layer or direction, including the caller's, and no more than requested."""
     done = python("-c", COUNT.format(isa=native.removeprefix("native-"), sizes=WAVE))
     expected = ["1 1 3 0", "2 1 3 1", "3 1 3 2", "3 1 2 1", "1 2 3 1", "2 2 3 1"] * len(CELLS)
     assert done.stdout.splitlines() == expected, done.stderr
@@ -97,7 +97,7 @@ def test_stacks_and_directions_run_side_by_side(native: str, python: Callable[..
 @pytest.mark.by_turns
 @pytest.mark.parametrize("first", [False, True])
 def test_several_python_threads_may_call_a_layer_at_once(first: bool, implementation: str) -> None:
-    """Eight of them in one layer, in its first call too, when nothing is packed yet."""
+    """Eight threads in one layer, also in its first call, when nothing is packed yet."""
     net = layer("lstm", 24, 48, 3)
     cases = [inputs("lstm", net, (64, n), "time", n, EVERYTHING) for n in (1, 2, 3, 5, 7, 8, 15, 17)]
     alone = [composed(net, "lstm", x, **given) for x, given in cases]
@@ -110,8 +110,8 @@ def test_several_python_threads_may_call_a_layer_at_once(first: bool, implementa
                 assert_same_bits(one, expected)
 
 
-def test_first_calls_at_once_share_what_they_packed(native: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads that both find nothing packed: whoever is late, both streams follow load_state_dict."""
+def test_concurrent_first_calls_share_packed_weights(native: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If two threads both pack, both streams still follow load_state_dict."""
     net, other = (layer("gru_after", 5, 17, rng=seed) for seed in (0, 1))
     meet, backend = threading.Barrier(2), backends.current()
     pack = backend.pack
@@ -130,8 +130,7 @@ def test_first_calls_at_once_share_what_they_packed(native: str, monkeypatch: py
         assert_same_bits({"y": stream.step(x)}, {"y": other(x[None])[0][0]})
 
 
-def test_a_huge_number_of_threads_does_not_wrap_around(backend: str) -> None:
-    """No C integer wraps around."""
+def test_a_huge_number_of_threads_does_not_overflow(backend: str) -> None:
     net = layer("gru_after", 5, 17, 2)
     x, _ = inputs("gru_after", net, (6, 3), "time", 0, ())
     assert_same_bits(run(net, x, threads=2**40), run(net, x))

@@ -1,4 +1,4 @@
-"""Calls whose threads are kept from the CPUs: after a step the others leave the rest to the first thread."""
+"""Calls whose threads are kept from the CPUs: after a step the other threads leave the rest to the first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not available_isas(), reason="no native implemen
 
 @pytest.fixture
 def left_alone() -> Iterator[None]:
-    """All calls are treated so, after the first step that ends at a barrier."""
+    """Make all calls do so, after the first step that ends at a barrier."""
     import _fastrnn
 
     _fastrnn.set_backoff(2)
@@ -54,7 +54,7 @@ def test_same_bits_of_a_projection(native: str) -> None:
 @pytest.mark.usefixtures("left_alone")
 @pytest.mark.by_turns
 def test_prepared_calls(native: str) -> None:
-    """From the third of a kind on; the others have left, so they use little time of any CPU."""
+    """From the third call of a kind on; the other threads have left, so they use little CPU time."""
     net = layer("lstm", 64, 512)
     x = np.random.default_rng(0).standard_normal((100, 1, 64), dtype=np.float32)
     alone = net(x, threads=1)[0]

@@ -41,7 +41,7 @@ N = len(LENGTHS)
 
 @pytest.mark.parametrize("seed", range(20))
 def test_parts_of_similar_length(seed: int) -> None:
-    """Each sequence once, the longest first, and at most as much padding as there are steps."""
+    """Each sequence occurs once, the longest first, and there is at most as much padding as valid steps."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(0, [3, 10, 1000][seed % 3], rng.integers(1, 40)) ** rng.integers(1, 4)
     groups = similar(lengths)
@@ -89,7 +89,7 @@ MODELS: dict[str, Callable[[], Sequential]] = {
 
 
 class Problem:
-    """A model, its data as lists, and the same padded."""
+    """A model, its data as lists, and the same data padded."""
 
     def __init__(self, kind: str, weighted: str | None = None, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -124,7 +124,7 @@ class Problem:
 
     @property
     def lists(self) -> dict[str, Any]:
-        """The arguments of fit and evaluate."""
+        """Return the arguments of fit and evaluate."""
         found = {"x": self.cut(self.padded["x"]), "y": self.padded["y"]}
         if self.every:
             found["y"] = self.cut(self.padded["y"])
@@ -135,7 +135,7 @@ class Problem:
         return found
 
     def by_one_batch(self) -> tuple[Arrays, float, np.ndarray]:
-        """The gradients, the loss and the predictions of one padded batch, by forward and backward."""
+        """Return the gradients, the loss and the predictions of one padded batch, from forward and backward."""
         model, x, y = self.model, self.padded["x"], self.padded["y"]
         out = model.forward(x, lengths=LENGTHS, training=True, e=self.options.get("e"))
         weights = self.options.get("sample_weight")
@@ -154,8 +154,8 @@ KINDS = [(kind, w) for kind in MODELS for w in (None, "sequences", "missing")]
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(("kind", "weighted"), [*KINDS, ("every step", "steps"), ("letters", "steps")])
-def test_one_step_is_that_of_one_padded_batch(kind: str, weighted: str | None, seed: int) -> None:
-    """The loss and every gradient; those of padded arrays with lengths have the same bits."""
+def test_a_step_equals_that_of_a_padded_batch(kind: str, weighted: str | None, seed: int) -> None:
+    """The loss and every gradient; padded arrays with lengths give the same bits."""
     results = []
     for listed in (True, False):
         problem = Problem(kind, weighted, seed)
@@ -174,7 +174,7 @@ def test_one_step_is_that_of_one_padded_batch(kind: str, weighted: str | None, s
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_predictions_are_those_of_each_sequence_alone(kind: str, native: str) -> None:
+def test_predictions_equal_those_of_single_sequences(kind: str, native: str) -> None:
     problem = Problem(kind)
     lists = problem.lists
     e = lists.get("e", {}).get("keep")
@@ -206,8 +206,8 @@ def test_class_weights_of_lists() -> None:
 
 
 @pytest.mark.parametrize("window", [1, 4, 100])
-def test_windows_of_parts(window: int) -> None:
-    """Each is one optimizer step for the parts that have steps left, with the states of their own sequences."""
+def test_truncated_windows_of_parts(window: int) -> None:
+    """Each window is one optimizer step for the parts with remaining steps, with the states of their own sequences."""
     rng, model = np.random.default_rng(0), regressor()
     x, y = rng.standard_normal((N, 40, I)), rng.standard_normal((N, 40, K))
     cut = [[a[:n] for a, n in zip(whole, LENGTHS, strict=True)] for whole in (x, y)]
@@ -238,7 +238,7 @@ def test_masks_follow_from_the_seed() -> None:
     assert (trained[0]["2.weight"] != trained[2]["2.weight"]).any()
 
 
-def test_lists_in_batches_of_the_caller(native: str) -> None:
+def test_lists_in_batches_from_an_iterable(native: str) -> None:
     """The predictions are a list of all sequences."""
     problem = Problem("every step")
     x = problem.lists["x"]
@@ -266,7 +266,7 @@ def test_lists_of_last_steps() -> None:
 
 
 class Count(Stateless):
-    """Passes x on, and counts the steps that it gets."""
+    """A layer that returns x and counts the steps that it gets."""
 
     steps = 0
 
@@ -280,8 +280,8 @@ class Count(Stateless):
 
 
 @pytest.mark.parametrize("listed", [True, False])
-def test_work_in_proportion_to_the_steps(listed: bool) -> None:
-    """At most twice the steps that there are, in every layer and pass."""
+def test_work_is_proportional_to_the_steps(listed: bool) -> None:
+    """At most twice the valid steps, in every layer and pass."""
     rng, count = np.random.default_rng(0), Count()
     lengths = np.r_[3, 3000, np.full(62, 20)]
     model = Sequential([fastrnn.GRU(4, 4, reset_after=True, rng=0), count, fastrnn.Dense(4, 2, rng=1)])
@@ -292,7 +292,7 @@ def test_work_in_proportion_to_the_steps(listed: bool) -> None:
     if not listed:
         given = {"x": pad_sequences(x)[0], "y": pad_sequences(y)[0], "lengths": lengths}
     model.evaluate(**given, batch_size=64)
-    there = lengths.sum() + lengths[0]  # one sequence is run to check the targets
+    there = lengths.sum() + lengths[0]  # checking the targets runs one sequence
     assert lengths.sum() <= count.steps <= 2 * there
     count.steps = 0
     model.fit(**given, batch_size=64)
@@ -304,7 +304,7 @@ def test_work_in_proportion_to_the_steps(listed: bool) -> None:
 
 
 def peak(run: Callable[..., Any], *given: Any, **options: Any) -> int:
-    """The most memory of a call."""
+    """Return the peak memory of a call."""
     tracemalloc.start()
     run(*given, **options)
     most = tracemalloc.get_traced_memory()[1]
@@ -313,8 +313,8 @@ def peak(run: Callable[..., Any], *given: Any, **options: Any) -> int:
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_memory_in_proportion_to_the_steps(weighted: bool) -> None:
-    """One long sequence among short ones: at most thrice the memory of as many steps without any padding."""
+def test_memory_is_proportional_to_the_steps(weighted: bool) -> None:
+    """One long sequence among short ones: at most three times the memory of the same steps without padding."""
     rng, peaks = np.random.default_rng(0), []
     for lengths in (np.r_[3, 3000, np.full(62, 20)], np.full(64, 66)):
         e = {"keep": [rng.random((n, 1), np.float32) for n in lengths]}
@@ -327,7 +327,7 @@ def test_memory_in_proportion_to_the_steps(weighted: bool) -> None:
         model.compile("sgd", "categorical_crossentropy", ["accuracy"])
         options: dict[str, Any] = {"e": e, "batch_size": 64}
         both = options | {"sample_weight": weights}
-        model.fit(x, y, **both)  # imports and packs what the first call needs
+        model.fit(x, y, **both)  # imports modules and packs what the first call needs
         peaks.append([peak(model.fit, x, y, **both), peak(model.evaluate, x, y, **both)])
         peaks[-1].append(peak(model.fit, x, y, **both, stateful=True, shuffle=False))
         peaks[-1].append(peak(model.predict, x, **options))
@@ -336,7 +336,9 @@ def test_memory_in_proportion_to_the_steps(weighted: bool) -> None:
 
 
 def test_lists_are_padded_batch_by_batch() -> None:
-    """The weights and predictions of the padded arrays, without the memory: of one long sequence among short ones."""
+    """The weights and predictions equal those of padded arrays, without their memory: one long sequence among short
+    ones.
+    """
     rng = np.random.default_rng(0)
     lengths = np.r_[3, 3000, np.full(62, 2)]
     x = [rng.standard_normal((n, 32), np.float32) for n in lengths]

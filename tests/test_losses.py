@@ -1,4 +1,4 @@
-"""Losses and metrics: values, gradients against differences, masks, extremes, errors that name the argument."""
+"""Losses and metrics: values, gradients compared with differences, masks, extremes, errors that name the argument."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_values() -> None:
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("shape", [(2, 3, 5), (3, 4, 1), (4, 7)])
 def test_gradient_is_the_difference(name: str, shape: tuple[int, ...]) -> None:
-    """Central differences, of every element, with lengths where there is time."""
+    """Central differences of every element, with lengths if there is a time axis."""
     f, (p, t) = LOSSES[name], batch(name, shape)
     lengths = ragged(*shape[:2]) if len(shape) == 3 else None
     value, gradient = f.gradient(p, t, lengths)
@@ -67,8 +67,8 @@ def test_gradient_is_the_difference(name: str, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SEQUENCES)
 @pytest.mark.parametrize("name", LOSSES)
-def test_padding_does_not_matter(name: str, shape: tuple[int, int, int], dtype: Any) -> None:
-    """NaN past the lengths, in prediction and target: as if the valid steps stood alone, and gradient exactly 0."""
+def test_padding_has_no_effect(name: str, shape: tuple[int, int, int], dtype: Any) -> None:
+    """NaN past the lengths, in prediction and target, has no effect, and its gradient is 0."""
     f, (p, t), lengths = LOSSES[name], batch(name, shape, dtype), ragged(*shape[:2])
     past = padding(shape[0], lengths)
     alone, rows = f.gradient(p[~past], t[~past])
@@ -85,7 +85,7 @@ def test_padding_does_not_matter(name: str, shape: tuple[int, int, int], dtype: 
 @pytest.mark.parametrize("from_logits", [False, True])
 @pytest.mark.parametrize("shape", SIZES)
 def test_classes_are_one_hot(shape: tuple[int, ...], from_logits: bool, dtype: Any) -> None:
-    """Integers of any kind, out of range past the lengths."""
+    """Integers of any type, out of range past the lengths."""
     f = CategoricalCrossentropy(from_logits=from_logits)
     p, _ = batch("cce_logits" if from_logits else "cce", shape, dtype)
     c = np.random.default_rng(1).integers(0, shape[-1], shape[:-1])
@@ -104,7 +104,7 @@ def test_classes_are_one_hot(shape: tuple[int, ...], from_logits: bool, dtype: A
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", LOSSES)
 def test_memory_layout(name: str, dtype: Any) -> None:
-    """A batch-first array's view, as Sequential hands it on, and a read-only one."""
+    """A view of a batch-first array, as Sequential passes it, and a read-only array."""
     f, (p, t) = LOSSES[name], batch(name, (7, 5, 3), dtype)
     value, gradient = f.gradient(p, t)
     swapped = [np.ascontiguousarray(a.swapaxes(0, 1)).swapaxes(0, 1) for a in (p, t)]
@@ -121,7 +121,9 @@ def test_memory_layout(name: str, dtype: Any) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [1e4, 50.0])
 def test_extreme_logits(size: float, dtype: Any) -> None:
-    """Right and wrong by far: 0 or as large as the logits, and gradients of probability 0 and 1."""
+    """Very wrong and very right predictions: losses of 0 or as large as the logits, and gradients of probability 0 and
+    1.
+    """
     a, t = np.array([[size], [-size], [size], [-size]], dtype), np.array([[1], [0], [0], [1]], dtype)
     value, gradient = LOSSES["bce_logits"].gradient(a, t)
     assert value == pytest.approx(size / 2, rel=1e-6)
@@ -133,7 +135,7 @@ def test_extreme_logits(size: float, dtype: Any) -> None:
 
 @pytest.mark.parametrize(("dtype", "size"), [(np.float32, 20.0), (np.float64, 40.0)])
 def test_a_small_loss_is_not_lost(size: float, dtype: Any) -> None:
-    """Right by far from logits: exp(-size), which is lost if it is added to 1 or to the logit."""
+    """A very right prediction has the loss exp(-size), which would vanish if added to 1 or to the logit."""
     for a, t in ((size, 1), (-size, 0)):
         value = LOSSES["bce_logits"](np.array([[a]], dtype), np.array([[t]], dtype))
         assert value == pytest.approx(math.exp(-size), rel=1e-6, abs=0)
@@ -142,7 +144,7 @@ def test_a_small_loss_is_not_lost(size: float, dtype: Any) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["bce", "cce"])
 def test_clipped_probabilities(name: str, dtype: Any) -> None:
-    """0 and 1 count as eps and 1 - eps, and where they are clipped the loss is flat."""
+    """0 and 1 count as eps and 1 - eps, and the loss is constant where they are clipped."""
     eps = np.finfo(dtype).eps
     p, t = np.array([[0, 1], [1, 0]], dtype), np.array([[1, 0], [1, 0]], dtype)
     value, gradient = LOSSES[name].gradient(p, t)
@@ -167,7 +169,7 @@ def test_nan_and_infinity_propagate(name: str) -> None:
 @pytest.mark.parametrize(
     ("shape", "lengths"), [((3, 2, 4), [0, 0]), ((0, 2, 4), None), ((3, 0, 4), []), ((0, 4), None)]
 )
-def test_nothing_valid(name: str, shape: tuple[int, ...], lengths: Any) -> None:
+def test_no_valid_target(name: str, shape: tuple[int, ...], lengths: Any) -> None:
     value, gradient = LOSSES[name].gradient(*batch(name, shape), lengths)
     assert value == 0
     assert_same_bits({"gradient": gradient}, {"gradient": np.zeros(shape)})
@@ -176,14 +178,14 @@ def test_nothing_valid(name: str, shape: tuple[int, ...], lengths: Any) -> None:
 
 
 def test_sums_are_float64() -> None:
-    """A million float32 terms, which float32 would lose count of."""
+    """A million float32 terms, which a float32 sum would not count correctly."""
     p = np.full((1000, 1000, 1), 0.1, np.float32)
     assert LOSSES["mse"](p, np.zeros_like(p)) == pytest.approx(float(np.float32(0.1) * np.float32(0.1)), rel=1e-12)
     assert METRICS["mae"](p, np.zeros_like(p)) == (pytest.approx(1e6 * float(np.float32(0.1)), rel=1e-12), 10**6)
 
 
 def test_metric_values() -> None:
-    """By hand, and totals of batches add up to that of all."""
+    """By hand; totals of batches add up to the total of all."""
     p = softmax(np.random.default_rng(0).standard_normal((7, 5, 3)))
     c, lengths = np.random.default_rng(1).integers(0, 3, (7, 5)), ragged(7, 5)
     past = padding(7, lengths)
@@ -207,7 +209,7 @@ def test_binary_metrics() -> None:
     assert BinaryAccuracy()(p.reshape(2, 2), t.reshape(2, 2)) == (3.0, 4)
     assert BinaryAccuracy(threshold=0.25)(p.reshape(2, 2), t.reshape(2, 2)) == (2.0, 4)
     assert BinaryAccuracy(threshold=0.1)(p, t) == (1.0, 4)
-    for one in (Accuracy(threshold=2), BinaryAccuracy(threshold=2)):  # of logits; a target's own is 0.5 throughout
+    for one in (Accuracy(threshold=2), BinaryAccuracy(threshold=2)):  # for logits; the target itself is 0.5 throughout
         assert one(10 * p - 6, t) == (2.0, 4)
 
 
@@ -257,7 +259,7 @@ def test_classes_out_of_range(name: str, bad: int) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if name not in ("cce", "cce_logits", "accuracy")])
-def test_classes_only_where_they_mean_something(name: str) -> None:
+def test_class_targets_only_for_losses_of_classes(name: str) -> None:
     with pytest.raises(TypeError, match=r"^target: expected dtype float64"):
         EVERY[name](P, np.zeros((4, 2), np.int64))
 
@@ -270,7 +272,7 @@ def test_lengths_need_time() -> None:
 
 @pytest.mark.parametrize("name", ["bce", "cce"])
 @pytest.mark.parametrize("bad", [-0.5, 1.5])
-def test_what_is_not_a_probability(name: str, bad: float) -> None:
+def test_targets_that_are_not_probabilities(name: str, bad: float) -> None:
     """Logits without from_logits, and labels -1 and 1."""
     with pytest.raises(ValueError, match=rf"^prediction: .*from_logits.*{bad}"):
         LOSSES[name](np.where(P == P[0], bad, P), T3)
@@ -320,7 +322,7 @@ class Positive(MeanSquaredError):
         assert (y[weights > 0] > 0).all()
 
 
-def test_a_loss_of_ones_own_checks_no_padding() -> None:
+def test_a_users_loss_gets_no_padding() -> None:
     model, rng = every_step(), np.random.default_rng(0)
     model.compile("sgd", Positive())
     model.fit(*[[rng.uniform(1, 2, (n, size)) for n in (3, 40, 0, 1, 17)] for size in (I, K)])

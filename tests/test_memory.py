@@ -1,4 +1,4 @@
-"""Arrays however they lie in memory, outputs that keep to themselves, and sizes from nothing to too much."""
+"""Arrays in any memory layout, outputs that stay within bounds, and sizes from zero to too large."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fortran(a: np.ndarray) -> np.ndarray:
 
 
 def strided(a: np.ndarray) -> np.ndarray:
-    """Every second element of every axis of a larger array."""
+    """Return every second element of every axis of a larger array."""
     large = np.zeros([2 * n for n in a.shape], a.dtype)
     view = large[tuple(slice(None, None, 2) for _ in a.shape)]
     view[...] = a
@@ -48,7 +48,7 @@ def unaligned(a: np.ndarray) -> np.ndarray:
 
 
 def from_bytes(a: np.ndarray) -> memoryview:
-    """The buffer protocol alone."""
+    """An object with only the buffer protocol."""
     return memoryview(a)
 
 
@@ -71,7 +71,7 @@ def test_memory_map(tmp_path: Path, backend: str) -> None:
 
 
 def test_overlapping_arguments(backend: str) -> None:
-    """All of them views of one buffer, some of them of the same bytes, and a broadcast one of stride 0."""
+    """All are views of one buffer, some of the same bytes, and a broadcast one with stride 0."""
     buffer = np.random.default_rng(0).standard_normal(2000) / 8
     views = {name: buffer[n : n + a.size].reshape(a.shape) for n, (name, a) in enumerate(floats(ALL).items())}
     views["x"] = np.broadcast_to(buffer[:2], ALL.inputs["x"].shape)
@@ -100,8 +100,8 @@ def test_outputs_are_fresh(cell: str, T: int, backend: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("size", AWKWARD)
-def test_outputs_keep_within_their_bounds(cell: str, size: int, native: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every array that the backend allocates stands between guards of 128 bytes, which must survive."""
+def test_outputs_stay_within_bounds(cell: str, size: int, native: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every array that the backend allocates lies between guards of 128 bytes, which must not change."""
     guards, empty = [], np.empty
 
     def guarded(shape: int | tuple[int, ...], dtype: type = float, *rest: object) -> np.ndarray:
@@ -125,12 +125,12 @@ def test_outputs_keep_within_their_bounds(cell: str, size: int, native: str, mon
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_checkpoints_save_memory(cell: str, native: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training step's peak, beyond what it is given and returns, is O(T) by itself and O(sqrt(T)) with "auto"."""
+    """A training step's peak memory, besides arguments and results, is O(T), and O(sqrt(T)) with "auto"."""
 
     def peak(T: int, checkpoint: str | None) -> float:
         problem = make(cell, (T, 2, 3, 64), checkpoint=checkpoint)
         monkeypatch.setattr("fastrnn.backends.native._spare", [])
-        with ThreadPoolExecutor(1) as fresh:  # a thread keeps scratch memory from call to call
+        with ThreadPoolExecutor(1) as fresh:  # a thread keeps scratch memory between calls
             tracemalloc.start()
             results = fresh.submit(run, problem).result()
             most = tracemalloc.get_traced_memory()[1] - sum(a.nbytes for a in results.values())
@@ -146,7 +146,7 @@ def test_checkpoints_save_memory(cell: str, native: str, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_no_steps(cell: str, implementation: str) -> None:
-    """T = 0: the initial state comes out, and its gradient goes straight back; sums over nothing are 0."""
+    """T = 0: the final state is the initial state, so is its gradient; empty sums are 0."""
     problem = make(cell, (0, 3, 2, 5))
     got = run(problem)
     states = ["h", "c"] if PUBLIC[cell][0] == "lstm" else ["h"]
@@ -180,7 +180,7 @@ def test_every_length_0(implementation: str) -> None:
 
 @pytest.mark.parametrize("name", ["x", "U"])
 def test_no_inputs_or_units(name: str) -> None:
-    """I = 0 and H = 0 have no meaning and are refused."""
+    """I = 0 and H = 0 raise an error."""
     empty = {"x": np.empty((5, 3, 0)), "W": np.empty((20, 0)), "U": np.zeros((20, 5))}
     if name == "U":
         empty = {"x": np.empty((5, 3, 2)), "W": np.empty((0, 2)), "U": np.empty((0, 0))}
@@ -194,7 +194,7 @@ def test_no_inputs_or_units(name: str) -> None:
     [(2**50, 1, 1, 1), (1, 2**50, 1, 1), (1, 1, 2**50, 1), (2**30, 2**29, 1, 1), (2**30, 2**29, 1, 16)],
 )
 def test_sizes_beyond_memory(sizes: tuple[int, int, int, int], training: bool, backend: str) -> None:
-    """An x that takes no memory (all strides 0) but whose outputs would take petabytes, or overflow a size."""
+    """An x that takes no memory (all strides 0), but whose outputs would take petabytes or overflow a size."""
     T, B, I, H = sizes
     zero = np.zeros(1)
     x, W = np.broadcast_to(zero, (T, B, I)), np.broadcast_to(zero, (4 * H, I))
@@ -204,7 +204,7 @@ def test_sizes_beyond_memory(sizes: tuple[int, int, int, int], training: bool, b
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_nan_and_infinity_propagate(cell: str, implementation: str) -> None:
-    """In the data they are data: they spoil their own sequence, from their own step on, and nothing else."""
+    """They affect their own sequence from their own step on, and nothing else."""
     clean = make(cell, (5, 7, 2, 17))
     expected = forward(clean)["y"]
     for value in (np.nan, np.inf, -np.inf):

@@ -1,4 +1,4 @@
-"""Streams of whole models: steps have the bits of `predict`, sequence by sequence, and allocate nothing."""
+"""Streams of whole models: steps are bit-identical to `predict`, sequence by sequence, and allocate nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def some_cells(dtype: Any) -> Sequential:
 
 
 def normalized(dtype: Any) -> Sequential:
-    """With layer normalization first, last and in between, of every kind of parameters."""
+    """Return models with layer normalization first, last and in between, with all combinations of parameters."""
     layers = [
         *(LayerNormalization(5, dtype=dtype), fastrnn.LSTM(5, 33, rng=0, dtype=dtype)),
         *(LayerNormalization(33, 1e-3, scale=False, dtype=dtype), Dense(33, 7, "tanh", rng=1, dtype=dtype)),
@@ -71,14 +71,14 @@ def letters(B: int, T: int, n: int) -> np.ndarray:
 
 
 def stepped(stream: Any, x: np.ndarray, **options: Any) -> np.ndarray:
-    """What `predict` must be."""
+    """Return the expected result of `predict`, step by step."""
     return np.stack([stream.step(x[:, t], **options) for t in range(x.shape[1])], axis=1)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", MODELS)
-def test_steps_are_predicted(name: str, dtype: type, native: str) -> None:
-    """Of the same rows and of others; a second part of a sequence goes on from the first."""
+def test_steps_equal_predict(name: str, dtype: type, native: str) -> None:
+    """For the same rows and others; a second part of a sequence continues from the first."""
     model = MODELS[name](dtype)
     for B, T in SHAPES:
         x = series(B, T, dtype=dtype)
@@ -124,7 +124,7 @@ def test_letters(kind: type, native: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", [[11], [-1], 2**40, 0.5, "a", [[1]], [1, 2], None])
-def test_what_is_no_letter(wrong: Any, backend: str) -> None:
+def test_invalid_letters(wrong: Any, backend: str) -> None:
     model = Sequential([Embedding(11, 6, rng=0), fastrnn.LSTM(6, 9, rng=1)])
     stream, x = model.stream(), letters(1, 3, 11)
     with pytest.raises((TypeError, ValueError), match=r"^x\b"):
@@ -140,8 +140,8 @@ def test_what_is_no_letter(wrong: Any, backend: str) -> None:
         [fastrnn.LSTM(9, 8, rng=1), LayerNormalization(8), Sequential([LastStep(batch_first=True)])],
     ],
 )
-def test_the_last_step_alone(top: list[Any], native: str) -> None:
-    """Every step gives what the model would if the sequence ended there."""
+def test_models_that_return_the_last_step(top: list[Any], native: str) -> None:
+    """Every step returns the model's result if the sequence ended there."""
     model = Sequential([fastrnn.LSTM(5, 9, rng=0), *top, Dense(8, 3, rng=2)])
     x = series(3, 6)
     got = stepped(model.stream(3), x)
@@ -154,8 +154,8 @@ def test_batch_first_makes_no_difference(native: str) -> None:
     assert_same_bits({"y": stepped(model.stream(3), series(3, 6))}, {"y": model.predict(series(3, 6))})
 
 
-def test_layers_alone(native: str) -> None:
-    """Layers without a state have streams too."""
+def test_layers_without_state(native: str) -> None:
+    """Layers without a state have streams, too."""
     x = series(3, 4)
     for one in (Dense(5, 3, "softmax", rng=0), Sequential([Dense(5, 3, "softmax", rng=0)]), LayerNormalization(5)):
         assert_same_bits({"y": stepped(one.stream(3), x)}, {"y": one.forward(x).y})
@@ -164,8 +164,8 @@ def test_layers_alone(native: str) -> None:
 # State
 
 
-def test_state_is_the_models(native: str) -> None:
-    """What `forward` takes and gives: one for each layer, None for those without, a tuple for a model within."""
+def test_state_is_that_of_forward(native: str) -> None:
+    """One entry per layer, None for layers without a state, a tuple for a nested model."""
     model, x = some_cells(np.float32), series(3, 8)
     stream = model.stream(3)
     stepped(stream, x[:, :5])
@@ -180,7 +180,7 @@ def test_state_is_the_models(native: str) -> None:
     assert_same_bits({"y": stepped(other, x[:, 5:])}, {"y": model.forward(x[:, 5:], state=own).y})
 
 
-def test_state_of_the_callers(backend: str) -> None:
+def test_state_passed_by_the_caller(backend: str) -> None:
     model, x = some_cells(np.float32), series(3, 8)
     stream = model.stream(3)
     state = copy.deepcopy(stream.state)
@@ -208,7 +208,7 @@ def test_wrong_state(wrong: Any, backend: str) -> None:
 
 @pytest.mark.parametrize("how", ["method", "step"])
 def test_reset_of_single_sequences(how: str, backend: str) -> None:
-    """They start afresh before a step; the others do not notice."""
+    """They start from zero before a step; the others are not affected."""
     model, x = some_cells(np.float32), series(4, 8)
     mask, stream = np.array([True, False, False, True]), model.stream(4)
     first = stepped(stream, x[:, :5])
@@ -225,7 +225,7 @@ def test_reset_of_single_sequences(how: str, backend: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_reset_in_a_step_is_resets(cell: str, implementation: str) -> None:
-    """Of a layer: what its call makes of `resets`; with a state of the caller's likewise."""
+    """It equals `resets` in a call of the layer, also with a state passed by the caller."""
     net, rng = layer(cell, 5, 17, 2), np.random.default_rng(0)
     x, resets = series(9, 3).astype(np.float32), rng.random((9, 3)) < 0.4
     expected = net(x, resets=resets)[0]
@@ -292,8 +292,8 @@ def test_steps_allocate_nothing(B: int, native: str) -> None:
 
 
 @pytest.mark.parametrize("dense", [True, False])
-def test_x_that_is_out(dense: bool, backend: str) -> None:
-    """One memory for both, whole or in part."""
+def test_x_and_out_share_memory(dense: bool, backend: str) -> None:
+    """Completely or partly."""
     x, lstm = series(3, 4), fastrnn.LSTM(5, 5, rng=1)
     layers = [Dense(5, 5, rng=0), lstm, Dense(5, 5, "softmax", rng=2)] if dense else [LayerNormalization(5)]
     model = Sequential(layers)
@@ -308,7 +308,7 @@ def test_x_that_is_out(dense: bool, backend: str) -> None:
 
 
 @pytest.mark.parametrize("made", [some_cells, normalized])
-def test_follows_its_model(made: Callable[[Any], Sequential], backend: str) -> None:
+def test_stream_follows_its_model(made: Callable[[Any], Sequential], backend: str) -> None:
     model, other, x = made(np.float32), made(np.float32), series(3, 6)
     for value in other.parameters().values():
         value *= 0.7
@@ -332,7 +332,7 @@ def test_training_reaches_the_stream(native: str) -> None:
 
 
 class Doubled(Dense):
-    """With a forward that is not Dense's."""
+    """A Dense with another forward."""
 
     def _forward(self, x: Any, training: bool, rng: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         return 2 * x, {}
@@ -366,7 +366,7 @@ class Own(fastrnn.layers.Layer):
         (r"layer 1 \(Dense\): dtype", lambda: [fastrnn.LSTM(5, 4), Dense(4, 2, dtype=np.float64)]),
     ],
 )
-def test_what_has_no_steps(said: str, layers: Callable[[], list[Any]]) -> None:
+def test_layers_that_cannot_run_step_by_step(said: str, layers: Callable[[], list[Any]]) -> None:
     model = Sequential(layers())
     for make in (model.stream, lambda: model.pool(3)):
         with pytest.raises((TypeError, ValueError), match=said):
@@ -376,9 +376,9 @@ def test_what_has_no_steps(said: str, layers: Callable[[], list[Any]]) -> None:
 # Of other frameworks
 
 
-@pytest.mark.filterwarnings("ignore")  # Keras and its backends give some while they are imported
+@pytest.mark.filterwarnings("ignore")  # Keras and its backends issue some on import
 def test_from_keras(keras: Any, tmp_path: Path, native: str) -> None:
-    """A stateful model of Keras, step by step: the bits of `predict`, and Keras' values."""
+    """A stateful Keras model, step by step: the bits of `predict`, and Keras' values."""
     layers = keras.layers
     model = keras.Sequential(
         [

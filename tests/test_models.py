@@ -1,4 +1,4 @@
-"""Real models on fastrnn, programs of docs/examples: each makes its claims good.
+"""Published models on fastrnn, as programs of docs/examples that check their own claims.
 
 A program ends with an error where a claim of its own fails (tests/test_docs_examples.py), so these tests see it end
 well, having made the claims that it is there for. The models come inside packages:
@@ -26,7 +26,7 @@ Python = Callable[..., CompletedProcess[str]]
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
 
-#: what each program cannot do without, and how the claims that it makes begin
+#: requirements of each program, and the beginnings of the claims that it prints
 PROGRAMS = {
     "model_g2p_en": (["g2p_en"], ["a word at a time, the package's own", "all the words together, the same", "faster"]),
     "model_g2pm": (
@@ -46,7 +46,7 @@ PROGRAMS = {
 }
 
 
-def test_every_model_is_here() -> None:
+def test_every_model_program_is_tested() -> None:
     kinds = ("model_*.py", "recurrent_*.py", "speech_*.py")
     assert list(PROGRAMS) == sorted(path.stem for kind in kinds for path in EXAMPLES.glob(kind))
 
@@ -66,7 +66,7 @@ def test_model(name: str, python: Python, request: pytest.FixtureRequest) -> Non
     assert [line for line, claim in zip(made, claims, strict=True) if not line.startswith(f"  ok: {claim}")] == []
 
 
-def test_a_package_that_is_missing_is_named(python: Python) -> None:
+def test_a_missing_package_is_named(python: Python) -> None:
     done = python("-c", "from published import file_of; file_of('no-such-package', 'x')", PYTHONPATH=str(EXAMPLES))
     assert done.returncode == 1
     assert "pip install --no-deps no-such-package" in done.stderr

@@ -27,7 +27,7 @@ def weights(onnx: Any, model: Any) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("given_states", [False, True])
 @pytest.mark.parametrize("seed", MANY)
-def test_a_layer_goes_there_and_back(seed: int, given_states: bool, onnx: Any, runtime: Any, tmp_path: Path) -> None:
+def test_round_trip_of_a_layer(seed: int, given_states: bool, onnx: Any, runtime: Any, tmp_path: Path) -> None:
     layer = drawn(seed, dtype=np.float32)
     options = {"lengths": given_states, "state": given_states}
     model = fastrnn.to_onnx(layer, **options)

@@ -187,7 +187,7 @@ def test_optimizers_have_names() -> None:
             compiled(wrong)
 
 
-def test_repr_says_the_options() -> None:
+def test_repr_shows_the_options() -> None:
     for kind in EVERY:
         options = {"learning_rate": 0.25, "weight_decay": 0.125, "clip_norm": 3.0, "clip_value": 0.75}
         said = repr(kind(**options))

@@ -131,7 +131,7 @@ def test_resets(backend: str) -> None:
     assert_close(back.grads, total)
 
 
-def test_there_and_back(tmp_path: Any, oracle: Callable[[str], Any]) -> None:
+def test_file_repr_and_inspect(tmp_path: Any, oracle: Callable[[str], Any]) -> None:
     """To PyTorch and from it, to a file and from it, bit by bit."""
     oracle("torch")
     layer = fastrnn.LSTM(3, 8, 2, proj_size=5, bidirectional=True, rng=0)
@@ -232,7 +232,7 @@ def test_states_of_both_widths() -> None:
         ({"proj_size": 2, "recurrent_dropout": 0.1}, "proj_size: not supported with recurrent_dropout or zoneout"),
     ],
 )
-def test_refused(options: dict[str, Any], message: str) -> None:
+def test_unsupported_combinations_raise_an_error(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fastrnn.LSTM(3, 8, **options)
 

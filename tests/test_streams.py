@@ -83,7 +83,7 @@ def test_one_dimension(cell: str, backend: str) -> None:
 @pytest.mark.parametrize("num_layers", [1, 3])
 @pytest.mark.parametrize("B", [1, 3])
 @pytest.mark.parametrize("cell", CELLS)
-def test_state_of_the_callers(cell: str, B: int, num_layers: int, implementation: str) -> None:
+def test_state_passed_by_the_caller(cell: str, B: int, num_layers: int, implementation: str) -> None:
     """`state` is updated in place, several of them taking turns, and the stream's own stays as it is."""
     net = layer(cell, 5, 17, num_layers)
     x = sequence(net, 8, B)

@@ -69,7 +69,7 @@ def test_weights_are_packed_once() -> None:
     assert module._made.stack.layers.packed()[1] is packed
 
 
-def test_nothing_is_kept_of_weights_of_inference_mode() -> None:
+def test_weights_of_inference_mode_are_not_kept() -> None:
     """Nobody counts their changes, so nothing is kept of them."""
     with torch.inference_mode():
         module, x = fastrnn.torch.GRU(3, 5), torch.ones(4, 2, 3)

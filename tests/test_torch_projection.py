@@ -323,7 +323,7 @@ def test_it_learns() -> None:
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_refused() -> None:
+def test_unsupported_combinations_raise_an_error() -> None:
     for size, message in ((5, "smaller than hidden_size"), (-1, "positive integer or zero")):
         with pytest.raises(ValueError, match=f"proj_size .*{message}"):  # PyTorch's own
             fastrnn.torch.LSTM(3, 5, proj_size=size)
