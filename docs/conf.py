@@ -40,6 +40,7 @@ myst_linkify_fuzzy_links = False
 default_role = "py:obj"  # `lstm_forward` in a docstring is a link where it names something
 add_module_names = False
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True  # dtype=np.float32, not its repr
 autodoc_typehints = "none"  # numpydoc's sections have them in words
 autosummary_generate = False
 numpydoc_show_class_members = False
