@@ -12,19 +12,23 @@ import pytest
 from support.problems import PUBLIC, Arrays, Problem, forward, make
 from support.tolerance import assert_close
 
-#: Where our gates (r z n; i f g o) and peepholes (i f o) go in ONNX's order (z r h; i o f c; i o f).
+#: positions of our gates (r z n; i f g o) and peepholes (i f o) in ONNX's order (z r h; i o f c; i o f)
 GATES = {"rnn": [0], "gru": [1, 0, 2], "lstm": [0, 3, 1, 2]}
 PEEPHOLES = [0, 2, 1]
 ACTIVATIONS = {"rnn_tanh": "Tanh", "rnn_relu": "Relu", "rnn_sigmoid": "Sigmoid"}
 
 
 def reordered(a: np.ndarray, order: list[int]) -> np.ndarray:
-    """With its gates, stacked along the first axis, in another order, and an axis for ONNX's direction."""
+    """Return the array with its gates, stacked along the first axis, in another order, and an axis for ONNX's
+    direction.
+    """
     return np.concatenate([np.split(a, len(order))[k] for k in order])[None]
 
 
 def by_onnx(onnx: Any, problem: Problem, evaluate: Callable[[Any, Arrays], list[np.ndarray]]) -> Arrays:
-    """y, h_n and c_n from a model of one node: X (T, B, I), Y (T, directions, B, H), Y_h and Y_c (directions, B, H)."""
+    """Return y, h_n and c_n of a model of one node: X (T, B, I), Y (T, directions, B, H), Y_h and Y_c (directions, B,
+    H).
+    """
     family, given = problem.family, problem.inputs
     order = GATES[family]
     inputs = {"X": given["x"], "W": reordered(given["W"], order), "R": reordered(given["U"], order)}
@@ -80,7 +84,7 @@ def test_reference_evaluator(
 @pytest.mark.parametrize("cell", [*ACTIVATIONS, "lstm", "lstm_peephole", "gru_after", "gru_before"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_runtime(reverse: bool, cell: str, oracle: Callable[[str], Any], implementation: str) -> None:
-    """Lengths too; in float32, and its activations are approximations."""
+    """With lengths; in float32, and with the runtime's approximate activations."""
     onnx, onnxruntime = oracle("onnx"), oracle("onnxruntime")
 
     def evaluate(model: Any, inputs: Arrays) -> list[np.ndarray]:

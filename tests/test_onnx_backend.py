@@ -21,7 +21,7 @@ from fastrnn.cells import machine
     [
         ("RNN", {}, True),
         ("RNN", {"activations": ["relu"]}, True),
-        ("RNN", {"activations": ["Relu", "Tanh"]}, True),  # a pair, as ONNX's default is; the first counts
+        ("RNN", {"activations": ["Relu", "Tanh"]}, True),  # a pair, as in ONNX's default; the first one counts
         ("RNN", {"activations": ["Sigmoid", "Tanh"], "direction": "bidirectional"}, True),
         ("RNN", {"activations": ["Affine"]}, True),
         ("RNN", {"activations": ["Affine"], "activation_alpha": [0.5]}, False),
@@ -40,7 +40,7 @@ from fastrnn.cells import machine
 def test_runs_in_kernels(
     op: str, attributes: dict[str, Any], kernels: bool, onnx: Any, ours: Any, native: str, monkeypatch: Any
 ) -> None:
-    """All of them, where there is a compiler for what is not compiled in."""
+    """All of them, if there is a compiler for those that are not compiled in."""
     node = onnx.helper.make_node(op, ["X", "W", "R"], ["Y"], **attributes)
     assert ours.runs_in_kernels(node)
     monkeypatch.setattr(machine, "available", lambda: False)
@@ -94,7 +94,7 @@ def test_inputs_that_do_not_fit_are_refused(change: Arrays, error: Any, message:
 
 
 def test_run_node_takes_absent_inputs_as_none_or_not_at_all(onnx: Any, ours: Any) -> None:
-    """By position with None for what is absent, or without it; outputs that have no name are left out."""
+    """By position, absent inputs are None or left out; outputs without a name are omitted."""
     rng = np.random.default_rng(0)
     X, W, R, h = (rng.standard_normal(shape) for shape in ((4, 2, 3), (1, 5, 3), (1, 5, 5), (1, 2, 5)))
     node = onnx.helper.make_node("RNN", ["X", "W", "R", "", "", "h"], ["", "Y_h"])
@@ -106,7 +106,6 @@ def test_run_node_takes_absent_inputs_as_none_or_not_at_all(onnx: Any, ours: Any
 
 
 def test_prepared_takes_inputs_in_order_or_by_name(onnx: Any, ours: Any) -> None:
-    """Inputs in their order, or by name."""
     node = random_node("LSTM", np.random.default_rng(2))
     prepared = ours.prepare(model(onnx, node), "CPU:0")
     inputs = list(node.inputs.values())
@@ -136,14 +135,14 @@ def test_models_of_other_nodes_are_refused(onnx: Any, ours: Any) -> None:
         ours.prepare(whole)
 
 
-def test_half_precision_is_left_to_the_rest(onnx: Any, ours: Any) -> None:
+def test_half_precision_runs_in_the_rest(onnx: Any, ours: Any) -> None:
     whole = model(onnx, cast(random_node("GRU", np.random.default_rng(0)), np.float16))
     assert not ours.is_compatible(whole)
     assert ours.Session(whole, rest="reference").nodes == [("Y", "GRU", "reference", "X: float16")]
 
 
 def test_weights_are_packed_once(onnx: Any, ours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where they are constant; an input has no such claim."""
+    """Only constant weights; an input may change."""
     packed = []
     backend = backends.current()
     pack = backend.pack

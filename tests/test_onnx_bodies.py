@@ -1,4 +1,4 @@
-"""`fastrnn.onnx.Session`: bodies of If and Loop, and operators that ONNX does not know."""
+"""`fastrnn.onnx.Session`: bodies of If, Loop and Scan, and operators that ONNX does not define."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOOP = """
 def test_a_loop_computes_what_the_runtime_does(
     turns: int, going: bool, bound: float, rest: str, onnx: Any, runtime: Any, ours: Any
 ) -> None:
-    """Turns that are counted, and that a condition ends; what is carried, and what is stacked."""
+    """Iterations ended by a count and by a condition; carried and stacked values."""
     states = "float[1, B, 5] h0, float[1, B, 5] c0"
     model = written(
         onnx,
@@ -49,7 +49,7 @@ def test_a_loop_computes_what_the_runtime_does(
     assert not any(np.shares_memory(a, given) for a in got.values() for given in inputs.values())
 
 
-def test_a_loop_without_a_number_of_turns(onnx: Any, ours: Any) -> None:
+def test_a_loop_without_a_trip_count(onnx: Any, ours: Any) -> None:
     body = """
         h = Loop <body = turn (int64 i, bool going, float[D, B, H] h1) => (bool next, float[D, B, H] h2) {
             Y, h2 = GRU <hidden_size = 5, direction = "reverse"> (x, V, S, , , h1)
@@ -77,7 +77,7 @@ SCAN = """
 @pytest.mark.parametrize("rest", ["onnxruntime", "reference"])
 @pytest.mark.parametrize("N", [3, 1, 0])
 def test_a_scan_computes_what_the_runtime_does(N: int, rest: str, onnx: Any, ours: Any) -> None:
-    """Sequences and stacks along other axes and backwards, and weights that are computed outside."""
+    """Sequences and stacked outputs along other axes and reversed, and weights computed outside."""
     states = "float[1, B, 5] h0, float[1, B, 5] c0"
     model = written(
         onnx,
@@ -94,7 +94,7 @@ def test_a_scan_computes_what_the_runtime_does(N: int, rest: str, onnx: Any, our
     if N:
         got = agree(session, model, inputs)
         assert np.array_equal(got["ends"][:, 0], -got["c_n"])
-    else:  # ONNX Runtime refuses it
+    else:  # ONNX Runtime rejects it
         got = by_name(session, inputs)
         assert [a.shape for a in got.values()] == [(1, 2, 5), (1, 2, 5), (1, 0, 0, 5), (0, 0, 5)]
     assert not any(np.shares_memory(a, given) for a in got.values() for given in inputs.values())
@@ -103,7 +103,7 @@ def test_a_scan_computes_what_the_runtime_does(N: int, rest: str, onnx: Any, our
 
 
 def test_a_scan_of_opset_8_runs_in_the_runtime(onnx: Any, ours: Any) -> None:
-    """Of opset 8, which has lengths as an input, and an axis of batches."""
+    """A Scan of opset 8 has lengths as an input and a batch axis."""
     body = """
         h_n, ends = Scan <num_scan_inputs = 1, body = turn (float[D, B, H] h, float[T, B, I] v)
         => (float[D, B, H] h2, float[D, B, H] end) { Y, h2 = GRU <hidden_size = 5> (v, Vs, S)  end = Neg (h2) }>
@@ -159,7 +159,7 @@ NESTED = """
 
 @pytest.mark.parametrize("rest", ["onnxruntime", "reference"])
 def test_branches_in_branches_run_in_kernels(rest: str, onnx: Any, ours: Any) -> None:
-    """Of weights that are made of constants outside; values of the outermost graph are read in the innermost."""
+    """With weights from constants outside; the innermost graph reads values of the outermost."""
     constants = {"one": np.array([1]), "zero": np.array([0]), "level": np.float32(0)}
     constants |= {"Vflat": sequences(5, 15), "Wr": sequences(1, 5, 5), "Rr": sequences(1, 5, 5)}
     model = written(onnx, "float[T, B, 4] x", "float[1, B, 5] y", NESTED, **constants)
@@ -184,8 +184,8 @@ def test_weights_in_a_body_are_packed_once(onnx: Any, ours: Any, monkeypatch: py
     assert len(packed) == 2  # the LSTM, and the RNN
 
 
-def test_a_body_that_stays_with_the_rest(onnx: Any, ours: Any) -> None:
-    """Of float16, which the kernels do not have."""
+def test_an_unsupported_body_runs_in_the_rest(onnx: Any, ours: Any) -> None:
+    """A body of float16, which the kernels do not support."""
     body = """
         half = Cast <to = 10> (x)
         y = If (flag) <
@@ -230,7 +230,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("where", FOREIGN)
-def test_operators_that_onnx_does_not_know_run_in_the_runtime(where: str, onnx: Any, ours: Any) -> None:
+def test_unknown_operators_run_in_the_runtime(where: str, onnx: Any, ours: Any) -> None:
     constants = {"one": np.array([1]), "two": np.float32(2)}
     body = FOREIGN[where]
     model = written(onnx, "float[T, B, 4] x", "float[T, D, B, H] y, float[D, B, H] h", body, **constants)
@@ -240,8 +240,8 @@ def test_operators_that_onnx_does_not_know_run_in_the_runtime(where: str, onnx: 
         agree(session, model, {"x": sequences(6, 2, 4, seed=seed)})
 
 
-def test_an_operator_that_nobody_knows_is_an_error(onnx: Any, ours: Any) -> None:
-    """The message is of what would run it."""
+def test_an_operator_that_no_engine_supports(onnx: Any, ours: Any) -> None:
+    """The error is that of the engine."""
     model = written(onnx, "float[T, B, 4] x", "float[T, D, B, H] y", "f = Own (x) y = LSTM <hidden_size = 5> (f, W, R)")
     with pytest.raises(Exception, match="Own"):
         ours.Session(model)

@@ -1,4 +1,4 @@
-"""Weights from and to ONNX: its checker and its runtime, or in float64 its reference evaluator, on what is written."""
+"""Weights from and to ONNX: checked by its checker, run by its runtime or (float64) its reference evaluator."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_an_update_gate_that_writes(onnx: Any, runtime: Any) -> None:
 
 
 @pytest.mark.parametrize("cell", ["lstm", "lstm_peephole", "gru_after", "gru_before", "rnn_tanh"])
-def test_float64_goes_there_and_back(cell: str, oracle: Callable[[str], Any], onnx: Any) -> None:
+def test_round_trip_of_float64(cell: str, oracle: Callable[[str], Any], onnx: Any) -> None:
     layer = drawn(3, (cell,), dtype=np.float64, num_layers=1, bidirectional=False)
     model = fastrnn.to_onnx(layer)
     onnx.checker.check_model(model, full_check=True)
@@ -74,7 +74,7 @@ def test_float64_goes_there_and_back(cell: str, oracle: Callable[[str], Any], on
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
 @pytest.mark.parametrize("direction", ["forward", "bidirectional"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_node_there_and_back(kind: str, direction: str, bias: bool, onnx: Any) -> None:
+def test_round_trip_of_a_node(kind: str, direction: str, bias: bool, onnx: Any) -> None:
     inputs = {} if bias else {"B": None}
     if kind == "LSTM":
         D = 1 + (direction == "bidirectional")
@@ -87,8 +87,8 @@ def test_a_node_there_and_back(kind: str, direction: str, bias: bool, onnx: Any)
     assert_same_bits({name: a for name, a in got.items() if name in wanted}, wanted)
 
 
-def test_weights_put_together_from_constants(onnx: Any) -> None:
-    """As PyTorch's exporter did: gates in another order are cut out, joined, and given the axis of directions."""
+def test_weights_computed_from_constants(onnx: Any) -> None:
+    """Like PyTorch's exporter: gates in another order are sliced, concatenated and given an axis of directions."""
     node, whole = onnx.helper.make_node, fastrnn.LSTM(3, 2, rng=0)
     expected = weights(onnx, fastrnn.to_onnx(whole))
     model = one_node(onnx)
@@ -116,7 +116,7 @@ def test_weights_put_together_from_constants(onnx: Any) -> None:
 
 
 def in_two_branches(onnx: Any, other: dict[str, np.ndarray]) -> Any:
-    """An If that runs the node with or without a state, with the same weights, or other ones in the second branch."""
+    """Return an If that runs the node with or without a state, with equal or, in the second branch, other weights."""
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     model = one_node(onnx)
     (lstm,) = model.graph.node
@@ -154,23 +154,23 @@ def test_layout_1_is_batch_first(onnx: Any) -> None:
     assert not fastrnn.from_onnx(one_node(onnx)).batch_first
 
 
-def test_activations_that_are_the_defaults(onnx: Any) -> None:
+def test_explicit_default_activations(onnx: Any) -> None:
     two_ways = {"direction": "bidirectional", "activations": ["Sigmoid", "Tanh", "tanh"] * 2}
     assert fastrnn.from_onnx(one_node(onnx, input_forget=0, **two_ways)).bidirectional
     assert "rnn_relu" in repr(fastrnn.from_onnx(one_node(onnx, "RNN", activations=["Relu"])))
     assert "rnn_identity" in repr(fastrnn.from_onnx(one_node(onnx, "RNN", activations=["Affine", "Tanh"])))
-    assert not fastrnn.from_onnx(one_node(onnx, "RNN", output_sequence=1)).bidirectional  # of ONNX before version 7
+    assert not fastrnn.from_onnx(one_node(onnx, "RNN", output_sequence=1)).bidirectional  # for ONNX before version 7
 
 
-def test_initial_states_that_are_given_or_zero(onnx: Any) -> None:
+def test_initial_states_as_inputs_or_zeros(onnx: Any) -> None:
     for value in ("initial_h", np.zeros((1, 2, 2), np.float32)):
         assert fastrnn.from_onnx(one_node(onnx, "GRU", {"initial_h": value})).hidden_size == 2
 
 
-@pytest.mark.filterwarnings("ignore")  # of the exporter, many
+@pytest.mark.filterwarnings("ignore")  # many, from the exporter
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 @pytest.mark.parametrize("options", [{"bidirectional": True}, {"batch_first": True}, {"bias": False}])
-def test_what_pytorch_exports(
+def test_models_exported_by_pytorch(
     kind: str, options: dict[str, Any], onnx: Any, oracle: Callable[[str], Any], tmp_path: Path
 ) -> None:
     torch = oracle("torch")

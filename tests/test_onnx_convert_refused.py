@@ -1,4 +1,4 @@
-"""What `from_onnx` takes of a graph around its nodes, and what it refuses: the error says which node it is, and why."""
+"""Graphs around recurrent nodes that `from_onnx` accepts or rejects: the error names the node and the reason."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ import fastrnn
         ([("Cast", [], "W40")], r"Cast node 'W40': cannot compute a constant from \[\]"),
     ],
 )
-def test_constants_that_cannot_be_put_together(nodes: list[Any], message: str, onnx: Any) -> None:
-    """They go round, grow until no memory holds them, or are wrong."""
+def test_constants_that_cannot_be_computed(nodes: list[Any], message: str, onnx: Any) -> None:
+    """They are circular, too large for memory, or invalid."""
     model = one_node(onnx)
     model.graph.initializer[0].name, model.graph.node[0].input[1] = "W0", "W40"
     constants = {"many": np.zeros(9000, np.int64), "far": np.array([9])}
@@ -85,7 +85,7 @@ def test_from_onnx_refuses(kind: str, inputs: Any, attributes: dict[str, Any], m
 
 
 def hostile(onnx: Any, change: Callable[[Any], Any]) -> Any:
-    """A model of one node, of which something is not ONNX."""
+    """Return a model of one node with an invalid part."""
     model = one_node(onnx, "GRU")
     change(model.graph)
     return model
@@ -98,7 +98,7 @@ def add_attribute(graph: Any, **fields: Any) -> None:
 
 
 def add_dropout(graph: Any, onnx: Any, ratio: np.ndarray | None, layout: int = 0) -> None:
-    """The node on itself, with what stands between layers."""
+    """Connect the node to a copy of itself through the nodes between stacked layers."""
     below, name = graph.node[0], "below"
     below.output[0] = name
     node = onnx.helper.make_node
@@ -128,18 +128,18 @@ def add_dropout(graph: Any, onnx: Any, ratio: np.ndarray | None, layout: int = 0
         ),
     ],
 )
-def test_nodes_that_are_not_what_they_say_are_refused(change: Any, message: str, onnx: Any) -> None:
+def test_invalid_nodes_raise_an_error(change: Any, message: str, onnx: Any) -> None:
     with pytest.raises(ValueError, match=message):
         fastrnn.from_onnx(hostile(onnx, change))
 
 
 @pytest.mark.parametrize("layout", [0, 1])
 @pytest.mark.parametrize("ratio", [None, 0.25])
-def test_dropout_between_layers_is_read_or_refused(ratio: float | None, layout: int, onnx: Any) -> None:
-    """The axis of directions is the second, or with layout=1 the third; a ratio that is not given is 0.5."""
+def test_dropout_between_layers(ratio: float | None, layout: int, onnx: Any) -> None:
+    """The axis of directions is the second, or with layout=1 the third; the default ratio is 0.5."""
 
     def change(graph: Any) -> None:
-        for name in ("W", "R"):  # a layer reads what it gives
+        for name in ("W", "R"):  # a layer reads its result
             tensor = next(one for one in graph.initializer if one.name == name)
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.ones((1, 6, 2), np.float32), name))
         add_dropout(graph, onnx, None if ratio is None else np.array(ratio, np.float32), layout)
@@ -152,19 +152,19 @@ def test_dropout_between_layers_is_read_or_refused(ratio: float | None, layout: 
 
 
 @pytest.mark.parametrize("ratio", [np.zeros(2, np.float32), np.array("half", object), np.array(1)])
-def test_a_ratio_that_is_no_number_is_refused(ratio: np.ndarray, onnx: Any) -> None:
+def test_a_ratio_that_is_not_a_number(ratio: np.ndarray, onnx: Any) -> None:
     with pytest.raises(ValueError, match="Dropout node 'dropped': ratio: expected a number, got "):
         fastrnn.from_onnx(hostile(onnx, lambda g: add_dropout(g, onnx, ratio)))
 
 
-def test_a_constant_without_a_name_is_left_alone(onnx: Any) -> None:
-    """Nobody can read it."""
+def test_a_constant_without_a_name_is_ignored(onnx: Any) -> None:
+    """Nothing can read it."""
     value = onnx.numpy_helper.from_array(np.zeros(1))
     nameless = onnx.helper.make_node("Constant", [], [], value=value)
     assert fastrnn.from_onnx(hostile(onnx, lambda g: g.node.append(nameless))).hidden_size == 2
 
 
-def test_axes_that_are_no_integers_are_refused(onnx: Any) -> None:
+def test_axes_that_are_not_integers(onnx: Any) -> None:
     def change(graph: Any) -> None:
         add_dropout(graph, onnx, np.array(0.5, np.float32))
         axis, R = (next(one for one in graph.initializer if one.name == name) for name in ("axis", "R"))
@@ -176,7 +176,7 @@ def test_axes_that_are_no_integers_are_refused(onnx: Any) -> None:
         fastrnn.from_onnx(hostile(onnx, change))
 
 
-def test_nodes_that_are_no_chain_are_read_one_by_one(onnx: Any) -> None:
+def test_nodes_without_a_chain_are_read_one_by_one(onnx: Any) -> None:
     helper, layer = onnx.helper, fastrnn.LSTM(3, 3, 2, rng=0)
     model = fastrnn.to_onnx(layer)
     between = next(node for node in model.graph.node if node.op_type == "Squeeze")

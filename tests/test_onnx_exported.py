@@ -1,4 +1,4 @@
-"""`from_onnx` of what PyTorch's exporter by torch.export writes: shapes that are computed, sizes that are stated."""
+"""`from_onnx` on models from PyTorch's torch.export exporter: computed shapes, and stated sizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import fastrnn
 
 
 class Exported:
-    """A model of ours, in which it is computed what two directions are reshaped to."""
+    """A model of ours that computes the shape for reshaping two directions."""
 
     def __init__(self, onnx: Any, layer: Any) -> None:
         self._onnx, self.model = onnx, fastrnn.to_onnx(layer)
@@ -26,7 +26,7 @@ class Exported:
         return name
 
     def index(self, output: str) -> int:
-        """Where the node is that makes this."""
+        """Return the position of the node that computes this value."""
         return next(i for i, node in enumerate(self.model.graph.node) if output in node.output)
 
     def insert(self, before: str, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
@@ -35,7 +35,9 @@ class Exported:
         return output
 
     def compute_shape(self, output: str, order: tuple[int, int] = (0, 1), time: int | None = None) -> None:
-        """Of the Reshape that makes this, from that of what it reshapes, (T, B, D, H); `time` is known to the model."""
+        """Compute the shape of the Reshape with this result from that of its input, (T, B, D, H); `time` is known to
+        the model.
+        """
         reshape = self.model.graph.node[self.index(output)]
         bounds = [self.constant(f"at{i}", np.array([i])) for i in range(5)]
         shape = self.insert(output, "Shape", [reshape.input[0]], f"{output}_shape", start=0)
@@ -49,7 +51,7 @@ class Exported:
         )
 
     def cut_weights(self, name: str, H: int) -> None:
-        """Into halves, at a size that the model states of another value."""
+        """Cut the weights into halves, at a size that the model states for another value."""
         (tensor,) = (one for one in self.model.graph.initializer if one.name == name)
         whole = self._onnx.numpy_helper.to_array(tensor)
         user = next(node for node in self.model.graph.node if name in node.input)
@@ -82,7 +84,7 @@ def expect_same(model: Any, layer: Any) -> None:
 @pytest.mark.parametrize("time", [None, 7])
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize(("kind", "L", "H"), [(fastrnn.LSTM, 2, 4), (fastrnn.GRU, 3, 1), (fastrnn.RNN, 2, 3)])
-def test_shapes_that_are_computed(kind: Any, L: int, H: int, batch_first: bool, time: int | None, onnx: Any) -> None:
+def test_computed_shapes(kind: Any, L: int, H: int, batch_first: bool, time: int | None, onnx: Any) -> None:
     options = {"reset_after": True} if kind is fastrnn.GRU else {}
     layer = kind(3, H, L, bidirectional=True, batch_first=batch_first, rng=1, **options)
     exported = Exported(onnx, layer)
@@ -92,7 +94,7 @@ def test_shapes_that_are_computed(kind: Any, L: int, H: int, batch_first: bool, 
 
 
 def test_another_order_is_another_model(onnx: Any) -> None:
-    """(B, T, D*H) has as many numbers."""
+    """A shape (B, T, D*H) has as many elements."""
     exported = Exported(onnx, fastrnn.LSTM(3, 4, 2, bidirectional=True, rng=0))
     exported.compute_shape("y0", order=(1, 0))
     with pytest.raises(ValueError, match="do not form a stack"):
@@ -100,7 +102,7 @@ def test_another_order_is_another_model(onnx: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["W0", "R1", "B1"])
-def test_weights_that_are_cut_at_a_stated_size(name: str, onnx: Any) -> None:
+def test_weights_cut_at_a_stated_size(name: str, onnx: Any) -> None:
     layer = fastrnn.GRU(3, 4, 2, reset_after=True, rng=0)
     exported = Exported(onnx, layer)
     exported.cut_weights(name, 4)
@@ -127,7 +129,7 @@ def without_nodes(onnx: Any, *nodes: Any) -> Any:
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
 
 
-def test_why_there_is_no_node(onnx: Any) -> None:
+def test_error_explains_the_missing_node(onnx: Any) -> None:
     node = onnx.helper.make_node
     steps = [
         one

@@ -1,4 +1,4 @@
-"""`fastrnn.onnx.Session` in the place of `onnxruntime.InferenceSession`: what it says of itself, how it is called."""
+"""`fastrnn.onnx.Session` in place of `onnxruntime.InferenceSession`: its description and its calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.tolerance import assert_close
 
 
 def surfaces(onnx: Any, runtime: Any, ours: Any, **more: Any) -> tuple[Any, Any]:
-    """Both made by the same line."""
+    """Return both sessions, made by the same call."""
     inputs = "float[T, B, 4] x, float[1, B, 5] h0, int32[B] n, double s"
     model = written(
         onnx,
@@ -29,7 +29,7 @@ def surfaces(onnx: Any, runtime: Any, ours: Any, **more: Any) -> tuple[Any, Any]
     return made[0], made[1]
 
 
-def test_a_session_describes_itself_as_onnx_runtimes_does(onnx: Any, runtime: Any, ours: Any) -> None:
+def test_description_of_a_session_equals_onnx_runtimes(onnx: Any, runtime: Any, ours: Any) -> None:
     for got, expected in (
         (own(), theirs())
         for own, theirs in zip(
@@ -62,7 +62,7 @@ def test_a_run_is_called_by_position_or_keyword(names: Any, onnx: Any, runtime: 
 
 
 @pytest.mark.parametrize("rest", ["onnxruntime", "reference"])
-def test_inputs_of_other_shapes_than_the_model_says_are_refused(rest: str, onnx: Any, ours: Any) -> None:
+def test_inputs_of_wrong_shapes_raise_an_error(rest: str, onnx: Any, ours: Any) -> None:
     model = written(onnx, "float[7, B, 4] x", "float[T, D, B, H] y", "y = LSTM <hidden_size = 5> (x, W, R)")
     session = ours.Session(model, rest=rest)
     session.run(None, {"x": sequences(7, 3, 4)})
@@ -71,7 +71,7 @@ def test_inputs_of_other_shapes_than_the_model_says_are_refused(rest: str, onnx:
             session.run(None, {"x": np.ones(shape, np.float32)})
 
 
-def test_arguments_that_do_not_go_together_are_refused(onnx: Any, runtime: Any, ours: Any) -> None:
+def test_incompatible_arguments_raise_an_error(onnx: Any, runtime: Any, ours: Any) -> None:
     model = written(onnx, "float[T, B, 4] x", "float[T, D, B, H] y", "y = LSTM <hidden_size = 5> (x, W, R)")
     options, cpu = runtime.SessionOptions(), ["CPUExecutionProvider"]
     for arguments, error, message in (

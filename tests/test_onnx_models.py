@@ -1,4 +1,4 @@
-"""Whole models to ONNX: what its checker says and its runtime computes, and the bits of `fastrnn.onnx.Session`."""
+"""Whole models to ONNX: checked, run by ONNX Runtime, and run bit-identically by `fastrnn.onnx.Session`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EACH = [OPSETS[0], 12, 13, 17, 18, 21]
 
 
 def written(onnx: Any, model: Any, **options: Any) -> Any:
-    """A model that onnx's checker takes, whose operators are of the opset that was asked for."""
+    """Return a model that onnx's checker accepts, with operators of the requested opset."""
     made = fastrnn.to_onnx(model, **options)
     onnx.checker.check_model(made, full_check=True)
     assert [(one.domain, one.version) for one in made.opset_import] == [("", options.get("opset", 18))]
@@ -42,7 +42,7 @@ def test_predictions(seed: int, ragged: bool, onnx: Any, runtime: Any) -> None:
 
 @pytest.mark.parametrize("opset", OPSETS)
 def test_every_opset(opset: int, onnx: Any, runtime: Any) -> None:
-    """All that a model may hold; its states go in and come out."""
+    """All kinds of layers; states are inputs and outputs."""
     if opset > onnx.defs.onnx_opset_version():
         pytest.skip(f"onnx {onnx.__version__} has no opset {opset}")
     gru = fastrnn.GRU(3, 4, 2, reset_after=True, bidirectional=True, merge="average", dropout=0.5, rng=0)
@@ -65,7 +65,7 @@ def test_every_opset(opset: int, onnx: Any, runtime: Any) -> None:
     y, final, _ = model.forward(x, state=state, lengths=LENGTHS)
     expected = {"1.h_n": final[1], "2.h_n": final[2][0], "2.c_n": final[2][1], "3.0.h_n": final[3][0]}
     expected |= dict(zip(("3.1.h_n", "3.1.c_n"), final[3][1], strict=True))
-    some = LENGTHS > 0  # of a sequence without steps the final state is ONNX Runtime's
+    some = LENGTHS > 0  # for a sequence without steps the final state is ONNX Runtime's
     assert_close({"y": got.pop("y")[some]}, {"y": y[some]}, 2e-6)
     assert_close(
         {name: a[:, some] for name, a in got.items()}, {name: a[:, some] for name, a in expected.items()}, 2e-6
@@ -73,8 +73,8 @@ def test_every_opset(opset: int, onnx: Any, runtime: Any) -> None:
 
 
 @pytest.mark.parametrize("seed", MANY)
-def test_the_bits_of_a_session(seed: int, onnx: Any, runtime: Any) -> None:
-    """Recurrent nodes run in the kernels that `predict` uses; what joins directions moves numbers, or adds two."""
+def test_bits_of_a_session(seed: int, onnx: Any, runtime: Any) -> None:
+    """Recurrent nodes run in the same kernels as `predict`; merging directions only moves numbers or adds two."""
     rng, width, layers = np.random.default_rng([32, seed]), 3, list[Any]()
     for i in range(int(rng.integers(1, 4))):
         merge = str(rng.choice(["concat", "sum"]))
@@ -120,7 +120,9 @@ def test_cells_of_the_catalogue(cell: Any, bidirectional: bool, onnx: Any, runti
 
 @pytest.mark.parametrize("cell", ["lstm", "lstm_peephole", "gru_after", "gru_before", "rnn_tanh"])
 def test_float64(cell: str, oracle: Callable[[str], Any], onnx: Any) -> None:
-    """By onnx's reference, for which ONNX Runtime has no kernels; it has one layer and one direction a node."""
+    """By onnx's reference, because ONNX Runtime has no float64 kernels; it supports one layer and one direction per
+    node.
+    """
     model = drawn_model(5, (cell,), np.float64, bidirectional=False)
     x = read_by(model)
     (y,) = oracle("onnx.reference").ReferenceEvaluator(written(onnx, model)).run(None, {"x": x})
@@ -128,7 +130,7 @@ def test_float64(cell: str, oracle: Callable[[str], Any], onnx: Any) -> None:
 
 
 def over_time(kind: str) -> fastrnn.Sequential:
-    """A model with what makes a vector of steps, and steps of a vector."""
+    """Return a model that reduces steps to a vector and repeats a vector as steps."""
     rng = np.random.default_rng(3)
     norm = fastrnn.LayerNormalization(4)
     norm.load_state_dict({name: rng.uniform(0.5, 1.5, 4).astype(np.float32) for name in ("weight", "bias")})
@@ -145,7 +147,7 @@ KINDS = {"last": "LastStep", "mean": "GlobalAveragePooling1D", "max": "GlobalMax
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("kind", [*KINDS, *map(str.upper, KINDS)])
 def test_layers_over_time(kind: str, ragged: bool, opset: int, onnx: Any, runtime: Any) -> None:
-    """Steps that are made of a vector have no lengths, and keep all that the decoder gives."""
+    """Repeated steps have no lengths, and the decoder returns all of them."""
     model = over_time(kind)
     x = read_by(model)
     made = written(onnx, model, lengths=ragged, opset=opset)
@@ -154,7 +156,7 @@ def test_layers_over_time(kind: str, ragged: bool, opset: int, onnx: Any, runtim
     assert_predicts(by_runtime(runtime, made, inputs)["y"], model, x, LENGTHS if ragged else None)
 
 
-def test_a_model_that_begins_with_vectors(onnx: Any, runtime: Any) -> None:
+def test_a_model_that_reads_vectors(onnx: Any, runtime: Any) -> None:
     model = fastrnn.Sequential([fastrnn.Dense(3, 4, rng=0), fastrnn.RepeatVector(5), fastrnn.LSTM(4, 2, rng=1)])
     made = written(onnx, model)
     assert (shapes(made.graph.input), shapes(made.graph.output)) == ({"x": ["B", 3]}, {"y": ["B", 5, 2]})
@@ -187,7 +189,7 @@ def test_a_layer_that_is_not_recurrent(steps: Any, layer: Any, onnx: Any, runtim
     assert_close(by_runtime(runtime, written(onnx, layer, steps=steps), {"x": x}), {"y": layer(x)}, 2e-6)
 
 
-def test_indices_past_the_lengths_need_not_be_in_the_table(onnx: Any, runtime: Any) -> None:
+def test_indices_in_the_padding_may_be_invalid(onnx: Any, runtime: Any) -> None:
     model = fastrnn.Sequential([fastrnn.Embedding(5, 3, rng=0), fastrnn.GRU(3, 4, reset_after=True, rng=1)])
     x = np.array([[1, 2, 99], [4, 0, 3]])
     inputs = {"x": x, "sequence_lens": np.array([2, 3], np.int32)}
@@ -195,8 +197,8 @@ def test_indices_past_the_lengths_need_not_be_in_the_table(onnx: Any, runtime: A
     assert_predicts(got, model, x, [2, 3])
 
 
-def test_what_acts_in_training_alone(onnx: Any) -> None:
-    """Between the layers of a stack there is a node, which `from_onnx` reads."""
+def test_layers_that_act_only_in_training(onnx: Any) -> None:
+    """There is a node between the layers of a stack, which `from_onnx` reads."""
     lstm = fastrnn.LSTM(3, 4, 2, dropout=0.5, recurrent_dropout=0.25, weight_drop=0.125, rng=0)
     made = written(onnx, fastrnn.Sequential([fastrnn.Dropout(0.5), lstm, fastrnn.Dropout(0.5)]))
     assert [node.op_type for node in made.graph.node].count("Dropout") == 1
@@ -212,7 +214,7 @@ def test_a_file(onnx: Any, tmp_path: Path) -> None:
 
 
 class Own(fastrnn.Dense):
-    """Of which nobody knows what it computes."""
+    """A layer with unknown equations."""
 
 
 @pytest.mark.parametrize(
@@ -241,6 +243,6 @@ def test_to_onnx_refuses(made: Any, options: Any, error: Any, message: str, onnx
         fastrnn.to_onnx(fastrnn.Sequential([fastrnn.Dense(3, 3, rng=0), made()]), **options)
 
 
-def test_to_onnx_refuses_what_is_no_layer(onnx: Any) -> None:
+def test_to_onnx_rejects_other_objects(onnx: Any) -> None:
     with pytest.raises(TypeError, match="model: expected a layer or a Sequential of fastrnn, got int"):
         fastrnn.to_onnx(3)

@@ -22,7 +22,7 @@ from support.tolerance import assert_close, assert_same_bits
 
 
 def random_attributes(op: str, rng: np.random.Generator) -> dict[str, Any]:
-    """Direction, activations with their alpha and beta, clip, linear_before_reset, input_forget."""
+    """Return random direction, activations with alpha and beta, clip, linear_before_reset, input_forget."""
     direction = ["forward", "reverse", "bidirectional"][rng.integers(3)]
     attributes: dict[str, Any] = {"direction": direction}
     if rng.integers(2):
@@ -39,7 +39,7 @@ def random_attributes(op: str, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def swapped(node: SimpleNamespace) -> SimpleNamespace:
-    """The same with layout=1."""
+    """Return the same node with layout=1."""
     inputs = dict(node.inputs)
     for name in {"X", "initial_h", "initial_c"} & inputs.keys():
         inputs[name] = np.ascontiguousarray(inputs[name].swapaxes(0, 1))
@@ -52,9 +52,9 @@ def by_evaluator(onnx: Any, reference: Any, node: SimpleNamespace) -> Arrays:
 
 @pytest.fixture(scope="module")
 def node_suite(oracle: Callable[[str], Any], ours: Any) -> list[unittest.TestCase]:
-    """The tests of the onnx package for RNN, GRU and LSTM nodes on a CPU."""
+    """Return the onnx package's tests of RNN, GRU and LSTM nodes on a CPU."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # other operators' tests overflow while they are made
+        warnings.simplefilter("ignore")  # tests of other operators overflow while they are created
         suite = oracle("onnx.backend.test").BackendTest(ours.Backend, __name__)
     for name in ("simple_rnn", "rnn", "gru", "lstm"):
         suite.include(f"^test_{name}_.*_cpu$")
@@ -65,7 +65,7 @@ def node_suite(oracle: Callable[[str], Any], ours: Any) -> list[unittest.TestCas
 
 
 def test_the_node_tests_of_the_onnx_package(node_suite: list[unittest.TestCase], native: str) -> None:
-    """Six of each operator."""
+    """There are six for each operator."""
     result = unittest.TestSuite(node_suite).run(unittest.TestResult())
     assert result.wasSuccessful(), (result.failures + result.errors)[0]
     assert not result.skipped
@@ -78,16 +78,16 @@ def test_the_node_tests_of_the_onnx_package(node_suite: list[unittest.TestCase],
 @pytest.mark.parametrize("op", GATES)
 @pytest.mark.parametrize("seed", range(30))
 def test_any_options_are_those_of_onnx_runtime(seed: int, op: str, onnx: Any, runtime: Any, ours: Any) -> None:
-    """Every option but layout=1; in float32, and its activations are approximations."""
+    """Every option except layout=1; in float32, and with the runtime's approximate activations."""
     rng = np.random.default_rng(seed)
     node = cast(random_node(op, rng, **random_attributes(op, rng)), np.float32)
-    node.attributes["hidden_size"] = node.inputs["R"].shape[2]  # the runtime infers none
+    node.attributes["hidden_size"] = node.inputs["R"].shape[2]  # the runtime infers no defaults
     assert_close(by_fastrnn(onnx, ours, node), by_runtime(onnx, runtime, node), 2e-6)
 
 
 @st.composite
 def nodes(draw: Any) -> SimpleNamespace:
-    """Any sizes, inputs and attributes that the runtime knows; float32."""
+    """Draw any sizes, inputs and attributes that the runtime supports; float32."""
     op, direction = draw(st.sampled_from(sorted(GATES))), draw(st.sampled_from(["forward", "reverse", "bidirectional"]))
     T, B, I = draw(st.integers(1, 8)), draw(st.integers(1, 5)), draw(st.integers(1, 5))
     H = draw(st.sampled_from([1, 3, 8, 17]))
@@ -114,7 +114,7 @@ def nodes(draw: Any) -> SimpleNamespace:
 @hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @hypothesis.given(node=nodes())
 def test_any_node(node: SimpleNamespace, onnx: Any, runtime: Any, ours: Any) -> None:
-    """What it computes, and the same bits with layout=1."""
+    """Its results, and the same bits with layout=1."""
     got = by_fastrnn(onnx, ours, node)
     assert_close(got, by_runtime(onnx, runtime, node), 4e-6)
     turned = {"Y": (2, 0, 1, 3), "Y_h": (1, 0, 2), "Y_c": (1, 0, 2)}
@@ -157,8 +157,8 @@ def test_layout_1_has_the_same_bits(seed: int, op: str, onnx: Any, ours: Any) ->
 
 @pytest.mark.parametrize("op", GATES)
 @pytest.mark.parametrize("seed", range(5))
-def test_another_cell_of_the_same_equations_agrees(seed: int, op: str, onnx: Any, ours: Any, native: str) -> None:
-    """A clip that clips nothing makes another cell."""
+def test_equal_cells_agree(seed: int, op: str, onnx: Any, ours: Any, native: str) -> None:
+    """A clip without effect makes another cell."""
     rng = np.random.default_rng(seed)
     attributes = {"direction": "bidirectional"} | ({"linear_before_reset": seed % 2} if op == "GRU" else {})
     node = random_node(op, rng, **attributes)
@@ -167,7 +167,7 @@ def test_another_cell_of_the_same_equations_agrees(seed: int, op: str, onnx: Any
     assert_close(by_fastrnn(onnx, ours, node), by_fastrnn(onnx, ours, loop))
 
 
-def test_each_direction_has_its_activation(onnx: Any, runtime: Any, ours: Any) -> None:
+def test_each_direction_has_its_activations(onnx: Any, runtime: Any, ours: Any) -> None:
     attributes = {"direction": "bidirectional", "activations": ["Relu", "Softsign"]}
     node = cast(random_node("RNN", np.random.default_rng(0), **attributes), np.float32)
     node.attributes["hidden_size"] = node.inputs["R"].shape[2]
@@ -177,7 +177,7 @@ def test_each_direction_has_its_activation(onnx: Any, runtime: Any, ours: Any) -
 
 @pytest.fixture(params=["forward", "reverse", "bidirectional"])
 def with_empty(request: Any) -> Callable[..., SimpleNamespace]:
-    """A node of four sequences of at most T steps, with initial states; float32."""
+    """Return a node of four sequences of at most T steps, with initial states; float32."""
 
     def made(op: str, T: int, lengths: list[int] | None, **attributes: Any) -> SimpleNamespace:
         rng, B, I, H = np.random.default_rng(len(op)), 4, 3, 5
@@ -198,7 +198,7 @@ def with_empty(request: Any) -> Callable[..., SimpleNamespace]:
 def test_final_states_of_empty_sequences_are_0(
     op: str, lengths: list[int], attributes: dict[str, Any], with_empty: Any, onnx: Any, runtime: Any, ours: Any
 ) -> None:
-    """As in ONNX Runtime their final states are 0, by every way to a node; what the caller gave stays as it was."""
+    """As in ONNX Runtime, in every way to run a node; the caller's arrays do not change."""
     node = with_empty(op, 4, lengths, **attributes)
     given = {name: a.copy() for name, a in node.inputs.items()}
     got = by_fastrnn(onnx, ours, node)
@@ -216,7 +216,7 @@ def test_final_states_of_empty_sequences_are_0(
 @pytest.mark.parametrize("layout", [0, 1])
 @pytest.mark.parametrize("op", GATES)
 def test_no_steps_give_states_of_0(op: str, layout: int, with_empty: Any, onnx: Any, ours: Any) -> None:
-    """Without sequence_lens every sequence of an X of no steps is empty, at each call of a session.
+    """Without sequence_lens, every sequence of an X without steps is empty, in each call of a session.
 
     ONNX Runtime is no oracle here: a GRU aborts its process, and an LSTM's Y_c is memory that nothing has written.
     """

@@ -1,4 +1,4 @@
-"""`fastrnn.onnx.Session`: whole models, against ONNX Runtime or ONNX's reference evaluator running all of them."""
+"""`fastrnn.onnx.Session`: whole models, compared with ONNX Runtime or ONNX's reference evaluator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("runtime")
 
 
 def stacked_grus(onnx: Any, directly: bool = True) -> Any:
-    """Two bidirectional GRUs; weights as they are, or put together in the graph as PyTorch's exporter did."""
+    """Return two bidirectional GRUs; weights are constants, or computed in the graph as by PyTorch's exporter."""
     node = onnx.helper.make_node
     nodes, constants = [], {"joined": np.array([0, 0, -1])}
     for layer, (I, x) in enumerate(((4, "x"), (10, "y0"))):
@@ -70,7 +70,7 @@ def test_weights_are_made_and_packed_once(
     assert len(packed) == 4  # two layers, two directions
 
 
-def test_a_run_gives_the_outputs_it_is_asked_for(onnx: Any, ours: Any) -> None:
+def test_a_run_returns_the_requested_outputs(onnx: Any, ours: Any) -> None:
     session = ours.Session(stacked_grus(onnx))
     x = sequences(3, 2, 4)
     y, h0, h1 = session.run(None, {"x": x})
@@ -88,13 +88,13 @@ def test_a_run_gives_the_outputs_it_is_asked_for(onnx: Any, ours: Any) -> None:
         (None, {"x": 1, "W0": 2}, "input_feed: expected x, got 'W0'"),
     ],
 )
-def test_names_that_are_not_there_are_refused(outputs: Any, inputs: Any, message: str, onnx: Any, ours: Any) -> None:
+def test_unknown_names_raise_an_error(outputs: Any, inputs: Any, message: str, onnx: Any, ours: Any) -> None:
     with pytest.raises(ValueError, match=message):
         ours.Session(stacked_grus(onnx), rest="reference").run(outputs, inputs)
 
 
-def test_an_initializer_that_is_an_input_may_be_given(onnx: Any, ours: Any) -> None:
-    """An initializer that is an input too can be given; it is not taken for a constant."""
+def test_an_initializer_that_is_an_input(onnx: Any, ours: Any) -> None:
+    """Its value may be given in a run, so it is not treated as a constant."""
     whole = convolution_lstm_dense(onnx)
     kind = onnx.TensorProto.FLOAT
     whole.graph.input.append(onnx.helper.make_tensor_value_info("R", kind, (1, 24, 6)))
@@ -124,7 +124,7 @@ def test_before_ir_4_every_constant_is_an_input(onnx: Any, ours: Any) -> None:
 
 
 def conditional(onnx: Any) -> Any:
-    """A GRU, then one of two branches: an RNN over what came before the If, or that itself."""
+    """Return a GRU followed by one of two branches: an RNN over the value before the If, or that value."""
     helper, node, kind = onnx.helper, onnx.helper.make_node, onnx.TensorProto.FLOAT
     result = [helper.make_tensor_value_info("chosen", kind, [None] * 3)]
     then = helper.make_graph(
@@ -146,7 +146,7 @@ def conditional(onnx: Any) -> Any:
 
 @pytest.mark.parametrize("rest", RESTS)
 def test_nodes_inside_a_branch_run_in_kernels(rest: str, onnx: Any, ours: Any) -> None:
-    """They run here; values from outside reach them."""
+    """They read values from outside."""
     whole = conditional(onnx)
     session = ours.Session(whole, rest=rest)
     assert session.nodes == [("outer", "GRU", "kernels", ""), ("inner", "RNN", "kernels", "")]
@@ -174,8 +174,8 @@ def test_nodes_inside_a_function_run_in_the_rest(onnx: Any, ours: Any) -> None:
     agree(session, whole, {"x": sequences(6, 2, 4)})
 
 
-def test_a_node_of_a_later_onnx_is_left_to_the_rest(onnx: Any, ours: Any) -> None:
-    """Of a later ONNX, say: the rest may know it."""
+def test_a_newer_node_runs_in_the_rest(onnx: Any, ours: Any) -> None:
+    """The engine of the rest may support a newer ONNX."""
     whole = convolution_lstm_dense(onnx)
     node = next(node for node in whole.graph.node if node.op_type == "LSTM")
     node.attribute.append(onnx.helper.make_attribute("speed", 2))
@@ -183,8 +183,8 @@ def test_a_node_of_a_later_onnx_is_left_to_the_rest(onnx: Any, ours: Any) -> Non
     assert placed == ("memory", "LSTM", "reference", "speed: LSTM has no such attribute here (ONNX 7 and later)")
 
 
-def test_constants_do_not_travel(onnx: Any, ours: Any) -> None:
-    """A constant that is made before a recurrent node and read after it is part of what reads it."""
+def test_constants_are_part_of_their_reader(onnx: Any, ours: Any) -> None:
+    """Also a constant that is defined before a recurrent node and read after it."""
     node = onnx.helper.make_node
     nodes = [
         node("Constant", [], ["five"], value=onnx.numpy_helper.from_array(np.float32(5))),

@@ -1,4 +1,4 @@
-"""Errors of `fastrnn.onnx.Session`: what is no model, models that are not ONNX, and wrong inputs of a run."""
+"""Errors of `fastrnn.onnx.Session`: invalid model arguments, invalid ONNX models, and wrong inputs of a run."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_nodes_that_are_not_onnx_are_refused(change: Any, message: str, onnx: An
         ours.runs_in_kernels(node)
 
 
-def test_a_branch_reads_no_name_that_comes_later(onnx: Any, ours: Any) -> None:
+def test_a_branch_cannot_read_a_later_name(onnx: Any, ours: Any) -> None:
     model = convolution_lstm_dense(onnx)
     attribute = model.graph.node[1].attribute.add()
     attribute.name, attribute.type = "branch", onnx.AttributeProto.GRAPH

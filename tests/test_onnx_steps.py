@@ -1,4 +1,4 @@
-"""`fastrnn.onnx.Session` step by step: the bits of the whole sequence, in several threads too."""
+"""`fastrnn.onnx.Session` step by step, in several threads, too: the bits of the whole sequence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("runtime")
 
 
 def streamed(onnx: Any, op: str, layout: int, direction: str = "forward") -> Any:
-    """x and the state in, Y and the state out, with constant weights: a model that is run step by step."""
+    """Return a model run step by step: inputs x and the state, outputs Y and the state, constant weights."""
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     G, states = {"RNN": 1, "GRU": 3, "LSTM": 4}[op], ["h", "c"] if op == "LSTM" else ["h"]
     outputs = {"Y": 4} | {f"{s}_n": 3 for s in states}
@@ -32,7 +32,7 @@ def streamed(onnx: Any, op: str, layout: int, direction: str = "forward") -> Any
 def test_one_step_at_a_time_has_the_bits_of_the_sequence(
     op: str, layout: int, onnx: Any, ours: Any, native: str
 ) -> None:
-    """The bits of the whole sequence, for one batch after another; the states that are given stay as they are."""
+    """For one batch after another; the given states do not change."""
     session = ours.Session(streamed(onnx, op, layout), rest="reference")
     names = session.input_names[1:]
     for B in (3, 1, 3):
@@ -52,7 +52,7 @@ def test_one_step_at_a_time_has_the_bits_of_the_sequence(
 
 
 def test_one_step_of_a_reverse_node(onnx: Any, ours: Any) -> None:
-    """It is a step like another; without states, it starts from zeros."""
+    """It is an ordinary step; without states it starts from zeros."""
     whole = streamed(onnx, "LSTM", 0, "reverse")
     del whole.graph.input[1:], whole.graph.node[0].input[5:]
     session, x = ours.Session(whole), sequences(1, 2, 4)
@@ -63,8 +63,8 @@ def test_one_step_of_a_reverse_node(onnx: Any, ours: Any) -> None:
 
 @pytest.mark.parametrize("layout", [0, 1])
 @pytest.mark.parametrize("T", [1, 6])
-def test_a_node_is_described_once(T: int, layout: int, onnx: Any, native: str) -> None:
-    """From the third run on inputs of one shape on: the same bits, with states and without."""
+def test_a_node_is_set_up_once(T: int, layout: int, onnx: Any, native: str) -> None:
+    """From the third run with inputs of one shape: the same bits, with states and without."""
     from fastrnn.frameworks import WEIGHTS
     from fastrnn.onnx.node import Recurrent, Weights
 
@@ -85,8 +85,8 @@ def test_a_node_is_described_once(T: int, layout: int, onnx: Any, native: str) -
 
 
 @pytest.mark.parametrize("op", ["RNN", "GRU", "LSTM"])
-def test_one_step_that_some_sequences_do_not_have(op: str, onnx: Any, ours: Any) -> None:
-    """As of two steps, of which nobody has the second."""
+def test_one_step_with_empty_sequences(op: str, onnx: Any, ours: Any) -> None:
+    """As with two steps, of which no sequence has the second."""
     whole = streamed(onnx, op, 0)
     whole.graph.input.append(onnx.helper.make_tensor_value_info("n", onnx.TensorProto.INT32, (None,)))
     whole.graph.node[0].input[4] = "n"

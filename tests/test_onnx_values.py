@@ -1,4 +1,6 @@
-"""`fastrnn.onnx` on ONNX Runtime's own cases: clips, activations, peepholes, lengths, directions, with its values."""
+"""`fastrnn.onnx` on ONNX Runtime's own test cases with their values: clips, activations, peepholes, lengths,
+directions.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,12 @@ from support.tolerance import assert_close
 
 CASES = json.loads((Path(__file__).parent / "data" / "onnxruntime_rnn.json").read_text())["cases"]
 
-#: Literals have five digits or more.
+#: literals have at least five digits
 BOUND = 5e-5
 
 
 def read(case: dict[str, Any]) -> tuple[SimpleNamespace, Arrays]:
-    """A case of the file as a node, and what comes out of it."""
+    """Return a case of the file as a node, and its expected outputs."""
     T, B, I, H = case["sizes"]
     D = 2 if case["attributes"].get("direction") == "bidirectional" else 1
     G = GATES[case["op"]]
@@ -59,8 +61,8 @@ def test_values(case: dict[str, Any], onnx: Any, ours: Any, native: str) -> None
     assert_values(by_fastrnn(onnx, ours, node), expected)
 
 
-def test_the_runtime_still_has_them(onnx: Any, oracle: Callable[[str], Any]) -> None:
-    """No number was mistyped."""
+def test_the_values_are_those_of_the_runtime(onnx: Any, oracle: Callable[[str], Any]) -> None:
+    """This checks that no number was mistyped."""
     runtime = oracle("onnxruntime")
     for case in CASES:
         node, expected = read(case)

@@ -1,4 +1,4 @@
-"""Optimizers and clipping: by the papers' equations, exact resume, errors that name the argument."""
+"""Optimizers and clipping: the papers' equations, exact resumption, errors that name the argument."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_steps_follow_the_papers_equations(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_optimizer_descends(kind: str) -> None:
-    """On one batch, whose loss falls, in place and in the parameters' own dtype."""
+def test_every_optimizer_reduces_the_loss(kind: str) -> None:
+    """On one batch, in place and in the parameters' own dtype."""
     p = parameters(np.float32)
     ids = {name: id(a) for name, a in p.items()}
     before, _ = descent(p)
@@ -59,8 +59,8 @@ def test_every_optimizer_descends(kind: str) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", KINDS)
-def test_resume_is_exact(kind: str, dtype: Any) -> None:
-    """Half the steps, a new optimizer with the state, the other half: the same bits; a schedule goes on as well."""
+def test_resumption_is_exact(kind: str, dtype: Any) -> None:
+    """Half of the steps, a new optimizer with the state, the other half: the same bits, also of a schedule."""
     rate = ExponentialDecay(0.01, decay_steps=10, decay_rate=0.5)
     options = {**KINDS[kind][1], "learning_rate": rate, "clip_norm": 0.5, "clip_value": 0.1}
     cls = KINDS[kind][0]
@@ -70,7 +70,7 @@ def test_resume_is_exact(kind: str, dtype: Any) -> None:
     before = descend(first, parted, range(11))
     state = first.state_dict()
     kept = copy.deepcopy(state)
-    descend(first, copy.deepcopy(parted), range(2))  # which is no business of the state's
+    descend(first, copy.deepcopy(parted), range(2))  # not part of the state
     second.load_state_dict(state)
     assert_same_bits(second.state_dict(), kept)
     assert losses == before + descend(second, parted, range(11, 20))
@@ -79,8 +79,8 @@ def test_resume_is_exact(kind: str, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_copies_go_on_with_the_same_bits(kind: str) -> None:
-    """Pickled and deep copies go on alone, with the same bits."""
+def test_copies_continue_with_the_same_bits(kind: str) -> None:
+    """Pickled and deep copies continue independently."""
     p, o = parameters(), make(kind)
     descend(o, p, range(5))
     twins = [(pickle.loads(pickle.dumps(o)), copy.deepcopy(p)), (copy.deepcopy(o), copy.deepcopy(p))]
@@ -92,8 +92,8 @@ def test_copies_go_on_with_the_same_bits(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_large_parameters_are_updated_as_their_parts(kind: str) -> None:
-    """A parameter of several blocks is updated as its parts are, whatever the layout of its gradient."""
+def test_large_parameters_equal_their_parts(kind: str) -> None:
+    """A parameter of several blocks is updated like its parts, whatever the layout of its gradient."""
     rng = np.random.default_rng(0)
     p, q = {"p": rng.standard_normal((5, BLOCK // 2 + 1))}, {}
     q |= {str(i): row.copy() for i, row in enumerate(p["p"])}
@@ -117,7 +117,7 @@ def test_no_large_temporaries(kind: str) -> None:
     assert peak < p["p"].nbytes / 4
 
 
-def test_grads_stay_unless_clipped() -> None:
+def test_grads_do_not_change_unless_clipped() -> None:
     for kind in KINDS:
         p, o = parameters(), make(kind)
         _, grads = descent(p)
@@ -145,8 +145,8 @@ def test_clip_by_norm() -> None:
     assert_close({"b": g["b"]}, {"b": before["b"] * (2 / (math.sqrt(70) + 1e-6))})
 
 
-def test_clip_by_norm_tells_what_exploded() -> None:
-    """Past float32's range of squares; infinity, which becomes NaN, and NaN, which spreads: the norm tells."""
+def test_clip_by_norm_returns_a_norm_that_is_not_finite() -> None:
+    """The norm exceeds float32's squares, or is infinite or NaN, if the gradients are."""
     g = {"a": np.array([3e30, -4e30], np.float32)}
     assert clip_by_norm(g, 1) == pytest.approx(5e30, rel=1e-6)
     np.testing.assert_allclose(g["a"], [0.6, -0.8], rtol=1e-6)
@@ -268,10 +268,10 @@ def read_only(a: np.ndarray) -> np.ndarray:
         ("grads", read_only, ValueError, "^grads 'W': .*writable.*clipping"),
     ],
 )
-def test_wrong_arrays_are_refused(
+def test_wrong_arrays_raise_an_error(
     which: str, change: Callable[[np.ndarray], Any], error: type[Exception], said: str
 ) -> None:
-    """An error, and nothing has changed."""
+    """Nothing changes."""
     o = Adam(clip_norm=1.0)
     arrays: dict[str, dict[str, Any]] = {
         "parameters": {"b": np.ones(3), "W": np.ones((2, 3))},
@@ -300,8 +300,8 @@ def test_wrong_names_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_parameter_takes_its_own_steps(name: str) -> None:
-    """A parameter takes its own steps, as if the others were not there, and the state goes on from a copy."""
+def test_each_parameter_counts_its_own_steps(name: str) -> None:
+    """As if the others did not exist; a copy of the state continues the same way."""
     for seed in range(3):
         rng = np.random.default_rng(seed)
         own, alone = ({key: np.linspace(1, 2, 5) for key in "ab"} for _ in range(2))
@@ -327,8 +327,8 @@ def test_a_parameter_takes_its_own_steps(name: str) -> None:
                 together.load_state_dict(state | {"steps.c": np.array(1)})
 
 
-def test_a_wrong_state_is_refused() -> None:
-    """Nothing of a wrong state is taken."""
+def test_a_wrong_state_raises_an_error() -> None:
+    """No part of it is loaded."""
     p, o = parameters(), Adam()
     descend(o, p, range(3))
     state = o.state_dict()

@@ -1,4 +1,4 @@
-"""Gradients of some rows, as of an embedding: each row as if alone, at the cost of these rows."""
+"""Gradients of some rows, as of an embedding: each row is updated as if alone, at the cost of these rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fastrnn.training import (
 
 
 def some_rows(seed: int, steps: int = 12, n: int = 9, dtype: Any = np.float64) -> tuple[np.ndarray, list[RowGradient]]:
-    """A table (n, 3), and gradients of some of its rows; row 0 comes in no step, row 1 in every one."""
+    """Return a table (n, 3) and gradients of some of its rows; row 0 is in no step, row 1 in every one."""
     rng = np.random.default_rng(seed)
     grads = []
     for _ in range(steps):
@@ -34,8 +34,8 @@ def some_rows(seed: int, steps: int = 12, n: int = 9, dtype: Any = np.float64) -
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_wait_until_they_are_met(kind: str, seed: int) -> None:
-    """Each row follows the equations in the steps that have it, and nothing else moves it, decay least of all."""
+def test_rows_change_only_in_their_steps(kind: str, seed: int) -> None:
+    """Each row follows the equations in the steps that include it; nothing else changes it, not even decay."""
     start, grads = some_rows(seed)
     p, o = {"p": start.copy()}, make(kind)
     for g in grads:
@@ -53,7 +53,9 @@ def test_rows_wait_until_they_are_met(kind: str, seed: int) -> None:
 def test_adam_of_rows_is_torchs_sparse_adam(
     rate: float, betas: tuple[float, float], oracle: Callable[[str], Any]
 ) -> None:
-    """PyTorch adds epsilon to a v that is not corrected there, unlike in its Adam: next to 0, it is the same."""
+    """PyTorch adds epsilon to an uncorrected v there, unlike in its Adam: with an epsilon near 0 the results are the
+    same.
+    """
     torch = oracle("torch")
     start, grads = some_rows(4)
     table = torch.nn.Parameter(torch.from_numpy(start.copy()))
@@ -68,8 +70,8 @@ def test_adam_of_rows_is_torchs_sparse_adam(
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_rows_are_a_whole_gradient(kind: str, dtype: Any) -> None:
-    """To the bit, with clipping too, beside a parameter that is whole; and a saved state goes on exactly."""
+def test_all_rows_equal_a_dense_gradient(kind: str, dtype: Any) -> None:
+    """Bit for bit, also with clipping and beside a dense parameter; a saved state continues exactly."""
     options = {**KINDS[kind][1], "clip_norm": 0.5, "clip_value": 0.3}
     rng = np.random.default_rng(0)
     p = {name: rng.standard_normal((7, 3)).astype(dtype) for name in ("a", "b")}
@@ -86,8 +88,8 @@ def test_all_rows_are_a_whole_gradient(kind: str, dtype: Any) -> None:
     assert_same_bits(rows.state_dict(), whole.state_dict())
 
 
-def test_clipping_takes_the_norm_of_whole_gradients() -> None:
-    """The norm is that of the whole gradients, the rows that are 0 adding nothing."""
+def test_clipping_uses_the_norm_of_dense_gradients() -> None:
+    """Rows that are 0 add nothing to the norm."""
     _, grads = some_rows(0)
     arrays = {"a": np.asarray(grads[0]), "b": np.ones(2)}
     given = {"a": grads[0], "b": np.ones(2)}
@@ -98,7 +100,7 @@ def test_clipping_takes_the_norm_of_whole_gradients() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sgd", "sgd_nesterov_decay", "adam", "adamw", "rmsprop_momentum"])
-def test_a_step_of_rows_costs_what_they_cost(kind: str) -> None:
+def test_cost_is_proportional_to_the_rows(kind: str) -> None:
     p = {"p": np.ones((100_000, 16))}
     rows = np.arange(0, 100_000, 2_000)
     o = make(kind, clip_norm=1.0, clip_value=1.0)
@@ -107,7 +109,7 @@ def test_a_step_of_rows_costs_what_they_cost(kind: str) -> None:
     o.step(p, {"p": RowGradient(rows + 1, np.ones((50, 16)), (100_000, 16))})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 1e5  # 13 MB are a whole gradient, 6.4 kB these rows
+    assert peak < 1e5  # a dense gradient has 13 MB, these rows 6.4 kB
     changed = np.flatnonzero((p["p"] != 1).any(axis=1))
     np.testing.assert_array_equal(changed, np.union1d(rows, rows + 1))
 

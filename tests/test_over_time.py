@@ -1,4 +1,4 @@
-"""Last steps, means and maxima over time, repetition, and layer normalisation: PyTorch's gradients, Keras' values."""
+"""Last steps, means and maxima over time, repetition, layer normalization: PyTorch's gradients, Keras' values."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def drawn(shape: tuple[int, ...], seed: int, dtype: Any = np.float64) -> np.ndar
 @pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("kind", POOLS)
 def test_values_and_gradients(kind: str, given: bool, shape: tuple[int, int, int], seed: int) -> None:
-    """Of each sequence by itself; NaN past its length is not seen; with batch_first likewise."""
+    """For each sequence alone; NaN past its length has no effect; with batch_first, too."""
     (T, B, F), lengths = shape, ragged(*shape[:2], seed) if given else None
     x, dy = drawn(shape, seed), drawn((B, F), seed + 10)
     y, dx = np.zeros((B, F)), np.zeros(shape)
@@ -65,7 +65,7 @@ def test_values_and_gradients(kind: str, given: bool, shape: tuple[int, int, int
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("kind", POOLS)
-def test_gradients_are_torch(kind: str, seed: int, oracle: Callable[[str], Any]) -> None:
+def test_gradients_are_those_of_torch(kind: str, seed: int, oracle: Callable[[str], Any]) -> None:
     torch = oracle("torch")
     x, dy = drawn((9, 5, 4), seed), drawn((5, 4), seed + 10)
     lengths = np.maximum(ragged(9, 5, seed), 1)
@@ -105,8 +105,8 @@ def test_no_steps(kind: str) -> None:
     assert layer(np.zeros((4, 0, 2), np.float32)).shape == (0, 2)
 
 
-def test_last_step_is_return_sequences() -> None:
-    """In a model, whatever the lengths; its training too."""
+def test_last_step_equals_return_sequences_false() -> None:
+    """In a model with any lengths, and in its training."""
     results = []
     for every in (False, True):
         lstm = fastrnn.LSTM(3, 5, return_sequences=every, dtype=np.float64, rng=1)
@@ -134,7 +134,7 @@ def autoencoder(batch_first: bool = False, **options: Any) -> list[Any]:
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_decoder_has_its_own_steps(nested: bool, batch_first: bool) -> None:
-    """The encoder's lengths end with it, also in models in models; y, weights and predictions have the decoder's."""
+    """The encoder's lengths end there, also in nested models; y, weights and predictions have the decoder's steps."""
     layers = autoencoder(batch_first)
     model = Sequential([Sequential(layers[:3]), layers[3]] if nested else layers)
     loop = autoencoder()
@@ -179,7 +179,7 @@ def test_a_decoder_has_its_own_steps(nested: bool, batch_first: bool) -> None:
 
 @pytest.mark.parametrize("dense", [False, True])
 def test_from_vectors_to_sequences(dense: bool) -> None:
-    """A model that begins with RepeatVector, or with vectors, reads (N, F)."""
+    """A model that begins with RepeatVector, or reads vectors, takes (N, F)."""
     first = [fastrnn.Dense(3, 3, dtype=np.float64, rng=0)] if dense else []
     model = Sequential([*first, fastrnn.RepeatVector(4), fastrnn.RNN(3, K, dtype=np.float64, rng=1)])
     assert (model.input_shape, model.output_shape((None, 3))) == ((None, 3), (4, None, K))
@@ -194,7 +194,7 @@ def test_from_vectors_to_sequences(dense: bool) -> None:
     assert nested.predict(inputs()[:, 0]).shape == (N, K)
 
 
-def test_as_many_steps_as_the_encoder_are_still_its_own() -> None:
+def test_a_decoder_with_as_many_steps_as_the_encoder() -> None:
     layers = autoencoder()
     model = Sequential([layers[0], fastrnn.RepeatVector(T), *layers[2:]])
     y = model.predict(inputs(), lengths=steps())
@@ -219,7 +219,7 @@ def test_repetition(seed: int) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(5,), (3, 1), (7, 3, 17), (2, 33, 97)])
 @pytest.mark.parametrize("affine", [(True, True), (True, False), (False, False)])
-def test_normalisation_is_torch(
+def test_normalisation_is_that_of_torch(
     affine: tuple[bool, bool], shape: tuple[int, ...], dtype: Any, seed: int, oracle: Callable[[str], Any]
 ) -> None:
     torch = oracle("torch")
@@ -238,7 +238,7 @@ def test_normalisation_is_torch(
     got = {"y": y, "dx": back.dx} | back.grads
     assert all(a.dtype == dtype for a in got.values())
     assert list(back.grads) == list(layer.parameters())
-    if shape[-1] == 1:  # one number is its own mean: exactly 0, where PyTorch rounds
+    if shape[-1] == 1:  # the mean of one number is the number: exactly 0, while PyTorch rounds
         assert not any(got.pop(name).any() for name in ("dx", "weight") if name in got)
     wanted = {"y": expected.detach().numpy(), "dx": t.grad.numpy()} | grads
     assert_close(got, {name: wanted[name] for name in got}, 1e-12 if dtype is np.float64 else 3e-5)
@@ -331,8 +331,8 @@ def test_from_and_to_keras(suffix: str | None, seed: int, keras: Any, tmp_path: 
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_masks_of_keras(keras: Any) -> None:
-    """A mean obeys them there too; a maximum does not, and is refused."""
+def test_keras_masks(keras: Any) -> None:
+    """Keras' mean obeys them, too; its maximum does not, so that raises an error."""
     k, x = keras.layers, np.random.default_rng(0).standard_normal((5, 7, 3)).astype(np.float32)
     lengths = np.array([7, 1, 3, 5, 2])
     x[np.arange(7) >= lengths[:, None]] = 0

@@ -1,4 +1,4 @@
-"""Layers of a user's own cell: a stack of equal equations is the built-in layer, bit for bit, in all that it does."""
+"""Layers of user-defined cells: a cell with a built-in cell's equations gives that layer, bit for bit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def pair(**options: Any) -> tuple[fastrnn.Recurrent, fastrnn.GRU]:
-    """The layer of a user's GRU and the built-in one, of the same parameters."""
+    """Return the layer of a user's GRU and the built-in one, with the same parameters."""
     mine = fastrnn.Recurrent(own_cells.gru, 5, 17, rng=0, **options)
     theirs = fastrnn.GRU(5, 17, reset_after=True, rng=1, **options)
     theirs.load_state_dict(mine.state_dict())
@@ -30,7 +30,7 @@ def pair(**options: Any) -> tuple[fastrnn.Recurrent, fastrnn.GRU]:
 
 
 def everything(layer: Any, **options: Any) -> Arrays:
-    """y, states and every gradient of a call, in training."""
+    """Return everything that a training call returns, and every gradient."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((9, 6, 5)).astype(layer.dtype)
     lengths, resets = np.array([9, 0, 4, 9, 1, 7]), rng.random((9, 6)) < 0.2
@@ -50,13 +50,13 @@ def everything(layer: Any, **options: Any) -> Arrays:
         {"return_sequences": False, "bias": False, "dtype": np.float64},
     ],
 )
-def test_all_that_a_layer_does(options: dict[str, Any], backend: str) -> None:
+def test_every_kind_of_call(options: dict[str, Any], backend: str) -> None:
     mine, theirs = pair(**options)
     assert_same_bits(mine.parameters(), theirs.parameters())
     assert_same_bits(everything(mine), everything(theirs))
     assert_same_bits(everything(mine, checkpoint=3), everything(theirs, checkpoint=3))
     x = np.random.default_rng(1).standard_normal((4, 2, 5)).astype(mine.dtype)
-    for _ in range(3):  # the third is described to the kernels once
+    for _ in range(3):  # the third call is prepared
         assert_same_bits({"y": mine(x)[0]}, {"y": theirs(x)[0]})
 
 
@@ -95,7 +95,7 @@ def test_one_layer_is_the_cell(cell: Any, backend: str) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"batch_first": True}])
 def test_extra_inputs(options: dict[str, Any], backend: str) -> None:
-    """Every layer and direction has the same ones; their gradient is that of central differences."""
+    """Every layer and direction reads the same ones; their gradient equals central differences."""
     cell = own_cells.leaky_rates
     layer = fastrnn.Recurrent(cell, 2, 3, dtype=np.float64, rng=0, **options)
     rng = np.random.default_rng(0)
@@ -112,7 +112,7 @@ def test_extra_inputs(options: dict[str, Any], backend: str) -> None:
 
 
 def test_fit(native: str) -> None:
-    """A model with such a layer learns to tell the sign of a sum."""
+    """A model with such a layer learns the sign of a sum."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((256, 6, 1)).astype(np.float32)
     labels = (x.sum(axis=(1, 2)) > 0).astype(np.int64)
@@ -124,7 +124,7 @@ def test_fit(native: str) -> None:
 
 
 def test_files(tmp_path: Path) -> None:
-    """A layer is loaded by giving its cell; there is no code in a file."""
+    """Loading requires the cell, because files contain no code."""
     path = tmp_path / "layer.safetensors"
     layer = fastrnn.Recurrent(own_cells.slstm, 3, 4, num_layers=2, rng=0)
     fastrnn.save(path, layer)
@@ -156,13 +156,13 @@ def test_copies_and_pickles() -> None:
 
 @fastrnn.cell(gates="ifgo", states="hc", parameters=("q",))
 def lstm(x: Any, U: Any, s: Any, p: Any) -> Any:
-    """Another than the built-in cell of this name."""
+    """A cell that differs from the built-in cell of this name."""
     c = sigmoid(x.f + U.f @ s.h) * s.c + x.i * tanh(x.g)
     return sigmoid(x.o) * (p.q * c), c
 
 
-def test_a_name_of_a_built_in_cell_makes_none() -> None:
-    """Not for converters, names of parameters, or caches."""
+def test_the_name_of_a_built_in_cell_has_no_effect() -> None:
+    """On converters, parameter names, or caches."""
     layer = fastrnn.Recurrent(lstm, 3, 4, rng=0)
     assert [name for name in layer.parameters() if "_ih" not in name and "_hh" not in name] == ["parameter_l0"]
     for framework in (PYTORCH, KERAS, ONNX):

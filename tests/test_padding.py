@@ -1,4 +1,4 @@
-"""Padding before and after, truncation, and from masks to lengths."""
+"""Padding before and after the steps, truncation, and conversion of masks to lengths."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_by_hand(padding: str, truncating: str, maxlen: int | None, shape: tuple
 
 @pytest.mark.parametrize("options", [{}, {"maxlen": 4}, {"maxlen": 4, "truncating": "post", "value": 9}])
 @pytest.mark.parametrize("padding", ["pre", "post"])
-def test_as_keras(padding: str, options: dict[str, Any], keras: Any) -> None:
+def test_equals_keras(padding: str, options: dict[str, Any], keras: Any) -> None:
     theirs = keras.utils.pad_sequences(sequences(2), padding=padding, dtype="int64", **options)
     ours = pad_sequences(sequences(2), padding=padding, **{"truncating": "pre"} | options)[0]
     assert_same_bits({"x": ours}, {"x": theirs})
 
 
-def test_padding_in_front_is_the_same_to_a_model_by_its_mask() -> None:
-    """Before, after, or with holes: the valid steps alone are read, in their order."""
+def test_masked_padding_has_no_effect() -> None:
+    """Before, after, or between: only the valid steps are read, in their order."""
     given = [a[:n] for a, n in zip(inputs(), steps(), strict=True)]
     model = classifier()
     expected = model.predict(given)
@@ -69,9 +69,9 @@ def test_padding_in_front_is_the_same_to_a_model_by_its_mask() -> None:
     model.fit(*from_mask(x, front)[:1], classes(N), lengths=lengths)
 
 
-@pytest.mark.filterwarnings("ignore")  # of Keras
-def test_masks_as_keras(keras: Any) -> None:
-    """A GRU of Keras under a mask with holes: the last state."""
+@pytest.mark.filterwarnings("ignore")  # for Keras
+def test_masks_equal_keras(keras: Any) -> None:
+    """A GRU of Keras with a mask that has gaps: the last state."""
     x, mask = inputs(np.float32), np.random.default_rng(3).random((N, T)) < 0.6
     mask[0] = False
     layer = keras.layers.GRU(5)
