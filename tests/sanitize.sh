@@ -41,7 +41,7 @@ python() {
 
 threads() {
     build tsan -fsanitize=thread
-    on tsan tsan tests/test_threads.py tests/test_bfloat16.py -k "$left and not fork and not queue and not shared and not no_more_threads"
+    on tsan tsan tests/test_threads.py tests/test_bfloat16.py -k "$left and not fork and not queue and not use_threads and not no_more_threads"
 }
 
 valgrind() { bash tests/c/run.sh valgrind; }

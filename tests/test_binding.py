@@ -144,7 +144,7 @@ def test_what_is_right() -> None:
 
 
 @pytest.mark.parametrize(("name", "wrong", "says"), WRONG)
-def test_unsupported_combinations_raise_an_error(name: str, wrong: Callable[[Job], Any], says: str) -> None:
+def test_unsupported_options_raise_an_error(name: str, wrong: Callable[[Job], Any], says: str) -> None:
     job = right()
     value = {name: wrong(job)}
     bad = job._replace(**value) if name in Job._fields else job._replace(call=job.call._replace(**value))

@@ -230,7 +230,7 @@ def test_new_weights_are_used_at_once(backend: str) -> None:
     assert_same_bits({"y": stream.step(x[0])}, {"y": other(x[:1])[0][0]})
 
 
-def test_unsupported_combinations_raise_an_error() -> None:
+def test_unsupported_options_raise_an_error() -> None:
     with pytest.raises(ValueError, match='weight_dtype: expected None, "bfloat16" or "int8", got'):
         fastrnn.LSTM(3, 4, weight_dtype="int4")
     with pytest.raises(ValueError, match="weight_dtype: int8 needs dtype float32, got float64"):

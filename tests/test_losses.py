@@ -48,7 +48,7 @@ def test_values() -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("shape", [(2, 3, 5), (3, 4, 1), (4, 7)])
-def test_gradient_is_the_difference(name: str, shape: tuple[int, ...]) -> None:
+def test_gradients_are_differences(name: str, shape: tuple[int, ...]) -> None:
     """Central differences of every element, with lengths if there is a time axis."""
     f, (p, t) = LOSSES[name], batch(name, shape)
     lengths = ragged(*shape[:2]) if len(shape) == 3 else None
@@ -238,7 +238,7 @@ EVERY: dict[str, Loss | Metric] = LOSSES | METRICS
         ("lengths", ValueError, "0..4", [4, -1]),
     ],
 )
-def test_wrong_arguments(name: str, argument: str, error: type[Exception], said: str, bad: Any) -> None:
+def test_wrong_arguments_change_nothing(name: str, argument: str, error: type[Exception], said: str, bad: Any) -> None:
     arguments = {"prediction": P, "target": T3, "lengths": [4, 1]} | {argument: bad}
     with pytest.raises(error, match=rf"^{argument}: .*{said}"):
         EVERY[name](**arguments)

@@ -31,7 +31,7 @@ def written(onnx: Any, model: Any, **options: Any) -> Any:
 
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("seed", MANY)
-def test_predictions(seed: int, ragged: bool, onnx: Any, runtime: Any) -> None:
+def test_any_number_of_sequences(seed: int, ragged: bool, onnx: Any, runtime: Any) -> None:
     model = drawn_model(seed)
     x = read_by(model, seed)
     made = written(onnx, model, lengths=ragged, opset=EACH[seed % len(EACH)])

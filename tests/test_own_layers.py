@@ -180,7 +180,7 @@ def test_a_family_that_a_framework_lacks_is_refused() -> None:
         recurrent(layer, Framework("Caffe", {"gru": "GRU"}, {"gru": "rzn"}))
 
 
-def test_unsupported_combinations_raise_an_error() -> None:
+def test_unsupported_options_raise_an_error() -> None:
     layer = fastrnn.Recurrent(own_cells.zoneout, 3, 4)
     with pytest.raises(ValueError, match="stream: the cell has extra inputs"):
         layer.stream()

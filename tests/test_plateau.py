@@ -1,4 +1,4 @@
-"""The learning rate on a plateau, against Keras' callback of that name, and after an interruption."""
+"""ReduceLROnPlateau: compared with Keras' callback of this name, and resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastrnn.training import ReduceLROnPlateau, Training
 
 
 class Give(training.Callback):
-    """Put these values into the logs, and note the rates that follow."""
+    """Put these values into the logs, and record the following rates."""
 
     def __init__(self, name: str, values: list[float]) -> None:
         self.name, self.values, self.rates = name, values, list[float]()
@@ -30,7 +30,7 @@ class Give(training.Callback):
 
 
 def rates(values: list[float], name: str = "loss", rate: float = 0.5, **options: Any) -> list[float]:
-    """The learning rate of every epoch, and that after the last."""
+    """Return the learning rate of every epoch, and the one after the last."""
     model, give = regressor(), Give(name, values)
     model.compile(training.SGD(rate), "mse", ["mae"])
     callbacks = [give, ReduceLROnPlateau(name, **options)]
@@ -82,8 +82,8 @@ def test_rates_are_keras(seed: int, keras: Any) -> None:
     assert len(set(expected)) > 1
 
 
-def test_the_next_training_begins_with_the_rate_that_is_left() -> None:
-    """And counts anew."""
+def test_the_next_training_starts_with_the_lowered_rate() -> None:
+    """Its counts start at zero."""
     model, lower = regressor(), ReduceLROnPlateau("loss", patience=2, factor=0.5)
     model.compile(training.SGD(0.5), "mse")
     for expected in (0.25, 0.125):
@@ -91,8 +91,8 @@ def test_the_next_training_begins_with_the_rate_that_is_left() -> None:
         assert model.compiled.optimizer.rate == expected
 
 
-def test_resumption(tmp_path: Path, oracle: Callable[[str], Any]) -> None:
-    """The rate, the best value and the counts are those of the checkpoint: bit by bit as without an interruption."""
+def test_resumption_is_bit_identical(tmp_path: Path, oracle: Callable[[str], Any]) -> None:
+    """The rate, the best value and the counts come from the checkpoint."""
     oracle("safetensors")
     values = [3.0, 2.0, 2.0, 2.0, 2.5, 2.0, 1.0, 2.0, 2.0]
     path, options = tmp_path / "checkpoint", {"patience": 2, "factor": 0.5, "cooldown": 1}

@@ -1,4 +1,4 @@
-"""What the pictures show, read back from their lines and images."""
+"""Figures: their contents, read back from their lines and images."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def inputs() -> np.ndarray:
 
 
 def drawn(figure: Any) -> Any:
-    """The figure, once laid out without a warning."""
+    """Return the figure after a layout without warnings."""
     figure.canvas.draw()
     return figure
 
@@ -72,10 +72,10 @@ def test_history_of_fit() -> None:
     ]
 
 
-def test_axes_that_are_given() -> None:
+def test_given_axes() -> None:
     figure, (left, right) = pyplot.subplots(1, 2)
     assert plot.history({"loss": [1.0]}, ax=left) is figure
-    assert left.get_lines()[0].get_marker() == "o"  # a line of one point would not be seen
+    assert left.get_lines()[0].get_marker() == "o"  # a line with a single point would be invisible
     assert plot.gradient_norms(fastrnn.RNN(I, H, rng=0), inputs(), ax=right) is figure
     assert (len(figure.axes), right.get_yscale()) == (2, "log")
     with pytest.raises(ValueError, match="ax: expected 2 axes, got 1"):
@@ -132,8 +132,8 @@ def test_gates(kind: Any, options: dict[str, Any], titles: list[str], batch_firs
         assert (image.cmap.name == "Greys") == ("gate" in axes.get_title()), name
 
 
-def test_gates_of_a_cell_of_ones_own() -> None:
-    """What opens and shuts is what is a sigmoid, whatever it is called; names are as they are given."""
+def test_gates_of_a_users_cell() -> None:
+    """Gates are the sigmoids, whatever their names; names are shown as given."""
 
     @fastrnn.cell(gates="ifw", states=("rate",))
     def cell(x: Any, U: Any, s: Any) -> Any:
@@ -189,7 +189,7 @@ def test_gradients_over_hundreds_of_decades() -> None:
     exponents = np.log10(axes.get_yticks())
     assert np.allclose(exponents % 10, 0)
     assert 3 <= len(exponents) <= 9
-    assert axes.get_legend() is None  # one line needs none
+    assert axes.get_legend() is None  # a single line needs no legend
     shown = axes.get_lines()[0].get_ydata()
     assert (np.isnan(shown[0]), np.nanmax(shown) > 1e240, shown[-1]) == (True, True, pytest.approx(1))
 

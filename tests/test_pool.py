@@ -1,4 +1,4 @@
-"""Pools: any of many sequences take a step together, with the bits that each has alone, from several threads."""
+"""Pools: any subset of many sequences takes a step together, with the bits of single sequences, in several threads."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def inputs(n: int, T: int, I: int = 5, dtype: Any = np.float32) -> np.ndarray:
 
 
 def served(pool: Any, x: np.ndarray, seed: int = 0, least: int = 1) -> list[np.ndarray]:
-    """Every sequence to its end, random ones of them in random order at each step; y (T, N) of each."""
+    """Process every sequence to its end, with random ones in random order at each step; return y (T, N) of each."""
     rng = np.random.default_rng(seed)
     sessions = [pool.open() for _ in x]
     done, found = np.zeros(len(x), int), [[] for _ in x]
@@ -60,7 +60,7 @@ def alone(net: Any, x: np.ndarray) -> list[np.ndarray]:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("num_layers", [1, 3])
 @pytest.mark.parametrize("cell", CELLS)
-def test_each_is_as_it_is_alone(cell: str, num_layers: int, dtype: type, implementation: str) -> None:
+def test_each_sequence_equals_one_alone(cell: str, num_layers: int, dtype: type, implementation: str) -> None:
     net = layer(cell, 5, 17, num_layers, dtype=dtype)
     x = inputs(9, 4, dtype=dtype)
     for got, expected in zip(served(net.pool(20), x), alone(net, x), strict=True):
@@ -74,20 +74,20 @@ def test_models(implementation: str) -> None:
             assert_same_bits({"y": got}, {"y": expected})
 
 
-def test_predictions(native: str) -> None:
-    """However many there are: tiles of rows, rows dealt to threads, and one at a time."""
+def test_any_number_of_sequences(native: str) -> None:
+    """Tiles of rows, rows divided among threads, and single rows."""
     net, x = model(), inputs(150, 3)
     expected = net.predict(x)
     for threads in (1, 3):
         got = served(net.pool(150, threads=threads), x, least=140)
         assert_same_bits({"y": np.stack(got)}, {"y": expected})
-    wide, x = fastrnn.LSTM(64, 256, rng=0), inputs(64, 2, 64)  # a step of all repays threads
+    wide, x = fastrnn.LSTM(64, 256, rng=0), inputs(64, 2, 64)  # a step of all sequences is large enough for threads
     got = served(wide.pool(64, threads=2), x, least=64)
     assert_same_bits({"y": np.stack(got)}, {"y": wide(x.swapaxes(0, 1))[0].swapaxes(0, 1)})
 
 
-def test_the_last_step(implementation: str) -> None:
-    """Every step is the last so far."""
+def test_models_that_return_the_last_step(implementation: str) -> None:
+    """Every step returns the result up to that step."""
     layers, x = [fastrnn.GRU(5, 9, reset_after=True, rng=0), LayerNormalization(9), LastStep()], inputs(5, 4)
     for got, expected in zip(served(Sequential(layers).pool(5), x), alone(Sequential(layers[:2]), x), strict=True):
         assert_same_bits({"y": got}, {"y": expected})
@@ -101,7 +101,7 @@ def test_letters(implementation: str) -> None:
 
 
 def test_out_and_one_session(implementation: str) -> None:
-    """`out` is filled and returned, also where it is x; a vector in is a vector out; nothing in is nothing out."""
+    """`out` is filled and returned, also if it is x; a vector gives a vector; an empty array gives an empty array."""
     net = Sequential([fastrnn.LSTM(5, 5, rng=0), Dense(5, 5, rng=1)])
     pool, x = net.pool(4), inputs(4, 3)
     a, b, *_ = (pool.open() for _ in range(4))
@@ -118,7 +118,7 @@ def test_out_and_one_session(implementation: str) -> None:
 
 
 def test_open_and_close(backend: str) -> None:
-    """A place is used again, and the one who has it begins at zero; a number is not."""
+    """A slot is reused and starts at zero; a session number is not reused."""
     net, x = model(), inputs(2, 4)
     pool, expected = net.pool(2), alone(net, x)
     assert (pool.capacity, len(pool)) == (2, 0)
@@ -142,7 +142,7 @@ def test_open_and_close(backend: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_states(cell: str, implementation: str) -> None:
-    """Saved, by pickle too, and begun or restored with; as a layer takes it for a batch of one."""
+    """Saved, also by pickle, and used to open or restore a session; in a layer's form for a batch of one."""
     net, x = layer(cell, 5, 17, 2), inputs(1, 6)[0]
     pool = net.pool(3)
     a = pool.open()
@@ -161,7 +161,7 @@ def test_states(cell: str, implementation: str) -> None:
     given = states(cell, 2, 1, 17)
     c = pool.open(given if len(given) > 1 else given[0])
     for s in given:
-        s += 1  # what is given is copied, and so is what is handed out
+        s += 1  # arguments and results are copied
     for _ in range(2):
         own = pool.state(c)
         for s, other in zip(own if isinstance(own, tuple) else (own,), states(cell, 2, 1, 17), strict=True):
@@ -215,8 +215,9 @@ def test_states_of_models(backend: str) -> None:
         (TypeError, "state: expected None", lambda p, a, b: p.open((1,) * 6)),
     ],
 )
-def test_wrong_arguments(error: type[Exception], said: str, ask: Callable[..., Any], backend: str) -> None:
-    """A message, and the pool is as it was."""
+def test_wrong_arguments_change_nothing(
+    error: type[Exception], said: str, ask: Callable[..., Any], backend: str
+) -> None:
     net, x = model(), inputs(2, 3)
     pool, expected = net.pool(3), alone(net, x)
     a, b = pool.open(), pool.open()
@@ -249,7 +250,7 @@ def test_wrong_capacity(wrong: Any, error: type[Exception]) -> None:
 
 
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_a_pool_has_no_copies(way: Callable[[Any], Any], backend: str) -> None:
+def test_a_pool_cannot_be_copied(way: Callable[[Any], Any], backend: str) -> None:
     with pytest.raises(TypeError, match="pool: cannot be copied or pickled"):
         way(fastrnn.LSTM(3, 4, rng=0).pool(2))
 
@@ -271,7 +272,7 @@ def test_follows_its_layers(backend: str) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_of_disjoint_sessions(threads: int, implementation: str) -> None:
-    """Each thread serves sequences of its own, opening and closing as it goes."""
+    """Each thread serves its own sequences, and opens and closes sessions meanwhile."""
     if implementation == "numba":
         pytest.skip("its first calls compile")
     net, x = model(), inputs(12, 5)
@@ -288,8 +289,8 @@ def test_threads_of_disjoint_sessions(threads: int, implementation: str) -> None
     assert len(pool) == 0
 
 
-def test_threads_that_want_one_session(implementation: str) -> None:
-    """One is let in at a time, the others are refused: as many steps were made as came back."""
+def test_threads_that_use_one_session(implementation: str) -> None:
+    """One is admitted at a time, the others get an error: the number of steps equals the number of successful calls."""
     net = fastrnn.LSTM(5, 17, rng=0)
     pool, x = net.pool(2), np.ones((1, 5), np.float32)
     session, start = pool.open(), threading.Barrier(4)
@@ -317,8 +318,8 @@ def refused(call: Callable[[], Any]) -> Exception | None:
     return None
 
 
-def test_a_session_in_a_call_is_nobody_elses(backend: str) -> None:
-    """Here the others come while the step is being handed its x."""
+def test_a_session_in_a_call_rejects_other_calls(backend: str) -> None:
+    """Here the other calls come while x is passed to the step."""
     pool, caught = fastrnn.LSTM(5, 4, rng=0).pool(3), []
     a, b = pool.open(), pool.open()
 

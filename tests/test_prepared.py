@@ -1,4 +1,4 @@
-"""Calls of a layer that are described to the kernels once: the same bits and errors as by the general way."""
+"""Prepared calls of a layer, set up once: the same bits and errors as the general path."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def same(a: Any, b: Any) -> bool:
 
 
 def general(layer: Any, x: np.ndarray, state: Any = None) -> list[np.ndarray]:
-    """By the way that looks at everything: a list of resets is never prepared for."""
+    """Call the layer on the general path: a list of resets is never prepared."""
     steps = x.shape[:-1]
     return flat(layer(x, state, resets=np.zeros(steps, bool)))
 
 
 def prepare(layer: Any, x: np.ndarray) -> Any:
-    """The layer, ready for such x."""
+    """Prepare the layer for such an x."""
     layer(x)
     layer(x)
     assert run_of(layer, x) is not None
@@ -54,7 +54,7 @@ def run_of(layer: Any, x: np.ndarray) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_same_bits(shape: tuple[int, ...], kind: str, options: dict[str, Any], native: str) -> None:
-    """With and without a state, of whatever strides x has."""
+    """With and without a state, for any strides of x."""
     layer = getattr(fastrnn, kind)(5, 9, **KINDS[kind], **options, rng=0)
     rng = np.random.default_rng(1)
     wide = rng.standard_normal((*shape[:-1], 8)).astype(layer.dtype)
@@ -68,8 +68,8 @@ def test_same_bits(shape: tuple[int, ...], kind: str, options: dict[str, Any], n
             assert same(flat(layer(x, state)), general(layer, x, state))
 
 
-def test_follows_its_settings(native: str) -> None:
-    """New weights, threads, instruction sets and backends are not those of the call before."""
+def test_prepared_calls_follow_the_settings(native: str) -> None:
+    """New weights, threads, instruction sets and backends differ from those of the previous call."""
     layer, x = fastrnn.LSTM(5, 40, rng=0), np.ones((6, 40, 5), np.float32)
     prepare(layer, x)
     layer.load_state_dict({name: 2 * value for name, value in layer.state_dict().items()})
@@ -88,8 +88,8 @@ def test_follows_its_settings(native: str) -> None:
     assert same(flat(copy(x)), flat(layer(x)))
 
 
-def test_same_errors(native: str) -> None:
-    """What does not fit raises what it always does, as often as it comes."""
+def test_errors_are_the_same(native: str) -> None:
+    """Arguments that do not fit raise the usual error, repeatedly."""
     layer, x = fastrnn.LSTM(5, 9, rng=0), np.ones((6, 2, 5), np.float32)
     prepare(layer, x)
     bad: list[tuple[Any, Any, type[Exception], str]] = [

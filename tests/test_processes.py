@@ -1,4 +1,4 @@
-"""Threads and processes in each other's way: all at once, forks in the middle, signals, CPUs that are taken."""
+"""Threads and processes that interfere: parallel calls, forks during calls, signals, CPUs used by others."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def storm(python: Python, seconds: float, forks: str = "") -> str:
     return done.stdout
 
 
-def test_eight_threads_at_once(python: Python) -> None:
+def test_eight_parallel_threads(python: Python) -> None:
     storm(python, 2)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_forks_in_the_middle(python: Python) -> None:
+def test_forks_during_calls(python: Python) -> None:
     storm(python, 1, FORKS)
 
 
@@ -216,17 +216,17 @@ def signalled(python: Python, case: str) -> None:
     ],
 )
 def test_interruption(case: str, python: Python) -> None:
-    """Ctrl-C ends a call within the tenth of a second in which it asks, and the next one is right."""
+    """Ctrl-C ends a call at its next check, every tenth of a second, and the next call is correct."""
     signalled(python, case)
 
 
 @pytest.mark.alone
-def test_a_handler_of_interruptions_that_returns(python: Python) -> None:
-    """The handler may call fastrnn, and the interrupted call goes on to the same bits."""
+def test_interruption_with_a_handler_that_returns(python: Python) -> None:
+    """The handler may call fastrnn, and the interrupted call gives the same bits."""
     signalled(python, "")
 
 
-#: Calls that end every step at a barrier, if they are shared, and how long some of them take.
+#: calls that end every step at a barrier if several threads share them, and the duration of some
 TURNS = """
 import os, time
 import numpy as np
@@ -271,8 +271,8 @@ assert good, found
 
 @pytest.mark.alone
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
-def test_a_cpu_that_is_taken(python: Python) -> None:
-    """Two threads, one of whose CPUs another process holds, take at most 1.3 times as long as one thread does."""
+def test_a_cpu_taken_by_another_process(python: Python) -> None:
+    """Two threads then take at most 1.3 times as long as one thread does."""
     done = python("-W", "ignore", "-c", TURNS + TAKEN)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -301,7 +301,7 @@ assert told == 1 and good, found
 @pytest.mark.alone
 @pytest.mark.skipif(not os.access("/sys/fs/cgroup/cpu/cgroup.procs", os.W_OK), reason="no control group can be made")
 def test_a_quota(python: Python) -> None:
-    """Of one CPU, set after the import: it is seen, and two threads take at most 1.3 times as long as one."""
+    """A quota of one CPU, set after the import, is detected: two threads take at most 1.3 times as long as one."""
     done = python("-W", "ignore", "-c", TURNS + QUOTA)
     print(done.stdout)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""LSTM layers with proj_size, against PyTorch's in float64, and their promises."""
+"""LSTM layers with proj_size: compared with PyTorch in float64, and their promises."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_against_pytorch(sizes: tuple[int, ...], backend: str, oracle: Callable[
 
 @pytest.mark.parametrize("sizes", SIZES[:5], ids=str)
 def test_roundings(sizes: tuple[int, ...], native: str) -> None:
-    """Every instruction set in both dtypes, as near to the exact result as the problem's own conditioning lets it."""
+    """Every instruction set in both dtypes, within the bound for the problem's conditioning."""
     problem = Problem(sizes, 1)
     problem.arrays, problem.parameters = (
         {name: a.astype(np.float32).astype(np.float64) for name, a in arrays.items()}
@@ -92,7 +92,7 @@ def test_roundings(sizes: tuple[int, ...], native: str) -> None:
 
 @pytest.mark.parametrize("sizes", [SIZES[1], (5, 1, 64, 512, 300, 1, 1), (9, 12, 5, 48, 16, 1, 1)], ids=str)
 def test_bits(sizes: tuple[int, ...], native: str) -> None:
-    """The same on any number of threads, with checkpoints, and without training; a stream's are the layer's."""
+    """On any number of threads, with checkpoints, and without training; a stream gives the layer's bits."""
     problem = Problem(sizes)
     expected = problem.results(np.float32, threads=1)
     for options in ({"threads": 2}, {"threads": 3}, {"checkpoint": 2}, {"checkpoint": 1, "threads": 2}):
@@ -100,7 +100,7 @@ def test_bits(sizes: tuple[int, ...], native: str) -> None:
     layer = problem.layer(np.float32)
     layer.load_state_dict({name: p.astype(np.float32) for name, p in problem.parameters.items()})
     x, *state = (problem.arrays[name].astype(np.float32) for name in ("x", "h0", "c0"))
-    for _ in range(3):  # the general way, and the prepared one
+    for _ in range(3):  # the general path, and the prepared one
         y, (h_n, c_n) = layer(x, tuple(state), problem.lengths)
         assert_same_bits({"y": y, "h_n": h_n, "c_n": c_n}, {name: expected[name] for name in ("y", "h_n", "c_n")})
     if problem.D == 1:
@@ -112,8 +112,8 @@ def test_bits(sizes: tuple[int, ...], native: str) -> None:
         assert_same_bits({"y": again, "h": stream.state[0]}, {"y": whole, "h": h_n})
 
 
-def test_resets(backend: str) -> None:
-    """Each episode is a sequence of its own, and the state before a reset gets nothing from after it."""
+def test_resets_start_new_sequences(backend: str) -> None:
+    """The state before a reset gets no gradient from after it."""
     problem = Problem((6, 2, 3, 9, 4, 1, 1))
     layer = problem.layer(np.float64)
     layer.load_state_dict(problem.parameters)
@@ -131,8 +131,8 @@ def test_resets(backend: str) -> None:
     assert_close(back.grads, total)
 
 
-def test_file_repr_and_inspect(tmp_path: Any, oracle: Callable[[str], Any]) -> None:
-    """To PyTorch and from it, to a file and from it, bit by bit."""
+def test_round_trips(tmp_path: Any, oracle: Callable[[str], Any]) -> None:
+    """To PyTorch and back, to a file and back, bit for bit."""
     oracle("torch")
     layer = fastrnn.LSTM(3, 8, 2, proj_size=5, bidirectional=True, rng=0)
     fastrnn.save(tmp_path / "net.safetensors", layer)
@@ -142,8 +142,8 @@ def test_file_repr_and_inspect(tmp_path: Any, oracle: Callable[[str], Any]) -> N
     assert "proj_size=5" in repr(layer)
 
 
-def test_other_cells() -> None:
-    """Whose h is read by one product alone."""
+def test_other_cells_with_a_projection() -> None:
+    """Cells whose h is read by a single product."""
     layer = fastrnn.Recurrent(fastrnn.catalogue.cifg_lstm_input, 3, 8, proj_size=5)
     assert layer(np.ones((4, 2, 3), np.float32))[0].shape == (4, 2, 5)
     layer = fastrnn.Recurrent(fastrnn.cells.CELLS["rnn_tanh"], 3, 8, proj_size=5, zoneout=(0.0,))
@@ -160,14 +160,14 @@ def test_other_cells() -> None:
 
 
 def test_bfloat16_weights(native: str) -> None:
-    """W, U and R are rounded; the layer is that of the rounded weights."""
+    """W, U and R are rounded; the layer equals that of the rounded weights."""
     layer = fastrnn.LSTM(6, 40, proj_size=20, weight_dtype="bfloat16", rng=0)
     same = fastrnn.LSTM(6, 40, proj_size=20)
     same.load_state_dict(layer.state_dict())
     assert all((a.view(np.uint32) & 0xFFFF == 0).all() for n, a in layer.parameters().items() if "weight" in n)
     x = np.random.default_rng(0).standard_normal((7, 3, 6)).astype(np.float32)
     error = np.linalg.norm(layer(x)[0] - same(x)[0]) / np.linalg.norm(same(x)[0])
-    assert error < 2**-8  # of x and h, which one instruction set rounds for the products too
+    assert error < 2**-8  # one instruction set also rounds x and h for the products
 
 
 def test_it_learns() -> None:
@@ -181,8 +181,8 @@ def test_it_learns() -> None:
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_stateful_and_truncated() -> None:
-    """A training whose state goes on from batch to batch is that of one long sequence in windows, to the last bit."""
+def test_stateful_and_truncated_training() -> None:
+    """Bit-identical to truncated training on one long sequence."""
     rng, trained = np.random.default_rng(0), []
     x, y = (rng.standard_normal((4, 15, n)).astype(np.float32) for n in (2, 1))
     cut = [np.concatenate(np.split(a, 3, axis=1)) for a in (x, y)]
@@ -195,8 +195,8 @@ def test_stateful_and_truncated() -> None:
     assert any((a != b).any() for a, b in zip(trained[1].values(), trained[2].values(), strict=True))
 
 
-def test_a_model(tmp_path: Any) -> None:
-    """What it says of itself, and its file; that of a peephole LSTM, and that of a layer of another cell."""
+def test_summary_and_file_of_a_model(tmp_path: Any) -> None:
+    """Of a peephole LSTM, and of a layer with another cell."""
     layers = [fastrnn.LSTM(2, 8, 2, proj_size=3, peephole=True, bidirectional=True, rng=0), fastrnn.Dense(6, 1, rng=1)]
     model = fastrnn.Sequential(layers)
     assert "(None, None, 6)" in str(model.summary())
@@ -209,8 +209,8 @@ def test_a_model(tmp_path: Any) -> None:
     assert_same_bits(fastrnn.load(tmp_path / "layer.safetensors", cell=cell).state_dict(), layer.state_dict())
 
 
-def test_states_of_both_widths() -> None:
-    """A stream's and a layer's are checked each for its own."""
+def test_wrong_states() -> None:
+    """A stream's and a layer's state are each checked for both widths."""
     layer = fastrnn.LSTM(3, 8, 2, proj_size=5, rng=0)
     stream, h, c = layer.stream(4), np.ones((2, 4, 5), np.float32), np.ones((2, 4, 8), np.float32)
     stream.state = (h, c)
@@ -232,12 +232,12 @@ def test_states_of_both_widths() -> None:
         ({"proj_size": 2, "recurrent_dropout": 0.1}, "proj_size: not supported with recurrent_dropout or zoneout"),
     ],
 )
-def test_unsupported_combinations_raise_an_error(options: dict[str, Any], message: str) -> None:
+def test_unsupported_options_raise_an_error(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fastrnn.LSTM(3, 8, **options)
 
 
-def test_onnx_has_none(oracle: Callable[[str], Any]) -> None:
+def test_onnx_cannot_express_a_projection(oracle: Callable[[str], Any]) -> None:
     oracle("onnx")
     with pytest.raises(ValueError, match="proj_size: ONNX cannot express 5"):
         fastrnn.to_onnx(fastrnn.LSTM(3, 8, proj_size=5))

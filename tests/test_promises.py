@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(not ISAS, reason="no native implementation is in
 
 SETTINGS = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True)
 
-# A little more than what src/team.h and src/plan.c have under these names.
+# slightly more than the constants of these names in src/team.h and src/plan.c
 WORTH_THREADS = 1.1e7  # flop of a forward pass
 WORTH_BARRIER = 2.1e5  # flop of a step
 
@@ -38,7 +38,7 @@ Draw = Callable[[Any], Any]
 
 
 def worth_threads(case: Any) -> Any:
-    """With as many steps as that takes; three times as many with lengths, which are drawn from 0 to T."""
+    """Return the sizes with enough steps; three times as many with lengths, which are drawn from 0 to T."""
     step = 2 * PUBLIC[case.cell][1] * case.B * case.H * (case.H + case.I)
     return replace(case, T=int(WORTH_THREADS / step * (3 if getattr(case, "lengths", False) else 1)) + 1)
 
@@ -108,7 +108,7 @@ def check_call(call: Call, draw: Draw) -> None:
             same(*pair, "eight callers")
 
 
-# Layers, whose directions and levels run side by side
+# layers whose directions and levels run in parallel
 
 
 OPTIONS: dict[str, st.SearchStrategy[Any]] = {
@@ -153,7 +153,7 @@ def check_stack(case: Any, draw: Draw) -> None:
 
 
 Check = Callable[[Any, Draw], None]
-#: (what is drawn, what must hold, how many in an ordinary run and in a long one)
+#: (kind of problem, the promise, number of examples in an ordinary run and in a long one)
 KINDS: dict[str, tuple[st.SearchStrategy[Any], Check, int, int]] = {
     "small calls": (small_calls(), check_call, 50, 10_000),
     "large calls": (large_calls(), check_call, 8, 300),
@@ -224,8 +224,8 @@ started(large_stacks(), stack)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
-def test_large_ones_are_shared(python: Callable[..., CompletedProcess[str]]) -> None:
-    """Each of them starts threads beside the caller's."""
+def test_large_problems_use_threads(python: Callable[..., CompletedProcess[str]]) -> None:
+    """Each of them starts threads in addition to the caller's."""
     done = python("-c", SHARED)
     assert done.returncode == 0, done.stderr
     started = [int(line.split()[0]) for line in done.stdout.splitlines()]

@@ -1,4 +1,4 @@
-"""Ragged calls, which hold no padding: the bits of the padded ones, and memory for the steps that there are."""
+"""Ragged calls, which have no padding: the bits of padded calls, and memory in proportion to the valid steps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def ragged(a: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def padded(a: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """With NaN where there is nothing."""
+    """Return the padded array, with NaN in the padding."""
     T = int(lengths.max(initial=0))
     whole = np.full((T, len(lengths), *a.shape[1:]), True if a.dtype == bool else np.nan, a.dtype)
     whole[np.arange(T)[:, None] < lengths] = a
@@ -53,7 +53,9 @@ def stack_of(cell: str, sizes: Sizes, directions: int = 2, merge: str | None = "
 def everything(
     stack: PackedStack, lengths: np.ndarray, as_padded: bool, threads: int = 1, checkpoint: int | None = None
 ) -> Arrays:
-    """Outputs of inference and of training, and all gradients: of one random problem, in either form; ragged."""
+    """Return outputs of inference and training, and all gradients, of a random problem in either form; as ragged
+    arrays.
+    """
     rng = np.random.default_rng(len(lengths))
     N, calls = int(lengths.sum()), len(stack.parts)
     features = stack.widths[0] * (len(stack.directions) if stack.merge == "concat" else 1)
@@ -82,7 +84,7 @@ def everything(
 
 @pytest.mark.parametrize("kind", LENGTHS)
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_bits_of_padded_calls(cell: str, kind: str, implementation: str) -> None:
+def test_same_bits_as_padded_calls(cell: str, kind: str, implementation: str) -> None:
     lengths, stack = falling(kind, np.random.default_rng(0)), stack_of(cell, (3, 17, 2))
     assert_same_bits(everything(stack, lengths, False), everything(stack, lengths, True))
 
@@ -99,10 +101,10 @@ def test_checkpoints_and_threads(cell: str, kind: str, native: str) -> None:
             assert_same_bits(everything(stack, lengths, False, threads, checkpoint), expected)
 
 
-def test_memory_is_for_the_steps_that_there_are(native: str) -> None:
-    """Of one sequence of 2,000 steps and 99 of two, in training; padded they would be 90 times as many."""
+def test_memory_is_proportional_to_the_steps(native: str) -> None:
+    """Training with one sequence of 2,000 steps and 99 of two; padding would make 90 times as many steps."""
     lengths, stack = np.r_[2000, np.full(99, 2)], stack_of("gru_after", (8, 16, 2), directions=1)
-    everything(stack, np.r_[3, 1], False)  # what is kept from call to call
+    everything(stack, np.r_[3, 1], False)  # memory kept between calls
     N = int(lengths.sum())
     tracemalloc.start()
     everything(stack, lengths, False)

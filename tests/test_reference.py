@@ -1,4 +1,4 @@
-"""The NumPy reference itself: complex steps, numbers worked out elsewhere, a closed form.
+"""Checks of the NumPy reference: complex steps, numbers computed elsewhere, a closed form.
 
 All that is compiled is compared with the reference (test_backends.py); here it earns that.
 """
@@ -17,7 +17,7 @@ import fastrnn
 from fastrnn.backends import numpy as reference
 from fastrnn.call import Call
 
-STEP = 1e-30  # no difference is taken, so the step can be so small that its square vanishes
+STEP = 1e-30  # no difference is formed, so the step can be so small that its square vanishes
 
 
 #: half of the sixteen combinations have every combination of three; the others are thorough
@@ -25,7 +25,7 @@ HALF = [pytest.param(n, marks=pytest.mark.thorough if n.bit_count() % 2 else ())
 
 
 def options(cell: str) -> list[dict[str, Any]]:
-    """All of lengths x resets x reverse x initial states, with the other options in turn."""
+    """Return all combinations of lengths, resets, reverse and initial states; the other options alternate."""
     every = []
     for n, (lengths, resets, reverse, states) in enumerate(product((False, True), repeat=4)):
         some = {
@@ -41,7 +41,7 @@ def options(cell: str) -> list[dict[str, Any]]:
 
 
 def loss(problem: Problem, inputs: dict[str, np.ndarray]) -> complex:
-    """The scalar whose gradient the backward pass claims to be: sum of outputs times cotangents."""
+    """Return the scalar that the backward pass differentiates: the sum of outputs times cotangents."""
     given = {name: None for name in ("b", "b_rec", "p", "h0", "c0", "lengths", "resets")} | inputs
     init = (given.pop("h0"), given.pop("c0"))
     cell = fastrnn.cells.CELLS[problem.cell]
@@ -54,7 +54,7 @@ def loss(problem: Problem, inputs: dict[str, np.ndarray]) -> complex:
 
 
 def complex_step(problem: Problem, name: str) -> np.ndarray:
-    """d loss / d inputs[name], element by element, to rounding."""
+    """Return d loss / d inputs[name], element by element, up to rounding."""
     inputs = {k: v.astype(complex) if v.dtype.kind == "f" else v for k, v in problem.inputs.items()}
     gradient = np.empty(problem.inputs[name].shape)
     for index in np.ndindex(gradient.shape):
@@ -76,8 +76,8 @@ def test_gradients_are_complex_step_derivatives(cell: str, n: int) -> None:
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
-def test_options_mean_what_they_say(cell: str, reverse: bool, implementation: str) -> None:
-    """Lengths, resets and reverse, spelled out as plain calls on pieces of one sequence each."""
+def test_options_equal_plain_calls(cell: str, reverse: bool, implementation: str) -> None:
+    """Lengths, resets and reverse, expressed as plain calls on parts of single sequences."""
     cells = {"return_cells": True} if PUBLIC[cell][0] == "lstm" else {}
     problem = make(cell, (9, 7, 5, 15), lengths=True, resets=True, reverse=reverse, **cells)
     got = forward(problem)
@@ -97,7 +97,7 @@ def test_options_mean_what_they_say(cell: str, reverse: bool, implementation: st
         assert not any(got[k][length:, n].any() for k in every_step)
 
 
-#: One step of one unit at 30 digits (mpmath), from the inputs in `test_one_step_by_hand`: h, and c for an LSTM.
+#: one step of one unit to 30 digits (mpmath), for the inputs of `test_one_step_by_hand`: h, and c for an LSTM
 BY_HAND = {
     "rnn_tanh": (0.124353001771596208,),
     "rnn_relu": (0.125,),
@@ -111,7 +111,7 @@ BY_HAND = {
 
 
 def by_hand(gates: int, states: str) -> dict[str, np.ndarray]:
-    """The arguments of the step that `BY_HAND` has."""
+    """Return the arguments of the steps in `BY_HAND`."""
     inputs = {
         "x": np.full((1, 1, 1), 0.5),
         "W": np.array([[0.1], [-0.2], [0.3], [0.4]])[:gates],
@@ -137,7 +137,7 @@ def test_one_step_by_hand(cell: str, implementation: str) -> None:
 
 @pytest.mark.parametrize("name", fastrnn.cells.CELLS)
 def test_equations_by_hand(name: str) -> None:
-    """Of every cell, of those too that have no public function."""
+    """Every cell, including those without a public function."""
     cell = fastrnn.cells.CELLS[name]
     given = by_hand(cell.G, "".join(cell.states))
     products, P = len(cell.products), len(cell.parameters)
@@ -150,8 +150,8 @@ def test_equations_by_hand(name: str) -> None:
     )
 
 
-def test_values_of_the_seed(implementation: str) -> None:
-    """A worked example from outside the project: four one-hot letters through a tanh RNN, as its author printed it."""
+def test_published_example(implementation: str) -> None:
+    """An example from outside the project: four one-hot letters through a tanh RNN, with the printed values."""
     weights = np.arange(1, 17).reshape(4, 4) / 10
     y = fastrnn.rnn_forward(np.eye(4), weights, weights, np.array([0.1, 0.2, 0.3, 0.4])).y
     printed = [
@@ -160,7 +160,7 @@ def test_values_of_the_seed(implementation: str) -> None:
         [0.88013356, 0.99771501, 0.99995896, 0.99999926],
         [0.90287178, 0.99831338, 0.99997209, 0.99999954],
     ]
-    np.testing.assert_allclose(y, printed, rtol=0, atol=0.5001e-8)  # eight digits were printed
+    np.testing.assert_allclose(y, printed, rtol=0, atol=0.5001e-8)  # printed to eight digits
 
 
 def test_linear_cell_is_a_sum_of_matrix_powers(implementation: str) -> None:

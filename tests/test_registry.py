@@ -1,4 +1,4 @@
-"""The list of cells is the same wherever it stands: Python's registry, the C core's table, the tests."""
+"""The lists of cells agree: Python's registry, the C core's table, the tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastrnn.cells import CELLS, find, generate, machine
 
 
 def test_tests_know_every_cell() -> None:
-    """Those of which there are public functions."""
+    """All cells with public functions."""
     assert set(PUBLIC) == {name for name, cell in CELLS.items() if f"{cell.family}_forward" in fastrnn.__all__}
     for name, (family, gates, _) in PUBLIC.items():
         cell = CELLS[name]
@@ -33,8 +33,8 @@ def test_what_is_compiled_in_needs_no_compiler(native: str, monkeypatch: pytest.
     assert all(in_kernels(cell) for cell in generate.compiled().values())
 
 
-def test_what_is_compiled_in() -> None:
-    """The built-in cells come first, and no cell is there twice."""
+def test_compiled_in_cells() -> None:
+    """The built-in cells come first, and no cell occurs twice."""
     names = [*generate.compiled()]
     assert names[: len(CELLS)] == [*CELLS]
     assert len(names) == len(CELLS) + 20
@@ -53,8 +53,8 @@ def test_exports() -> None:
     assert not [name for name in fastrnn.__all__ if not hasattr(fastrnn, name)]
 
 
-def test_a_factory_gives_what_is_compiled_in() -> None:
-    """Of equations that are the same but for the order in which they are written, each cell would be another."""
+def test_factories_return_the_compiled_in_cells() -> None:
+    """Otherwise equal equations in another order would make different cells."""
     assert catalogue.lstm_with().digest == CELLS["lstm"].digest
     assert catalogue.lstm_with(input_forget=True).digest == catalogue.cifg_lstm_input.digest
     for after in (True, False):

@@ -1,4 +1,4 @@
-"""Training with recurrent dropout, zoneout and weight drop, against PyTorch's autograd with the documented masks."""
+"""Training with recurrent dropout, zoneout and weight drop: compared with autograd and the documented masks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def taken(torch: Any, a: Any, u: Any, s: Any, p: Any, e: Any) -> Any:
     return (e[0] * torch.tanh(a[0] + u(0, s[0])) + e[1],)
 
 
-#: cell -> its textbook, of the gates' W x + b, the products u(k, v), states, parameter and inputs
+#: cell -> its textbook equations, from the gates' W x + b, products u(k, v), states, parameters and inputs
 TEXTBOOK: dict[Any, Callable[..., Any]] = {
     "rnn_tanh": rnn,
     "gru_after": gru_after,
@@ -61,7 +61,7 @@ TEXTBOOK: dict[Any, Callable[..., Any]] = {
 
 
 def by_autograd(torch: Any, cell: Any, net: Any, given: Arrays, d: Arrays, seed: int) -> Arrays:
-    """y, the final states and every gradient, by a loop over tensors."""
+    """Return y, the final states and every gradient from a loop over tensors."""
     T, B, _ = given["x"].shape
     between, each = draws(net, T, B, seed)
     floats = net.parameters() | {name: a for name, a in given.items() if a.dtype.kind == "f"}
@@ -105,7 +105,7 @@ def by_autograd(torch: Any, cell: Any, net: Any, given: Arrays, d: Arrays, seed:
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("cell", TEXTBOOK, ids=lambda cell: getattr(cell, "name", cell))
 def test_gradients_are_those_of_autograd(cell: Any, seed: int, torch: Any) -> None:
-    """One after the other alone, then all together, of stacks at random sizes."""
+    """Each alone, then all together, for stacks of random sizes."""
     rng = np.random.default_rng(seed)
     T, B, I, H, L = (int(n) for n in rng.integers(1, (9, 6, 5, 40, 4)))
     options = (ONE_EACH + [RATES] * 3)[seed] | {"dropout": 0.4 if L > 1 and seed % 2 else 0.0}
@@ -117,7 +117,7 @@ def test_gradients_are_those_of_autograd(cell: Any, seed: int, torch: Any) -> No
 
 @pytest.mark.parametrize("cell", ["lstm", "gru_before", names_taken], ids=lambda cell: getattr(cell, "name", cell))
 def test_a_mask_for_each_gate(cell: Any, implementation: str, torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `fastrnn.keras` asks for it, with the gradients of the masks themselves."""
+    """As `fastrnn.keras` requests it, including the gradients of the masks."""
     plain = CELLS[cell] if isinstance(cell, str) else cell
     own, n = masked(plain, tuple([f"mask_{gate}" for gate in plain.products])), len(plain.inputs)
 
@@ -153,7 +153,7 @@ def test_every_implementation_is_the_reference(implementation: str) -> None:
 
 
 @pytest.mark.parametrize("cell", own_cells.ALL, ids=lambda cell: cell.name)
-def test_kernels_run_every_cell_of_ones_own(cell: Any, native: str) -> None:
+def test_kernels_run_user_defined_cells(cell: Any, native: str) -> None:
     net = made(cell, 3, 5, 2, dtype=np.float64, **(RATES if cell.products else {"zoneout": 0.3}))
     given, d = problem(net, 6, 5, 0)
     with fastrnn.use_backend("numpy"):
@@ -179,7 +179,7 @@ def test_threads_have_the_same_bits(cell: str, sizes: tuple[int, int, int, int])
 
 
 def test_masks_are_the_same_in_any_layout(backend: str) -> None:
-    """Masks are drawn time-major, whatever the caller's layout."""
+    """Masks are drawn in time-major order, whatever the caller's layout."""
     nets = [layer("lstm", 3, 9, 2, batch_first=batch_first, **RATES) for batch_first in (False, True)]
     x = np.random.default_rng(0).standard_normal((6, 4, 3), np.float32)
 
@@ -206,15 +206,15 @@ def test_no_steps_and_no_sequences(sizes: tuple[int, int], backend: str) -> None
 
 
 @pytest.mark.parametrize("options", [*ONE_EACH, RATES])
-def test_the_rng_decides_the_masks(options: dict[str, Any]) -> None:
+def test_rng_determines_the_masks(options: dict[str, Any]) -> None:
     net = layer("gru_after", 3, 9, 2, **options)
     given, d = problem(net, 7, 5, 0)
     assert_same_bits(results(net, given, d, 1), results(net, given, d, 1))
     assert (results(net, given, d, 1)["y"] != results(net, given, d, 2)["y"]).any()
 
 
-def test_rates_are_what_is_dropped_and_what_stays() -> None:
-    """Of 40 sequences of 50 units: h of the identity is multiplied with one mask over and over."""
+def test_rates_are_the_dropped_fraction() -> None:
+    """40 sequences of 50 units: the h of the identity is multiplied by one mask repeatedly."""
     B, H = 40, 50
     net = fastrnn.RNN(1, H, activation="identity", bias=False, recurrent_dropout=0.2, dtype=np.float64)
     net.set_weights([np.zeros((H, 1)), np.eye(H)])
@@ -236,8 +236,8 @@ def test_rates_are_what_is_dropped_and_what_stays() -> None:
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("cell", ["rnn_tanh", "gru_after", "gru_before", "lstm"])
-def test_recurrent_dropout_is_that_of_keras(cell: str, keras: Any) -> None:
-    """With one mask for all gates, of which Keras draws one each."""
+def test_recurrent_dropout_equals_keras(cell: str, keras: Any) -> None:
+    """With one mask for all gates; Keras draws one for each."""
     net = layer(cell, 3, 5, dtype=np.float64, recurrent_dropout=0.4)
     plain = layer(cell, 3, 5, dtype=np.float64)
     plain.load_state_dict(net.state_dict())

@@ -21,11 +21,11 @@ from fastrnn import training
 
 
 @pytest.mark.parametrize("options", [{}, {"recurrent_dropout": 0.5}, {"weight_drop": 0.5}, {"zoneout": (0.0, 0.0)}])
-def test_inference_of_what_is_dropped_is_the_plain_layer(options: dict[str, Any], backend: str) -> None:
+def test_inference_ignores_dropout(options: dict[str, Any], backend: str) -> None:
     plain, net = layer("lstm", 3, 9, 2), layer("lstm", 3, 9, 2, **options)
     x = np.random.default_rng(0).standard_normal((6, 2, 3), np.float32)
     expected = named(*plain(x))
-    for _ in range(3):  # the third is described to the kernels
+    for _ in range(3):  # the third call is prepared
         assert_same_bits(named(*net(x)), expected)
     stream = net.stream(2)
     assert_same_bits({"y": np.array([stream.step(x_t) for x_t in x])}, {"y": expected["y"]})
@@ -52,8 +52,8 @@ def test_inference_of_zoneout_is_its_expectation(backend: str) -> None:
     assert_same_bits(named(*net(x)), named(*net(x)))
 
 
-def test_the_mean_of_zoneouts_maskings_is_its_inference() -> None:
-    """The mean over many maskings of one step is what inference has, within its own spread."""
+def test_mean_over_zoneout_masks_is_the_expectation() -> None:
+    """The mean over many masks of one step equals inference, within its own spread."""
     many = 20000
     net = fastrnn.GRU(3, 4, reset_after=True, zoneout=0.3, dtype=np.float64, rng=0)
     rng = np.random.default_rng(0)
@@ -107,7 +107,7 @@ def test_fit_learns(options: dict[str, Any], seed: int) -> None:
     assert net.evaluate(x, y)["loss"] < 0.1 * before
 
 
-def test_fit_is_determined_by_its_rng() -> None:
+def test_rng_determines_the_training() -> None:
     x, y = mean_task()
     nets = [model(0, **RATES) for _ in range(3)]
     for net, seed in zip(nets, (0, 0, 1), strict=True):
@@ -131,7 +131,7 @@ def test_copies_and_files_have_the_same_masks(cell: Any, tmp_path: Path, oracle:
         assert_same_bits({"y": twin(given["x"], e=e)[0]}, {"y": net(given["x"], e=e)[0]})
 
 
-def test_repr_says_the_rates() -> None:
+def test_repr_shows_the_rates() -> None:
     net = fastrnn.LSTM(3, 4, recurrent_dropout=0.1, zoneout=(0, 0.2), weight_drop=0.3)
     said = "recurrent_dropout=0.1, zoneout=(0.0, 0.2), weight_drop=0.3"
     assert repr(net) == f"LSTM(3, 4, {said}, dtype=float32) [lstm]"
@@ -146,7 +146,7 @@ def test_wrong_rates_are_refused(name: str, value: Any) -> None:
             fastrnn.LSTM(3, 4, **{name: given})
 
 
-def test_cells_without_the_products_or_states_refuse() -> None:
+def test_cells_without_products_or_states_raise_an_error() -> None:
     with pytest.raises(ValueError, match=r"^zoneout: .* one for each of the states h, c, got \(0.1,\)"):
         fastrnn.LSTM(3, 4, zoneout=(0.1,))
     for name in ("recurrent_dropout", "weight_drop"):

@@ -1,4 +1,4 @@
-"""Checkpoints: a training that was interrupted goes on bit by bit as if it had not been."""
+"""Checkpoints: an interrupted training resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def safetensors(oracle: Callable[[str], Any]) -> Any:
 
 
 class Interrupt(Callback):
-    """Stop as a user would, in the middle of an epoch."""
+    """Stop during an epoch, as a user would."""
 
     def __init__(self, epoch: int, batch: int) -> None:
         self.when = epoch, batch
@@ -56,7 +56,7 @@ def train(model: Sequential, *callbacks: Callback, rng: Any = 0, epochs: int = 6
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_bit_by_bit(dtype: Any, optimizer: str, sparse: bool, tmp_path: Path) -> None:
+def test_resumption_is_bit_identical(dtype: Any, optimizer: str, sparse: bool, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     whole, before, after = (model_of(optimizer, dtype) for _ in range(3))
     for model in (whole, before, after):
@@ -72,8 +72,8 @@ def test_bit_by_bit(dtype: Any, optimizer: str, sparse: bool, tmp_path: Path) ->
     assert_same_bits({"y": after.predict(classes(N, T))}, {"y": whole.predict(classes(N, T))})
 
 
-def test_batches_in_a_random_order(tmp_path: Path) -> None:
-    """Of a list of batches: their order, too, goes on."""
+def test_order_of_batches_is_restored(tmp_path: Path) -> None:
+    """A list of batches: their random order is part of the checkpoint."""
     batches = [(inputs()[i : i + 3], classes(N)[i : i + 3]) for i in range(0, N, 3)]
     whole, before, after = (classifier(dropout=0.3) for _ in range(3))
     expected = whole.fit(batches, epochs=4, rng=0)
@@ -84,7 +84,7 @@ def test_batches_in_a_random_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bits", ["PCG64", "MT19937", "Philox", "SFC64"])
-def test_the_state_of_any_generator(bits: str, tmp_path: Path) -> None:
+def test_state_of_any_generator_is_restored(bits: str, tmp_path: Path) -> None:
     def generator() -> np.random.Generator:
         return np.random.Generator(getattr(np.random, bits)(3))
 
@@ -119,7 +119,7 @@ def test_windows_and_states(tmp_path: Path) -> None:
 
 
 class Worse(Callback):
-    """An accuracy that falls from the second epoch on."""
+    """An accuracy that decreases from the second epoch on."""
 
     def on_epoch_end(self, training: Training) -> None:
         training.logs["accuracy"] = [0.5, 0.6, 0.4, 0.3, 0.2, 0.1, 0.0][training.epoch - 1]
@@ -127,7 +127,7 @@ class Worse(Callback):
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 5])
 def test_counters_of_early_stopping(stop: int, tmp_path: Path) -> None:
-    """Whichever epoch it is resumed from, the last included, it stops after the fifth and has the second's weights."""
+    """Resumed from any epoch, including the last, it stops after the fifth and restores the second's weights."""
     path = str(tmp_path / "c-{epoch}")
     whole, after = classifier(), classifier()
     stopping = EarlyStopping("accuracy", patience=3)
@@ -159,7 +159,7 @@ def test_when_checkpoints_are_written(tmp_path: Path) -> None:
     assert written(best_only=True, monitor="accuracy", every=2) == ["2"]
 
 
-def test_the_best_goes_on_being_the_best(tmp_path: Path) -> None:
+def test_best_epoch_is_restored(tmp_path: Path) -> None:
     def best() -> Checkpoint:
         return Checkpoint(tmp_path / "best-{epoch}", best_only=True, monitor="accuracy")
 
@@ -170,7 +170,7 @@ def test_the_best_goes_on_being_the_best(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.glob("best*")) == ["best-1", "best-2"]
 
 
-def test_what_is_in_a_checkpoint(tmp_path: Path, safetensors: Any) -> None:
+def test_contents_of_a_checkpoint(tmp_path: Path, safetensors: Any) -> None:
     model = classifier()
     stopping = EarlyStopping("loss")
     model.fit(inputs(), classes(N), 2, callbacks=[Checkpoint(tmp_path / "c"), stopping], rng=0)
@@ -186,9 +186,7 @@ def test_what_is_in_a_checkpoint(tmp_path: Path, safetensors: Any) -> None:
     assert_same_bits(other.state_dict(), model.state_dict())
 
 
-def test_an_older_file_survives_a_write_that_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, safetensors: Any
-) -> None:
+def test_a_failed_write_keeps_the_older_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, safetensors: Any) -> None:
     model = classifier()
     model.save(tmp_path / "w")
     before = (tmp_path / "w").read_bytes()
@@ -204,8 +202,8 @@ def test_an_older_file_survives_a_write_that_fails(
     assert [path.name for path in tmp_path.iterdir()] == ["w"]
 
 
-def test_places_where_no_file_can_be(tmp_path: Path, safetensors: Any) -> None:
-    """Said at the start of a fit, and nothing is left behind."""
+def test_unwritable_paths_raise_at_the_start(tmp_path: Path, safetensors: Any) -> None:
+    """No file is created."""
     (tmp_path / "directory").mkdir()
     model = classifier()
     before = model.state_dict()
@@ -241,7 +239,7 @@ def test_places_where_no_file_can_be(tmp_path: Path, safetensors: Any) -> None:
 
 
 class Made(Callback):
-    """A directory for each epoch."""
+    """Creates a directory for each epoch."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -250,14 +248,14 @@ class Made(Callback):
         (self.path / str(training.epoch)).mkdir()
 
 
-def test_what_the_system_does_not_write(tmp_path: Path, safetensors: Any) -> None:
-    """Here a name that is too long: an OSError, whatever safetensors makes of it."""
+def test_a_path_that_the_system_rejects(tmp_path: Path, safetensors: Any) -> None:
+    """A name that is too long raises an OSError, whatever safetensors raises."""
     with pytest.raises(OSError, match=r"^path: .* cannot be written"):
         classifier().save(tmp_path / ("w" * 255))
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_checkpoints_raise_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "c"
     data = inputs(), classes(N)
     classifier().fit(*data, callbacks=[Checkpoint(path), EarlyStopping("loss")])
@@ -295,8 +293,8 @@ def test_what_cannot_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ("name", "value"),
     [("best", 10**309), ("best", "x"), ("best", []), ("wait", "x"), ("wait", 1.5), ("best_epoch", None)],
 )
-def test_counters_that_are_no_numbers(name: str, value: Any, tmp_path: Path) -> None:
-    """A checkpoint whose text was changed, and its checksum with it."""
+def test_counters_that_are_not_numbers(name: str, value: Any, tmp_path: Path) -> None:
+    """A checkpoint with changed text and a matching checksum."""
     path = tmp_path / "c"
     classifier().fit(inputs(), classes(N), callbacks=[Checkpoint(path), EarlyStopping("loss")])
     tensors, plain = weight_files.read("resume", path)

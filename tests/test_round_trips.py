@@ -1,4 +1,4 @@
-"""Whole models to ONNX, PyTorch and Keras and back: the same predictions; and models of others read whole."""
+"""Whole models to ONNX, PyTorch and Keras and back: the same predictions; and foreign models read whole."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DTYPES = (np.float32, np.float64)
 
 @pytest.mark.parametrize("seed", MANY)
 def test_onnx(seed: int, onnx: Any, tmp_path: Path) -> None:
-    """By a file of the lowest opset, and of the highest one that onnx has: every bit."""
+    """Through files of the lowest opset, and of the highest that onnx supports: bit for bit."""
     model = drawn_model(seed, dtype=DTYPES[seed % 2])
     x = read_by(model, seed)
     expected = {"y": model.predict(x)}
@@ -37,10 +37,10 @@ def test_torch(seed: int, torch: Any) -> None:
     assert_same_bits({"y": fastrnn.from_torch(fastrnn.to_torch(model)).predict(x)}, {"y": model.predict(x)})
 
 
-@pytest.mark.filterwarnings("ignore")  # Keras and its backends give some while they are imported
+@pytest.mark.filterwarnings("ignore")  # Keras and its backends issue some on import
 @pytest.mark.parametrize("seed", range(12))
 def test_keras(seed: int, keras: Any, tmp_path: Path) -> None:
-    """Of two biases Keras has the sum; by the model, and by its file."""
+    """Keras has the sum of two biases; in memory, and through its file."""
     cells = ("lstm", "gru_after", "gru_before", "rnn_tanh", "rnn_relu", "rnn_sigmoid", "rnn_identity")
     model = drawn_model(seed, cells)
     x = read_by(model, seed)
@@ -52,9 +52,9 @@ def test_keras(seed: int, keras: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("chosen", ["last", "every", "final"])
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
-@pytest.mark.filterwarnings("ignore")  # of the exporter, many
+@pytest.mark.filterwarnings("ignore")  # many, from the exporter
 def test_a_model_of_pytorch(kind: str, chosen: str, torch: Any, onnx: Any, tmp_path: Path) -> None:
-    """Rows of a table, a recurrent layer, and a product with every step, the last one, or the final state."""
+    """An embedding, a recurrent layer, and a product with every step, the last step, or the final state."""
     torch.manual_seed(0)
 
     class Network(torch.nn.Module):  # type: ignore[misc, name-defined]
@@ -133,7 +133,7 @@ def appended(graph: Any, node: Any) -> None:
         (lambda g, node: node_of(g, "Squeeze").input.__setitem__(1, "axis0"), "join its directions are not recognised"),
     ],
 )
-def test_what_is_no_chain(change: Any, message: str, onnx: Any) -> None:
+def test_graphs_that_are_not_a_chain(change: Any, message: str, onnx: Any) -> None:
     constant = onnx.numpy_helper.from_array(np.array([0]), "axis0")
 
     def whole(graph: Any, node: Any) -> None:
@@ -145,7 +145,7 @@ def test_what_is_no_chain(change: Any, message: str, onnx: Any) -> None:
 
 
 def test_names_that_are_not_text(onnx: Any) -> None:
-    """Protocol buffers give them as bytes."""
+    """Protocol buffers return such names as bytes."""
     model = changed(onnx, lambda g, node: g.output.append(g.output[0]))
     with pytest.raises(ValueError, match=r"got b'\\xff', b'\\xff'"):
         fastrnn.from_onnx(model.SerializeToString().replace(b"\x01y", b"\x01\xff"), whole=True)

@@ -1,4 +1,4 @@
-"""Targets that count more than others, or not at all: sample and class weights, ignored classes, missing numbers.
+"""Sample and class weights, ignored classes and missing targets.
 
 The mean is PyTorch's of CrossEntropyLoss, ``sum(w * loss) / sum(w)``; Keras calls it "mean_with_sample_weight".
 """
@@ -19,7 +19,7 @@ import fastrnn
 from fastrnn import training
 from fastrnn.training import Accuracy, BinaryAccuracy, CategoricalCrossentropy, MeanAbsoluteError, Sequential
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # of Keras and its backends
+pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # from Keras and its backends
 
 SEEDS = range(3)
 
@@ -27,7 +27,7 @@ METRICS = {"accuracy": Accuracy(), "binary": BinaryAccuracy(), "mae": MeanAbsolu
 
 
 def weights_of(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
-    """Positive ones, and a third of them 0."""
+    """Return positive weights, a third of them 0."""
     rng = np.random.default_rng([seed, 1])
     return rng.random(shape) * 3 * (rng.random(shape) > 0.3)
 
@@ -35,12 +35,12 @@ def weights_of(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("shape", [(4, 3, 5), (7, 3)])
 @pytest.mark.parametrize("name", LOSSES)
-def test_gradient_is_the_difference(name: str, shape: tuple[int, ...], seed: int) -> None:
-    """With weights, lengths, and targets missing."""
+def test_gradients_are_differences(name: str, shape: tuple[int, ...], seed: int) -> None:
+    """With weights, lengths and missing targets."""
     f, (p, t), w = LOSSES[name], batch(name, shape, seed=seed), weights_of(shape[:-1], seed)
     lengths = ragged(*shape[:2], seed) if len(shape) == 3 else None
     missing = np.random.default_rng(seed).random(shape) < 0.2
-    counts = (0, int(np.argmax(lengths))) if lengths is not None else (0,)  # this step does, whatever the seed
+    counts = (0, int(np.argmax(lengths))) if lengths is not None else (0,)  # this step is missing for any seed
     w[counts], missing[counts] = 1, False
     t[missing] = np.nan
     value, gradient = f.gradient(p, t, lengths, w)
@@ -58,7 +58,7 @@ def test_gradient_is_the_difference(name: str, shape: tuple[int, ...], seed: int
 @pytest.mark.parametrize("shape", SIZES)
 @pytest.mark.parametrize("name", LOSSES)
 def test_weighted_mean(name: str, shape: tuple[int, ...], seed: int) -> None:
-    """Of the terms; whole numbers as weights are repetitions; equal ones none."""
+    """The weighted mean of the terms; integer weights are repetitions; equal weights have no effect."""
     f, (p, t) = LOSSES[name], batch(name, shape, seed=seed)
     w = np.random.default_rng(seed).integers(0, 4, shape[:-1])
     w.flat[0] = 2
@@ -82,7 +82,7 @@ def test_weighted_mean(name: str, shape: tuple[int, ...], seed: int) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", LOSSES)
-def test_weight_0_is_never_read(name: str, dtype: Any) -> None:
+def test_values_with_weight_0_have_no_effect(name: str, dtype: Any) -> None:
     f, (p, t), w = LOSSES[name], batch(name, (9, 5, 3), dtype), weights_of((9, 5))
     value, gradient = f.gradient(p, t, None, w)
     p[w == 0], t[w == 0] = np.nan, 99
@@ -94,7 +94,7 @@ def test_weight_0_is_never_read(name: str, dtype: Any) -> None:
 
 
 def test_missing_elements() -> None:
-    """Of a loss of elements the element, of one of steps the step; metrics likewise."""
+    """The element for elementwise losses, the step for losses of steps; also for metrics."""
     p, t = batch("mse", (4, 3))
     t[1, 0] = t[2] = np.nan
     error = p - t
@@ -114,12 +114,12 @@ def test_missing_elements() -> None:
     assert BinaryAccuracy()(p, t) == (right[~np.isnan(t)].sum(), 8)
 
 
-# Oracles
+# Comparisons with PyTorch and Keras
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_class_weight_and_ignore_index_are_torch(seed: int, oracle: Callable[[str], Any]) -> None:
-    """Fifty steps of a model, against CrossEntropyLoss(weight, ignore_index)."""
+    """Fifty steps of a model, compared with CrossEntropyLoss(weight, ignore_index)."""
     torch = oracle("torch")
     rng = np.random.default_rng(seed)
     x, c = rng.standard_normal((N, T, 3)), rng.integers(0, K, (N, T))
@@ -172,7 +172,7 @@ def test_weights_are_keras(name: str, shape: tuple[int, ...], seed: int, keras: 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_class_weight_is_keras(seed: int, keras: Any) -> None:
-    """Of named classes alone; the loss of `fit` is there divided by the number of samples, not by their weights."""
+    """Only the given classes; there the loss of `fit` is divided by the number of samples, not by their weights."""
     c = np.random.default_rng(seed).integers(0, K, N)
     made = keras.Sequential([keras.Input((4,)), keras.layers.Dense(K, activation="softmax")])
     made.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
@@ -197,8 +197,8 @@ def trained(model: Sequential, y: np.ndarray, loss: Any, **options: Any) -> tupl
 
 
 @pytest.mark.parametrize("lengths", [None, "some"])
-def test_every_way_of_leaving_out_is_one(lengths: Any) -> None:
-    """The same bits: NaN, a weight of 0 and whatever is there; an ignored class, and another number for it."""
+def test_all_ways_to_leave_out_a_target_agree(lengths: Any) -> None:
+    """The same bits for NaN, a weight of 0 with any value, and an ignored class with any number."""
     lengths = steps() if lengths else None
     y, out = targets(N, T), np.random.default_rng(3).random((N, T)) < 0.3
     w = np.where(out, 0.0, 1.0)
@@ -233,7 +233,7 @@ def test_weights_of_sequences_and_of_their_steps() -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_evaluation(seed: int) -> None:
-    """Of all samples by hand, whatever the batches; that of `fit` is the same."""
+    """Over all samples by hand, whatever the batches; that of `fit` is the same."""
     x, c, w = inputs(), classes(N, T), weights_of((N, T), seed)
     c[:, 0] = -1
     model = every_step()
@@ -262,7 +262,7 @@ def test_evaluation(seed: int) -> None:
 
 
 def test_weights_are_split_and_shuffled_with_the_samples() -> None:
-    """A linear model at rate 0 whose loss of each sample is known."""
+    """A linear model at rate 0 with a known loss for each sample."""
     model = Sequential([fastrnn.Dense(1, 1, bias=False, dtype=np.float64)])
     model.compile(training.SGD(0.0), "mse")
     x = np.arange(1.0, 11)[:, None]
@@ -273,7 +273,7 @@ def test_weights_are_split_and_shuffled_with_the_samples() -> None:
 
 
 def test_batches_with_their_own_weights() -> None:
-    """Dicts of a list; the classes weigh and are ignored as in arrays."""
+    """A list of dicts; class weights and ignored classes act as for arrays."""
     c, w, loss = classes(N, T), weights_of((N, T)), CategoricalCrossentropy(from_logits=True)
     c[:, 3] = -1
     options: dict[str, Any] = {"class_weight": {1: 2.0}, "ignore_index": -1, "accumulate": 2}
@@ -292,8 +292,8 @@ def test_batches_with_their_own_weights() -> None:
         model.fit(parts, sample_weight=w)
 
 
-def test_windows_without_a_target_that_counts_carry_the_state() -> None:
-    """Warming up: the first windows have weight 0, no step is made, and the state goes on."""
+def test_windows_without_a_valid_target_carry_the_state() -> None:
+    """Warm-up: the first windows have weight 0, so no step is made, but the state continues."""
     x, y, w = inputs(), targets(N, T), np.zeros((N, T))
     w[:, 6:] = 1
     model, other = every_step(), every_step()
@@ -311,8 +311,8 @@ def test_windows_without_a_target_that_counts_carry_the_state() -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("every", [False, True])
 @pytest.mark.parametrize("accumulate", [2, 3, 100])
-def test_accumulated_batches_are_one(accumulate: int, every: bool, seed: int) -> None:
-    """With lengths, weights and missing numbers, so that batches weigh differently; the last group is smaller."""
+def test_accumulated_batches_equal_one(accumulate: int, every: bool, seed: int) -> None:
+    """With lengths, weights and missing targets, so the batches have different weights; the last group is smaller."""
     rng = np.random.default_rng(seed)
     y = targets(N, T) if every else targets(N)
     y[rng.random(y.shape) < 0.2] = np.nan
@@ -329,7 +329,7 @@ def test_accumulated_batches_are_one(accumulate: int, every: bool, seed: int) ->
     assert results[0][1]["mae"] == pytest.approx(results[1][1]["mae"], rel=1e-9)
 
 
-# Metrics that are functions
+# Functions as metrics
 
 
 def test_functions_as_metrics() -> None:
@@ -352,7 +352,7 @@ def test_functions_as_metrics() -> None:
         ValueError, match=r"^metrics: <lambda>: expected one number, or one per step .* got shape \(1, 4\)"
     ):
         model.evaluate(inputs(), targets(N, T))
-    for wrong in (training.MeanSquaredError(), np.maximum, MeanAbsoluteError, 3):  # objects may remember, or turn y
+    for wrong in (training.MeanSquaredError(), np.maximum, MeanAbsoluteError, 3):  # objects may have state, or change y
         with pytest.raises(TypeError, match=r"^metrics: expected a Metric, a function f\(y_true, y_pred\), or one of"):
             model.compile("sgd", "mse", ["mae", wrong])
     with pytest.raises(ValueError, match=r"^metrics: expected one of each name, got two of 'accuracy'"):

@@ -1,4 +1,4 @@
-"""Sample and class weights, and ignored classes: what is refused."""
+"""Sample and class weights, and ignored classes: invalid arguments."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_errors(message: str) -> None:
             model.evaluate(inputs(), classes(N, T), **options)
 
 
-def test_classes_that_are_negative_get_a_hint() -> None:
+def test_negative_classes_get_a_hint() -> None:
     model, c = every_step(), classes(N, T)
     c[3, 2] = -1
     model.compile("adam", CategoricalCrossentropy(from_logits=True))
@@ -73,8 +73,8 @@ def test_class_weight_needs_classes() -> None:
 
 
 @pytest.mark.parametrize("form", ["one hot", "binary"])
-def test_class_weight_of_targets_that_are_numbers(form: str) -> None:
-    """One-hot rows, and 0 or 1 of a single output."""
+def test_class_weight_with_other_targets(form: str) -> None:
+    """One-hot rows, and 0 or 1 for a single output."""
     k = K if form == "one hot" else 1
     dense = fastrnn.Dense(3, k, "softmax" if k > 1 else "sigmoid", dtype=np.float64, rng=0)
     model, x, c = Sequential([dense]), inputs()[:, 0], classes(N) % (k if k > 1 else 2)

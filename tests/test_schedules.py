@@ -19,7 +19,7 @@ from fastrnn.training import (
 
 
 def test_schedules_count_steps_from_0() -> None:
-    """The step that a schedule sees is counted from 0; a rate set anew holds from the next step on."""
+    """A schedule gets the number of the step, counted from 0; a new rate is used from the next step on."""
     seen: list[int] = []
 
     def rate(step: int) -> float:

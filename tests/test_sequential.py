@@ -1,4 +1,4 @@
-"""Sequential as a layer, and what it does with a trained model: gradients, shapes, errors, files."""
+"""Sequential as a layer, and as a trained model: gradients, shapes, errors, files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def by_differences(model: Sequential, f: Callable[[], float], size: float = 1e-5) -> Arrays:
-    """Central differences of f with respect to every parameter."""
+    """Return central differences of f with respect to every parameter."""
     grads = {}
     for name, p in model.parameters().items():
         g = grads[name] = np.empty_like(p)
@@ -114,11 +114,11 @@ def tree(f: Callable[[np.ndarray], np.ndarray], s: Any) -> Any:
 
 
 def flat(state: Any) -> list[np.ndarray]:
-    """All arrays of the layers' states."""
+    """Return all arrays of the layers' states."""
     return [a for s in state if s is not None for a in (s if isinstance(s, tuple) else (s,))]
 
 
-def test_layers_batch_first_or_not_are_the_same() -> None:
+def test_batch_first_layers_give_the_same() -> None:
     models = [
         Sequential(
             [
@@ -141,8 +141,8 @@ def test_layers_batch_first_or_not_are_the_same() -> None:
         assert_close(result, results[0])
 
 
-def test_padding_reaches_no_gradient() -> None:
-    """Not even through a layer that knows no lengths."""
+def test_padding_does_not_affect_gradients() -> None:
+    """Even with a layer that ignores lengths."""
     lstm = fastrnn.LSTM(4, 5, return_sequences=False, dtype=np.float64, rng=2)
     model = Sequential([fastrnn.Dense(I, 4, dtype=np.float64, rng=1), lstm])
     results = []
@@ -154,7 +154,7 @@ def test_padding_reaches_no_gradient() -> None:
     assert_same_bits(results[1], results[0])
 
 
-def test_layers_drop_out_each_its_own() -> None:
+def test_each_dropout_layer_draws_its_own_masks() -> None:
     model, x = Sequential([fastrnn.Dropout(0.5), fastrnn.Dropout(0.5)]), np.ones((50, 10, 4))
     y = model.forward(x, training=True, rng=0).y
     assert abs((y > 0).mean() - 0.25) < 0.05
@@ -183,13 +183,13 @@ def test_a_model_without_time() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 4, N, 100])
-def test_prediction_and_evaluation_whatever_the_batch(size: int) -> None:
+def test_prediction_and_evaluation_with_any_batch_size(size: int) -> None:
     model, x, y = regressor(), inputs(), targets(N, T)
     exact = model.predict(x, lengths=steps())
     assert exact.shape == (N, T, K)
     assert not exact[np.arange(T) >= steps()[:, None]].any()
     assert_close({"y": model.predict(x, lengths=steps(), batch_size=size)}, {"y": exact})
-    for n in range(N):  # in the order given
+    for n in range(N):  # in the given order
         assert_close({"y": model(x[n : n + 1, : steps()[n]])[0]}, {"y": exact[n, : steps()[n]]})
     valid = np.arange(T) < steps()[:, None]
     expected = ((exact - y) ** 2)[valid].mean()
@@ -198,7 +198,7 @@ def test_prediction_and_evaluation_whatever_the_batch(size: int) -> None:
     assert list(got) == ["loss"]
 
 
-def test_prediction_leaves_x_alone() -> None:
+def test_predict_does_not_change_x() -> None:
     model = Sequential([fastrnn.Dropout(0.5)])
     x = inputs()
     before = x.copy()
@@ -269,7 +269,7 @@ def test_weights_in_files(tmp_path: Path, oracle: Callable[[str], Any]) -> None:
 
 
 def wider(path: Path) -> Path:
-    """The file of a model of the same layers in another size."""
+    """Return a file of a model with the same layers in another size."""
     lstm = fastrnn.LSTM(I, 7, bidirectional=True, dtype=np.float64)
     model = Sequential([fastrnn.Embedding(6, I, dtype=np.float64), lstm, fastrnn.Dense(14, K, dtype=np.float64)])
     model.save_weights(path / "wider")
@@ -334,7 +334,7 @@ CALLS: dict[str, Callable[[Sequential], Any]] = {
 
 
 @pytest.mark.parametrize("message", CALLS)
-def test_wrong_arguments(message: str) -> None:
+def test_wrong_arguments_change_nothing(message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^{message}"):
         CALLS[message](classifier())
 
@@ -349,7 +349,7 @@ def test_wrong_targets_of_every_step() -> None:
         Sequential([fastrnn.Dense(I, 1, dtype=np.float64)]).predict(x[:, 0], lengths=steps())
 
 
-def test_two_outputs_are_no_input() -> None:
+def test_a_pair_of_outputs_is_not_an_input() -> None:
     with pytest.raises(ValueError, match=r"^layer 0 \(LSTM\): merge: None gives a pair"):
         Sequential([fastrnn.LSTM(I, 5, bidirectional=True, merge=None)])
 
@@ -375,19 +375,19 @@ def test_before_compile() -> None:
         ("metrics: expected a list, got None", {"metrics": None}),
     ],
 )
-def test_wrong_ways_to_train(message: str, arguments: dict[str, Any]) -> None:
+def test_wrong_arguments_of_training(message: str, arguments: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^{message}"):
         last_step().compile(**arguments)
 
 
-def test_imports_nothing_that_it_does_not_need(python: Callable[..., CompletedProcess[str]]) -> None:
+def test_imports_are_lazy(python: Callable[..., CompletedProcess[str]]) -> None:
     code = "import fastrnn, sys; assert not {'safetensors', 'tqdm', 'matplotlib', 'sklearn'} & sys.modules.keys()"
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("module", ["safetensors", "tqdm"])
-def test_says_what_to_install(module: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_packages_are_named(module: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in (module, "safetensors.numpy", "tqdm.auto"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
     with pytest.raises(ImportError, match=rf"^{module} is not installed; run pip install 'fastrnn\[train\]'"):

@@ -1,4 +1,4 @@
-"""The estimators under scikit-learn's own checks, and with sequences of unequal lengths."""
+"""The estimators pass scikit-learn's own checks, and take sequences of unequal length."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fastrnn.sklearn import SequenceClassifier, SequenceRegressor
 ESTIMATORS = [SequenceClassifier, SequenceRegressor]
 
 
-#: whose bound is 1e-7, below the rounding of float32; `test_sample_weight` is the same with a bound above it
+#: checks with a bound of 1e-7, below float32's rounding; `test_sample_weight` is the same check with a larger bound
 ROUNDED = {"check_sample_weight_equivalence_on_dense_data": "computed in float32"}
 
 
@@ -35,12 +35,12 @@ ROUNDED = {"check_sample_weight_equivalence_on_dense_data": "computed in float32
     expected_failed_checks=lambda estimator: ROUNDED,
 )
 def test_checks_of_scikit_learn(estimator: Any, check: Any) -> None:
-    """Every one but for rounding."""
+    """Every check except those affected by rounding."""
     check(estimator)
 
 
 def task(N: int = 60, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
-    """Sequences of unequal lengths, and whether their sums are positive."""
+    """Return sequences of unequal length, and whether their sums are positive."""
     rng = np.random.default_rng(seed)
     X = [rng.standard_normal((T, 2)) + rng.choice([-1, 1]) for T in rng.integers(1, 12, N)]
     return X, np.array(["down", "up"])[[int(x.sum() > 0) for x in X]]
@@ -53,8 +53,10 @@ class Counting(SequenceClassifier):
         return float(fastrnn.get_num_threads())
 
 
-def test_workers_keep_to_their_share_of_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two, each has half as many threads, as joblib tells its processes; the parent keeps its own."""
+def test_workers_share_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two workers may use half of the threads, as joblib tells its processes; the parent's number does not
+    change.
+    """
     monkeypatch.delenv("FASTRNN_NUM_THREADS", raising=False)
     joblib = pytest.importorskip("joblib")
     share, own = max(joblib.cpu_count() // 2, 1), fastrnn.get_num_threads()
@@ -65,8 +67,8 @@ def test_workers_keep_to_their_share_of_the_cpus(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("listed", [False, True])
-def test_collections_of_channels_before_time(listed: bool) -> None:
-    """Those of aeon and sktime, turned as the docstring says."""
+def test_channels_before_time(listed: bool) -> None:
+    """Collections of aeon and sktime, transposed as the docstring says."""
     X, y = task()
     expected = small().fit(X, y).predict_proba(X)
     turned: Any = [np.ascontiguousarray(x.T) for x in X]
@@ -121,8 +123,8 @@ def test_cross_validation_and_grid_search() -> None:
     assert make_pipeline(small()).fit(X, y).score(X, y) > 0.8
 
 
-def test_one_meaning_in_every_form() -> None:
-    """Lists, arrays of objects, (N, T, I) and (N, F) of the same numbers give the same model."""
+def test_all_forms_of_data_agree() -> None:
+    """Lists, object arrays, (N, T, I) and (N, F) of the same numbers give the same model."""
     X, y = task()
     objects = np.empty(len(X), object)
     objects[:] = X
@@ -139,7 +141,7 @@ def test_one_meaning_in_every_form() -> None:
 
 @pytest.mark.parametrize("kind", ESTIMATORS)
 def test_sample_weight(kind: Any) -> None:
-    """Whole numbers are repetitions, and 0 is absence, if all samples are one batch."""
+    """Integer weights are repetitions and 0 is absence, if all samples are in one batch."""
     X, y = task(20)
     y = (y == "up").astype(float)
     w = np.random.default_rng(0).integers(0, 3, 20)
@@ -187,7 +189,7 @@ def test_early_stopping(kind: Any) -> None:
             kind(**options | wrong).fit(X, y)
 
 
-def test_early_stopping_sets_every_class_aside() -> None:
+def test_early_stopping_holds_out_every_class() -> None:
     X, y = task(40)
     y = np.sort(y)  # the last samples are of one class
     model = small(early_stopping=True, epochs=40, learning_rate=0.03).fit(X, y)
@@ -213,9 +215,9 @@ def test_an_optimizer_is_copied() -> None:
     first = model.fit(X, y).predict_proba(X)
     assert np.array_equal(model.fit(X, y).predict_proba(X), first)
     assert np.array_equal(clone(model).fit(X, y).predict_proba(X), first)
-    assert_same_bits(optimizer.state_dict(), Adam().state_dict())  # as new
+    assert_same_bits(optimizer.state_dict(), Adam().state_dict())  # unchanged
     optimizer.step({"w": np.zeros(1)}, {"w": np.ones(1)})
-    assert np.array_equal(model.fit(X, y).predict_proba(X), first)  # what it learnt elsewhere is of no use here
+    assert np.array_equal(model.fit(X, y).predict_proba(X), first)  # its state from another training has no effect here
     faster = small(optimizer=optimizer, learning_rate=0.1).fit(X, y).predict_proba(X)
     assert not np.array_equal(faster, first)
     assert optimizer.learning_rate == 0.02
@@ -263,7 +265,7 @@ def test_mistakes(kind: Any) -> None:
             model.predict(np.ones((6, 4, features)))
 
 
-def test_a_new_fit_forgets_the_names_of_columns() -> None:
+def test_fit_resets_the_feature_names() -> None:
     X, y = task()
     model = small(epochs=1).fit(X, y)
     model.feature_names_in_ = np.array(["a", "b"], object)

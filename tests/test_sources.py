@@ -1,4 +1,4 @@
-"""Batches from generators, sequences, loaders and mapped files: they train, and are judged, as the same arrays are."""
+"""Batches from generators, sequences, loaders and mapped files give the results of the same arrays."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def generated() -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 class Again:
-    """An iterable, and no iterator."""
+    """An iterable that is not an iterator."""
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return generated()
 
 
 class Numbered:
-    """Keras' Sequence."""
+    """A Keras Sequence."""
 
     def __init__(self) -> None:
         self.asked, self.ends = list[int](), 0
@@ -78,14 +78,14 @@ class Mapped(Again):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_batches_train_as_arrays(kind: str) -> None:
+def test_batches_give_the_results_of_arrays(kind: str) -> None:
     model, same = classifier(), classifier()
     expected = same.fit(inputs(), classes(N), epochs=3, batch_size=SIZE, shuffle=False).history
     history = model.fit(KINDS[kind](), epochs=3, shuffle=False).history
     assert_same_bits(model.state_dict(), same.state_dict())
     assert history == expected
     assert model.evaluate(KINDS[kind]()) == same.evaluate(inputs(), classes(N), batch_size=SIZE)
-    if kind not in ("list", "dicts", "lists"):  # which are sequences where there is no y
+    if kind not in ("list", "dicts", "lists"):  # lists of sequences, if there is no y
         assert_same_bits({"y": model.predict(KINDS[kind]())}, {"y": same.predict(inputs(), batch_size=SIZE)})
 
 
@@ -113,7 +113,7 @@ def test_data_loaders(oracle: Callable[[str], Any]) -> None:
 
 
 def test_loaders_without_a_length(oracle: Callable[[str], Any]) -> None:
-    """That of an iterable has a method for it, which raises TypeError."""
+    """A loader of an iterable has a __len__ that raises TypeError."""
     torch = oracle("torch")
 
     class Stream(torch.utils.data.IterableDataset):  # type: ignore[misc, name-defined]
@@ -126,8 +126,8 @@ def test_loaders_without_a_length(oracle: Callable[[str], Any]) -> None:
     assert_same_bits(model.state_dict(), same.state_dict())
 
 
-def test_epochs_of_so_many_batches_go_on_where_the_last_ended() -> None:
-    """And begin again: three batches an epoch of four are 0 1 2, 3 0 1, 2 3 0."""
+def test_epochs_continue_where_the_last_one_ended() -> None:
+    """They restart at the end: with three batches per epoch of four, 0 1 2, 3 0 1, 2 3 0."""
     model, same, numbered = classifier(), classifier(), Numbered()
     model.fit(numbered, epochs=3, steps_per_epoch=3, shuffle=False)
     assert numbered.asked == [0, 1, 2, 3, 0, 1, 2, 3, 0]
@@ -154,7 +154,7 @@ def test_batches_of_a_sequence_are_shuffled() -> None:
 
 
 def test_lengths_of_batches() -> None:
-    """As dicts have them, or those of lists, padded with what is no number."""
+    """Lengths in dicts, or of lists; the padding is NaN."""
     lengths, x, y = steps(), inputs(), targets(N, T)
     past = np.arange(T)[:, None] >= lengths[:, None, None]
     x, y = np.where(past, np.nan, x), np.where(past, np.nan, y)
@@ -176,7 +176,7 @@ def test_lengths_of_batches() -> None:
 
 
 def test_weights_of_batches() -> None:
-    """As Keras has them, third, or by name."""
+    """As a third element, like Keras, or by name."""
     w, results = np.random.default_rng(0).random(N), []
     for given in (
         [(x, y, w[which]) for (x, y), which in zip(pairs(), SLICES, strict=True)],
@@ -201,7 +201,7 @@ def test_validation_by_batches(kind: str) -> None:
     history = model.fit(inputs(), classes(N), epochs=2, rng=0, validation_data=KINDS[kind]()).history
     data = inputs(), classes(N)
     expected = same.fit(*data, epochs=2, rng=0, validation_data=data).history
-    np.testing.assert_allclose(history.pop("val_loss"), expected.pop("val_loss"), rtol=1e-12)  # of other batches
+    np.testing.assert_allclose(history.pop("val_loss"), expected.pop("val_loss"), rtol=1e-12)  # other batches
     assert history == expected
     assert history["val_accuracy"][-1] == model.evaluate(KINDS[kind]())["accuracy"]
     endless = itertools.cycle(pairs())
@@ -219,7 +219,7 @@ def test_stateful_batches() -> None:
         model.fit([(x[:4], y[:4]), (x[4:7], y[4:7])], stateful=True, shuffle=False)
 
 
-def test_callbacks_hear_how_many_batches_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_callbacks_get_the_number_of_batches(capsys: pytest.CaptureFixture[str]) -> None:
     heard: list[Any] = []
 
     class Note(Callback):
@@ -231,14 +231,14 @@ def test_callbacks_hear_how_many_batches_there_are(capsys: pytest.CaptureFixture
     assert heard == [4, None, 2]
 
 
-def test_progress_without_an_end(capsys: pytest.CaptureFixture[str], oracle: Callable[[str], Any]) -> None:
+def test_progress_without_a_known_end(capsys: pytest.CaptureFixture[str], oracle: Callable[[str], Any]) -> None:
     oracle("tqdm")
     classifier().fit(generated(), progress=True)
     assert "4batch" in capsys.readouterr().err
 
 
 def resident(path: Path) -> int:
-    """Bytes of this file that the process has in memory."""
+    """Return how many bytes of this file the process has in memory."""
     maps = Path("/proc/self/smaps").read_text()
     found = re.findall(rf" {re.escape(str(path))}\n(?:.*\n)*?Rss: +(\d+) kB", maps)
     return sum(map(int, found)) * 1024
@@ -246,7 +246,7 @@ def resident(path: Path) -> int:
 
 @pytest.mark.parametrize("options", [{}, {"lengths": 60}, {"validation_split": 0.25}, {"shuffle": False}])
 def test_mapped_files_are_read_by_batches(tmp_path: Path, options: dict[str, Any]) -> None:
-    """Neither read nor copied as a whole: 64 MB, of which the padding is not 0."""
+    """They are neither read nor copied as a whole: 64 MB with nonzero padding."""
     if not Path("/proc/self/smaps").exists():
         pytest.skip("needs Linux's list of maps")
     shape = 4096, 64, 64
@@ -258,7 +258,7 @@ def test_mapped_files_are_read_by_batches(tmp_path: Path, options: dict[str, Any
         options = {**options, "lengths": np.full(len(x), options["lengths"])}
     model = fastrnn.Sequential([fastrnn.LSTM(64, 4, return_sequences=False), fastrnn.Dense(4, 1)])
     model.compile("sgd", "mse")
-    model.fit(np.ones((16, 64, 64), np.float32), np.ones((16, 1), np.float32))  # what is loaded or compiled, is now
+    model.fit(np.ones((16, 64, 64), np.float32), np.ones((16, 1), np.float32))  # loads or compiles everything
     peaks: list[int] = []
 
     class Stop(Callback):
@@ -271,12 +271,12 @@ def test_mapped_files_are_read_by_batches(tmp_path: Path, options: dict[str, Any
     with pytest.raises(KeyboardInterrupt):
         model.fit(x, np.zeros((len(x), 1), np.float32), batch_size=16, callbacks=[Stop()], rng=0, **options)
     tracemalloc.stop()
-    assert peaks[0] < 4e6  # a batch is 262 kB
+    assert peaks[0] < 4e6  # a batch has 262 kB
     assert 0 < resident(tmp_path / "x") < 16e6
 
 
 def test_mapped_targets_are_read_by_batches(tmp_path: Path) -> None:
-    """Those of numbers, which have no range that is to be looked at; and x, when judged and predicted."""
+    """Numeric targets, whose range is not checked; also x, in evaluate and predict."""
     if not Path("/proc/self/smaps").exists():
         pytest.skip("needs Linux's list of maps")
     for name in ("x", "y"):
@@ -296,7 +296,7 @@ def test_mapped_targets_are_read_by_batches(tmp_path: Path) -> None:
     assert 0 < max(seen) < 16e6  # of 67 MB
 
 
-def test_targets_larger_than_a_part_are_all_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_targets_are_checked_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training.batches, "PART", 3)
     model, y, lengths = classifier(), classes(N), steps()
     model.fit(inputs(), y, lengths=lengths)
@@ -305,8 +305,8 @@ def test_targets_larger_than_a_part_are_all_looked_at(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_lists_of_targets_larger_than_a_part(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the padded arrays, though no part but the first has a sequence as long as the longest."""
+def test_long_lists_of_targets(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They equal padded arrays, although only the first part contains a sequence of the maximal length."""
     x, y = inputs(), targets(N, T)
     lengths = np.r_[T, np.arange(N - 1) % (T - 1) + 1]
     weights = {"sample_weight": np.random.default_rng(3).random(N)} if weighted else {}

@@ -1,4 +1,4 @@
-"""Streams: steps have the bits of the whole sequence, in place, without an allocation, from one thread at a time."""
+"""Streams: the bits of the whole sequence, in place, without allocation, from one thread at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DTYPES = (np.float32, np.float64)
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("cell", CELLS)
 def test_steps_are_the_sequence(cell: str, num_layers: int, B: int, dtype: type, implementation: str) -> None:
-    """A second sequence goes on from the first, whose results were handed out for good."""
+    """A second sequence continues from the first; earlier results do not change."""
     for H in (7, 33):
         net = layer(cell, 5, H, num_layers, dtype=dtype)
         x = sequence(net, 9, B)
@@ -53,7 +53,7 @@ def test_against_the_reference(cell: str, dtype: type, fast: str) -> None:
 @pytest.mark.parametrize("B", [1, 3])
 @pytest.mark.parametrize("cell", CELLS)
 def test_out(cell: str, B: int, num_layers: int, implementation: str) -> None:
-    """`out` is returned and filled, every element of it and none beside it, also as rows of something wider."""
+    """`out` is returned and filled completely, and nothing next to it changes, also if it is rows of a wider array."""
     net = layer(cell, 5, 17, num_layers)
     x = sequence(net, 6, B)
     expected = net(x)[0]
@@ -68,7 +68,7 @@ def test_out(cell: str, B: int, num_layers: int, implementation: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_one_dimension(cell: str, backend: str) -> None:
-    """A stream of one sequence takes vectors, and either kind of `out` with either kind of x."""
+    """A stream of one sequence takes vectors, with both forms of `out` and of x."""
     net = layer(cell, 5, 17, 2)
     x = sequence(net, 6, 1)
     expected = net(x)[0]
@@ -84,7 +84,7 @@ def test_one_dimension(cell: str, backend: str) -> None:
 @pytest.mark.parametrize("B", [1, 3])
 @pytest.mark.parametrize("cell", CELLS)
 def test_state_passed_by_the_caller(cell: str, B: int, num_layers: int, implementation: str) -> None:
-    """`state` is updated in place, several of them taking turns, and the stream's own stays as it is."""
+    """`state` is updated in place; several states may alternate, and the stream's own state does not change."""
     net = layer(cell, 5, 17, num_layers)
     x = sequence(net, 8, B)
     stream = net.stream(B)
@@ -102,7 +102,7 @@ def test_state_passed_by_the_caller(cell: str, B: int, num_layers: int, implemen
 
 
 def placed(flat: np.ndarray, start: int, B: int, features: int, row: int) -> np.ndarray:
-    """(B, features) in a flat array: the first row at `start`, the next `row` elements on, or back."""
+    """Return (B, features) in a flat array: the first row at `start`, the next one `row` elements further, or back."""
     return np.lib.stride_tricks.as_strided(flat[start:], (B, features), (row * flat.itemsize, flat.itemsize))
 
 
@@ -114,15 +114,17 @@ def placed(flat: np.ndarray, start: int, B: int, features: int, row: int) -> np.
         (1000, 100, 1050, 100),  # half of it
         (1050, 100, 1000, 100),
         (1000, 100, 1200, -100),  # upside down
-        (1800, 100, 1000, 400),  # x is out's last row and beyond, which is far from its first
-        (1200, 400, 1000, 100),  # the other way round
+        (1800, 100, 1000, 400),  # x is out's last row and beyond, far from out's first row
+        (1200, 400, 1000, 100),  # the reverse
         (1000, 100, 1400, -200),  # out ends where x begins
         (1400, -200, 1000, 100),
     ],
 )
 @pytest.mark.parametrize("cell", CELLS)
-def test_out_over_x(cell: str, x_at: int, x_row: int, out_at: int, out_row: int, num_layers: int, backend: str) -> None:
-    """x is read before `out` is written, wherever the two meet."""
+def test_out_and_x_overlap(
+    cell: str, x_at: int, x_row: int, out_at: int, out_row: int, num_layers: int, backend: str
+) -> None:
+    """x is read before `out` is written, wherever they overlap."""
     net = layer(cell, 100, 100, num_layers)
     flat = np.zeros(3000, np.float32)
     x, out = placed(flat, x_at, 3, 100, x_row), placed(flat, out_at, 3, 100, out_row)
@@ -137,7 +139,7 @@ def test_out_over_x(cell: str, x_at: int, x_row: int, out_at: int, out_row: int,
 @pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("cell", CELLS)
 def test_x_is_the_state(cell: str, num_layers: int, backend: str) -> None:
-    """A layer's own state as its input, of any of its layers."""
+    """The layer's own state as its input, for any of its layers."""
     net = layer(cell, 100, 100, num_layers)
     stream = net.stream(3)
     for kind in range(len(states(cell, 1))):
@@ -165,7 +167,7 @@ def test_out_over_the_state_is_refused(cell: str, backend: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_state(cell: str, backend: str) -> None:
-    """Zero at first; what is read is a copy, what is assigned is copied, as a layer takes and returns it."""
+    """Initially zero; reading returns a copy, assigning copies, in the layer's form."""
     net = layer(cell, 5, 17, 2)
     x = sequence(net, 6, 3)
     stream = net.stream(3)
@@ -192,7 +194,7 @@ def test_wrong_state(wrong: Any, backend: str) -> None:
 @pytest.mark.parametrize("chosen", [1, [0, 2], np.array([True, False, True, False]), slice(1, 3), slice(None)])
 @pytest.mark.parametrize("cell", CELLS)
 def test_reset(cell: str, chosen: Any, backend: str) -> None:
-    """The chosen sequences start afresh, as by `resets`; the others do not notice."""
+    """The chosen sequences start from zero, as by `resets`; the others are not affected."""
     net = layer(cell, 5, 17, 2)
     x, resets = sequence(net, 6, 4), np.zeros((6, 4), bool)
     resets[3, chosen] = True
@@ -216,7 +218,7 @@ def test_reset_of_all(backend: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_follows_its_layer(cell: str, implementation: str) -> None:
-    """New parameters count from the next step on, wherever the stream was made; the state stays."""
+    """New parameters are used from the next step on, whatever made the stream; the state does not change."""
     net, other = (layer(cell, 5, 17, 2, rng=seed) for seed in (0, 1))
     x, stream = sequence(net, 6, 3), net.stream(3)
     streamed(stream, x[:3])
@@ -236,7 +238,7 @@ def test_outlives_its_layer(backend: str) -> None:
 
 @pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru_after", "gru_before"])
 def test_stays_with_its_implementation(cell: str, implementation: str) -> None:
-    """Other backends and instruction sets may be in use at its steps: their bits are not the same."""
+    """Backends and instruction sets in use at its steps have no effect; their bits differ."""
     net = layer(cell, 33, 97)
     x, stream = sequence(net, 20, 3), net.stream(3)
     expected = named(*net(x))
@@ -252,8 +254,8 @@ def test_stays_with_its_implementation(cell: str, implementation: str) -> None:
     assert differ
 
 
-def test_new_parameters_reach_streams_elsewhere(native: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights are packed anew for the instruction set of a stream, and nobody's setting is touched for it."""
+def test_new_parameters_reach_existing_streams(native: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are packed again for the instruction set of a stream, without changing the setting in use."""
     net = layer("lstm", 33, 97)
     x, stream = sequence(net, 5, 3), net.stream(3)
     for value in net.parameters().values():

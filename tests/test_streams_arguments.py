@@ -1,4 +1,4 @@
-"""Streams: layouts of x, tensors, and arguments that are refused."""
+"""Streams: layouts of x, tensors, and wrong arguments."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_broadcast_x(backend: str) -> None:
 
 
 def test_tensors(oracle: Callable[[str], Any], backend: str) -> None:
-    """Torch's own, as x, as out and as the state."""
+    """PyTorch tensors as x, as out and as the state."""
     torch = oracle("torch")
     net = layer("lstm", 5, 17, 2)
     x, stream, plain = sequence(net, 4, 3), net.stream(3), net.stream(3)
@@ -107,8 +107,8 @@ def test_tensors(oracle: Callable[[str], Any], backend: str) -> None:
         (ValueError, "state", {"state": (strided(S), S)}),
     ],
 )
-def test_wrong_arguments(error: type[Exception], said: str, wrong: dict[str, Any], backend: str) -> None:
-    """The message names the argument, nothing is written, and the stream goes on as if nothing had happened."""
+def test_wrong_arguments_change_nothing(error: type[Exception], said: str, wrong: dict[str, Any], backend: str) -> None:
+    """The message names the argument, nothing is written, and the stream continues."""
     net = layer("lstm", 5, 17, 2)
     stream, other = net.stream(3), net.stream(3)
     stream.step(X)

@@ -1,4 +1,4 @@
-"""Streams and threads: the bits of one thread, several streams at once, one user at a time, and no allocation."""
+"""Streams and threads: the bits of one thread, several streams in parallel, one user at a time, and no allocation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import fastrnn
 
 @pytest.fixture
 def holding() -> Iterator[Callable[[Any], None]]:
-    """Starts another Python thread that makes a call over and over until the test ends."""
+    """Start another Python thread that makes calls until the test ends."""
     stop, threads = threading.Event(), []
 
     def repeat(call: Callable[[], Any]) -> None:
@@ -48,7 +48,7 @@ def holding() -> Iterator[Callable[[Any], None]]:
 @pytest.mark.parametrize("cell", ["lstm_peephole", "gru_after", "gru_before", "rnn_tanh"])
 @pytest.mark.parametrize("B", [1, 16])
 def test_threads(B: int, cell: str, native: str, holding: Callable[[Any], None]) -> None:
-    """One thread or several, or several wanted while another Python thread holds the team, then and now."""
+    """One thread or several, also while another Python thread holds the team, all or part of the time."""
     H = 1500 if cell.startswith("rnn") and B == 1 else 512
     net = layer(cell, H, H)
     x = sequence(net, 40, B)
@@ -73,7 +73,9 @@ def test_a_stream_for_each_thread(implementation: str) -> None:
 
 
 def test_two_threads_in_one_stream(native: str) -> None:
-    """The second is refused: here it comes while the first is being handed its x; then the stream is free again."""
+    """The second thread gets an error: here it comes while x is passed to the first; afterwards the stream is usable
+    again.
+    """
     net = layer("lstm", 5, 17)
     stream, caught = net.stream(3), []
 
@@ -91,7 +93,7 @@ def test_two_threads_in_one_stream(native: str) -> None:
 
 
 def test_threads_that_want_one_stream(native: str) -> None:
-    """One is let in at a time, the others are refused: as many steps were made as came back."""
+    """One is admitted at a time, the others get an error: the number of steps equals the number of successful calls."""
     net = layer("lstm", 5, 17)
     stream, alone = net.stream(3), net.stream(3)
     with ThreadPoolExecutor(4) as pool:
@@ -106,7 +108,7 @@ def test_threads_that_want_one_stream(native: str) -> None:
 
 @pytest.fixture
 def no_forced_switches() -> Iterator[None]:
-    """Python threads give the GIL up only where they release it themselves."""
+    """Python threads then release the GIL only where the code does."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1000)
     yield
@@ -114,7 +116,7 @@ def no_forced_switches() -> Iterator[None]:
 
 
 def test_other_threads_run_during_a_step(native: str, no_forced_switches: None) -> None:
-    """A thread that waits for the GIL gets it although this one does nothing but steps."""
+    """A thread that waits for the GIL gets it, although this one only makes steps."""
     net = layer("lstm", 512, 512)
     stream, x, out = net.stream(16, threads=1), sequence(net, 1, 16)[0], np.empty((16, 512), np.float32)
     ask, seen = threading.Lock(), []
@@ -134,7 +136,7 @@ def test_other_threads_run_during_a_step(native: str, no_forced_switches: None) 
 @pytest.mark.parametrize("B", [1, 3])
 @pytest.mark.parametrize("cell", CELLS)
 def test_steps_allocate_nothing(cell: str, B: int, native: str) -> None:
-    """Not even for a moment: less at the peak than one of the arrays, and no block more at the end."""
+    """The peak grows by less than one of the arrays, and no block remains at the end."""
     net = layer(cell, 2000, 500, 2)
     stream, x, out = net.stream(B, threads=1), sequence(net, 1, B)[0], np.empty((B, 500), np.float32)
     small = layer(cell, 4, 4)
@@ -156,8 +158,8 @@ def test_steps_allocate_nothing(cell: str, B: int, native: str) -> None:
 
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
 @pytest.mark.parametrize("backend", ["native", "numpy"])
-def test_a_stream_has_no_copies(way: Callable[[Any], Any], backend: str) -> None:
-    """A deep copy stepped the stream that it was of."""
+def test_a_stream_cannot_be_copied(way: Callable[[Any], Any], backend: str) -> None:
+    """A deep copy would step the original stream."""
     with fastrnn.use_backend(backend):
         stream = fastrnn.GRU(3, 4, reset_after=True, rng=0).stream()
     with pytest.raises(TypeError, match="stream: cannot be copied or pickled; make a new one"):

@@ -1,4 +1,4 @@
-"""What fastrnn does not do behind anybody's back: no network, from import to files."""
+"""fastrnn opens no network connection, from import to files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastrnn.backends import available_backends
 
 Python = Callable[..., CompletedProcess[str]]
 
-# Audit events are what the interpreter itself says of every socket, in any thread and from any library.
+# Audit events: the interpreter reports every socket, in any thread and from any library.
 LISTEN = """
 import sys
 heard = []
@@ -57,15 +57,15 @@ def expect_silence(python: Python, work: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("backend", [name for name in available_backends() if name != "numba"])  # which takes a minute
+@pytest.mark.parametrize("backend", [name for name in available_backends() if name != "numba"])  # takes a minute
 def test_no_network(backend: str, python: Python) -> None:
     expect_silence(python, f"import fastrnn; fastrnn.use_backend({backend!r})" + COMPUTE)
 
 
-def test_files_need_no_network(python: Python) -> None:
+def test_files_open_no_network(python: Python) -> None:
     pytest.importorskip("safetensors")
     expect_silence(python, COMPUTE + FILES)
 
 
-def test_the_command_line_needs_no_network(python: Python) -> None:
+def test_the_command_line_opens_no_network(python: Python) -> None:
     expect_silence(python, "sys.argv = ['fastrnn', 'info']; from fastrnn.__main__ import main; assert main() == 0")

@@ -1,4 +1,4 @@
-"""Many callers at once, many threads in one call, fork, and what a call must leave as it was."""
+"""Parallel callers, parallel threads in a call, fork, and settings that a call must restore."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import fastrnn
 
 Python = Callable[..., CompletedProcess[str]]
 
-pytestmark = pytest.mark.by_turns  # threads are shared out alike on every instruction set
+pytestmark = pytest.mark.by_turns  # threads share work in the same way on every instruction set
 
 
 @pytest.mark.parametrize("sizes", THREADED)
 def test_several_python_threads_at_once(sizes: tuple[int, int, int, int], implementation: str) -> None:
-    """Calls of different cells and sizes, each with threads of its own, do not disturb each other."""
+    """Calls of different cells and sizes, each with several threads, do not affect each other."""
     problems = [make(cell, sizes, dtype=np.float32) for cell in ("lstm", "gru_after", "gru_before", "rnn_tanh")]
     small = [make(cell, (5, 3, 2, 7)) for cell in CELLS]
     every = problems + small
@@ -58,7 +58,7 @@ from support.problems import CELLS, THREADED, make, run
 
 
 def script(text: str, name: str) -> tuple[str, str]:
-    """Arguments for an interpreter that runs `text` with an implementation in use."""
+    """Return arguments for an interpreter that runs `text` with an implementation in use."""
     backend, _, isa = name.partition("-")
     setting = f"fastrnn.use_backend({backend!r})\n" + (f"fastrnn.use_isa({isa!r})\n" if isa else "")
     return "-c", f"{IMPORTS}{setting}{text}"
@@ -80,8 +80,8 @@ for cell in CELLS:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
-def test_large_problems_are_shared(native: str, python: Python) -> None:
-    """The sizes that stand for threaded work in these tests do start two threads beside the caller's."""
+def test_large_problems_use_threads(native: str, python: Python) -> None:
+    """The sizes for threaded work in these tests start two threads in addition to the caller's."""
     done = python(*script(COUNT, native))
     assert {line.split()[-1] for line in done.stdout.splitlines()} == {"2"}, done.stdout + done.stderr
     assert len(done.stdout.splitlines()) == len(CELLS) * len(THREADED)
@@ -112,7 +112,7 @@ assert ratios[len(ratios) // 2] < 1.3, ratios
 
 @pytest.mark.alone
 def test_more_threads_than_cpus_do_not_wait_in_a_queue(native: str, python: Python) -> None:
-    """Where every step ends at a barrier, threads that take turns on a CPU would take several times as long."""
+    """With a barrier at the end of every step, threads that take turns on a CPU would take several times as long."""
     text = f"import os, fastrnn\nimport numpy as np\nfastrnn.use_isa({native.removeprefix('native-')!r})\n{QUEUE}"
     done = python("-c", text)
     assert done.returncode == 0, done.stderr
@@ -126,7 +126,7 @@ os._exit(len(os.listdir("/proc/self/task")) - before >= cpus)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
-def test_layers_side_by_side_have_no_more_threads_than_cpus(native: str, python: Python) -> None:
+def test_parallel_layers_use_no_more_threads_than_cpus(native: str, python: Python) -> None:
     text = f"import os, fastrnn\nimport numpy as np\nfastrnn.use_isa({native.removeprefix('native-')!r})\n{WAVE}"
     done = python("-c", text)
     assert done.returncode == 0, done.stderr
@@ -140,7 +140,7 @@ assert all((alone[n] == crowd[n]).all() for n in alone)
 
 
 def test_more_threads_than_a_team_holds(native: str, python: Python) -> None:
-    """A team has 256 threads at most, and the work area is laid out for as many."""
+    """A team has at most 256 threads, and the work area is laid out for as many."""
     done = python("-c", f"{IMPORTS}{CROWD}")
     assert done.returncode == 0, done.stderr
 
@@ -164,20 +164,20 @@ os._exit(results() != before)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_fork(implementation: str, python: Python) -> None:
-    """A child that was forked after a threaded call computes the same, and so does its parent afterwards."""
+    """A child forked after a threaded call computes the same, and so does its parent afterwards."""
     done = python("-W", "ignore::DeprecationWarning", *script(FORK, implementation), timeout=100)
     assert done.returncode == 0, done.stderr
 
 
 def test_exit(native: str, python: Python) -> None:
-    """The interpreter ends although the threads of the pool never return."""
+    """The interpreter exits although the threads of the pool never return."""
     done = python(*script('run(make("lstm", THREADED[0]), threads=3)', native), timeout=30)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_floating_point_environment_is_the_callers(cell: str, native: str) -> None:
-    """Kernels may flush subnormal numbers to zero, but only while they run; and warnings stay as they were."""
+    """Kernels may flush subnormal numbers to zero, but only while they run; warnings are as before."""
     tiny = np.array([1e-40], np.float32)
     before = np.geterr()
     for threads in (1, 3):
@@ -189,7 +189,7 @@ def test_floating_point_environment_is_the_callers(cell: str, native: str) -> No
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_subnormal_inputs(cell: str, native: str) -> None:
-    """Inputs and weights too small for a normal number do no harm: they count as what they are, or as 0."""
+    """Subnormal inputs and weights cause no error: they count as their value or as 0."""
     problem = make(cell, (5, 3, 7, 17), dtype=np.float32)
     x = problem.inputs["x"]
     tiny = run(problem.changed(x=np.full_like(x, 1e-40)))

@@ -1,4 +1,4 @@
-"""`fastrnn.to_c`: what it writes compiles without a warning, and computes the bits of the model."""
+"""`fastrnn.to_c`: the C code compiles without a warning and computes the bits of the model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(not available_isas(), reason="no native implemen
 
 @fastrnn.cell(gates="ng", states="hc", parameters=("w",))
 def of_means(x: Any, U: Any, s: Any, p: Any) -> Any:
-    """Means that are known early and late, and a product of what they make."""
+    """Means of early and late values, and a product of their result."""
     v = x.n + U.n @ s.h
     d = v - mean(v)
     h = tanh(p.w * d / sqrt(mean(d * d) + 0.1))
@@ -38,7 +38,9 @@ def of_means(x: Any, U: Any, s: Any, p: Any) -> Any:
 
 
 def normalized() -> Sequential:
-    """Layer normalization of every kind, about heads whose units fill no vector, and have more terms than a chain."""
+    """Return models with every kind of layer normalization, and heads whose units do not fill a vector and exceed a
+    chain.
+    """
     layers = [
         *(LayerNormalization(5), fastrnn.LSTM(5, 216, heads=3, rng=0), LayerNormalization(216, 1e-3, scale=False)),
         *(fastrnn.RNN(216, 298, heads=2, rng=1), LastStep(), LayerNormalization(298, center=False)),
@@ -80,7 +82,7 @@ MODELS: dict[str, Callable[[], Layer]] = {
 
 
 def tagger(merge: str, **options: Any) -> Sequential:
-    """Steps before, between and after layers of two directions."""
+    """Return a model with single-step layers before, between and after bidirectional layers."""
     both = {"bidirectional": True, "merge": merge, **options}
     return Sequential(
         [
@@ -133,8 +135,8 @@ def test_bits(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", BOTH_WAYS)
-def test_bits_of_two_directions(name: str, tmp_path: Path) -> None:
-    """Of sequences one after another: each begins afresh, and nothing is written beyond the work that it asks for."""
+def test_bits_of_bidirectional_layers(name: str, tmp_path: Path) -> None:
+    """For consecutive sequences: each starts from zero, and nothing is written beyond the required work array."""
     isa = available_isas()[-1]
     with fastrnn.use_backend("native"), fastrnn.use_isa(isa):
         whole = as_sequential(BOTH_WAYS[name]())
@@ -153,7 +155,7 @@ def test_bits_of_two_directions(name: str, tmp_path: Path) -> None:
     assert f"{name}_step" not in header
 
 
-def test_the_self_test_of_two_directions(tmp_path: Path) -> None:
+def test_the_self_test_of_bidirectional_layers(tmp_path: Path) -> None:
     models = {"amp": tagger("concat"), "ends": BOTH_WAYS["letters"](), "small": BOTH_WAYS["int8"]()}
     for name, model in models.items():
         fastrnn.to_c(model, tmp_path / f"{name}.c")
@@ -163,7 +165,7 @@ def test_the_self_test_of_two_directions(tmp_path: Path) -> None:
 
 
 def test_every_instruction_set(native: str, tmp_path: Path) -> None:
-    """Also as GNU C, where a compiler fuses products unless the file says that it must not."""
+    """Also as GNU C, where a compiler fuses products unless the file forbids it."""
     isa = fastrnn.config()["isa"]
     check_bits(letters(), InC(letters(), tmp_path, *march(isa), "-std=gnu11"))
     check_bits(normalized(), InC(normalized(), tmp_path, *march(isa), name="normalized"))
@@ -182,7 +184,7 @@ def test_the_self_test(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, b"amp: NOT as recorded\n")
 
 
-def test_what_the_table_does_not_have_is_nan(tmp_path: Path) -> None:
+def test_an_index_outside_the_table_gives_nan(tmp_path: Path) -> None:
     for name, model in (("plain", letters()), ("int8", fastrnn.quantize(letters()))):
         made = InC(model, tmp_path, name=name)
         for number, known in ((-1, False), (0, True), (6, True), (7, False)):
@@ -191,8 +193,7 @@ def test_what_the_table_does_not_have_is_nan(tmp_path: Path) -> None:
             assert np.isfinite(y).all() if known else np.isnan(y).all()
 
 
-def test_no_library(tmp_path: Path) -> None:
-    """Neither of mathematics, nor an allocation."""
+def test_no_library_and_no_allocation(tmp_path: Path) -> None:
     fastrnn.to_c(fastrnn.Recurrent(of_functions, 3, 19), tmp_path / "amp.c")
     options = [compiler(), "-O2", "-fno-stack-protector", "-c", str(tmp_path / "amp.c"), "-o", str(tmp_path / "amp.o")]
     subprocess.run(options, check=True)
@@ -201,7 +202,7 @@ def test_no_library(tmp_path: Path) -> None:
     assert {name.lstrip("_") for name in undefined} <= {"memcpy", "memset", "GLOBAL_OFFSET_TABLE_"}
 
 
-def test_fast_math_is_refused(tmp_path: Path) -> None:
+def test_fast_math_is_an_error(tmp_path: Path) -> None:
     fastrnn.to_c(fastrnn.LSTM(1, 2), tmp_path / "amp.c")
     options = [compiler(), "-ffast-math", "-fsyntax-only", str(tmp_path / "amp.c")]
     done = subprocess.run(options, capture_output=True, check=False, text=True)
@@ -235,7 +236,7 @@ def test_the_command_line(python: Callable[..., Any], tmp_path: Path) -> None:
     done = python("-m", "fastrnn", "convert", "model.safetensors", "amp.c", "--name", "voice")
     assert (done.returncode, done.stderr) == (0, "")
     code = "import fastrnn; fastrnn.to_c(fastrnn.load('model.safetensors'), 'other.c', name='voice')"
-    assert python("-c", code).returncode == 0  # where the self-test's x comes from the same generator
+    assert python("-c", code).returncode == 0  # there the self-test's x comes from the same generator
     assert (tmp_path / "amp.h").read_text() == (tmp_path / "other.h").read_text()
     assert (tmp_path / "amp.c").read_text() == (tmp_path / "other.c").read_text().replace("other.h", "amp.h")
 
@@ -272,7 +273,7 @@ def spoilt() -> fastrnn.LSTM:
         ),
     ],
 )
-def test_what_cannot_be_written(made: Callable[[], Any], error: type, message: str, tmp_path: Path) -> None:
+def test_unsupported_models_raise_an_error(made: Callable[[], Any], error: type, message: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=f"^{message}"):
         fastrnn.to_c(made(), tmp_path / "amp.c")
     assert not os.listdir(tmp_path)
@@ -288,7 +289,7 @@ def test_what_cannot_be_written(made: Callable[[], Any], error: type, message: s
         ("no/amp.c", {}, FileNotFoundError, "path: the directory .* does not exist"),
     ],
 )
-def test_where_nothing_can_be_written(path: str, options: Any, error: type, message: str, tmp_path: Path) -> None:
+def test_unwritable_paths(path: str, options: Any, error: type, message: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=f"^{message}"):
         fastrnn.to_c(fastrnn.LSTM(3, 4), tmp_path / path, **options)
     assert not os.listdir(tmp_path)

@@ -1,4 +1,4 @@
-"""`fastrnn.to_c` for other machines: AArch64, by an emulator, and WebAssembly."""
+"""`fastrnn.to_c` for other machines: AArch64 in an emulator, and WebAssembly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not available_isas(), reason="no native implemen
 
 
 def exact(source: Path) -> None:
-    """Have the self-test allow nothing."""
+    """Make the self-test exact."""
     text, found = re.subn(r"(?<=tolerance = )\S+(?=;)", "0", source.read_text())
     assert found == 1
     source.write_text(text)
@@ -34,7 +34,9 @@ def exact(source: Path) -> None:
 @pytest.mark.oracle
 @pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-gcc") or not shutil.which("qemu-aarch64"), reason="no emulator")
 def test_aarch64(tmp_path: Path) -> None:
-    """It has the bits of AVX2, but for sums over lanes, which softmax has; with int8 weights those of every machine."""
+    """It has the bits of AVX2, except for sums over lanes, as in softmax; with int8 weights, the bits of every
+    machine.
+    """
     layers = [fastrnn.LSTM(3, 20, rng=0), fastrnn.GRU(20, 17, reset_after=False, rng=1), Dense(17, 3, "tanh", rng=2)]
     plain = "x86-64-v3" in available_isas()
     with fastrnn.use_isa("x86-64-v3") if plain else contextlib.nullcontext():
@@ -50,7 +52,7 @@ def test_aarch64(tmp_path: Path) -> None:
         assert done.stdout == f"{name}: as recorded\n"
 
 
-#: What a page does, or Node: numbers of letters in, probabilities out.
+#: what a page or Node does: letters in, probabilities out
 JAVASCRIPT = """
 const { module, instance } = await WebAssembly.instantiate(require("fs").readFileSync("amp.wasm"));
 if (WebAssembly.Module.imports(module).length) throw "it imports something";
@@ -66,7 +68,7 @@ console.log(JSON.stringify([...new Float32Array(amp.memory.buffer, y, 11)]));
 @pytest.mark.skipif("x86-64" not in available_isas(), reason="the bits are the x86 baseline's")
 @pytest.mark.parametrize("weight_dtype", [None, "int8"])
 def test_webassembly(weight_dtype: str | None, oracle: Callable[[str], Any], tmp_path: Path) -> None:
-    """Clang compiles it for a browser; it has the bits of the layer on the instruction set without fused products."""
+    """Compiled by Clang; it has the bits of the layer on the instruction set without fused multiply-add."""
     oracle("ziglang")
     model = letters() if weight_dtype is None else fastrnn.quantize(letters(), weight_dtype)
     fastrnn.to_c(model, tmp_path / "amp.c")

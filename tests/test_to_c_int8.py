@@ -1,4 +1,4 @@
-"""`fastrnn.to_c` of layers with int8 weights: their bits on every instruction set, and the size of the code."""
+"""`fastrnn.to_c` of layers with int8 weights: the same bits on every instruction set, and the size of the code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fastrnn.layers import Layer
 
 pytestmark = pytest.mark.skipif(not available_isas(), reason="no native implementation is installed")
 
-#: Recurrent layers alone, whose bits are those of every instruction set.
+#: recurrent layers alone, with the same bits on every instruction set
 INT8_ALONE: dict[str, Callable[[], Layer]] = {
     "lstm": lambda: fastrnn.LSTM(3, 16, peephole=True, rng=0, **INT8),
     "gru_after": lambda: fastrnn.GRU(3, 33, 2, reset_after=True, rng=0, **INT8),
@@ -32,7 +32,7 @@ INT8_ALONE: dict[str, Callable[[], Layer]] = {
 
 @pytest.mark.parametrize("name", INT8_ALONE)
 def test_bits_of_int8(name: str, native: str, tmp_path: Path) -> None:
-    """They are those of the layer on this instruction set, and those of the layer on the baseline."""
+    """They equal those of the layer on this instruction set, and on the baseline."""
     model = INT8_ALONE[name]()
     made = InC(model, tmp_path, *march(fastrnn.config()["isa"]), name=name)
     check_bits(model, made)
@@ -53,7 +53,7 @@ def test_int8_sums_of_more_than_32_bits(native: str, tmp_path: Path) -> None:
 
 
 def test_bits_of_int8_among_other_layers(native: str, tmp_path: Path) -> None:
-    """Products of those are fused, as they are without int8."""
+    """Their products are fused, as without int8."""
     isa = fastrnn.config()["isa"]
     check_bits(fastrnn.quantize(letters()), InC(fastrnn.quantize(letters()), tmp_path, *march(isa)))
     layers = [Dense(5, 9, "tanh", rng=0), fastrnn.LSTM(9, 20, rng=1, **INT8), fastrnn.LSTM(20, 7, rng=2)]
@@ -62,7 +62,7 @@ def test_bits_of_int8_among_other_layers(native: str, tmp_path: Path) -> None:
 
 
 def test_the_self_test_of_int8(tmp_path: Path) -> None:
-    """Another scale of one row of weights is found."""
+    """It detects another scale of one row of weights."""
     source = tmp_path / "amp.c"
     fastrnn.to_c(INT8_ALONE["lstm"](), source)
     text = source.read_text()
@@ -75,8 +75,8 @@ def test_the_self_test_of_int8(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (code is spoilt, printed)
 
 
-def test_int8_is_a_quarter_of_the_size(tmp_path: Path) -> None:
-    """Of the weights: beside these are some kilobytes of code."""
+def test_int8_size_is_a_quarter(tmp_path: Path) -> None:
+    """Size of the weights; the code takes some additional kilobytes."""
     sizes = []
     for name, layer in (("large", fastrnn.LSTM(128, 128, rng=0)), ("small", fastrnn.LSTM(128, 128, rng=0, **INT8))):
         fastrnn.to_c(layer, tmp_path / f"{name}.c")

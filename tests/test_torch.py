@@ -1,4 +1,4 @@
-"""PyTorch as an independent oracle, in float64: RNN, LSTM and reset-after GRU with every gradient, and as layers."""
+"""PyTorch as an independent oracle in float64: RNN, LSTM and reset-after GRU with every gradient; layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODULES = {
 
 
 def by_torch(torch: Any, problem: Problem) -> Arrays:
-    """What `run` returns, from a torch module and its autograd.
+    """Return the same as `run`, from a torch module and its autograd.
 
     Torch runs backwards only as the second direction of a bidirectional layer, so that is what a reverse problem
     becomes; and sequences of unequal length have to be packed.
@@ -63,7 +63,7 @@ def test_outputs_and_gradients(
 ) -> None:
     problem = make(cell, sizes, seed=4, lengths=lengths, reverse=reverse)
     if lengths:
-        problem = problem.changed(lengths=np.maximum(problem.inputs["lengths"], 1))  # torch packs no empty sequence
+        problem = problem.changed(lengths=np.maximum(problem.inputs["lengths"], 1))  # torch cannot pack empty sequences
     assert_close(run(problem), by_torch(torch, problem))
 
 
@@ -74,8 +74,8 @@ def test_without_biases_and_states(cell: str, torch: Any, implementation: str) -
 
 
 @pytest.mark.parametrize("cell", MODULES)
-def test_takes_tensors(cell: str, torch: Any, backend: str) -> None:
-    """Tensors are arrays by DLPack: the same bits as their NumPy twins, also when they do not lie in order."""
+def test_tensors_as_arguments(cell: str, torch: Any, backend: str) -> None:
+    """Tensors are arrays through DLPack: the same bits as for NumPy arrays, contiguous or not."""
     problem = batch_first(make(cell, (9, 5, 7, 15), dtype=np.float32, lengths=True))
     tensors = {name: torch.from_numpy(a) for name, a in problem.inputs.items()}
     tensors["x"] = tensors["x"].transpose(0, 1).contiguous().transpose(0, 1)
@@ -86,7 +86,7 @@ LAYERS = [(n, way) for n in (1, 3) for way in (False, True)]
 
 
 def same_layers(torch: Any, cell: str, num_layers: int, **options: Any) -> tuple[Any, Any]:
-    """A torch module in float64, and the layer that took its parameters."""
+    """Return a torch module in float64, and a layer with its parameters."""
     kind, chosen = MODULES[cell]
     module = getattr(torch.nn, kind)(5, 33, num_layers, dtype=torch.float64, **chosen, **options)
     net = layer(cell, 5, 33, num_layers, dtype=np.float64, **options)
@@ -133,7 +133,7 @@ def test_layers(
 def test_layers_on_packed_sequences(
     cell: str, num_layers: int, bidirectional: bool, torch: Any, implementation: str
 ) -> None:
-    """Lengths in any order are torch's PackedSequence, padded with zeros again."""
+    """Lengths in any order correspond to torch's PackedSequence, padded with zeros again."""
     torch.manual_seed(0)
     module, net = same_layers(torch, cell, num_layers, bidirectional=bidirectional)
     x, lengths = np.random.default_rng(2).standard_normal((9, 7, 5)), np.array([3, 9, 1, 5, 9, 2, 4])
@@ -145,8 +145,8 @@ def test_layers_on_packed_sequences(
 
 
 @pytest.mark.parametrize("cell", MODULES)
-def test_state_dict_goes_back(cell: str, torch: Any) -> None:
-    """A layer's parameters load into torch by name, and give the same."""
+def test_state_dict_loads_into_torch(cell: str, torch: Any) -> None:
+    """Names and results are the same."""
     module, _ = same_layers(torch, cell, 2, bidirectional=True)
     net = layer(cell, 5, 33, 2, rng=3, dtype=np.float64, bidirectional=True)
     module.load_state_dict({name: torch.tensor(a) for name, a in net.state_dict().items()})
@@ -155,7 +155,7 @@ def test_state_dict_goes_back(cell: str, torch: Any) -> None:
 
 
 def in_torch_forward(torch: Any, module: Any, x: Any, state: Any, lengths: Any) -> tuple[Any, Any]:
-    """A module's y and final states, of sequences of these lengths if there are any."""
+    """Return a module's y and final states, for these lengths if given."""
     if lengths is None:
         return module(x, state)
     rnn, first = torch.nn.utils.rnn, module.batch_first
@@ -171,7 +171,7 @@ def in_torch_forward(torch: Any, module: Any, x: Any, state: Any, lengths: Any) 
 def test_training_layers(
     cell: str, num_layers: int, bidirectional: bool, batch_first: bool, lengths: Any, torch: Any, native: str
 ) -> None:
-    """Every gradient of a stack by its name, through y and the final states."""
+    """Every gradient of a stack by name, from y and the final states."""
     torch.manual_seed(0)
     module, net = same_layers(torch, cell, num_layers, bidirectional=bidirectional, batch_first=batch_first)
     rng = np.random.default_rng(5)
@@ -229,7 +229,7 @@ def test_embedding(padding_idx: int | None, torch: Any) -> None:
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_dropout(bidirectional: bool, torch: Any, native: str) -> None:
-    """The masks differ; what they do has the same mean and spread."""
+    """The masks differ, but their effects have the same mean and spread."""
     torch.manual_seed(0)
     module, net = same_layers(torch, "lstm", 2, bidirectional=bidirectional, dropout=0.4)
     x = np.random.default_rng(8).standard_normal((5, 600, 5))

@@ -27,7 +27,7 @@ def test_gradients_are_differences(cell: Any, seed: int, oracle: Callable[[str],
 
 
 def modules(torch: Any, **options: Any) -> tuple[Any, Any]:
-    """A module of a user's GRU and fastrnn.torch's own, of the same parameters."""
+    """Return a module of a user's GRU and fastrnn.torch's own, with the same parameters."""
     import fastrnn.torch
 
     mine = fastrnn.torch.Recurrent(own_cells.gru, 5, 9, dtype=torch.float64, **options)
@@ -39,9 +39,9 @@ def modules(torch: Any, **options: Any) -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     "options", [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False, "batch_first": True}]
 )
-def test_a_module_is_the_built_in_one(options: dict[str, Any], torch: Any) -> None:
-    """Outputs and gradients of a user's GRU, eager, compiled, pickled and copied, are those of the built-in."""
-    torch.compiler.reset()  # or this counts among the recompilations of other tests' modules
+def test_a_users_gru_equals_the_built_in_module(options: dict[str, Any], torch: Any) -> None:
+    """Outputs and gradients, in eager mode, compiled, pickled and copied."""
+    torch.compiler.reset()  # otherwise this counts among the recompilations of other tests' modules
     mine, theirs = modules(torch, **options)
     x = torch.randn(4, 4, 5, dtype=torch.float64)
     again = pickle.loads(pickle.dumps(mine))
@@ -58,14 +58,14 @@ def test_a_module_is_the_built_in_one(options: dict[str, Any], torch: Any) -> No
 
 
 @pytest.mark.parametrize("cell", [CELLS["lstm_peephole"], own_cells.coupled_peephole_lstm], ids=lambda cell: cell.name)
-def test_names_of_parameters_are_the_layers(cell: Any, torch: Any) -> None:
+def test_names_of_parameters_equal_the_layers(cell: Any, torch: Any) -> None:
     import fastrnn.torch
 
     assert set(fastrnn.torch.Recurrent(cell, 3, 4).state_dict()) == set(fastrnn.Recurrent(cell, 3, 4).state_dict())
 
 
 def with_inputs(torch: Any, cell: Any, shapes: list[tuple[int, ...]], **options: Any) -> tuple[Any, list[Any]]:
-    """A module of input size 2 and hidden size 3, and extra inputs, of these shapes in turn."""
+    """Return a module of input size 2 and hidden size 3, and extra inputs of alternating shapes."""
     import fastrnn.torch
 
     torch.manual_seed(0)
@@ -79,8 +79,8 @@ def named(cell: Any, e: Any) -> Any:
 
 
 @pytest.mark.parametrize("cell", own_cells.ALL, ids=lambda cell: cell.name)
-def test_gradients_of_a_module(cell: Any, torch: Any) -> None:
-    """By finite differences, of every parameter and extra input that the cell has."""
+def test_gradients_are_finite_differences(cell: Any, torch: Any) -> None:
+    """For every parameter and extra input of the cell."""
     module, e = with_inputs(torch, cell, [(3, 2, 3), (2, 1), (3, 2, 1), (2, 3)])
     x = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
     names, n = [name for name, _ in module.named_parameters()], len(e)
@@ -98,8 +98,8 @@ with_extra_inputs = pytest.mark.parametrize("cell", WITH_INPUTS, ids=lambda cell
 
 @pytest.mark.parametrize("form", ["time-major", "batch first", "one sequence", "packed"])
 @with_extra_inputs
-def test_extra_inputs_are_the_layers(cell: Any, form: str, torch: Any) -> None:
-    """Outputs and every gradient, as `fastrnn.Recurrent` has them, of a stack in two directions, with resets."""
+def test_extra_inputs_equal_the_layers(cell: Any, form: str, torch: Any) -> None:
+    """Outputs and every gradient equal those of `fastrnn.Recurrent`, for a bidirectional stack with resets."""
 
     T, B, H, rnn = 5, 4, 3, torch.nn.utils.rnn
     options: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "batch_first": form == "batch first"}
@@ -143,7 +143,7 @@ def test_compiled_extra_inputs(torch: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:fastrnn.torch. .*, which is slow:RuntimeWarning")
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # by forward mode
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # from forward mode
 @with_extra_inputs
 def test_extra_inputs_by_equations(cell: Any, torch: Any) -> None:
     """Second gradients, forward mode, and vmap over one of them."""
@@ -161,7 +161,7 @@ def test_extra_inputs_by_equations(cell: Any, torch: Any) -> None:
     torch.testing.assert_close(torch.func.vmap(lambda a: run(a, *rest))(each), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_what_a_module_refuses(torch: Any) -> None:
+def test_unsupported_arguments_raise_an_error(torch: Any) -> None:
     import fastrnn.torch
 
     x, keep = torch.ones(5, 2, 3), torch.ones(2, 4)

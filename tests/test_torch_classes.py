@@ -1,4 +1,4 @@
-"""Code that asks for `torch.nn`'s classes: isinstance, torch.fx, initialisers, fake tensors, the errors it catches."""
+"""Code that relies on `torch.nn`'s classes: isinstance, torch.fx, initialisers, fake tensors, caught errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ X = torch.linspace(-1, 1, 24).reshape(4, 2, 3)
 
 
 class Last(nn.Module):
-    """Tells the state of an LSTM from that of others by the class, as published models do."""
+    """Distinguishes the state of an LSTM from others by the class, as published models do."""
 
     def __init__(self, rnn: Any) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def test_a_layer_is_an_instance_of_torchs_class(kind: str) -> None:
     torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="eager")(X), expected)
 
 
-def test_layers_of_other_cells_are_no_lstm_gru_or_rnn() -> None:
+def test_layers_of_other_cells_are_not_lstm_gru_or_rnn() -> None:
     module = fastrnn.torch.Recurrent(find("lstm"), 3, 5)
     assert isinstance(module, nn.RNNBase)
     assert not isinstance(module, nn.LSTM | nn.GRU | nn.RNN)
@@ -73,7 +73,7 @@ class Wrapper(nn.Module):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_fx_traces_a_layer_as_one_node(kind: str) -> None:
-    """A call of the module is one node, hooks and all, in a module that was replaced, made, copied or pickled."""
+    """A call of the module is one node, with hooks; for modules that were replaced, created, copied or pickled."""
     expected = made(kind)(X)[0]
     swapped, fresh, calls = Wrapper(made(kind)), getattr(fastrnn.torch, kind)(3, 5), []
     fastrnn.torch.replace(swapped)
@@ -97,7 +97,7 @@ def swapping() -> Iterator[None]:
 
 @pytest.mark.usefixtures("swapping")
 def test_parameters_may_be_swapped_in_place() -> None:
-    """In their place, without another object: nothing of the module may refer to them weakly."""
+    """Parameters are replaced in the same object, so the module must not refer to them weakly."""
     module = fastrnn.torch.LSTM(3, 5)
     own = module.weight_hh_l0
     with torch.no_grad():
@@ -116,7 +116,7 @@ def test_parameters_may_be_swapped_in_place() -> None:
 
 
 def test_fake_tensors_have_torchs_shapes() -> None:
-    """Shapes alone, as with torch.nn's: made and called, and called with the weights of a module that exists."""
+    """Only shapes, as for torch.nn: created and called, also with the weights of an existing module."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     for kind in KINDS:
@@ -133,7 +133,7 @@ def test_fake_tensors_have_torchs_shapes() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_may_be_made_on_the_meta_device(kind: str) -> None:
-    """On the device "meta": shapes, and parameters that come later."""
+    """On the device "meta" there are only shapes, and parameters come later."""
     theirs = made(kind, 3, 5, 2, bidirectional=True)
     with torch.device("meta"):
         fresh = getattr(fastrnn.torch, kind)(3, 5, 2, bidirectional=True)
@@ -164,7 +164,7 @@ WRONG: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_errors_are_caught_as_those_of_torch(what: str) -> None:
+def test_errors_have_the_classes_of_torch(what: str) -> None:
     with pytest.raises(Exception) as theirs:  # noqa: PT011  # which it is, is the question
         WRONG[what](nn.LSTM(3, 5))
     with pytest.raises(type(theirs.value)) as own:

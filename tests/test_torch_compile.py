@@ -14,10 +14,10 @@ from torch import nn  # noqa: E402
 import fastrnn.torch  # noqa: E402
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, by itself
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from torch itself
 @pytest.mark.parametrize(("backend", "dynamic"), [("aot_eager", True), ("inductor", False)])
 def test_a_module_compiles_to_one_graph(backend: str, dynamic: bool) -> None:
-    """The whole module is one graph, in training and inference, also for another number of steps."""
+    """The whole module is one graph, in training and inference, and for other numbers of steps."""
     torch.compiler.reset()  # or this counts among the recompilations of other tests' modules
     torch.manual_seed(0)
     module, x = fastrnn.torch.LSTM(3, 5, 2, bidirectional=True, batch_first=True), torch.randn(2, 7, 3)
@@ -34,7 +34,7 @@ def test_a_module_compiles_to_one_graph(backend: str, dynamic: bool) -> None:
 
 
 def test_compiled_dropout_has_the_same_masks() -> None:
-    torch.compiler.reset()  # or this counts among the recompilations of other tests' modules
+    torch.compiler.reset()  # otherwise this counts among the recompilations of other tests' modules
     module, x = fastrnn.torch.GRU(3, 5, 2, dropout=0.5), torch.randn(4, 2, 3)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     results = []
@@ -44,7 +44,7 @@ def test_compiled_dropout_has_the_same_masks() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, by itself
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from torch itself
 def test_an_exported_program_has_the_same_bits() -> None:
     module, x = fastrnn.torch.LSTM(3, 5).eval(), torch.randn(4, 2, 3)
     with torch.no_grad():
@@ -57,8 +57,8 @@ X, S = torch.ones(4, 2, 3), torch.ones(1, 2, 5)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-def test_tracing_works_and_scripting_is_refused(tmp_path: Any) -> None:
-    """Traced without gradients, for any shape and from a file; with them, unchecked; scripted, not at all."""
+def test_tracing_works_and_scripting_raises_an_error(tmp_path: Any) -> None:
+    """Traced without gradients, for any shape and from a file; with gradients, unchecked."""
     module, longer = LSTM(3, 5), torch.randn(7, 1, 3)
     with torch.no_grad():
         torch.jit.save(torch.jit.trace(module, X), tmp_path / "traced")
@@ -77,8 +77,8 @@ def test_tracing_works_and_scripting_is_refused(tmp_path: Any) -> None:
             torch.jit.script(scripted)
 
 
-def test_the_compiler_still_refuses_layers_of_torch() -> None:
-    """It may look into fastrnn's modules, and into no others."""
+def test_the_compiler_still_rejects_layers_of_torch() -> None:
+    """It may trace fastrnn's modules, and no others."""
     from torch._dynamo.exc import Unsupported
 
     fastrnn.torch.LSTM(3, 5)
@@ -89,7 +89,7 @@ def test_the_compiler_still_refuses_layers_of_torch() -> None:
 
 
 def test_importing_fastrnn_torch_does_not_import_the_compiler(python: Any) -> None:
-    """It takes seconds, so it is told of the modules when it comes: before them, or after."""
+    """Importing it takes seconds, so fastrnn registers its modules when it is imported, before them or after."""
     run = "m = fastrnn.torch.GRU(3, 5); x = torch.ones(4, 2, 3)"
     check = "assert torch.equal(torch.compile(m, fullgraph=True, backend='eager')(x)[0], m(x)[0])"
     late = (
@@ -103,7 +103,7 @@ def test_importing_fastrnn_torch_does_not_import_the_compiler(python: Any) -> No
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_training_step_compiles_without_a_graph_break(kind: str) -> None:
-    """A training step has no break at the layer, and none comes with other numbers of steps and sequences."""
+    """A training step has no graph break at the layer, also for other numbers of steps and sequences."""
     module = getattr(fastrnn.torch, kind)(3, 5, 2, bidirectional=True)
 
     def step(x: Any) -> Any:

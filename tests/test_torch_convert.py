@@ -34,7 +34,7 @@ def arrays(module: Any) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("seed", MANY)
-def test_file_repr_and_inspect(seed: int, torch: Any) -> None:
+def test_round_trips(seed: int, torch: Any) -> None:
     layer = expressible(seed, bias=bool(seed % 3))
     module = fastrnn.to_torch(layer)
     assert_same_bits(arrays(module), layer.parameters())

@@ -147,7 +147,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_unsupported_combinations_raise_an_error(what: str, tmp_path: Path) -> None:
+def test_unsupported_options_raise_an_error(what: str, tmp_path: Path) -> None:
     make, message = REFUSED[what]
     training = torch.onnx.TrainingMode.TRAINING
     options: dict[str, Any] = {"dynamo": False, "training": training, "verbose": False}

@@ -26,7 +26,7 @@ def computed(torch: Any, module: Any, x: np.ndarray, lengths: Any = None) -> np.
 
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("seed", MANY)
-def test_file_repr_and_inspect(seed: int, ragged: bool, torch: Any) -> None:
+def test_round_trips(seed: int, ragged: bool, torch: Any) -> None:
     model = drawn_model(seed, CELLS, np.float64)
     x, lengths = read_by(model, seed), LENGTHS if ragged else None
     module, expected = fastrnn.to_torch(model), {"y": model.predict(x, lengths=lengths)}

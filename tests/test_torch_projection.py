@@ -292,7 +292,7 @@ def test_peepholes() -> None:
     assert_same_bits({name: got[f"d{name}"] for name in back.grads}, back.grads)
 
 
-def test_other_cells() -> None:
+def test_other_cells_with_a_projection() -> None:
     """Of one product with h: as the layer, by the kernels and by the equations. Others are refused."""
     torch.manual_seed(0)
     cell = fastrnn.catalogue.cifg_lstm_input
@@ -323,7 +323,7 @@ def test_it_learns() -> None:
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_unsupported_combinations_raise_an_error() -> None:
+def test_unsupported_options_raise_an_error() -> None:
     for size, message in ((5, "smaller than hidden_size"), (-1, "positive integer or zero")):
         with pytest.raises(ValueError, match=f"proj_size .*{message}"):  # PyTorch's own
             fastrnn.torch.LSTM(3, 5, proj_size=size)

@@ -243,7 +243,7 @@ def test_by_equations_behind_an_end() -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
-def test_unsupported_combinations_raise_an_error() -> None:
+def test_unsupported_options_raise_an_error() -> None:
     module, x, _ = made("GRU")
     for wrong in (some_resets().int(), some_resets().numpy(), some_resets().to("meta"), [True]):
         with pytest.raises(TypeError, match=r"^resets: expected a tensor of torch\.bool on the CPU, got"):

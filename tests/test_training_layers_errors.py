@@ -98,7 +98,7 @@ def test_no_state(net: Any) -> None:
         (ValueError, "forget_bias", lambda: fastrnn.LSTM(3, 2, bias=False, forget_bias=1)),
     ],
 )
-def test_wrong_arguments(error: type[Exception], said: str, call: Callable[[], Any]) -> None:
+def test_wrong_arguments_change_nothing(error: type[Exception], said: str, call: Callable[[], Any]) -> None:
     with pytest.raises(error, match=rf"^{said}\b"):
         call()
 
