@@ -368,7 +368,7 @@ def test_unsupported_options_raise_an_error() -> None:
         fastrnn.Recurrent(catalogue.min_gru, 3, 8, heads=2)
 
 
-def test_round_trips(tmp_path: Any) -> None:
+def test_round_trip(tmp_path: Any) -> None:
     """A file, the layer's repr, and its gates."""
     layer = fastrnn.Recurrent(catalogue.slstm, 3, 12, 2, heads=4, rng=0)
     fastrnn.save(tmp_path / "layer.safetensors", layer)

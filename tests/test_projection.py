@@ -131,7 +131,7 @@ def test_resets_start_new_sequences(backend: str) -> None:
     assert_close(back.grads, total)
 
 
-def test_round_trips(tmp_path: Any, oracle: Callable[[str], Any]) -> None:
+def test_round_trip(tmp_path: Any, oracle: Callable[[str], Any]) -> None:
     """To PyTorch and back, to a file and back, bit for bit."""
     oracle("torch")
     layer = fastrnn.LSTM(3, 8, 2, proj_size=5, bidirectional=True, rng=0)

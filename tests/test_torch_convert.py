@@ -1,4 +1,4 @@
-"""Weights from and to PyTorch: its modules and ours, bit by bit, and what they compute."""
+"""Weights from and to PyTorch: its modules and ours, bit for bit, and their results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def arrays(module: Any) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("seed", MANY)
-def test_round_trips(seed: int, torch: Any) -> None:
+def test_round_trip(seed: int, torch: Any) -> None:
     layer = expressible(seed, bias=bool(seed % 3))
     module = fastrnn.to_torch(layer)
     assert_same_bits(arrays(module), layer.parameters())
@@ -51,7 +51,7 @@ def test_round_trips(seed: int, torch: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:dropout option adds dropout after all but last")
 def test_dropout_of_a_single_layer(torch: Any) -> None:
-    """PyTorch keeps the number, and drops out nothing."""
+    """PyTorch stores the rate, and applies no dropout."""
     assert fastrnn.from_torch(torch.nn.GRU(3, 4, dropout=0.5)).dropout == 0
     assert fastrnn.from_torch(torch.nn.GRU(3, 4, 2, dropout=0.5)).dropout == 0.5
 
@@ -78,7 +78,7 @@ def test_cells(kind: str, torch: Any) -> None:
     assert "rnn_relu" in repr(fastrnn.from_torch(relu))
 
 
-def test_a_whole_models_state_dict(torch: Any) -> None:
+def test_state_dict_of_a_whole_model(torch: Any) -> None:
     model = torch.nn.ModuleDict({"encoder": torch.nn.GRU(3, 4, 2, bidirectional=True), "out": torch.nn.Linear(8, 2)})
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
@@ -88,7 +88,7 @@ def test_a_whole_models_state_dict(torch: Any) -> None:
     assert_same_bits(layer.parameters(), arrays(model["encoder"]))
 
 
-def test_parametrized_weights_are_taken_as_they_are(torch: Any) -> None:
+def test_parametrized_weights_are_read_as_computed(torch: Any) -> None:
     module = torch.nn.utils.parametrizations.weight_norm(torch.nn.GRU(3, 4), "weight_hh_l0")
     layer = fastrnn.from_torch(module)
     assert_same_bits({"": layer.parameters()["weight_hh_l0"]}, {"": module.weight_hh_l0.detach().numpy()})
@@ -98,8 +98,8 @@ def test_parametrized_weights_are_taken_as_they_are(torch: Any) -> None:
 @pytest.mark.parametrize("way", ["weight_norm", "spectral_norm", "identity", "pruned"])
 @pytest.mark.parametrize("prefix", ["", "encoder."])
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_a_parametrized_modules_state_dict(way: str, prefix: str, made: Callable[[Any], Any], torch: Any) -> None:
-    """What is in it is not the weights; the module has them."""
+def test_state_dict_of_a_parametrized_module(way: str, prefix: str, made: Callable[[Any], Any], torch: Any) -> None:
+    """It does not contain the weights, but the module has them."""
     module, utils = made(torch.nn), torch.nn.utils
     name = "weight_hh_l1_reverse" if hasattr(module, "weight_hh_l1_reverse") else "weight_hh"
     if way == "weight_norm":
@@ -120,14 +120,14 @@ def test_a_parametrized_modules_state_dict(way: str, prefix: str, made: Callable
     assert_same_bits({"": taken}, expected)
 
 
-def test_batch_first_is_the_modules_or_as_told(torch: Any) -> None:
+def test_batch_first_of_the_module_or_the_argument(torch: Any) -> None:
     module = torch.nn.LSTM(3, 4, batch_first=True)
     assert fastrnn.from_torch(module).batch_first
     assert not fastrnn.from_torch(module, batch_first=False).batch_first
 
 
 def test_modules_of_ours(torch: Any) -> None:
-    """A look-alike with peepholes, or with reset_after=False."""
+    """A subclass with peepholes, or with reset_after=False."""
     lstm, gru = torch.nn.LSTM(3, 4), torch.nn.GRU(3, 4)
     lstm.peephole_l0 = torch.nn.Parameter(torch.ones(12))
     gru.reset_after = False
@@ -135,7 +135,7 @@ def test_modules_of_ours(torch: Any) -> None:
     assert "gru_before" in repr(fastrnn.from_torch(gru))
 
 
-def test_a_cell_of_ones_own_that_is_named_as_a_mode(torch: Any) -> None:
+def test_a_user_defined_cell_named_like_a_mode(torch: Any) -> None:
     def GRU(x: Any, U: Any, s: Any) -> Any:
         return x.r + x.z * (U.n @ s.h)
 

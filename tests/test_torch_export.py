@@ -1,4 +1,4 @@
-"""`torch.onnx.export` of models with fastrnn's layers, by both of PyTorch's exporters, run on ONNX Runtime."""
+"""`torch.onnx.export` of models with fastrnn's layers, with both of PyTorch's exporters, run on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence  # noqa
 
 import fastrnn.torch  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporters, by themselves
+pytestmark = pytest.mark.filterwarnings("ignore")  # from the exporters themselves
 
 EXPORTERS = [False, True]
 MODULES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -28,7 +28,7 @@ MODULES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class Model(nn.Module):
-    """Returns every output; the layer is given its initial states, or none."""
+    """Returns every output; the layer gets initial states, or none."""
 
     def __init__(self, rnn: Any) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Model(nn.Module):
 
 
 def exported(model: Any, given: tuple[Any, ...], path: Path, dynamo: bool, dynamic: bool = True) -> Any:
-    """A session of ONNX Runtime, and the operators of the file."""
+    """Return a session of ONNX Runtime, and the operators in the file."""
     if dynamo:
         pytest.importorskip("onnxscript")
     names = ["x", "h0", "c0"][: len(given)]
@@ -70,7 +70,7 @@ def assert_same(session: Any, model: Any, given: tuple[Any, ...]) -> None:
 @pytest.mark.parametrize("states", [False, True])
 @pytest.mark.parametrize("what", MODULES)
 def test_export(what: str, states: bool, dynamo: bool, tmp_path: Path) -> None:
-    """One node for each layer, and other numbers of steps and sequences than those of the export."""
+    """One node for each layer; other numbers of steps and sequences than in the export."""
     kind, options = MODULES[what]
     torch.manual_seed(0)
     model = Model(getattr(nn, kind)(3, 5, **options)).eval()
@@ -106,7 +106,7 @@ BEYOND: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("what", BEYOND)
-def test_export_of_what_torch_has_not(what: str, tmp_path: Path) -> None:
+def test_export_of_cells_that_torch_lacks(what: str, tmp_path: Path) -> None:
     model = Model(BEYOND[what]()).eval()
     session, operators = exported(model, (torch.randn(4, 2, 3),), tmp_path / "model.onnx", dynamo=True)
     assert operators.count(type(model.rnn).__name__) == model.rnn.num_layers

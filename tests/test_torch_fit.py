@@ -11,7 +11,7 @@ import pytest
 import fastrnn
 from fastrnn import training
 
-STEPS, BOUND = 50, 1e-9  #: relative, of every loss
+STEPS, BOUND = 50, 1e-9  #: relative tolerance of every loss
 
 N, T, I, H, K = 11, 9, 3, 6, 4
 
@@ -26,7 +26,7 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def torch(oracle: Callable[[str], Any]) -> Iterator[Any]:
-    """On one thread: so small a model has no work for two."""
+    """Use one thread: the model is too small for two."""
     torch = oracle("torch")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -35,7 +35,7 @@ def torch(oracle: Callable[[str], Any]) -> Iterator[Any]:
 
 
 def model_of(kind: str) -> fastrnn.Sequential:
-    """Embedding, two directions and a class for every step; or stacked GRUs and numbers at the end."""
+    """Return an embedding with a bidirectional layer and a class per step, or stacked GRUs with a final regression."""
     if kind == "classes":
         lstm = fastrnn.LSTM(I, H, bidirectional=True, dtype=np.float64, rng=1)
         embedding = fastrnn.Embedding(5, I, dtype=np.float64, rng=2)
@@ -45,7 +45,7 @@ def model_of(kind: str) -> fastrnn.Sequential:
 
 
 def peer_of(torch: Any, kind: str, weights: dict[str, np.ndarray]) -> tuple[Any, Callable[[Any, Any], Any]]:
-    """The parameters of the same model, and the prediction of x with lengths."""
+    """Return the parameters of the same model, and its prediction from x with lengths."""
     nn, double = torch.nn, {"dtype": torch.float64, "batch_first": True}
     recurrent = (
         nn.LSTM(I, H, bidirectional=True, **double) if kind == "classes" else nn.GRU(I, H, num_layers=2, **double)

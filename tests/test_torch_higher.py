@@ -1,4 +1,4 @@
-"""What `fastrnn.torch` computes by equations: gradients of gradients, forward mode, the transforms of torch.func."""
+"""Derivatives that `fastrnn.torch` computes from equations: second gradients, forward mode, torch.func."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ import fastrnn.torch  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:fastrnn.torch. .*, which is slow:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),  # by forward_ad
+    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),  # from forward_ad
 ]
 
-#: Modules of input size 3 and hidden size 4.
+#: modules of input size 3 and hidden size 4
 MODULES: dict[str, Callable[..., Any]] = {
     "LSTM": lambda **o: fastrnn.torch.LSTM(3, 4, **o),
     "peephole": lambda **o: fastrnn.torch.LSTM(3, 4, peephole=True, **o),
@@ -42,7 +42,7 @@ def made(kind: str, **options: Any) -> Any:
 
 
 def peers(kind: str = "LSTM", **options: Any) -> tuple[Any, Any]:
-    """fastrnn's module and torch.nn's, of the same weights."""
+    """Return fastrnn's module and torch.nn's, with the same weights."""
     ours = made(kind, **options)
     theirs = getattr(nn, kind)(3, 4, dtype=torch.float64, **options)
     theirs.load_state_dict(ours.state_dict())
@@ -55,18 +55,18 @@ def inputs(*shape: int) -> Any:
 
 
 def flat(result: Any) -> list[Any]:
-    """y, which may be packed, and each final state."""
+    """Return y, which may be packed, and each final state."""
     y, final = result
     return [y.data if isinstance(y, PackedSequence) else y, *(final if isinstance(final, tuple) else (final,))]
 
 
 def loss(module: Any) -> Callable[..., Any]:
-    """Of y and every final state, not linear in any."""
+    """Return a loss of y and every final state, nonlinear in all."""
     return lambda *given: sum((a + 0.5).pow(3).sum() for a in flat(module(*given)))
 
 
 def of_weights(module: Any) -> tuple[Callable[..., Any], list[Any]]:
-    """The outputs as a function of x and the weights, and those."""
+    """Return the outputs as a function of x and the weights, and its arguments."""
     names = [name for name, _ in module.named_parameters()]
 
     def run(x: Any, *weights: Any) -> Any:
@@ -90,7 +90,7 @@ stacks = pytest.mark.parametrize("options", STACKS.values(), ids=STACKS.keys())
 
 @every
 def test_gradients_of_gradients(kind: str) -> None:
-    """By finite differences of first gradients, of x, every weight and the gradients that come in."""
+    """Finite differences of first gradients, for x, every weight and the incoming gradients."""
     run, weights = of_weights(made(kind, num_layers=2, bidirectional=True))
     x = inputs(3, 2, 3).requires_grad_()
     assert torch.autograd.gradgradcheck(run, (x, *weights), fast_mode=True)
@@ -98,7 +98,7 @@ def test_gradients_of_gradients(kind: str) -> None:
 
 @every
 def test_forward_mode(kind: str) -> None:
-    """By finite differences, and as the product of reverse mode's Jacobian."""
+    """Finite differences, and the product of reverse mode's Jacobian."""
     run, weights = of_weights(made(kind))
     x = inputs(3, 2, 3).requires_grad_()
     assert torch.autograd.gradcheck(run, (x, *weights), fast_mode=True, check_forward_ad=True)
@@ -107,7 +107,7 @@ def test_forward_mode(kind: str) -> None:
 @stacks
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 def test_second_and_third_gradients(kind: str, options: dict[str, Any]) -> None:
-    """Of a penalty on gradients, and of one on its gradients, as torch.nn has them."""
+    """A penalty on gradients, and one on its gradients, compared with torch.nn."""
     found = []
     for module in peers(kind, **options):
         x = inputs().requires_grad_()
@@ -121,8 +121,8 @@ def test_second_and_third_gradients(kind: str, options: dict[str, Any]) -> None:
         assert_equal(got, expected)
 
 
-def test_create_graph_leaves_first_gradients_alone() -> None:
-    """They are the kernels', to the last bit, and nothing slow has run."""
+def test_create_graph_does_not_change_first_gradients() -> None:
+    """They are the kernels', bit for bit, and no slow code has run."""
     module = made("LSTM", num_layers=2)
     leaves = list(module.parameters())
     plain, kept = (torch.autograd.grad(loss(module)(inputs()), leaves, create_graph=c) for c in (False, True))
@@ -130,7 +130,7 @@ def test_create_graph_leaves_first_gradients_alone() -> None:
 
 
 def test_second_gradient_where_inputs_depend_on_each_other() -> None:
-    """The same weights in two calls, one of which reads what the other made."""
+    """The same weights in two calls, one of which reads the other's result."""
     found = []
     for module in peers(num_layers=1):
         x = inputs(5, 2, 3).requires_grad_()
@@ -162,7 +162,7 @@ def test_second_gradient_with_dropout() -> None:
 
 @stacks
 def test_transforms(options: dict[str, Any]) -> None:
-    """grad, vjp, jvp, jacrev, jacfwd, hessian and a product with a Hessian, beside torch.nn."""
+    """grad, vjp, jvp, jacrev, jacfwd, hessian and a product with a Hessian, compared with torch.nn."""
     ours, theirs = map(loss, peers(**options))
     x, v = inputs(2, 2, 3), inputs(2, 2, 3) + 1
 
@@ -191,7 +191,7 @@ def test_values_and_gradients_are_the_kernels(kind: str) -> None:
 
 @pytest.mark.parametrize("dim", [0, 1])
 def test_vmap_over_inputs(dim: int) -> None:
-    """Along any of their dimensions."""
+    """Along any dimension."""
     module, x = made("LSTM", num_layers=2, bidirectional=True), inputs(3, 5, 2, 3)
     with torch.no_grad():
         each = [module(a) for a in x.unbind(dim)]
@@ -216,7 +216,7 @@ def test_gradients_of_each_sequence() -> None:
 
 @every
 def test_vmap_over_weights(kind: str) -> None:
-    """An ensemble, as the documentation of torch.func makes one."""
+    """An ensemble, as in the documentation of torch.func."""
     ensemble = [MODULES[kind](dtype=torch.float64) for _ in range(3)]
     parameters, buffers = torch.func.stack_module_state(ensemble)
     base, x = copy.deepcopy(ensemble[0]).to("meta"), inputs()
@@ -233,7 +233,7 @@ def test_vmap_over_no_step() -> None:
 
 
 def test_vmap_with_dropout() -> None:
-    """Drawn for each, if that is asked for."""
+    """Different masks for each, if requested."""
     module, x = made("LSTM", num_layers=2, dropout=0.5), inputs().expand(3, 5, 2, 3)
     y, _ = torch.func.vmap(module, randomness="different")(x)
     assert not torch.equal(y[0], y[1])
@@ -242,7 +242,7 @@ def test_vmap_with_dropout() -> None:
 
 
 def test_packed_sequences() -> None:
-    """Forward mode and transforms of their data, where PyTorch's own packing has none."""
+    """Forward mode and transforms of their data, which PyTorch's own packing does not support."""
     module = made("LSTM", num_layers=2, bidirectional=True)
     packed = pack_padded_sequence(inputs(5, 3, 3), torch.tensor([2, 5, 3]), enforce_sorted=False)
 
@@ -256,8 +256,8 @@ def test_packed_sequences() -> None:
     assert_equal(torch.func.vmap(run)(torch.stack([packed.data, 2 * packed.data]))[0], run(packed.data))
 
 
-def test_dual_numbers() -> None:
-    """Where a tangent comes in, at the input, the state, a weight or a gradient, it comes out; else the kernels run."""
+def test_dual_numbers_propagate() -> None:
+    """A tangent of the input, the state, a weight or a gradient propagates; without one the kernels run."""
     module, x, h = made("GRU"), inputs(), inputs(1, 2, 4)
     plain = module(x, h)[0]
     with forward_ad.dual_level():
@@ -274,11 +274,11 @@ def test_dual_numbers() -> None:
         dual = forward_ad.make_dual(torch.ones_like(y), torch.ones_like(y))
         (dx,) = torch.autograd.grad(y, leaf, dual)
         primal, tangent = forward_ad.unpack_dual(dx)
-        assert_equal(tangent, primal)  # a gradient is linear in the one that comes in
+        assert_equal(tangent, primal)  # a gradient is linear in the incoming gradient
 
 
 def test_batched_gradients() -> None:
-    """`is_grads_batched`, whose several gradients the kernels take one by one; also to be differentiated."""
+    """`is_grads_batched`: the kernels compute the gradients one by one; differentiable, too."""
     several, found = torch.stack([inputs(5, 2, 8), inputs(5, 2, 8) ** 2, -inputs(5, 2, 8)]), []
     ours, theirs = peers(num_layers=2, bidirectional=True)
     for module, batched in ((ours, True), (theirs, False)):
@@ -295,7 +295,7 @@ def test_batched_gradients() -> None:
 
 
 def test_batched_gradients_alone() -> None:
-    """Without `create_graph`, of some outputs alone, they are the kernels' to the last bit."""
+    """Without `create_graph`, for some outputs only, they are the kernels', bit for bit."""
     module, x, several = made("GRU", num_layers=2), inputs().requires_grad_(), inputs(3, 2, 2, 4)
     _, h = module(x)
     leaves = [x, *module.parameters()]
@@ -306,14 +306,14 @@ def test_batched_gradients_alone() -> None:
 
 @pytest.mark.parametrize("what", ["jacobian", "hessian"])
 def test_vectorized(what: str) -> None:
-    """`torch.autograd.functional`, beside torch.nn's without vectorize."""
+    """`torch.autograd.functional`, compared with torch.nn's without vectorize."""
     ours, theirs = (lambda x, m=m: loss(m)(x) if what == "hessian" else m(x)[0] for m in peers(num_layers=2))
     compute = getattr(torch.autograd.functional, what)
     assert_equal(compute(ours, inputs(3, 2, 3), vectorize=True), compute(theirs, inputs(3, 2, 3)))
 
 
 def test_batched_gradients_of_the_operator() -> None:
-    """Where something looks on, as a compiled module's graph has it."""
+    """As in the graph of a compiled module."""
     module, x = made("LSTM"), inputs().requires_grad_()
     given = fastrnn.torch.stack.Given(x, [], list(module.parameters()))
     setting = fastrnn.torch.stack.Setting("lstm", True, False, False)
@@ -328,7 +328,7 @@ def test_compiled_transforms() -> None:
     module, x = made("LSTM"), inputs()
     expected = torch.func.grad(loss(module))(x)
     assert_equal(torch.compile(torch.func.grad(loss(module)), backend="aot_eager")(x), expected)
-    torch.compiler.reset()  # or what could not be traced here is left out in other tests too
+    torch.compiler.reset()  # otherwise untraceable code here is skipped in other tests, too
 
 
 def test_it_says_so_once(python: Callable[..., Any]) -> None:

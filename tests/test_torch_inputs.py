@@ -1,4 +1,4 @@
-"""PyTorch's own module inputs for RNN, GRU and LSTM (`torch.testing`): fastrnn's modules give what torch.nn's give."""
+"""PyTorch's module inputs for RNN, GRU and LSTM (`torch.testing`): fastrnn's modules give torch.nn's results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODULES = {
 
 
 def tensors(value: Any) -> list[Any]:
-    """All tensors of nested tuples and PackedSequences, in order."""
+    """Return all tensors in nested tuples and PackedSequences, in order."""
     if isinstance(value, torch.Tensor):
         return [value]
     return [a for part in value for a in tensors(part)] if isinstance(value, tuple | list) else []
@@ -31,7 +31,7 @@ def inputs_of(kind: Any, dtype: Any, training: bool) -> list[Any]:
     return info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=True, training=training)
 
 
-@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")  # torch.nn's
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")  # for torch.nn's
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)], ids=["64", "32"])
 @pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.__name__)
@@ -40,7 +40,7 @@ def test_outputs_and_gradients(kind: Any, dtype: Any, tolerance: float, training
     tried = 0
     for given in inputs_of(kind, dtype, training):
         made, call = given.constructor_input, given.forward_input
-        if made.kwargs.get("dropout"):  # random: tests/test_torch.py compares it
+        if made.kwargs.get("dropout"):  # random; tests/test_torch.py compares it
             continue
         theirs = kind(*made.args, **made.kwargs, dtype=dtype).train(training)
         ours = copy.deepcopy(theirs)

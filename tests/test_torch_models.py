@@ -1,4 +1,4 @@
-"""Whole models to PyTorch and back: what they compute, in float64, and every gradient."""
+"""Whole models to PyTorch and back: their results in float64, and every gradient."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def computed(torch: Any, module: Any, x: np.ndarray, lengths: Any = None) -> np.
 
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("seed", MANY)
-def test_round_trips(seed: int, ragged: bool, torch: Any) -> None:
+def test_round_trip(seed: int, ragged: bool, torch: Any) -> None:
     model = drawn_model(seed, CELLS, np.float64)
     x, lengths = read_by(model, seed), LENGTHS if ragged else None
     module, expected = fastrnn.to_torch(model), {"y": model.predict(x, lengths=lengths)}
@@ -65,12 +65,12 @@ def assert_gradients(torch: Any, model: Any, module: Any, x: np.ndarray, lengths
 
 
 def zeros_or(dx: np.ndarray | None) -> np.ndarray:
-    """Integers have no gradient."""
+    """Return the gradient, or zeros for integers, which have none."""
     return np.zeros(1) if dx is None else dx
 
 
 def over_time(kind: str, decodes: bool) -> fastrnn.Sequential:
-    """A model with what makes a vector of steps, and steps of a vector."""
+    """Return a model that reduces steps to a vector and repeats a vector as steps."""
     rng, f64 = np.random.default_rng(3), np.float64
     norm = fastrnn.LayerNormalization(4, dtype=f64)
     norm.load_state_dict({name: rng.uniform(0.5, 1.5, 4) for name in ("weight", "bias")})
@@ -85,7 +85,7 @@ def over_time(kind: str, decodes: bool) -> fastrnn.Sequential:
 @pytest.mark.parametrize("decodes", [False, True])
 @pytest.mark.parametrize("kind", ["LastStep", "GlobalAveragePooling1D", "GlobalMaxPooling1D"])
 def test_layers_over_time(kind: str, decodes: bool, ragged: bool, torch: Any) -> None:
-    """There and back, with gradients; steps that are made of a vector have no lengths."""
+    """In both directions, with gradients; repeated steps have no lengths."""
     model, lengths = over_time(kind, decodes), LENGTHS if ragged else None
     x, module = read_by(model), fastrnn.to_torch(model)
     expected = {"y": model.predict(x, lengths=lengths)}
@@ -98,7 +98,7 @@ def test_layers_over_time(kind: str, decodes: bool, ragged: bool, torch: Any) ->
     assert_gradients(torch, model, module, x, lengths)
 
 
-def test_what_has_no_steps_or_no_module(torch: Any) -> None:
+def test_models_without_steps_or_modules(torch: Any) -> None:
     module = fastrnn.to_torch(fastrnn.Dense(3, 2, rng=0))
     with pytest.raises(ValueError, match=r"lengths: expected None, because x of shape \(4, 3\) has no time axis"):
         module(torch.ones(4, 3), torch.ones(4, dtype=torch.int64))
@@ -107,7 +107,7 @@ def test_what_has_no_steps_or_no_module(torch: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
-def test_state_dicts_go_both_ways(torch: Any) -> None:
+def test_state_dicts_convert_both_ways(torch: Any) -> None:
     layers = [fastrnn.Embedding(7, 3, padding_idx=2, rng=0), fastrnn.LSTM(3, 8, 2, proj_size=4, rng=1)]
     layers += [fastrnn.Sequential([fastrnn.GRU(4, 5, reset_after=True, return_sequences=False, rng=2)])]
     model = fastrnn.Sequential([*layers, fastrnn.Dense(5, 3, "softmax", rng=3)])
@@ -139,9 +139,9 @@ def test_functions(activation: str, torch: Any) -> None:
         assert_close({"y": fastrnn.from_torch(module).predict(x)}, {"y": expected})
 
 
-@pytest.mark.filterwarnings("ignore:The tensor attributes")  # of torch.nn.LSTM's own
-def test_it_can_be_exported(torch: Any) -> None:
-    """By PyTorch's own means."""
+@pytest.mark.filterwarnings("ignore:The tensor attributes")  # from torch.nn.LSTM
+def test_export(torch: Any) -> None:
+    """With PyTorch's own exporter."""
     layers = [fastrnn.LSTM(3, 4, bidirectional=True, merge="sum", rng=0), fastrnn.Dense(4, 2, "tanh", rng=1)]
     model = fastrnn.Sequential(layers)
     x = read_by(model)

@@ -1,4 +1,4 @@
-"""`fastrnn.torch`'s modules beside those of `torch.nn`: outputs, gradients, attributes, copies, and what is refused."""
+"""Modules of `fastrnn.torch` and of `torch.nn`: outputs, gradients, attributes, copies, and errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from fastrnn.torch import modules, replacing  # noqa: E402
     training=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_outputs_and_gradients_are_those_of_torch(
+def test_outputs_and_gradients_equal_torchs(
     kind: str,
     T: int,
     B: int,
@@ -83,7 +83,7 @@ def test_outputs_and_gradients_are_those_of_torch(
 
 
 def module_of(problem: Problem) -> Any:
-    """A module with the problem's weights; a reverse problem's is the second direction of two."""
+    """Return a module with the problem's weights; a reverse problem is the second of two directions."""
     kind, options = CELLS[problem.cell]
     (_, _, I), H = problem.inputs["x"].shape, problem.inputs["U"].shape[1]
     module = getattr(fastrnn.torch, kind)(I, H, dtype=torch.float64, **options)
@@ -96,7 +96,7 @@ def module_of(problem: Problem) -> Any:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_cell_has_the_bits_of_the_functional_interface(cell: str, native: str) -> None:
-    """The bits of the functional interface, on every instruction set."""
+    """On every instruction set."""
     same_bits(cell)
 
 
@@ -119,8 +119,10 @@ def same_bits(cell: str) -> None:
     assert_same_bits(got, expected)
 
 
-def test_tensors_marked_as_negative_are_read_with_their_sign() -> None:
-    """The imaginary part of a conjugate is memory with a sign to come; gradients through spectra arrive so."""
+def test_tensors_with_the_negative_bit() -> None:
+    """The imaginary part of a conjugate is memory whose sign is applied later; gradients through spectra have this
+    form.
+    """
     theirs = nn.GRU(3, 4)
     ours = fastrnn.torch.GRU(3, 4)
     ours.load_state_dict(theirs.state_dict())
@@ -168,8 +170,8 @@ def test_copies_and_pickles_have_weights_of_their_own(kind: str) -> None:
         assert torch.equal(module(x)[0], y)
 
 
-def test_attributes_are_those_of_torch() -> None:
-    """What code finds in a module of torch.nn, it finds here."""
+def test_attributes_equal_torchs() -> None:
+    """They have every attribute of a torch.nn module that code may use."""
     for kind in KINDS:
         module, own = both(kind, 3, 5, 2, bidirectional=True, batch_first=True, dropout=0.25, bias=False)
         names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "mode")
@@ -263,7 +265,7 @@ def test_errors_name_the_argument(what: str) -> None:
         call()
 
 
-def test_autocast_is_told_what_to_do() -> None:
+def test_autocast_errors_suggest_a_fix() -> None:
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(TypeError, match=r"torch\.autocast"):
         LSTM(3, 5)(nn.Linear(3, 3)(X))
 
@@ -276,8 +278,8 @@ def test_autocast_leaves_float32() -> None:
     assert torch.equal(inside, module(X)[0])
 
 
-def test_a_training_step_leaves_no_tensor_behind() -> None:
-    """A training step leaves no tensor behind, also where its graph is thrown away."""
+def test_a_training_step_leaks_no_tensor() -> None:
+    """Also if its graph is discarded."""
     import gc
 
     module = fastrnn.torch.LSTM(3, 5, 2)
@@ -291,7 +293,7 @@ def test_a_training_step_leaves_no_tensor_behind() -> None:
         module(X)[0].sum().backward()
         module(X)
         counts.append(alive())
-    assert np.diff(counts[1:]).min() <= 0, counts  # garbage of other tests may go meanwhile
+    assert np.diff(counts[1:]).min() <= 0, counts  # garbage of other tests may be collected meanwhile
 
 
 def test_fastrnn_alone_imports_no_torch(python: Callable[..., Any]) -> None:

@@ -27,7 +27,7 @@ def test_backend_may_change_before_backward() -> None:
 
 
 def given_to_op(cell: str, **options: Any) -> tuple[Any, ...]:
-    """Small arguments of the operator, in float64, all of which ask for gradients."""
+    """Return small float64 arguments of the operator, all of which require gradients."""
     kind, chosen = CELLS[cell]
     masked, lengths, resets = options.pop("masked", False), options.pop("lengths", None), options.pop("resets", None)
     torch.manual_seed(0)
@@ -45,7 +45,7 @@ def given_to_op(cell: str, **options: Any) -> tuple[Any, ...]:
 
 
 def test_an_instruction_set_may_have_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A build for another processor calls its only one "portable"; a new one has the name that dispatch.c gives it."""
+    """A build for another processor may call its only one "portable"; dispatch.c names a new one."""
     native = pytest.importorskip("fastrnn.backends.native")
     index, gradients = native._isas[native.current_isa()], []
     for name in (native.current_isa(), "portable"):
@@ -90,7 +90,7 @@ def test_operators_pass_opcheck(cell: str) -> None:
 @pytest.mark.parametrize("cell", OPERATIONS)
 @pytest.mark.parametrize("way", ["operator", "module"])
 def test_gradients_are_finite_differences(way: str, cell: str) -> None:
-    """By finite differences: of x, the states and every weight, with and without the dispatcher."""
+    """For x, the states and every weight, with and without the dispatcher."""
     given, _, setting = ops.taken(given_to_op(cell, **OPERATIONS[cell]))
     states = 1 + len(given.init)
 
@@ -105,7 +105,7 @@ def test_gradients_are_finite_differences(way: str, cell: str) -> None:
 
 
 def test_activation_checkpointing_has_the_same_gradients() -> None:
-    """What the kernels kept is dropped and computed again, with the same dropout, for the same gradients."""
+    """The saved data are dropped and recomputed with the same dropout, and the gradients are the same."""
     module, x = fastrnn.torch.LSTM(3, 5, 2, dropout=0.5), torch.randn(4, 2, 3)
     torch.manual_seed(1)
     expected = loss_and_gradients(module, x, lambda x: module(x)[0])
@@ -119,8 +119,8 @@ def test_activation_checkpointing_has_the_same_gradients() -> None:
     assert not [t for t in kept if t.dtype == torch.uint8]
 
 
-def test_saved_tensors_may_move() -> None:
-    """Hooks may bring what was saved back at another address, and the weights as they were then."""
+def test_saved_tensors_may_be_moved() -> None:
+    """Hooks may return saved tensors at another address, and weights as they were then."""
     module, x = fastrnn.torch.LSTM(3, 5, 2), torch.randn(4, 2, 3)
 
     def shifted(t: Any) -> Any:

@@ -19,8 +19,8 @@ import fastrnn.torch  # noqa: E402
 
 @pytest.mark.parametrize("lengths", [[4], [1, 1, 1], [5, 5, 5], [2, 40, 1, 3], [3, 3, 2, 1]], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_packed_sequences_are_as_in_torch(kind: str, lengths: list[int]) -> None:
-    """In any order, of any shape, through a stack with dropout in two directions; inference gives the same bits."""
+def test_packed_sequences_equal_torchs(kind: str, lengths: list[int]) -> None:
+    """In any order and shape, for a bidirectional stack with dropout; inference gives the same bits."""
     options = KINDS[kind] | {"num_layers": 3, "bidirectional": True, "dropout": 0.5}
     module, own = both(kind, 3, 17, dtype=torch.float64, **options)
     rng, B, T = np.random.default_rng(sum(lengths)), len(lengths), max(lengths)
@@ -39,11 +39,11 @@ def test_packed_sequences_are_as_in_torch(kind: str, lengths: list[int]) -> None
     assert_same_bits({name: a.numpy() for name, a in outputs.items()}, {name: trained[name] for name in outputs})
 
 
-def test_one_long_sequence_among_short_ones_takes_no_padding() -> None:
-    """Padded it would be 90 times the steps."""
+def test_one_long_sequence_among_short_ones_is_not_padded() -> None:
+    """Padding would make 90 times as many steps."""
     packed = pack_sequence([torch.ones(2000, 8), *[torch.ones(2, 8)] * 99])
     module = fastrnn.torch.GRU(8, 16, 2, dropout=0.5, bidirectional=True)
-    module(pack_sequence([torch.ones(3, 8)]))[0].data.sum().backward()  # what is kept from call to call
+    module(pack_sequence([torch.ones(3, 8)]))[0].data.sum().backward()  # memory kept between calls
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         tracemalloc.start()
         module(packed)[0].data.sum().backward()
@@ -57,7 +57,7 @@ LSTM = fastrnn.torch.LSTM
 
 
 def packed_by_hand(**fields: Any) -> PackedSequence:
-    """Sequences of lengths 2, 4 and 3, with some of the fields in another's place: PyTorch checks none of them."""
+    """Return sequences of lengths 2, 4 and 3 with some replaced fields, which PyTorch does not check."""
     return PackedSequence._make((PACKED._asdict() | fields).values())
 
 
@@ -132,7 +132,7 @@ def test_malformed_packed_sequences_are_errors_in_transforms_and_compiled() -> N
 
 
 def test_two_batches_compile_for_any_lengths() -> None:
-    """Of two batches the compiler learns that lengths differ; from then on it compiles nothing for another."""
+    """The first two batches show the compiler that lengths vary; later lengths cause no compilation."""
     module, counted = LSTM(3, 5), torch._dynamo.utils.counters["stats"]
     compiled, graphs = torch.compile(lambda packed: module(packed)[0].data, backend="eager"), []
     for T in range(4, 16):
@@ -144,14 +144,14 @@ def test_two_batches_compile_for_any_lengths() -> None:
 
 
 @pytest.mark.parametrize("B", [2, 4])
-def test_states_of_another_batch_than_the_packed_are_refused(B: int) -> None:
-    """They are looked at before they are put in the order of the sequences, which would take three of four."""
+def test_states_of_another_batch_size_raise_an_error(B: int) -> None:
+    """They are checked before they are sorted, which could select three of four."""
     with pytest.raises(ValueError, match=rf"^hx: expected shape \(1, 3, 5\), got \(1, {B}, 5\)"):
         LSTM(3, 5)(PACKED, (torch.ones(1, B, 5), torch.ones(1, B, 5)))
 
 
-def test_packed_sequences_may_lie_anyhow_in_memory() -> None:
-    """Strides, unlike numbers, may be anything; and either order may be absent."""
+def test_packed_sequences_in_any_memory_layout() -> None:
+    """Fields may have any strides, and either order may be absent."""
     module = fastrnn.torch.GRU(3, 5)
     strided = {name: None if a is None else torch.stack([a, a - 9], 1)[:, 0] for name, a in PACKED._asdict().items()}
     y, h = module(PACKED)

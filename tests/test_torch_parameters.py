@@ -17,7 +17,7 @@ import fastrnn.torch  # noqa: E402
 
 
 def close_inference(module: Any) -> bool:
-    """Whether it infers as torch.nn's does with its weights."""
+    """Return whether it infers like torch.nn with its weights."""
     x = torch.linspace(-1, 1, 24, dtype=torch.float64).reshape(4, 2, 3)
     peer = nn.LSTM(3, 5, dtype=torch.float64)
     peer.load_state_dict(module.state_dict())
@@ -27,7 +27,7 @@ def close_inference(module: Any) -> bool:
 
 def by_step(module: Any, optimizer: Any) -> None:
     module(torch.ones(4, 2, 3, dtype=torch.float64))[0].sum().backward()
-    assert close_inference(module)  # which packs what the step is about to change
+    assert close_inference(module)  # packs the weights that the step is about to change
     optimizer.step()
 
 
@@ -70,7 +70,7 @@ def test_weights_are_packed_once() -> None:
 
 
 def test_weights_of_inference_mode_are_not_kept() -> None:
-    """Nobody counts their changes, so nothing is kept of them."""
+    """PyTorch does not count their changes."""
     with torch.inference_mode():
         module, x = fastrnn.torch.GRU(3, 5), torch.ones(4, 2, 3)
         before, _ = module(x)
@@ -81,7 +81,7 @@ def test_weights_of_inference_mode_are_not_kept() -> None:
 
 
 def test_a_transposed_parameter_may_change() -> None:
-    """A transposed parameter is read through a copy, which must not outlive a change."""
+    """It is read through a copy, which must not outlive a change."""
     module, x = fastrnn.torch.RNN(3, 3), torch.randn(4, 2, 3)
     module.weight_hh_l0 = nn.Parameter(torch.randn(3, 3).t())
     for _ in range(2):
@@ -93,8 +93,8 @@ def test_a_transposed_parameter_may_change() -> None:
             module.weight_hh_l0.mul_(0.5)
 
 
-def test_functional_call_has_weights_and_gradients_of_its_own() -> None:
-    """Other weights for one call, and gradients of those."""
+def test_functional_call_with_other_weights() -> None:
+    """Results and gradients are those of the given weights."""
     module, x = fastrnn.torch.LSTM(3, 5), torch.randn(4, 2, 3)
     own = module(x)[0]
     weights = {name: torch.zeros_like(p, requires_grad=True) for name, p in module.named_parameters()}
@@ -107,7 +107,7 @@ def test_functional_call_has_weights_and_gradients_of_its_own() -> None:
 
 
 def test_parametrized_weights_get_their_gradients() -> None:
-    """Weights that are computed anew for every call."""
+    """Weights that are recomputed in every call."""
     torch.manual_seed(0)
     made = [nn.utils.parametrizations.weight_norm(m, "weight_hh_l0") for m in both("GRU", 3, 5, dtype=torch.float64)]
     x = torch.randn(4, 2, 3, dtype=torch.float64)

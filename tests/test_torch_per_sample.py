@@ -1,4 +1,4 @@
-"""Per-sample gradients by PyTorch's `call_for_per_sample_grads`: those of each sequence alone."""
+"""Per-sample gradients by PyTorch's `call_for_per_sample_grads` equal those of single sequences."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ X = torch.linspace(-1, 1, 24).reshape(4, 2, 3)
 
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("kind", [*KINDS, "peephole"])
-def test_per_sample_gradients_are_those_of_each_sequence_alone(kind: str, batch_first: bool) -> None:
-    """Those of each sequence alone, for both reductions, and without the weights that are frozen."""
+def test_per_sample_gradients_equal_those_of_single_sequences(kind: str, batch_first: bool) -> None:
+    """For both reductions, and with frozen weights, which get none."""
     from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
 
     torch.manual_seed(0)
@@ -53,7 +53,7 @@ def test_per_sample_gradients_are_those_of_each_sequence_alone(kind: str, batch_
 
 
 def test_per_sample_gradients_of_packed_sequences() -> None:
-    """In the caller's order, as one sequence after the other gives them."""
+    """In the caller's order."""
     from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
 
     torch.manual_seed(0)

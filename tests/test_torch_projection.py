@@ -1,4 +1,4 @@
-"""`fastrnn.torch` with proj_size, beside `torch.nn.LSTM` in float64, through every way of PyTorch to a module."""
+"""`fastrnn.torch` with proj_size, compared with `torch.nn.LSTM` in float64 for every kind of call."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fastrnn.torch.stack import Given  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:fastrnn.torch. .*, which is slow:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),  # by forward_ad
+    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),  # from forward_ad
 ]
 
 T, B, I, H, P = 5, 4, 3, 7, 4
@@ -41,7 +41,7 @@ stacks = pytest.mark.parametrize("options", STACKS.values(), ids=STACKS.keys())
 
 
 def peers(dtype: Any = torch.float64, **options: Any) -> tuple[Any, Any]:
-    """torch.nn's module and fastrnn's, made from the same seed."""
+    """Return torch.nn's module and fastrnn's, made from the same seed."""
     made = []
     for package in (nn, fastrnn.torch):
         torch.manual_seed(0)
@@ -54,20 +54,20 @@ def drawn(seed: int, *shape: int) -> Any:
 
 
 def inputs(module: Any) -> tuple[Any, tuple[Any, Any]]:
-    """x and the initial states, for a module's options."""
+    """Return x and the initial states for a module's options."""
     calls = module.num_layers * (1 + module.bidirectional)
     x = drawn(1, B, T, I) if module.batch_first else drawn(1, T, B, I)
     return x, (drawn(2, calls, B, P), drawn(3, calls, B, H))
 
 
 def flat(result: Any) -> list[Any]:
-    """y, which may be packed, and each final state."""
+    """Return y, which may be packed, and each final state."""
     y, final = result
     return [y.data if isinstance(y, PackedSequence) else y, *final]
 
 
 def everything(module: Any, *given: Any, lengths: Any = None, **options: Any) -> dict[str, np.ndarray]:
-    """Outputs, and every gradient by its name; with dropout from a seed."""
+    """Return outputs and every gradient by name; dropout uses a seed."""
     first, states = given if given else inputs(module)
     leaves = {name: a.clone().requires_grad_() for name, a in zip(("x", "h0", "c0"), (first, *states), strict=True)}
     x, h0, c0 = leaves.values()
@@ -86,7 +86,7 @@ def everything(module: Any, *given: Any, lengths: Any = None, **options: Any) ->
 
 @stacks
 @pytest.mark.parametrize("lengths", [None, torch.tensor([2, 5, 1, 3])], ids=["whole", "packed"])
-def test_like_torch(options: dict[str, Any], lengths: Any, backend: str) -> None:
+def test_equals_torch(options: dict[str, Any], lengths: Any, backend: str) -> None:
     theirs, ours = peers(**options)
     assert_close(everything(ours, lengths=lengths), everything(theirs, lengths=lengths))
     x, states = inputs(ours)
@@ -118,7 +118,7 @@ def test_float32() -> None:
     assert_rounded(got, exact, lambda: everything(ours.double(), *wide))
 
 
-def test_as_the_layer() -> None:
+def test_equals_the_layer() -> None:
     """Outputs and gradients have the bits of `fastrnn.LSTM`, with resets."""
     _, module = peers(num_layers=2, bidirectional=True)
     layer = fastrnn.LSTM(I, H, 2, proj_size=P, bidirectional=True, dtype=np.float64)
@@ -135,7 +135,7 @@ def test_as_the_layer() -> None:
 
 
 def arguments(**options: Any) -> tuple[Any, ...]:
-    """Of the operator, all of which ask for gradients."""
+    """Return arguments of the operator, all of which require gradients."""
     module = peers(**options)[1]
     x, states = inputs(module)
     masks = [2 * torch.rand(T, B, P * (1 + module.bidirectional)).double()] * (module.num_layers - 1)
@@ -145,7 +145,7 @@ def arguments(**options: Any) -> tuple[Any, ...]:
 
 @stacks
 def test_opcheck(options: dict[str, Any]) -> None:
-    """What the operators say of their results' shapes without running, too."""
+    """Including the shapes that the operators predict without running."""
     given, _, setting = ops.taken(arguments(**options))
     torch.library.opcheck(ops.recurrence, (*given.arguments, True, *setting))
     with torch.no_grad():
@@ -154,10 +154,12 @@ def test_opcheck(options: dict[str, Any]) -> None:
         torch.library.opcheck(ops.recurrence_backward, (*given.arguments, kept, y, [h, c], *setting))
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # by the compiler
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)  # from the compiler
 @pytest.mark.parametrize("lengths", [None, torch.tensor([2, 5, 1, 3])], ids=["whole", "packed"])
 def test_compiled(lengths: Any) -> None:
-    """In one graph, in training and inference, for another number of steps."""
+    """In one graph, in training and inference, and for another number of steps."""
     torch.compiler.reset()
     _, module = peers(num_layers=2, bidirectional=True)
     compiled = torch.compile(module, fullgraph=lengths is None, dynamic=True, backend="aot_eager")
@@ -176,7 +178,7 @@ def test_compiled(lengths: Any) -> None:
 
 @stacks
 def test_second_gradients(options: dict[str, Any]) -> None:
-    """Of a penalty on gradients, beside torch.nn's."""
+    """A penalty on gradients, compared with torch.nn."""
     found = []
     for module in peers(**options):
         x, states = inputs(module)
@@ -191,7 +193,7 @@ def test_second_gradients(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("output", range(3))
 def test_second_gradients_of_one_output(output: int) -> None:
-    """y or a final state alone: zeros stand for the gradients of the others."""
+    """y or a final state; the gradients of the others are zeros."""
     found = []
     for module in peers(num_layers=2, bidirectional=True):
         leaves = list(module.parameters())
@@ -201,8 +203,8 @@ def test_second_gradients_of_one_output(output: int) -> None:
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_by_equations() -> None:
-    """Forward mode and second gradients by finite differences, resets and lengths included; vmap of inputs."""
+def test_derivatives_by_equations() -> None:
+    """Forward mode and second gradients by finite differences, with resets and lengths; vmap of inputs."""
     _, module = peers(num_layers=2, bidirectional=True)
     x, states = inputs(module)
     names = list(dict(module.named_parameters()))
@@ -223,7 +225,7 @@ def test_by_equations() -> None:
 
 
 def test_batched_gradients() -> None:
-    """The kernels' to the last bit, and those of a final state alone."""
+    """The kernels', bit for bit, and those of a final state alone."""
     _, module = peers()
     x, states = inputs(module)
     leaves = list(module.parameters())
@@ -264,7 +266,7 @@ def test_copies() -> None:
 
 
 def test_replace() -> None:
-    """And back into a layer of NumPy's."""
+    """Also back into a NumPy layer."""
     model, _ = peers(num_layers=2, bidirectional=True)
     expected = everything(model)
     assert str(fastrnn.torch.replace(model)).startswith("(the model): fastrnn.torch.LSTM(3, 7, proj_size=4")
@@ -279,7 +281,7 @@ def test_replace() -> None:
 
 
 def test_peepholes() -> None:
-    """Those of the cell state have its H units."""
+    """Those of the cell state have H units."""
     torch.manual_seed(0)
     module = fastrnn.torch.LSTM(I, H, proj_size=P, peephole=True, dtype=torch.float64)
     assert list(dict(module.named_parameters()))[-2:] == ["weight_hr_l0", "peephole_l0"]
@@ -293,7 +295,7 @@ def test_peepholes() -> None:
 
 
 def test_other_cells_with_a_projection() -> None:
-    """Of one product with h: as the layer, by the kernels and by the equations. Others are refused."""
+    """Cells with one product of h equal the layer, by the kernels and by the equations; others raise an error."""
     torch.manual_seed(0)
     cell = fastrnn.catalogue.cifg_lstm_input
     module = fastrnn.torch.Recurrent(cell, I, H, 2, bidirectional=True, proj_size=P, dtype=torch.float64)
@@ -336,5 +338,5 @@ def test_unsupported_options_raise_an_error() -> None:
         module(x, (c, c))
     with pytest.raises(ValueError, match=r"^hx: expected shape \(1, 2, 5\), got \(1, 2, 2\)"):
         module(x, (h, h))
-    by_position = nn.GRU(3, 5, 1, True, False, 0.0, False, 2)  # which PyTorch takes, and cannot call
+    by_position = nn.GRU(3, 5, 1, True, False, 0.0, False, 2)  # PyTorch accepts it but cannot call it
     assert str(fastrnn.torch.replace(by_position)) == "(the model): kept, proj_size=2 is only for an LSTM"

@@ -1,4 +1,4 @@
-"""`fastrnn.torch.replace` and `restore`: what is swapped, what is kept and why, and that nothing else changes."""
+"""`fastrnn.torch.replace` and `restore`: replaced modules, kept modules with the reason, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ X = torch.linspace(-1, 1, 24).reshape(4, 2, 3)
 
 
 def gradients(module: Any, x: Any = X) -> list[Any]:
-    """y, and every gradient for random cotangents."""
+    """Return y, and every gradient for random cotangents."""
     y, _ = module(x)
     dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
     return [y.detach(), *torch.autograd.grad((y * dy).sum(), list(module.parameters()))]
@@ -96,7 +96,7 @@ def assert_close(got: list[Any], expected: list[Any]) -> None:
 
 
 class Scaled(nn.LSTM):
-    """Inherits the computation, and has things of its own."""
+    """Inherits the computation, and has its own attributes."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -155,13 +155,13 @@ def test_replace_keeps_classes_that_compute_something_else() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_restore_undoes_replace(kind: str) -> None:
-    """Parameters, hooks and results are those of before; and nothing of fastrnn stays."""
+    """Parameters, hooks and results are as before, and no reference to fastrnn remains."""
     module, calls = made(kind, 3, 5, 2, bidirectional=True), []
     module.register_forward_hook(lambda *_: calls.append("hook"))
     expected, before, attributes = gradients(module), list(module.parameters()), set(vars(module))
     fastrnn.torch.replace(module)
     with torch.no_grad():
-        module(X)  # which packs the weights
+        module(X)  # packs the weights
     fastrnn.torch.restore(module)
     assert type(module) is getattr(nn, kind)
     assert set(vars(module)) == attributes
@@ -174,7 +174,7 @@ def test_restore_undoes_replace(kind: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
-def test_restore_keeps_what_torch_has_not() -> None:
+def test_restore_keeps_layers_that_torch_lacks() -> None:
     class Derived(fastrnn.torch.GRU):
         pass
 
@@ -203,7 +203,7 @@ def test_restore_keeps_what_torch_has_not() -> None:
 
 @pytest.mark.parametrize("name", ["weight_hh_l0", "weight_ih_l1_reverse"])
 def test_parametrized_layers_are_replaced_and_restored(name: str) -> None:
-    """Swapped under its parametrization, which may then be removed, and back."""
+    """Replaced under the parametrization, which may then be removed, and restored."""
     expected = gradients(parametrizations.weight_norm(made("GRU", 3, 5, 2, bidirectional=True), name))
     module = parametrizations.weight_norm(made("GRU", 3, 5, 2, bidirectional=True), name)
     fastrnn.torch.replace(module)
@@ -232,8 +232,8 @@ def test_a_replaced_layer_may_be_pruned() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per_tensor")
-def test_quantizers_say_that_restore_comes_first() -> None:
-    """They look for exactly torch.nn's classes: that they pass fastrnn's by is told, and `restore` helps."""
+def test_quantizers_require_restore() -> None:
+    """They look for the exact classes of torch.nn; a warning says so, and `restore` helps."""
     model = nn.Sequential(nn.LSTM(3, 5))
     fastrnn.torch.replace(model)
     with pytest.warns(

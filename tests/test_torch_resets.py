@@ -1,4 +1,4 @@
-"""`resets=` of `fastrnn.torch`'s modules beside a loop over PyTorch's own cells: outputs and every gradient."""
+"""`resets=` of `fastrnn.torch`'s modules, compared with a loop over PyTorch's cells: outputs and every gradient."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ import fastrnn.torch  # noqa: E402
 
 slow = pytest.mark.filterwarnings(
     "ignore:fastrnn.torch. .*, which is slow:RuntimeWarning",
-    "ignore:`torch.jit.script` is deprecated:DeprecationWarning",  # by forward mode
+    "ignore:`torch.jit.script` is deprecated:DeprecationWarning",  # from forward mode
 )
 
 T, B, I, H = 6, 4, 3, 5
 
-#: Module -> PyTorch's step of it.
+#: module -> PyTorch's cell for one step
 STEPS: dict[str, Callable[..., Any]] = {"LSTM": torch.lstm_cell, "GRU": torch.gru_cell, "RNN": torch.rnn_tanh_cell}
 
 
@@ -34,7 +34,7 @@ def drawn(seed: int, *shape: int) -> Any:
 
 
 def some_resets(seed: int = 0, *shape: int) -> Any:
-    """A third of the steps, the first of the second sequence among them."""
+    """Return resets at a third of the steps, including the first of the second sequence."""
     found = torch.tensor(np.random.default_rng(seed).random(shape or (T, B)) < 0.3)
     if not shape:
         found[0, 1] = True
@@ -42,7 +42,7 @@ def some_resets(seed: int = 0, *shape: int) -> Any:
 
 
 def by_cells(module: Any, x: Any, hx: Any, resets: Any, lengths: Any = None) -> tuple[Any, Any]:
-    """What a module gives, from a loop over PyTorch's cells; x (T, B, I)."""
+    """Return a module's results from a loop over PyTorch's cells; x (T, B, I)."""
     step, weights, D = STEPS[type(module).__name__], module.all_weights, 1 + module.bidirectional
     initial, final = (hx if isinstance(hx, tuple) else (hx,)), []
     lengths = torch.full((x.shape[1],), len(x)) if lengths is None else lengths
@@ -66,7 +66,7 @@ def by_cells(module: Any, x: Any, hx: Any, resets: Any, lengths: Any = None) -> 
 
 
 def everything(module: Any, run: Callable[..., Any], x: Any, states: Any, seed: int = 9) -> dict[str, np.ndarray]:
-    """y, the final states, and the gradients by random cotangents of x, the initial states and every weight."""
+    """Return y, the final states, and the gradients of x, the initial states and every weight for random cotangents."""
     leaves = {"x": x.clone().requires_grad_()}
     leaves |= {f"state {i}": s.clone().requires_grad_() for i, s in enumerate(states)}
     first, *given = leaves.values()
@@ -81,7 +81,7 @@ def everything(module: Any, run: Callable[..., Any], x: Any, states: Any, seed: 
 
 
 def made(kind: str, **options: Any) -> tuple[Any, Any, tuple[Any, ...]]:
-    """A module in float64, x (T, B, I), and initial states."""
+    """Return a module in float64, x (T, B, I), and initial states."""
     torch.manual_seed(0)
     module = getattr(fastrnn.torch, kind)(I, H, dtype=torch.float64, **options)
     calls = module.num_layers * (1 + module.bidirectional)
@@ -100,7 +100,7 @@ kinds = pytest.mark.parametrize("kind", STEPS)
 
 @stacks
 @kinds
-def test_like_a_loop_over_cells(kind: str, options: dict[str, Any]) -> None:
+def test_equals_a_loop_over_cells(kind: str, options: dict[str, Any]) -> None:
     module, x, states = made(kind, **options)
     resets = some_resets()
 
@@ -118,7 +118,7 @@ def test_like_a_loop_over_cells(kind: str, options: dict[str, Any]) -> None:
 
 @kinds
 def test_packed_sequences(kind: str) -> None:
-    """In the order that they had before packing; of what stands behind an end nothing is seen."""
+    """Resets are in the order before packing; those past the end have no effect."""
     module, x, states = made(kind, num_layers=2, bidirectional=True)
     lengths, resets = torch.tensor([3, T, 1, 4]), some_resets()
 
@@ -147,7 +147,7 @@ def test_one_sequence(kind: str) -> None:
 @pytest.mark.parametrize("reverse", [False, True])
 @kinds
 def test_a_reset_at_the_start(kind: str, reverse: bool) -> None:
-    """Neither the initial state nor a gradient goes across, not even infinity."""
+    """Neither the initial state, even if infinite, nor a gradient crosses it."""
     module, x, states = made(kind, bidirectional=True)
     resets, first = torch.zeros(T, B, dtype=torch.bool), T - 1 if reverse else 0
     resets[first, 1] = True
@@ -161,7 +161,7 @@ def test_a_reset_at_the_start(kind: str, reverse: bool) -> None:
 
 
 @pytest.mark.parametrize("cell", [own_cells.coupled_peephole_lstm, own_cells.slstm], ids=lambda cell: cell.name)
-def test_as_the_layer(cell: Any) -> None:
+def test_equals_the_layer(cell: Any) -> None:
     """Outputs and gradients of a user's cell in PyTorch have the bits of `fastrnn.Recurrent`."""
     torch.manual_seed(0)
     options: dict[str, Any] = {"num_layers": 2, "bidirectional": True}
@@ -189,7 +189,7 @@ def test_inference() -> None:
 
 
 def test_compiled() -> None:
-    """In one graph, in training and inference, for any number of steps, with and without."""
+    """In one graph, in training and inference, for any number of steps, with and without resets."""
     torch.compiler.reset()
     module, _, _ = made("GRU", num_layers=2, batch_first=True)
     compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
@@ -208,7 +208,7 @@ def test_compiled() -> None:
 
 @slow
 @kinds
-def test_by_equations(kind: str) -> None:
+def test_derivatives_by_equations(kind: str) -> None:
     """Second gradients, forward mode, and vmap over resets."""
     module, x, _ = made(kind, num_layers=2, bidirectional=True)
     resets = some_resets()
@@ -228,8 +228,8 @@ def test_by_equations(kind: str) -> None:
 
 
 @slow
-def test_by_equations_behind_an_end() -> None:
-    """A reset there leaves the final state alone."""
+def test_resets_past_the_end_by_equations() -> None:
+    """They do not change the final state."""
     module, x, states = made("LSTM", bidirectional=True)
     resets, packed = some_resets(), pack_padded_sequence(x, [T, 4, 3, 1])
     resets[4:, 1:] = True

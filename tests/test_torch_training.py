@@ -1,4 +1,4 @@
-"""PyTorch as an independent oracle of training: losses with their gradients, optimizers, schedules, clipping."""
+"""PyTorch as an independent oracle of training: losses and gradients, optimizers, schedules, clipping."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from fastrnn.training import (
 #: our option -> torch's
 TORCHS = {"learning_rate": "lr", "epsilon": "eps", "rho": "alpha"}
 
-#: roundings of an optimizer's constants, as its learning rate, once and for all; of an update, at each step
+#: rounding of an optimizer's constants, such as its learning rate, once; and of an update, at each step
 CONSTANTS, UPDATE = 4, 8
 
-#: a loss curve against torch's, both following their own gradients: what rounding may grow to on the way
+#: bound for a loss curve, where both follow their own gradients and rounding errors grow
 CURVE = 1e-10
 
 
 def torch_loss(torch: Any, name: str, p: Any, t: Any) -> Any:
-    """Over (N, K) rows; torch has no categorical cross-entropy of probabilities but by their logarithms."""
+    """Over (N, K) rows; for categorical cross-entropy of probabilities, torch needs their logarithms."""
     functional = torch.nn.functional
     return {
         "mse": functional.mse_loss,
@@ -45,7 +45,7 @@ def torch_loss(torch: Any, name: str, p: Any, t: Any) -> Any:
 
 
 def loss_by_torch(torch: Any, name: str, p: np.ndarray, t: np.ndarray, valid: np.ndarray, dtype: Any) -> Arrays:
-    """Of the valid steps alone; the gradient is autograd's, and 0 elsewhere."""
+    """Return the loss over the valid steps; the gradient is autograd's, and 0 elsewhere."""
     rows = torch.tensor(p[valid].astype(dtype), requires_grad=True)
     target = torch.tensor(t[valid].astype(dtype) if t.dtype.kind == "f" else t[valid])
     loss = torch_loss(torch, name, rows, target)
@@ -126,7 +126,7 @@ class Twin:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_optimizers(kind: str, torch: Any) -> None:
-    """The same gradients, those of a descent, for 50 steps: float64's parameters after each, float32's in the end."""
+    """The same gradients for 50 steps: float64 parameters after each step, float32 parameters at the end."""
     start = parameters(np.float32)
     cls, options = KINDS[kind]
     double, single = cls(**options), cls(**options)
@@ -178,7 +178,7 @@ def test_loss_curves(kind: str, torch: Any) -> None:
     ],
 )
 def test_schedules(ours: Callable[[int], float], theirs: tuple[str, dict[str, Any]], torch: Any) -> None:
-    """The rates, and with each of them 50 steps."""
+    """The rates, and 50 steps with each schedule."""
     rates = torch.optim.lr_scheduler
     p = {"p": np.linspace(-1, 1, 7)}
     tensor = torch.tensor(p["p"], requires_grad=True)
@@ -220,7 +220,7 @@ def test_clip_by_norm(limit: float, dtype: Any, torch: Any) -> None:
 @pytest.mark.parametrize("clip", [{"clip_norm": 0.01}, {"clip_value": 0.01}])
 @pytest.mark.parametrize("kind", ["sgd_momentum_decay", "adam_decay", "adamw", "rmsprop_momentum"])
 def test_clipping_in_a_step(kind: str, clip: dict[str, float], torch: Any) -> None:
-    """Before weight decay, on the gradients themselves, as one calls torch's functions before its step."""
+    """Before weight decay, on the gradients, like torch's functions before a step."""
     cls, options = KINDS[kind]
     p = parameters()
     twin, optimizer, clipped = Twin(torch, kind, p), cls(**options, **clip), 0

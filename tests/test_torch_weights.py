@@ -1,4 +1,4 @@
-"""Inference never answers with weights as they were, though it packs them once, and not every change is counted."""
+"""Inference never uses outdated weights, although it packs them once and PyTorch does not count every change."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MODULES: dict[str, Callable[[Any], Any]] = {
 
 
 def inferred(module: Any, fresh: Any) -> tuple[Any, Any]:
-    """y, and what torch.nn's makes of the same weights."""
+    """Return y, and torch.nn's result with the same weights."""
     fresh.load_state_dict(module.state_dict())
     x = torch.linspace(-1, 1, 8 * module.input_size, dtype=module.weight_hh_l0.dtype).reshape(4, 2, -1)
     with torch.no_grad():
@@ -38,7 +38,7 @@ def inferred(module: Any, fresh: Any) -> tuple[Any, Any]:
 
 
 def expect_seen(name: str, change: Callable[[Any], object], times: int = 2) -> None:
-    """That inference before and after a change is right, and not the same."""
+    """Check that inference is correct before and after a change, and differs."""
     torch.manual_seed(0)
     module, fresh = MODULES[name](fastrnn.torch), MODULES[name](nn)
     before, right = inferred(module, fresh)
@@ -52,7 +52,7 @@ def expect_seen(name: str, change: Callable[[Any], object], times: int = 2) -> N
 
 
 def gradients(module: Any) -> list[Any]:
-    """Of every parameter, and large."""
+    """Give every parameter a large gradient."""
     return [torch.ones_like(p) for p in module.parameters()]
 
 
@@ -82,7 +82,7 @@ def fused_adam(module: Any) -> None:
 
 
 def averaged(module: Any) -> None:
-    """A target network after its online one."""
+    """Update a target network from its online network."""
     for p in module.parameters():
         p.data.copy_(0.9 * p.data + 0.1 * torch.ones_like(p))
 
@@ -109,7 +109,7 @@ def set_elsewhere(module: Any) -> None:
 
 
 def shared(module: Any) -> None:
-    """The tensors' memory moves, and what was a view of it is one of memory that was given back."""
+    """Move the tensors' memory, so that an old view refers to freed memory."""
     module.share_memory()
     by_alias(module, lambda p: p.detach().numpy())
 
@@ -153,7 +153,7 @@ def test_parts_of_one_parameter(part: Any, parameter: str) -> None:
 
 
 def test_moving_average() -> None:
-    """`swa_utils`, whose average is written as its own kind of update does."""
+    """`swa_utils`, which writes the average with its own kind of update."""
     torch.manual_seed(0)
     module, fresh = fastrnn.torch.GRU(3, 17), nn.GRU(3, 17)
     model = torch.optim.swa_utils.AveragedModel(module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
@@ -164,7 +164,7 @@ def test_moving_average() -> None:
 
 
 def test_one_buffer_of_all_weights() -> None:
-    """As flat-parameter optimizers have it; rows with gaps, a transposed one, and one number for a whole vector."""
+    """As in flat-parameter optimizers; rows with gaps, a transposed one, and one number for a whole vector."""
     module, fresh = fastrnn.torch.GRU(5, 12), nn.GRU(5, 12)
     flat = torch.randn(36, 40)
     module.weight_ih_l0 = nn.Parameter(flat[:, 3:8])
@@ -191,8 +191,8 @@ def test_one_element_of_a_small_parameter(name: str) -> None:
     torch.testing.assert_close(*inferred(module, fresh))
 
 
-def test_one_element() -> None:
-    """What the look may miss there is a way to tell."""
+def test_one_element_of_a_large_parameter() -> None:
+    """The sample may miss it; there is a way to report the change."""
     module, fresh = MODULES["large"](fastrnn.torch), MODULES["large"](nn)
     inferred(module, fresh)
     for forget in (module.flatten_parameters, module.eval, module.train):
@@ -205,7 +205,7 @@ def test_one_element() -> None:
 
 
 def work(module: Any, change: str, asked: Any, done: Any) -> None:
-    """A learner in a process of its own."""
+    """A learner in another process."""
     torch.set_num_threads(1)
     optimizer = torch.optim.SGD(module.parameters(), 1.0)
     while asked.get():
@@ -220,7 +220,7 @@ def work(module: Any, change: str, asked: Any, done: Any) -> None:
 
 @pytest.mark.parametrize("change", ["step", "load_state_dict", "data.copy_"])
 @pytest.mark.parametrize("way", ["fork", "spawn"])
-@pytest.mark.filterwarnings("default")  # forking beside threads
+@pytest.mark.filterwarnings("default")  # forks in a process with threads
 def test_another_process(way: str, change: str) -> None:
     context = torch.multiprocessing.get_context(way)
     asked, done = context.SimpleQueue(), context.SimpleQueue()
@@ -288,8 +288,8 @@ def test_without_the_extension(python: Callable[..., Any]) -> None:
     ],
     ids=lambda a: f"{a.shape} {a.strides}",
 )
-def test_spread(array: Array) -> None:
-    """A view of enough elements, among them the last."""
+def test_sampled_elements(array: Array) -> None:
+    """A view of enough elements, including the last."""
     seen = spread(array)
     assert min(array.size, SAMPLES // 4) <= seen.size <= SAMPLES
     if array.size:

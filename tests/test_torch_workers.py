@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 
 import fastrnn.torch  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("default")  # these are others' libraries, which warn of what is theirs
+pytestmark = pytest.mark.filterwarnings("default")  # warnings of other libraries
 
 SIZES = 3, 17, 2
 B = 6
@@ -38,7 +38,7 @@ def module() -> Any:
 
 
 def scored(net: Any, x: np.ndarray) -> np.ndarray:
-    """What a worker does: y, and one gradient, of an array that may be read-only and a map of a file."""
+    """A worker's job: y and a gradient, from an array that may be read-only or memory-mapped."""
     if isinstance(net, torch.nn.Module):
         y, _ = net(torch.tensor(x))
         (grad,) = torch.autograd.grad(y.square().sum(), net.weight_hh_l0)
@@ -52,7 +52,7 @@ Workers = Callable[[Any, list[np.ndarray]], list[Any]]
 
 def in_joblib(net: Any, parts: list[np.ndarray], backend: str) -> list[Any]:
     joblib = pytest.importorskip("joblib")
-    pool = joblib.Parallel(n_jobs=2, backend=backend, max_nbytes=1)  # larger arrays come as read-only maps of files
+    pool = joblib.Parallel(n_jobs=2, backend=backend, max_nbytes=1)  # larger arrays arrive as read-only memory maps
     return list(pool(joblib.delayed(scored)(net, part) for part in parts))
 
 
@@ -117,10 +117,10 @@ WORKERS: dict[str, Workers] = {
 
 @pytest.mark.parametrize("workers", WORKERS)
 def test_workers(workers: str) -> None:
-    """The bits that this process computes, from whole parts of the batch."""
+    """The same bits as in this process, from whole parts of the batch."""
     parts = np.split(batch(), 3, axis=1)
-    for net in (layer(), module())[workers in ("dask", "ray") :]:  # the module is enough where starting is slow
-        expected = [scored(net, part) for part in parts]  # with threads, before anything forks
+    for net in (layer(), module())[workers in ("dask", "ray") :]:  # the module is enough, because starting is slow
+        expected = [scored(net, part) for part in parts]  # uses threads before anything forks
         found = WORKERS[workers](net, parts)
         assert_same_bits(dict(enumerate(found)), dict(enumerate(expected)))
 
@@ -134,7 +134,7 @@ def mapped(tmp_path: Path) -> Iterator[np.ndarray]:
 
 
 def test_mapped_files(mapped: np.ndarray, tmp_path: Path) -> None:
-    """Read-only arrays, maps of files, and weights that are one."""
+    """Read-only arrays, memory-mapped files, and tied weights."""
     x = batch()
     assert_same_bits({"layer": scored(layer(), mapped)}, {"layer": scored(layer(), x)})
     x.tofile(tmp_path / "x.bin")
@@ -158,7 +158,7 @@ MODULES = {"built-in": module, "own cell": of_an_own_cell}
 
 
 def distributed_gradients(rank: int, directory: str, kind: str) -> None:
-    """One of two processes, each with half of the batch; the first one writes down what it got."""
+    """Run one of two processes, each with half of the batch; the first one writes its results."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.distributed.init_process_group("gloo", f"file://{directory}/store", rank=rank, world_size=2)
     net = MODULES[kind]().double()
@@ -170,7 +170,7 @@ def distributed_gradients(rank: int, directory: str, kind: str) -> None:
     if rank == 0:
         np.savez(f"{directory}/grads.npz", **{name: p.grad.numpy() for name, p in net.named_parameters()})
     del parallel
-    torch.distributed.barrier()  # gloo's threads may abort a process whose peer has gone
+    torch.distributed.barrier()  # gloo's threads may abort a process whose peer has exited
     torch.distributed.destroy_process_group()
 
 
@@ -191,7 +191,7 @@ def test_distributed_data_parallel(kind: str, tmp_path: Path) -> None:
 
 
 def test_fsdp_trains_as_with_torchs_layers(python: Any) -> None:
-    """FSDP2 gathers parameters before a layer's forward and backward, and lets go of their memory between."""
+    """FSDP2 gathers parameters before a layer's forward and backward, and releases their memory in between."""
     done = python(
         "-c",
         "import tempfile, torch, fastrnn.torch, torch.distributed as dist\n"

@@ -1,4 +1,4 @@
-"""Every gradient of every layer and option: central differences of the NumPy reference, then all backends alike."""
+"""Every gradient of every layer and option: central differences of the reference, and equal backends."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from support.tolerance import assert_close, assert_same_bits
 import fastrnn
 from fastrnn.training.weight_files import described
 
-#: relative, of central differences of float64 with this step, on functions of order 1
+#: relative error of central differences in float64 with this step, for functions of order 1
 STEP, DIFFERENCES = 1e-5, 1e-7
 DIRECTIONS = 3
 
 
 def directions(array: np.ndarray) -> np.ndarray:
-    """A few random ones, of length 1: a gradient that is wrong anywhere is wrong along them."""
+    """Return a few random directions of length 1: a wrong gradient is wrong along them."""
     v = np.random.default_rng(9).standard_normal((min(array.size, DIRECTIONS), *array.shape))
     return v / np.linalg.norm(v.reshape(len(v), -1), axis=1).reshape(-1, *(1,) * array.ndim)
 
 
 def differences(net: Any, given: Arrays, d: Arrays) -> Arrays:
-    """The slopes of the sum of output times cotangent along the directions of each array."""
+    """Return the slopes of the sum of output times cotangent along the directions of each array."""
 
     def scalar() -> float:
         net.changed()
@@ -90,7 +90,7 @@ def test_cells(cell: str) -> None:
 
 @pytest.mark.parametrize("cell", ["lstm", "gru_after", "rnn_tanh"])
 def test_one_bias(cell: str) -> None:
-    """bias="input" is the layer whose bias_hh are 0, without them."""
+    """bias="input" equals two biases with bias_hh = 0."""
     net = layer(cell, 2, 3, 2, dtype=np.float64, bias="input", bidirectional=True)
     assert not [name for name in net.parameters() if name.startswith("bias_hh")]
     given = inputs(cell, net, "time", ("state",))
@@ -120,8 +120,8 @@ def test_dense(shape: tuple[int, ...], activation: str | None) -> None:
 
 
 @pytest.mark.parametrize("activation", ["identity", "linear"])
-def test_two_names_of_one_activation(activation: str) -> None:
-    """Kept as one of them, and so written to files."""
+def test_aliases_of_an_activation(activation: str) -> None:
+    """Stored, and saved, under one of them."""
     dense, alone = fastrnn.Dense(2, 3, activation, rng=0), fastrnn.Activation(activation)
     rnn = fastrnn.RNN(2, 3, activation=activation, rng=0)
     assert [dense.activation, alone.activation] == ["identity"] * 2
@@ -162,7 +162,7 @@ def test_embedding_of_padding() -> None:
 @pytest.mark.parametrize("padding", [None, 2])
 @pytest.mark.parametrize("shape", [(), (7,), (2, 5), (0, 3)])
 def test_sparse_embedding(shape: tuple[int, ...], padding: int | None) -> None:
-    """The rows of the batch alone, and as a whole the gradient of a dense one."""
+    """It has only the rows of the batch; expanded, it is the gradient of a dense embedding."""
     rng = np.random.default_rng(1)
     x, dy = rng.integers(0, 4, shape), rng.standard_normal((*shape, 3))
     dense, sparse = (fastrnn.Embedding(4, 3, padding, sparse=s, dtype=np.float64, rng=0) for s in (False, True))
@@ -183,8 +183,8 @@ def test_large_embeddings_are_sparse() -> None:
 # What comes and goes
 
 
-def test_backward_twice_and_in_parts(native: str) -> None:
-    """A cache serves again, and gradients are linear in dy and dstate."""
+def test_backward_is_repeatable_and_linear(native: str) -> None:
+    """A cache can be reused, and gradients are linear in dy and dstate."""
     net, given = wide("lstm", 2, np.float64, bidirectional=True)
     d = cotangents(net, given)
     dy, dstate = split(d)
@@ -207,7 +207,7 @@ def test_absent_gradients() -> None:
     assert (embedding.backward(y, cache).dx, state) == (None, None)
 
 
-def test_last_step_is_the_final_state(native: str) -> None:
+def test_return_sequences_false_is_the_final_state(native: str) -> None:
     lengths = [3, 0, 6]
     x = np.random.default_rng(0).standard_normal((3, 6, 5)).astype(np.float32)
     for merge, merged in MERGED.items():
@@ -225,7 +225,7 @@ def test_last_step_is_the_final_state(native: str) -> None:
 
 
 def test_dropout_between_layers() -> None:
-    """From rng alone, by the rate, and in training only."""
+    """Determined by rng and the rate, and only in training."""
     net = layer("rnn_identity", 3, 50, 2, dropout=0.25, dtype=np.float64)
     x = np.random.default_rng(0).standard_normal((9, 40, 3))
     one, same, other = (net.forward(x, training=True, rng=rng).y for rng in (1, np.random.default_rng(1), 2))
@@ -254,7 +254,7 @@ def test_dropout_layer() -> None:
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_changed(bidirectional: bool, implementation: str) -> None:
-    """After a change in place, inference, streams and training run on the new parameters."""
+    """After a change in place, inference, streams and training use the new parameters."""
     net, other = (layer("rnn_tanh", 5, 17, 2, rng=seed, bidirectional=bidirectional) for seed in (0, 1))
     x = np.random.default_rng(0).standard_normal((6, 1, 5)).astype(np.float32)
     before = named(*net(x))
