@@ -1,4 +1,4 @@
-"""fastrnn inside other frameworks, against each framework's own layer, as Markdown tables:
+"""Time fastrnn inside other frameworks and each framework's own layer, as Markdown tables:
 
     python benchmarks/adapters.py                               every adapter that is installed, every point of the grid
     python benchmarks/adapters.py --points tiny med --adapters torch --threads 2
@@ -36,12 +36,12 @@ Call = Callable[[], Any]
 
 
 class Adapter(NamedTuple):
-    """fastrnn in a framework, beside the framework's own."""
+    """fastrnn in a framework, and the framework's own implementation."""
 
     package: str  #: the framework
-    #: (threads, problem, training) -> the adapter's work and that of the framework's own layer
+    #: (threads, problem, training) -> the calls of the adapter and of the framework's own layer
     works: Callable[[int, Problem, bool], tuple[Work, Work]]
-    #: of an adapter whose overhead is asked for: a problem's calls by name, and what to subtract from each
+    #: for --overhead: a problem's calls by name, and the time to subtract from each
     overhead: Callable[[Problem], Iterator[tuple[str, Call, str]]] | None = None
 
 
@@ -58,7 +58,7 @@ def torch_works(threads: int, problem: Problem, training: bool) -> tuple[Work, W
 
 
 def torch_overhead(problem: Problem) -> Iterator[tuple[str, Call, str]]:
-    """Also the least that autograd takes: a Function of the same tensors that computes nothing."""
+    """Include the least time of autograd: a Function with the same tensors that computes nothing."""
     torch = importlib.import_module("torch")
     family, options = problem.cell.family, problem.cell.options
     forward, backward = (getattr(fastrnn, f"{family}_{way}") for way in ("forward", "backward"))
@@ -98,12 +98,12 @@ class OwnFunctions(JAX):
 
 
 def jax_works(threads: int, problem: Problem, training: bool) -> tuple[Work, Work]:
-    """JAX has no layer: its own is a `lax.scan`."""
+    """Return the calls; JAX has no layer, so its own is a `lax.scan`."""
     return OwnFunctions(threads).prepare(problem, training), JAX(threads).prepare(problem, training)
 
 
 def keras_works(threads: int, problem: Problem, training: bool) -> tuple[Work, Work]:
-    """Keras on PyTorch, whose arrays are batch-first."""
+    """Return the calls of Keras on PyTorch, whose arrays are batch-first."""
     os.environ["KERAS_BACKEND"] = "torch"
     torch, keras = importlib.import_module("torch"), importlib.import_module("keras")
     torch.set_num_threads(threads)
@@ -134,7 +134,7 @@ def keras_works(threads: int, problem: Problem, training: bool) -> tuple[Work, W
     return work(layers[0]), work(layers[1])
 
 
-#: The name on the command line -> the adapter; a new one is a line here.
+#: name on the command line -> the adapter; to add one, add a line here
 ADAPTERS: dict[str, Adapter] = {
     "torch": Adapter("torch", torch_works, torch_overhead),
     "jax": Adapter("jax", jax_works),
@@ -147,7 +147,7 @@ def installed() -> list[str]:
 
 
 def taken(works: dict[str, Call], seconds: float) -> dict[str, float]:
-    """Median seconds of a call of each, in rounds that alternate until each has had about its seconds."""
+    """Return the median seconds of each call, in alternating rounds until each has had about its seconds."""
     calls = {}
     for name, work in works.items():
         work()
@@ -157,7 +157,7 @@ def taken(works: dict[str, Call], seconds: float) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(ROUNDS):
         for name, work in works.items():
-            work()  # what another displaced from the caches comes back
+            work()  # reload what another call displaced from the caches
             for _ in range(calls[name]):
                 start = time.perf_counter()
                 work()
@@ -166,7 +166,7 @@ def taken(works: dict[str, Call], seconds: float) -> dict[str, float]:
 
 
 def agreed(own: Work, framework: Work) -> tuple[Call, Call]:
-    """The two calls, once they are known to give the same."""
+    """Return the two calls, after checking that they give the same results."""
     got, expected = ({k: np.array(a) for k, a in work.collect(work.call()).items()} for work in (own, framework))
     error = worst_error(got, expected)
     if not error < LEAST_ERROR:
@@ -188,7 +188,7 @@ def shown(seconds: float) -> str:
 
 
 def table(names: list[str], points: list[str], cells: list[str], threads: int, seconds: float) -> None:
-    """The framework's time over fastrnn's: above 1, fastrnn is faster."""
+    """Return a table of the framework's time over fastrnn's: above 1, fastrnn is faster."""
     modes = ("inference", "own layer", "ratio", "training step", "own layer", "ratio")
     head("adapter", "point", "T, B, I, H", "cell", *modes)
     ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in names}

@@ -51,11 +51,11 @@ PEERS_OF_INT8 = ("fastrnn", "PyTorch", "ONNX Runtime")
 
 
 def taken(works: dict[str, Work], calls: int, turns: int = 5) -> dict[str, np.ndarray]:
-    """Seconds of every single call of each, in turns of so many calls."""
+    """Return the seconds of every call of each function, alternating after so many calls."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(turns):
         for name, work in works.items():
-            for _ in range(calls // 10):  # what another displaced from the caches comes back
+            for _ in range(calls // 10):  # reload what another call displaced from the caches
                 work()
             for _ in range(calls):
                 start = time.perf_counter()
@@ -140,7 +140,7 @@ def int8() -> None:
 
 
 def quantised() -> None:
-    """A batch's first sequence is drawn as it is alone; the others are three times as large."""
+    """Draw a batch whose first sequence is also measured alone; the others are three times as large."""
     torch, onnx, runtime = (importlib.import_module(name) for name in ("torch", "onnx", "onnxruntime"))
     quantisation = importlib.import_module("onnxruntime.quantization")
     torch.set_num_threads(1)
@@ -182,7 +182,7 @@ def quantised() -> None:
         row(H, *cells)
 
 
-#: x (T,) -> y (T, H), a call for each step. emx-onnx-cgen's function takes and returns the states.
+#: x (T,) -> y (T, H), one call per step; emx-onnx-cgen's function takes and returns the states
 STEPS = """
 #include "model.h"
 void steps(const float *x, float *y, int T)
@@ -208,7 +208,7 @@ def emx(layer: fastrnn.LSTM, path: str) -> None:
 
 
 def compiled(layer: fastrnn.LSTM, write: Callable[[fastrnn.LSTM, str], None], caller: str, *flags: str) -> Any:
-    """The function `steps` of the layer's C, from a library of its own."""
+    """Compile the layer's C code as a library of its own; return its function `steps`."""
     with tempfile.TemporaryDirectory() as folder:
         model, main, library = (os.path.join(folder, name) for name in ("model.c", "steps.c", "steps.so"))
         write(layer, model)
@@ -259,7 +259,7 @@ def narrow(name: str, points: tuple[tuple[int, int, int], ...]) -> None:
 
 
 def train_long(checkpoint: Any, answers: Any) -> None:
-    """A process of its own, for its peak memory: the median of three training steps, and MB beyond x, y, dy and dx."""
+    """Train in a new process, for its peak memory; return the median of three steps, and MB beyond x, y, dy and dx."""
     resource = __import__("resource")  # not on every system
     T, B, H = 20000, 8, 128
     problem = draw("lstm", Sizes(T, B, H, H))
@@ -271,7 +271,7 @@ def train_long(checkpoint: Any, answers: Any) -> None:
         grads = fastrnn.lstm_backward(problem.dy, cache)
         times.append(time.perf_counter() - start)
         outputs = y.nbytes + grads.dx.nbytes
-        del y, cache, grads  # the next step must not find them beside its own
+        del y, cache, grads  # the next step must not find them in memory next to its own
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     answers.put((sorted(times)[1], (peak - given) / 1024 - outputs / 2**20))
 
@@ -306,16 +306,16 @@ def linear() -> None:
         row(f"over {what}", listed, f"{a:.3f}", f"{b:.4f}", f"{misfit:.1%}")
 
 
-#: Seconds between the end of a call and the next one's beginning.
+#: seconds between the end of a call and the beginning of the next
 GAPS = {"back to back": 0.0, "after 1 ms": 1e-3, "after 30 ms": 30e-3}
 SPLIT = ("ts", "seed3", "med", "rlb", "big", "b1_512", "rl", "tiny")
 
 
 @contextlib.contextmanager
 def busy(processes: int) -> Iterator[None]:
-    """So many others, on whichever CPUs the system gives them, that never wait."""
+    """Run that many other processes that never wait, on any CPUs."""
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
-    time.sleep(0.5 * bool(processes))  # they have started
+    time.sleep(0.5 * bool(processes))  # wait until they have started
     try:
         yield
     finally:
@@ -325,7 +325,7 @@ def busy(processes: int) -> Iterator[None]:
 
 
 def spaced(work: Work, calls: int, gap: float) -> list[float]:
-    """Seconds of each call."""
+    """Return the seconds of each call."""
     times = []
     for _ in range(calls):
         if gap:
@@ -337,7 +337,7 @@ def spaced(work: Work, calls: int, gap: float) -> list[float]:
 
 
 def threads(seconds: str = "1", *points: str) -> None:
-    """A table for each number of busy processes and each gap; `seconds` for each point and number of threads.
+    """Print a table for each number of busy processes and each gap; `seconds` for each point and number of threads.
 
     Blocks of calls on one thread and on two alternate. What the clocks, the caches and the team of threads have to do
     after a gap belongs to a call, as it does for users; medians leave out the first calls of a block.
@@ -376,7 +376,7 @@ print(time.perf_counter() - start)
 
 
 def cells(*points: str) -> None:
-    """Layers of the built-in cells, and of cells of the same equations: all else is the same code."""
+    """Compare layers of the built-in cells with cells of the same equations: everything else is the same code."""
     print("\nTime of the built-in cell over that of the compiled one, the median of turns:\n")
     head("point", *[f"{name}, {mode}" for name in ("lstm", "gru_after") for mode in ("inference", "training")])
     for point in points or GRID:
@@ -409,7 +409,7 @@ def cells(*points: str) -> None:
         row(name, f"{once[0]:.0f}", f"{min(once[1:]):.0f}")
 
 
-#: part of the time -> where `perf report` finds it: library and function
+#: part of the time -> its library and function in `perf report`
 PARTS = {
     "matrix products": r"_fastrnn\S* ((rows?|tile)_\d_\d|\w*multiply\w*)",
     "cell": r"_fastrnn\S* forward_\w+",
@@ -420,7 +420,7 @@ PARTS = {
 
 
 def spin(cell: str, point: str, seconds: str) -> None:
-    """Nothing but inference, for a profiler."""
+    """Run nothing but inference, for a profiler."""
     work = Fastrnn(1).prepare(make(cell, point), False)
     stop = time.perf_counter() + float(seconds)
     while time.perf_counter() < stop:

@@ -15,7 +15,7 @@ import fastrnn
 
 
 def everything(net: Any, given: Arrays, d: Arrays, **options: Any) -> Arrays:
-    """What a forward gives and all gradients."""
+    """Return all results of forward, and all gradients."""
     out = {f"out {name}": a for name, a in named(*forward(net, **given, **options)[:2]).items()}
     return out | gradients(net, given | options, d)
 
@@ -35,7 +35,7 @@ def test_backends_agree(cell: str, num_layers: int, options: dict[str, Any], nat
 
 
 def test_every_backend(fast: str) -> None:
-    """Numba's too, which compiles for seconds, so with one cell."""
+    """Including Numba, which compiles for seconds, so with one cell."""
     net, given = wide("rnn_tanh", 3, np.float64, bidirectional=True, dropout=0.4, merge="average")
     d = cotangents(net, given)
     with fastrnn.use_backend("numpy"):
@@ -62,7 +62,7 @@ def test_float32(stack: tuple[int, dict[str, Any]], native: str) -> None:
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_training_has_the_bits_of_inference(stack: tuple[int, dict[str, Any]], native: str) -> None:
-    """And checkpoints and threads those of a forward without."""
+    """Checkpoints and threads give the bits of a forward without them."""
     net, given = wide("gru_after", stack[0], np.float32, **stack[1])
     d = cotangents(net, given)
     plain = everything(net, given, d)
@@ -75,7 +75,7 @@ def test_training_has_the_bits_of_inference(stack: tuple[int, dict[str, Any]], n
 
 
 def test_threads_of_a_stack(native: str) -> None:
-    """Layers go up side by side, in training too."""
+    """Layers run in parallel, in training, too."""
     net = layer("lstm", 24, 64, 3)
     given = inputs("lstm", net, "time", ("state",), 300, 2)
     d = cotangents(net, given)

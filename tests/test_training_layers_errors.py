@@ -1,4 +1,4 @@
-"""Training of layers: gradients, caches and arguments that are refused."""
+"""Training of layers: wrong gradients, caches and arguments raise an error."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def test_wrong_arguments_change_nothing(error: type[Exception], said: str, call:
         call()
 
 
-def test_softmax_of_nothing() -> None:
-    """Of no classes: an empty array, forth and back."""
+def test_softmax_over_no_classes() -> None:
+    """An empty array, forward and backward."""
     softmax = fastrnn.Activation("softmax")
     y, _, cache = softmax.forward(np.ones((2, 3, 0)), training=True)
     assert y.shape == softmax.backward(y, cache).dx.shape == (2, 3, 0)

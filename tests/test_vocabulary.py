@@ -1,4 +1,4 @@
-"""A cell says itself what it is: nothing asks for its family, or for what it is, by a name.
+"""Code never looks at the name of a cell to find out its family or kind: the cell itself says so.
 
 What others call a cell stands in `fastrnn.frameworks`, and is looked up there.
 """
@@ -17,27 +17,27 @@ from fastrnn.frameworks import CUDNN, KERAS, ONNX, PYTORCH
 
 PACKAGE = Path(fastrnn.__file__).parent
 
-#: Where names are at home.
+#: files that may contain names
 HOME = ("frameworks.py", "cells/")
 
 FAMILIES = {cell.family for cell in CELLS.values()}
 NAMES = FAMILIES | CELLS.keys() | {*PYTORCH.families, *KERAS.families, *ONNX.families, *CUDNN}
 
-#: "lstm", "LSTMCell", "rnn_" and their like, whatever the case.
+#: "lstm", "LSTMCell", "rnn_" and similar, in any case
 NAME = re.compile(rf"({'|'.join(NAMES)})(_|cell)?", re.IGNORECASE)
 
-#: Methods that take a name apart, or ask what it begins or ends in.
+#: methods that split a name, or test its beginning or end
 SURGERY = ("startswith", "endswith", "removeprefix", "removesuffix", "replace", "split", "partition", "rpartition")
 
 
 def named(node: ast.AST) -> list[str]:
-    """The names of cells among the strings in a part of a comparison."""
+    """Return the names of cells among the strings in a part of a comparison."""
     strings = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
     return [text for text in strings if NAME.fullmatch(text)]
 
 
 def asked_by_name(source: str) -> list[str]:
-    """Comparisons with a cell's name, look-ups in a table that is made on the spot, and surgery on names."""
+    """Find comparisons with a cell's name, look-ups in an inline table, and splitting of names."""
     found = []
     for node in ast.walk(ast.parse(source)):
         parts: list[ast.AST] = []
@@ -57,13 +57,13 @@ def asked_by_name(source: str) -> list[str]:
 
 
 def cell_of(node: ast.AST) -> bool:
-    """Whether it is `cell.name` or `cell.family`, of any cell."""
+    """Return whether it is `cell.name` or `cell.family` of any cell."""
     if not isinstance(node, ast.Attribute) or node.attr not in ("name", "family"):
         return False
     return ast.unparse(node.value).rpartition(".")[2] in ("cell", "_cell")
 
 
-def test_nothing_asks_by_name() -> None:
+def test_no_code_depends_on_a_cells_name() -> None:
     paths = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py")}
     assert set(HOME) & paths.keys()
     found = {name: asked for name, path in paths.items() if (asked := asked_by_name(path.read_text()))}
@@ -85,10 +85,10 @@ def test_nothing_asks_by_name() -> None:
         'match op:\n    case "SimpleRNN":\n        pass',
     ],
 )
-def test_names_are_seen(source: str) -> None:
+def test_names_are_detected(source: str) -> None:
     assert asked_by_name(source)
 
 
 @pytest.mark.parametrize("source", ['find("lstm", peephole=True)', 'name.startswith("weight_hh")', 'a == "tanh"'])
-def test_other_strings_are_left_alone(source: str) -> None:
+def test_other_strings_are_ignored(source: str) -> None:
     assert not asked_by_name(source)

@@ -128,7 +128,7 @@ def compare(
     if not any(runs(*kind) for kind in itertools.product(points, cells, modes)):
         print("none of these points is measured for these cells and modes")
         return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way, what is there is reported
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # in either case, report the existing results
     status = 0
     print(report.cpu(result), flush=True)
     try:
@@ -148,13 +148,13 @@ Kinds = list[tuple[str, str]]  #: (cell, mode)
 
 
 def cpus(threads: int) -> list[int]:
-    """Those that so many threads are pinned to."""
+    """Return the CPUs that so many threads are pinned to."""
     usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(threads))
     return usable[:threads]
 
 
 def measure(result: dict[str, Any], kinds: Kinds, points: list[str], bench: Bench) -> None:
-    """Add to the result all kinds at all points on the bench's CPUs, printing the tables as they grow."""
+    """Add the results of all cases at all points on the bench's CPUs, and print the rows as they are measured."""
     threads, peers = len(bench.cpus), result["peers"]
     peaks = bench.peaks()
     limit = {
@@ -181,7 +181,7 @@ def measure(result: dict[str, Any], kinds: Kinds, points: list[str], bench: Benc
 
 
 def write(result: dict[str, Any], out: Path) -> None:
-    """bench.json, bench.md and, where it can be drawn, bench.png."""
+    """Write bench.json, bench.md and, if possible, bench.png."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "bench.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
     (out / "bench.md").write_text(report.markdown(result))

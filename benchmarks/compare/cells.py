@@ -1,4 +1,4 @@
-"""The cells that can be compared: fastrnn's by their names in its registry, a user's as "module:name"."""
+"""The cells that can be compared: fastrnn's by name, a user's as "module:name"."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import numpy as np
 
 from fastrnn.cells import CELLS
 
-#: What is measured unless told: not the RNN's other activations, which cost the same.
+#: the default cells: without the RNN's other activations, which cost the same
 USUAL = [name for name in CELLS if not name.startswith("rnn_") or name == "rnn_tanh"]
 
 
 class Cell(NamedTuple):
-    """What a problem and the peers need to know of a cell: the names of what it has."""
+    """A cell's properties that a problem and the peers need."""
 
     name: str
     gates: tuple[str, ...]
-    products: tuple[str, ...]  #: the gates that have a part of U
+    products: tuple[str, ...]  #: the gates with a part of U
     states: tuple[str, ...]
     parameters: tuple[str, ...]
     inputs: tuple[str, ...]
-    family: str  #: what fastrnn's functions, and layers of other libraries, are named after
-    options: dict[str, Any]  #: what chooses it in its family
-    own: Any = None  #: the object that `fastrnn.cell` made of a user's equations
+    family: str  #: the prefix of fastrnn's functions, and of layers of other libraries
+    options: dict[str, Any]  #: the option that selects it in its family
+    own: Any = None  #: the object that `fastrnn.cell` made from a user's equations
 
 
 def find(name: str) -> Cell:
-    """KeyError, ImportError or AttributeError where there is none."""
+    """Return the cell; raise KeyError, ImportError or AttributeError if there is none."""
     module, _, attribute = name.rpartition(":")
     cell = getattr(importlib.import_module(module), attribute) if module else CELLS[name]
     names = (cell.gates, cell.products, cell.states, cell.parameters, cell.inputs)
@@ -59,7 +59,7 @@ class Steps:
         seen: dict[int, tuple[Any, list[str]]] = {}
 
         def note(gate: str, v: Any) -> Any:
-            seen.setdefault(id(v), (v, []))[1].append(gate)  # v stays, and with it its identity
+            seen.setdefault(id(v), (v, []))[1].append(gate)  # keep v alive, because its id identifies it
             return array()
 
         x, state, p, e = ([array() for _ in names] for names in (cell.gates, cell.states, cell.parameters, cell.inputs))
@@ -75,15 +75,15 @@ class Steps:
         return found if isinstance(found, tuple) else (found,)
 
     def parts(self, w: dict[str, Any]) -> list[tuple[Any, Any]]:
-        """Each group's rows of U (n*H, H) and b_rec (n*H,)."""
+        """Return each group's rows of U (n*H, H) and b_rec (n*H,)."""
         H = len(w["W"]) // len(self.cell.gates)
         rows = [np.hstack([np.arange(H) + H * self.cell.products.index(gate) for gate in g]) for g in self.groups]
-        # A slice where the rows follow one another: it copies nothing.
+        # contiguous rows are a slice, which copies nothing
         at = [slice(r[0], r[-1] + 1) if r[-1] - r[0] + 1 == len(r) else r for r in rows]
         return [(w["U"][some], w["b_rec"][some]) for some in at]
 
     def step(self, x: Any, state: Any, by_U: list[Callable[[Any], Any]], p: Any, e: Any) -> tuple[Any, ...]:
-        """The next states, from arrays (B, H) of each gate, state, parameter and extra input.
+        """Return the next states from arrays (B, H) of each gate, state, parameter and extra input.
 
         ``by_U[k](v)`` is the k-th group's U v + b_rec, gate by gate.
         """

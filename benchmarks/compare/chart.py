@@ -1,4 +1,4 @@
-"""The report as a picture: for each mode and number of threads, R_peer of every cell at every point."""
+"""The chart of the report: for each mode and number of threads, R_peer of every cell at every point."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from .grid import POINTS
 from .machine import described
 from .report import MODES, threads
 
-#: Colours and markers of cells, as they come; apart for the colour-blind too.
+#: colours and markers of cells, in order; distinguishable for colour-blind readers
 STYLES = [("#0072b2", "o"), ("#56b4e9", "s"), ("#d55e00", "^"), ("#e69f00", "v"), ("#009e73", "D"), ("#cc79a7", "P")]
 Styles = dict[str, tuple[str, str]]  #: by the cell's name
 FILLED = {"ms": 6, "mec": "white", "mew": 0.5}  # against the best peer
 HOLLOW = {"ms": 5, "mfc": "none", "alpha": 0.6}  # against PyTorch
-SHARE = 0.68  # of a point's slot that its cells stand in
+SHARE = 0.68  # part of a point's width for its cells
 
-#: In inches: margins, a panel, the room between two panels, a point's slot, and the least width that takes the titles.
+#: in inches: margins, a panel, the space between panels, a point's width, and the least width for the titles
 TOP, BOTTOM, LEFT, RIGHT, PANEL, GAP, SLOT, WIDTH = 1.5, 1.15, 0.7, 0.2, 2.2, 0.55, 0.6, 9.0
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Write the picture; needs matplotlib, and rows with a peer."""
+    """Write the chart; this needs matplotlib, and rows with a peer."""
     figures: Any = importlib.import_module("matplotlib.figure")
     rows = [row for row in result["rows"] if row["ratios"]["R_peer"] is not None]
     styles = dict(zip(dict.fromkeys(row["cell"] for row in rows), itertools.cycle(STYLES), strict=False))
@@ -58,7 +58,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 def titles(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """What, on what, against what: lines and their styles."""
+    """Return the lines of the title and their styles: what was measured, on which machine, against which peers."""
     machine = result["machine"]
     own, small = machine["fastrnn"], {"fontsize": 8.5, "color": "0.35"}
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in result["peers"])
@@ -70,7 +70,7 @@ def titles(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def panel(axis: Any, rows: list[Row], points: list[str], styles: Styles) -> None:
-    """One mode and number of threads: a filled mark against the best peer, a hollow one against PyTorch."""
+    """Draw one mode and number of threads: filled marks against the best peer, hollow marks against PyTorch."""
     for k in range(1, len(points), 2):
         axis.axvspan(k - 0.5, k + 0.5, color="0.96", zorder=0)
     axis.axhline(1, color="0.2", lw=1)
@@ -90,7 +90,7 @@ def panel(axis: Any, rows: list[Row], points: list[str], styles: Styles) -> None
 
 
 def legend(figure: Any, axis: Any, rows: list[Row], styles: Styles, place: tuple[float, float]) -> None:
-    """The cells that were measured, and what filled and hollow marks are."""
+    """Explain the measured cells, and the filled and hollow marks."""
     entries = {name: axis.plot([], [], style, color=colour, **FILLED)[0] for name, (colour, style) in styles.items()}
     entries["filled: the best peer"] = axis.plot([], [], "o", color="0.4", **FILLED)[0]
     if any(row["ratios"]["R_torch"] for row in rows):

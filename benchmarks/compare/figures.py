@@ -1,4 +1,4 @@
-"""From seconds to the ratios of the table and the verdict of each row: plain data, as bench.json holds it."""
+"""From times to the ratios and the verdict of each row: plain data, as in bench.json."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RATIOS = {
 
 
 def row(measured: Measured, sgemm: float) -> Row:
-    """One case as plain data; `sgemm` is in flop/s."""
+    """Return one case as plain data; `sgemm` is in flop/s."""
     point, cell, mode, threads = measured.case
     return {
         "point": point,
@@ -49,7 +49,7 @@ def row(measured: Measured, sgemm: float) -> Row:
 
 
 def ratios(measured: Measured, sgemm: float) -> dict[str, Any]:
-    """Those of RATIOS, the name of the best peer, and the verdict on it."""
+    """Return the RATIOS, the name of the best peer, and the verdict on it."""
     point, cell, mode, _ = measured.case
     sizes, train, found = POINTS[point], mode == "training", find(cell)
     G, P = len(found.gates), len(found.products)
@@ -72,12 +72,12 @@ def ratios(measured: Measured, sgemm: float) -> dict[str, Any]:
 
 
 def quotients(theirs: list[float], own: list[float]) -> list[float]:
-    """Of each round, in which they were timed one after the other: what slows all of them cancels."""
+    """Return the quotient of each round; its times are measured one after the other, so common load cancels out."""
     return [a / b for a, b in zip(theirs, own, strict=True)]
 
 
 def spread(values: list[float]) -> tuple[float, float]:
-    """From the n/4-th smallest to the n/4-th largest of n values, n/4 rounded down.
+    """Return the range from the n/4-th smallest to the n/4-th largest of n values, n/4 rounded down.
 
     That is the middle half or a little more. Of 12 values or more it also holds their true median with a confidence of
     95 %: a fair coin that is thrown 12 times falls on the same side 10 times or more in 4 % of cases.
@@ -87,18 +87,18 @@ def spread(values: list[float]) -> tuple[float, float]:
 
 
 def verdict(low: float, high: float) -> str:
-    """One of VERDICTS."""
+    """Return one of VERDICTS."""
     return "ahead" if low > 1 else "behind" if high < 1 else "level"
 
 
 def counts(rows: Iterable[Row]) -> dict[str, int]:
-    """How many rows have each of VERDICTS."""
+    """Count the rows with each of VERDICTS."""
     found = Counter(one["ratios"]["verdict"] for one in rows)
     return {name: found[name] for name in VERDICTS}
 
 
 def groups(rows: Iterable[Row]) -> Iterator[tuple[tuple[str, str, int], list[Row]]]:
-    """The rows of each (cell, mode, threads), in the order of their first."""
+    """Return the rows of each (cell, mode, threads), in order of first occurrence."""
     found: dict[tuple[str, str, int], list[Row]] = {}
     for one in rows:
         found.setdefault((one["cell"], one["mode"], one["threads"]), []).append(one)
@@ -106,12 +106,12 @@ def groups(rows: Iterable[Row]) -> Iterator[tuple[tuple[str, str, int], list[Row
 
 
 def mean(rows: Iterable[Row], ratio: str) -> float | None:
-    """Geometric mean of a ratio over the rows that have it."""
+    """Return the geometric mean of a ratio over the rows that have it."""
     values = [one["ratios"][ratio] for one in rows if one["ratios"][ratio] is not None]
     return geometric_mean(values) if values else None
 
 
 def least(rows: Iterable[Row], ratio: str) -> Row | None:
-    """The row with the smallest value of a ratio."""
+    """Return the row with the smallest value of a ratio."""
     having = [one for one in rows if one["ratios"][ratio] is not None]
     return min(having, key=lambda one: float(one["ratios"][ratio]), default=None)

@@ -1,4 +1,4 @@
-"""The points that the project is measured at, by name: sizes of a layer or a stack of them.
+"""The points at which the project is measured, by name: sizes of a layer or a stack.
 
 Plain data that imports nothing of fastrnn: asv's suite loads it by its path beside builds of older commits.
 """
@@ -20,7 +20,7 @@ class Sizes(NamedTuple):
 
     @property
     def inputs(self) -> list[int]:
-        """What each layer reads at a step."""
+        """Return the number of inputs of each layer."""
         return [self.I] + [self.H * self.directions] * (self.layers - 1)
 
     def __str__(self) -> str:
@@ -30,7 +30,7 @@ class Sizes(NamedTuple):
 
 MODES = ("forward", "training")
 
-#: From a chain of tiny dependent steps, over weights that leave L2, to products that fill the machine.
+#: from a chain of tiny dependent steps, over weights that exceed L2, to products that use the whole machine
 GRID = {
     "tiny": Sizes(200, 1, 8, 16),
     "audio": Sizes(480, 1, 1, 40),
@@ -48,7 +48,7 @@ GRID = {
     "b64_1024": Sizes(25, 64, 1024, 1024),
 }
 
-#: Layers of real systems, sizes that fit no vector, and unequal lengths. One step is a step of a stream.
+#: layers of real systems, sizes that do not fill vectors, and unequal lengths; one step is a step of a stream
 REAL = {
     "silero_vad": Sizes(1, 1, 128, 128),
     "rnnoise_256": Sizes(1, 1, 256, 256),
@@ -71,7 +71,7 @@ REAL = {
 
 POINTS = GRID | REAL
 
-#: What a system runs, where it is one cell or one mode; every other point is measured for all.
+#: the cell or mode of real systems that use only one; all other points are measured for all
 ONLY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "silero_vad": (("lstm",), ("forward",)),
     "rnnoise_256": (("gru_after",), ("forward",)),
@@ -94,13 +94,13 @@ QUICK = ("tiny", "rl", "seed3", "med", "ptb")
 
 
 def runs(point: str, cell: str, mode: str) -> bool:
-    """Whether a point is measured for a cell and a mode."""
+    """Return whether a point is measured for a cell and a mode."""
     cells, modes = ONLY.get(point, ((cell,), MODES))
     return cell in cells and mode in modes
 
 
 def drawn_lengths(point: str) -> np.ndarray | None:
-    """Steps of each sequence, (B,), drawn uniformly from 1..T; None where all sequences have T."""
+    """Return each sequence's number of steps (B,), uniform in 1..T; None if all sequences have T."""
     if point != "lengths":
         return None
     T, B = POINTS[point][:2]
@@ -108,7 +108,7 @@ def drawn_lengths(point: str) -> np.ndarray | None:
 
 
 def flop(G: int, P: int, sizes: Sizes, train: bool = False, lengths: np.ndarray | None = None) -> int:
-    """Useful floating-point operations of the matrix products: G gates' with W, P of them with U.
+    """Return the useful floating-point operations of the products: G gates' with W, P of them with U.
 
     Training counts three times a forward pass.
     """
@@ -118,7 +118,8 @@ def flop(G: int, P: int, sizes: Sizes, train: bool = False, lengths: np.ndarray 
 
 
 def least_bytes(G: int, P: int, sizes: Sizes, train: bool = False) -> int:
-    """Bytes of float32 weights that a call cannot but read: U in every step, W once, as its product needs no state.
+    """Return the bytes of float32 weights that a call must read: U in every step; W once, as its product needs no
+    state.
 
     The backward half of training reads both as often again.
     """

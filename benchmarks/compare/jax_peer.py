@@ -1,4 +1,4 @@
-"""JAX: `lax.scan` under `jit`, the input product taken out of the loop, as its users write it."""
+"""JAX: `lax.scan` under `jit`, with the input product outside the loop, as its users write it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def rnn_tanh(nn: Any, x: Any, U: Any, s: Any) -> Any:
     return nn.tanh(x.h + U.h @ s.h)
 
 
-#: fastrnn's cells, independently of it; a user's cell brings its own equations.
+#: fastrnn's cells, written independently; a user's cell has its own equations
 EQUATIONS: dict[str, Callable[..., Any]] = {
     f.__name__: f for f in (lstm, lstm_peephole, gru_after, gru_before, rnn_tanh)
 }
@@ -63,13 +63,13 @@ class JAX(Peer):
         self.jax: Any = importlib.import_module("jax")
 
     def prepare(self, problem: Problem, training: bool) -> Work:
-        """The fastest of four ways to write it, of which each is twice as fast as another somewhere."""
+        """Compile four variants and keep the fastest; each is twice as fast as another at some point."""
         ways = itertools.product((False, True), repeat=2)
         return min((self.compiled(problem, training, *way) for way in ways), key=self.seconds)
 
     @staticmethod
     def seconds(work: Work) -> float:
-        """A rough time of a call, the least of some."""
+        """Return a rough time of a call: the minimum of some."""
         work.call()
         taken = []
         for _ in range(3):
@@ -79,7 +79,9 @@ class JAX(Peer):
         return min(taken)
 
     def compiled(self, problem: Problem, training: bool, transposed: bool, apart: bool) -> Work:
-        """U is transposed before the loop or by the product in it; gates are taken apart before the loop or in it."""
+        """Compile a variant: U is transposed before the loop or by the product; gates are split before the loop or
+        inside.
+        """
         jax = self.jax
         forward = self.stack(problem, transposed, apart)
 
@@ -102,7 +104,7 @@ class JAX(Peer):
         return Work(lambda: jax.block_until_ready(run(*given)), collect)
 
     def stack(self, problem: Problem, transposed: bool, apart: bool) -> Callable[[dict[str, Any]], Any]:
-        """y (T, B, D*H) from x, the weights of every layer and direction, and extra inputs."""
+        """Return y (T, B, D*H) from x, the weights of every layer and direction, and extra inputs."""
         D = problem.sizes.directions
         one = self.sequence(problem, transposed, apart)
 
@@ -117,7 +119,7 @@ class JAX(Peer):
         return forward
 
     def sequence(self, problem: Problem, transposed: bool, apart: bool) -> Callable[..., Any]:
-        """y (T, B, H) of one layer and direction."""
+        """Return y (T, B, H) of one layer and direction."""
         jax, jnp, cell = self.jax, self.jax.numpy, problem.cell
         equations = cell.own.equations if cell.own else functools.partial(EQUATIONS[cell.name], jax.nn)
         steps = Steps(cell, equations, lambda: jnp.zeros((1, 1)))

@@ -1,4 +1,4 @@
-"""What the machine allows on the same CPUs, timed in rounds between those of the implementations.
+"""The limits of the machine on the same CPUs, timed in rounds between those of the implementations.
 
 `fma` is an own loop of independent multiply-adds in registers, `sgemm` NumPy's product of two 2048 x 2048 matrices,
 and `stream` reads a buffer of U's size over and over, each thread its own part. The first two bound the arithmetic,
@@ -24,16 +24,16 @@ from fastrnn.types import Array
 from .peer import Peer, Work
 from .problem import Problem
 
-SIDE = 2048  # of the matrices
-CALL = 2e-3  # seconds that a call lasts, so that handing it to threads costs nothing
+SIDE = 2048  # size of the matrices
+CALL = 2e-3  # seconds that a call lasts, so that handing it to threads takes no significant time
 ALIGN = 64  # bytes
 
-#: The name of what a limit's work amounts to: flop or bytes of one call.
+#: unit of a limit's work: flop or bytes of one call
 AMOUNT = "amount"
 
 
 def scaled(work: Callable[[int], Any]) -> int:
-    """How many times one thread does a work in CALL seconds."""
+    """Return how often one thread repeats some work in CALL seconds."""
     times = 1
     while True:
         start = time.perf_counter()
@@ -44,13 +44,13 @@ def scaled(work: Callable[[int], Any]) -> int:
 
 
 def aligned(floats: int) -> Array:
-    """Ones, from the start of a cache line on: vectors that straddle two would halve the rate."""
+    """Return ones from the start of a cache line on: vectors across two lines would halve the rate."""
     raw = np.ones(floats + ALIGN // 4, np.float32)
     return raw[-raw.ctypes.data % ALIGN // 4 :][:floats]
 
 
 class Limit(Peer):
-    """A work that is the same on every thread."""
+    """Work that is the same on every thread."""
 
     package = "_fastrnn"
 
@@ -65,12 +65,12 @@ class Limit(Peer):
             with lock:
                 cpu = next(cpus, None)
             if cpu is not None:
-                os.sched_setaffinity(0, {cpu})  # of this thread
+                os.sched_setaffinity(0, {cpu})  # that of this thread
 
         self.pool = ThreadPoolExecutor(threads, initializer=pin)
 
     def on_threads(self, works: list[Callable[[], Any]], amount: float) -> Work:
-        """Each work on a thread; alone it needs none."""
+        """Run each work on a thread; a single one runs directly."""
 
         def together() -> None:
             for future in [self.pool.submit(work) for work in works]:
@@ -104,7 +104,7 @@ class Stream(Limit):
 
 
 class SGEMM(Peer):
-    """NumPy's BLAS has threads of its own."""
+    """NumPy's BLAS, which has its own threads."""
 
     title, package = "NumPy sgemm", "numpy"
 
@@ -113,7 +113,7 @@ class SGEMM(Peer):
         return Work(lambda: np.matmul(a, a, out=out), lambda _: {AMOUNT: np.array(2.0 * SIDE**3)})
 
     def describe(self) -> str:
-        """The BLAS, and the architecture that it chose its kernels for."""
+        """Return the name of the BLAS, and the architecture whose kernels it selected."""
         if importlib.util.find_spec("threadpoolctl") is None:
             return "unknown BLAS (threadpoolctl is not installed)"
         pools = importlib.import_module("threadpoolctl").threadpool_info()

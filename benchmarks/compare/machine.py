@@ -1,4 +1,4 @@
-"""What a run was measured on: the CPU, the system, and the versions of everything that is compared."""
+"""The environment of a run: the CPU, the system, and the versions of everything compared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 def machine() -> dict[str, Any]:
-    """Plain data; what the system does not say is None, or missing among the caches."""
+    """Return plain data; information that the system does not provide is None, or missing among the caches."""
     packages = dict.fromkeys(("numpy", *(peer.package for peer in PEERS.values())))
     return {
         **cpu(CPUINFO.read_text() if CPUINFO.is_file() else ""),
@@ -31,7 +31,7 @@ def machine() -> dict[str, Any]:
 
 
 def cpu(cpuinfo: str) -> dict[str, str | None]:
-    """Name, vendor and model number by the text of Linux' /proc/cpuinfo; without it Python's name for it alone."""
+    """Return the CPU's name, vendor and model number from Linux' /proc/cpuinfo, otherwise only Python's name for it."""
     lines = [line.partition(":") for line in cpuinfo.partition("\n\n")[0].split("\n")]
     found = {key.strip(): value.strip() for key, _, value in lines}
     family, model = found.get("cpu family"), found.get("model")
@@ -43,7 +43,7 @@ def cpu(cpuinfo: str) -> dict[str, str | None]:
 
 
 def caches(root: Path) -> dict[str, str]:
-    """Sizes of the first CPU's caches, by name, as Linux has them: {"L1d": "48K", "L2": "2048K"}."""
+    """Return the sizes of the first CPU's caches by name, as Linux reports them: {"L1d": "48K", "L2": "2048K"}."""
     found = {}
     for place in sorted(root.glob("index*")):
         level, kind, size = ((place / name).read_text().strip() for name in ("level", "type", "size"))
@@ -53,7 +53,7 @@ def caches(root: Path) -> dict[str, str]:
 
 
 def described(machine: dict[str, Any]) -> str:
-    """The CPU in a line; the same for the screen, the report and the chart."""
+    """Describe the CPU in a line, for the screen, the report and the chart."""
     known = [machine["processor"], machine["vendor"], machine["model"], f"{machine['cores']} cores"]
     sizes = [f"{name} {size}" for name, size in machine["caches"].items()]
     return ", ".join([*filter(None, known), *sizes])

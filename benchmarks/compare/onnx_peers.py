@@ -16,7 +16,7 @@ from .problem import Problem, layers
 
 
 def model(problem: Problem) -> bytes:
-    """What fastrnn makes of its layer, from inputs of fixed shapes to y alone."""
+    """Export the layer, with inputs of fixed shapes and y as the only output."""
     made = fastrnn.to_onnx(layers(problem), lengths=problem.lengths is not None)
     del made.graph.output[1:]
     for value, array in zip(made.graph.input, inputs(problem).values(), strict=True):
@@ -31,7 +31,7 @@ def inputs(problem: Problem) -> dict[str, Array]:
 
 
 class OnnxPeer(Peer):
-    """What runs the model; `package` alone is not enough to be `installed`."""
+    """A runtime; being importable as `package` is not enough to be `installed`."""
 
     @classmethod
     def installed(cls) -> bool:
@@ -43,7 +43,7 @@ class OnnxPeer(Peer):
 
 
 class ONNXRuntime(OnnxPeer):
-    """ONNX Runtime's CPU provider; weights are packed when the session is made."""
+    """ONNX Runtime's CPU provider; a session packs the weights when it is created."""
 
     title, package = "ONNX Runtime", "onnxruntime"
 
@@ -58,13 +58,13 @@ class ONNXRuntime(OnnxPeer):
 
 
 class OpenVINO(OnnxPeer):
-    """OpenVINO's CPU plug-in for latency, in float32 (its own choice may be bfloat16)."""
+    """OpenVINO's CPU plug-in, optimized for latency, in float32 (its default may be bfloat16)."""
 
     title, package = "OpenVINO", "openvino"
 
     @classmethod
     def offers(cls, cell: Cell, training: bool, lengths: bool) -> bool:
-        # It reads peepholes and ignores them, and has no activation "Affine".
+        # it reads peepholes and ignores them, and lacks the activation "Affine"
         known = not cell.parameters and cell.name != "rnn_identity"
         return super().offers(cell, training, lengths) and known
 

@@ -1,4 +1,4 @@
-"""What an implementation is to the benchmarks, and how two of them are compared."""
+"""The interface of an implementation for the benchmarks, and the comparison of two."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .problem import Problem
 
 
 class Work(NamedTuple):
-    """A call to time, and how to read what it returned."""
+    """A call to time, and a function that reads its results."""
 
-    call: Callable[[], Any]  #: does everything, and returns only when it is done
-    collect: Callable[[Any], dict[str, Array]]  #: y and, of training, the gradient of each of the problem's inputs
+    call: Callable[[], Any]  #: computes everything, and returns only when finished
+    collect: Callable[[Any], dict[str, Array]]  #: y and, in training, the gradient of each of the problem's inputs
 
 
 class Peer:
     """One implementation in its own process, pinned to `threads` CPUs before any framework is imported."""
 
     title: ClassVar[str]
-    package: ClassVar[str]  #: what has to be installed, also the module's name
-    slow: ClassVar[bool] = False  #: is it skipped where a call takes a second?
+    package: ClassVar[str]  #: package to install, also the module's name
+    slow: ClassVar[bool] = False  #: whether to skip it if a call takes a second
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -37,20 +37,22 @@ class Peer:
 
     @classmethod
     def offers(cls, cell: Cell, training: bool, lengths: bool) -> bool:
-        """Whether it has the cell, can train it, and takes sequences of unequal length, as far as it is asked to."""
+        """Return whether it has the cell, can train it and takes unequal lengths, as far as requested."""
         return True
 
     def prepare(self, problem: Problem, training: bool) -> Work:
-        """Everything that a user does once, before the first call: weights are given, graphs compiled."""
+        """Do all work before the first call: pass weights, compile graphs."""
         raise NotImplementedError
 
     def describe(self) -> str:
-        """The instruction set that it says it uses, and what else its version does not say; "" for nothing."""
+        """Return the instruction set that it reports, and other details that its version does not show; "" for
+        nothing.
+        """
         return ""
 
 
 def relative_error(got: Array, expected: Array) -> float:
-    """||got - expected|| / ||expected||; infinite if the shapes differ, NaN if a value is."""
+    """Return ||got - expected|| / ||expected||; infinite if the shapes differ, NaN if a value is."""
     if got.shape != expected.shape:
         return float("inf")
     distance, size = float(np.linalg.norm(got.astype(np.float64) - expected)), float(np.linalg.norm(expected))
@@ -60,7 +62,7 @@ def relative_error(got: Array, expected: Array) -> float:
 
 
 def worst_error(got: dict[str, Array], expected: dict[str, Array]) -> float:
-    """The largest relative error; infinite if an output is missing or too many, NaN if one is."""
+    """Return the largest relative error; infinite if an output is missing or surplus, NaN if one is."""
     if got.keys() != expected.keys():
         return float("inf")
     return float(np.max([relative_error(got[name], expected[name]) for name in expected]))

@@ -1,4 +1,4 @@
-"""fastrnn and its peers. A framework is imported by the process that runs it, and by no other."""
+"""fastrnn and its peers. Each framework is imported only by the process that runs it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from .problem import Problem, layers
 
 
 def infer(problem: Problem) -> Work:
-    """fastrnn's inference: a layer, whose weights are packed once, as ONNX Runtime and OpenVINO pack theirs."""
+    """Return fastrnn's inference: a layer that packs its weights once, like ONNX Runtime and OpenVINO."""
     layer = layers(problem)
     return Work(lambda: layer(problem.x, lengths=problem.lengths)[0], lambda y: {"y": y})
 
 
 def stream(problem: Problem) -> Work:
-    """Of one step, a stream's. Only the first call starts from zeros, as all of the peers' do."""
+    """Return one step of a stream; only the first call starts from zeros, all calls of the peers do."""
     step, (x,), out = layers(problem).stream(problem.sizes.B).step, problem.x, np.empty_like(problem.dy[0])
     return Work(lambda: step(x, out), lambda y: {"y": y[None].copy()})
 
 
 def train(problem: Problem) -> Work:
-    """fastrnn's forward and backward."""
+    """Return fastrnn's forward and backward."""
     layer = layers(problem)
     named = dict(zip(layer.parameters(), [f"d{name}" for name in problem.parameters], strict=True))
 
@@ -47,7 +47,7 @@ def train(problem: Problem) -> Work:
 
 
 def own(problem: Problem, training: bool) -> Work:
-    """A user's cell, by its functions."""
+    """Return a user's cell, run by its functions."""
     cell, w = problem.cell.own, problem.weights[0]
     biases = (w["b"], w.get("b_rec"))
     options = {"p": w.get("p"), "e": problem.e or None, "lengths": problem.lengths, "training": training}
@@ -67,7 +67,7 @@ def own(problem: Problem, training: bool) -> Work:
 
 
 class Fastrnn(Peer):
-    """fastrnn as it is used: what is installed decides on the backend."""
+    """fastrnn with its default backend."""
 
     title, package = "fastrnn", "fastrnn"
 
@@ -127,7 +127,7 @@ class PyTorch(Peer):
 
     @property
     def modules(self) -> Any:
-        """What has LSTM, GRU and RNN."""
+        """Return the module classes for LSTM, GRU and RNN."""
         return self.torch.nn
 
     def prepare(self, problem: Problem, training: bool) -> Work:
@@ -146,17 +146,17 @@ class PyTorch(Peer):
 
         def collect(tensors: list[Any]) -> dict[str, Array]:
             names = ["y", *(f"d{name}" for name in inputs)]
-            return dict(zip(names, (t.numpy() for t in tensors), strict=False))  # inference has y alone
+            return dict(zip(names, (t.numpy() for t in tensors), strict=False))  # inference returns only y
 
         return Work(train if training else infer, collect)
 
     def layer(self, problem: Problem, inputs: dict[str, Any]) -> Callable[[], Any]:
-        """A layer of PyTorch's; its parameters take the place of the problem's among the inputs."""
+        """Return a layer of PyTorch; its parameters replace the problem's among the inputs."""
         cell, sizes, lengths = problem.cell, problem.sizes, problem.lengths
         options = {"nonlinearity": cell.options["activation"]} if cell.family == "rnn" else {}
         kind = getattr(self.modules, cell.family.upper())
         layer = kind(sizes.I, sizes.H, sizes.layers, bidirectional=sizes.directions == 2, **options)
-        weights = [w for one in layer.all_weights for w in one]  # weight_ih, weight_hh, bias_ih, bias_hh of each
+        weights = [w for one in layer.all_weights for w in one]  # weight_ih, weight_hh, bias_ih, bias_hh of each layer
         with self.torch.no_grad():
             for name, own in zip(problem.parameters, weights, strict=True):
                 own.copy_(inputs[name])
@@ -173,7 +173,7 @@ class PyTorch(Peer):
         return padded
 
     def loop(self, problem: Problem, inputs: dict[str, Any]) -> Callable[[], Any]:
-        """x W' and all views are taken before the loop, so that a step has its own equations alone."""
+        """Return a loop; x W' and all views are computed before it, so a step contains only its own equations."""
         torch, cell = self.torch, problem.cell
         linear, G, P = torch.nn.functional.linear, len(cell.gates), len(cell.parameters)
         with torch.no_grad():
@@ -199,7 +199,7 @@ class PyTorch(Peer):
         return forward
 
 
-#: The name on the command line -> the class; fastrnn itself stands beside them.
+#: name on the command line -> the class, besides fastrnn itself
 PEERS: dict[str, type[Peer]] = {
     "torch": PyTorch,
     "onnxruntime": ONNXRuntime,

@@ -32,29 +32,29 @@ class Problem(NamedTuple):
 
     @property
     def suffixes(self) -> list[str]:
-        """What the names of each `weights` end in, as PyTorch has it."""
+        """Return the suffixes of the names of each `weights`, as in PyTorch."""
         ways = ("", "_reverse")[: self.sizes.directions]
         return [f"_l{layer}{way}" for layer in range(self.sizes.layers) for way in ways]
 
     @property
     def parameters(self) -> dict[str, Array]:
-        """All weights by name: W_l0, U_l0, ..."""
+        """Return all weights by name: W_l0, U_l0, ..."""
         pairs = zip(self.suffixes, self.weights, strict=True)
         return {name + suffix: array for suffix, weights in pairs for name, array in weights.items()}
 
     @property
     def inputs(self) -> dict[str, Array]:
-        """All that is differentiated: x, the weights, and extra inputs."""
+        """Return everything that is differentiated: x, the weights and extra inputs."""
         return {"x": self.x} | self.parameters | {f"e_{name}": array for name, array in self.e.items()}
 
 
 def make(cell: str, point: str) -> Problem:
-    """The problem at a point of the grid."""
+    """Return the problem at a point of the grid."""
     return draw(cell, POINTS[point], drawn_lengths(point))
 
 
 def draw(name: str, sizes: Sizes, lengths: Array | None = None) -> Problem:
-    """Weights uniform in +-1/sqrt(H), as PyTorch begins; x and dy normal; extra inputs uniform in 0..1."""
+    """Draw weights uniform in +-1/sqrt(H), as in PyTorch; x and dy normal; extra inputs uniform in 0..1."""
     cell = find(name)
     T, B, I, H = sizes[:4]
     G, P = len(cell.gates), len(cell.products)
@@ -78,7 +78,7 @@ def draw(name: str, sizes: Sizes, lengths: Array | None = None) -> Problem:
 
 
 def layers(problem: Problem) -> fastrnn.Recurrent:
-    """fastrnn's own, with the problem's weights."""
+    """Return fastrnn's layers with the problem's weights."""
     sizes = problem.sizes
     layer = fastrnn.Recurrent(
         CELLS[problem.cell.name], sizes.I, sizes.H, sizes.layers, bidirectional=sizes.directions == 2

@@ -1,4 +1,4 @@
-"""The benchmark's side of a worker: start it pinned, ask it, and stop it while others are timed."""
+"""The benchmark's side of a worker: start it pinned, send requests, and stop it while others are timed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from multiprocessing import Pipe
 from typing import Any, Self
 
-#: Would choose an older or differently tuned kernel for OpenBLAS, or another implementation for fastrnn.
+#: variables that select an older or differently tuned kernel for OpenBLAS, or another implementation for fastrnn
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "FASTRNN_BACKEND")
 
 #: Where FASTRNN_ISA asks fastrnn for AVX2, those that can be told get no more either; ONNX Runtime cannot, and needs
@@ -24,15 +24,15 @@ AVX2 = {
     "OPENBLAS_CORETYPE": "Haswell",
 }
 
-PATIENCE = 300.0  # seconds that an implementation has for an answer
+PATIENCE = 300.0  # seconds allowed for an answer
 
 
 class Failed(Exception):
-    """An implementation cannot do what it was asked, or died of it."""
+    """An implementation cannot do what was requested, or its process ended."""
 
 
 def environment(threads: int) -> dict[str, str]:
-    """This process's, with as many threads for every library that is told by it."""
+    """Return this process's environment, with that many threads for every library that reads such a variable."""
     libraries = ("OMP", "OPENBLAS", "MKL", "NUMBA", "FASTRNN")
     chosen = {f"{library}_NUM_THREADS": str(threads) for library in libraries}
     chosen["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
@@ -45,7 +45,7 @@ def environment(threads: int) -> dict[str, str]:
 
 @contextlib.contextmanager
 def pinned(cpus: list[int]) -> Iterator[None]:
-    """Processes started in this block inherit these CPUs, where the system can pin."""
+    """Pin processes started in this block to these CPUs, if the system supports it."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -58,7 +58,7 @@ def pinned(cpus: list[int]) -> Iterator[None]:
 
 
 class Process:
-    """A worker process. It runs while it is asked something, and is stopped else: its idle threads may spin."""
+    """A worker process. It runs only during a request and is otherwise stopped, because its idle threads may spin."""
 
     def __init__(self, name: str, cpus: list[int]) -> None:
         self.pipe, theirs = Pipe()
@@ -75,7 +75,7 @@ class Process:
             )
 
     def ask(self, *request: Any) -> Any:
-        """The answer of the worker's method of that name; `Failed` if it could not give one."""
+        """Return the result of the worker's method of that name; raise `Failed` if there is none."""
         self.process.send_signal(signal.SIGCONT)
         try:
             self.pipe.send(request)
@@ -90,7 +90,7 @@ class Process:
         return answer
 
     def last_words(self) -> str:
-        """How the process ended, and the last line that it wrote."""
+        """Return how the process ended, and the last line that it wrote."""
         status = self.process.wait()
         self.log.seek(0)
         lines = self.log.read().split("\n")
@@ -104,7 +104,7 @@ class Process:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()  # a stopped process heeds nothing else
+        self.process.kill()  # a stopped process does not react to anything else
         self.process.wait()
         self.pipe.close()
         self.log.close()

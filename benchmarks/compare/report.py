@@ -14,7 +14,7 @@ MODES = {"forward": "inference", "training": "training (forward and backward)"}
 
 
 def human(seconds: float) -> str:
-    """Three digits and a unit."""
+    """Format a time with three digits and a unit."""
     for unit, scale in (("us", 1e-6), ("ms", 1e-3)):
         if seconds < 999.5 * scale:
             value = seconds / scale
@@ -31,7 +31,9 @@ def threads(n: int) -> str:
 
 
 def head(cell: str, mode: str, n: int, result: dict[str, Any]) -> str:
-    """A table's title, which names the CPU, since tables of several come to stand together; and its first two lines."""
+    """Return a table's title, which names the CPU because tables of several CPUs may be combined, and its first two
+    lines.
+    """
     first, *others = RATIOS
     named = (PEERS[name].title for name in result["peers"])
     where = f"{result['machine']['processor']}, {result['machine']['fastrnn']['isa'] or 'no kernels'}"
@@ -44,13 +46,13 @@ def line(columns: list[str]) -> str:
 
 
 def body(row: Row, peers: list[str]) -> str:
-    """One line of a table: median and spread of fastrnn, medians of the peers, ratios."""
+    """Return one line of a table: median and spread of fastrnn, medians of the peers, ratios."""
     times = row["times"]
     own = times["fastrnn"]
     columns = [row["point"], str(Sizes(*row["sizes"]))]
     columns.append(f"{human(own['median'])} ± {100 * own['spread'] / own['median']:.0f} %")
     for name in peers:
-        # The reason stands under the tables; here its first word: differs, skipped, failed.
+        # The reason is below the tables; here only its first word: differs, skipped, failed.
         columns.append(human(times[name]["median"]) if name in times else row["notes"][name].partition(":")[0])
     found = row["ratios"]
     first, *others = (ratio(found[name]) for name in RATIOS)
@@ -60,7 +62,7 @@ def body(row: Row, peers: list[str]) -> str:
 
 
 def summary(rows: list[Row]) -> str:
-    """How many rows have each verdict, geometric means and the least R_peer, for each table and of all."""
+    """Count the verdicts, and give geometric means and the least R_peer, for each table and for all."""
     titles = ["cell", "mode", "threads", "points", *VERDICTS, *RATIOS, "least R_peer"]
     lines = ["\n### Verdicts and geometric means\n", line(titles), line(["---"] * len(titles))]
     for (cell, mode, n), group in groups(rows):
@@ -73,7 +75,7 @@ def summary(rows: list[Row]) -> str:
 
 
 def worst(rows: list[Row]) -> str:
-    """Where fastrnn stands worst against its best peer; "" without peers."""
+    """Name fastrnn's worst result against its best peer; "" without peers."""
     row = least(rows, "R_peer")
     if row is None:
         return ""
@@ -82,7 +84,7 @@ def worst(rows: list[Row]) -> str:
 
 
 def notes(rows: list[Row]) -> str:
-    """Why a peer was not timed, for each that could have been."""
+    """List why peers were not timed."""
     found = [
         f"* {row['cell']}, {row['mode']}, {threads(row['threads'])}, {row['point']}: {PEERS[name].title} {note}"
         for row in rows
@@ -93,19 +95,19 @@ def notes(rows: list[Row]) -> str:
 
 
 def cpu(result: dict[str, Any]) -> str:
-    """What every figure of a run belongs to: the CPU, and the instruction set that fastrnn used."""
+    """Name the CPU and the instruction set that fastrnn used, for every figure of a run."""
     return f"CPU: {described(result['machine'])}; instruction set in use: {result['machine']['fastrnn']['isa'] or '-'}"
 
 
 def peaks(limit: dict[str, Any]) -> str:
-    """Of one number of threads: both peaks of arithmetic."""
+    """Describe both peaks of arithmetic for one number of threads."""
     loop = f"multiply-add loop {limit['fma'] / 1e9:.0f} GFLOP/s ({limit['isa']}), " if limit["fma"] else ""
     where = f"{threads(limit['threads'])} on CPU {', '.join(map(str, limit['cpus']))}"
     return f"{where}: peaks: {loop}sgemm {limit['sgemm'] / 1e9:.0f} GFLOP/s ({limit['blas']})"
 
 
 def seen(result: dict[str, Any]) -> str:
-    """A table of the instruction sets that each implementation could choose from."""
+    """Return a table of the instruction sets that each implementation could choose from."""
     titles = ["", "version", "the best instruction set that CPUID offered it", "its own word on what it uses"]
     lines = [line(titles), line(["---"] * len(titles))]
     versions = result["machine"]["versions"]
@@ -117,7 +119,7 @@ def seen(result: dict[str, Any]) -> str:
 
 
 def preamble(result: dict[str, Any]) -> str:
-    """What was measured, on what, and what the columns mean."""
+    """Describe what was measured, on which machine, and the columns."""
     machine = result["machine"]
     own = machine["fastrnn"]
     return "\n".join(
@@ -142,7 +144,7 @@ def preamble(result: dict[str, Any]) -> str:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The whole report."""
+    """Return the whole report."""
     rows, peers = result["rows"], result["peers"]
     parts = [preamble(result)]
     for (cell, mode, n), group in groups(rows):

@@ -1,4 +1,4 @@
-"""One point: every implementation made ready, compared with fastrnn, and timed in rounds that alternate."""
+"""One point: prepare every implementation, compare it with fastrnn, and time all in alternating rounds."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .peer import Peer, worst_error
 from .peers import PEERS
 from .process import Failed, Process
 
-ROUND = 5e-3  # seconds that a round is timed at least
-LONG = 50e-3  # seconds of a call from which on waking up is no part of it that counts
+ROUND = 5e-3  # least seconds of a round
+LONG = 50e-3  # seconds of a call from which on warming up makes no difference
 LEAST_ROUNDS = 12  # see figures.spread
-PAUSE = 30e-3  # seconds of idleness before every round
-LEAST_ERROR = 1e-4  # norm-wise, from which on two implementations do not do the same
-SLOW = 1.0  # seconds of a call that a slow peer is not waited for
+PAUSE = 30e-3  # idle seconds before every round
+LEAST_ERROR = 1e-4  # norm-wise error from which on two implementations count as different
+SLOW = 1.0  # seconds of a call from which on a slow peer is skipped
 
 
 class Timing(NamedTuple):
@@ -44,17 +44,19 @@ class Case(NamedTuple):
 
 @dataclass
 class Measured:
-    """What came of a case: times by implementation, fastrnn among them, and why others have none."""
+    """The results of a case: times by implementation, including fastrnn, and the reasons for missing ones."""
 
     case: Case
     times: dict[str, Timing] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)  #: limit -> flop/s or bytes/s
-    rounds: dict[str, list[float]] = field(default_factory=dict)  #: seconds of a call in each round, all in step
+    rounds: dict[str, list[float]] = field(default_factory=dict)  #: seconds of a call in each round, in parallel lists
 
 
 class Bench:
-    """The processes of one number of threads; they live from point to point, as importing a framework takes seconds."""
+    """The processes of one number of threads; they persist between points, because importing a framework takes
+    seconds.
+    """
 
     def __init__(self, cpus: list[int], peers: list[str], seconds: float, pause: float = PAUSE) -> None:
         self.cpus, self.peers, self.seconds, self.pause = cpus, peers, seconds, pause
@@ -68,13 +70,13 @@ class Bench:
         self.stack.close()
 
     def process(self, name: str) -> Process:
-        """The implementation's process, started at its first use and after its death."""
+        """Return the implementation's process; start it at its first use, and again if it ended."""
         if name not in self.processes or not self.processes[name].alive:
             self.processes[name] = self.stack.enter_context(Process(name, self.cpus))
         return self.processes[name]
 
     def prepare(self, name: str, case: Case) -> dict[str, Array]:
-        """An implementation's outputs, once it is ready to be timed."""
+        """Prepare an implementation for timing and return its outputs."""
         outputs: dict[str, Array] = self.process(name).ask("prepare", case.cell, case.point, case.mode == "training")
         return outputs
 
@@ -97,7 +99,7 @@ class Bench:
         return done
 
     def obstacle(self, name: str, case: Case, expected: dict[str, Array]) -> str:
-        """Make a peer ready; why it cannot be timed, empty if it can."""
+        """Prepare a peer; return the reason why it cannot be timed, or ""."""
         peer: type[Peer] = PEERS[name]
         if not peer.offers(find(case.cell), case.mode == "training", drawn_lengths(case.point) is not None):
             return "-"
@@ -112,7 +114,7 @@ class Bench:
         return ""
 
     def amounts(self, names: list[str], case: Case) -> dict[str, float]:
-        """What a call of each limit amounts to; without those that this installation cannot measure."""
+        """Return the work of a call of each limit, without those that this installation cannot measure."""
         amounts = {}
         for name in names:
             if LIMITS[name].installed():
@@ -120,7 +122,7 @@ class Bench:
         return amounts
 
     def interleave(self, names: list[str]) -> tuple[dict[str, Timing], dict[str, list[float]]]:
-        """Rounds of one after the other, over and over, until each has had its seconds on the average, pauses included.
+        """Run alternating rounds until each implementation has had its seconds on average, including pauses.
 
         Everything is idle before a round, so that each finds the CPUs in the same state and nobody's threads spin. Then
         come as many calls that are not timed as will be, in which caches, threads and clocks wake up; none if long.
@@ -139,13 +141,15 @@ class Bench:
         return {name: timing(seconds, calls[name]) for name, seconds in taken.items()}, taken
 
     def peaks(self) -> dict[str, float]:
-        """flop/s of the multiply-add loop, where it is installed, and of NumPy's product, too slow for every point."""
+        """Return the flop/s of the multiply-add loop, if installed, and of NumPy's product, which is too slow for
+        every point.
+        """
         amounts = self.amounts(["fma", "sgemm"], Case("tiny", "lstm", "forward", len(self.cpus)))
         times, _ = self.interleave(list(amounts))
         return {name: amount / times[name].median for name, amount in amounts.items()}
 
     def seen(self, name: str) -> dict[str, str]:
-        """What the CPUID instruction offers an implementation's process, and what it says of its own choice."""
+        """Return what the CPUID instruction offers an implementation's process, and the implementation's own report."""
         try:
             offered, chosen = self.process(name).ask("seen")
         except Failed as failure:

@@ -25,7 +25,7 @@ IMPLEMENTATIONS: dict[str, type[Peer]] = {"fastrnn": Fastrnn, **PEERS, **LIMITS}
 
 
 class Worker:
-    """Answers the requests, which are the names of its public methods."""
+    """Answers requests, whose names are those of its public methods."""
 
     def __init__(self, name: str, threads: int) -> None:
         self._peer = IMPLEMENTATIONS[name](threads)
@@ -33,16 +33,16 @@ class Worker:
 
     def prepare(self, cell: str, point: str, training: bool) -> dict[str, Array]:
         """Make one problem ready, solve it once, and return the outputs."""
-        self._work = None  # the last one's memory goes first
+        self._work = None  # free the last problem's memory first
         self._work = self._peer.prepare(make(cell, point), training)
         return self._work.collect(self._work.call())
 
     def seen(self) -> tuple[str, str]:
-        """The best instruction set that a library finds in this process, and which one the peer says it uses."""
+        """Return the best instruction set that a library finds in this process, and the one that the peer reports."""
         return (available_isas() or [""])[-1], self._peer.describe()
 
     def clock(self, calls: int, waking: int) -> float:
-        """Seconds of a call, over so many in a row after others that are not timed."""
+        """Return the seconds per call over consecutive calls, after others that are not timed."""
         assert self._work is not None
         call = self._work.call
         for _ in range(waking):
@@ -54,7 +54,7 @@ class Worker:
 
 
 def answer(worker: Worker, request: tuple[Any, ...]) -> tuple[bool, Any]:
-    """A framework may fail in ways of its own: whatever it is becomes a note beside the figures."""
+    """Return the result; any error of a framework becomes a note in the report."""
     name, *arguments = request
     try:
         return True, getattr(worker, name)(*arguments)
@@ -63,7 +63,7 @@ def answer(worker: Worker, request: tuple[Any, ...]) -> tuple[bool, Any]:
 
 
 def die_with_parent() -> None:
-    """A stopped process would not see that its pipe was closed, and stay for ever."""
+    """Let the process end with its parent: a stopped process would not notice that its pipe was closed."""
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -71,7 +71,7 @@ def die_with_parent() -> None:
 
 def main(name: str, threads: str, descriptor: str) -> None:
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process: the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process, and the parent handles it
     pipe: Connection[Any, Any] = Connection(int(descriptor))
     worker = Worker(name, int(threads))
     while True:

@@ -10,13 +10,13 @@ from support.problems import CELLS, Problem, call, make
 
 import fastrnn
 
-#: What each backend is timed at: Numba compiles for ten seconds in each of asv's processes.
+#: points for each backend: Numba compiles for ten seconds in each of asv's processes
 BACKENDS = {"native": (), "numba": ("seed3",), "numpy": ("tiny", "seed3")}
 CHOSEN = list(QUICK)
 
 
 class Cells:
-    """Common set-up; asv calls it anew for every combination of parameters."""
+    """Common set-up; asv repeats it for every combination of parameters."""
 
     params: tuple[list[str], ...] = (CELLS, CHOSEN, list(BACKENDS))
     param_names = ("cell", "point", "backend")
@@ -37,7 +37,7 @@ class Cells:
 
 
 class Forward(Cells):
-    """Inference: nothing is kept."""
+    """Inference, which saves nothing."""
 
     def prepare(self) -> Any:
         return lambda: call(self.problem)
@@ -47,7 +47,7 @@ class Forward(Cells):
 
 
 class Backward(Cells):
-    """All gradients, from a cache that is made once."""
+    """All gradients, from a cache made once."""
 
     def prepare(self) -> Any:
         cache = call(self.problem, training=True)[0].cache
@@ -61,7 +61,7 @@ class Backward(Cells):
 
 
 class Memory(Cells):
-    """Peak memory of training on a long sequence, with and without checkpoints; imports and inputs are in it."""
+    """Peak memory of training on a long sequence, with and without checkpoints; it includes imports and inputs."""
 
     params = (["lstm", "gru_after"], ["all", "checkpoint"])
     param_names = ("cell", "keep")
