@@ -283,7 +283,12 @@ def test_unsupported_models_raise_an_error(made: Callable[[], Any], error: type,
     ("path", "options", "error", "message"),
     [
         ("amp.h", {}, ValueError, "path: expected a file name ending in .c, got"),
-        ("my-model.c", {}, ValueError, "path: the file name is the prefix in C; expected letters, digits and _, got"),
+        (
+            "my-model.c",
+            {},
+            ValueError,
+            "path: its file name is the prefix of names in C; expected letters, digits and _, got",
+        ),
         ("amp.c", {"name": "2"}, ValueError, "name: expected letters, digits and _, got '2'"),
         ("amp.c", {"name": 2}, ValueError, "name: expected letters, digits and _, got 2"),
         ("no/amp.c", {}, FileNotFoundError, "path: the directory .* does not exist"),

@@ -1,6 +1,6 @@
-"""What letter comes next? A GRU learns to write like a licence, one character after another.
+"""Predict the next letter: a GRU learns to write like a licence, one character after another.
 
-The text is one that the machine has: the GNU General Public License of a Debian system, or else Python's own language
+The text is one that is on the machine: the GNU General Public License on a Debian system, otherwise Python's language
 reference. It is cut into as many strips as a batch has rows. The batches are pages, one after the other along the
 strips: `stateful=True` carries the state from page to page, and `truncate=` cuts the backward pass, but not the state,
 into windows (truncated backpropagation through time: Williams and Peng, "An efficient gradient-based algorithm for
@@ -8,8 +8,8 @@ on-line training of recurrent network trajectories", Neural Computation 2, 1990)
 
     python docs/examples/character_model.py
 
-Then it writes, a character at a time, through `stream().step`. Exits with an error if the cross-entropy of the last
-epoch, in nats per character, is above its bar. A uniform guess has 4.3 of them; single letters' frequencies, 3.2.
+Then it writes, a character at a time, with `stream().step`. Exits with an error if the cross-entropy of the last
+epoch, in nats per character, is above a limit. A uniform guess has 4.3 nats; the letters' frequencies give 3.2.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def read() -> str:
 
 
 def pages(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x and y (N, PAGE): row n of each batch of STRIPS rows goes on where row n of the batch before ends."""
+    """Return x and y (N, PAGE): row n of each batch of STRIPS rows continues row n of the previous batch."""
     count = (len(codes) - 1) // (STRIPS * PAGE)
     size = count * STRIPS * PAGE
 
@@ -46,7 +46,7 @@ def pages(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write(model: fastrnn.Sequential, letters: np.ndarray, start: str, length: int, rng: np.random.Generator) -> str:
-    """Let the model go on from `start`, drawing each character from what it expects."""
+    """Let the model continue from `start`, drawing each character from its prediction."""
     embedding, gru, dense = model.layers
     stream = gru.stream()
     text = start

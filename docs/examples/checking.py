@@ -1,4 +1,4 @@
-"""What the seed programs check themselves with: finite differences, and claims that end the program if they fail."""
+"""Checks of the seed programs: finite differences, and claims that end the program if they fail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STEP = 1e-5
 
 
 def arguments(description: str | None) -> tuple[bool, np.random.Generator]:
-    """Whether the command line asks for the short settings of a test run, and random numbers from its seed."""
+    """Return whether the command line requests the short settings of a test run, and a generator with its seed."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="shorter, where it takes more than a second")
     parser.add_argument("--seed", type=int, default=0)
@@ -24,19 +24,21 @@ def arguments(description: str | None) -> tuple[bool, np.random.Generator]:
 
 
 def quick(description: str | None) -> bool:
-    """The first of these, where nothing is random."""
+    """Return only the first of these, for programs without random numbers."""
     return arguments(description)[0]
 
 
 def claim(what: str, holds: bool) -> None:
-    """Say what should be true; end the program with an error if it is not."""
+    """Print a claim; end the program with an error if it does not hold."""
     print(f"  {'ok' if holds else 'FAILED'}: {what}")
     if not holds:
         sys.exit(1)
 
 
 def finite_differences(loss: Callable[[], float], a: np.ndarray) -> np.ndarray:
-    """The gradient of ``loss()`` with respect to the array ``a``, whose elements are moved in place, one by one."""
+    """Return the gradient of ``loss()`` with respect to the array ``a``, whose elements are changed in place, one by
+    one.
+    """
     gradient = np.empty_like(a)
     for index, value in np.ndenumerate(a):
         a[index] = value + STEP
@@ -54,7 +56,9 @@ def relative_error(got: np.ndarray, exact: np.ndarray) -> float:
 
 
 def compare_gradients(ours: Arrays, notebook: Arrays, exact: Arrays) -> dict[str, float]:
-    """Print how far both are from finite differences, claim that ours are right; the notebook's errors."""
+    """Print the distance of both from finite differences, and claim that fastrnn's are right; return the notebook's
+    errors.
+    """
     error = {name: relative_error(ours[name], exact[name]) for name in exact}
     notebook_error = {name: relative_error(notebook[name], exact[name]) for name in exact}
     print("Relative distance of the gradients from finite differences:\n      fastrnn   notebook")

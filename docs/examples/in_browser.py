@@ -3,8 +3,8 @@
     pip install ziglang
     python docs/examples/in_browser.py page.html    # then open page.html in a browser
 
-The task is to take the noise off a wave: one noisy number in, one number out, step by step. The page is a single file
-that loads nothing: in_browser.html, with the model put into its JavaScript.
+The task is to remove the noise from a wave: one noisy number in, one number out, step by step. The page is a single
+file that loads nothing else: in_browser.html with the model inserted into its JavaScript.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HIDDEN, STEPS, NOISE = 16, 200, 0.3
 
 
 def waves(rng: np.random.Generator, samples: int, noise: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x (N, T, 1), which is y with noise; y (N, T, 1), waves of 20 to 80 steps whose frequency wanders."""
+    """Return x (N, T, 1), y with noise; and y (N, T, 1), waves of 20 to 80 steps with varying frequency."""
     wander = np.cumsum(0.01 * rng.standard_normal((samples, STEPS)), axis=1)
     frequency = 2 * np.pi / rng.uniform(20, 80, (samples, 1)) * np.exp(wander)
     phase = rng.uniform(0, 2 * np.pi, (samples, 1)) + np.cumsum(frequency, axis=1)
@@ -54,7 +54,7 @@ def webassembly(model: fastrnn.Sequential) -> bytes:
 
 
 def write_page(model: fastrnn.Sequential, path: Path, x: np.ndarray) -> None:
-    """The page, which also computes the outputs for x (T, 1) and says how far they are from the model's own."""
+    """Write the page, which also computes the outputs for x (T, 1) and shows their distance from the model's own."""
     wasm, y = base64.b64encode(webassembly(model)).decode(), model.predict(x[None])
     gaps = {"WASM": wasm, "HIDDEN": HIDDEN, "X": x.ravel().tolist(), "Y": y.ravel().tolist()}
     page = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")

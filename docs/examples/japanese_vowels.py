@@ -1,15 +1,15 @@
-"""Who is speaking? A bidirectional GRU on recorded speech of unequal length, with NumPy and fastrnn alone.
+"""Recognise the speaker: a bidirectional GRU on recorded speech of unequal length, with only NumPy and fastrnn.
 
 Japanese Vowels: nine men say /ae/; each utterance is 7 to 29 frames of 12 LPC cepstrum coefficients (dimensionless),
 270 to train on and 370 to test (Kudo, Toyama, Shimbo, "Multidimensional curve classification using passing-through
-regions", Pattern Recognition Letters 20, 1999). The data comes inside the aeon package; only the files are read:
+regions", Pattern Recognition Letters 20, 1999). The data is part of the aeon package, of which only the files are read:
 
     pip install --no-deps aeon
     python docs/examples/japanese_vowels.py
 
-Two GRUs read each utterance to its own ends; their last states go through a dense layer to nine probabilities. 270
-utterances are few, so dropout hides some of the coefficients and half of the states while it trains. Exits with an
-error below an accuracy of 0.97 on the test set.
+Two GRUs read each utterance in both directions; a dense layer turns their last states into nine probabilities. 270
+utterances are few, so in training dropout removes some of the coefficients and half of the states. Exits with an
+error if the accuracy on the test set is below 0.97.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EPOCHS, BATCH, RATE, BAR = 60, 30, 4e-3, 0.97
 
 
 def read(split: str) -> tuple[list[np.ndarray], np.ndarray]:
-    """The utterances, each (T, 12), and their speakers 0..8 (N,), of "TRAIN" or "TEST"."""
+    """Return the utterances, each (T, 12), and their speakers 0..8 (N,), of "TRAIN" or "TEST"."""
     files = importlib.metadata.files("aeon") or []
     [path] = [Path(str(f.locate())) for f in files if f.name == f"JapaneseVowels_{split}.ts"]
     _, _, data = path.read_text().partition("@data\n")

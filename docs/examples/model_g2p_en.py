@@ -1,7 +1,7 @@
-"""How is a word pronounced? The GRU encoder-decoder of g2p-en, a published model, run by fastrnn.
+"""Pronounce words: the GRU encoder-decoder of g2p-en, a published model, run by fastrnn.
 
 g2p-en spells words in ARPAbet phonemes: "zebra" is Z IY1 B R AH0. A GRU of 256 units reads the letters; another starts
-from its last state and says one phoneme after the other, each of which it hears as its next input, until it says </s>
+from its last state and outputs one phoneme after the other, each of which is its next input, until it outputs </s>
 (Park and Kim, https://github.com/Kyubyong/g2p, Apache-2.0; an encoder-decoder as in Cho et al., "Learning phrase
 representations using RNN encoder-decoder for statistical machine translation", EMNLP 2014). The package computes it in
 NumPy, a word at a time. Its weights are PyTorch's, so fastrnn takes them as they are:
@@ -9,9 +9,9 @@ NumPy, a word at a time. Its weights are PyTorch's, so fastrnn takes them as the
     pip install --no-deps g2p-en==2.1.0
     python docs/examples/model_g2p_en.py
 
-Here fastrnn does what the package does, a word at a time, and then all the words together: read as one batch of unequal
-lengths, and spoken in step with one another. Exits with an error unless both give the package's own phonemes for every
-word, and faster than it does. All times are of one thread, medians of turns.
+Here fastrnn does the same one word at a time, and then with all words together: it reads them as one batch of unequal
+lengths, and outputs their phonemes step by step in parallel. Exits with an error unless both give the package's own
+phonemes for every word in less time. All times are medians of alternating calls on one thread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from published import file_of, in_turns, one_thread
 
 import fastrnn
 
-START, END, LONGEST = 2, 3, 20  # phonemes <s> and </s>, and how many the package says at most
+START, END, LONGEST = 2, 3, 20  # phonemes <s> and </s>, and the most that the package returns
 
 WORDS = """
 about absolute accident acoustic activation adventure aeroplane afternoon algorithm alphabet ancient answer apparatus
@@ -48,13 +48,13 @@ RHYMES = "a ab ack ail air and ar e ee eld en er est ew i ice ig ight ing ip o o
 
 
 def made_up(count: int, rng: np.random.Generator) -> list[str]:
-    """Words that nobody has looked up before, of one to four syllables."""
+    """Return made-up words of one to four syllables, which are in no dictionary."""
     syllables = rng.integers(1, 5, count)
     return ["".join(rng.choice(ONSETS.split()) + rng.choice(RHYMES.split()) for _ in range(n)) for n in syllables]
 
 
 def own_model() -> Any:
-    """The package's own class; its dictionary and its tagger of whole sentences have no part in what is compared."""
+    """Return the package's own class; its dictionary and its tagger of sentences are not part of the comparison."""
     unused = ("nltk", "nltk.corpus", "nltk.tokenize", "inflect")
     with mock.patch.dict(sys.modules, {name: mock.MagicMock() for name in unused}):
         from g2p_en.g2p import G2p
@@ -63,7 +63,7 @@ def own_model() -> Any:
 
 
 def gru(weights: Any, part: str) -> Any:
-    """The encoder or the decoder, whose weights have PyTorch's shapes, and the beginnings of its names."""
+    """Return the encoder or the decoder, whose weights have PyTorch's shapes, and the prefixes of its names."""
     names = {"weight_ih": "w_ih", "weight_hh": "w_hh", "bias_ih": "b_ih", "bias_hh": "b_hh"}
     return fastrnn.from_torch({name: weights[f"{part}_{its}"] for name, its in names.items()}, cell="gru_after")
 
@@ -79,11 +79,11 @@ class Speller:
         self.one = self.decoder.stream()
 
     def codes(self, word: str) -> list[int]:
-        """Rows of the table of letters, after <pad>, <unk> and </s>, which each word ends with."""
+        """Return rows of the table of letters, after <pad>, <unk> and </s>, which ends each word."""
         return [3 + ord(letter) - ord("a") if "a" <= letter <= "z" else 1 for letter in word] + [2]
 
     def spell(self, word: str) -> list[int]:
-        """A word's phonemes."""
+        """Return a word's phonemes."""
         _, h = self.encoder(self.letters[self.codes(word)])  # (T, 256) in, the last state (1, 256) out
         state, phoneme, spoken = (h[:, None],), START, []
         for _ in range(LONGEST):
@@ -95,10 +95,10 @@ class Speller:
         return spoken
 
     def spell_all(self, words: list[str]) -> list[list[int]]:
-        """The phonemes of each word, all words together."""
+        """Return the phonemes of each word, computed for all words together."""
         codes = [self.codes(word) for word in words]
         lengths = [len(code) for code in codes]
-        x = np.zeros((max(lengths), len(words)), int)  # (T, B); what is past a length is never read
+        x = np.zeros((max(lengths), len(words)), int)  # (T, B); values past a length are never read
         for n, code in enumerate(codes):
             x[: len(code), n] = code
         _, h = self.encoder(self.letters[x], lengths=lengths)

@@ -1,18 +1,18 @@
-"""Which of its pronunciations does a Chinese character have here? The BiLSTM of g2pM, a published model, on fastrnn.
+"""Choose the pronunciation of Chinese characters: the BiLSTM of g2pM, a published model, on fastrnn.
 
-One Chinese character in fourteen has several pronunciations, and the sentence tells which. g2pM looks the others up,
-and asks a bidirectional LSTM of 32 units each way, with two dense layers on top, about these (Park and Lee, "g2pM: A
-neural grapheme-to-phoneme conversion package for Mandarin Chinese based on a new open benchmark dataset", Interspeech
+One Chinese character in fourteen has several pronunciations, of which the sentence determines one. For these, g2pM uses
+a bidirectional LSTM of 32 units per direction with two dense layers on top; it looks up the others (Park, Lee, "g2pM:
+A neural grapheme-to-phoneme conversion package for Mandarin Chinese based on a new open benchmark dataset", Interspeech
 2020, Apache-2.0). The package computes it in NumPy. Its weights have PyTorch's names:
 
     pip install --no-deps g2pM==0.1.2.5
     python docs/examples/model_g2pm.py
 
-They come as a pickle, which could run any code as it is read; here it may only make NumPy arrays and plain values.
+They are stored as a pickle, which could run any code when read; here it may only create NumPy arrays and plain values.
 
-The sentences have unequal lengths. The package turns each around, padding it, to run the second direction; fastrnn is
-told the lengths. Exits with an error unless fastrnn gives the package's own pronunciations, with scores (logits) that
-are within 1e-5 of the largest, and faster than it does. All times are of one thread, medians of turns.
+The sentences have unequal lengths. The package reverses each padded sentence to run the second direction; fastrnn takes
+the lengths. Exits with an error unless fastrnn gives the package's own pronunciations in less time, with logits that
+differ by at most 1e-5 of the largest. All times are medians of alternating calls on one thread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from published import file_of, in_turns, one_thread
 
 import fastrnn
 
-BEGIN, END = "시", "끝"  # what the package puts around a sentence
+BEGIN, END = "시", "끝"  # the package adds these around a sentence
 
 SENTENCES = """
 然而，他红了20年以后，他竟退出了大家的视线。
@@ -41,7 +41,7 @@ SENTENCES = """
 
 
 class ArraysOnly(pickle.Unpickler):
-    """Reads plain values and NumPy arrays, and refuses whatever else a pickle asks for."""
+    """Reads plain values and NumPy arrays, and rejects anything else that a pickle requests."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}:
@@ -55,7 +55,7 @@ def read(name: str) -> Any:
 
 
 def own_model(weights: dict[str, np.ndarray]) -> Any:
-    """The package's own class, without the pickles that it reads when it is made; it keeps its last logits."""
+    """Return the package's own class, without the pickles that it reads when created; it keeps its last logits."""
     from g2pM import G2pM
 
     class Own(G2pM):
@@ -79,13 +79,13 @@ class Reader:
             dense.load_state_dict({name: weights[part + name] for name in ("weight", "bias")})
 
     def logits(self, x: np.ndarray, lengths: Any, rows: Any, places: Any) -> np.ndarray:
-        """Scores (N, 876) of the pronunciations of characters ``x[rows, places]`` of sentences x (B, T)."""
+        """Return scores (N, 876) of the pronunciations of characters ``x[rows, places]`` of sentences x (B, T)."""
         y, _ = self.lstm(self.table[x], lengths=lengths)
         return self.scores(self.hidden(y[rows, places]))
 
 
 class Batch(NamedTuple):
-    """Sentences of unequal length, and where in them the characters are that have several pronunciations."""
+    """Sentences of unequal length, and the places of the characters with several pronunciations."""
 
     x: np.ndarray  # (B, T) characters, 0 past a sentence's length
     lengths: np.ndarray  # (B,)
@@ -102,17 +102,17 @@ def pad(sentences: list[np.ndarray], several: np.ndarray) -> Batch:
 
 
 def write_out(sentence: str, dictionary: dict[str, list[str]], chosen: list[str]) -> str:
-    """The sentence in pinyin: `chosen` where the dictionary leaves a choice."""
+    """Return the sentence in pinyin, with `chosen` for characters with several pronunciations."""
     rest = iter(chosen)
     options = [dictionary.get(character, [character]) for character in sentence]
     return " ".join(next(rest) if len(several) > 1 else several[0] for several in options)
 
 
 def compare(batch: Batch, own: Any, reader: Reader) -> None:
-    """Claim that both give the same, a sentence at a time and as a batch."""
+    """Claim that both give the same, one sentence at a time and as a batch."""
     logits = reader.logits(*batch)
     expected = []
-    for row, length in enumerate(batch.lengths):  # the package's own way: a sentence, and all its characters
+    for row, length in enumerate(batch.lengths):  # the package's own way: a sentence with all its characters
         own.predict(batch.x[row : row + 1, :length], batch.places[batch.rows == row])
         expected.append(own.logits)
     whole = np.concatenate(expected)
@@ -124,7 +124,7 @@ def compare(batch: Batch, own: Any, reader: Reader) -> None:
     )
     claim(f"scores that differ by {error:.1e} of the largest", error < 1e-5)
 
-    first = np.unique(batch.rows, return_index=True)[1]  # as a batch, the package takes one character of each
+    first = np.unique(batch.rows, return_index=True)[1]  # in a batch, the package takes one character of each sentence
     own_first = own.predict(batch.x, batch.places[first])
     claim("as a batch, the same", np.array_equal(own_first, logits[first].argmax(axis=1)))
 

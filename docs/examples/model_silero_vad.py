@@ -1,18 +1,18 @@
-"""Is anybody speaking? Silero VAD, a published voice activity detector, with its LSTM streaming on fastrnn.
+"""Detect speech: Silero VAD, a published voice activity detector, with its LSTM streaming on fastrnn.
 
-Every 32 ms the net hears 512 samples of sound at 16 kHz, and 64 that it has heard before, and says how probable speech
-is. A spectrum and four convolutions over time make 128 features of them; an LSTM cell of 128 units remembers what was
-before (Silero Team, https://github.com/snakers4/silero-vad, MIT). The package has the net as ONNX; its safetensors are
-the weights of another training.
+Every 32 ms the network reads 512 new samples of sound at 16 kHz and the 64 before them, and returns the probability of
+speech. A spectrum and four convolutions over time compute 128 features; an LSTM cell of 128 units remembers earlier
+chunks (Silero Team, https://github.com/snakers4/silero-vad, MIT). The package contains the network as ONNX; its
+safetensors file has the weights of another training.
 
     pip install --no-deps silero-vad==6.2.3 && pip install onnx onnxruntime
     python docs/examples/model_silero_vad.py
 
-Here NumPy has the convolutions, and fastrnn the LSTM, which `from_onnx` reads: `stream().step` keeps the state from one
-chunk to the next. Without a line about the net, `fastrnn.onnx.Session` runs the ONNX model itself, the LSTM on fastrnn
-and the rest on onnxruntime. The sound is made up: a voice of a few vowels and hisses, which speaks for two seconds of
-every three. Exits with an error unless every probability is that of the ONNX model in onnxruntime, to 1e-5, and the
-voice is found where it is. All times are of one thread, medians of turns.
+Here NumPy computes the convolutions, and fastrnn the LSTM, which `from_onnx` reads: `stream().step` keeps the state
+from one chunk to the next. `fastrnn.onnx.Session` runs the ONNX model itself without any further code: the LSTM on
+fastrnn and the rest on onnxruntime. The sound is synthetic: a voice of a few vowels and hisses, which speaks for two of
+every three seconds. Exits with an error unless every probability is within 1e-5 of onnxruntime's, and speech is
+detected where it is. All times are medians of alternating calls on one thread.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from published import file_of, in_turns, one_thread
 
 import fastrnn.onnx
 
-RATE, CHUNK, CONTEXT = 16_000, 512, 64  # samples per second; new ones in a chunk, and old ones before them
-WINDOW, HOP = 256, 128  # samples of a spectrum, and from one to the next
+RATE, CHUNK, CONTEXT = 16_000, 512, 64  # samples per second; new samples in a chunk, and old ones before them
+WINDOW, HOP = 256, 128  # samples of a spectrum, and distance between two spectra
 H = 128
 DEFAULT, PLAIN, SEQUENCE = "silero_vad.onnx", "silero_vad_openvino_16k.onnx", "silero_vad_16k_sequence.onnx"
 VOWELS = np.array([[730, 1090, 2440], [270, 2290, 3010], [300, 870, 2240], [530, 1840, 2480], [570, 840, 2410]])
@@ -43,13 +43,15 @@ def file(name: str) -> Path:
 
 
 def resonance(f: np.ndarray, formants: np.ndarray) -> np.ndarray:
-    """How much a throat with these resonances (3, n) passes of the frequencies f (n,), all in Hz; complex."""
+    """Return how much a throat with these resonances (3, n) passes at the frequencies f (n,), all in Hz; complex."""
     widths = np.array([[60], [90], [120]])
     return np.prod(formants**2 / (formants**2 - f**2 + 1j * widths * f), axis=0)
 
 
 def made_up_voice(seconds: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Sound (n,), about within -1..1, and whether the voice is speaking (n,): five syllables a second, then a rest."""
+    """Return sound (n,), roughly within -1..1, and whether the voice is speaking (n,): five syllables a second, then a
+    rest.
+    """
     t = np.arange(seconds * RATE) / RATE
     speaking = t % 3 < 2
     syllable, within = np.divmod(5 * t, 1)
@@ -66,18 +68,18 @@ def made_up_voice(seconds: int, rng: np.random.Generator) -> tuple[np.ndarray, n
 
 
 def chunks_of(sound: np.ndarray) -> np.ndarray:
-    """(N, 576): 512 samples each, after the last 64 of the chunk before."""
+    """Return (N, 576): 512 samples each, after the last 64 of the previous chunk."""
     new = sound[: len(sound) // CHUNK * CHUNK].reshape(-1, CHUNK)
     old = np.vstack([np.zeros((1, CONTEXT), np.float32), new[:-1, -CONTEXT:]])
     return np.hstack([old, new])
 
 
 class Convolution:
-    """relu of three taps over time, with zeros around x (N, T, I): as one matrix product."""
+    """A convolution with three taps over time and relu, with zeros around x (N, T, I), as one matrix product."""
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray, T: int, stride: int) -> None:
         self.W, self.b = weight.transpose(2, 1, 0).reshape(-1, len(bias)), bias  # (3 * I, O), (O,)
-        self.taps = np.arange(0, T, stride)[:, None] + np.arange(3)  # the steps that each output sees
+        self.taps = np.arange(0, T, stride)[:, None] + np.arange(3)  # the steps that each output reads
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         N, T, I = x.shape
@@ -116,11 +118,11 @@ class Detector:
         return 1 / (1 + np.exp(-(np.maximum(h, 0) @ self.W + self.b)))
 
     def hear(self, chunk: np.ndarray) -> np.ndarray:
-        """The next chunk (1, 576) -> (1,)."""
+        """Process the next chunk: (1, 576) -> (1,)."""
         return self.probability(self.stream.step(self.features(chunk)))
 
     def hear_all(self, chunks: np.ndarray) -> np.ndarray:
-        """A whole recording (N, 576) -> (N,)."""
+        """Process a whole recording: (N, 576) -> (N,)."""
         return self.probability(self.lstm(self.features(chunks))[0])
 
 
@@ -132,12 +134,12 @@ def in_onnxruntime(model: Path | bytes) -> Any:
 
 
 def in_both(model: Path) -> Any:
-    """The LSTM on fastrnn, the rest on onnxruntime."""
+    """Return the model with the LSTM on fastrnn and the rest on onnxruntime."""
     return fastrnn.onnx.Session(model, threads=1)
 
 
 def hear_each(net: Any, chunks: np.ndarray, **more: np.ndarray) -> np.ndarray:
-    """(N, 576) -> (N,), one after the other through an ONNX model of the package."""
+    """Run (N, 576) -> (N,) chunk by chunk through an ONNX model of the package."""
     state, probabilities = np.zeros((2, 1, H), np.float32), []
     for chunk in chunks[:, None]:
         probability, state = net.run(None, {"input": chunk, "state": state, **more})
@@ -146,20 +148,20 @@ def hear_each(net: Any, chunks: np.ndarray, **more: np.ndarray) -> np.ndarray:
 
 
 def hear_sequence(net: Any, chunks: np.ndarray) -> np.ndarray:
-    """(N, 576) -> (N,), in one call of the package's ONNX model of a sequence."""
+    """Run (N, 576) -> (N,) in one call of the package's ONNX model for sequences."""
     zeros = np.zeros((1, 1, H), np.float32)
     return net.run(None, {"input": chunks, "h": zeros, "c": zeros})[0].ravel()
 
 
 def remember_each(net: Any, features: np.ndarray) -> None:
-    """The LSTM alone, in onnxruntime, over features (N, 1, 128), one after the other."""
+    """Run the LSTM alone in onnxruntime, over features (N, 1, 128), chunk by chunk."""
     h = c = np.zeros((1, 1, H), np.float32)
     for x in features[:, None]:
         _, h, c = net.run(None, {"x": x, "h0": h, "c0": c})
 
 
 def streaming(detector: Detector, chunks: np.ndarray) -> dict[str, Task]:
-    """What hears chunk by chunk, to be timed."""
+    """Return the functions that process chunk by chunk, to be timed."""
     features, out = detector.features(chunks)[:, None], np.empty((1, H), np.float32)
     default, plain, plain_both = in_onnxruntime(file(DEFAULT)), in_onnxruntime(file(PLAIN)), in_both(file(PLAIN))
     lstm = in_onnxruntime(fastrnn.to_onnx(detector.lstm, state=True).SerializeToString())
@@ -174,7 +176,7 @@ def streaming(detector: Detector, chunks: np.ndarray) -> dict[str, Task]:
 
 
 def at_once(detector: Detector, chunks: np.ndarray) -> dict[str, Task]:
-    """What hears the whole recording in one call, to be timed."""
+    """Return the functions that process the whole recording in one call, to be timed."""
     features = detector.features(chunks)
     sequence, sequence_both = in_onnxruntime(file(SEQUENCE)), in_both(file(SEQUENCE))
     return {

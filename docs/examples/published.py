@@ -1,4 +1,4 @@
-"""What the programs on published models share: a package's files, one thread, times taken in turns."""
+"""Shared by the programs on published models: a package's files, one thread, alternating times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import fastrnn
 
 
 def file_of(package: str, name: str) -> Path:
-    """The file of that name that an installed package brings along."""
+    """Return the file of that name from an installed package."""
     try:
         [path] = [f for f in importlib.metadata.files(package) or [] if f.name == name]
     except importlib.metadata.PackageNotFoundError:
@@ -23,7 +23,7 @@ def file_of(package: str, name: str) -> Path:
 
 
 def one_thread() -> None:
-    """Compute on one thread from here on; NumPy's BLAS reads how many only at its start, so the program starts anew."""
+    """Use one thread from here on; NumPy's BLAS reads the number only at its start, so restart the program."""
     single = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"), "1")
     if not single.items() <= os.environ.items():
         os.environ |= single
@@ -32,10 +32,10 @@ def one_thread() -> None:
 
 
 def in_turns(tasks: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """The median seconds of a call of each; they take turns, so that a busy machine is as busy for all of them."""
+    """Return the median seconds of a call of each; they alternate, so that other load affects all alike."""
     taken: dict[str, list[float]] = {name: [] for name in tasks}
     for task in tasks.values():
-        task()  # what only the first call does is not to be timed
+        task()  # the first call does extra work, which is not timed
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or not all(taken.values()):
         for name, task in tasks.items():

@@ -1,18 +1,19 @@
-"""Reinforcement learning: RecurrentPPO of sb3-contrib, whose LSTMs run through whole sequences of episodes on fastrnn.
+"""Reinforcement learning: sb3-contrib's RecurrentPPO, whose LSTMs run through whole sequences of episodes on fastrnn.
 
-CartPole says where the cart and the pole are, and here not how fast they move, so the policy needs a memory.
+Here CartPole shows the positions of cart and pole, but not their velocities, so the policy needs a memory.
 RecurrentPPO, which is Schulman et al., "Proximal policy optimization algorithms", arXiv 1707.06347, with an LSTM of 256
-units for the actor and one for the critic, learns from batches of sequences. `torch.nn.LSTM` cannot start afresh inside
-a batch, so sb3-contrib steps through time in Python where an episode begins in any of its sequences: in nearly all
-batches. `fastrnn.torch.LSTM` takes the beginnings as `resets=`.
+units for the actor and one for the critic, learns from batches of sequences. `torch.nn.LSTM` cannot reset its state
+inside a sequence, so sb3-contrib loops over time in Python whenever an episode begins inside a batch, that is in nearly
+all batches. `fastrnn.torch.LSTM` takes the first steps of episodes as `resets=`.
 
     pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu
     pip install sb3-contrib==2.9.2
     python docs/examples/recurrent_ppo.py
 
-Trains both from the same seed. Exits with an error unless the policies agree after the first rollout's forty updates,
-to 1e-4 of what they learnt, and fastrnn makes three times as many frames a second, of which each counts the step of an
-environment, the policy's choice and its share of the updates. All times are of one thread, medians of turns.
+Trains both from the same seed. Exits with an error unless, after the first rollout's forty updates, the policies differ
+by at most 1e-4 of their change, and fastrnn processes three times as many frames per second. A frame includes the step
+of an environment, the policy's choice and its share of the updates. All times are medians of alternating calls on one
+thread.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ SEED, ENVIRONMENTS, STEPS, BATCH, ROLLOUTS = 0, 8, 128, 256, 5
 
 
 class WithoutVelocities(gymnasium.ObservationWrapper[Any, Any, Any]):
-    """CartPole's position and angle alone."""
+    """Only CartPole's position and angle."""
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -53,7 +54,7 @@ class WithoutVelocities(gymnasium.ObservationWrapper[Any, Any, Any]):
 
 
 class FastPolicy(MlpLstmPolicy):
-    """sb3-contrib's policy, whose two LSTMs are fastrnn's."""
+    """sb3-contrib's policy with two LSTMs of fastrnn."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -61,7 +62,7 @@ class FastPolicy(MlpLstmPolicy):
 
     @staticmethod
     def _process_sequence(features: Any, lstm_states: Any, episode_starts: Any, lstm: Any) -> Any:
-        """As sb3-contrib's, without a loop: features (n_seq * T, I) and whether each of them begins an episode."""
+        """Like sb3-contrib's, without a loop: features (n_seq * T, I), and whether each of them begins an episode."""
         n_seq = lstm_states[0].shape[1]
         x = features.reshape(n_seq, -1, lstm.input_size).swapaxes(0, 1)
         resets = episode_starts.reshape(n_seq, -1).swapaxes(0, 1) != 0
@@ -70,13 +71,15 @@ class FastPolicy(MlpLstmPolicy):
 
 
 def learner(policy: type[MlpLstmPolicy], steps: int) -> RecurrentPPO:
-    """One that makes ten epochs of updates after every so many steps of each environment; seeds all that is random."""
+    """Return a learner that makes ten epochs of updates after every so many steps of each environment, with fixed
+    seeds.
+    """
     env = make_vec_env("CartPole-v1", ENVIRONMENTS, SEED, wrapper_class=WithoutVelocities)
     return RecurrentPPO(policy, env, n_steps=steps, batch_size=BATCH, seed=SEED, device="cpu")
 
 
 def train(model: RecurrentPPO) -> float:
-    """Collect one rollout, and learn from it; the frames a second."""
+    """Collect one rollout and learn from it; return the frames per second."""
     start = time.perf_counter()
     frames = ENVIRONMENTS * model.n_steps
     model.learn(frames, reset_num_timesteps=False)
@@ -101,7 +104,7 @@ def main() -> None:
     claim(f"one rollout later the policies differ by {difference:.0e} of what they learnt", difference < 1e-4)
     speeds: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(1 if short else ROLLOUTS):
-        for name, model in models.items():  # in turns, so that a busy machine is as busy for both
+        for name, model in models.items():  # alternating, so that other load affects both alike
             speeds[name].append(train(model))
     for name, values in speeds.items():
         print(f"  {name:11} {np.median(values):6.0f} frames a second")

@@ -1,10 +1,10 @@
 """Seed 000: a GRU, an LSTM and backpropagation through time from scratch, and a bidirectional LSTM that trains.
 
-Three of the notebook's four programs have a mistake, each shown below beside the right thing: the GRU's state becomes
-a matrix by broadcasting, the RNN's gradient is not the gradient, and the backward LSTM's outputs stand at the wrong
+Three of the notebook's four programs have a mistake, which is shown below together with the correct code: the GRU's
+state becomes a matrix by broadcasting, the RNN's gradient is wrong, and the backward LSTM's outputs are at the wrong
 steps. The LSTM is right.
 
-What it teaches: shapes and gradients are checked by machine, not by eye. All three mistakes ran without an error.
+Lesson: check shapes and gradients by machine, not by eye. All three mistakes ran without an error.
 
     python docs/examples/seed_000_from_scratch.py
 """
@@ -27,7 +27,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def gru(rng: np.random.Generator) -> None:
-    """Without biases. The notebook's z says how much is new, fastrnn's how much is kept: negate that gate's weights."""
+    """Without biases. The notebook's z weights the new state, fastrnn's the old one: negate that gate's weights."""
     W_r, W_z, W = rng.standard_normal((3, 3, 1))
     U_r, U_z, U = rng.standard_normal((3, 3, 3))
     inputs = np.array([[0.1], [0.2], [0.3]])  # T = 3 steps of I = 1
@@ -54,7 +54,7 @@ def gru(rng: np.random.Generator) -> None:
 
 
 def lstm(rng: np.random.Generator) -> None:
-    """Without biases, and right."""
+    """Without biases; the notebook is right."""
     W_i, W_f, W_c, W_o = W = rng.standard_normal((4, 3, 2))
     U_i, U_f, U_c, U_o = U = rng.standard_normal((4, 3, 3))
     inputs = rng.standard_normal((5, 2))  # T = 5 steps of I = 2
@@ -80,7 +80,7 @@ def lstm(rng: np.random.Generator) -> None:
 
 
 def half_squares(w: Weights, x: np.ndarray, y: np.ndarray) -> float:
-    """The loss whose derivative by the output is the notebook's error_prime: sum((V h - y)^2) / 2."""
+    """Return the loss whose derivative by the output is the notebook's error_prime: sum((V h - y)^2) / 2."""
     h = fastrnn.rnn_forward(x, w["U"], w["W"], activation="sigmoid").y
     return float(np.sum((h @ w["V"].T - y) ** 2)) / 2
 
@@ -94,7 +94,7 @@ def gradients(w: Weights, x: np.ndarray, y: np.ndarray) -> Weights:
 
 
 def notebook_gradients(w: Weights, x: np.ndarray, y: np.ndarray) -> Weights:
-    """As the notebook has it. Wrong: (1) the error is h - y, of the hidden state by broadcasting, and V is never used;
+    """Return the notebook's gradients. Wrong: (1) the error is h - y, of the hidden state by broadcasting, without V;
     (2) delta goes from step to step without W' and without g' of the step that it comes to, it only adds up;
     (3) dV multiplies the error with g' of the step before where h belongs."""
     T, H = len(x), len(w["W"])
@@ -125,7 +125,7 @@ def backpropagation(rng: np.random.Generator) -> None:
 
 
 def right_half(layer: fastrnn.LSTM, x: np.ndarray) -> np.ndarray:
-    """What the backward direction says, (T, H), beside each step of one sequence x (T, I)."""
+    """Return the output of the backward direction, (T, H), for each step of one sequence x (T, I)."""
     y, _ = layer(x)
     return y[:, layer.hidden_size :]
 
@@ -135,7 +135,7 @@ def backward_outputs(layer: fastrnn.LSTM, rng: np.random.Generator) -> None:
     forward ones, first to last. Beside step t stands what the backward LSTM said of step T-1-t."""
     x = rng.random((10, 32), dtype=np.float32)
     past = x.copy()
-    past[0] += 1  # the same but for the first step, which is nobody's future
+    past[0] += 1  # the same except for the first step, which is in no other step's future
     right, right_past = right_half(layer, x), right_half(layer, past)
     notebook, notebook_past = right[::-1], right_past[::-1]
 
@@ -146,7 +146,9 @@ def backward_outputs(layer: fastrnn.LSTM, rng: np.random.Generator) -> None:
 
 
 def bidirectional(rng: np.random.Generator, epochs: int) -> None:
-    """The notebook's targets are noise: the best guess is 1/2, and its mean square error 1/12 = 0.0833."""
+    """Train on the notebook's targets, which are noise: the best guess is 1/2, with a mean square error of 1/12 =
+    0.0833.
+    """
     X_train, y_train = rng.random((1000, 10, 32), dtype=np.float32), rng.random((1000, 10, 1), dtype=np.float32)
     lstm = fastrnn.LSTM(32, 64, bidirectional=True, initializer="keras", rng=rng)
     model = fastrnn.Sequential([lstm, fastrnn.Dense(128, 1, initializer="keras", rng=rng)])

@@ -1,9 +1,9 @@
 """Seed 001: an RNN, an LSTM and a GRU by hand, reading the word PARK as one-hot letters.
 
-The notebook is right, and the RNN states that it printed are golden: fastrnn gives every digit of them. Its LSTM and
-GRU have random weights, so here the notebook's own lines and fastrnn run on the same ones and agree to rounding.
+The notebook is right, and fastrnn reproduces every digit of its printed RNN states. Its LSTM and GRU have random
+weights, so here the notebook's own lines and fastrnn run with the same weights and agree up to rounding.
 
-What it teaches: a cell is a few lines, and the same few whoever writes them down; only the letters change places.
+Lesson: a cell is a few lines of code; formulations differ only in names and in the order of the gates.
 
     python docs/examples/seed_001_by_hand.py
 """
@@ -17,7 +17,7 @@ import fastrnn
 
 WORD = np.eye(4)  # P, A, R, K: T = 4 steps of I = 4 inputs
 
-#: what the notebook printed for h_1, h_2, h_3, h_4 of the RNN
+#: the states h_1, h_2, h_3, h_4 of the RNN as printed in the notebook
 PRINTED = """\
 [0.19737532 0.60436778 0.83365461 0.93540907]
 [0.78752106 0.98887785 0.99947397 0.99997525]
@@ -45,7 +45,7 @@ def rnn() -> None:
 
 
 def lstm(rng: np.random.Generator) -> None:
-    """The notebook keeps a matrix for each gate; fastrnn stacks them in the order i, f, c, o."""
+    """The notebook has a matrix for each gate; fastrnn stacks them in the order i, f, c, o."""
     W, U, b = rng.random((4, 4, 4)), rng.random((4, 4, 4)), rng.random((4, 4))
     (W_i, W_f, W_c, W_o), (U_i, U_f, U_c, U_o), (b_i, b_f, b_c, b_o) = W, U, b
 
@@ -69,8 +69,8 @@ def lstm(rng: np.random.Generator) -> None:
 
 
 def gru(rng: np.random.Generator) -> None:
-    """The notebook's update gate says how much is new, h = (1 - z) h_prev + z h~; fastrnn's, like Cho's (2014), how
-    much is kept. As 1 - sigmoid(a) = sigmoid(-a), one is the other with that gate's weights negated."""
+    """The notebook's update gate weights the new state, h = (1 - z) h_prev + z h~; fastrnn's, like Cho's (2014), the
+    old state. As 1 - sigmoid(a) = sigmoid(-a), negating that gate's weights converts one to the other."""
     W, U, b = rng.random((3, 4, 4)), rng.random((3, 4, 4)), rng.random((3, 4))
     (W_r, W_z, W_h), (U_r, U_z, U_h), (b_r, b_z, b_h) = W, U, b
 
@@ -93,7 +93,7 @@ def gru(rng: np.random.Generator) -> None:
 
 
 def main() -> None:
-    _, rng = arguments(__doc__)  # it is quick as it is
+    _, rng = arguments(__doc__)  # it is fast anyway
     rnn()
     lstm(rng)
     gru(rng)

@@ -1,10 +1,11 @@
-"""Seed 002: the 2-back echo task. An RNN of 6 units hears 50 random bits and must say each of them two steps later.
+"""Seed 002: the 2-back echo task. An RNN of 6 units reads 50 random bits and must repeat each of them two steps later.
 
-The notebook's loss stalls near 0.12 for 1000 epochs, no better than saying 1/2 always, because its backpropagation
-through time is wrong in three ways, said and measured below. With the right gradient, the same net, the same learning
-rate and the same 1000 epochs, the loss goes under 0.01.
+The notebook's loss stalls near 0.12 for 1000 epochs, no better than always answering 1/2, because its backpropagation
+through time is wrong in three ways, described and measured below. With the correct gradient, the same network, learning
+rate and 1000 epochs reach a loss below 0.01.
 
-What it teaches: backpropagation through time is a chain of small products, and one dot for an outer product ends it.
+Lesson: backpropagation through time is a chain of small products, and one dot product in place of an outer product
+breaks it.
 
     python docs/examples/seed_002_echo.py
 """
@@ -42,12 +43,12 @@ def predict(weights: Weights, x: np.ndarray, training: bool = False) -> tuple[np
 
 
 def cost(weights: Weights, x: np.ndarray, y: np.ndarray) -> float:
-    """The notebook's: half of the mean square error."""
+    """Return the notebook's cost: half of the mean square error."""
     return float(np.sum((predict(weights, x)[0] - y) ** 2)) / (2 * len(y))
 
 
 def gradients(weights: Weights, x: np.ndarray, y: np.ndarray) -> Weights:
-    """Of the sum of all steps' costs, (yh[t] - y[t])^2 / 2, which is what 50 updates of the notebook go down."""
+    """Return the gradients of the sum of (yh[t] - y[t])^2 / 2 over all steps, like 50 updates of the notebook."""
     yh, result = predict(weights, x, training=True)
     error = yh - y
     g = fastrnn.rnn_backward(np.outer(error, weights["w"]), result.cache)
@@ -55,9 +56,9 @@ def gradients(weights: Weights, x: np.ndarray, y: np.ndarray) -> Weights:
 
 
 def notebook_gradients(weights: Weights, x: np.ndarray, y: np.ndarray) -> Weights:
-    """As the notebook has them, added up over its steps. Wrong: (1) dU and dV begin with y - yh, dw with yh - y, so
-    the hidden weights climb; (2) dU adds the number np.dot(q, h), for every weight the same, where the outer product
-    of q and h belongs; (3) dw takes the state before the step, h[t-1], for that after it."""
+    """Return the notebook's gradients, summed over its steps. Wrong: (1) dU and dV begin with y - yh, dw with yh - y,
+    so the hidden weights ascend; (2) dU adds the same number np.dot(q, h) for every weight instead of the outer
+    product of q and h; (3) dw uses the state before the step, h[t-1], instead of that after it."""
     yh, result = predict(weights, x)
     h = np.vstack([np.zeros(HIDDEN), result.y])  # h[t] is the state before step t
     slope = 1 - result.y**2
@@ -81,7 +82,7 @@ def compare(weights: Weights, x: np.ndarray, y: np.ndarray) -> None:
 
 
 def train(weights: Weights, x: np.ndarray, y: np.ndarray) -> float:
-    """Gradient descent, one update an epoch; the last cost."""
+    """Descend the gradient with one update per epoch; return the last cost."""
     print("\nepoch   cost")
     for epoch in range(1, EPOCHS + 1):
         for name, gradient in gradients(weights, x, y).items():
@@ -101,7 +102,7 @@ def main() -> None:
 
     fresh, echo = make_data(rng)
     heard = predict(weights, fresh)[0] > 0.5
-    print("\nBits it has not seen, and what it says:")
+    print("\nUnseen bits, and the network's output:")
     print("".join(str(int(bit)) for bit in fresh), "", "".join(str(int(bit)) for bit in heard), sep="\n")
     claim("every bit comes back two steps later", np.array_equal(heard, echo == 1))
 

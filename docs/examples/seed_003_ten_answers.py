@@ -1,10 +1,10 @@
 """Seed 003: the ten answers of an exercise on RNNs, with their models built and trained on fastrnn.
 
-What it teaches: what the cells are, what they cost, and how they train. All its data is random, as in the notebook, so
-a falling loss means learning by heart. Three answers are wrong, and put right where they stand: the first model has no
-recurrence, the two of the third show neither vanishing nor exploding gradients, and the peephole LSTM has no peepholes.
+Lesson: the cells, their costs, and their training. All data is random, as in the notebook, so a falling loss means
+memorisation. Three answers are wrong and are corrected below: the first model has no recurrence, the two models of the
+third answer show neither vanishing nor exploding gradients, and the peephole LSTM has no peepholes.
 
-Keras gives a cell one bias, but for the reset-after GRU, which has one for each side: bias="input" and bias=True here.
+Keras cells have one bias, except the reset-after GRU, which has one for each side: bias="input" and bias=True here.
 
     python docs/examples/seed_003_ten_answers.py
 """
@@ -40,19 +40,19 @@ def cell(rng: np.random.Generator) -> None:
     rnn = RNN(I, 128, bias="input", initializer="keras", batch_first=True, rng=rng)
     claim(f"SimpleRNNCell(128) has {count(rnn):,} parameters", count(rnn) == 20_608)
 
-    # Wrong: the notebook hands its cell all ten steps at once and one zero state, so each step is a sequence of its
-    # own and knows of no other. A cell has to be called step by step, which is what a layer does.
+    # Wrong: the notebook passes its cell all ten steps at once and one zero state, so each step is a sequence of its
+    # own, independent of the others. A cell has to be called step by step, as a layer does.
     W, U, b = rnn.get_weights()
     x = uniform(rng, 1, T, I)
     other = x.copy()
-    other[:, 0] += 1  # the same but for its first step
+    other[:, 0] += 1  # the same except for its first step
 
     def notebook(x: np.ndarray) -> np.ndarray:
         return fastrnn.rnn_step(x[0], np.zeros((T, 128), np.float32), W, U, b)
 
     felt = float(np.abs(notebook(x) - notebook(other))[-1].max()), float(np.abs(rnn(x)[0] - rnn(other)[0])[:, -1].max())
-    claim("the notebook's last output does not know the first input", felt[0] == 0)
-    claim(f"the RNN's does, and moves by {felt[1]:.2f}", felt[1] > 0.01)
+    claim("the notebook's last output does not depend on the first input", felt[0] == 0)
+    claim(f"the RNN's does, and changes by {felt[1]:.2f}", felt[1] > 0.01)
 
 
 def rnn_and_dense(rng: np.random.Generator, epochs: int) -> None:
@@ -70,7 +70,7 @@ def rnn_and_dense(rng: np.random.Generator, epochs: int) -> None:
 
 
 def chain(activation: str, initializer: object, rng: np.random.Generator) -> Sequential:
-    """The notebook's three layers of ten."""
+    """Return the notebook's three layers of ten units."""
     return Sequential([Dense(n, 10, activation, initializer=initializer, rng=rng) for n in (2, 10, 10)])
 
 
@@ -82,7 +82,7 @@ def gradient_norms_by_layer(model: Sequential, x: np.ndarray, y: np.ndarray) -> 
 
 
 def gradient_norms_by_step(activation: str, scale: float, rng: np.random.Generator) -> list[float]:
-    """||dL/dh_t|| for t = 0..T-2 and ||dL/dh_(T-1)|| = 1: h_t is where the rest of the sequence starts from."""
+    """Return ||dL/dh_t|| for t = 0..T-2 and ||dL/dh_(T-1)|| = 1: h_t is the initial state of the remaining steps."""
     x, W, U = rng.random((T, I)), scale * rng.standard_normal((10, I)), scale * rng.standard_normal((10, 10))
     h = fastrnn.rnn_forward(x, W, U, activation=activation).y
     norms = []
@@ -98,7 +98,7 @@ def vanishing_and_exploding(rng: np.random.Generator, epochs: int) -> None:
     so the sigmoids' 0.253 is no sign of vanishing; and Adam's steps do not grow with the gradient, so the loss of
     3.5e7 falls. What vanishes and explodes is the gradient, from layer to layer, and in an RNN from step to step."""
     X_train = uniform(rng, 100, 2)
-    y_train = np.repeat(rng.integers(0, 2, (100, 1)), 10, axis=1).astype(np.float32)  # ten outputs, all the same
+    y_train = np.repeat(rng.integers(0, 2, (100, 1)), 10, axis=1).astype(np.float32)  # ten equal outputs
 
     title("3a. Vanishing gradients: sigmoids")
     model = chain("sigmoid", "keras", rng)
@@ -173,7 +173,7 @@ def peephole(rng: np.random.Generator) -> None:
     predictions, _ = lstm(X)
     print(f"Predictions: shape {predictions.shape}, the first of\n{predictions[0, 0]}")
 
-    # Wrong: implementation=2 only chooses how Keras multiplies; its LSTM has no peepholes, and 5,472 parameters.
+    # Wrong: implementation=2 only selects how Keras multiplies; its LSTM has no peepholes, and 5,472 parameters.
     plain = LSTM(I, 24, bias="input", batch_first=True)
     state = lstm.state_dict()
     p = state.pop("peephole_l0")

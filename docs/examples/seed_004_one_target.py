@@ -1,10 +1,11 @@
 """Seed 004: an RNN of sigmoids over a batch, and an RNN that learns one number from three inputs.
 
-The first program is right, though by luck: at t = 0 it reads the state at t - 1 = -1, which is the last one and still
-zero. The second one's backward pass is wrong in two ways, said and measured below. Nobody noticed, because in 100
-epochs from weights this small only the output bias learns: the loss falls as 0.99^(2 epoch), RNN or not.
+The first program is right, but by luck: at t = 0 it reads the state at t - 1 = -1, which is the last one and still
+zero. The second one's backward pass is wrong in two ways, described and measured below. This goes unnoticed because in
+100 epochs, starting from such small weights, only the output bias learns: the loss falls as 0.99^(2 epoch) even without
+the RNN.
 
-What it teaches: a falling loss does not prove a gradient; finite differences do.
+Lesson: a falling loss does not prove that a gradient is correct; finite differences do.
 
     python docs/examples/seed_004_one_target.py
 """
@@ -28,7 +29,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def batch_of_sigmoids(rng: np.random.Generator) -> None:
-    """Sequences first, (B, T, I), and weights that stand the other way round, (I, H): x W where fastrnn has W x."""
+    """Batch-first sequences, (B, T, I), and transposed weights, (I, H): x W where fastrnn has W x."""
     X, W_xh, W_hh, W_hy = rng.random((2, 4, 10)), rng.random((10, 5)), rng.random((5, 5)), rng.random((5, 2))
     b_h, b_y = np.zeros(5), np.zeros(2)
 
@@ -47,24 +48,24 @@ def batch_of_sigmoids(rng: np.random.Generator) -> None:
 
 
 def small_weights(rng: np.random.Generator, scale: float) -> Weights:
-    """The notebook's, with scale 0.01."""
+    """Return the notebook's weights, with scale 0.01."""
     shapes = {"Wx": (3, 2), "Wh": (3, 3), "Wy": (1, 3)}
     return {name: rng.random(shape) * scale for name, shape in shapes.items()} | {"bh": np.zeros(3), "by": np.zeros(1)}
 
 
 def predict(w: Weights, training: bool = False) -> tuple[np.ndarray, np.ndarray, fastrnn.Cache | None]:
-    """y (1,) from the last state h (3,), and the cache."""
+    """Return y (1,) from the last state h (3,), and the cache."""
     _, h, cache = fastrnn.rnn_forward(INPUTS, w["Wx"], w["Wh"], w["bh"], training=training)
     return w["Wy"] @ h + w["by"], h, cache
 
 
 def half_square(w: Weights) -> float:
-    """The loss of which (y - target) is the derivative; the notebook prints twice that."""
+    """Return the loss whose derivative is (y - target); the notebook prints twice this value."""
     return float(np.sum((predict(w)[0] - TARGET) ** 2)) / 2
 
 
 def gradients(w: Weights) -> Weights:
-    """Backpropagation through time: many to one, so the gradient enters at the last state alone."""
+    """Backpropagate through time: many to one, so the gradient enters only at the last state."""
     y, h, cache = predict(w, training=True)
     error = y - TARGET
     g = fastrnn.rnn_backward(None, cache, dh_n=w["Wy"].T @ error)
@@ -72,8 +73,8 @@ def gradients(w: Weights) -> Weights:
 
 
 def notebook_gradients(w: Weights) -> Weights:
-    """As the notebook has it. Wrong: (1) every step uses the last state h, as its own and as the one before it;
-    (2) the derivative of tanh is taken at h, which is a tanh already: 1 - tanh(h)^2 in the place of 1 - h^2."""
+    """Return the notebook's gradients. Wrong: (1) every step uses the last state h, both as its own and as the previous
+    one; (2) the derivative of tanh is taken at h, which is already a tanh: 1 - tanh(h)^2 instead of 1 - h^2."""
     y, h, _ = predict(w)
     error = y - TARGET
     dWx, dWh, dbh, dh = np.zeros((3, 2)), np.zeros((3, 3)), np.zeros(3), w["Wy"].T @ error
@@ -87,7 +88,7 @@ def notebook_gradients(w: Weights) -> Weights:
 
 
 def compare(rng: np.random.Generator) -> None:
-    """At weights of order 1, where the RNN matters."""
+    """Compare at weights of order 1, where the RNN matters."""
     w = small_weights(rng, 1.0)
     exact = {name: finite_differences(lambda: half_square(w), array) for name, array in w.items()}
     print("\nMany to one")
@@ -97,7 +98,7 @@ def compare(rng: np.random.Generator) -> None:
 
 
 def train(w: Weights, epochs: int) -> list[float]:
-    """Gradient descent; the loss (y - target)^2 before each update."""
+    """Descend the gradient; return the loss (y - target)^2 before each update."""
     losses = []
     for _ in range(epochs):
         losses.append(2 * half_square(w))

@@ -1,13 +1,13 @@
-"""Three pictures: how a training goes, what an LSTM does with its gates, and gradients that vanish and explode.
+"""Three figures: a training, the gates of an LSTM, and gradients that vanish and explode.
 
     pip install '.[plot]'
     python docs/examples/seeing.py pictures        # writes history.png, gates.png and gradients.png there
 
-The task is to keep one number in mind: each sequence is noise, one of its first steps is marked, and after the last
+The task is to remember one number: each sequence is noise, one of its first steps is marked, and after the last
 step the answer is whether the noise was above 0 at the mark. The gates of the trained LSTM show how it does that: input
 gates open at the mark and forget gates stay open (near 1) after it, so that the cell state holds the answer.
 
-In the third picture the exploding line ends where the gradient leaves the range of float32.
+In the third figure the line of the exploding gradient ends where it exceeds the range of float32.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STEPS, EARLY, HIDDEN = 40, 10, 12
 
 
 def marked_noise(rng: np.random.Generator, samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """x (N, T, 2): noise, and 1 at the mark; y (N, 1): 1 where the noise is above 0 there."""
+    """Return x (N, T, 2): noise, and 1 at the mark; and y (N, 1): 1 if the noise is above 0 there."""
     x = np.zeros((samples, STEPS, 2), np.float32)
     x[:, :, 0] = rng.standard_normal((samples, STEPS))
     everyone, marks = np.arange(samples), rng.integers(EARLY, size=samples)
@@ -34,7 +34,7 @@ def marked_noise(rng: np.random.Generator, samples: int) -> tuple[np.ndarray, np
 
 
 def trained(epochs: int, samples: int, seed: int = 0) -> tuple[fastrnn.LSTM, fastrnn.training.History]:
-    """From forget gates that start at 0.95 = sigmoid(3), so that some gradient reaches the mark.
+    """Start with forget gates at 0.95 = sigmoid(3), so that some gradient reaches the mark.
 
     With a bias of 1 what is left of it after 35 steps is 0.73**35, and some seeds learn nothing.
     """
@@ -47,12 +47,12 @@ def trained(epochs: int, samples: int, seed: int = 0) -> tuple[fastrnn.LSTM, fas
 
 
 def vanishing() -> fastrnn.RNN:
-    """The sigmoid's slope is 1/4 at most, so every step takes three quarters of the gradient or more."""
+    """The sigmoid's slope is at most 1/4, so every step removes at least three quarters of the gradient."""
     return fastrnn.RNN(2, HIDDEN, activation="sigmoid", batch_first=True, rng=4)
 
 
 def exploding() -> fastrnn.RNN:
-    """Recurrent weights of standard deviation 10, and no squashing."""
+    """Recurrent weights of standard deviation 10, and no saturation."""
     wide = {"U": fastrnn.initializers.RandomNormal(stddev=10.0)}
     return fastrnn.RNN(2, HIDDEN, activation="relu", batch_first=True, initializer=wide, rng=5)
 

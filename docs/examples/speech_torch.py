@@ -1,16 +1,16 @@
-"""A speech recogniser in PyTorch, and one line more: `fastrnn.torch.replace(model)`.
+"""A speech recogniser in PyTorch with one additional line: `fastrnn.torch.replace(model)`.
 
 Three bidirectional LSTM layers of 320 units read 80 mel bands; a linear layer and connectionist temporal classification
 (Graves et al., "Connectionist temporal classification: labelling unsegmented sequence data with recurrent neural
-networks", ICML 2006) make 28 letters of them. The model, the loss, the optimizer and the weights stay PyTorch's; only
-what computes the LSTM is another. The speech is made up: each letter is a spectrum of its own, drawn out, in noise.
+networks", ICML 2006) turn them into 28 letters. The model, the loss, the optimizer and the weights stay PyTorch's; only
+the LSTM is computed by fastrnn. The speech is synthetic: each letter is a spectrum of its own, prolonged, in noise.
 
     pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu
     python docs/examples/speech_torch.py
 
-Trains both for a few steps from the same weights, on utterances of one length and, packed, of many. Exits with an error
-unless the losses agree to 1e-4 of their size all the way, and packed utterances take less time. All times are of one
-thread, medians of turns.
+Trains both for a few steps from the same weights, on utterances of equal length and, packed, of unequal lengths. Exits
+with an error unless all losses agree to 1e-4 of their size, and packed utterances take less time. All times are medians
+of alternating calls on one thread.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Recogniser(torch.nn.Module):
         self.letters = torch.nn.Linear(2 * HIDDEN, 1 + LETTERS)
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """(T, B, 80) and (B,) -> logarithms of the probabilities of blank and each letter (T, B, 29)."""
+        """Map (T, B, 80) and (B,) to the log probabilities of blank and each letter, (T, B, 29)."""
         if (lengths == len(x)).all():
             y, _ = self.lstm(x)
         else:
@@ -48,7 +48,7 @@ class Recogniser(torch.nn.Module):
 
 
 def made_up_speech(lengths: torch.Tensor) -> Batch:
-    """Frames (T, B, 80), their lengths (B,), letters (B, L) and their lengths (B,): a letter every ten frames."""
+    """Return frames (T, B, 80) and lengths (B,), letters (B, L) and lengths (B,): a letter every ten frames."""
     spoken = lengths // 10
     letters = torch.randint(1, 1 + LETTERS, (len(lengths), int(spoken.max())))
     spectra = torch.randn(1 + LETTERS, BANDS)
@@ -57,7 +57,7 @@ def made_up_speech(lengths: torch.Tensor) -> Batch:
 
 
 def trainer(model: torch.nn.Module, batch: Batch) -> Callable[[], float]:
-    """A function that makes one step of training and returns the loss before it."""
+    """Return a function that makes one training step and returns the loss before it."""
     x, lengths, letters, spoken = batch
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
 
@@ -72,7 +72,7 @@ def trainer(model: torch.nn.Module, batch: Batch) -> Callable[[], float]:
 
 
 def compare(what: str, batch: Batch, seconds: float) -> float:
-    """Train with PyTorch's LSTM and with fastrnn's; how many times as fast the latter is."""
+    """Train with PyTorch's LSTM and with fastrnn's; return the ratio of the times."""
     before = Recogniser()
     after = copy.deepcopy(before)
     report = fastrnn.torch.replace(after)

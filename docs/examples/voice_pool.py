@@ -1,4 +1,4 @@
-"""Forty audio streams that begin, pause and end whenever they like, served by one pool: where in each is there a voice?
+"""Forty audio streams that begin, pause and end at any time, served by one pool: where in each is there a voice?
 
 The voices are buzzing tones in noise, made here; a frame is 16 ms, of which the model sees the loudness of eight bands.
 """
@@ -16,8 +16,8 @@ RATE, FRAME, BANDS, STREAMS = 8000, 128, 8, 40
 
 
 def recordings(n: int, frames: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, frames, BANDS) of noise with voices in it, and where they are, (n, frames, 1)."""
-    turns = np.cumsum(rng.random((n, frames)) < 0.06, axis=1)  # a voice begins or ends in one frame of 16
+    """Return features (n, frames, BANDS) of noise with voices in it, and where the voices are, (n, frames, 1)."""
+    turns = np.cumsum(rng.random((n, frames)) < 0.06, axis=1)  # a voice begins or ends in one of 16 frames
     voiced = (turns + rng.integers(2, size=(n, 1))) % 2 == 1
     pitch = rng.uniform(90, 250, (n, 1)) * (1 + 0.05 * np.sin(np.arange(frames * FRAME) / 900))
     phase = 2 * np.pi * np.cumsum(pitch, axis=1) / RATE
@@ -29,7 +29,7 @@ def recordings(n: int, frames: int, rng: np.random.Generator) -> tuple[np.ndarra
 
 
 def served(pool: fastrnn.Pool, x: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], float, int]:
-    """What each stream is told, frame by frame; the seconds that it took, and the steps."""
+    """Return the result of each stream, frame by frame, the seconds used, and the number of steps."""
     begins = rng.integers(30, size=len(x))
     heard: list[list[np.ndarray]] = [[] for _ in x]
     sessions: dict[int, int] = {}
@@ -37,7 +37,7 @@ def served(pool: fastrnn.Pool, x: np.ndarray, rng: np.random.Generator) -> tuple
     while any(len(own) < x.shape[1] for own in heard):
         for i in np.flatnonzero(begins == now):
             sessions[int(i)] = pool.open()
-        here = [i for i in sessions if rng.random() < 0.9]  # the frames of the others are late
+        here = [i for i in sessions if rng.random() < 0.9]  # the frames of the other streams are late
         begin = time.perf_counter()
         y = pool.step([sessions[i] for i in here], x[here, [len(heard[i]) for i in here]]) if here else []
         seconds += time.perf_counter() - begin
@@ -62,9 +62,9 @@ def main() -> None:
     told, seconds, steps = served(model.pool(STREAMS), x, rng)
     right = np.mean((np.stack(told) > 0.5) == (voiced > 0.5))
     print(f"{STREAMS} streams: {seconds / steps * 1e6:.0f} us for a step of all, {right:.1%} of frames right")
-    claim("nine frames of ten are told right", right > 0.9)
+    claim("more than nine of ten frames are classified correctly", right > 0.9)
     alone = model.predict(x)
-    claim("each stream is told what it would be alone, bit by bit", np.array_equal(np.stack(told), alone))
+    claim("each stream's results are bit-identical to those alone", np.array_equal(np.stack(told), alone))
 
 
 if __name__ == "__main__":
