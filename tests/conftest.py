@@ -1,19 +1,19 @@
 """Define the implementations that tests run on, and the handling of missing packages.
 
 An implementation is a backend and, for the native one, an instruction set: numpy, numba, native-x86-64-v3, ...
-A test asks for one of four fixtures and is repeated over its implementations, which are in use while it runs:
+A test requests one of four fixtures and is repeated with each of its implementations in use:
 
-    implementation   every one
-    fast             all but numpy, the reference that they are compared with
+    implementation   all implementations
+    fast             all except numpy, the reference that they are compared with
     native           the native backend's instruction sets
-    backend          native with its best instruction set, and numpy: what no kernel decides is tried once in each
+    backend          native with its best instruction set, and numpy: for tests that do not depend on the kernels
 
 If a test has many problems, each runs on one implementation only (`divide`); `-m ""` runs them on all.
 
-What a user has not installed skips the tests that need it. CI asks for everything: `--require-native` and
-`--require-oracles` fail instead of skipping.
+Tests that need a missing package are skipped. CI requires all packages: with `--require-native` and
+`--require-oracles` such tests fail.
 
-A run of all tests is shared among processes if pytest-xdist is installed; `-n 0` is a single one.
+A run of all tests is distributed over processes if pytest-xdist is installed; `-n 0` uses a single one.
 """
 
 from __future__ import annotations

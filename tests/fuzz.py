@@ -2,9 +2,9 @@
 
     python tests/fuzz.py [--seconds 60] [--seed N] [--only calls|layers|files]
 
-Every case is a few plain parameters. A call is computed natively and compared with NumPy's in float64, by norm where
-rounding decides and bit by bit where `docs/promises.md` says so; then in other ways that must give the same bits. What
-fails is shrunk, one parameter after another, and printed as a program. The exit code is that of a test.
+Every case is a few plain parameters. A native call is compared with NumPy in float64, norm-wise or, where
+`docs/promises.md` promises it, bit by bit; then with other ways that must give the same bits. A failing case is shrunk,
+one parameter after another, and printed as a program. The exit code is 0 if no case failed.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
     python tests/fuzz_files.py [--seconds 60] [--seed N] [--only safetensors|keras|h5|onnx] [--findings DIRECTORY]
     python tests/fuzz_files.py FILE ...
 
-Files begin as small valid ones, and are changed where they have a structure (JSON, HDF5, protocol buffers, tensors),
-now and then in bare bytes. With atheris (pip install atheris) its libFuzzer keeps those that reach new code of fastrnn,
-and changes them again; without it, changes are blind. Each format has a process and the seconds to itself. Another
-exception than a refusal, a crash, many seconds or a large allocation is a finding: its file is kept, and read once more
-when it is given as FILE. The exit code is that of a test.
+Small valid files are changed at structured places (JSON, HDF5, protocol buffers, tensors), sometimes in plain bytes.
+With atheris (pip install atheris), libFuzzer keeps files that reach new code of fastrnn and changes them again; without
+it, changes are random. Each format has its own process for the given seconds. An unexpected exception, a crash, a long
+run or a large allocation is a finding: its file is kept, and can be read again as FILE. The exit code is 0 if there was
+no finding.
 """
 
 from __future__ import annotations

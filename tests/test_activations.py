@@ -3,10 +3,10 @@
 The exact value is NumPy's in the next wider type, and an ulp is the distance between neighbours at the exact value.
 Where that is below the smallest normal number the kernel gives 0 or that number.
 
-`python -m pytest -m exhaustive -s tests/test_activations.py` looks at every float32 and at 2e8 float64, and prints what
-it counted. NumPy's float64 exp and tanh, and what is made of them, are within 2^-50 of the truth, relatively. So the
-error of a float32 is known to 2^-26 ulp; where that does not tell whether it is correctly rounded, decimals do. A long
-double has 11 bits more than a float64, so there an error is known to 2^-8 ulp, and "correctly rounded" is meant so.
+`python -m pytest -m exhaustive -s tests/test_activations.py` checks every float32 and 2e8 float64, and prints its
+counts. NumPy's float64 exp and tanh, and values computed from them, have relative errors below 2^-50. So the error of a
+float32 is known to 2^-26 ulp; if that does not decide whether it is correctly rounded, decimals do. A long double has
+11 bits more than a float64, so errors of float64 are known to 2^-8 ulp, and "correctly rounded" has this accuracy.
 """
 
 from __future__ import annotations

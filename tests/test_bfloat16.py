@@ -1,8 +1,8 @@
 """Layers with bfloat16 weights are float32 layers with rounded weights, up to float32's own error.
 
-Only the instruction set that multiplies pairs of bfloat16 rounds the left operand too. Its error is stated as a part of
-what the roundings of x and h, each within 2**-8 of their size, can do; the states of these problems do not explode, so
-that the bound holds for a whole sequence.
+Only the instruction set that multiplies pairs of bfloat16 also rounds the left operand. The bound of its error is a
+fraction of the largest effect of rounding x and h, each by at most 2**-8 of its size. The states of these problems do
+not explode, so the bound holds for a whole sequence.
 """
 
 from __future__ import annotations

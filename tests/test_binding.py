@@ -1,6 +1,6 @@
 """The binding is memory-safe by itself: it rejects arguments that do not fit before the C core reads them.
 
-`fastrnn.checks` stands in front, so users meet other words. Here a mistake between the two is made on purpose.
+Users see the errors of `fastrnn.checks`, which checks first. These tests simulate mistakes between the two.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Cells of the catalogue against the papers' formulas, written out once more with PyTorch's own functions.
+"""Cells of the catalogue equal the papers' formulas, written independently with PyTorch's functions.
 
-A formula `f(a, u, s, p, e)` is given what W and b make of x gate by gate, the product of U's k-th block with a vector,
-and the states, parameters and inputs in their order; PyTorch's autograd differentiates it.
+The arguments of a formula `f(a, u, s, p, e)` are W x + b by gate, the product of U's k-th block with a vector,
+and the states, parameters and inputs in order; PyTorch's autograd differentiates it.
 """
 
 from __future__ import annotations

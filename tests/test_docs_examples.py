@@ -1,7 +1,7 @@
 """The seed programs of docs/examples run, check their own claims, and print what the seed notebooks printed.
 
-A program ends with an error where a claim of its own fails, so these tests only have to see it end well, and that it
-made the claims that it is there for.
+A program exits with an error if one of its claims fails, so these tests only check its exit code and that it printed
+its main claims.
 """
 
 from __future__ import annotations

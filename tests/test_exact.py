@@ -1,8 +1,8 @@
 """Results that must be equal to the last bit.
 
-Small integers through a linear cell leave no room for rounding, so every implementation must agree with integer
-arithmetic. And the native kernels promise that a sequence's result does not depend on how it was computed: threads,
-the batch it stands in, padding, training or not, the order of memory.
+With small integers a linear cell has no rounding errors, so every implementation must agree with integer arithmetic.
+The native kernels promise that a sequence's result does not depend on threads, the rest of the batch, padding, training
+or inference, and the memory layout.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Keras models with frozen weights, which an `.h5` file stores after the other weights of their layer.
 
-Every layer maps (B, T, 3) to (B, T, 3) or so: shapes do not tell which weights are whose.
+Nearly every layer maps (B, T, 3) to (B, T, 3), so shapes do not tell which layer weights belong to.
 """
 
 from __future__ import annotations

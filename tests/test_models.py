@@ -1,7 +1,7 @@
 """Published models on fastrnn, as programs of docs/examples that check their own claims.
 
-A program ends with an error where a claim of its own fails (tests/test_docs_examples.py), so these tests see it end
-well, having made the claims that it is there for. The models come inside packages:
+A program exits with an error if one of its claims fails (tests/test_docs_examples.py), so these tests check its exit
+code and its printed claims. The models are parts of packages:
 
     pip install --no-deps g2p-en==2.1.0 g2pM==0.1.2.5 silero-vad==6.2.3
 

@@ -1,7 +1,7 @@
-"""What ONNX nodes compute in `fastrnn.onnx`: the onnx package's node tests, its evaluator and ONNX Runtime as oracles.
+"""Results of ONNX nodes in `fastrnn.onnx`: the onnx package's node tests, its evaluator and ONNX Runtime are the oracles.
 
-The evaluator ignores lengths, clip and most activations, and the runtime has no float64 and no layout=1 for all
-nodes; between them they know everything, and what both leave open is compared with what they know.
+The evaluator ignores lengths, clip and most activations, and the runtime lacks float64 and, for some nodes, layout=1.
+Together they cover every option; cases that neither supports are compared with equivalent ones.
 """
 
 from __future__ import annotations

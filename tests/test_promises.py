@@ -1,8 +1,8 @@
 """The promises of `docs/promises.md` about bits, on problems that hypothesis draws.
 
-    python -m pytest -m long -s tests/test_promises.py      thousands of them, others every time; prints counts
+    python -m pytest -m long -s tests/test_promises.py      thousands of new ones in each run; prints counts
 
-An ordinary run draws the same few every time. What fails is shrunk, and printed with its parameters.
+An ordinary run draws the same few every time. A failing problem is shrunk and printed with its parameters.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Checks of the NumPy reference: complex steps, numbers computed elsewhere, a closed form.
 
-All that is compiled is compared with the reference (test_backends.py); here it earns that.
+All compiled code is compared with the reference (test_backends.py); these tests verify the reference itself.
 """
 
 from __future__ import annotations

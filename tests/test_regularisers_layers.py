@@ -1,4 +1,4 @@
-"""Layers with recurrent dropout, zoneout and weight drop: inference, what fit learns, files, and what is refused."""
+"""Layers with recurrent dropout, zoneout and weight drop: inference, training with fit, files, and errors."""
 
 from __future__ import annotations
 

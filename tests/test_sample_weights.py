@@ -1,6 +1,6 @@
 """Sample and class weights, ignored classes and missing targets.
 
-The mean is PyTorch's of CrossEntropyLoss, ``sum(w * loss) / sum(w)``; Keras calls it "mean_with_sample_weight".
+The mean is that of PyTorch's CrossEntropyLoss, ``sum(w * loss) / sum(w)``; Keras calls it "mean_with_sample_weight".
 """
 
 from __future__ import annotations

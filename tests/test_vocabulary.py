@@ -1,6 +1,6 @@
 """Code never looks at the name of a cell to find out its family or kind: the cell itself says so.
 
-What others call a cell stands in `fastrnn.frameworks`, and is looked up there.
+Other frameworks' names of cells are in `fastrnn.frameworks`, and are looked up there.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 
     pip install tensorflow-cpu==2.15.1 && python tests/data/make_keras_2_models.py
 
-All weights are random, biases too. CuDNN's layers run on no CPU; Keras reads their files into its plain ones.
+All weights are random, including biases. CuDNN's layers do not run on a CPU; Keras reads their files into its plain
+layers.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ MODELS: dict[str, Callable[[], tf.keras.Model]] = {
     ),
 }
 
-#: what Keras loads the weights of another model into, to run them
+#: models into which Keras loads the weights of another model, to run them
 IN_PLACE: dict[str, Callable[[], tf.keras.Model]] = {
     "cudnn_lstm": lambda: one_after_another(layers.LSTM(4, return_sequences=True), layers.Dense(2)),
     "cudnn_gru": lambda: one_after_another(layers.Bidirectional(layers.GRU(4, return_sequences=True)), layers.Dense(2)),

@@ -5,8 +5,8 @@
 
 For each model, by name: ``<name>/x`` (B, T, I), ``<name>/y``, the weights ``<name>/w0``, ``<name>/w1``, ... in Keras'
 shapes and order, and ``<name>/counts``, the number of parameters at these small sizes and at the seed's. Everything is
-float64, which Keras computes in with TensorFlow alone, and all weights are random, biases too. The file comes out the
-same, byte for byte.
+float64, which Keras supports only with TensorFlow, and all weights are random, including biases. Every run writes the
+same bytes.
 """
 
 from __future__ import annotations

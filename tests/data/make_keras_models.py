@@ -3,7 +3,7 @@
 
     KERAS_BACKEND=torch python tests/data/make_keras_models.py       # Keras 3.15.1
 
-All weights are random, biases too. Files are packed again, which makes them a tenth of what Keras writes.
+All weights are random, including biases. Files are compressed again, to a tenth of the size that Keras writes.
 """
 
 from __future__ import annotations

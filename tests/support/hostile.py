@@ -1,6 +1,6 @@
 """Invalid arguments that calls must reject, and unusual ones that are valid.
 
-An error's message begins with the name of the argument (a `Sequential` says before it which layer has it).
+An error's message begins with the name of the argument (in a `Sequential`, after the name of the layer).
 """
 
 from __future__ import annotations

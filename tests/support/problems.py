@@ -1,9 +1,9 @@
 """Random recurrences, one generator for the tests and for asv's suite.
 
 A `Problem` is a call of the public interface as plain data: a cell of the registry by name, named arrays, random
-upstream gradients and options. `forward` and `run` make the call and hand back a flat dict of what it returned.
+upstream gradients and options. `forward` and `run` make the call and return its results as a flat dict.
 
-asv runs this with the builds of older commits: it wants nothing of fastrnn but the public functions.
+asv runs this with builds of older commits, so it uses only public functions of fastrnn.
 """
 
 from __future__ import annotations
