@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Whether tests and examples hold on any machine: tests/matrix.sh [--sample] [tests|learning]
+# Check that tests and examples pass on any machine: tests/matrix.sh [--sample] [tests|learning]
 #
 #   tests     pytest (its arguments in $PYTEST) with each instruction set, OpenBLAS kernel and number of threads, and
 #             with other seeds; stops at the first failure. Hours; --sample takes minutes
-#   learning  what must be learnt, from each of ten seeds on each instruction set; --sample: one, the quick settings
+#   learning  examples that must learn, from ten seeds on each instruction set; --sample: one seed, the quick settings
 #
-# FASTRNN_ISA, OPENBLAS_CORETYPE, FASTRNN_NUM_THREADS and FASTRNN_TEST_SEED are what is set, and all that it takes to run
-# a failing combination again. A kernel that the processor does not run is left out.
+# It sets FASTRNN_ISA, OPENBLAS_CORETYPE, FASTRNN_NUM_THREADS and FASTRNN_TEST_SEED, which suffice to repeat a failing
+# combination. Kernels that the processor does not support are left out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}

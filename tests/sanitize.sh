@@ -3,13 +3,13 @@
 #
 #   c         tests/c/run.sh with ASan + UBSan, then with TSan: team, wavefronts, backward of several calls
 #   python    pytest, a selection, on an extension built with ASan + UBSan, the runtimes preloaded
-#   threads   pytest, what has several threads, on an extension built with TSan
+#   threads   pytest, tests with several threads, on an extension built with TSan
 #   valgrind  memcheck of the C program, on the x86-64 baseline                            (apt install valgrind)
 #
-# Needs gcc with its sanitizers and $PYTHON, or python3, with numpy, pytest, hypothesis and what builds the extension.
-# Under TSan the interpreter and NumPy are as they always are: it sees what the core does, and that they lock. What fails
-# for want of memory or of time, what counts threads (TSan starts one of its own) and backends that are not in C are left
-# out. docs/promises.md has the last result.
+# Needs gcc with its sanitizers and $PYTHON, or python3, with numpy, pytest, hypothesis and the build requirements of the
+# extension. The interpreter and NumPy are not built with TSan: it sees the core's accesses and their locks. Left out are
+# tests that need much memory or time, tests that count threads (TSan starts one of its own), and backends not written in
+# C. docs/develop/verification.md has the last results.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PYTHON=${PYTHON:-python3}

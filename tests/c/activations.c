@@ -1,4 +1,4 @@
-/* The kernels' sigmoid and tanh against the C library's. */
+/* The kernels' sigmoid and tanh, compared with the C library's. */
 #include "check.h"
 
 #include <math.h>
@@ -35,7 +35,7 @@ static double ulp(double exact, int wide)
     return wide ? nextafter(exact, INFINITY) - exact : (double)(nextafterf(narrow, INFINITY) - narrow);
 }
 
-/* Whether y is right where one cannot speak of ulps. A result that is no normal number may be anything as small. */
+/* Whether y is correct where ulps are not defined. A result below the normal numbers may be any number that small. */
 static int is_special(double x, double y, double exact, double tiny)
 {
     if (isnan(x)) return isnan(y);

@@ -1,11 +1,11 @@
-/* Arrays that notice what is written round them. */
+/* Arrays that detect writes around them. */
 #include "check.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #if defined(__SANITIZE_ADDRESS__)
-enum { GUARD = 0 }; /* the sanitizer's own guards are better: they notice reads */
+enum { GUARD = 0 }; /* the sanitizer's own guards are better: they also detect reads */
 #else
 enum { GUARD = 256 };
 #endif
@@ -41,7 +41,7 @@ char *collect(const Run *run, Array *a, const char *name)
             memset(row_at(a, t, b), GUARD_BYTE, row);
         }
     const unsigned char *p = a->block, *end = p + a->bytes;
-    if (p < end && (*p != GUARD_BYTE || memcmp(p, p + 1, a->bytes - 1))) { /* some byte is not the guard's */
+    if (p < end && (*p != GUARD_BYTE || memcmp(p, p + 1, a->bytes - 1))) { /* some byte has changed */
         while (p < end && *p == GUARD_BYTE) p++;
         complain(run, "wrote outside of %s, %td bytes from its start", name, p - (unsigned char *)a->at.data);
     }

@@ -1,4 +1,4 @@
-/* Several callers at once, which all want the team: the shared problems again, dealt to them. */
+/* Several parallel callers that all request the team: the shared problems again, divided among them. */
 #include "check.h"
 
 #include <pthread.h>

@@ -31,7 +31,7 @@ Array tensor_array(const Run *run, int k, int around, int fill)
     return new_array(like, around, fill);
 }
 
-/* An input; what lies round it and in the padding of its sequences is NaN, and nobody's business. */
+/* An input; the memory around it and the padding of its sequences are NaN, and must not be read. */
 static Array input_array(const Run *run, int k)
 {
     const Tensor *tensor = &run->problem->tensor[k], *lengths = &run->problem->tensor[N_lengths];
@@ -66,7 +66,7 @@ void free_inputs(Array *in)
 static unsigned long floating_point_mode(void)
 {
 #if defined(__x86_64__)
-    return _mm_getcsr() & ~0x3ful; /* without the flags of what has happened */
+    return _mm_getcsr() & ~0x3ful; /* without the exception flags */
 #elif defined(__aarch64__)
     unsigned long mode;
     __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
@@ -78,7 +78,7 @@ static unsigned long floating_point_mode(void)
 
 _Thread_local int team_jobs;
 
-/* The linker brings the core's calls of frnn_team_run here. */
+/* The linker redirects the core's calls of frnn_team_run to this function. */
 void __real_frnn_team_run(int granted, frnn_job job, void *arg);
 void __wrap_frnn_team_run(int granted, frnn_job job, void *arg);
 void __wrap_frnn_team_run(int granted, frnn_job job, void *arg)

@@ -1,4 +1,4 @@
-/* What the files of this test have in common: problems, ways to compute them, guarded arrays, and complaints. */
+/* Shared by the files of this test: problems, ways to compute them, guarded arrays, and error reports. */
 #ifndef CHECK_H
 #define CHECK_H
 
@@ -33,24 +33,24 @@ typedef struct {
 
 enum { TIME_MAJOR, BATCH_FIRST, BACKWARDS };
 
-/* What its work is enough for: one thread; several, if there is a stack of it; or several by itself. */
+/* The threads that its work is enough for: one; several if stacked; or several by itself. */
 enum { ALONE, STACKED, SHARED };
 
 /* One way to compute a problem. */
 typedef struct {
     int threads, checkpointed;
-    int denied; /* the team is taken, so the call must do alone what it has laid out for several threads */
+    int denied; /* the team is in use, so the call must run alone although it is laid out for several threads */
     int fill;   /* every byte of outputs and work areas at the start; 0xff makes NaNs */
-    int left;   /* the other threads leave the rest to the first one, as early as they can */
+    int left;   /* the other threads leave the rest to the first one, as early as possible */
 } Way;
 
 typedef struct {
-    int passed, failed, complaints; /* complaints: of the test at hand */
-    double worst;                   /* error as a part of the error allowed */
+    int passed, failed, complaints; /* complaints: of the current test */
+    double worst;                   /* error relative to the allowed error */
     char worst_name[64];
 } Report;
 
-/* What one call has to do with: a problem on a table, computed in one way. */
+/* One run: a problem on a table, computed in one way. */
 typedef struct {
     const char *isa;
     const frnn_table *table;
@@ -60,7 +60,7 @@ typedef struct {
     Report *report;
 } Run;
 
-/* Say what is wrong with the run, and count it. */
+/* Report a fault of the run, and count it. */
 void complain(const Run *run, const char *format, ...);
 void end_test(Report *report);
 
@@ -78,12 +78,12 @@ typedef struct {
     size_t bytes; /* of the block */
 } Array;
 
-/* A new block for an array of which the first five fields are given: its elements full of the byte `fill`, and the byte
- * `around` all round them. */
+/* Allocate a block for an array whose first five fields are given: its elements are filled with the byte `fill`, and
+ * surrounded by the byte `around`. */
 Array new_array(Array like, int around, int fill);
 unsigned char *row_at(const Array *a, ptrdiff_t t, ptrdiff_t b);
 
-/* The array's elements without gaps, after a look at all the bytes round them; frees the array. Null for no array. */
+/* Check all bytes around the array, return its elements without gaps, and free it. Null for no array. */
 char *collect(const Run *run, Array *a, const char *name);
 
 /* Element i of floats, or of doubles if `wide`. */
@@ -142,7 +142,7 @@ void free_vectors(Vectors *vectors);
 
 void test_activations(const Run *run);
 
-/* ---- dense.c: what works on each row by itself, a test for each size and function; or those of several threads ---- */
+/* ---- dense.c: operations on single rows, a test for each size and function; or those with several threads ---- */
 
 void test_dense(const Run *run, int threads_alone);
 

@@ -1,4 +1,4 @@
-/* What works on each row by itself: the values, and the same bits packed or not, on any number of threads, row by row. */
+/* Operations on single rows: values, and the same bits packed or not, on any number of threads, and row by row. */
 #include "check.h"
 
 #include <math.h>
@@ -9,7 +9,7 @@ typedef struct {
     ptrdiff_t n, I, N;
 } Sizes;
 
-/* The last two repay threads: by their rows, and by their weights. */
+/* The last two are large enough for threads: by their rows, and by their weights. */
 static const Sizes sizes[] = {{1, 1, 1}, {3, 5, 7}, {70, 17, 33}, {2, 200, 130}, {300, 130, 140}, {20, 300, 900}};
 enum { WITHOUT_THREADS = 4, SIZES = sizeof sizes / sizeof *sizes };
 

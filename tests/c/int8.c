@@ -1,4 +1,4 @@
-/* int8 weights: products by their definition, and the bits of LSTMs as the x86-64 baseline computed them. */
+/* int8 weights: products by their definition, and the bits of LSTMs from the x86-64 baseline. */
 #include "check.h"
 
 #include <math.h>
@@ -31,7 +31,7 @@ static float largest(const float *a, ptrdiff_t n)
     return most;
 }
 
-/* What a row of weights and a vector give. Volatile: each operation is to be rounded by itself. */
+/* The product of a row of weights and a vector. Volatile, so that each operation is rounded. */
 static float product(const float *w, const float *x, ptrdiff_t n)
 {
     const float quotient = largest(w, n) / 127, most = largest(x, n);

@@ -1,9 +1,9 @@
-/* What the team does with the CPUs that its threads may run on, on a machine of four that is not there. */
+/* The team's use of its threads' CPU affinity, on a simulated machine with four CPUs. */
 #define _GNU_SOURCE /* CPU sets */
 #include "check.h"
 #include "team.h"
 
-#if defined(__linux__) /* elsewhere the team asks for no CPUs */
+#if defined(__linux__) /* elsewhere the team does not set affinities */
 
 #include <pthread.h>
 #include <sched.h>
@@ -16,7 +16,7 @@ static int callers_cpu;
 static pthread_t caller;
 static atomic_uint workers_cpus; /* a bit for each that the one worker may run on */
 
-/* The linker brings the core's calls of these three here. */
+/* The linker redirects the core's calls of these three functions to this file. */
 int __real_sched_getcpu(void);
 int __real_pthread_getaffinity_np(pthread_t thread, size_t size, cpu_set_t *cpus);
 int __real_pthread_setaffinity_np(pthread_t thread, size_t size, const cpu_set_t *cpus);
@@ -50,8 +50,8 @@ int __wrap_pthread_setaffinity_np(pthread_t thread, size_t size, const cpu_set_t
 
 static void no_work(void *arg, int id) { (void)arg, (void)id; }
 
-/* A worker is kept off its caller's CPU until it is awake, and then may run everywhere again: also a new one that fell
- * asleep before its first job, while the caller went elsewhere. Comes before all that wants the team. */
+/* A worker is kept off its caller's CPU until it is awake, and then may run on all CPUs again: also a new worker that
+ * fell asleep before its first job, while the caller moved to another CPU. Runs before all tests that use the team. */
 void test_places(Report *report)
 {
     const Run run = {.isa = "places", .report = report};

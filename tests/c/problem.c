@@ -1,4 +1,4 @@
-/* One problem in every way: the reference's numbers, and the same bits. */
+/* One problem, computed in every way: within the error of the reference, and with the same bits. */
 #include "check.h"
 #include "team.h"
 
@@ -46,7 +46,7 @@ static void compare(const Run *run, const Result *got)
     }
 }
 
-/* Inference with weights packed once, which is all that it may read of them: `forward`, and a prepared plan twice. */
+/* Inference that may read only weights packed once: `forward`, and a prepared plan twice. */
 static void infer_packed(const Run *run, frnn_call call, const Result *expected)
 {
     const frnn_table *table = run->table;
@@ -114,7 +114,7 @@ void test_problem(Run run, int contended)
         complain(&run, "asks for no more work area on two threads, so it is not shared; make_vectors.py thinks it is");
     for (int i = 1; i < WAYS; i++) {
         if (ways[i].checkpointed && !run.problem->checkpoint) continue;
-        if (!shared && (ways[i].threads == 2 || ways[i].denied || ways[i].left)) continue; /* it asks for no team */
+        if (!shared && (ways[i].threads == 2 || ways[i].denied || ways[i].left)) continue; /* it needs no team */
         if (contended && (ways[i].threads < 3 || ways[i].denied)) continue;
         run.way = ways[i];
         frnn_team_set_backoff(run.way.left ? FRNN_AT_EVERY_BARRIER : FRNN_NEVER);

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Test the C core without Python round it: tests/c/run.sh [native|neon|asan|tsan|valgrind]
+# Test the C core without Python: tests/c/run.sh [native|neon|asan|tsan|valgrind]
 #
-#   native   every instruction set that this machine runs
+#   native   every instruction set that this machine supports
 #   neon     cross-compiled for AArch64, under QEMU       (gcc-aarch64-linux-gnu, qemu-user)
-#   asan     native, with -fsanitize=address,undefined; fewer problems, as neon and the following have them
-#   tsan     native, with -fsanitize=thread; what runs on several threads
-#   valgrind memcheck of the baseline, for it does not know all of AVX-512                (valgrind)
+#   asan     native, with -fsanitize=address,undefined; fewer problems, like neon and the following
+#   tsan     native, with -fsanitize=thread; tests with several threads
+#   valgrind memcheck of the baseline, because it does not support all of AVX-512         (valgrind)
 #
-# Needs CMake, and a Python with NumPy: $PYTHON, or python3. Builds in $BUILD, or in a directory that goes at the end.
+# Needs CMake, and a Python with NumPy: $PYTHON, or python3. Builds in $BUILD, or in a temporary directory.
 set -euo pipefail
 cd "$(dirname "$0")"
 root=$(cd ../.. && pwd)

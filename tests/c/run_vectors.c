@@ -2,14 +2,14 @@
  *
  *     run_vectors FILE [threads|memory]
  *
- * The file says what to expect, so no formula stands here. Every result must be within its error, and have the same
- * bits for any number of threads, with and without checkpoints, and when the team is somebody else's. Outputs and work
- * areas have no more than they asked for and start out full of NaN; the bytes round them must survive. Arrays of the
- * caller are aligned to their elements only, work areas to FRNN_ALIGN only. Stacks of the large problems, forward and
- * backward of all their layers in one call, have the bits of their layers one by one; several callers want the team;
- * a row alone has the bits that it has among others; and no thread is kept off a CPU for good. With `threads`, all this where several threads share the work, and no more;
- * with `memory`, on the baseline, and without sigmoid and tanh, whose results below the normal numbers are not flushed
- * to zero under valgrind.
+ * The file contains the expected results, so there are no formulas here. Every result must be within its error, and have
+ * the same bits for any number of threads, with and without checkpoints, and if another caller holds the team. Outputs
+ * and work areas have exactly the requested size and are initially NaN; the bytes around them must not change. The
+ * caller's arrays are aligned only to their elements, work areas only to FRNN_ALIGN. Stacks of the large problems,
+ * forward and backward of all layers in one call, have the bits of single layers; several callers request the team; a
+ * row alone has the bits that it has among others; and no thread is kept off a CPU permanently. With `threads`, only
+ * cases where several threads share the work; with `memory`, only the baseline, without sigmoid and tanh, whose results
+ * below the normal numbers are not flushed to zero under valgrind.
  */
 #include "check.h"
 #include "team.h"

@@ -1,5 +1,5 @@
-/* Several layers in one call: a stack, whose forward is a wavefront where one layer does not fill the threads, and
- * layers side by side in two directions. They must have the bits of the same layers one by one.
+/* Several layers in one call: a stack, whose forward is a wavefront if one layer does not fill the threads, and
+ * parallel layers in two directions. They must have the bits of single layers.
  */
 #include "check.h"
 
@@ -22,7 +22,7 @@ static Array room(const Run *run, ptrdiff_t T, ptrdiff_t rows, ptrdiff_t n)
     return new_array((Array){.T = T, .B = rows, .n = n, .size = size, .alignment = size}, GUARD_BYTE, run->way.fill);
 }
 
-/* Layer i: on the one below, with U for its W; or beside it, in the other direction. */
+/* Layer i: reads the layer below, with U as its W; or runs in parallel with it, in the other direction. */
 static void lay(const Run *run, Stack *s, const Array *in, int i, int reads_previous)
 {
     frnn_call *call = &s->calls[i];
@@ -72,7 +72,7 @@ static Stack compute(const Run *run, const Array *in, int reads_previous, int to
     Stack s = {0};
     for (int i = 0; i < LAYERS; i++) lay(run, &s, in, i, reads_previous);
     pass(run, run->table->forward, &s, together);
-    for (int i = 0; i < LAYERS; i++) { /* else backward from checkpoints writes them again, beside who reads them */
+    for (int i = 0; i < LAYERS; i++) { /* otherwise backward with checkpoints rewrites them while others read them */
         s.calls[i].out[0] = (frnn_array){0};
         s.calls[i].final[0] = s.calls[i].final[1] = NULL;
     }
