@@ -1,7 +1,7 @@
 """The models of seed 003 with Keras' weights give Keras' outputs, which tests/data/make_keras_cases.py stored.
 
-Keras' kernels are (I, G*H), ours (G*H, I). Its reset-after GRU has a bias for each side; its other layers have only that
-of the input side.
+Keras' kernels are (I, G*H), ours (G*H, I). Its reset-after GRU has a bias for each side; its other layers have
+only that of the input side.
 """
 
 from __future__ import annotations

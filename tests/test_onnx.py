@@ -1,5 +1,5 @@
-"""ONNX's reference evaluator as an independent oracle, especially for peepholes and both GRUs; and ONNX Runtime in float32
-for options that the evaluator ignores: lengths and other activations.
+"""ONNX's reference evaluator as an independent oracle, especially for peepholes and both GRUs; and ONNX Runtime, in
+float32, for options that the evaluator ignores: lengths and other activations.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Results of ONNX nodes in `fastrnn.onnx`: the onnx package's node tests, its evaluator and ONNX Runtime are the oracles.
+"""ONNX nodes in `fastrnn.onnx`, compared with the onnx package's node tests, its evaluator and ONNX Runtime.
 
 The evaluator ignores lengths, clip and most activations, and the runtime lacks float64 and, for some nodes, layout=1.
 Together they cover every option; cases that neither supports are compared with equivalent ones.
