@@ -61,7 +61,7 @@ from support.file_changes import (  # noqa: E402
 )
 
 DATA = Path(__file__).with_name("data")
-SECONDS, BYTES = 20, 64 << 20  #: seconds allowed for one file
+SECONDS, BYTES = 20, 64 << 20  #: seconds and bytes allowed for one file
 ROOM = 4 << 30  #: memory limit of the process: a larger allocation is a MemoryError
 
 counts: Counter[str] = Counter()

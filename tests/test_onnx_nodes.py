@@ -81,7 +81,7 @@ def test_any_options_are_those_of_onnx_runtime(seed: int, op: str, onnx: Any, ru
     """Every option except layout=1; in float32, and with the runtime's approximate activations."""
     rng = np.random.default_rng(seed)
     node = cast(random_node(op, rng, **random_attributes(op, rng)), np.float32)
-    node.attributes["hidden_size"] = node.inputs["R"].shape[2]  # the runtime infers no defaults
+    node.attributes["hidden_size"] = node.inputs["R"].shape[2]  # the runtime does not infer it
     assert_close(by_fastrnn(onnx, ours, node), by_runtime(onnx, runtime, node), 2e-6)
 
 

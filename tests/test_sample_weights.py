@@ -40,7 +40,7 @@ def test_gradients_are_differences(name: str, shape: tuple[int, ...], seed: int)
     f, (p, t), w = LOSSES[name], batch(name, shape, seed=seed), weights_of(shape[:-1], seed)
     lengths = ragged(*shape[:2], seed) if len(shape) == 3 else None
     missing = np.random.default_rng(seed).random(shape) < 0.2
-    counts = (0, int(np.argmax(lengths))) if lengths is not None else (0,)  # this step is missing for any seed
+    counts = (0, int(np.argmax(lengths))) if lengths is not None else (0,)  # at least this step counts
     w[counts], missing[counts] = 1, False
     t[missing] = np.nan
     value, gradient = f.gradient(p, t, lengths, w)

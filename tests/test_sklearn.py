@@ -54,9 +54,7 @@ class Counting(SequenceClassifier):
 
 
 def test_workers_share_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of two workers may use half of the threads, as joblib tells its processes; the parent's number does not
-    change.
-    """
+    """Each of two workers may use half of the threads (joblib tells them); the parent's number does not change."""
     monkeypatch.delenv("FASTRNN_NUM_THREADS", raising=False)
     joblib = pytest.importorskip("joblib")
     share, own = max(joblib.cpu_count() // 2, 1), fastrnn.get_num_threads()

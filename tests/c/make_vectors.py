@@ -72,9 +72,7 @@ def sizes_of_stacks(cell: str) -> Iterator[Sizes]:
 
 
 def sizes_to_share(cell: str, small: bool) -> Iterator[Sizes]:
-    """Return the least T, and for sharing by hidden units the least odd H, worth sharing; if `small`, one of each
-    kind.
-    """
+    """Yield the least T, and by hidden units the least odd H, worth sharing; if `small`, one of each kind."""
     G, turn = PUBLIC[cell][1], CELLS.index(cell)
     many = 3 * CHUNK // (2 * G * 7) + 1  # each of 3 threads has enough rows to take one step at a time
     by_rows = ((many, 1, 7), *BY_ROWS)
