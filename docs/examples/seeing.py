@@ -1,6 +1,6 @@
 """Three figures: a training, the gates of an LSTM, and gradients that vanish and explode.
 
-    pip install '.[plot]'
+    pip install 'fastrnn[plot]'
     python docs/examples/seeing.py pictures        # writes history.png, gates.png and gradients.png there
 
 The task is to remember one number: each sequence is noise, one of its first steps is marked, and after the last
