@@ -4,7 +4,7 @@
     python benchmarks/adapters.py --points tiny med --adapters torch --threads 2
     python benchmarks/adapters.py --overhead                    what an adapter adds to the functional call, in us
 
-One process for all; what is compared takes turns, call by call in rounds, and a time is the median of its calls.
+Everything runs in one process; the calls to compare alternate in rounds, and a time is the median over the calls.
 """
 
 from __future__ import annotations

@@ -1,21 +1,22 @@
-"""Figures that `python -m fastrnn bench` does not have, one Markdown table for each name:
+"""Measurements beyond those of `python -m fastrnn bench`; each name prints a Markdown table:
 
-    python benchmarks/measure.py stream      a step from Python, beside ONNX Runtime's, PyTorch's LSTM and LSTMCell
-    python benchmarks/measure.py serving     what Dense and softmax add to a step, and what a pool of sessions gains
-    python benchmarks/measure.py bfloat16    what weight_dtype="bfloat16" gains, step by step and over sequences
-    python benchmarks/measure.py int8        what weight_dtype="int8" gains, likewise, with AVX2 and with the best
-    python benchmarks/measure.py quantised   a step with int8 weights beside PyTorch's and ONNX Runtime's dynamic
-                                             quantisation, and how far each is from float32, and from itself in a batch
-    python benchmarks/measure.py c           a step of the C that to_c writes, beside that of emx-onnx-cgen
+    python benchmarks/measure.py stream      a step from Python: fastrnn, ONNX Runtime, PyTorch's LSTM and LSTMCell
+    python benchmarks/measure.py serving     the cost of Dense and softmax in a step, and the gain from a pool
+    python benchmarks/measure.py bfloat16    the gain from weight_dtype="bfloat16", in steps and over sequences
+    python benchmarks/measure.py int8        the same for weight_dtype="int8", with AVX2 and the best instruction set
+    python benchmarks/measure.py quantised   a step with int8 weights, and with PyTorch's and ONNX Runtime's dynamic
+                                             quantisation: time, error, and difference between alone and in a batch
+    python benchmarks/measure.py c           a step of the C code of to_c, and of emx-onnx-cgen
     python benchmarks/measure.py checkpoint  time and peak memory of training on a long sequence
-    python benchmarks/measure.py linear      that the cost is linear in T and in B
-    python benchmarks/measure.py threads     what a second thread gains, beside idle CPUs and beside a busy process
-    python benchmarks/measure.py cells       cells that are compiled at run time: their speed beside the same built-in
-                                             ones, and how long compiling takes; may be given points
-    python benchmarks/measure.py profile     where the time of inference goes, by Linux' perf; after
+    python benchmarks/measure.py linear      whether the cost is linear in T and in B
+    python benchmarks/measure.py threads     the gain from a second thread, on an idle machine and beside a busy process
+    python benchmarks/measure.py cells       the speed of cells compiled at run time relative to built-in ones, and the time
+                                             of compilation; takes names of points
+    python benchmarks/measure.py profile     where inference spends its time, by Linux' perf; after
                                              pip install -C install.strip=false .
 
-One process and, but for `threads`, one CPU and one thread; what is compared takes turns, and a time is a median.
+Everything runs in one process and, except for `threads`, on one CPU and one thread. Compared calls alternate; a time is a
+median.
 """
 
 from __future__ import annotations

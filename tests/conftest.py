@@ -208,7 +208,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastrnn")
     group.addoption("--require-native", action="store_true", help="fail if the compiled extension is missing")
     group.addoption("--require-oracles", action="store_true", help="fail if one of the oracles or numba is missing")
-    group.addoption("--sample", type=int, metavar="N", help="run at most N of each test's parametrisations, by lot")
+    group.addoption(
+        "--sample", type=int, metavar="N", help="run a random sample of at most N parametrisations per test"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

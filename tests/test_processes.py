@@ -169,8 +169,8 @@ if name := sys.argv[1]:
         assert good, (name, way, turns)
         assert all(a.tobytes() == expected[n].tobytes() for n, a in backward(x[:40])().grads.items()), (name, way)
 
-# A handler that returns may call fastrnn itself, and subnormal numbers are numbers to it; the call, to which they are
-# 0, goes on as if nothing had been.
+# A handler that returns may call fastrnn itself, with the caller's treatment of subnormal numbers; the interrupted
+# call, for which they are 0, continues unaffected.
 if name:
     sys.exit()
 lstm, x = CASES["rows dealt"][0]

@@ -48,10 +48,10 @@ class Factor(NamedTuple):
 
 
 class Steps:
-    """A cell's equations on a framework's arrays, as its users write them: with as few products as there can be.
+    """A cell's equations on a framework's arrays, as its users would write them: with as few products as possible.
 
-    Gates whose parts of U multiply one and the same array share a product. Which do comes from a first call of the
-    equations, on what `array` returns, a new array each time. `equations` are as `fastrnn.cell` takes them.
+    Gates whose parts of U multiply the same array share a product. A first call of the equations, on arrays from
+    `array` (a new one each time), determines which. `equations` are as `fastrnn.cell` takes them.
     """
 
     def __init__(self, cell: Cell, equations: Callable[..., Any], array: Callable[[], Any]) -> None:

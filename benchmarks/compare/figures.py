@@ -79,8 +79,8 @@ def quotients(theirs: list[float], own: list[float]) -> list[float]:
 def spread(values: list[float]) -> tuple[float, float]:
     """Return the range from the n/4-th smallest to the n/4-th largest of n values, n/4 rounded down.
 
-    That is the middle half or a little more. Of 12 values or more it also holds their true median with a confidence of
-    95 %: a fair coin that is thrown 12 times falls on the same side 10 times or more in 4 % of cases.
+    That is the middle half or a little more. With at least 12 values it is also a 95 % confidence interval of the true
+    median: a fair coin thrown 12 times falls on the same side at least 10 times in 4 % of cases.
     """
     ordered, k = sorted(values), len(values) // 4
     return ordered[k - 1], ordered[-k]

@@ -1,6 +1,6 @@
 """The points at which the project is measured, by name: sizes of a layer or a stack.
 
-Plain data that imports nothing of fastrnn: asv's suite loads it by its path beside builds of older commits.
+Plain data that imports nothing of fastrnn, because asv's suite loads it by its path with builds of older commits.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The limits of the machine on the same CPUs, timed in rounds between those of the implementations.
 
-`fma` is an own loop of independent multiply-adds in registers, `sgemm` NumPy's product of two 2048 x 2048 matrices,
-and `stream` reads a buffer of U's size over and over, each thread its own part. The first two bound the arithmetic,
-the third what reads its weights in every step. The instruction set is the one that fastrnn uses.
+`fma` is a loop of independent multiply-adds in registers, `sgemm` NumPy's product of two 2048 x 2048 matrices, and
+`stream` reads a buffer of U's size repeatedly, each thread its own part. The first two bound arithmetic, the third
+bounds the reading of weights in every step. All use fastrnn's instruction set.
 """
 
 from __future__ import annotations

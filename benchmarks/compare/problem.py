@@ -17,8 +17,8 @@ from .grid import POINTS, Sizes, drawn_lengths
 class Problem(NamedTuple):
     """A stack of layers in float32, gates in PyTorch's order, and the gradient that training starts from.
 
-    For G gates of which P have a product with U. The tests' problems (tests/support/problems.py) are single calls with
-    all that a call can be given; these are what every library has, stacks and directions among it.
+    It has G gates, of which P have a product with U. The tests' problems (tests/support/problems.py) are single calls
+    with all options; these have only features of every library, including stacks and directions.
     """
 
     cell: Cell

@@ -124,8 +124,8 @@ class Bench:
     def interleave(self, names: list[str]) -> tuple[dict[str, Timing], dict[str, list[float]]]:
         """Run alternating rounds until each implementation has had its seconds on average, including pauses.
 
-        Everything is idle before a round, so that each finds the CPUs in the same state and nobody's threads spin. Then
-        come as many calls that are not timed as will be, in which caches, threads and clocks wake up; none if long.
+        Everything is idle before a round, so that each finds the CPUs in the same state and no idle threads spin. The
+        same number of untimed calls precedes the timed ones, to warm up caches, threads and clocks, but not long ones.
         """
         asked = {name: self.process(name) for name in names}
         first = {name: process.ask("clock", 1, 1) for name, process in asked.items()}

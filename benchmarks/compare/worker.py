@@ -1,7 +1,7 @@
 """One implementation in a process of its own: `python -m benchmarks.compare.worker NAME THREADS DESCRIPTOR`.
 
-Requests come through a pipe, whose descriptor is inherited, as tuples (name, *arguments); every one is answered with
-(True, answer) or (False, what went wrong). The process ends when the pipe is closed.
+Requests are tuples (name, *arguments) from a pipe with an inherited descriptor; each is answered with (True, answer) or
+(False, error). The process ends when the pipe is closed.
 """
 
 from __future__ import annotations

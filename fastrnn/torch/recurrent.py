@@ -263,7 +263,7 @@ class Base(nn.RNNBase):
         return [getattr(self, name) for name in names]
 
     def _check(self, x: Tensor, states: list[Tensor], weights: list[Tensor], B: int, unbatched: bool) -> bool:
-        """Whether there is memory: tensors on "meta" have shapes alone."""
+        """Whether there is memory: tensors on "meta" have only shapes."""
         dtype, on_cpu = x.dtype, x.is_cpu
         if on_cpu and dtype in DTYPES:
             for weight in weights:
@@ -369,17 +369,17 @@ class Base(nn.RNNBase):
         )
 
     def flatten_parameters(self) -> None:
-        """Kept for compatibility; forgets what was packed of the weights.
+        """Discard the packed weights; the name is PyTorch's.
 
-        Inference packs changed parameters anew by itself: what PyTorch counts as a change, and what shows in parameters
-        of up to 8 KB or in sixteen elements of larger ones, as any update of all weights does. After a write that
-        PyTorch does not count (``parameter.data``, NumPy, another process) to a few elements of a larger parameter call
-        this, ``train()`` or ``eval()``.
+        Inference packs changed parameters again by itself: it detects changes that PyTorch counts, and compares
+        parameters of up to 8 KB in full and sixteen elements of each larger one, which detects any update of all
+        weights. Call this, ``train()`` or ``eval()`` after a write to a few elements of a large parameter that PyTorch
+        does not count (``parameter.data``, NumPy, another process).
         """
         self.__dict__.pop("_made", None)
 
     def train(self, mode: bool = True) -> Any:
-        """As `torch.nn.Module.train`; also forgets what was packed of the weights."""
+        """Like `torch.nn.Module.train`; also discards the packed weights."""
         self.flatten_parameters()
         return super().train(mode)
 
