@@ -10,13 +10,13 @@
     python benchmarks/measure.py checkpoint  time and peak memory of training on a long sequence
     python benchmarks/measure.py linear      whether the cost is linear in T and in B
     python benchmarks/measure.py threads     the gain from a second thread, on an idle machine and beside a busy process
-    python benchmarks/measure.py cells       the speed of cells compiled at run time relative to built-in ones, and the time
-                                             of compilation; takes names of points
+    python benchmarks/measure.py cells       the speed of cells compiled at run time relative to built-in ones, and the
+                                             time of compilation; takes names of points
     python benchmarks/measure.py profile     where inference spends its time, by Linux' perf; after
                                              pip install -C install.strip=false .
 
-Everything runs in one process and, except for `threads`, on one CPU and one thread. Compared calls alternate; a time is a
-median.
+Everything runs in one process and, except for `threads`, on one CPU and one thread. Compared calls alternate, and
+a time is a median.
 """
 
 from __future__ import annotations
