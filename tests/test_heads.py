@@ -1,6 +1,4 @@
-"""Recurrent products by heads: U is block-diagonal, and only its blocks are stored. Compared with a dense U and
-others.
-"""
+"""Recurrent products by heads: U is block-diagonal, and only its blocks are stored; a dense U is the oracle."""
 
 from __future__ import annotations
 
