@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from support.problems import AWKWARD, CELLS, Arrays
-from support.stacks import EVERYTHING, MERGED, composed, in_double, inputs, layer, run
+from support.recurrent import in_dtype
+from support.stacks import EVERYTHING, MERGED, composed, inputs, layer, run
 from support.tolerance import assert_rounded, assert_same_bits
 
 import fastrnn
@@ -59,7 +60,7 @@ def test_results_are_the_references(cell: str, bidirectional: bool, dtype: type,
     wide = given | {"state": tuple(s.astype(np.float64) for s in given["state"])}
 
     def reference() -> Arrays:
-        return composed(in_double(net, cell), cell, x.astype(np.float64), **wide)
+        return composed(in_dtype(net, np.float64), cell, x.astype(np.float64), **wide)
 
     with fastrnn.use_backend("numpy"):
         exact = reference()

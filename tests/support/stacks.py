@@ -66,14 +66,6 @@ def composed(net: Any, cell: str, x: np.ndarray, state: tuple[np.ndarray, ...] |
     return named(x, tuple(np.stack(parts) for parts in final if parts))
 
 
-def in_double(net: Any, cell: str) -> Any:
-    """The same layer in float64."""
-    options = {name: getattr(net, name) for name in ("bias", "batch_first", "bidirectional", "merge")}
-    wide = layer(cell, net.input_size, net.hidden_size, net.num_layers, dtype=np.float64, **options)
-    wide.load_state_dict({name: a.astype(np.float64) for name, a in net.state_dict().items()})
-    return wide
-
-
 def inputs(
     cell: str, net: Any, sizes: tuple[int, int], layout: str, seed: Any, given: tuple[str, ...]
 ) -> tuple[np.ndarray, dict[str, Any]]:
