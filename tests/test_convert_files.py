@@ -19,7 +19,7 @@ from support.tolerance import assert_same_bits
 import fastrnn
 from fastrnn.convert.files import BUILDERS
 from fastrnn.training import weight_files
-from fastrnn.training.weight_files import DESCRIPTIONS
+from fastrnn.training.weight_files import OPTIONS
 
 
 @pytest.mark.parametrize("seed", MANY)
@@ -77,7 +77,7 @@ def test_save_refuses_what_it_could_not_load(tmp_path: Path) -> None:
 
 
 def test_what_is_described_can_be_made() -> None:
-    assert DESCRIPTIONS.keys() == BUILDERS.keys()
+    assert OPTIONS.keys() == BUILDERS.keys()
 
 
 Change = Callable[[dict[str, Any], dict[str, np.ndarray]], Any]
