@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.checks import boolean, size
+from fastrnn.checks import boolean, size, titled
 from fastrnn.convert.onnx_layers import WRITERS, ends, masked, write_directions
 from fastrnn.convert.onnx_nodes import OPSET, Axis, Nodes, Value, checked_opset
-from fastrnn.convert.stack import as_chain, kind_of, leaves, one_dtype, recurrent, titled
+from fastrnn.convert.stack import as_chain, kind_of, leaves, one_dtype, recurrent
 from fastrnn.extras import needed
 from fastrnn.frameworks import ONNX
 from fastrnn.layers import Embedding
