@@ -42,7 +42,9 @@ os.environ.setdefault("FASTRNN_CACHE_DIR", str(Path(__file__).parents[1] / "buil
 
 import numpy as np
 from support import crowded  # noqa: F401
+from support.jax_problems import in_float64
 from support.problems import CELLS
+from support.python import Python
 
 import fastrnn
 from fastrnn.backends import available_backends, available_isas, usable_cpus
@@ -269,12 +271,12 @@ def runtime(onnx: Any, oracle: Callable[[str], Any]) -> Any:
     return oracle("onnxruntime")
 
 
-@pytest.fixture(scope="session")
-def ours(onnx: Any) -> Any:
-    """fastrnn.onnx; the tests of another adapter have a fixture of their own by this name."""
-    import fastrnn.onnx
-
-    return fastrnn.onnx
+@pytest.fixture(scope="module")
+def ours(request: pytest.FixtureRequest) -> Any:
+    """The adapter that a file is about: fastrnn.onnx in test_onnx_nodes.py, fastrnn.jax in test_jax.py, and so on."""
+    name = request.path.stem.split("_")[1]
+    request.getfixturevalue(name)
+    return importlib.import_module(f"fastrnn.{name}")
 
 
 @pytest.fixture(scope="session")
@@ -293,8 +295,14 @@ def keras(torch: Any, oracle: Callable[[str], Any]) -> Any:
     return oracle("keras")
 
 
+@pytest.fixture(scope="module")
+def jax(oracle: Callable[[str], Any]) -> Iterator[Any]:
+    with in_float64(oracle("jax")) as jax:
+        yield jax
+
+
 @pytest.fixture
-def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def python(tmp_path: Path) -> Python:
     """Runs a fresh interpreter in an empty directory, on the same fastrnn and tests/support: python("-c", code)."""
     # The same extension as here, a sanitizer's too; but not a traced one, of which coverage.py finds the lines from the
     # checkout alone.

@@ -5,16 +5,13 @@ from __future__ import annotations
 import doctest
 import importlib
 import re
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 from types import FunctionType
 
 import pytest
+from support.python import Python
 
 import fastrnn
-
-Python = Callable[..., CompletedProcess[str]]
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 LAYERS = [f"layers.{name}" for name in ("rnn", "stream", "pool", "dense", "embedding", "dropout", "activation")]

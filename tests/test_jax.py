@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -14,25 +14,12 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from support import cell_problems, own_cells
-from support.jax_problems import SIZES, by_fastrnn, by_scan, in_float64, problem, split
+from support.jax_problems import SIZES, by_fastrnn, by_scan, problem, split
 from support.problems import CELLS, Arrays, Problem, forward, make, run
 from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn.backends import available_isas
-
-
-@pytest.fixture(scope="module")
-def jax(oracle: Callable[[str], Any]) -> Iterator[Any]:
-    with in_float64(oracle("jax")) as jax:
-        yield jax
-
-
-@pytest.fixture(scope="module")
-def ours(jax: Any) -> Any:
-    import fastrnn.jax
-
-    return fastrnn.jax
 
 
 def compiled(jax: Any, run: Callable[..., dict[str, Any]], given: Problem) -> Callable[[], Arrays]:

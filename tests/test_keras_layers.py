@@ -6,7 +6,6 @@ import doctest
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,18 +14,12 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from support.keras_layers import FLOAT32, LAYERS, B, H, I, T, outputs_and_gradients, pair
+from support.python import Python
 from support.tolerance import assert_close, assert_same_bits
 
 # Keras' variables do not know NumPy 2's __array__(copy=).
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 LEAST = 0.1  # what rounding in the middle of a sum of numbers of about 1 is relative to
-
-
-@pytest.fixture(scope="module")
-def ours(keras: Any) -> Any:
-    import fastrnn.keras
-
-    return fastrnn.keras
 
 
 #: Keras' words for functions that cells of ours have in the place of tanh and sigmoid.
@@ -283,7 +276,7 @@ def test_linear_may_be_called_identity(ours: Any) -> None:
     assert type(layer).from_config(layer.get_config())._cell.name == "rnn_identity"
 
 
-def test_other_backends_are_refused(oracle: Callable[[str], Any], python: Callable[..., CompletedProcess[str]]) -> None:
+def test_other_backends_are_refused(oracle: Callable[[str], Any], python: Python) -> None:
     oracle("jax")
     oracle("keras")
     done = python("-c", "import fastrnn.keras", KERAS_BACKEND="jax")

@@ -14,13 +14,6 @@ from support.tolerance import assert_close, assert_same_bits
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-@pytest.fixture(scope="module")
-def ours(keras: Any) -> Any:
-    import fastrnn.keras
-
-    return fastrnn.keras
-
-
 def test_dropout_drops_in_training_alone(ours: Any) -> None:
     """In training alone, which an inference between trainings does not notice."""
     import torch

@@ -8,7 +8,6 @@ import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
@@ -28,13 +27,13 @@ from support.models import (
     steps,
     targets,
 )
+from support.problems import Arrays
+from support.python import Python
 from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn import training
 from fastrnn.training import Sequential
-
-Arrays = dict[str, np.ndarray]
 
 
 def by_differences(model: Sequential, f: Callable[[], float], size: float = 1e-5) -> Arrays:
@@ -380,7 +379,7 @@ def test_wrong_ways_to_train(message: str, arguments: dict[str, Any]) -> None:
         last_step().compile(**arguments)
 
 
-def test_imports_nothing_that_it_does_not_need(python: Callable[..., CompletedProcess[str]]) -> None:
+def test_imports_nothing_that_it_does_not_need(python: Python) -> None:
     code = "import fastrnn, sys; assert not {'safetensors', 'tqdm', 'matplotlib', 'sklearn'} & sys.modules.keys()"
     done = python("-c", code)
     assert done.returncode == 0, done.stderr

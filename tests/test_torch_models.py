@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.conversions import MANY, drawn_model, read_by
+from support.conversions import MANY, drawn_model, over_time, read_by
 from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
@@ -69,24 +69,12 @@ def zeros_or(dx: np.ndarray | None) -> np.ndarray:
     return np.zeros(1) if dx is None else dx
 
 
-def over_time(kind: str, decodes: bool) -> fastrnn.Sequential:
-    """A model with what makes a vector of steps, and steps of a vector."""
-    rng, f64 = np.random.default_rng(3), np.float64
-    norm = fastrnn.LayerNormalization(4, dtype=f64)
-    norm.load_state_dict({name: rng.uniform(0.5, 1.5, 4) for name in ("weight", "bias")})
-    plain = fastrnn.LayerNormalization(4, 0.25, scale=False, center=False, dtype=f64)
-    encoder = fastrnn.GRU(3, 4, reset_after=True, bidirectional=True, merge="sum", dtype=f64, rng=0)
-    decoder = [fastrnn.RepeatVector(3), fastrnn.LSTM(4, 2, dtype=f64, rng=1)] if decodes else []
-    folded = fastrnn.Sequential([plain, getattr(fastrnn, kind)()])
-    return fastrnn.Sequential([encoder, norm, folded, *decoder])
-
-
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("decodes", [False, True])
 @pytest.mark.parametrize("kind", ["LastStep", "GlobalAveragePooling1D", "GlobalMaxPooling1D"])
 def test_layers_over_time(kind: str, decodes: bool, ragged: bool, torch: Any) -> None:
     """There and back, with gradients; steps that are made of a vector have no lengths."""
-    model, lengths = over_time(kind, decodes), LENGTHS if ragged else None
+    model, lengths = over_time(kind, decodes, np.float64), LENGTHS if ragged else None
     x, module = read_by(model), fastrnn.to_torch(model)
     expected = {"y": model.predict(x, lengths=lengths)}
     assert_close({"y": computed(torch, module, x, lengths)}, expected)

@@ -140,7 +140,7 @@ def small() -> fastrnn.Sequential:
     )
 
 
-def written() -> tuple[fastrnn.GRU, np.ndarray, np.ndarray]:
+def written(dtype: Any = np.float32) -> tuple[fastrnn.GRU, np.ndarray, np.ndarray]:
     """A GRU from gates whose z says how much is written, an x (T, B, I), and y by the textbook's loop."""
     rng = np.random.default_rng(4)
     W, U, b = (dict(zip("zrh", rng.uniform(-1, 1, (3, *shape)), strict=True)) for shape in ((4, 3), (4, 4), (4,)))
@@ -151,6 +151,18 @@ def written() -> tuple[fastrnn.GRU, np.ndarray, np.ndarray]:
         h = (1 - z) * h + z * np.tanh(a["h"] + (r * h) @ U["h"].T)
         y.append(h)
     named = {f"{kind}{gate}": own[gate] for kind, own in (("W", W), ("U", U), ("b", b)) for gate in "zrh"}
-    gates = {name: a.astype(np.float32) for name, a in named.items()}
+    gates = {name: a.astype(dtype) for name, a in named.items()}
     gru = fastrnn.from_gates(**gates, reset_after=False, update="write")
-    return gru, x.astype(np.float32), np.array(y)
+    return gru, x.astype(dtype), np.array(y)
+
+
+def over_time(kind: str, decodes: bool, dtype: Any = np.float32) -> fastrnn.Sequential:
+    """A model with what makes a vector of steps, and steps of a vector."""
+    rng = np.random.default_rng(3)
+    norm = fastrnn.LayerNormalization(4, dtype=dtype)
+    norm.load_state_dict({name: rng.uniform(0.5, 1.5, 4).astype(dtype) for name in ("weight", "bias")})
+    plain = fastrnn.LayerNormalization(4, 0.25, scale=False, center=False, dtype=dtype)
+    encoder = fastrnn.GRU(3, 4, reset_after=True, bidirectional=True, merge="sum", dtype=dtype, rng=0)
+    decoder = [fastrnn.RepeatVector(3), fastrnn.LSTM(4, 2, dtype=dtype, rng=1)] if decodes else []
+    folded = fastrnn.Sequential([plain, getattr(fastrnn, kind)()])
+    return fastrnn.Sequential([encoder, norm, folded, *decoder])
