@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -274,9 +272,3 @@ def test_sizes_that_do_not_fit_each_other_are_refused() -> None:
         fastrnn.from_equinox(Equinox(3, bias_n=sequences(5)))
     with pytest.raises(TypeError, match=r"^cell: weight_hh: expected dtype float32, that of the others, got float64"):
         fastrnn.from_equinox(Equinox(4, weight_hh=np.ones((4 * H, H))))
-
-
-@pytest.mark.parametrize("module", ["audio", "jax"])
-def test_docstrings(module: str) -> None:
-    failed, attempted = doctest.testmod(importlib.import_module(f"fastrnn.convert.{module}"))
-    assert (attempted > 0, failed) == (True, 0)

@@ -12,7 +12,7 @@ import pytest
 from support.memory import backwards, guarded, read_only, strided
 from support.problems import AWKWARD, CELLS, Arrays
 from support.recurrent import in_dtype
-from support.stacks import EVERYTHING, MERGED, composed, inputs, layer, run
+from support.stacks import EVERYTHING, LAYOUTS, MERGED, composed, inputs, layer, run
 from support.tolerance import assert_rounded, assert_same_bits
 
 import fastrnn
@@ -22,7 +22,6 @@ DTYPES = (np.float32, np.float64)
 #: (num_layers, options): every depth with one direction and with two, in every way to merge them
 STACKS = [(n, {}) for n in (1, 2, 3)]
 STACKS += [(n, {"bidirectional": True, "merge": m}) for n in (1, 2, 3) for m in MERGED if m or n == 1]
-LAYOUTS = ("time", "batch", "alone")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

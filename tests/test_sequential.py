@@ -36,7 +36,7 @@ from fastrnn import training
 from fastrnn.training import Sequential
 
 
-def by_differences(model: Sequential, f: Callable[[], float], size: float = 1e-5) -> Arrays:
+def by_differences(model: Sequential, f: Callable[[], float]) -> Arrays:
     """Central differences of f with respect to every parameter."""
     grads = {}
     for name, p in model.parameters().items():
@@ -44,12 +44,12 @@ def by_differences(model: Sequential, f: Callable[[], float], size: float = 1e-5
         for i in np.ndindex(p.shape):
             p_i = p[i]
             values = []
-            for change in (size, -size):
+            for change in (1e-5, -1e-5):
                 p[i] = p_i + change
                 model.changed()
                 values.append(f())
             p[i] = p_i
-            g[i] = (values[0] - values[1]) / (2 * size)
+            g[i] = (values[0] - values[1]) / 2e-5
     model.changed()
     return grads
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import doctest
 import io
 import pickle
 import threading
@@ -24,7 +23,6 @@ from torch import nn  # noqa: E402
 from torch.nn.utils.rnn import pack_padded_sequence  # noqa: E402
 
 import fastrnn.torch  # noqa: E402
-from fastrnn.torch import modules, replacing  # noqa: E402
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")  # by torch.nn
@@ -281,9 +279,3 @@ def test_fastrnn_alone_imports_no_torch(python: Callable[..., Any]) -> None:
     assert done.returncode == 0, done.stderr
     done = python("-c", "import sys; sys.modules['torch'] = None; import fastrnn.torch")
     assert "torch is not installed; pip install 'fastrnn[torch]' brings it" in done.stderr
-
-
-@pytest.mark.parametrize("module", [modules, replacing])
-def test_docstrings(module: Any) -> None:
-    failed, attempted = doctest.testmod(module)
-    assert (attempted > 0, failed) == (True, 0)

@@ -21,10 +21,10 @@ def last_step(dtype: Any = np.float64, dropout: float = 0.0) -> Sequential:
     return Sequential([lstm, fastrnn.Dropout(dropout), dense] if dropout else [lstm, dense])
 
 
-def every_step(dtype: Any = np.float64) -> Sequential:
+def every_step() -> Sequential:
     """Reads (N, T, I), predicts (N, T, K)."""
     return Sequential(
-        [fastrnn.GRU(I, 5, reset_after=True, dtype=dtype, rng=1), fastrnn.Dense(5, K, dtype=dtype, rng=2)]
+        [fastrnn.GRU(I, 5, reset_after=True, dtype=np.float64, rng=1), fastrnn.Dense(5, K, dtype=np.float64, rng=2)]
     )
 
 
