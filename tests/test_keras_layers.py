@@ -11,7 +11,7 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from support.keras_layers import FLOAT32, LAYERS, B, H, I, T, outputs_and_gradients, pair
+from support.keras_layers import BOUND, LAYERS, B, H, I, T, outputs_and_gradients, pair
 from support.python import Python
 from support.tolerance import assert_close, assert_same_bits
 
@@ -57,7 +57,7 @@ def expect_the_same(
     x, states = rng.standard_normal((B, steps, I)).astype(dtype), 2 if name == "LSTM" else 1
     given = x, None, [rng.standard_normal((B, H)).astype(dtype) for _ in range(states)]
     expected, got = (outputs_and_gradients(layer, *given, training) for layer in both)
-    assert_close(got, expected, FLOAT32)
+    assert_close(got, expected, BOUND)
 
 
 #: Keras' cells of gates apply no mask at 1; its shortcut, use_cudnn="auto", does, and fails on a mask for each gate.
@@ -126,7 +126,7 @@ def test_outputs_and_gradients_are_those_of_keras(seed: int, name: str, mask: st
     x = rng.standard_normal((B, T, I))
     theirs, mine = pair(keras, ours, name, **options)
     expected = outputs_and_gradients(theirs, x, masks()[mask], initial)
-    assert_close(outputs_and_gradients(mine, x, masks()[mask], initial), expected, FLOAT32)
+    assert_close(outputs_and_gradients(mine, x, masks()[mask], initial), expected, BOUND)
 
 
 @st.composite
@@ -184,7 +184,7 @@ def test_any_arguments(case: dict[str, Any], keras: Any, ours: Any) -> None:
     assert got.keys() == expected.keys()
     for name, a in expected.items():  # of a tensor of few elements all may be small by luck, and Keras' rounding is not
         assert got[name].shape == a.shape
-        assert np.linalg.norm(got[name] - a) <= FLOAT32 * max(np.linalg.norm(a), LEAST), name
+        assert np.linalg.norm(got[name] - a) <= BOUND * max(np.linalg.norm(a), LEAST), name
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.4])
@@ -228,7 +228,7 @@ def test_layers_work_in_a_time_distributed(name: str, keras: Any, ours: Any) -> 
         layer.build(x.shape)
         layer.set_weights(layers[0].get_weights())
     expected, got = (layer(x).detach().numpy() for layer in layers)
-    assert_close({"y": got}, {"y": expected}, FLOAT32)
+    assert_close({"y": got}, {"y": expected}, BOUND)
 
 
 def test_a_model_goes_to_a_file_and_back(keras: Any, ours: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.conversions import MANY, assert_predicts, by_runtime, drawn, drawn_model, over_time, read_by
-from support.tolerance import assert_close, assert_same_bits
+from support.tolerance import FLOAT32, assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn import catalogue
@@ -66,9 +66,9 @@ def test_every_opset(opset: int, onnx: Any, runtime: Any) -> None:
     expected = {"1.h_n": final[1], "2.h_n": final[2][0], "2.c_n": final[2][1], "3.0.h_n": final[3][0]}
     expected |= dict(zip(("3.1.h_n", "3.1.c_n"), final[3][1], strict=True))
     some = LENGTHS > 0  # of a sequence without steps the final state is ONNX Runtime's
-    assert_close({"y": got.pop("y")[some]}, {"y": y[some]}, 2e-6)
+    assert_close({"y": got.pop("y")[some]}, {"y": y[some]}, FLOAT32)
     assert_close(
-        {name: a[:, some] for name, a in got.items()}, {name: a[:, some] for name, a in expected.items()}, 2e-6
+        {name: a[:, some] for name, a in got.items()}, {name: a[:, some] for name, a in expected.items()}, FLOAT32
     )
 
 
@@ -115,7 +115,7 @@ def test_cells_of_the_catalogue(cell: Any, bidirectional: bool, onnx: Any, runti
     names = ["y", *[f"{name}_n" for name in cell.states]]
     expected = dict(zip(names, [y, *(state if isinstance(state, tuple) else (state,))], strict=True))
     turned = np.ascontiguousarray(x.swapaxes(0, 1))
-    assert_close(by_runtime(runtime, written(onnx, layer), {"x": turned}), expected, 2e-6)
+    assert_close(by_runtime(runtime, written(onnx, layer), {"x": turned}), expected, FLOAT32)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "lstm_peephole", "gru_after", "gru_before", "rnn_tanh"])
@@ -171,7 +171,7 @@ def test_axes(onnx: Any, runtime: Any) -> None:
 @pytest.mark.parametrize("steps", [None, "T"])
 def test_a_layer_that_is_not_recurrent(steps: Any, layer: Any, onnx: Any, runtime: Any) -> None:
     x = np.random.default_rng(0).standard_normal((5, 3) if steps is None else (2, 5, 3), np.float32)
-    assert_close(by_runtime(runtime, written(onnx, layer, steps=steps), {"x": x}), {"y": layer(x)}, 2e-6)
+    assert_close(by_runtime(runtime, written(onnx, layer, steps=steps), {"x": x}), {"y": layer(x)}, FLOAT32)
 
 
 def test_indices_past_the_lengths_need_not_be_in_the_table(onnx: Any, runtime: Any) -> None:

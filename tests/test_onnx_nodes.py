@@ -18,7 +18,7 @@ import pytest
 from hypothesis import strategies as st
 from support.onnx_nodes import ACTIVATIONS, GATES, NAMES, OUTPUTS, by_fastrnn, by_runtime, cast, model, random_node
 from support.problems import Arrays
-from support.tolerance import assert_close, assert_same_bits
+from support.tolerance import FLOAT32, assert_close, assert_same_bits
 
 
 def random_attributes(op: str, rng: np.random.Generator) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def test_any_options_are_those_of_onnx_runtime(seed: int, op: str, onnx: Any, ru
     rng = np.random.default_rng(seed)
     node = cast(random_node(op, rng, **random_attributes(op, rng)), np.float32)
     node.attributes["hidden_size"] = node.inputs["R"].shape[2]  # the runtime infers none
-    assert_close(by_fastrnn(onnx, ours, node), by_runtime(onnx, runtime, node), 2e-6)
+    assert_close(by_fastrnn(onnx, ours, node), by_runtime(onnx, runtime, node), FLOAT32)
 
 
 @st.composite
@@ -169,7 +169,7 @@ def test_each_direction_has_its_activation(onnx: Any, runtime: Any, ours: Any) -
     node = cast(random_node("RNN", np.random.default_rng(0), **attributes), np.float32)
     node.attributes["hidden_size"] = node.inputs["R"].shape[2]
     assert ours.runs_in_kernels(model(onnx, node).graph.node[0])
-    assert_close(by_fastrnn(onnx, ours, node), by_runtime(onnx, runtime, node), 2e-6)
+    assert_close(by_fastrnn(onnx, ours, node), by_runtime(onnx, runtime, node), FLOAT32)
 
 
 @pytest.fixture(params=["forward", "reverse", "bidirectional"])
@@ -200,7 +200,7 @@ def test_final_states_of_empty_sequences_are_0(
     given = {name: a.copy() for name, a in node.inputs.items()}
     got = by_fastrnn(onnx, ours, node)
     assert_same_bits(node.inputs, given)
-    assert_close(got, by_runtime(onnx, runtime, node), 2e-6)
+    assert_close(got, by_runtime(onnx, runtime, node), FLOAT32)
     for name in got.keys() - {"Y"}:
         assert (got[name].any(axis=(0, 2)) == (np.array(lengths) > 0)).all()
     for again in (by_node, by_session):

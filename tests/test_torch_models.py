@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.conversions import MANY, drawn_model, over_time, read_by
-from support.tolerance import assert_close, assert_same_bits
+from support.tolerance import FLOAT32, assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn import catalogue
@@ -111,9 +111,9 @@ def test_state_dicts_go_both_ways(torch: Any) -> None:
     model.load_state_dict(module.state_dict())
     y = model.predict(x)
     assert not np.allclose(y, before)
-    assert_close({"y": computed(torch, module, x)}, {"y": y}, 2e-6)
+    assert_close({"y": computed(torch, module, x)}, {"y": y}, FLOAT32)
     module.load_state_dict({name: torch.from_numpy(a) for name, a in model.state_dict().items()})
-    assert_close({"y": computed(torch, copy.deepcopy(module), x)}, {"y": y}, 2e-6)
+    assert_close({"y": computed(torch, copy.deepcopy(module), x)}, {"y": y}, FLOAT32)
 
 
 @pytest.mark.parametrize("activation", ["identity", "sigmoid", "tanh", "relu", "softmax"])
@@ -135,7 +135,7 @@ def test_it_can_be_exported(torch: Any) -> None:
     x = read_by(model)
     exported = torch.export.export(fastrnn.to_torch(model).eval(), (torch.from_numpy(x),)).module()
     with torch.no_grad():
-        assert_close({"y": exported(torch.from_numpy(x)).numpy()}, {"y": model.predict(x)}, 2e-6)
+        assert_close({"y": exported(torch.from_numpy(x)).numpy()}, {"y": model.predict(x)}, FLOAT32)
 
 
 @pytest.mark.parametrize(

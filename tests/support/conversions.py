@@ -11,7 +11,7 @@ from fastrnn.cells import CELLS
 from fastrnn.convert.files import restored
 from fastrnn.training.weight_files import described
 from support.stacks import layer
-from support.tolerance import assert_rounded
+from support.tolerance import FLOAT32, FLOAT64, assert_rounded
 
 MANY = range(24)
 
@@ -126,7 +126,7 @@ def settings(net: Any) -> dict[str, Any]:
 
 def bound(net: Any) -> float:
     """For assert_close against an implementation of the same dtype."""
-    return 1e-12 if net.dtype == np.float64 else 2e-6
+    return FLOAT64 if net.dtype == np.float64 else FLOAT32
 
 
 def small() -> fastrnn.Sequential:

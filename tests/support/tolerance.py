@@ -18,8 +18,8 @@ does is scaled down.
   is measured.
 * A problem of which rounding moves a result by WORST or more decides nothing, and is an error in the test.
 
-What is compared in float64 with an independent implementation, on a problem that is known to be harmless, has FLOAT64
-for its bound.
+What is compared with an independent implementation in the same dtype, on a problem that is known to be harmless, has
+FLOAT64 or FLOAT32 for its bound.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ Evaluate = Callable[[], Arrays]  #: of the problem in float64
 Measured = dict[Any, dict[str, float]]  #: what is allowed in a dtype
 
 FLOAT64 = 1e-12
+FLOAT32 = 2e-6
 LUCK = 4.0
 FLOOR = 4.0  #: units in the last place
 RUNS = 6
