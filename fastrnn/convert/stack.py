@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrnn import checks
 from fastrnn.cells import Cell, members
-from fastrnn.checks import DTYPES, describe
+from fastrnn.checks import describe, floating_array
 from fastrnn.frameworks import Framework
 from fastrnn.layers import Dense, Dropout, Layer
 from fastrnn.layers.options import (
@@ -65,9 +65,7 @@ def stacked(whose: str, cell: Cell, state: Mapping[str, Array], **options: Any) 
             raise ValueError(f"{whose}: missing {name!r}")
         if state[name].ndim != 2:
             raise ValueError(f"{whose}: {name}: expected shape (G*H, ...), got {state[name].shape}")
-    dtype = state["weight_ih_l0"].dtype
-    if dtype not in DTYPES:
-        raise TypeError(f"{whose}: weight_ih_l0: expected dtype float32 or float64, got {describe(dtype)}")
+    dtype = floating_array(f"{whose}: weight_ih_l0", state["weight_ih_l0"]).dtype
     (rows, H), G = state["weight_hh_l0"].shape, cell.G
     if "weight_hr_l0" in state:  # (P, H); weight_hh is (G*H, P)
         options["proj_size"], H = H, rows // G
