@@ -12,6 +12,7 @@ import numbers
 import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -30,6 +31,21 @@ NUMBER = np.dtype(np.intp)
 Found = TypeVar("Found")
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+class titled:
+    """Begin the messages of TypeError and ValueError in a ``with`` block with a title, such as a layer's name."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if isinstance(error, TypeError | ValueError):
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{self._title}: {error}") from error
 
 
 class Layout(NamedTuple):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from fastrnn.layers.base import LayerCache
 from fastrnn.layers.options import options_of
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.packed import Tape
-from fastrnn.types import Array, Arrays
+from fastrnn.types import Array
 from fastrnn.weight_dtypes import dequantized
 
 __all__ = ["gates", "gradient_norms"]
@@ -196,7 +195,7 @@ def norms(back: BackwardCall) -> Array:
     T, B, _, _ = call.sizes
     valid = np.full((T, B), True) if call.lengths is None else np.arange(T)[:, None] < call.lengths
     found = np.zeros((T, B))
-    dstate = given_or_zeros(call, back.dfinal)
+    dstate = by_numpy.given_or_zeros(call, back.dfinal)
     for t, step, saved in reversed(steps(call, valid)):
         dh = dstate[0] if dy is None else dstate[0] + dy[t]
         rows = valid[t]
@@ -209,7 +208,7 @@ def norms(back: BackwardCall) -> Array:
 
 def steps(call: Call, valid: Array) -> list[tuple[int, Call, Any]]:
     """Split the call into one-step calls, in the direction of travel: (t, call, saved data of its forward)."""
-    T, state = len(call.x), given_or_zeros(call, call.init)
+    T, state = len(call.x), by_numpy.given_or_zeros(call, call.init)
     taken = []
     for t in range(T - 1, -1, -1) if call.reverse else range(T):
         one = slice(t, t + 1)
@@ -220,9 +219,3 @@ def steps(call: Call, valid: Array) -> list[tuple[int, Call, Any]]:
         taken.append((t, step, result.saved))
         state = result.final
     return taken
-
-
-def given_or_zeros(call: Call, states: Sequence[Array | None]) -> Arrays:
-    """Return one (B, H) array per state of the call, zeros for None; the first is (B, P) if projected."""
-    B, each = call.x.shape[1], zip(states, call.widths, strict=True)
-    return tuple([np.zeros((B, width), call.x.dtype) if s is None else s for s, width in each])

@@ -42,7 +42,9 @@ os.environ.setdefault("FASTRNN_CACHE_DIR", str(Path(__file__).parents[1] / "buil
 
 import numpy as np
 from support import crowded  # noqa: F401
+from support.jax_problems import in_float64
 from support.problems import CELLS
+from support.python import Python
 
 import fastrnn
 from fastrnn.backends import available_backends, available_isas, usable_cpus
@@ -272,12 +274,12 @@ def runtime(onnx: Any, oracle: Callable[[str], Any]) -> Any:
     return oracle("onnxruntime")
 
 
-@pytest.fixture(scope="session")
-def ours(onnx: Any) -> Any:
-    """Return fastrnn.onnx; tests of other adapters define their own fixture of this name."""
-    import fastrnn.onnx
-
-    return fastrnn.onnx
+@pytest.fixture(scope="module")
+def ours(request: pytest.FixtureRequest) -> Any:
+    """The adapter that a file is about: fastrnn.onnx in test_onnx_nodes.py, fastrnn.jax in test_jax.py, and so on."""
+    name = request.path.stem.split("_")[1]
+    request.getfixturevalue(name)
+    return importlib.import_module(f"fastrnn.{name}")
 
 
 @pytest.fixture(scope="session")
@@ -296,8 +298,14 @@ def keras(torch: Any, oracle: Callable[[str], Any]) -> Any:
     return oracle("keras")
 
 
+@pytest.fixture(scope="module")
+def jax(oracle: Callable[[str], Any]) -> Iterator[Any]:
+    with in_float64(oracle("jax")) as jax:
+        yield jax
+
+
 @pytest.fixture
-def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def python(tmp_path: Path) -> Python:
     """Run a fresh interpreter in an empty directory, with the same fastrnn and tests/support: python("-c", code)."""
     # The same extension as here, a sanitizer's too; but not a traced one, of which coverage.py finds the lines from the
     # checkout alone.

@@ -26,6 +26,7 @@ if __name__ == "__main__":
 
 from support import crowded, damaged_files  # noqa: F401
 from support.fuzzing import Check, counts, failure, same, shrunk
+from support.memory import backwards, read_only, strided, unaligned
 from support.problems import BIASES, CELLS, INITIAL, PUBLIC, Arrays, Problem, batch_first, make, run
 from support.promises import BY_STEP, in_a_batch, inferred, padded, split, streamed
 from support.stacks import named
@@ -51,25 +52,16 @@ VALUES: dict[str, tuple[float, float]] = {
     "-inf": (-np.inf, -np.inf),
 }
 
-# ---- how arrays lie ----
-
-
-def lay(a: np.ndarray, how: int) -> np.ndarray:
-    """Return the same numbers in another memory layout."""
-    if how == 1:
-        return np.asfortranarray(a)
-    if how == 2:
-        return np.flip(np.flip(a).copy())
-    if how == 3:
-        return np.repeat(a, 2, axis=-1)[..., ::2]
-    if how == 4:
-        return np.frombuffer(b"?" + a.tobytes(), np.uint8)[1:].view(a.dtype).reshape(a.shape)
-    if how == 5 and a.ndim == 3:
-        return np.ascontiguousarray(a.swapaxes(0, 1)).swapaxes(0, 1)
-    if how == 6:
-        a = a.copy()
-        a.flags.writeable = False
-    return a
+#: how arrays lie
+LAYOUTS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
+    lambda a: a,
+    np.asfortranarray,
+    backwards,
+    strided,
+    unaligned,
+    lambda a: np.ascontiguousarray(a.swapaxes(0, 1)).swapaxes(0, 1) if a.ndim == 3 else a,
+    read_only,
+)
 
 
 # ---- calls ----
@@ -96,7 +88,7 @@ class Call:
     return_cells: bool = False
     checkpoint: int = 1
     threads: int = 1
-    layout: int = 0  #: layout of every argument, for `lay`
+    layout: int = 0  #: of every argument, in LAYOUTS
     absent: tuple[str, ...] = ()  #: cotangents that are not passed
     value: str = "normal"  #: kind of one sequence's elements, or of a weight's
     where: str = "x"
@@ -120,7 +112,7 @@ class Call:
 
     def laid(self, p: Problem) -> Problem:
         p = batch_first(p) if self.batch_first else p
-        return p.changed(**{n: lay(a, self.layout) for n, a in (p.inputs | p.cotangents).items()})
+        return p.changed(**{n: LAYOUTS[self.layout](a) for n, a in (p.inputs | p.cotangents).items()})
 
 
 def random_call(rng: np.random.Generator) -> Call:
@@ -147,7 +139,7 @@ def random_call(rng: np.random.Generator) -> Call:
         return_cells=maybe(0.3),
         checkpoint=int(rng.integers(1, 9)),
         threads=3 if big else 1,
-        layout=int(rng.integers(7)),
+        layout=int(rng.integers(len(LAYOUTS))),
         absent=ABSENT[rng.integers(len(ABSENT))],
         value=str(rng.choice(list(VALUES))) if maybe(0.3) else "normal",
         where=str(rng.choice(SPECIAL)),
@@ -173,7 +165,7 @@ def check_call(case: Call) -> None:
         if case.B:
             same(*padded(p, got, int(rng.integers(3)), np.nan), "padding")
         if not (case.lengths or case.reverse or case.biases == ("b_rec",)) and case.B and case.T:
-            same(*streamed(p, got, lay(p.inputs["x"], case.layout)), "stream")
+            same(*streamed(p, got, LAYOUTS[case.layout](p.inputs["x"])), "stream")
     if case.value == "normal":
         wide = p.astype(np.float64)
         with fastrnn.use_backend("numpy"):
@@ -269,7 +261,7 @@ def random_layer(rng: np.random.Generator) -> Layer:
         resets=maybe(0.3),
         checkpoint=int(rng.integers(0, 4)),
         threads=3 if big else 1,
-        layout=int(rng.integers(7)),
+        layout=int(rng.integers(len(LAYOUTS))),
         dropout=0.3 if layers > 1 and maybe(0.3) else 0.0,
     )
 
@@ -304,7 +296,7 @@ def check_layer(case: Layer) -> None:
 
     with fastrnn.use_isa(case.isa):
         got = both(x, net, own, threads=1)
-        same(both(lay(x, case.layout), net, own, threads=case.threads), got, "layer's layout")
+        same(both(LAYOUTS[case.layout](x), net, own, threads=case.threads), got, "layer's layout")
         if case.checkpoint:
             same(both(x, net, own, checkpoint=case.checkpoint, threads=case.threads), got, "layer's checkpoint")
         if not case.dropout:

@@ -9,14 +9,13 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
 import pytest
 from support.problems import PUBLIC
+from support.python import Python
 
 from benchmarks.compare import __main__ as command
 from benchmarks.compare import cells, figures, grid, machine
@@ -24,8 +23,6 @@ from benchmarks.compare.limits import FMA
 from benchmarks.compare.peer import relative_error, worst_error
 from benchmarks.compare.problem import make
 from benchmarks.compare.rounds import LEAST_ROUNDS, Bench, timing
-
-Python = Callable[..., CompletedProcess[str]]
 
 ROOT = Path(__file__).parents[1]
 SMALL = "lengths"  # the point with unequal lengths

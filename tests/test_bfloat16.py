@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support.problems import AWKWARD, CELLS, Arrays
-from support.stacks import in_double, layer, named
+from support.recurrent import in_dtype
+from support.stacks import layer, named
 from support.tolerance import assert_rounded, assert_same_bits, relative_error
 
 import fastrnn
@@ -28,7 +29,7 @@ def test_error(cell: str, B: int, I: int, H: int, implementation: str) -> None:
 
     def reference() -> Arrays:
         with fastrnn.use_backend("numpy"):
-            return named(*in_double(net, cell)(x.astype(np.float64)))
+            return named(*in_dtype(net, np.float64)(x.astype(np.float64)))
 
     exact, got = reference(), named(*net(x))
     if implementation == "native-x86-64-v4-bf16":

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from support.memory import read_only, unaligned
 from support.problems import call as called
 from support.problems import make
 
@@ -72,16 +73,6 @@ def right_backward(job: Job) -> tuple[Any, ...]:
     return (CELL, call, job.saved, (np.ones((T, B, H)), None), (None, None), grads)
 
 
-def unaligned(*shape: int) -> np.ndarray:
-    return np.zeros(8 * int(np.prod(shape)) + 1, np.uint8)[1:].view(np.float64).reshape(shape)
-
-
-def read_only(*shape: int) -> np.ndarray:
-    a = np.empty(shape)
-    a.flags.writeable = False
-    return a
-
-
 def ragged(job: Job, *lengths: int) -> Call:
     """Return a ragged call of 9 steps with padded outputs."""
     return job.call._replace(x=np.zeros((9, I)), lengths=np.array(lengths))
@@ -98,11 +89,11 @@ WRONG: list[tuple[str, Callable[[Job], Any], str]] = [
         "contiguous last axis of 8-byte elements",
     ),
     ("states", lambda job: (np.empty((T, B, H), np.float32), job.states[1]), "contiguous last axis of 8-byte elements"),
-    ("states", lambda job: (unaligned(T, B, H), job.states[1]), "expected aligned elements"),
-    ("states", lambda job: (read_only(T, B, H), job.states[1]), "read-only"),
+    ("states", lambda job: (unaligned(np.empty((T, B, H))), job.states[1]), "expected aligned elements"),
+    ("states", lambda job: (read_only(np.empty((T, B, H))), job.states[1]), "read-only"),
     ("states", lambda job: (job.states[0], np.empty((T - 1, B, H))), r"expected shape \(5, 3, 17\)"),
     ("final", lambda job: (job.final[0], np.empty((B, H - 1))), "expected 51 aligned elements of 8 bytes"),
-    ("final", lambda job: (unaligned(B, H), job.final[1]), "expected 51 aligned elements of 8 bytes"),
+    ("final", lambda job: (unaligned(np.empty((B, H))), job.final[1]), "expected 51 aligned elements of 8 bytes"),
     ("final", lambda job: (np.empty((H, B)).T, job.final[1]), "not C-contiguous"),
     ("saved", lambda job: job.saved[:-64], "expected at least"),
     ("cell", lambda job: -1, "no cell -1"),
@@ -204,7 +195,7 @@ def test_what_is_right_backward() -> None:
         ("dW", None, "NoneType"),
         ("dU", None, "have to be there"),
         ("dR", np.empty((3, H)), "expected 0 aligned elements"),
-        ("dU", read_only(4 * H, H), "read-only"),
+        ("dU", read_only(np.empty((4 * H, H))), "read-only"),
         ("dW", np.empty((4, I)), "expected 136 aligned elements"),
         ("dp", np.empty(2 * H), "expected 51 aligned elements"),
         ("dinit", (np.empty((B, 1)), None), "expected 51 aligned elements"),

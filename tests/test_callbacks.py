@@ -6,15 +6,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
-from support.models import N, classes, classifier, inputs
+from support.models import Give, N, classes, classifier, inputs
 from support.tolerance import assert_same_bits
 
 from fastrnn import training
 from fastrnn.training import Callback, EarlyStopping, Training
-
-Arrays = dict[str, np.ndarray]
 
 
 def test_order_of_callback_calls() -> None:
@@ -45,17 +42,6 @@ def test_order_of_callback_calls() -> None:
     assert calls == ["begin", ("epoch", 0), (1, batch), (2, batch), (1, [*batch, "val_accuracy", "val_loss"], 1), "end"]
     assert len(history) == 1
     assert repr(history).startswith("History of 1 epochs: loss ")
-
-
-class Give(Callback):
-    """Put these values for a name into the logs, and store the weights of each epoch."""
-
-    def __init__(self, name: str, values: list[float]) -> None:
-        self.name, self.values, self.weights = name, values, list[Arrays]()
-
-    def on_epoch_end(self, training: Training) -> None:
-        training.logs[self.name] = self.values[training.epoch - 1]
-        self.weights.append(training.model.state_dict())
 
 
 @pytest.mark.parametrize(

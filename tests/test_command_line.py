@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.conversions import drawn_model, read_by
-from support.tolerance import assert_close, assert_same_bits
+from support.tolerance import FLOAT32, assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn import catalogue
@@ -330,4 +330,4 @@ def test_written_models_compute_the_same(run: Run, oracle: Callable[[str], Any],
     assert run("convert", "model.safetensors", "model.onnx")[0] == 0
     session = oracle("onnxruntime").InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
     x = read_by(model)
-    assert_close({"y": session.run(None, {"x": x})[0]}, {"y": model.predict(x)}, 2e-6)
+    assert_close({"y": session.run(None, {"x": x})[0]}, {"y": model.predict(x)}, FLOAT32)

@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+from support.python import Python
 
 import fastrnn
 from fastrnn.backends import available_backends, available_isas, openmp_threads, usable_cpus
-
-Python = Callable[..., CompletedProcess[str]]
 
 CPUINFO = Path("/proc/cpuinfo")
 ASK = "import fastrnn; print(fastrnn.config()['backend'], fastrnn.config()['isa'])"

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.tolerance import assert_close
+from support.tolerance import FLOAT32, assert_close
 
 import fastrnn
 
 T, B, I, H = 6, 2, 3, 4
-
-BOUND = 2e-6  # float32
 
 
 def sequences(*shape: int) -> np.ndarray:
@@ -69,7 +67,7 @@ def test_rtneural_models_compute_their_formulas(kind: str, tmp_path: Path) -> No
     x = sequences(B, T, I)
     expected = sigmoid(np.tanh(by_formula(kind, x.swapaxes(0, 1), arrays) @ D + d)).swapaxes(0, 1)
     for given in (model, tmp_path / "model.json", str(tmp_path / "model.json")):
-        assert_close({"y": fastrnn.from_rtneural(given).predict(x)}, {"y": expected}, BOUND)
+        assert_close({"y": fastrnn.from_rtneural(given).predict(x)}, {"y": expected}, FLOAT32)
 
 
 @pytest.mark.parametrize("inputs", [1, 3])
@@ -98,7 +96,7 @@ def test_nam_models_compute_their_formulas(L: int, inputs: int, tmp_path: Path) 
             ys.append(h)
         y = np.stack(ys)
     model, state = fastrnn.from_nam(tmp_path / "amp.nam")
-    assert_close({"y": model.forward(x, state=state).y[0]}, {"y": y @ D.T + d}, BOUND)
+    assert_close({"y": model.forward(x, state=state).y[0]}, {"y": y @ D.T + d}, FLOAT32)
 
 
 LSTM = ("lstm", "", H, keras_arrays(4))

@@ -19,7 +19,7 @@ from support.tolerance import assert_same_bits
 import fastrnn
 from fastrnn.convert.files import BUILDERS
 from fastrnn.training import weight_files
-from fastrnn.training.weight_files import DESCRIPTIONS
+from fastrnn.training.weight_files import OPTIONS
 
 
 @pytest.mark.parametrize("seed", MANY)
@@ -77,7 +77,7 @@ def test_save_rejects_unknown_classes(tmp_path: Path) -> None:
 
 
 def test_every_description_has_a_builder() -> None:
-    assert DESCRIPTIONS.keys() == BUILDERS.keys()
+    assert OPTIONS.keys() == BUILDERS.keys()
 
 
 Change = Callable[[dict[str, Any], dict[str, np.ndarray]], Any]

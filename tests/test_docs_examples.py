@@ -6,13 +6,10 @@ its main claims.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
-
-Python = Callable[..., CompletedProcess[str]]
+from support.python import Python
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
 

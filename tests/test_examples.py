@@ -5,28 +5,43 @@ from __future__ import annotations
 import doctest
 import importlib
 import re
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 from types import FunctionType
+from typing import Any
 
 import pytest
+from support.python import Python
 
 import fastrnn
-
-Python = Callable[..., CompletedProcess[str]]
+from fastrnn.backends import available_isas
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-LAYERS = [f"layers.{name}" for name in ("rnn", "stream", "pool", "dense", "embedding", "dropout", "activation")]
-MODULES = ["functional", "steps", "backends", "initializers", *LAYERS, "frameworks", "inspect", "plot", "sklearn"]
-MODULES += [f"training.{name}" for name in ("losses", "metrics", "optimizers", "schedules", "clipping")]
-MODULES += [f"training.{name}" for name in ("padding", "callbacks", "fitting", "model", "sequential")]
-MODULES += [f"convert.{name}" for name in ("by_gate", "files", "keras", "onnx", "torch")]
+PACKAGE = Path(fastrnn.__file__).parent
+FRAMEWORKS = ("torch", "onnx", "jax", "keras")
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_docstrings(module: str) -> None:
+#: whose examples need more than the package itself
+MARKS: dict[str, tuple[Any, ...]] = dict.fromkeys(
+    FRAMEWORKS, (pytest.mark.oracle, pytest.mark.filterwarnings("ignore"))
+)  # by their imports
+MARKS["convert.c"] = (pytest.mark.skipif(not available_isas(), reason="no native implementation is installed"),)
+
+
+def modules() -> list[Any]:
+    """Those with examples."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        if ">>> " in path.read_text() and name != "__init__":
+            found.append(pytest.param(name, marks=MARKS.get(name, MARKS.get(name.partition(".")[0], ()))))
+    return found
+
+
+@pytest.mark.parametrize("module", modules())
+def test_docstrings(module: str, request: pytest.FixtureRequest) -> None:
+    if (framework := module.partition(".")[0]) in FRAMEWORKS:
+        request.getfixturevalue(framework)
     threads = fastrnn.get_num_threads()
     failed, attempted = doctest.testmod(importlib.import_module(f"fastrnn.{module}"))
     fastrnn.set_num_threads(threads)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
-
-Python = Callable[..., CompletedProcess[str]]
+from support.python import Python
 
 
 def test_extras_contain_the_packages_they_promise() -> None:

@@ -24,13 +24,12 @@ from support.models import (
     steps,
     targets,
 )
+from support.problems import Arrays
 from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn import training
 from fastrnn.training import Callback, Sequential, Training
-
-Arrays = dict[str, np.ndarray]
 
 
 @pytest.mark.parametrize("lengths", [None, "some"])

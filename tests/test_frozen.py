@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from support.models import K, N, T, classes, inputs, letters, targets
+from support.problems import Arrays
 from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn import training
 from fastrnn.training import CategoricalCrossentropy, Sequential
-
-Arrays = dict[str, np.ndarray]
 
 
 def three(seed: int = 0, **options: Any) -> Sequential:

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from support import own_cells
-from support.tolerance import assert_close, assert_rounded, assert_same_bits
+from support.problems import Arrays
+from support.recurrent import assert_one_result, assert_roundings, problem, randomized, results
+from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 import fastrnn.inspect
 from fastrnn import catalogue, slow
 from fastrnn.cells import CELLS, Cell
-
-Arrays = dict[str, np.ndarray]
+from fastrnn.layers.options import options_of
 
 #: T, B, I, units of a head, heads
 SIZES = [
@@ -56,54 +57,24 @@ def blocks(dU: np.ndarray, heads: int) -> np.ndarray:
     return np.stack([row[start : start + D] for row, start in zip(dU, starts, strict=True)])
 
 
-class Problem:
-    """Two directions of one layer, with lengths and resets; the layer that solves it may have 1 head."""
-
-    def __init__(self, cell: Cell, sizes: tuple[int, ...], seed: int = 0) -> None:
-        T, B, I, D, self.heads = sizes
-        H = D * self.heads
-        self.cell, self.sizes = cell, (I, H)
-        rng = np.random.default_rng(seed)
-        self.arrays: Arrays = {"x": rng.standard_normal((T, B, I)), "dy": rng.standard_normal((T, B, 2 * H))}
-        self.given = {"lengths": rng.integers(1, T + 1, B), "resets": rng.random((T, B)) < 0.2}
-        for name in cell.states:
-            self.arrays |= {f"{name}0": rng.uniform(0.5, 1, (2, B, H)), f"d{name}_n": rng.standard_normal((2, B, H))}
-        self.arrays |= {f"e_{name}": rng.uniform(0.2, 0.8, (T, B, H)) for name in cell.inputs}
-        own = self.layer(np.float64, self.heads).parameters()
-        self.parameters = {name: rng.uniform(-1, 1, p.shape) / np.sqrt(p.shape[-1]) for name, p in own.items()}
-
-    def layer(self, dtype: Any, heads: int, **options: Any) -> fastrnn.Recurrent:
-        return fastrnn.Recurrent(self.cell, *self.sizes, heads=heads, dtype=dtype, bidirectional=True, **options)
-
-    def results(self, dtype: Any = np.float64, zeros: bool = False, **options: Any) -> Arrays:
-        """Return outputs and gradients; with `zeros`, of the dense U."""
-        a = {name: value.astype(dtype) for name, value in self.arrays.items()}
-        parameters = {name: p.astype(dtype) for name, p in self.parameters.items()}
-        layer = self.layer(dtype, 1 if zeros else self.heads)
-        if zeros:
-            parameters |= {n: dense(p, self.heads) for n, p in parameters.items() if "weight_hh" in n}
-        layer.load_state_dict(parameters)
-        state, dstate = ([a[f"{prefix}{s}{end}"] for s in self.cell.states] for prefix, end in (("", "0"), ("d", "_n")))
-        alone = len(state) == 1
-        e = {name: a[f"e_{name}"] for name in self.cell.inputs} or None
-        out = layer.forward(
-            a["x"], state=state[0] if alone else tuple(state), e=e, training=True, **self.given, **options
-        )
-        back = layer.backward(a["dy"], out.cache, dstate=dstate[0] if alone else tuple(dstate))
-        final, dinit = ((s,) if alone else s for s in (out.state, back.dstate))
-        found = {"y": out.y, "dx": back.dx}
-        for k, name in enumerate(self.cell.states):
-            found |= {f"{name}_n": final[k], f"d{name}0": dinit[k]}
-        found |= {f"de_{name}": d for name, d in back.de.items()} if e else {}
-        grads = {f"d{name}": d for name, d in back.grads.items()}
-        if zeros:
-            grads |= {n: blocks(d, self.heads) for n, d in grads.items() if "weight_hh" in n}
-        return found | grads
+def layer_of(cell: Cell, sizes: tuple[int, ...], dtype: Any = np.float64, **options: Any) -> fastrnn.Recurrent:
+    """Two directions of one layer."""
+    _, _, I, D, heads = sizes
+    options |= {"heads": heads, "dtype": dtype, "bidirectional": True}
+    net: fastrnn.Recurrent = randomized(fastrnn.Recurrent(cell, I, D * heads, **options))
+    return net
 
 
-def reference(problem: Problem) -> Arrays:
+def with_zeros(net: fastrnn.Recurrent) -> fastrnn.Recurrent:
+    """The same by a dense U."""
+    parts = [part | {"U": dense(part["U"], net.heads)} for part in net.stack.parts]
+    return fastrnn.Recurrent.from_parts(net.stack.cell, parts, **options_of(net) | {"heads": 1})
+
+
+def reference(net: fastrnn.Recurrent, given: Arrays, d: Arrays) -> Arrays:
     with fastrnn.use_backend("numpy"):
-        return problem.results(zeros=True)
+        found = results(with_zeros(net), given, d)
+    return {name: blocks(a, net.heads) if "dweight_hh" in name else a for name, a in found.items()}
 
 
 @pytest.mark.parametrize("k", range(len(SIZES)))
@@ -112,51 +83,37 @@ def test_equals_a_dense_u_with_zeros(k: int, backend: str) -> None:
     cells = BUILTIN + OWN
     for cell in (cells[k % len(cells)], cells[-1 - k % len(OWN)]):
         for options in ({}, {"checkpoint": 2}):
-            problem = Problem(cell, SIZES[k], k)
-            assert_close(problem.results(**options), reference(problem))
+            net = layer_of(cell, SIZES[k])
+            given, d = problem(net, *SIZES[k][:2], k)
+            assert_close(results(net, given, d, **options), reference(net, given, d))
 
 
 def test_every_cell(backend: str) -> None:
     for k, cell in enumerate(BUILTIN):
-        problem = Problem(cell, (3, 3, 2, 6, 3), k)
-        assert_close(problem.results(), reference(problem))
+        net = layer_of(cell, (3, 3, 2, 6, 3))
+        given, d = problem(net, 3, 3, k)
+        assert_close(results(net, given, d), reference(net, given, d))
 
 
 @pytest.mark.parametrize("k", range(len(SIZES)))
 def test_roundings(k: int, native: str) -> None:
     """Every instruction set in both dtypes, on one thread and two."""
-    problem = Problem(BUILTIN[k % len(BUILTIN)], SIZES[k], 1)
-    problem.arrays, problem.parameters = (
-        {name: a.astype(np.float32).astype(np.float64) for name, a in arrays.items()}
-        for arrays in (problem.arrays, problem.parameters)
-    )
-
-    def evaluate() -> Arrays:
-        with fastrnn.use_backend("numpy"):
-            return problem.results()
-
-    exact = reference(problem)
-    measured: Any = {}
-    for dtype in (np.float32, np.float64):
-        for threads in (1, 2):
-            assert_rounded(problem.results(dtype, threads=threads), exact, evaluate, measured)
+    net = layer_of(BUILTIN[k % len(BUILTIN)], SIZES[k], np.float32)
+    assert_roundings(net, *problem(net, *SIZES[k][:2], 1))
 
 
 @pytest.mark.parametrize("cell", [CELLS["lstm"], CELLS["gru_before"]], ids=lambda cell: cell.name)
 @pytest.mark.parametrize("sizes", [(6, 1, 64, 128, 4), (9, 12, 5, 20, 3), (5, 66, 40, 50, 2)], ids=str)
 def test_bits(cell: Cell, sizes: tuple[int, ...], native: str) -> None:
     """The same on any number of threads, with checkpoints, in inference, in a stream, and for a sequence alone."""
-    problem = Problem(cell, sizes)
-    expected = problem.results(np.float32, threads=1)
-    for options in ({"threads": 2}, {"threads": 3}, {"checkpoint": 2}, {"checkpoint": 1, "threads": 2}):
-        assert_same_bits(problem.results(np.float32, **options), expected)
-    layer = problem.layer(np.float32, problem.heads)
-    layer.load_state_dict({name: p.astype(np.float32) for name, p in problem.parameters.items()})
-    x = problem.arrays["x"].astype(np.float32)
+    layer = layer_of(cell, sizes, np.float32)
+    given, d = problem(layer, *sizes[:2])
+    assert_one_result(layer, given, d)
+    x = given["x"]
     whole = layer.forward(x, training=True)
     assert_same_bits({"y": layer(x)[0]}, {"y": whole.y})
     assert_same_bits({"y": layer(x[:, -1])[0]}, {"y": whole.y[:, -1]})
-    one = fastrnn.Recurrent(cell, *problem.sizes, num_layers=2, heads=problem.heads, rng=0)
+    one = fastrnn.Recurrent(cell, layer.input_size, layer.hidden_size, 2, heads=layer.heads, rng=0)
     y, state = one(x)
     for _ in range(3):  # the general path, and the prepared one
         assert_same_bits({"y": one(x)[0]}, {"y": y})
@@ -271,18 +228,13 @@ def test_bfloat16_weights(native: str) -> None:
 @pytest.mark.parametrize("rates", [{"recurrent_dropout": 0.4}, {"zoneout": (0.2, 0.5)}], ids=str)
 def test_recurrent_dropout_and_zoneout(rates: dict[str, Any], backend: str) -> None:
     """The same masks as a dense layer from the same generator."""
-    problem = Problem(CELLS["lstm"], (4, 3, 2, 6, 2))
-    ys = {}
-    for heads in (1, 2):
-        layer = problem.layer(np.float64, heads, **rates)
-        own = {n: dense(p, 2) if heads == 1 and "hh" in n and p.ndim == 2 else p for n, p in problem.parameters.items()}
-        layer.load_state_dict(own)
-        out = layer.forward(problem.arrays["x"], training=True, rng=0)
-        dx, _, grads = layer.backward(problem.arrays["dy"], out.cache)
-        dU = grads["weight_hh_l0_reverse"]
-        dU = blocks(dU, 2) if heads == 1 else dU
-        ys[heads] = {"y": out.y, "dx": dx, "dU": dU, "inferred": layer(out.y[..., :2])[0]}
-    assert_close(ys[2], ys[1])
+    net = layer_of(CELLS["lstm"], (4, 3, 2, 6, 2), **rates)
+    given, d = problem(net, 4, 3)
+    found = []
+    for layer in (net, with_zeros(net)):
+        out = results(layer, given, d) | {"inferred": layer(given["x"])[0]}
+        found.append({n: blocks(a, 2) if "dweight_hh" in n and layer.heads == 1 else a for n, a in out.items()})
+    assert_close(*found)
 
 
 def test_weight_drop(backend: str) -> None:
@@ -387,13 +339,3 @@ def test_initial_weights() -> None:
     for own in U.reshape(3, 3, 4, 4).swapaxes(0, 1):
         own = own.reshape(12, 4)
         np.testing.assert_allclose(own.T @ own, np.eye(4), rtol=0, atol=1e-6)
-
-
-def test_it_learns() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((64, 6, 2)).astype(np.float32)
-    layer = fastrnn.Recurrent(catalogue.slstm, 2, 16, heads=4, return_sequences=False, rng=0)
-    model = fastrnn.Sequential([layer, fastrnn.Dense(16, 1, rng=1)])
-    model.compile(fastrnn.training.Adam(0.01), "mse")
-    losses = model.fit(x, x[:, 0, :1], epochs=60, batch_size=16, rng=0).history["loss"]
-    assert losses[-1] < 0.3 * losses[0]

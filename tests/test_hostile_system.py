@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
+from support.python import Python
 
 import fastrnn
 from fastrnn.backends import cgroup_cpus
@@ -48,7 +47,7 @@ assert fastrnn.lstm_backward(np.ones_like(expected), fastrnn.lstm_forward(x, W, 
 """
 
 
-def test_allocation_failure(native: str, python: Callable[..., CompletedProcess[str]]) -> None:
+def test_allocation_failure(native: str, python: Python) -> None:
     """With a limit of 64 MB above the current use, each call raises an error, and the library remains usable."""
     done = python("-c", HUNGRY, FASTRNN_ISA=native.removeprefix("native-"), FASTRNN_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
@@ -76,7 +75,7 @@ assert all((got[name] == expected[name]).all() for name in expected)
 """
 
 
-def test_thread_creation_failure(native: str, python: Callable[..., CompletedProcess[str]]) -> None:
+def test_thread_creation_failure(native: str, python: Python) -> None:
     """If the system creates no more threads, the call runs on its own thread, with the same bits."""
     if os.getuid() != 0:
         pytest.skip("needs root to become a user who may start none")

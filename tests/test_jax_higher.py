@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from support import cell_problems, own_cells
-from support.jax_problems import SIZES, by_fastrnn, by_scan, in_float64, problem, split
+from support.jax_problems import SIZES, by_fastrnn, by_scan, problem, split
 from support.problems import CELLS, Problem
 from support.tolerance import assert_close, assert_same_bits
-
-
-@pytest.fixture(scope="module")
-def jax(oracle: Callable[[str], Any]) -> Iterator[Any]:
-    with in_float64(oracle("jax")) as jax:
-        yield jax
-
-
-@pytest.fixture(scope="module")
-def ours(jax: Any) -> Any:
-    import fastrnn.jax
-
-    return fastrnn.jax
-
 
 slow = pytest.mark.filterwarnings("ignore:fastrnn.jax. .*, which is slow:RuntimeWarning")
 

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.tolerance import assert_close, assert_same_bits
+from support.tolerance import FLOAT32, assert_close, assert_same_bits
 
 import fastrnn
 
 pytestmark = pytest.mark.usefixtures("h5py")
 
-BOUND = 2e-6  # float32
 
 live = pytest.mark.filterwarnings("ignore")  # Keras and its backends issue some on import
 
@@ -66,7 +65,7 @@ def test_a_whole_model(name: str, keras: Any, tmp_path: Path) -> None:
     y = ours.predict(x)
     ours.load_keras_weights(tmp_path / name)
     expected = {"y": keras.ops.convert_to_numpy(theirs(x))}
-    assert_close({"y": ours.predict(x)}, expected, BOUND)
+    assert_close({"y": ours.predict(x)}, expected, FLOAT32)
     assert not np.allclose(y, expected["y"])
 
 
@@ -263,7 +262,7 @@ def test_models_inside_a_model(keras: Any, tmp_path: Path) -> None:
     ours = fastrnn.Sequential(layers)
     ours.load_keras_weights(path)
     x = np.random.default_rng(1).standard_normal((2, 6, 3)).astype(np.float32)
-    assert_close({"y": ours.predict(x)}, {"y": keras.ops.convert_to_numpy(theirs(x))}, BOUND)
+    assert_close({"y": ours.predict(x)}, {"y": keras.ops.convert_to_numpy(theirs(x))}, FLOAT32)
 
 
 def test_files_of_something_else(h5py: Any, tmp_path: Path) -> None:

@@ -14,15 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from support.conversions import MANY, drawn, given, settings, written
-from support.tolerance import assert_close, assert_same_bits
+from support.tolerance import FLOAT32, assert_close, assert_same_bits
 
 import fastrnn
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Keras and its backends issue some on import
 
 CELLS = ("lstm", "gru_after", "gru_before", "rnn_tanh", "rnn_relu", "rnn_sigmoid", "rnn_identity")
-
-BOUND = 2e-6  # float32
 
 
 def numbered(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -60,7 +58,7 @@ def test_round_trip_of_a_model(seed: int, keras: Any) -> None:
     model = drawn_model(keras, seed)
     x = np.random.default_rng(seed).standard_normal((2, 5, 3)).astype(np.float32)
     ours = fastrnn.from_keras(model)
-    assert_close({"y": ours.predict(x)}, {"y": keras.ops.convert_to_numpy(model(x))}, BOUND)
+    assert_close({"y": ours.predict(x)}, {"y": keras.ops.convert_to_numpy(model(x))}, FLOAT32)
     back = fastrnn.to_keras(ours)
     assert_same_bits(numbered(back.get_weights()), numbered(model.get_weights()))
     again = fastrnn.from_keras(back)
@@ -92,7 +90,7 @@ def test_round_trip_of_a_layer(seed: int, keras: Any) -> None:
     pairs = zip(outputs, y, strict=True) if isinstance(y, tuple) else [(outputs, y)]
     for theirs, our in pairs:
         our = our if layer.batch_first or not layer.return_sequences else our.swapaxes(0, 1)
-        assert_close({"y": keras.ops.convert_to_numpy(theirs)}, {"y": our}, BOUND)
+        assert_close({"y": keras.ops.convert_to_numpy(theirs)}, {"y": our}, FLOAT32)
     if layer.num_layers == 1:
         back = fastrnn.from_keras(made)
         both = isinstance(layer, fastrnn.GRU) and "gru_after" in repr(layer)
@@ -107,7 +105,7 @@ def test_an_update_gate_that_writes(keras: Any) -> None:
     gru, x, y = written()
     made = fastrnn.to_keras(gru)
     got = keras.ops.convert_to_numpy(made(np.ascontiguousarray(x.swapaxes(0, 1))))
-    assert_close({"y": got.swapaxes(0, 1)}, {"y": y}, BOUND)
+    assert_close({"y": got.swapaxes(0, 1)}, {"y": y}, FLOAT32)
     own = gru.parameters()
     assert_same_bits({name: fastrnn.from_keras(made).parameters()[name] for name in own}, own)
 
@@ -135,9 +133,9 @@ def test_round_trip_of_other_activations(suffix: str | None, activation: str, ke
     x = np.random.default_rng(9).standard_normal((2, 5, 3)).astype(np.float32)
     ours = fastrnn.from_keras(source)
     expected = {"y": keras.ops.convert_to_numpy(model(x))}
-    assert_close({"y": ours.predict(x)}, expected, BOUND)
+    assert_close({"y": ours.predict(x)}, expected, FLOAT32)
     back = fastrnn.to_keras(ours)
-    assert_close({"y": keras.ops.convert_to_numpy(back(x))}, expected, BOUND)
+    assert_close({"y": keras.ops.convert_to_numpy(back(x))}, expected, FLOAT32)
     again = fastrnn.from_keras(back)
     assert repr(again) == repr(ours)
     assert_same_bits(again.parameters(), ours.parameters())
@@ -164,7 +162,7 @@ def test_files_of_layers_on_fastrnn(suffix: str, keras: Any, tmp_path: Path) -> 
     model.save(tmp_path / f"model{suffix}")
     x = np.random.default_rng(8).standard_normal((2, 5, 3)).astype(np.float32)
     y = keras.ops.convert_to_numpy(model(x))
-    assert_close({"y": fastrnn.from_keras(tmp_path / f"model{suffix}").predict(x)}, {"y": y}, BOUND)
+    assert_close({"y": fastrnn.from_keras(tmp_path / f"model{suffix}").predict(x)}, {"y": y}, FLOAT32)
 
 
 def test_round_trip_of_every_kind_of_layer(keras: Any) -> None:
@@ -179,7 +177,7 @@ def test_round_trip_of_every_kind_of_layer(keras: Any) -> None:
     )
     x = np.random.default_rng(0).integers(0, 7, (2, 5))
     model = fastrnn.to_keras(ours)
-    assert_close({"y": keras.ops.convert_to_numpy(model(x))}, {"y": ours.predict(x)}, BOUND)
+    assert_close({"y": keras.ops.convert_to_numpy(model(x))}, {"y": ours.predict(x)}, FLOAT32)
     flat = fastrnn.from_keras(model)
     assert [type(one).__name__ for one in flat] == (
         ["Embedding", "GRU", "Dropout", "GRU", "Dropout", "Dense", "Activation"]
@@ -197,7 +195,7 @@ def test_layer_normalization_inside_a_model(suffix: str, keras: Any, tmp_path: P
     model.save(tmp_path / f"model{suffix}")
     x = np.random.default_rng(4).standard_normal((2, 5, 3)).astype(np.float32)
     ours = fastrnn.from_keras(tmp_path / f"model{suffix}")
-    assert_close({"y": ours.predict(x)}, {"y": keras.ops.convert_to_numpy(model(x))}, BOUND)
+    assert_close({"y": ours.predict(x)}, {"y": keras.ops.convert_to_numpy(model(x))}, FLOAT32)
 
 
 def test_a_functional_chain_is_a_sequential(keras: Any) -> None:
@@ -206,7 +204,7 @@ def test_a_functional_chain_is_a_sequential(keras: Any) -> None:
     model = keras.Model(x, layers.Dense(2)(layers.LSTM(4)(x)))
     data = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
     y = keras.ops.convert_to_numpy(model(data))
-    assert_close({"y": fastrnn.from_keras(model).predict(data)}, {"y": y}, BOUND)
+    assert_close({"y": fastrnn.from_keras(model).predict(data)}, {"y": y}, FLOAT32)
 
 
 def test_stacked_cells_that_return_the_last_step(keras: Any) -> None:
@@ -216,7 +214,7 @@ def test_stacked_cells_that_return_the_last_step(keras: Any) -> None:
     data = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
     flat = fastrnn.from_keras(model)
     assert [one.return_sequences for one in flat] == [True, True, False]
-    assert_close({"y": flat.predict(data)}, {"y": keras.ops.convert_to_numpy(model(data))}, BOUND)
+    assert_close({"y": flat.predict(data)}, {"y": keras.ops.convert_to_numpy(model(data))}, FLOAT32)
 
 
 def drawn_layers(draw: Any, keras: Any, depth: int, nests: int) -> list[Any]:
@@ -281,10 +279,10 @@ def test_any_model_computes_the_same(data: Any, keras: Any, tmp_path_factory: py
     got = ours.predict(x, lengths=lengths)
     if last.return_sequences and lengths is not None:  # past the lengths, results may differ
         valid = np.arange(6) < np.array(lengths)[:, None]
-        assert_close({"y": got[valid]}, {"y": expected[valid]}, BOUND)
+        assert_close({"y": got[valid]}, {"y": expected[valid]}, FLOAT32)
         assert not got[~valid].any()
     else:
-        assert_close({"y": got}, {"y": expected}, BOUND)
+        assert_close({"y": got}, {"y": expected}, FLOAT32)
 
 
 def test_one_layer_of_a_branching_model(keras: Any, tmp_path: Path) -> None:
@@ -313,7 +311,7 @@ def test_round_trip_of_recurrent_dropout(both: bool, keras: Any) -> None:
     rnn = fastrnn.from_keras(made)
     assert rnn.recurrent_dropout == 0.5
     x = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
-    assert_close({"y": rnn(x)[0]}, {"y": keras.ops.convert_to_numpy(made(x))}, BOUND)
+    assert_close({"y": rnn(x)[0]}, {"y": keras.ops.convert_to_numpy(made(x))}, FLOAT32)
     training = [rnn.forward(x, training=True, rng=seed).y for seed in (1, 1, 2)]
     assert np.array_equal(training[0], training[1])
     assert not np.array_equal(training[0], training[2])
@@ -328,4 +326,4 @@ def test_two_separate_directions_are_a_pair(keras: Any) -> None:
     made.build((None, None, 3))
     x = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
     for theirs, ours in zip(made(x), fastrnn.from_keras(made)(x)[0], strict=True):
-        assert_close({"y": ours}, {"y": keras.ops.convert_to_numpy(theirs)}, BOUND)
+        assert_close({"y": ours}, {"y": keras.ops.convert_to_numpy(theirs)}, FLOAT32)

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.tolerance import assert_close, assert_same_bits
+from support.tolerance import FLOAT32, assert_close, assert_same_bits
 
 import fastrnn
 
 # Keras and its backends warn on import; Keras writes files with h5py.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("h5py")]
 
-BOUND = 2e-6  # float32
 H = 3
 
 
@@ -215,7 +214,7 @@ def drawn(model: Any) -> tuple[Any, np.ndarray]:
 
 def expect_the_same(ours: Any, theirs: Any, x: np.ndarray) -> None:
     y = ours.predict(x) if isinstance(ours, fastrnn.Sequential) else fastrnn.Sequential([ours]).predict(x)
-    assert_close({"y": y}, {"y": np.asarray(theirs.predict(x, verbose=0))}, BOUND)
+    assert_close({"y": y}, {"y": np.asarray(theirs.predict(x, verbose=0))}, FLOAT32)
 
 
 @every

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.problems import Arrays
 from support.tolerance import assert_close
 
 import fastrnn
@@ -18,8 +19,6 @@ from fastrnn import GRU, LSTM, RNN, Dense, Sequential
 from fastrnn.cells import members
 from fastrnn.frameworks import KERAS, reordered
 from fastrnn.layers import Layer
-
-Arrays = dict[str, np.ndarray]
 
 STORED: Arrays = dict(np.load(Path(__file__).with_name("data") / "keras_cases.npz"))
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
 import pytest
 from support.problems import CELLS
+from support.python import Python
 from support.stacks import EVERYTHING, composed, inputs, layer, run
 from support.tolerance import assert_same_bits
 
@@ -87,7 +86,7 @@ for cell in CELLS:
 
 @pytest.mark.by_turns
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
-def test_stacks_and_directions_run_in_parallel(native: str, python: Callable[..., CompletedProcess[str]]) -> None:
+def test_stacks_and_directions_run_in_parallel(native: str, python: Python) -> None:
     """A thread for each layer or direction, including the caller's, and no more than requested."""
     done = python("-c", COUNT.format(isa=native.removeprefix("native-"), sizes=WAVE))
     expected = ["1 1 3 0", "2 1 3 1", "3 1 3 2", "3 1 2 1", "1 2 3 1", "2 2 3 1"] * len(CELLS)

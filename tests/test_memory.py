@@ -6,9 +6,11 @@ import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from support.memory import backwards, guarded, read_only, strided, unaligned
 from support.problems import AWKWARD, CELLS, PUBLIC, Arrays, Problem, batch_first, forward, make, run
 from support.tolerance import assert_same_bits
 
@@ -17,44 +19,9 @@ import fastrnn
 ALL = make("lstm_peephole", (5, 3, 2, 17), lengths=True, resets=True, return_cells=True)
 
 
-def read_only(a: np.ndarray) -> np.ndarray:
-    a = a.copy()
-    a.flags.writeable = False
-    return a
-
-
-def fortran(a: np.ndarray) -> np.ndarray:
-    return np.asfortranarray(a)
-
-
-def strided(a: np.ndarray) -> np.ndarray:
-    """Return every second element of every axis of a larger array."""
-    large = np.zeros([2 * n for n in a.shape], a.dtype)
-    view = large[tuple(slice(None, None, 2) for _ in a.shape)]
-    view[...] = a
-    return view
-
-
-def backwards(a: np.ndarray) -> np.ndarray:
-    """Negative strides along every axis."""
-    return np.flip(np.flip(a).copy())
-
-
-def unaligned(a: np.ndarray) -> np.ndarray:
-    """One byte off, as in a memory-mapped file with a header."""
-    view = np.zeros(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
-    view[...] = a
-    return view
-
-
-def from_bytes(a: np.ndarray) -> memoryview:
-    """An object with only the buffer protocol."""
-    return memoryview(a)
-
-
 @pytest.mark.parametrize("batch_major", [False, True])
-@pytest.mark.parametrize("lay", [read_only, fortran, strided, backwards, unaligned, from_bytes])
-def test_layouts(lay: Callable[[np.ndarray], np.ndarray], batch_major: bool, backend: str) -> None:
+@pytest.mark.parametrize("lay", [read_only, np.asfortranarray, strided, backwards, unaligned, memoryview])
+def test_layouts(lay: Callable[[np.ndarray], Any], batch_major: bool, backend: str) -> None:
     problem = batch_first(ALL) if batch_major else ALL
     laid = {name: lay(a) for name, a in (problem.inputs | problem.cotangents).items()}
     assert_same_bits(run(problem.changed(**laid)), run(problem))
@@ -100,27 +67,16 @@ def test_outputs_are_fresh(cell: str, T: int, backend: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("size", AWKWARD)
-def test_outputs_stay_within_bounds(cell: str, size: int, native: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every array that the backend allocates lies between guards of 128 bytes, which must not change."""
-    guards, empty = [], np.empty
-
-    def guarded(shape: int | tuple[int, ...], dtype: type = float, *rest: object) -> np.ndarray:
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        buffer = empty(size + 256, np.uint8)
-        buffer[:] = 0xA5
-        guards.append((buffer[:128], buffer[128 + size :]))
-        return buffer[128 : 128 + size].view(dtype).reshape(shape)
-
+def test_outputs_stay_within_bounds(cell: str, size: int, native: str) -> None:
+    """Those of calls, and the memory that the backend allocates for them."""
     problems = [
         make(cell, sizes, dtype=np.float32, lengths=True, resets=True, checkpoint=k)
         for sizes in ((2, size, 3, 5), (3, 2, size, 7), (3, 2, 5, size), (size, 1, 3, 2))
         for k in (None, 2)
     ]
-    monkeypatch.setattr(np, "empty", guarded)
-    for problem in problems:
-        run(problem)
-    assert guards
-    assert all((guard == 0xA5).all() for pair in guards for guard in pair)
+    with guarded():
+        for problem in problems:
+            run(problem)
 
 
 @pytest.mark.parametrize("cell", CELLS)

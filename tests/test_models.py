@@ -13,16 +13,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import pickle
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
+from support.python import Python
 
 import fastrnn
 from fastrnn.backends import available_isas
-
-Python = Callable[..., CompletedProcess[str]]
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
 

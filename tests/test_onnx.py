@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.problems import PUBLIC, Arrays, Problem, forward, make
-from support.tolerance import assert_close
+from support.tolerance import FLOAT32, assert_close
 
 #: positions of our gates (r z n; i f g o) and peepholes (i f o) in ONNX's order (z r h; i o f c; i o f)
 GATES = {"rnn": [0], "gru": [1, 0, 2], "lstm": [0, 3, 1, 2]}
@@ -93,4 +93,4 @@ def test_runtime(reverse: bool, cell: str, oracle: Callable[[str], Any], impleme
 
     problem = make(cell, (13, 7, 5, 33), dtype=np.float32, seed=7, reverse=reverse, lengths=True)
     problem = problem.changed(lengths=np.maximum(problem.inputs["lengths"], 1))
-    assert_close(forward(problem), by_onnx(onnx, problem, evaluate), 2e-6)
+    assert_close(forward(problem), by_onnx(onnx, problem, evaluate), FLOAT32)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.onnx_models import sequences, written
-from support.tolerance import assert_close
+from support.tolerance import FLOAT32, assert_close
 
 
 def surfaces(onnx: Any, runtime: Any, ours: Any, **more: Any) -> tuple[Any, Any]:
@@ -58,7 +58,7 @@ def test_a_run_is_called_by_position_or_keyword(names: Any, onnx: Any, runtime: 
         own.run(output_names=names, input_feed=feed, run_options=None),
     ):
         for a, b in zip(got, expected, strict=True):
-            assert_close({"a": a}, {"a": b}, 2e-6)
+            assert_close({"a": a}, {"a": b}, FLOAT32)
 
 
 @pytest.mark.parametrize("rest", ["onnxruntime", "reference"])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.descents import KINDS, by_the_book, descend, descent, make, parameters
+from support.memory import read_only
 from support.problems import Arrays
 from support.tolerance import assert_close, assert_same_bits
 
@@ -246,12 +247,6 @@ def test_wrong_rates_change_nothing() -> None:
         for bad in (0, -1.0, math.nan):
             with pytest.raises(ValueError, match=r"^limit: expected a finite number above 0"):
                 clip({}, bad)
-
-
-def read_only(a: np.ndarray) -> np.ndarray:
-    a = a.copy()
-    a.flags.writeable = False
-    return a
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import own_cells
+from support import own_cells, recurrent
 from support.cell_problems import problem
 from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn.cells import sigmoid, tanh
-from fastrnn.convert.stack import recurrent
+from fastrnn.convert import stack
 from fastrnn.frameworks import KERAS, ONNX, PYTORCH, Framework
-
-Arrays = dict[str, np.ndarray]
 
 
 def pair(**options: Any) -> tuple[fastrnn.Recurrent, fastrnn.GRU]:
@@ -27,17 +25,6 @@ def pair(**options: Any) -> tuple[fastrnn.Recurrent, fastrnn.GRU]:
     theirs = fastrnn.GRU(5, 17, reset_after=True, rng=1, **options)
     theirs.load_state_dict(mine.state_dict())
     return mine, theirs
-
-
-def everything(layer: Any, **options: Any) -> Arrays:
-    """Return everything that a training call returns, and every gradient."""
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((9, 6, 5)).astype(layer.dtype)
-    lengths, resets = np.array([9, 0, 4, 9, 1, 7]), rng.random((9, 6)) < 0.2
-    out = layer.forward(x, lengths=lengths, resets=resets, training=True, rng=0, **options)
-    dy, dstate = (rng.standard_normal(a.shape).astype(layer.dtype) for a in (out.y, out.state))
-    back = layer.backward(dy, out.cache, dstate=dstate)
-    return {"y": out.y, "state": out.state, "dx": back.dx} | back.grads
 
 
 @pytest.mark.parametrize(
@@ -53,8 +40,9 @@ def everything(layer: Any, **options: Any) -> Arrays:
 def test_every_kind_of_call(options: dict[str, Any], backend: str) -> None:
     mine, theirs = pair(**options)
     assert_same_bits(mine.parameters(), theirs.parameters())
-    assert_same_bits(everything(mine), everything(theirs))
-    assert_same_bits(everything(mine, checkpoint=3), everything(theirs, checkpoint=3))
+    given = recurrent.problem(mine, 9, 6)
+    for more in ({}, {"checkpoint": 3}):
+        assert_same_bits(recurrent.results(mine, *given, **more), recurrent.results(theirs, *given, **more))
     x = np.random.default_rng(1).standard_normal((4, 2, 5)).astype(mine.dtype)
     for _ in range(3):  # the third call is prepared
         assert_same_bits({"y": mine(x)[0]}, {"y": theirs(x)[0]})
@@ -167,7 +155,7 @@ def test_the_name_of_a_built_in_cell_has_no_effect() -> None:
     assert [name for name in layer.parameters() if "_ih" not in name and "_hh" not in name] == ["parameter_l0"]
     for framework in (PYTORCH, KERAS, ONNX):
         with pytest.raises(ValueError, match=f"cell: {framework.name} has no lstm; expected a layer of a built-in"):
-            recurrent(layer, framework)
+            stack.recurrent(layer, framework)
     x, W, U, p = np.ones((2, 1, 3)), np.ones((16, 3)), np.ones((4, 4)), np.ones(4)
     cache = lstm.forward(x, W, U, p=p, training=True).cache
     with pytest.raises(TypeError, match="cache: expected one made by lstm_forward"):
@@ -177,7 +165,7 @@ def test_the_name_of_a_built_in_cell_has_no_effect() -> None:
 def test_a_family_that_a_framework_lacks_is_refused() -> None:
     layer = fastrnn.LSTM(3, 4)
     with pytest.raises(ValueError, match=r"cell: Caffe has no lstm; expected .* cell: gru_after, gru_before"):
-        recurrent(layer, Framework("Caffe", {"gru": "GRU"}, {"gru": "rzn"}))
+        stack.recurrent(layer, Framework("Caffe", {"gru": "GRU"}, {"gru": "rzn"}))
 
 
 def test_unsupported_options_raise_an_error() -> None:
@@ -195,7 +183,7 @@ def test_unsupported_options_raise_an_error() -> None:
         layer(np.ones((5, 2, 3), np.float32), np.ones((1, 2, 4), np.float32))
     for target in (PYTORCH, KERAS, ONNX):
         with pytest.raises(ValueError, match=f"cell: {target.name} has no slstm; expected a layer of a built-in cell"):
-            recurrent(layer, target)
+            stack.recurrent(layer, target)
 
 
 def test_repr() -> None:

@@ -9,24 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.models import N, T, inputs, regressor, targets
+from support.models import Give, N, T, inputs, regressor, targets
 from support.tolerance import assert_same_bits
 
 from fastrnn import training
-from fastrnn.training import ReduceLROnPlateau, Training
-
-
-class Give(training.Callback):
-    """Put these values into the logs, and record the following rates."""
-
-    def __init__(self, name: str, values: list[float]) -> None:
-        self.name, self.values, self.rates = name, values, list[float]()
-
-    def on_epoch_end(self, training: Training) -> None:
-        training.logs[self.name] = self.values[training.epoch - 1]
-
-    def on_epoch_begin(self, training: Training) -> None:
-        self.rates.append(training.optimizer.rate)
+from fastrnn.training import ReduceLROnPlateau
 
 
 def rates(values: list[float], name: str = "loss", rate: float = 0.5, **options: Any) -> list[float]:

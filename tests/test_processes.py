@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from subprocess import CompletedProcess
 
 import pytest
-
-Python = Callable[..., CompletedProcess[str]]
+from support.python import Python
 
 STORM = """
 import sys, threading, time

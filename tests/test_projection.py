@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.tolerance import assert_close, assert_rounded, assert_same_bits
+from support.problems import Arrays
+from support.recurrent import assert_one_result, assert_roundings, problem, randomized, results
+from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
-
-Arrays = dict[str, np.ndarray]
 
 #: T, B, I, H, P, layers, directions
 SIZES = [
@@ -24,105 +24,77 @@ SIZES = [
 ]
 
 
-class Problem:
-    def __init__(self, sizes: tuple[int, ...], seed: int = 0) -> None:
-        T, B, I, H, P, self.L, self.D = sizes
-        self.sizes, LD = sizes, self.L * self.D
-        rng = np.random.default_rng(seed)
-        self.lengths = rng.integers(1, T + 1, B)
-        self.lengths[0] = T
-        shapes = {"x": (T, B, I), "h0": (LD, B, P), "c0": (LD, B, H)}
-        shapes |= {"dy": (T, B, P * self.D), "dh_n": (LD, B, P), "dc_n": (LD, B, H)}
-        self.arrays = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
-        layer = self.layer(np.float64)
-        self.parameters = {name: rng.standard_normal(p.shape) / 3 for name, p in layer.parameters().items()}
-
-    def layer(self, dtype: Any) -> fastrnn.LSTM:
-        _, _, I, H, P, L, D = self.sizes
-        return fastrnn.LSTM(I, H, L, proj_size=P, bidirectional=D == 2, dtype=dtype)
-
-    def results(self, dtype: Any = np.float64, **options: Any) -> Arrays:
-        layer = self.layer(dtype)
-        layer.load_state_dict({name: p.astype(dtype) for name, p in self.parameters.items()})
-        a = {name: value.astype(dtype) for name, value in self.arrays.items()}
-        out = layer.forward(a["x"], state=(a["h0"], a["c0"]), lengths=self.lengths, training=True, **options)
-        back = layer.backward(a["dy"], out.cache, dstate=(a["dh_n"], a["dc_n"]))
-        found = {"y": out.y, "h_n": out.state[0], "c_n": out.state[1], "dx": back.dx}
-        found |= {"dh0": back.dstate[0], "dc0": back.dstate[1]}
-        return found | {f"d{name}": grad for name, grad in back.grads.items()}
+def layer_of(sizes: tuple[int, ...], dtype: Any = np.float64) -> fastrnn.LSTM:
+    _, _, I, H, P, L, D = sizes
+    net: fastrnn.LSTM = randomized(fastrnn.LSTM(I, H, L, proj_size=P, bidirectional=D == 2, dtype=dtype), scale=2)
+    return net
 
 
-def by_torch(torch: Any, problem: Problem) -> Arrays:
-    _, _, I, H, P, L, D = problem.sizes
-    net = torch.nn.LSTM(I, H, L, proj_size=P, bidirectional=D == 2, dtype=torch.float64)
-    net.load_state_dict({name: torch.tensor(p) for name, p in problem.parameters.items()})
-    a = {name: torch.tensor(value, requires_grad=True) for name, value in problem.arrays.items()}
-    packed = torch.nn.utils.rnn.pack_padded_sequence(a["x"], torch.tensor(problem.lengths), enforce_sorted=False)
-    y, (h_n, c_n) = net(packed, (a["h0"], a["c0"]))
-    y, _ = torch.nn.utils.rnn.pad_packed_sequence(y)
-    ((y * a["dy"]).sum() + (h_n * a["dh_n"]).sum() + (c_n * a["dc_n"]).sum()).backward()
-    found = {"y": y, "h_n": h_n, "c_n": c_n, "dx": a["x"].grad, "dh0": a["h0"].grad, "dc0": a["c0"].grad}
-    found |= {f"d{name}": p.grad for name, p in net.named_parameters()}
-    return {name: value.detach().numpy() for name, value in found.items()}
+def lengths_of(T: int, B: int) -> np.ndarray:
+    """That PyTorch can pack."""
+    return np.r_[T, np.random.default_rng(2).integers(1, T + 1, B - 1)]
+
+
+def by_torch(torch: Any, net: fastrnn.LSTM, given: Arrays, d: Arrays) -> Arrays:
+    sizes = net.input_size, net.hidden_size, net.num_layers
+    options = {"proj_size": net.proj_size, "bidirectional": net.bidirectional}
+    module = torch.nn.LSTM(*sizes, **options, dtype=torch.float64)
+    module.load_state_dict({name: torch.tensor(p) for name, p in net.parameters().items()})
+    leaf = {name: torch.tensor(given[name], requires_grad=True) for name in ("x", "h0", "c0")}
+    lengths = torch.tensor(given["lengths"])
+    packed = torch.nn.utils.rnn.pack_padded_sequence(leaf["x"], lengths, enforce_sorted=False)
+    y, (h_n, c_n) = module(packed, (leaf["h0"], leaf["c0"]))
+    found = {"y": torch.nn.utils.rnn.pad_packed_sequence(y)[0], "h_n": h_n, "c_n": c_n}
+    sum((a * torch.tensor(d[name])).sum() for name, a in found.items()).backward()
+    found |= {f"d{name}": a.grad for name, a in (leaf | dict(module.named_parameters())).items()}
+    return {name: a.detach().numpy() for name, a in found.items()}
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_against_pytorch(sizes: tuple[int, ...], backend: str, oracle: Callable[[str], Any]) -> None:
-    problem = Problem(sizes)
-    assert_close(problem.results(), by_torch(oracle("torch"), problem))
+    net = layer_of(sizes)
+    given, d = problem(net, *sizes[:2])
+    given |= {"lengths": lengths_of(*sizes[:2])}
+    del given["resets"]
+    assert_close(results(net, given, d), by_torch(oracle("torch"), net, given, d))
 
 
 @pytest.mark.parametrize("sizes", SIZES[:5], ids=str)
 def test_roundings(sizes: tuple[int, ...], native: str) -> None:
     """Every instruction set in both dtypes, within the bound for the problem's conditioning."""
-    problem = Problem(sizes, 1)
-    problem.arrays, problem.parameters = (
-        {name: a.astype(np.float32).astype(np.float64) for name, a in arrays.items()}
-        for arrays in (problem.arrays, problem.parameters)
-    )
-
-    def evaluate() -> Arrays:
-        with fastrnn.use_backend("numpy"):
-            return problem.results()
-
-    exact = evaluate()
-    for dtype in (np.float32, np.float64):
-        assert_rounded(problem.results(dtype), exact, evaluate)
+    net = layer_of(sizes, np.float32)
+    assert_roundings(net, *problem(net, *sizes[:2], 1))
 
 
 @pytest.mark.parametrize("sizes", [SIZES[1], (5, 1, 64, 512, 300, 1, 1), (9, 12, 5, 48, 16, 1, 1)], ids=str)
 def test_bits(sizes: tuple[int, ...], native: str) -> None:
     """On any number of threads, with checkpoints, and without training; a stream gives the layer's bits."""
-    problem = Problem(sizes)
-    expected = problem.results(np.float32, threads=1)
-    for options in ({"threads": 2}, {"threads": 3}, {"checkpoint": 2}, {"checkpoint": 1, "threads": 2}):
-        assert_same_bits(problem.results(np.float32, **options), expected)
-    layer = problem.layer(np.float32)
-    layer.load_state_dict({name: p.astype(np.float32) for name, p in problem.parameters.items()})
-    x, *state = (problem.arrays[name].astype(np.float32) for name in ("x", "h0", "c0"))
+    net = layer_of(sizes, np.float32)
+    given, d = problem(net, *sizes[:2])
+    expected = assert_one_result(net, given, d)
+    x, state = given["x"], (given["h0"], given["c0"])
     for _ in range(3):  # the general path, and the prepared one
-        y, (h_n, c_n) = layer(x, tuple(state), problem.lengths)
+        y, (h_n, c_n) = net(x, state, given["lengths"], resets=given["resets"])
         assert_same_bits({"y": y, "h_n": h_n, "c_n": c_n}, {name: expected[name] for name in ("y", "h_n", "c_n")})
-    if problem.D == 1:
-        whole, (h_n, _) = layer(x, tuple(state))
-        again, _ = layer(x, tuple(state))
-        stream = layer.stream(len(problem.lengths))
-        stream.state = tuple(state)
+    if not net.bidirectional:
+        whole, (h_n, _) = net(x, state)
+        again, _ = net(x, state)
+        stream = net.stream(x.shape[1])
+        stream.state = state
         assert_same_bits({"y": np.stack([stream.step(x_t) for x_t in x])}, {"y": whole})
         assert_same_bits({"y": again, "h": stream.state[0]}, {"y": whole, "h": h_n})
 
 
 def test_resets_start_new_sequences(backend: str) -> None:
     """The state before a reset gets no gradient from after it."""
-    problem = Problem((6, 2, 3, 9, 4, 1, 1))
-    layer = problem.layer(np.float64)
-    layer.load_state_dict(problem.parameters)
+    layer = layer_of((6, 2, 3, 9, 4, 1, 1))
+    given, d = problem(layer, 6, 2)
     resets = np.zeros((6, 2), bool)
     resets[3] = True
-    x, dy = problem.arrays["x"], problem.arrays["dy"]
+    x, dy = given["x"], d["y"]
     out = layer.forward(x, resets=resets, training=True)
     back = layer.backward(dy, out.cache)
-    total = {name: np.zeros_like(p) for name, p in problem.parameters.items()}
+    total = {name: np.zeros_like(p) for name, p in layer.parameters().items()}
     for part in (slice(0, 3), slice(3, 6)):
         own = layer.forward(x[part], training=True)
         grads = layer.backward(dy[part], own.cache)
@@ -168,17 +140,6 @@ def test_bfloat16_weights(native: str) -> None:
     x = np.random.default_rng(0).standard_normal((7, 3, 6)).astype(np.float32)
     error = np.linalg.norm(layer(x)[0] - same(x)[0]) / np.linalg.norm(same(x)[0])
     assert error < 2**-8  # one instruction set also rounds x and h for the products
-
-
-def test_it_learns() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((64, 6, 2)).astype(np.float32)
-    model = fastrnn.Sequential(
-        [fastrnn.LSTM(2, 16, proj_size=6, return_sequences=False, rng=0), fastrnn.Dense(6, 1, rng=1)]
-    )
-    model.compile(fastrnn.training.Adam(0.01), "mse")
-    losses = model.fit(x, x[:, 0, :1], epochs=60, batch_size=16, rng=0).history["loss"]
-    assert losses[-1] < 0.3 * losses[0]
 
 
 def test_stateful_and_truncated_training() -> None:

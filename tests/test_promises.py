@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import make_dataclass, replace
-from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.problems import AWKWARD, BIASES, CELLS, INITIAL, PUBLIC, run
 from support.promises import at_once, cut, in_a_batch, inferred, laid_by_sequence, padded, split, streamed
+from support.python import Python
 from support.stacks import layer, named
 
 import fastrnn
@@ -224,7 +224,7 @@ started(large_stacks(), stack)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
-def test_large_problems_use_threads(python: Callable[..., CompletedProcess[str]]) -> None:
+def test_large_problems_use_threads(python: Python) -> None:
     """Each of them starts threads in addition to the caller's."""
     done = python("-c", SHARED)
     assert done.returncode == 0, done.stderr

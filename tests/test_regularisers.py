@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from support import own_cells
 from support.problems import THREADED, Arrays
-from support.regularised import ONE_EACH, RATES, draws, made, names_taken, problem, results
+from support.recurrent import in_dtype, problem, results
+from support.regularised import ONE_EACH, RATES, draws, made, names_taken
 from support.stacks import layer, named
 from support.tolerance import assert_close, assert_rounded, assert_same_bits
 
@@ -140,16 +141,16 @@ def test_a_rate_for_each_state(torch: Any) -> None:
 
 def test_every_implementation_is_the_reference(implementation: str) -> None:
     net = layer("lstm", 3, 9, 2, **RATES)
-    wide = layer("lstm", 3, 9, 2, dtype=np.float64, **RATES)
-    wide.load_state_dict({name: a.astype(np.float64) for name, a in net.state_dict().items()})
     given, d = problem(net, 6, 5, 0)
-    doubles = [{n: a.astype(np.float64) if a.dtype.kind == "f" else a for n, a in p.items()} for p in (given, d)]
+
+    def found(net: Any) -> Arrays:
+        return results(net, given, d, 3) | {"inference": net(given["x"].astype(net.dtype))[0]}
 
     def exact() -> Arrays:
         with fastrnn.use_backend("numpy"):
-            return results(wide, *doubles, 3) | {"inference": wide(doubles[0]["x"])[0]}
+            return found(in_dtype(net, np.float64))
 
-    assert_rounded(results(net, given, d, 3) | {"inference": net(given["x"])[0]}, exact(), exact)
+    assert_rounded(found(net), exact(), exact)
 
 
 @pytest.mark.parametrize("cell", own_cells.ALL, ids=lambda cell: cell.name)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from support import own_cells
-from support.regularised import ONE_EACH, RATES, made, names_taken, problem, results
+from support.recurrent import problem, results
+from support.regularised import ONE_EACH, RATES, made, names_taken
 from support.stacks import layer, named, states
 from support.tolerance import assert_close, assert_same_bits, relative_error
 
@@ -92,13 +93,15 @@ def mean_task() -> tuple[np.ndarray, np.ndarray]:
 
 def model(seed: int, **options: Any) -> training.Sequential:
     lstm = fastrnn.LSTM(3, 16, return_sequences=False, initializer="keras", rng=seed, **options)
-    made = training.Sequential([lstm, fastrnn.Dense(16, 1, rng=seed + 1)])
+    made = training.Sequential([lstm, fastrnn.Dense(lstm.output_shape((1, 1, 3))[-1], 1, rng=seed + 1)])
     made.compile(training.Adam(0.01), "mse")
     return made
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("options", [{n: r / 2} for n, r in RATES.items()] + [{n: 0.1 for n in RATES}])
+@pytest.mark.parametrize(
+    "options", [{n: r / 2} for n, r in RATES.items()] + [{n: 0.1 for n in RATES}, {"proj_size": 6}, {"heads": 4}]
+)
 def test_fit_learns(options: dict[str, Any], seed: int) -> None:
     x, y = mean_task()
     net = model(seed, **options)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.conversions import MANY, assert_predicts, drawn_model, read_by
-from support.tolerance import assert_close, assert_same_bits
+from support.tolerance import FLOAT32, assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn.convert.onnx_nodes import OPSETS
@@ -78,7 +78,7 @@ def test_a_model_of_pytorch(kind: str, chosen: str, torch: Any, onnx: Any, tmp_p
     assert [type(layer).__name__ for layer in model.layers] == kinds
     with torch.no_grad():
         expected = network(torch.from_numpy(x)).numpy()
-    assert_close({"y": model.predict(x)}, {"y": expected}, 2e-6)
+    assert_close({"y": model.predict(x)}, {"y": expected}, FLOAT32)
 
 
 def changed(onnx: Any, change: Callable[[Any, Any], None], **options: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.batches import LOSSES, SIZES, batch, ragged
+from support.batches import LOSSES, METRICS, SIZES, batch, differences, ragged
 from support.models import K, N, T, classes, every_step, inputs, last_step, steps, targets
 from support.tolerance import assert_close, assert_same_bits, relative_error
 
@@ -22,8 +22,6 @@ from fastrnn.training import Accuracy, BinaryAccuracy, CategoricalCrossentropy, 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # from Keras and its backends
 
 SEEDS = range(3)
-
-METRICS = {"accuracy": Accuracy(), "binary": BinaryAccuracy(), "mae": MeanAbsoluteError()}
 
 
 def weights_of(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -44,14 +42,10 @@ def test_gradients_are_differences(name: str, shape: tuple[int, ...], seed: int)
     w[counts], missing[counts] = 1, False
     t[missing] = np.nan
     value, gradient = f.gradient(p, t, lengths, w)
-    differences = np.empty_like(p)
-    for i in np.ndindex(*shape):
-        step = np.zeros_like(p)
-        step[i] = 1e-5
-        differences[i] = (f(p + step, t, lengths, w) - f(p - step, t, lengths, w)) / 2e-5
+    expected = differences(lambda p: f(p, t, lengths, w), p)
     assert value == f(p, t, lengths, w) > 0
-    assert np.linalg.norm(differences) > 1e-3
-    assert relative_error(gradient, differences) < 1e-7
+    assert np.linalg.norm(expected) > 1e-3
+    assert relative_error(gradient, expected) < 1e-7
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -8,7 +8,6 @@ import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
@@ -28,16 +27,16 @@ from support.models import (
     steps,
     targets,
 )
+from support.problems import Arrays
+from support.python import Python
 from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn import training
 from fastrnn.training import Sequential
 
-Arrays = dict[str, np.ndarray]
 
-
-def by_differences(model: Sequential, f: Callable[[], float], size: float = 1e-5) -> Arrays:
+def by_differences(model: Sequential, f: Callable[[], float]) -> Arrays:
     """Return central differences of f with respect to every parameter."""
     grads = {}
     for name, p in model.parameters().items():
@@ -45,12 +44,12 @@ def by_differences(model: Sequential, f: Callable[[], float], size: float = 1e-5
         for i in np.ndindex(p.shape):
             p_i = p[i]
             values = []
-            for change in (size, -size):
+            for change in (1e-5, -1e-5):
                 p[i] = p_i + change
                 model.changed()
                 values.append(f())
             p[i] = p_i
-            g[i] = (values[0] - values[1]) / (2 * size)
+            g[i] = (values[0] - values[1]) / 2e-5
     model.changed()
     return grads
 
@@ -380,7 +379,7 @@ def test_wrong_arguments_of_training(message: str, arguments: dict[str, Any]) ->
         last_step().compile(**arguments)
 
 
-def test_imports_are_lazy(python: Callable[..., CompletedProcess[str]]) -> None:
+def test_imports_are_lazy(python: Python) -> None:
     code = "import fastrnn, sys; assert not {'safetensors', 'tqdm', 'matplotlib', 'sklearn'} & sys.modules.keys()"
     done = python("-c", code)
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from support.problems import CELLS, Arrays
-from support.stacks import as_given, composed, in_double, layer, named, states
+from support.recurrent import in_dtype
+from support.stacks import as_given, composed, layer, named, states
 from support.streams import S, X, sequence, streamed
 from support.tolerance import assert_rounded, assert_same_bits
 
@@ -42,7 +43,7 @@ def test_against_the_reference(cell: str, dtype: type, fast: str) -> None:
     x = sequence(net, 9, 5)
 
     def reference() -> Arrays:
-        return composed(in_double(net, cell), cell, x.astype(np.float64))
+        return composed(in_dtype(net, np.float64), cell, x.astype(np.float64))
 
     with fastrnn.use_backend("numpy"):
         exact = reference()

@@ -7,25 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.memory import backwards, read_only, strided, unaligned
 from support.stacks import layer, named
 from support.streams import S, Tensor, X, Y, sequence
 from support.tolerance import assert_same_bits
-
-
-def strided(a: np.ndarray) -> np.ndarray:
-    return np.repeat(a, 2, axis=-1)[..., ::2]
-
-
-def read_only(a: np.ndarray) -> np.ndarray:
-    a = a.copy()
-    a.flags.writeable = False
-    return a
-
-
-def unaligned(a: np.ndarray) -> np.ndarray:
-    view = np.zeros(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
-    view[...] = a
-    return view
 
 
 @pytest.mark.parametrize(
@@ -37,7 +22,7 @@ def unaligned(a: np.ndarray) -> np.ndarray:
         unaligned,
         memoryview,
         Tensor,
-        lambda a: np.flip(np.flip(a).copy()),
+        backwards,
         lambda a: np.flip(a[::-1].copy(), 0),
         lambda a: np.repeat(a, 3, axis=0)[::3],
     ],

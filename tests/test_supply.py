@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from subprocess import CompletedProcess
-
 import pytest
+from support.python import Python
 
 from fastrnn.backends import available_backends
-
-Python = Callable[..., CompletedProcess[str]]
 
 # Audit events: the interpreter reports every socket, in any thread and from any library.
 LISTEN = """

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
 from support.problems import CELLS, THREADED, make, run
+from support.python import Python
 from support.tolerance import assert_same_bits
 
 import fastrnn
-
-Python = Callable[..., CompletedProcess[str]]
 
 pytestmark = pytest.mark.by_turns  # threads share work in the same way on every instruction set
 

@@ -15,12 +15,15 @@ import fastrnn.torch  # noqa: E402
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from torch itself
-@pytest.mark.parametrize(("backend", "dynamic"), [("aot_eager", True), ("inductor", False)])
-def test_a_module_compiles_to_one_graph(backend: str, dynamic: bool) -> None:
+@pytest.mark.parametrize(
+    ("backend", "dynamic", "proj_size"), [("aot_eager", True, 0), ("inductor", False, 0), ("aot_eager", True, 2)]
+)
+def test_a_module_compiles_to_one_graph(backend: str, dynamic: bool, proj_size: int) -> None:
     """The whole module is one graph, in training and inference, and for other numbers of steps."""
-    torch.compiler.reset()  # or this counts among the recompilations of other tests' modules
+    torch.compiler.reset()  # or this counts among the recompilations of other modules
     torch.manual_seed(0)
-    module, x = fastrnn.torch.LSTM(3, 5, 2, bidirectional=True, batch_first=True), torch.randn(2, 7, 3)
+    options: dict[str, Any] = {"bidirectional": True, "batch_first": True, "proj_size": proj_size}
+    module, x = fastrnn.torch.LSTM(3, 5, 2, **options), torch.randn(2, 7, 3)
     compiled = torch.compile(module, fullgraph=True, dynamic=dynamic, backend=backend)
     for steps in (7, 4):
         results = []

@@ -11,26 +11,25 @@ from support import own_cells
 
 torch = pytest.importorskip("torch")
 
+from support.torch_modules import assert_equal, flat, slow  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.autograd import forward_ad  # noqa: E402
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence  # noqa: E402
+from torch.nn.utils.rnn import pack_padded_sequence  # noqa: E402
 
 import fastrnn.torch  # noqa: E402
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:fastrnn.torch. .*, which is slow:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),  # from forward_ad
-]
+pytestmark = slow
 
-#: modules of input size 3 and hidden size 4
-MODULES: dict[str, Callable[..., Any]] = {
-    "LSTM": lambda **o: fastrnn.torch.LSTM(3, 4, **o),
-    "peephole": lambda **o: fastrnn.torch.LSTM(3, 4, peephole=True, **o),
-    "GRU": lambda **o: fastrnn.torch.GRU(3, 4, **o),
-    "GRU before": lambda **o: fastrnn.torch.GRU(3, 4, reset_after=False, **o),
-    "RNN": lambda **o: fastrnn.torch.RNN(3, 4, **o),
-    "own": lambda **o: fastrnn.torch.Recurrent(own_cells.coupled_peephole_lstm, 3, 4, **o),
-    "four states": lambda **o: fastrnn.torch.Recurrent(own_cells.slstm, 3, 4, **o),
+#: Modules of input size 3 and hidden size 4: class, and options.
+MODULES: dict[str, tuple[str, dict[str, Any]]] = {
+    "LSTM": ("LSTM", {}),
+    "projected": ("LSTM", {"proj_size": 2}),
+    "peephole": ("LSTM", {"peephole": True}),
+    "GRU": ("GRU", {}),
+    "GRU before": ("GRU", {"reset_after": False}),
+    "RNN": ("RNN", {}),
+    "own": ("Recurrent", {"cell": own_cells.coupled_peephole_lstm}),
+    "four states": ("Recurrent", {"cell": own_cells.slstm}),
 }
 
 every = pytest.mark.parametrize("kind", MODULES)
@@ -38,13 +37,14 @@ every = pytest.mark.parametrize("kind", MODULES)
 
 def made(kind: str, **options: Any) -> Any:
     torch.manual_seed(0)
-    return MODULES[kind](dtype=torch.float64, **options)
+    name, chosen = MODULES[kind]
+    return getattr(fastrnn.torch, name)(input_size=3, hidden_size=4, dtype=torch.float64, **chosen, **options)
 
 
 def peers(kind: str = "LSTM", **options: Any) -> tuple[Any, Any]:
     """Return fastrnn's module and torch.nn's, with the same weights."""
-    ours = made(kind, **options)
-    theirs = getattr(nn, kind)(3, 4, dtype=torch.float64, **options)
+    ours, (name, chosen) = made(kind, **options), MODULES[kind]
+    theirs = getattr(nn, name)(3, 4, dtype=torch.float64, **chosen, **options)
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs
 
@@ -52,12 +52,6 @@ def peers(kind: str = "LSTM", **options: Any) -> tuple[Any, Any]:
 def inputs(*shape: int) -> Any:
     torch.manual_seed(1)
     return torch.randn(*(shape or (5, 2, 3)), dtype=torch.float64)
-
-
-def flat(result: Any) -> list[Any]:
-    """Return y, which may be packed, and each final state."""
-    y, final = result
-    return [y.data if isinstance(y, PackedSequence) else y, *(final if isinstance(final, tuple) else (final,))]
 
 
 def loss(module: Any) -> Callable[..., Any]:
@@ -73,10 +67,6 @@ def of_weights(module: Any) -> tuple[Callable[..., Any], list[Any]]:
         return tuple(flat(torch.func.functional_call(module, dict(zip(names, weights, strict=True)), (x,))))
 
     return run, list(module.parameters())
-
-
-def assert_equal(got: Any, expected: Any) -> None:
-    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
 
 
 STACKS: dict[str, dict[str, Any]] = {
@@ -105,7 +95,7 @@ def test_forward_mode(kind: str) -> None:
 
 
 @stacks
-@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("kind", ["LSTM", "projected", "GRU", "RNN"])
 def test_second_and_third_gradients(kind: str, options: dict[str, Any]) -> None:
     """A penalty on gradients, and one on its gradients, compared with torch.nn."""
     found = []
@@ -150,9 +140,22 @@ def test_second_gradient_with_states_and_lengths() -> None:
     assert_equal(*found)
 
 
-def test_second_gradient_with_dropout() -> None:
+@pytest.mark.parametrize("output", range(3))
+@pytest.mark.parametrize("kind", ["LSTM", "projected"])
+def test_second_gradients_of_one_output(kind: str, output: int) -> None:
+    """y or a final state alone: zeros stand for the gradients of the others."""
     found = []
-    for module in peers(num_layers=3, dropout=0.5):
+    for module in peers(kind, num_layers=2, bidirectional=True):
+        leaves = list(module.parameters())
+        first = torch.autograd.grad(flat(module(inputs()))[output].pow(3).sum(), leaves, create_graph=True)
+        found.append([*first, *torch.autograd.grad(sum(g.square().sum() for g in first), leaves)])
+    assert_equal(*found)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "projected"])
+def test_second_gradient_with_dropout(kind: str) -> None:
+    found = []
+    for module in peers(kind, num_layers=3, dropout=0.5):
         x = inputs().requires_grad_()
         torch.manual_seed(2)
         (dx,) = torch.autograd.grad(loss(module)(x), x, create_graph=True)
@@ -217,7 +220,8 @@ def test_gradients_of_each_sequence() -> None:
 @every
 def test_vmap_over_weights(kind: str) -> None:
     """An ensemble, as in the documentation of torch.func."""
-    ensemble = [MODULES[kind](dtype=torch.float64) for _ in range(3)]
+    name, chosen = MODULES[kind]
+    ensemble = [getattr(fastrnn.torch, name)(input_size=3, hidden_size=4, dtype=torch.float64, **chosen) for _ in "abc"]
     parameters, buffers = torch.func.stack_module_state(ensemble)
     base, x = copy.deepcopy(ensemble[0]).to("meta"), inputs()
 
@@ -294,11 +298,13 @@ def test_batched_gradients() -> None:
     assert_equal(*found)
 
 
-def test_batched_gradients_alone() -> None:
+@pytest.mark.parametrize("kind", ["GRU", "projected"])
+def test_batched_gradients_alone(kind: str) -> None:
     """Without `create_graph`, for some outputs only, they are the kernels', bit for bit."""
-    module, x, several = made("GRU", num_layers=2), inputs().requires_grad_(), inputs(3, 2, 2, 4)
-    _, h = module(x)
-    leaves = [x, *module.parameters()]
+    module, x = made(kind, num_layers=2), inputs().requires_grad_()
+    _, *final = flat(module(x))
+    h = final[-1]
+    leaves, several = [x, *module.parameters()], inputs(3, *h.shape)
     got = torch.autograd.grad(h, leaves, several, is_grads_batched=True, retain_graph=True)
     each = [torch.autograd.grad(h, leaves, dh, retain_graph=True) for dh in several]
     assert all(torch.equal(a, torch.stack(parts)) for a, parts in zip(got, zip(*each, strict=True), strict=True))

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.conversions import MANY, drawn_model, read_by
-from support.tolerance import assert_close, assert_same_bits
+from support.conversions import MANY, drawn_model, over_time, read_by
+from support.tolerance import FLOAT32, assert_close, assert_same_bits
 
 import fastrnn
 from fastrnn import catalogue
@@ -69,24 +69,12 @@ def zeros_or(dx: np.ndarray | None) -> np.ndarray:
     return np.zeros(1) if dx is None else dx
 
 
-def over_time(kind: str, decodes: bool) -> fastrnn.Sequential:
-    """Return a model that reduces steps to a vector and repeats a vector as steps."""
-    rng, f64 = np.random.default_rng(3), np.float64
-    norm = fastrnn.LayerNormalization(4, dtype=f64)
-    norm.load_state_dict({name: rng.uniform(0.5, 1.5, 4) for name in ("weight", "bias")})
-    plain = fastrnn.LayerNormalization(4, 0.25, scale=False, center=False, dtype=f64)
-    encoder = fastrnn.GRU(3, 4, reset_after=True, bidirectional=True, merge="sum", dtype=f64, rng=0)
-    decoder = [fastrnn.RepeatVector(3), fastrnn.LSTM(4, 2, dtype=f64, rng=1)] if decodes else []
-    folded = fastrnn.Sequential([plain, getattr(fastrnn, kind)()])
-    return fastrnn.Sequential([encoder, norm, folded, *decoder])
-
-
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("decodes", [False, True])
 @pytest.mark.parametrize("kind", ["LastStep", "GlobalAveragePooling1D", "GlobalMaxPooling1D"])
 def test_layers_over_time(kind: str, decodes: bool, ragged: bool, torch: Any) -> None:
     """In both directions, with gradients; repeated steps have no lengths."""
-    model, lengths = over_time(kind, decodes), LENGTHS if ragged else None
+    model, lengths = over_time(kind, decodes, np.float64), LENGTHS if ragged else None
     x, module = read_by(model), fastrnn.to_torch(model)
     expected = {"y": model.predict(x, lengths=lengths)}
     assert_close({"y": computed(torch, module, x, lengths)}, expected)
@@ -123,9 +111,9 @@ def test_state_dicts_convert_both_ways(torch: Any) -> None:
     model.load_state_dict(module.state_dict())
     y = model.predict(x)
     assert not np.allclose(y, before)
-    assert_close({"y": computed(torch, module, x)}, {"y": y}, 2e-6)
+    assert_close({"y": computed(torch, module, x)}, {"y": y}, FLOAT32)
     module.load_state_dict({name: torch.from_numpy(a) for name, a in model.state_dict().items()})
-    assert_close({"y": computed(torch, copy.deepcopy(module), x)}, {"y": y}, 2e-6)
+    assert_close({"y": computed(torch, copy.deepcopy(module), x)}, {"y": y}, FLOAT32)
 
 
 @pytest.mark.parametrize("activation", ["identity", "sigmoid", "tanh", "relu", "softmax"])
@@ -147,7 +135,7 @@ def test_export(torch: Any) -> None:
     x = read_by(model)
     exported = torch.export.export(fastrnn.to_torch(model).eval(), (torch.from_numpy(x),)).module()
     with torch.no_grad():
-        assert_close({"y": exported(torch.from_numpy(x)).numpy()}, {"y": model.predict(x)}, 2e-6)
+        assert_close({"y": exported(torch.from_numpy(x)).numpy()}, {"y": model.predict(x)}, FLOAT32)
 
 
 @pytest.mark.parametrize(

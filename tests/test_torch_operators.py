@@ -29,18 +29,20 @@ def test_backend_may_change_before_backward() -> None:
 def given_to_op(cell: str, **options: Any) -> tuple[Any, ...]:
     """Return small float64 arguments of the operator, all of which require gradients."""
     kind, chosen = CELLS[cell]
+    H, P = 3, options.get("proj_size", 0)
     masked, lengths, resets = options.pop("masked", False), options.pop("lengths", None), options.pop("resets", None)
     torch.manual_seed(0)
-    module = getattr(fastrnn.torch, kind)(2, 3, dtype=torch.float64, **chosen, **options)
+    module = getattr(fastrnn.torch, kind)(2, H, dtype=torch.float64, **chosen, **options)
     D = 1 + module.bidirectional
 
     def leaf(*shape: int) -> Any:
         return torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
     x = leaf(2, 4, 2) if module.batch_first else leaf(4, 2, 2)
-    init = [leaf(module.num_layers * D, 2, 3) for _ in module._cell.states]
-    masks = [2 * torch.rand(4, 2, 3 * D, dtype=torch.float64)] * (module.num_layers - 1) if masked else []
-    setting = ops.Setting(module._cell.key, module.bias, module.bidirectional, module.batch_first)
+    widths = [P or H, H][: len(module._cell.states)]
+    init = [leaf(module.num_layers * D, 2, width) for width in widths]
+    masks = [2 * torch.rand(4, 2, (P or H) * D, dtype=torch.float64)] * (module.num_layers - 1) if masked else []
+    setting = ops.Setting(module._cell.key, module.bias, module.bidirectional, module.batch_first, P > 0)
     return *Given(x, init, list(module.parameters()), lengths, resets, masks).arguments, True, *setting
 
 
@@ -60,8 +62,9 @@ def test_an_instruction_set_may_have_another_name(monkeypatch: pytest.MonkeyPatc
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-OPERATIONS = {
+OPERATIONS: dict[str, dict[str, Any]] = {
     "lstm": {"num_layers": 2, "bidirectional": True},
+    "projected": {"cell": "lstm", "proj_size": 2, "num_layers": 2, "bidirectional": True, "masked": True},
     "lstm_peephole": {"lengths": torch.tensor([2, 4]), "resets": torch.tensor([[1, 0], [0, 1], [0, 1], [0, 0]]).bool()},
     "gru_after": {
         "num_layers": 2,
@@ -74,9 +77,9 @@ OPERATIONS = {
 }
 
 
-@pytest.mark.parametrize("cell", OPERATIONS)
-def test_operators_pass_opcheck(cell: str) -> None:
-    arguments = given_to_op(cell, **OPERATIONS[cell])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_operators_pass_opcheck(operation: str) -> None:
+    arguments = given_to_op(**{"cell": operation} | OPERATIONS[operation])
     torch.library.opcheck(ops.recurrence, arguments)
     given, _, setting = ops.taken(arguments)
     states = 1 + len(given.init)
@@ -87,11 +90,11 @@ def test_operators_pass_opcheck(cell: str) -> None:
         torch.library.opcheck(ops.recurrence_backward, back)
 
 
-@pytest.mark.parametrize("cell", OPERATIONS)
+@pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("way", ["operator", "module"])
-def test_gradients_are_finite_differences(way: str, cell: str) -> None:
+def test_gradients_are_finite_differences(way: str, operation: str) -> None:
     """For x, the states and every weight, with and without the dispatcher."""
-    given, _, setting = ops.taken(given_to_op(cell, **OPERATIONS[cell]))
+    given, _, setting = ops.taken(given_to_op(**{"cell": operation} | OPERATIONS[operation]))
     states = 1 + len(given.init)
 
     def by_operator(*leaves: Any) -> Any:

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.problems import Arrays
 from support.tolerance import assert_rounded, assert_same_bits
 
 torch = pytest.importorskip("torch")
 
-from support.torch_modules import KINDS, both, everything, flat  # noqa: E402
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence  # noqa: E402
+from support.torch_modules import KINDS, as_given, both, everything, flat, packing  # noqa: E402
+from torch.nn.utils.rnn import PackedSequence, pack_sequence  # noqa: E402
 
 import fastrnn.torch  # noqa: E402
 
@@ -27,15 +28,17 @@ def test_packed_sequences_equal_torchs(kind: str, lengths: list[int]) -> None:
     states = [(6, B, 17)] * len(own._cell.states)
     x, *draws = [torch.tensor(rng.standard_normal(s)) for s in [(T, B, 3), (T, B, 34), *states, *states]]
     cotangents, hx = draws[: 1 + len(states)], draws[1 + len(states) :]
-    given = x, hx, cotangents, torch.tensor(lengths)
-    exact, got = everything(module, *given), everything(own, *given)
-    assert_rounded(got, exact, lambda: everything(own, *given))
+
+    def found(module: Any) -> Arrays:
+        return everything(module, x, hx, packing(module, torch.tensor(lengths)), cotangents)
+
+    exact, got = found(module), found(own)
+    assert_rounded(got, exact, lambda: found(own))
     own.eval()
-    trained = everything(own, *given)
-    packed, state = pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False), tuple(hx)
+    trained = found(own)
     with torch.no_grad():
-        y, final = own(packed, state if len(state) > 1 else state[0])
-    outputs = dict(zip(("y", "h_n", "c_n"), (pad_packed_sequence(y)[0], *flat(final)), strict=False))
+        result = packing(own, torch.tensor(lengths))(x, as_given(hx))
+    outputs = dict(zip(("y", "h_n", "c_n"), flat(result), strict=False))
     assert_same_bits({name: a.numpy() for name, a in outputs.items()}, {name: trained[name] for name in outputs})
 
 

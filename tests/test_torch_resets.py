@@ -14,23 +14,15 @@ import fastrnn
 
 torch = pytest.importorskip("torch")
 
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence  # noqa: E402
+from support.torch_modules import as_given, assert_equal, drawn, everything, of_layer, packing, slow  # noqa: E402
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence  # noqa: E402
 
 import fastrnn.torch  # noqa: E402
-
-slow = pytest.mark.filterwarnings(
-    "ignore:fastrnn.torch. .*, which is slow:RuntimeWarning",
-    "ignore:`torch.jit.script` is deprecated:DeprecationWarning",  # from forward mode
-)
 
 T, B, I, H = 6, 4, 3, 5
 
 #: module -> PyTorch's cell for one step
 STEPS: dict[str, Callable[..., Any]] = {"LSTM": torch.lstm_cell, "GRU": torch.gru_cell, "RNN": torch.rnn_tanh_cell}
-
-
-def drawn(seed: int, *shape: int) -> Any:
-    return torch.tensor(np.random.default_rng(seed).standard_normal(shape))
 
 
 def some_resets(seed: int = 0, *shape: int) -> Any:
@@ -61,23 +53,7 @@ def by_cells(module: Any, x: Any, hx: Any, resets: Any, lengths: Any = None) -> 
         above.append(torch.stack(every))
         if len(above) == D:
             x, above = torch.cat(above, 2), []
-    states = tuple([torch.stack(s) for s in zip(*final, strict=True)])
-    return x, states if len(states) > 1 else states[0]
-
-
-def everything(module: Any, run: Callable[..., Any], x: Any, states: Any, seed: int = 9) -> dict[str, np.ndarray]:
-    """Return y, the final states, and the gradients of x, the initial states and every weight for random cotangents."""
-    leaves = {"x": x.clone().requires_grad_()}
-    leaves |= {f"state {i}": s.clone().requires_grad_() for i, s in enumerate(states)}
-    first, *given = leaves.values()
-    y, final = run(first, tuple(given) if len(given) > 1 else given[0])
-    outputs = [y, *(final if isinstance(final, tuple) else (final,))]
-    leaves |= dict(module.named_parameters())
-    cotangents = [drawn(seed + i, *a.shape) for i, a in enumerate(outputs)]
-    grads = torch.autograd.grad(outputs, list(leaves.values()), cotangents)
-    found = dict(zip(("y", "h_n", "c_n"), outputs, strict=False))
-    found |= {f"d{n}": g for n, g in zip(leaves, grads, strict=True)}
-    return {name: a.detach().numpy() for name, a in found.items()}
+    return x, as_given([torch.stack(s) for s in zip(*final, strict=True)])
 
 
 def made(kind: str, **options: Any) -> tuple[Any, Any, tuple[Any, ...]]:
@@ -110,9 +86,9 @@ def test_equals_a_loop_over_cells(kind: str, options: dict[str, Any]) -> None:
         y, final = module(x.transpose(0, 1), hx, resets=resets.t())
         return y.transpose(0, 1), final
 
-    got = everything(module, run, x, states)
-    assert_close(got, everything(module, lambda x, hx: by_cells(module, x, hx, resets), x, states))
-    none = everything(module, lambda x, hx: by_cells(module, x, hx, torch.zeros_like(resets)), x, states)
+    got = everything(module, x, states, run)
+    assert_close(got, everything(module, x, states, lambda x, hx: by_cells(module, x, hx, resets)))
+    none = everything(module, x, states, lambda x, hx: by_cells(module, x, hx, torch.zeros_like(resets)))
     assert not np.allclose(got["y"], none["y"])
 
 
@@ -121,13 +97,8 @@ def test_packed_sequences(kind: str) -> None:
     """Resets are in the order before packing; those past the end have no effect."""
     module, x, states = made(kind, num_layers=2, bidirectional=True)
     lengths, resets = torch.tensor([3, T, 1, 4]), some_resets()
-
-    def run(x: Any, hx: Any) -> Any:
-        y, final = module(pack_padded_sequence(x, lengths, enforce_sorted=False), hx, resets=resets)
-        return pad_packed_sequence(y)[0], final
-
-    expected = everything(module, lambda x, hx: by_cells(module, x, hx, resets, lengths), x, states)
-    assert_close(everything(module, run, x, states), expected)
+    expected = everything(module, x, states, lambda x, hx: by_cells(module, x, hx, resets, lengths))
+    assert_close(everything(module, x, states, packing(module, lengths, resets=resets)), expected)
 
 
 @kinds
@@ -140,8 +111,8 @@ def test_one_sequence(kind: str) -> None:
         y, final = module(x[:, 0], state, resets=resets[:, 0])
         return y[:, None], tuple([s[:, None] for s in final]) if isinstance(final, tuple) else final[:, None]
 
-    expected = everything(module, lambda x, hx: by_cells(module, x, hx, resets[:, :1]), x[:, :1], one)
-    assert_close(everything(module, run, x[:, :1], one), expected)
+    expected = everything(module, x[:, :1], one, lambda x, hx: by_cells(module, x, hx, resets[:, :1]))
+    assert_close(everything(module, x[:, :1], one, run), expected)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -154,7 +125,7 @@ def test_a_reset_at_the_start(kind: str, reverse: bool) -> None:
     infinite = tuple([s.clone() for s in states])
     for s in infinite:
         s[int(reverse), 1] = torch.inf
-    found = [everything(module, lambda x, hx: module(x, hx, resets=resets), x, given) for given in (states, infinite)]
+    found = [everything(module, x, given, lambda x, hx: module(x, hx, resets=resets)) for given in (states, infinite)]
     assert_same_bits(*found)
     for i in range(len(states)):
         assert [bool(a.any()) for a in found[0][f"dstate {i}"][int(reverse)]] == [True, False, True, True]
@@ -168,15 +139,9 @@ def test_equals_the_layer(cell: Any) -> None:
     module = fastrnn.torch.Recurrent(cell, I, H, dtype=torch.float64, **options)
     layer = fastrnn.Recurrent(cell, I, H, dtype=np.float64, **options)
     layer.load_state_dict(module.state_dict())
-    x, resets = drawn(1, T, B, I).requires_grad_(), some_resets()
-    y, _ = module(x, resets=resets)
-    dy = drawn(3, *y.shape)
-    grads = torch.autograd.grad(y, [x, *module.parameters()], dy)
-    expected = layer.forward(x.detach(), resets=resets, training=True)
-    back = layer.backward(dy, expected.cache)
-    got = {"y": y.detach().numpy(), "x": grads[0].numpy()}
-    got |= {n: g.numpy() for (n, _), g in zip(module.named_parameters(), grads[1:], strict=True)}
-    assert_same_bits(got, {"y": expected.y, "x": back.dx} | back.grads)
+    x, resets = drawn(1, T, B, I), some_resets()
+    got = everything(module, x, [], lambda x, hx: module(x, resets=resets))
+    assert_same_bits(got, of_layer(layer, x, [], resets=resets))
 
 
 def test_inference() -> None:
@@ -224,7 +189,7 @@ def test_derivatives_by_equations(kind: str) -> None:
     several = torch.stack([resets, ~resets])
     got = torch.func.vmap(lambda resets: module(leaves[0], resets=resets)[0])(several)
     expected = torch.stack([module(leaves[0], resets=r)[0] for r in several])
-    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
+    assert_equal(got, expected)
 
 
 @slow
@@ -239,8 +204,7 @@ def test_resets_past_the_end_by_equations() -> None:
         return y.data, h, c
 
     got, _ = torch.func.jvp(run, (packed.data,), (packed.data,))
-    for a, b in zip(got, run(packed.data), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    assert_equal(got, run(packed.data))
 
 
 def test_unsupported_options_raise_an_error() -> None:

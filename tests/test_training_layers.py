@@ -9,20 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.layer_gradients import (
-    EVERYTHING,
-    LAYOUTS,
-    STACKS,
-    cotangents,
-    flat,
-    forward,
-    gradients,
-    inputs,
-    split,
-    wide,
-)
+from support.layer_gradients import STACKS, cotangents, flat, forward, gradients, inputs, split, wide
 from support.problems import CELLS, Arrays
-from support.stacks import MERGED, layer, named
+from support.stacks import EVERYTHING, LAYOUTS, MERGED, layer, named
 from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn

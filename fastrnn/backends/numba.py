@@ -94,8 +94,8 @@ def dot(a: Array, b: Array | Int8Matrix) -> Array:
 
 @cache
 def elementwise(function: Callable[..., Any]) -> Any:
-    """Compile a function of `cells.functions` for every type it is called with."""
-    return numba.njit(nogil=True)(function)
+    """Compile a function of `cells.functions` for every type it is called with; Numba has NumPy's own."""
+    return function if isinstance(function, np.ufunc) else numba.njit(nogil=True)(function)
 
 
 @cache

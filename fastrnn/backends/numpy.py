@@ -203,9 +203,7 @@ def scan(call: Call, of: Reference) -> ForwardResult:
 
     It saves a list of visits per segment or, with `checkpoint`, only a segment's initial state to recompute it from.
     """
-    _, B, _, H = call.sizes
-    each = zip(call.init, call.widths, strict=True)
-    state: Arrays = tuple([np.zeros((B, width), call.x.dtype) if s is None else s for s, width in each])
+    H, state = call.sizes[3], given_or_zeros(call, call.init)
     y = call.output()
     others = tuple([call.empty(H) if call.return_states else None for _ in call.init[1:]])
     keep = call.training and not call.checkpoint
@@ -230,11 +228,10 @@ def scan_backward(back: BackwardCall, of: Reference) -> Gradients:
     """Run backward over the data saved by `scan`, first recomputing a segment if only its initial state was saved."""
     call, (seen, tape), dy, dfinal, dstates = back
     expect_unchanged(seen, call.arguments())
-    _, B, I, H = call.sizes
+    _, _, I, H = call.sizes
     weights = call.cell.weights(*call.weights)
     dweights = tuple(np.zeros_like(w) for w in weights)
-    each = zip(dfinal, call.widths, strict=True)
-    dstate = tuple([np.zeros((B, width), call.x.dtype) if d is None else d.copy() for d, width in each])
+    dstate = tuple([d.copy() for d in given_or_zeros(call, dfinal)])
     dx, de = call.empty(I), tuple([call.empty(H) for _ in call.e])
     for inputs in de:
         inputs[...] = 0
@@ -259,6 +256,12 @@ def scan_backward(back: BackwardCall, of: Reference) -> Gradients:
     dinit = tuple(ds if s is not None else None for ds, s in zip(dstate, call.init, strict=True))
     assert dW is not None  # because W never is
     return Gradients(dx, dW, dU, db, db_rec, dp, dinit, de, dR)
+
+
+def given_or_zeros(call: Call, states: Sequence[Array | None]) -> Arrays:
+    """Return one (B, H) array per state of the call, zeros for None; the first is (B, P) if projected."""
+    B, each = call.sizes[1], zip(states, call.widths, strict=True)
+    return tuple([np.zeros((B, width), call.x.dtype) if s is None else s for s, width in each])
 
 
 def segments(call: Call) -> list[range]:

@@ -27,24 +27,8 @@ def _sigmoid(a: Array) -> Array:
     return np.where(a.real < 0, e, np.ones_like(e)) / (one + e)
 
 
-def _tanh(a: Array) -> Array:
-    return np.tanh(a)
-
-
 def _relu(a: Array) -> Array:
     return np.where(a.real < 0, np.zeros_like(a), a)  # NaN stays NaN
-
-
-def _exp(a: Array) -> Array:
-    return np.exp(a)
-
-
-def _log(a: Array) -> Array:
-    return np.log(a)
-
-
-def _log1p(a: Array) -> Array:
-    return np.log1p(a)
 
 
 def _softplus(a: Array) -> Any:
@@ -53,20 +37,8 @@ def _softplus(a: Array) -> Any:
     return result
 
 
-def _sqrt(a: Array) -> Array:
-    return np.sqrt(a)
-
-
 def _abs(a: Array) -> Array:
     return np.where(a.real < 0, -a, a)
-
-
-def _sin(a: Array) -> Array:
-    return np.sin(a)
-
-
-def _cos(a: Array) -> Array:
-    return np.cos(a)
 
 
 def _minimum(a: Array, b: Array) -> Array:
@@ -91,16 +63,16 @@ def _mean(a: Array) -> Any:
 
 ARRAYS: dict[str, Callable[..., Any]] = {
     "sigmoid": _sigmoid,
-    "tanh": _tanh,
+    "tanh": np.tanh,
     "relu": _relu,
-    "exp": _exp,
-    "log": _log,
-    "log1p": _log1p,
+    "exp": np.exp,
+    "log": np.log,
+    "log1p": np.log1p,
     "softplus": _softplus,
-    "sqrt": _sqrt,
+    "sqrt": np.sqrt,
     "abs": _abs,
-    "sin": _sin,
-    "cos": _cos,
+    "sin": np.sin,
+    "cos": np.cos,
     "minimum": _minimum,
     "maximum": _maximum,
     "clip": _clip,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from types import CodeType
 from typing import Any
 
@@ -248,15 +248,15 @@ def evaluated(op: str, *a: float) -> float:
     return rules.get(op, getattr(math, op, None))(*a)  # type: ignore[misc]
 
 
-def needed(roots: Iterable[Node]) -> list[Node]:
-    """Return the nodes that these depend on, including themselves, in topological order."""
+def needed(roots: Iterable[Node], given: Container[Node] = frozenset()) -> list[Node]:
+    """Return the nodes that these depend on, including themselves, in order; `given` ones depend on none."""
     found: dict[int, Node] = {}
     stack = list(roots)
     while stack:
         node = stack.pop()
         if node.number not in found:
             found[node.number] = node
-            stack.extend(node.args)
+            stack.extend(() if node in given else node.args)
     return [found[number] for number in sorted(found)]
 
 

@@ -40,15 +40,7 @@ class Loop:
 
     def values(self) -> list[Node]:
         """Return the computed and loaded values, in order."""
-        found: dict[int, Node] = {}
-        stack = [node for _, node in self.stores]
-        while stack:
-            node = stack.pop()
-            if node.number not in found:
-                found[node.number] = node
-                if node not in self.loads:
-                    stack.extend(node.args)
-        return [found[number] for number in sorted(found)]
+        return needed((node for _, node in self.stores), self.loads)
 
     def steps(self) -> Iterator[tuple[Node, str, tuple[Node, ...]]]:
         """Yield each value with its operation; a product used by only one sum is fused into it.

@@ -55,11 +55,11 @@ def from_rtneural(path: Any) -> Sequential:
     layers = model.get("layers")
     if not isinstance(layers, list) or not layers or not all(isinstance(one, Mapping) for one in layers):
         raise ValueError(f"{whose}: layers: expected a list of layers, got {layers!r:.80}")
-    pieces = [piece for i, one in enumerate(layers) for piece in pieces_of(whose, i, one)]
+    pieces = [piece_of(whose, i, one) for i, one in enumerate(layers)]
     return Sequential([layer for piece in pieces for layer in converted(piece, Taken())])
 
 
-def pieces_of(whose: str, i: int, layer: Mapping[str, Any]) -> list[Piece]:
+def piece_of(whose: str, i: int, layer: Mapping[str, Any]) -> Piece:
     """Return the Keras layer with these weights."""
     kind, shape, stored = layer.get("type"), layer.get("shape"), layer.get("weights") or []
     if not isinstance(stored, list | tuple):
@@ -72,7 +72,7 @@ def pieces_of(whose: str, i: int, layer: Mapping[str, Any]) -> list[Piece]:
     recurrent, activation = len(arrays) == 3, layer.get("activation") or "linear"
     config |= {"return_sequences": True} if recurrent else {"activation": activation}
     config |= {"reset_after": True} if recurrent and arrays[2].ndim == 2 else {}
-    return [Piece(RTNEURAL[str(kind)], config, arrays)]
+    return Piece(RTNEURAL[str(kind)], config, arrays)
 
 
 def from_nam(path: Any) -> tuple[Sequential, list[Any]]:

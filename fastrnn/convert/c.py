@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from fastrnn import backends
+from fastrnn.checks import titled
 from fastrnn.convert.c_layers import WRITERS
 from fastrnn.convert.c_source import Source, lines_of
-from fastrnn.convert.stack import as_chain, kind_of, leaves, one_dtype, titled
+from fastrnn.convert.stack import as_chain, kind_of, leaves, one_dtype
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.training.chain import Chain
 from fastrnn.training.weight_files import file_path, replaced

@@ -28,7 +28,7 @@ from fastrnn.layers import (
 )
 from fastrnn.layers.rnn import LAYERS
 from fastrnn.training import Sequential, weight_files
-from fastrnn.training.weight_files import RECURRENT, Spec, save_model
+from fastrnn.training.weight_files import OPTIONS, RECURRENT, Spec, save_model
 
 #: User-defined cells by name.
 Cells = dict[str, Cell]
@@ -137,61 +137,59 @@ def restored(whose: str, spec: Any, tensors: Arrays, cells: Cells) -> Layer:
         raise ValueError(f"{whose}: dtype: expected a string, got {spec['dtype']!r:.80}")
     if not isinstance(trainable := spec.get("trainable", True), bool):
         raise ValueError(f"{whose}: trainable: expected True or False, got {trainable!r:.80}")
-    layer = BUILDERS[name](whose, {k: v for k, v in spec.items() if k not in ("class", "trainable")}, tensors, cells)
+    options = {key: value for key, value in spec.items() if key not in ("class", "trainable")}
+    expect_names(whose, options, OPTIONS[name])
+    layer = BUILDERS[name](whose, options, tensors, cells)
     layer.trainable = trainable
     return layer
 
 
 def build_recurrent(family: str) -> Builder:
     def build(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
-        expect_names(whose, spec, ("cell", "gates", *RECURRENT))
-        name, gates = spec.pop("cell"), spec.pop("gates")
+        name, gates = spec["cell"], spec.pop("gates")
         cell = next((own for own in members(family) if own.name == name), None)
         if cell is None:
             raise ValueError(f"{whose}: cell: expected one of {LAYERS[family].__name__}, got {name!r:.80}")
         if gates != "".join(cell.gates):
             raise ValueError(f"{whose}: gates: expected {''.join(cell.gates)!r}, got {gates!r:.80}")
-        sizes = {key: positive(key, spec.pop(key)) for key in ("input_size", "hidden_size", "num_layers")}
-        return built(whose, cell, tensors, **sizes, **spec)
+        return of_cell(whose, cell, spec, tensors)
 
     return build
 
 
 def build_of_own_cell(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
-    expect_names(whose, spec, ("cell", "gates", "states", "parameters", *RECURRENT))
-    name, names = spec.pop("cell"), [spec.pop(key) for key in ("gates", "states", "parameters")]
+    name = spec["cell"]
     if not isinstance(name, str) or name not in cells:
         raise ValueError(f"{whose}: cell: {name!r:.80} is user-defined; pass it: load(path, cell={name})")
     cell = cells[name]
-    for key, stored in zip(("gates", "states", "parameters"), names, strict=True):
-        if stored != list(getattr(cell, key)):
-            own = getattr(cell, key)
+    for key in ("gates", "states", "parameters"):
+        stored, own = spec.pop(key), getattr(cell, key)
+        if stored != list(own):
             raise ValueError(f"{whose}: {key}: the file's cell {name} has {stored!r:.80}, but the given one has {own}")
-    sizes = {key: positive(key, spec.pop(key)) for key in ("input_size", "hidden_size", "num_layers")}
-    return built(whose, cell, tensors, **sizes, **spec)
+    return of_cell(whose, cell, spec, tensors)
+
+
+def of_cell(whose: str, cell: Cell, spec: Spec, tensors: Arrays) -> Layer:
+    sizes = {key: positive(key, spec[key]) for key in ("input_size", "hidden_size", "num_layers")}
+    return built(whose, cell, tensors, **{key: spec[key] for key in RECURRENT} | sizes)
 
 
 def build_dense(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
-    expect_names(whose, spec, ("input_size", "output_size", "activation", "bias", "dtype"))
     bias = spec["bias"]
     if not isinstance(bias, bool):
         raise ValueError(f"{whose}: bias: expected True or False, got {bias!r:.80}")
     expect_names(whose, tensors, ("weight", "bias") if bias else ("weight",))
-    shape = positive("output_size", spec.pop("output_size")), positive("input_size", spec.pop("input_size"))
-    expect_table(whose, tensors, shape)
-    return loaded(Dense(shape[1], shape[0], **spec), tensors)
+    expect_table(whose, tensors, spec, "output_size", "input_size")
+    return loaded(Dense(**spec), tensors)
 
 
 def build_embedding(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
-    expect_names(whose, spec, ("num_embeddings", "embedding_dim", "padding_idx", "sparse", "dtype"))
     expect_names(whose, tensors, ("weight",))
-    shape = positive("num_embeddings", spec["num_embeddings"]), positive("embedding_dim", spec["embedding_dim"])
-    expect_table(whose, tensors, shape)
+    expect_table(whose, tensors, spec, "num_embeddings", "embedding_dim")
     return loaded(Embedding(**spec), tensors)
 
 
 def build_normalization(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
-    expect_names(whose, spec, ("input_size", "epsilon", "scale", "center", "dtype"))
     names = [name for name, key in (("weight", "scale"), ("bias", "center")) if spec[key]]
     expect_names(whose, tensors, names)
     for name in names:
@@ -200,14 +198,15 @@ def build_normalization(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -
     return loaded(LayerNormalization(**spec), tensors)
 
 
-def expect_table(whose: str, tensors: Arrays, shape: tuple[int, int]) -> None:
+def expect_table(whose: str, tensors: Arrays, spec: Spec, *sizes: str) -> None:
+    """Check the shape of the weight before a layer of these sizes is allocated."""
+    shape = tuple([positive(key, spec[key]) for key in sizes])
     if tensors["weight"].shape != shape:
         raise ValueError(f"{whose}: weight: expected shape {shape}, got {tensors['weight'].shape}")
 
 
-def build_plain(kind: type[Layer], *options: str) -> Builder:
+def build_plain(kind: type[Layer]) -> Builder:
     def build(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
-        expect_names(whose, spec, options)
         expect_names(whose, tensors, ())
         return kind(**spec)
 
@@ -215,7 +214,6 @@ def build_plain(kind: type[Layer], *options: str) -> Builder:
 
 
 def build_sequential(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
-    expect_names(whose, spec, ("layers",))
     if not isinstance(spec["layers"], list):
         raise ValueError(f"{whose}: layers: expected a list, got {spec['layers']!r:.80}")
     parts = [(f"{whose}: {i}", one, weight_files.under(f"{i}.", tensors)) for i, one in enumerate(spec["layers"])]
@@ -229,11 +227,9 @@ BUILDERS: dict[str, Builder] = {
     "Dense": build_dense,
     "Embedding": build_embedding,
     "LayerNormalization": build_normalization,
-    "RepeatVector": build_plain(RepeatVector, "n", "batch_first"),
-    "LastStep": build_plain(LastStep, "batch_first"),
-    "GlobalAveragePooling1D": build_plain(GlobalAveragePooling1D, "batch_first"),
-    "GlobalMaxPooling1D": build_plain(GlobalMaxPooling1D, "batch_first"),
-    "Dropout": build_plain(Dropout, "rate"),
-    "Activation": build_plain(Activation, "activation"),
+    **{
+        kind.__name__: build_plain(kind)
+        for kind in (RepeatVector, LastStep, GlobalAveragePooling1D, GlobalMaxPooling1D, Dropout, Activation)
+    },
     "Sequential": build_sequential,
 }

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn.cells import Cell
+from fastrnn.checks import titled
 from fastrnn.convert.keras_config import Piece
 from fastrnn.convert.keras_hdf5 import expect_groups, item, opened
 from fastrnn.convert.keras_layers import of_graphics_card, parts
@@ -23,6 +24,7 @@ from fastrnn.frameworks import CUDNN, KERAS, KERAS_1_GATES
 from fastrnn.layers import Dense, Embedding, Layer, LayerNormalization
 from fastrnn.layers.options import parameter_names
 from fastrnn.layers.recurrent import Recurrent
+from fastrnn.training.chain import name_of
 from fastrnn.types import Array
 
 #: Stateless layers whose parameters are in Keras' order -> their possible names in Keras.
@@ -121,7 +123,7 @@ def direction(own: Stored, cell: Cell, H: int, arrays: list[Array], bias: bool |
 def layers_of(model: Any, prefix: str, title: str) -> Iterator[Wanted]:
     """Yield the layers of a model that have parameters, in order."""
     for i, layer in enumerate(model.layers):
-        names, own = f"{prefix}{i}.", f"{title}layer {i} ({type(layer).__name__})"
+        names, own = f"{prefix}{i}.", title + name_of(i, layer)
         if hasattr(layer, "layers"):
             yield from layers_of(layer, names, f"{own}: ")
         elif isinstance(layer, Recurrent):
@@ -163,10 +165,8 @@ def of_stack(layer: Recurrent, prefix: str, title: str) -> Iterator[Wanted]:
                 raise ValueError(f"{title}: expected weights of two directions, got {shapes_of(own)}")
             found: Arrays = {}
             for ours, arrays in zip(own_names, halves(own, D), strict=True):
-                try:
+                with titled(title):
                     part = direction(own, cell, H, arrays, bool(layer.bias))
-                except ValueError as error:
-                    raise ValueError(f"{title}: {error}") from error
                 if "b_rec" in part and "b_rec" not in ours:
                     raise ValueError(f"{title}: expected bias=True, because {own.name or own.place} has two biases")
                 part |= {"b_rec": np.zeros_like(part["b"])} if "b_rec" in ours and "b_rec" not in part else {}

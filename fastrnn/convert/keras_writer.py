@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastrnn.cells import Cell
-from fastrnn.convert.stack import Arrays, kind_of, recurrent, refuse, titled, unstacked
+from fastrnn.checks import titled
+from fastrnn.convert.stack import Arrays, kind_of, recurrent, refuse, unstacked
 from fastrnn.extras import needed
 from fastrnn.frameworks import KERAS, keras_activation, keras_options, reordered, two_biases
 from fastrnn.layers import (

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from fastrnn.cells import Cell
+from fastrnn.checks import titled
 from fastrnn.convert.onnx_reader import RecurrentNode, array_of, attributes_of, is_recurrent, opset_of, subgraphs, title
-from fastrnn.convert.stack import Arrays, Parts, titled
+from fastrnn.convert.stack import Arrays, Parts
 from fastrnn.extras import needed
 from fastrnn.frameworks import ONNX, WEIGHTS, spelled
 from fastrnn.types import Array

@@ -52,7 +52,7 @@ class Nodes:
         self.given, self.kept = states, states  #: whether initial states are inputs, and final ones outputs
         self.final: dict[str, list[Any]] = {}  #: final states and their shapes
         self.name = "model"
-        self.dtype, self.integers = np.dtype(np.float32), False  #: of a chain, and whether x are indices
+        self.dtype, self.integers = np.dtype(np.float32), False  #: of all layers, and whether x are indices
         self._nodes: list[Any] = []
         self._constants: Arrays = {}
         self._inputs: list[Any] = []

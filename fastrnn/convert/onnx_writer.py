@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.checks import boolean, size
+from fastrnn.checks import boolean, size, titled
 from fastrnn.convert.onnx_layers import WRITERS, ends, masked, write_directions
 from fastrnn.convert.onnx_nodes import OPSET, Axis, Nodes, Value, checked_opset
-from fastrnn.convert.stack import as_chain, kind_of, leaves, one_dtype, recurrent, titled
+from fastrnn.convert.stack import as_chain, kind_of, leaves, one_dtype, recurrent
 from fastrnn.extras import needed
 from fastrnn.frameworks import ONNX
 from fastrnn.layers import Embedding
@@ -90,6 +90,8 @@ def to_onnx(
         write_alone(nodes, recurrent(model, ONNX), steps)
     else:
         write_chain(nodes, as_chain("model", model), steps)
+    for name, shape in nodes.final.items():
+        nodes.output(name, name, nodes.dtype, shape)
     made = nodes.model()
     if path is not None:
         with replaced(path) as partial:
@@ -103,7 +105,7 @@ def axis(name: str, value: Any) -> Axis:
 
 def write_alone(nodes: Nodes, layer: Recurrent, steps: Axis | None) -> None:
     """Write a single recurrent layer, in its own layout and with its states."""
-    nodes.name, nodes.kept = layer.stack.cell.name, True
+    nodes.name, nodes.dtype, nodes.kept = layer.stack.cell.name, layer.dtype, True
     leading = axes(nodes, steps) if layer.batch_first else axes(nodes, steps)[::-1]
     x = Value(nodes.input("x", layer.dtype, [*leading, layer.input_size]), steps, not layer.batch_first)
     if nodes.lengths:
@@ -111,8 +113,6 @@ def write_alone(nodes: Nodes, layer: Recurrent, steps: Axis | None) -> None:
     for y, end in zip(write_directions(nodes, layer, x, ""), ends(layer), strict=True):
         shape = [*(leading if layer.return_sequences else [nodes.batch]), features(layer)]
         nodes.output(nodes.turned(y, x.time_major).name, f"y{end}", layer.dtype, shape)
-    for state, shape in nodes.final.items():
-        nodes.output(state, state, layer.dtype, shape)
 
 
 def write_chain(nodes: Nodes, model: Chain, steps: Axis | None) -> None:
@@ -140,8 +140,6 @@ def write_chain(nodes: Nodes, model: Chain, steps: Axis | None) -> None:
         y = masked(nodes, y, nodes.mask, 0)
     last = model.output_shape(shape)[-1] or "I"
     nodes.output(y.name, "y", nodes.dtype, [nodes.batch, *([] if y.steps is None else [y.steps]), last])
-    for state, sizes in nodes.final.items():
-        nodes.output(state, state, nodes.dtype, sizes)
 
 
 def axes(nodes: Nodes, steps: Axis | None) -> list[Axis]:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from fastrnn.convert.stack import expect_layer
 from fastrnn.layers.base import Layer
 from fastrnn.layers.options import options_of
 from fastrnn.layers.recurrent import Recurrent
@@ -46,8 +47,7 @@ def quantize(model: Model, weight_dtype: str = "int8") -> Model:
     >>> bool(np.abs(small(x) - model(x)).max() < 0.01)
     True
     """
-    if not isinstance(model, Layer):
-        raise TypeError(f"model: expected a layer or a Sequential of fastrnn, got {type(model).__name__}")
+    expect_layer("model", model)
     if isinstance(model, Sequential):
         whole = Sequential([quantize(layer, weight_dtype) for layer in model.layers])
         whole.trainable = model.trainable

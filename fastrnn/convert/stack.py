@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 
 from fastrnn import checks
 from fastrnn.cells import Cell, members
-from fastrnn.checks import DTYPES, describe, prefix_of
+from fastrnn.checks import describe, floating_array, prefix_of
 from fastrnn.frameworks import Framework
 from fastrnn.layers import Dense, Dropout, Layer
-from fastrnn.layers.options import NAMES, LayerOptions, features, options_of, parameter_names, parameter_shapes
+from fastrnn.layers.options import (
+    NAMES,
+    LayerOptions,
+    features,
+    options_of,
+    parameter_names,
+    parameter_shapes,
+    suffixes,
+)
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.layers.rnn import layer_class
 from fastrnn.packed import Part
@@ -59,9 +66,7 @@ def stacked(whose: str, cell: Cell, state: Mapping[str, Array], **options: Any) 
             raise ValueError(f"{whose}: missing {name!r}" + (f"; pass prefix={prefix!r}" if prefix else ""))
         if state[name].ndim != 2:
             raise ValueError(f"{whose}: {name}: expected shape (G*H, ...), got {state[name].shape}")
-    dtype = state["weight_ih_l0"].dtype
-    if dtype not in DTYPES:
-        raise TypeError(f"{whose}: weight_ih_l0: expected dtype float32 or float64, got {describe(dtype)}")
+    dtype = floating_array(f"{whose}: weight_ih_l0", state["weight_ih_l0"]).dtype
     (rows, H), G = state["weight_hh_l0"].shape, cell.G
     if "weight_hr_l0" in state:  # (P, H); weight_hh is (G*H, P)
         options["proj_size"], H = H, rows // G
@@ -80,9 +85,8 @@ def stacked(whose: str, cell: Cell, state: Mapping[str, Array], **options: Any) 
 
 def assembled(whose: str, cell: Cell, parts: Parts, bidirectional: bool, **options: Any) -> Recurrent:
     """Make a layer with `stacked` from the parameters of each layer and direction."""
-    ways = ("", "_reverse") if bidirectional else ("",)
-    suffixes = [f"_l{layer}{way}" for layer in range(len(parts) // len(ways)) for way in ways]
-    state = {NAMES[key] + end: a for end, own in zip(suffixes, parts, strict=True) for key, a in own.items()}
+    ends = suffixes(len(parts) // (1 + bidirectional), bidirectional)
+    state = {NAMES[key] + end: a for end, own in zip(ends, parts, strict=True) for key, a in own.items()}
     return stacked(whose, cell, state, **options)
 
 
@@ -117,10 +121,14 @@ def refuse(layer: Any, target: Framework, option: str, value: Any, *expected: An
         raise ValueError(f"{option}: {target.name} cannot express {value!r} of {layer!r}; expected {wanted}")
 
 
-def as_chain(name: str, model: Any) -> Chain:
-    """Return the model itself, or a model of this one layer."""
+def expect_layer(name: str, model: Any) -> None:
     if not isinstance(model, Layer):
         raise TypeError(f"{name}: expected a layer or a Sequential of fastrnn, got {type(model).__name__}")
+
+
+def as_chain(name: str, model: Any) -> Chain:
+    """Return the model itself, or a model of this one layer."""
+    expect_layer(name, model)
     return model if isinstance(model, Chain) else Chain([model])
 
 
@@ -165,15 +173,6 @@ def dense_of(weight: Array, bias: Array | None, activation: str | None = None) -
     """Make a layer of a weight (out, in) and a bias (out,)."""
     layer = Dense(weight.shape[1], len(weight), activation, bias=bias is not None, dtype=weight.dtype, rng=0)
     return loaded(layer, {"weight": weight} | ({} if bias is None else {"bias": bias}))
-
-
-@contextmanager
-def titled(title: str) -> Iterator[None]:
-    """Begin the messages of TypeError and ValueError with a layer's name."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{title}: {error}") from error
 
 
 def kind_of(layer: Layer, kinds: Iterable[type[Layer]]) -> type[Layer]:

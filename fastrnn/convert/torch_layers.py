@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from fastrnn.cells import Cell, find
-from fastrnn.checks import as_array
-from fastrnn.convert.stack import Arrays, kind_of, loaded, recurrent, stacked, titled, unstacked
+from fastrnn.checks import as_array, titled
+from fastrnn.convert.stack import Arrays, kind_of, loaded, recurrent, stacked, unstacked
 from fastrnn.extras import needed
 from fastrnn.frameworks import MODES, PYTORCH, PYTORCH_IN_MODELS
 from fastrnn.layers import (
@@ -25,6 +25,7 @@ from fastrnn.layers import (
     LayerNormalization,
     RepeatVector,
 )
+from fastrnn.layers.options import suffixes
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.training import Sequential
 from fastrnn.training.chain import Chain
@@ -38,8 +39,7 @@ def read(module: Any) -> tuple[Cell, Arrays, dict[str, Any]]:
         if module.mode not in MODES:
             raise TypeError(f"module: expected torch.nn.RNN, GRU or LSTM, got {type(module).__name__}")
         family, activation = MODES[module.mode]
-        ways = ("", "_reverse") if module.bidirectional else ("",)
-        ends = [f"_l{layer}{way}" for layer in range(module.num_layers) for way in ways]
+        ends = suffixes(module.num_layers, module.bidirectional)
         dropout = module.dropout if module.num_layers > 1 else 0.0  # PyTorch also applies it between layers
         options = {"batch_first": module.batch_first, "dropout": dropout}
     elif isinstance(module, nn.RNNCell | nn.LSTMCell | nn.GRUCell):

@@ -134,10 +134,15 @@ def checked_heads(heads: Any, hidden_size: int, proj_size: int) -> int:
 
 def parameter_names(options: LayerOptions, cell: Cell) -> list[dict[str, str]]:
     """Return, for each layer and direction in PyTorch's order, its parameters' names by their names in a `Call`."""
-    ways = ("", "_reverse") if options.bidirectional else ("",)
-    ends = [f"_l{layer}{way}" for layer in range(options.num_layers) for way in ways]
-    each, stem = zip(ends, parameter_shapes(options, cell), strict=True), stems(cell)
-    return [{key: stem[key] + end for key in own} for end, own in each]
+    ends, stem = suffixes(options.num_layers, options.bidirectional), stems(cell)
+    return [
+        {key: stem[key] + end for key in own} for end, own in zip(ends, parameter_shapes(options, cell), strict=True)
+    ]
+
+
+def suffixes(num_layers: int, bidirectional: bool) -> list[str]:
+    """Return the ends of parameter names, for each layer and direction in PyTorch's order."""
+    return [f"_l{layer}{way}" for layer in range(num_layers) for way in ("", "_reverse")[: 1 + bidirectional]]
 
 
 def parameter_shapes(options: LayerOptions, cell: Cell) -> list[dict[str, tuple[int, ...]]]:

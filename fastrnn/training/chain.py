@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from fastrnn.checks import as_array, checked_lengths, extras, generator
-from fastrnn.layers.base import Back, BackOfInputs, Layer, LayerCache, Output, Shape, add_steps
+from fastrnn.checks import as_array, checked_lengths, extras, generator, titled
+from fastrnn.layers.base import Back, BackOfInputs, Layer, LayerCache, Output, Shape, add_steps, checked_shape
 from fastrnn.one_step import Form, OneStep
 from fastrnn.training.padding import has_steps, turned, zeros_after
 from fastrnn.types import Array
@@ -30,8 +30,12 @@ class Chain(Layer):
             raise ValueError(f"layers: expected at least one, and each once, got {layers!r}")
         self.layers = tuple(layers)
         self.inputs = tuple(dict.fromkeys([name for layer in layers for name in layer.inputs]))
-        self.names = tuple([f"layer {i} ({type(layer).__name__})" for i, layer in enumerate(layers)])
         self.output_shape(self.input_shape)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The layers' names in messages."""
+        return tuple([name_of(i, layer) for i, layer in enumerate(self.layers)])
 
     def forward(
         self,
@@ -121,7 +125,7 @@ class Chain(Layer):
             own: dict[str, Any] = {}
             if layer.inputs:
                 own["e"] = {k: turned(given[k]) if layer.batch_first else given[k] for k in layer.inputs}
-            try:
+            with titled(name_of(i, layer)):
                 y, final, cache = layer.forward(
                     turned(x) if layer.batch_first else x,
                     state=None if state is None else state[i],
@@ -131,8 +135,6 @@ class Chain(Layer):
                     threads=threads,
                     **own,
                 )
-            except (TypeError, ValueError) as error:
-                self._blame(i, error)
             if lengths is not None and not keeps_steps(layer, x.shape):
                 lengths = None
             x = turned(y) if layer.batch_first else y
@@ -175,18 +177,12 @@ class Chain(Layer):
         if len(given) != len(self.layers):
             raise ValueError(f"{name}: expected {len(self.layers)} entries, one per layer, got {len(given)}")
 
-    def _blame(self, i: int, error: Exception) -> NoReturn:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{self.names[i]}: {error}") from error
-
     def add_steps(self, step: OneStep) -> Form:
         step.reads(self.input_shape[-1] if len(self.input_shape) == 3 else None)
         forms = []
         for i, layer in enumerate(self.layers):
-            try:
+            with titled(name_of(i, layer)):
                 forms.append(add_steps(layer, step))
-            except (TypeError, ValueError) as error:
-                self._blame(i, error)
         return forms
 
     def parameters(self) -> dict[str, Array]:
@@ -207,16 +203,14 @@ class Chain(Layer):
             layer.changed()
 
     def output_shape(self, shape: Shape) -> Shape:
-        return self._shapes(shape)[-1]
+        return self._shapes(checked_shape(shape))[-1]
 
     def _shapes(self, shape: Shape) -> list[Shape]:
         """Return the time-major output shape of every layer."""
         shapes = []
         for i, layer in enumerate(self.layers):
-            try:
+            with titled(name_of(i, layer)):
                 shape = layer.output_shape(shape)
-            except ValueError as error:
-                self._blame(i, error)
             shapes.append(shape)
         return shapes
 
@@ -258,6 +252,10 @@ class Chain(Layer):
 
     def __repr__(self) -> str:
         return f"Sequential([{', '.join(map(repr, self.layers))}])"
+
+
+def name_of(i: int, layer: Layer) -> str:
+    return f"layer {i} ({type(layer).__name__})"
 
 
 def keeps_steps(layer: Layer, shape: Shape) -> bool:

@@ -204,6 +204,33 @@ Spec = dict[str, Any]
 #: options of a recurrent layer that its file stores besides the cell
 RECURRENT = tuple(field.name for field in fields(LayerOptions))
 
+#: class of a layer -> the names of its options in a file
+OPTIONS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys([layer.__name__ for layer in LAYERS.values()], ("cell", "gates", *RECURRENT)),
+    "Recurrent": ("cell", "gates", "states", "parameters", *RECURRENT),
+    "Dense": ("input_size", "output_size", "activation", "bias", "dtype"),
+    "Embedding": ("num_embeddings", "embedding_dim", "padding_idx", "sparse", "dtype"),
+    "LayerNormalization": ("input_size", "epsilon", "scale", "center", "dtype"),
+    "RepeatVector": ("n", "batch_first"),
+    **dict.fromkeys(("LastStep", "GlobalAveragePooling1D", "GlobalMaxPooling1D"), ("batch_first",)),
+    "Dropout": ("rate",),
+    "Activation": ("activation",),
+    "Sequential": ("layers",),
+}
+
+#: option -> its value in a file, if that is not the layer's attribute of this name
+VALUES: dict[str, Callable[[Any], Any]] = {
+    "cell": lambda layer: layer.stack.cell.name,
+    "gates": lambda layer: (list if type(layer) is Recurrent else "".join)(layer.stack.cell.gates),
+    "states": lambda layer: list(layer.stack.cell.states),
+    "parameters": lambda layer: list(layer.stack.cell.parameters),
+    "bias": lambda layer: layer.bias if isinstance(layer, Recurrent) else layer.bias is not None,
+    "scale": lambda layer: layer.weight is not None,
+    "center": lambda layer: layer.bias is not None,
+    "dtype": lambda layer: str(layer.dtype),
+    "layers": lambda model: [described(layer) for layer in model.layers],
+}
+
 
 def save_model(path: str | os.PathLike[str], layer: Layer) -> None:
     """Save a layer or a model, weights and options; see `convert.save`."""
@@ -214,49 +241,7 @@ def save_model(path: str | os.PathLike[str], layer: Layer) -> None:
 
 def described(layer: Layer) -> Spec:
     name, module = type(layer).__name__, type(layer).__module__
-    if not isinstance(layer, Layer) or name not in DESCRIPTIONS or module.partition(".")[0] != "fastrnn":
-        raise TypeError(f"layer: expected one of fastrnn's {', '.join(DESCRIPTIONS)}, got {module}.{name}")
-    return {"class": name} | DESCRIPTIONS[name](layer) | ({} if layer.trainable else {"trainable": False})
-
-
-def describe_recurrent(layer: Any) -> Spec:
-    cell = layer.stack.cell
-    options = {key: getattr(layer, key) for key in RECURRENT}
-    shape: Spec = {"cell": cell.name, "gates": "".join(cell.gates)}
-    if type(layer) is Recurrent:
-        names = (cell.gates, cell.states, cell.parameters)
-        shape |= dict(zip(("gates", "states", "parameters"), map(list, names), strict=True))
-    return shape | options | {"dtype": str(layer.dtype)}
-
-
-DESCRIPTIONS: dict[str, Callable[[Any], Spec]] = {
-    **{layer.__name__: describe_recurrent for layer in (*LAYERS.values(), Recurrent)},
-    "Dense": lambda d: {
-        "input_size": d.input_size,
-        "output_size": d.output_size,
-        "activation": d.activation,
-        "bias": d.bias is not None,
-        "dtype": str(d.dtype),
-    },
-    "Embedding": lambda e: {
-        "num_embeddings": e.num_embeddings,
-        "embedding_dim": e.embedding_dim,
-        "padding_idx": e.padding_idx,
-        "sparse": e.sparse,
-        "dtype": str(e.dtype),
-    },
-    "LayerNormalization": lambda n: {
-        "input_size": n.input_size,
-        "epsilon": n.epsilon,
-        "scale": n.weight is not None,
-        "center": n.bias is not None,
-        "dtype": str(n.dtype),
-    },
-    "RepeatVector": lambda r: {"n": r.n, "batch_first": r.batch_first},
-    **dict.fromkeys(
-        ("LastStep", "GlobalAveragePooling1D", "GlobalMaxPooling1D"), lambda p: {"batch_first": p.batch_first}
-    ),
-    "Dropout": lambda d: {"rate": d.rate},
-    "Activation": lambda a: {"activation": a.activation},
-    "Sequential": lambda s: {"layers": [described(layer) for layer in s.layers]},
-}
+    if not isinstance(layer, Layer) or name not in OPTIONS or module.partition(".")[0] != "fastrnn":
+        raise TypeError(f"layer: expected one of fastrnn's {', '.join(OPTIONS)}, got {module}.{name}")
+    options = {key: VALUES[key](layer) if key in VALUES else getattr(layer, key) for key in OPTIONS[name]}
+    return {"class": name} | options | ({} if layer.trainable else {"trainable": False})

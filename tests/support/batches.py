@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from fastrnn.training.losses import BinaryCrossentropy, CategoricalCrossentropy, Loss, MeanSquaredError
+from fastrnn.training.metrics import Accuracy, BinaryAccuracy, MeanAbsoluteError, Metric
 from support.models import K
 
 LOSSES: dict[str, Loss] = {
@@ -16,6 +18,8 @@ LOSSES: dict[str, Loss] = {
     "cce": CategoricalCrossentropy(),
     "cce_logits": CategoricalCrossentropy(from_logits=True),
 }
+
+METRICS: dict[str, Metric] = {"accuracy": Accuracy(), "binary": BinaryAccuracy(), "mae": MeanAbsoluteError()}
 
 #: (T, B, K), around the widths of vectors; and (B, K)
 SIZES = ((1, 1, 1), (7, 3, 1), (15, 17, 3), (33, 7, 31), (3, 97, 17), (5, 3), (33, 97))
@@ -50,3 +54,13 @@ def padding(T: int, lengths: np.ndarray) -> np.ndarray:
 
 def one_hot(c: np.ndarray) -> np.ndarray:
     return np.eye(K)[c]
+
+
+def differences(f: Callable[[np.ndarray], float], p: np.ndarray, size: float = 1e-5) -> np.ndarray:
+    """Central differences of f with respect to every element of p."""
+    found = np.empty_like(p)
+    for i in np.ndindex(*p.shape):
+        step = np.zeros_like(p)
+        step[i] = size
+        found[i] = (f(p + step) - f(p - step)) / (2 * size)
+    return found

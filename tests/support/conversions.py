@@ -11,7 +11,7 @@ from fastrnn.cells import CELLS
 from fastrnn.convert.files import restored
 from fastrnn.training.weight_files import described
 from support.stacks import layer
-from support.tolerance import assert_rounded
+from support.tolerance import FLOAT32, FLOAT64, assert_rounded
 
 MANY = range(24)
 
@@ -100,13 +100,13 @@ def cells(model: Any) -> dict[str, Any]:
     return found | {name: cell for layer in own for name, cell in cells(layer).items()}
 
 
-def read_by(model: fastrnn.Sequential, seed: int = 0, samples: int = 4, steps: int = 6) -> np.ndarray:
-    """Return an input of a model, samples first."""
+def read_by(model: fastrnn.Sequential, seed: int = 0) -> np.ndarray:
+    """An input of a model: 4 samples of 6 steps."""
     rng, shape = np.random.default_rng([31, seed]), model.input_shape
     if len(shape) == 2:
-        return rng.integers(0, 7, (samples, steps))
+        return rng.integers(0, 7, (4, 6))
     dtype = next(iter(model.parameters().values())).dtype
-    return rng.standard_normal((samples, steps, shape[-1] or 3)).astype(dtype)
+    return rng.standard_normal((4, 6, shape[-1] or 3)).astype(dtype)
 
 
 def given(net: Any, seed: int = 0, T: int = 6, B: int = 3) -> np.ndarray:
@@ -126,7 +126,7 @@ def settings(net: Any) -> dict[str, Any]:
 
 def bound(net: Any) -> float:
     """Return the bound of assert_close for an implementation of the same dtype."""
-    return 1e-12 if net.dtype == np.float64 else 2e-6
+    return FLOAT64 if net.dtype == np.float64 else FLOAT32
 
 
 def small() -> fastrnn.Sequential:
@@ -140,7 +140,7 @@ def small() -> fastrnn.Sequential:
     )
 
 
-def written() -> tuple[fastrnn.GRU, np.ndarray, np.ndarray]:
+def written(dtype: Any = np.float32) -> tuple[fastrnn.GRU, np.ndarray, np.ndarray]:
     """Return a GRU from gates whose z weights the candidate, an x (T, B, I), and y from a textbook loop."""
     rng = np.random.default_rng(4)
     W, U, b = (dict(zip("zrh", rng.uniform(-1, 1, (3, *shape)), strict=True)) for shape in ((4, 3), (4, 4), (4,)))
@@ -151,6 +151,18 @@ def written() -> tuple[fastrnn.GRU, np.ndarray, np.ndarray]:
         h = (1 - z) * h + z * np.tanh(a["h"] + (r * h) @ U["h"].T)
         y.append(h)
     named = {f"{kind}{gate}": own[gate] for kind, own in (("W", W), ("U", U), ("b", b)) for gate in "zrh"}
-    gates = {name: a.astype(np.float32) for name, a in named.items()}
+    gates = {name: a.astype(dtype) for name, a in named.items()}
     gru = fastrnn.from_gates(**gates, reset_after=False, update="write")
-    return gru, x.astype(np.float32), np.array(y)
+    return gru, x.astype(dtype), np.array(y)
+
+
+def over_time(kind: str, decodes: bool, dtype: Any = np.float32) -> fastrnn.Sequential:
+    """A model with what makes a vector of steps, and steps of a vector."""
+    rng = np.random.default_rng(3)
+    norm = fastrnn.LayerNormalization(4, dtype=dtype)
+    norm.load_state_dict({name: rng.uniform(0.5, 1.5, 4).astype(dtype) for name in ("weight", "bias")})
+    plain = fastrnn.LayerNormalization(4, 0.25, scale=False, center=False, dtype=dtype)
+    encoder = fastrnn.GRU(3, 4, reset_after=True, bidirectional=True, merge="sum", dtype=dtype, rng=0)
+    decoder = [fastrnn.RepeatVector(3), fastrnn.LSTM(4, 2, dtype=dtype, rng=1)] if decodes else []
+    folded = fastrnn.Sequential([plain, getattr(fastrnn, kind)()])
+    return fastrnn.Sequential([encoder, norm, folded, *decoder])

@@ -9,7 +9,7 @@ import numpy as np
 from support.problems import Arrays
 
 #: Keras multiplies float64 matrices in float32, except where it has a shortcut for sequences without a mask.
-FLOAT32 = 5e-6
+BOUND = 5e-6
 
 LAYERS = ("SimpleRNN", "GRU", "LSTM")
 T, B, I, H = 9, 5, 3, 7

@@ -6,28 +6,19 @@ from typing import Any
 
 import numpy as np
 
+from support import stacks
 from support.problems import Arrays
-from support.stacks import MERGED, as_given, layer, named, states
+from support.stacks import EVERYTHING, MERGED, as_given, layer, named
 
 #: (num_layers, options)
 STACKS: list[tuple[int, dict[str, Any]]] = [(1, {}), (3, {}), (2, {"dropout": 0.4}), (2, {"bias": False})]
 STACKS += [(n, {"bidirectional": True, "merge": m}) for n in (1, 2) for m in MERGED if m or n == 1]
 STACKS += [(3, {"bidirectional": True, "dropout": 0.3, "merge": "mul"})]
-LAYOUTS = ("time", "batch", "alone")
 
 
 def inputs(cell: str, net: Any, layout: str, given: tuple[str, ...], T: int = 5, B: int = 3) -> Arrays:
-    rng = np.random.default_rng(7)
-    shape = {"time": (T, B), "batch": (B, T), "alone": (T,)}[layout]
-    batch = () if layout == "alone" else (B,)
-    ways = net.num_layers * (1 + net.bidirectional)
-    every = {
-        "state": states(cell, ways, *batch, net.hidden_size, dtype=net.dtype),
-        "lengths": np.array(4) if layout == "alone" else np.resize([T, 0, 2, 4], B),
-        "resets": rng.random(shape) < 0.2,
-    }
-    x = rng.standard_normal((*shape, net.input_size)).astype(net.dtype)
-    return {"x": x} | {name: every[name] for name in given}
+    x, keywords = stacks.inputs(cell, net, (T, B), layout, 7, given)
+    return {"x": x} | keywords
 
 
 def forward(net: Any, x: Any, state: Any = None, **options: Any) -> Any:
@@ -60,8 +51,6 @@ def gradients(net: Any, given: Arrays, d: Arrays) -> Arrays:
     assert list(back.grads) == list(net.parameters())
     return back.grads | initial | ({} if back.dx is None else {"x": back.dx})
 
-
-EVERYTHING = ("state", "lengths", "resets")
 
 WIDE = (11, 6, 5, 17)  # T, B, I, H
 

@@ -9,8 +9,7 @@ import numpy as np
 import fastrnn
 from fastrnn import training
 from fastrnn.training import Sequential
-
-Arrays = dict[str, np.ndarray]
+from support.problems import Arrays
 
 N, T, I, K = 13, 7, 3, 4  #: samples, steps, features, outputs
 
@@ -22,10 +21,10 @@ def last_step(dtype: Any = np.float64, dropout: float = 0.0) -> Sequential:
     return Sequential([lstm, fastrnn.Dropout(dropout), dense] if dropout else [lstm, dense])
 
 
-def every_step(dtype: Any = np.float64) -> Sequential:
+def every_step() -> Sequential:
     """Return a model from (N, T, I) to (N, T, K)."""
     return Sequential(
-        [fastrnn.GRU(I, 5, reset_after=True, dtype=dtype, rng=1), fastrnn.Dense(5, K, dtype=dtype, rng=2)]
+        [fastrnn.GRU(I, 5, reset_after=True, dtype=np.float64, rng=1), fastrnn.Dense(5, K, dtype=np.float64, rng=2)]
     )
 
 
@@ -65,6 +64,20 @@ def regressor() -> Sequential:
     model = every_step()
     model.compile(training.SGD(0.1, momentum=0.9), "mse")
     return model
+
+
+class Give(training.Callback):
+    """Put these values for a name into the logs, and keep the weights and the rates of the epochs."""
+
+    def __init__(self, name: str, values: list[float]) -> None:
+        self.name, self.values, self.weights, self.rates = name, values, list[Arrays](), list[float]()
+
+    def on_epoch_begin(self, training: training.Training) -> None:
+        self.rates.append(training.optimizer.rate)
+
+    def on_epoch_end(self, training: training.Training) -> None:
+        training.logs[self.name] = self.values[training.epoch - 1]
+        self.weights.append(training.model.state_dict())
 
 
 def by_hand(

@@ -8,7 +8,7 @@ import numpy as np
 
 from support.conversions import by_runtime
 from support.problems import Arrays
-from support.tolerance import assert_close
+from support.tolerance import FLOAT32, assert_close
 
 H, I = 5, 4
 
@@ -65,7 +65,7 @@ def agree(session: Any, model: Any, inputs: Arrays) -> Arrays:
 
     got, expected = by_name(session, inputs), by_runtime(onnxruntime, model, inputs)
     assert {name: a.shape for name, a in got.items()} == {name: a.shape for name, a in expected.items()}
-    assert_close(got, expected, 2e-6)
+    assert_close(got, expected, FLOAT32)
     return got
 
 

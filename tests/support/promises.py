@@ -94,10 +94,10 @@ def laid_by_sequence(problem: Problem, whole: Arrays) -> Pair:
     return {n: np.swapaxes(a, 0, 1) if n in BY_STEP else a for n, a in got.items()}, whole
 
 
-def at_once(problem: Problem, whole: Arrays, callers: int = 8) -> list[Pair]:
+def at_once(problem: Problem, whole: Arrays) -> list[Pair]:
     """Compute it in several Python threads at the same time."""
-    with ThreadPoolExecutor(callers) as pool:
-        return [(got, whole) for got in pool.map(run, [problem] * callers)]
+    with ThreadPoolExecutor(8) as pool:
+        return [(got, whole) for got in pool.map(run, [problem] * 8)]
 
 
 def layer_of(problem: Problem, **options: Any) -> Any:

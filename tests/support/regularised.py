@@ -1,4 +1,4 @@
-"""Layers with recurrent dropout, zoneout or weight drop, their masks, and all results of training."""
+"""Layers with recurrent dropout, zoneout or weight drop, and their masks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 import fastrnn
 import fastrnn.inspect
 from fastrnn.cells import tanh
-from support.problems import Arrays
-from support.stacks import as_given, layer
+from support.stacks import layer
 
 RATES: dict[str, Any] = {"recurrent_dropout": 0.5, "zoneout": 0.3, "weight_drop": 0.25}
 ONE_EACH = [{name: rate} for name, rate in RATES.items()]
@@ -45,31 +44,3 @@ def draws(net: Any, T: int, B: int, seed: int) -> tuple[list[np.ndarray], list[d
         own["zones"] = [kept((T, B, H), rate) > 0 if rate else np.full((T, B, H), True) for rate in zoneout]
         each.append(own)
     return between, each
-
-
-def problem(net: Any, T: int, B: int, seed: int) -> tuple[Arrays, Arrays]:
-    """Return a problem with all optional arguments, and cotangents of all results."""
-    rng = np.random.default_rng(seed)
-    H, ways, cell = net.hidden_size, 1 + net.bidirectional, net.stack.cell
-    given = {"x": rng.standard_normal((T, B, net.input_size))}
-    given |= {f"{name}0": rng.standard_normal((net.num_layers * ways, B, H)) for name in cell.states}
-    given |= {name: rng.standard_normal((T, B, H)) for name in cell.inputs}
-    d = {"y": rng.standard_normal((T, B, ways * H))}
-    d |= {f"{name}_n": rng.standard_normal((net.num_layers * ways, B, H)) for name in cell.states}
-    given, d = ({name: a.astype(net.dtype) for name, a in arrays.items()} for arrays in (given, d))
-    return given | {"lengths": rng.integers(0, T + 1, B), "resets": rng.random((T, B)) < 0.2}, d
-
-
-def results(net: Any, given: Arrays, d: Arrays, seed: int, **options: Any) -> Arrays:
-    """Return the same as `by_autograd`."""
-    cell = net.stack.cell
-    e = {name: given[name] for name in cell.inputs} or None
-    state = as_given(tuple([given[f"{name}0"] for name in cell.states]))
-    options |= {"lengths": given["lengths"], "resets": given["resets"], "e": e}
-    y, final, cache = net.forward(given["x"], state=state, training=True, rng=seed, **options)
-    back = net.backward(d["y"], cache, dstate=as_given(tuple([d[f"{name}_n"] for name in cell.states])))
-    finals, dstates = (s if isinstance(s, tuple) else (s,) for s in (final, back.dstate))
-    found = {"y": y} | {f"{n}_n": s for n, s in zip(cell.states, finals, strict=True)} | {"dx": back.dx}
-    found |= {f"d{name}0": s for name, s in zip(cell.states, dstates, strict=True)}
-    found |= {f"d{name}": a for name, a in back.grads.items()}
-    return found | {f"d{name}": a for name, a in getattr(back, "de", {}).items()}

@@ -13,6 +13,7 @@ CLASSES = {"rnn": fastrnn.RNN, "gru": fastrnn.GRU, "lstm": fastrnn.LSTM}
 PARAMETERS = {"W": "weight_ih", "U": "weight_hh", "b": "bias_ih", "b_rec": "bias_hh", "p": "peephole"}
 STATES = ("h", "c")
 EVERYTHING = ("state", "lengths", "resets")  #: optional arguments of a call besides x
+LAYOUTS = ("time", "batch", "alone")
 MERGED = {
     "concat": lambda f, b: np.concatenate([f, b], axis=-1),
     "sum": lambda f, b: f + b,
@@ -66,14 +67,6 @@ def composed(net: Any, cell: str, x: np.ndarray, state: tuple[np.ndarray, ...] |
     return named(x, tuple(np.stack(parts) for parts in final if parts))
 
 
-def in_double(net: Any, cell: str) -> Any:
-    """The same layer in float64."""
-    options = {name: getattr(net, name) for name in ("bias", "batch_first", "bidirectional", "merge")}
-    wide = layer(cell, net.input_size, net.hidden_size, net.num_layers, dtype=np.float64, **options)
-    wide.load_state_dict({name: a.astype(np.float64) for name, a in net.state_dict().items()})
-    return wide
-
-
 def inputs(
     cell: str, net: Any, sizes: tuple[int, int], layout: str, seed: Any, given: tuple[str, ...]
 ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -82,9 +75,10 @@ def inputs(
     rng = np.random.default_rng(seed)
     shape = {"time": (T, B), "batch": (B, T), "alone": (T,)}[layout]
     batch = () if layout == "alone" else (B,)
+    lengths = rng.permutation(np.r_[T, 0, rng.integers(0, T + 1, B)][:B])  # both among them if there are two
     every = {
         "state": states(cell, net.num_layers * (1 + net.bidirectional), *batch, net.hidden_size, dtype=net.dtype),
-        "lengths": rng.integers(0, T + 1, batch),
+        "lengths": np.array(rng.integers(1, T + 1)) if layout == "alone" else lengths,
         "resets": rng.random(shape) < 0.2,
     }
     x = rng.standard_normal((*shape, net.input_size)).astype(net.dtype)
