@@ -37,6 +37,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before the first import of
 # Numba then compiles in half the time, and small problems do not need more. CI also tests at the default level, 3.
 os.environ.setdefault("NUMBA_OPT", "1")  # before the first import of Numba
 
+# JAX also compiles in half the time. The documentation's examples run with all of its optimizations.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # before the first import of JAX
+
 # The machine code of the tests' cells is stored outside the user's cache folder and reused by the next run.
 os.environ.setdefault("FASTRNN_CACHE_DIR", str(Path(__file__).parents[1] / "build" / "machine_code"))
 
