@@ -1,6 +1,6 @@
 """Write random recurrences, and their results by the float64 NumPy reference, for run_vectors.c.
 
-    python make_vectors.py [--small] FILE
+    python make_vectors.py [--small N] FILE
 
 All numbers are native-endian and 8 bytes wide:
 
@@ -52,8 +52,9 @@ ALONE_FLOP = 2e6  #: flop of a call that is not
 STEP_FLOP = 2.1e5  #: flop of a step's recurrent product that is shared by hidden units
 BY_ROWS = ((13, 31, 33), (97, 3, 17))  #: (B, I, H): enough sequences to give some to each of 3 threads
 BY_UNITS = ((1, 7), (3, 5), (9, 33))  #: (B, I): too few sequences, so H must be large
+SHARES = 2 * len(BY_UNITS)  #: problems of each cell; half are split by rows, one with a B that depends on the cell
 LAYERS = 4  #: layers of the stacks in stacks.c
-IN_STACKS = (3, 5, 17)  #: (B, I, H): run on one thread, whatever the number of steps
+IN_STACKS = (7, 5, 17)  #: (B, I, H): run on one thread, whatever the number of steps
 
 ALONE, STACKED, SHARED = range(3)  #: the thresholds that a problem's work reaches, as in check.h
 
@@ -71,14 +72,15 @@ def sizes_of_stacks(cell: str) -> Iterator[Sizes]:
     yield math.ceil(CALL_FLOP / (2 * PUBLIC[cell][1] * B * H * (H + I) * LAYERS)), B, I, H
 
 
-def sizes_to_share(cell: str, small: bool) -> Iterator[Sizes]:
-    """Yield the least T, and by hidden units the least odd H, worth sharing; if `small`, one of each kind."""
+def sizes_to_share(cell: str, count: int) -> Iterator[Sizes]:
+    """Yield the least T, and by hidden units the least odd H, worth sharing; each cell starts with other sizes."""
     G, turn = PUBLIC[cell][1], CELLS.index(cell)
     many = 3 * CHUNK // (2 * G * 7) + 1  # each of 3 threads has enough rows to take one step at a time
-    by_rows = ((many, 1, 7), *BY_ROWS)
+    by_rows = (BY_ROWS[0], (many, 1, 7), BY_ROWS[1])
     by_units = [(B, I, math.ceil(math.sqrt(STEP_FLOP / (2 * G * B))) | 1) for B, I in BY_UNITS]
-    chosen = (by_rows[turn % 3], by_units[turn % 3]) if small else (*by_rows, *by_units)
-    for B, I, H in chosen:
+    every = [sizes for one_of_each in zip(by_rows, by_units, strict=True) for sizes in one_of_each]
+    for n in range(count):
+        B, I, H = every[(turn + n) % SHARES]
         yield math.ceil(CALL_FLOP / (2 * G * B * H * (H + I))), B, I, H
 
 
@@ -117,12 +119,13 @@ def random_problem(rng: np.random.Generator, cell: str, sizes: Sizes, work: int)
     return problem.changed(**changes)
 
 
-def problems(small: bool) -> Iterator[tuple[Problem, int, int]]:
+def problems(small: int | None) -> Iterator[tuple[Problem, int, int]]:
     """Yield each problem, its layout, and the thresholds that its work reaches."""
     rng = np.random.default_rng(20)
     for cell in CELLS:
         alone = [*sizes_alone(cell), *random_sizes(rng, cell, 5 if small else 15)]
-        for work, sizes in enumerate((alone, sizes_of_stacks(cell), sizes_to_share(cell, small))):
+        shared = sizes_to_share(cell, small or SHARES)
+        for work, sizes in enumerate((alone, sizes_of_stacks(cell), shared)):
             for each in sizes:
                 yield random_problem(rng, cell, each, work), int(rng.integers(LAYOUTS)), work
 
@@ -151,7 +154,8 @@ def encode_problem(problem: Problem, layout: int, work: int) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write test vectors for run_vectors.c.")
-    parser.add_argument("--small", action="store_true", help="fewer of them, for an emulator or a sanitizer")
+    of_each = f"of each cell only N problems of the {SHARES} that several threads share, and a third of the random ones"
+    parser.add_argument("--small", type=int, choices=range(1, SHARES), metavar="N", help=of_each)
     parser.add_argument("file", type=Path)
     arguments = parser.parse_args()
     with fastrnn.use_backend("numpy"):
