@@ -182,10 +182,8 @@ def test_any_arguments(case: dict[str, Any], keras: Any, ours: Any) -> None:
     given = rng.standard_normal((B, T, I)), masks[case["mask"]], [rng.standard_normal((B, H)) for _ in range(count)]
     expected, got = (outputs_and_gradients(layer, *given, case["training"]) for layer in both)
     assert got.keys() == expected.keys()
-    for (
-        name,
-        a,
-    ) in expected.items():  # all elements of a small tensor may be small by chance, but Keras' rounding error is not
+    # All elements of a small tensor may be small by chance, but Keras' rounding error is not.
+    for name, a in expected.items():
         assert got[name].shape == a.shape
         assert np.linalg.norm(got[name] - a) <= BOUND * max(np.linalg.norm(a), LEAST), name
 
