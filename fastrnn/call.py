@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from fastrnn import memory
 from fastrnn.cells import Cell
 
 
@@ -95,8 +96,8 @@ def empty(x: np.ndarray, features: int, batch_first: bool) -> np.ndarray:
     """Return an empty (T, B, features) array, in memory (B, T, features) if `batch_first`; (N, features) if x is."""
     if batch_first:
         T, B, _ = x.shape
-        return np.empty((B, T, features), x.dtype).transpose(1, 0, 2)
-    return np.empty((*x.shape[:-1], features), x.dtype)
+        return memory.empty((B, T, features), x.dtype).transpose(1, 0, 2)
+    return memory.empty((*x.shape[:-1], features), x.dtype)
 
 
 class DenseCall(NamedTuple):

@@ -65,6 +65,19 @@ def test_outputs_are_fresh(cell: str, T: int, backend: str) -> None:
         assert not [other for other, b in others.items() if np.shares_memory(a, b)], name
 
 
+def test_results_keep_their_memory_while_any_view_is_left(implementation: str) -> None:
+    """Large results are in memory that is used again, but not before."""
+    x = np.random.default_rng(0).standard_normal((64, 32, 2), np.float32)
+    layer = fastrnn.RNN(2, 32, rng=0)
+    y = layer(x)[0]
+    expected, place = y.copy(), y.ctypes.data
+    view = y[1:].T[::2]
+    assert not np.shares_memory(layer(-x)[0], view)
+    assert_same_bits({"y": view}, {"y": expected[1:].T[::2]})
+    del y, view
+    assert layer(x)[0].ctypes.data == place
+
+
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("size", AWKWARD)
 def test_outputs_stay_within_bounds(cell: str, size: int, native: str) -> None:
@@ -85,7 +98,7 @@ def test_checkpoints_save_memory(cell: str, native: str, monkeypatch: pytest.Mon
 
     def peak(T: int, checkpoint: str | None) -> float:
         problem = make(cell, (T, 2, 3, 64), checkpoint=checkpoint)
-        monkeypatch.setattr("fastrnn.backends.native._spare", [])
+        monkeypatch.setattr("fastrnn.memory._spare", [])
         with ThreadPoolExecutor(1) as fresh:  # a thread keeps scratch memory between calls
             tracemalloc.start()
             results = fresh.submit(run, problem).result()

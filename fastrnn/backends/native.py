@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from fastrnn import checks
 from fastrnn.backends import usable_cpus
 from fastrnn.call import BackwardCall, Call, DenseCall, ForwardResult, Gradients, Prepared, Sessions, Stage, Stepper
 from fastrnn.cells import Cell
+from fastrnn.memory import ALIGN, BYTE, Loan, address, aligned, empty, room_for
 from fastrnn.unchanged import changed
 
 name = "native"
@@ -122,73 +122,22 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-#: Upper limit on freed training buffers kept for reuse.
-_SPARE_LIMIT = 256 << 20
-_spare: list[np.ndarray] = []
-_spare_lock = threading.RLock()  # reentrant, because __del__ may run at any point
-
-
-def _after_fork() -> None:
-    """Replace the lock: another thread may have held it at the fork, and does not exist in the child."""
-    global _spare_lock
-    _spare_lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
 class _Saved:
     """Data that a training forward saves for backward, laid out for its instruction set."""
 
-    __slots__ = ("_room", "isa", "memory", "seen")
+    __slots__ = ("isa", "loan", "memory", "seen")
 
     seen: list[int | None]
 
-    def __init__(self, isa: str, room: np.ndarray, n: int) -> None:
-        self.isa, self._room, self.memory = isa, room, room[:n]
+    def __init__(self, isa: str, n: int) -> None:
+        self.isa, self.loan = isa, Loan(room_for(n), (n,), BYTE)
+        self.memory = self.loan.room.memory[:n]
 
     def expect_unchanged(self, call: Call) -> None:
         now = _fastrnn.fingerprints(call.arrays())
         if now != self.seen:
             names = call.cell.arguments
             raise changed(next(name for name, a, b in zip(names, now, self.seen, strict=True) if a != b))
-
-    def __del__(self) -> None:
-        with _spare_lock:
-            _spare.append(self._room)
-            while sum(memory.size for memory in _spare) > _SPARE_LIMIT:
-                del _spare[0]
-
-
-def _memory(n: int) -> np.ndarray:
-    """Return at least n bytes for a `_Saved`."""
-    with _spare_lock:
-        fits = [i for i, memory in enumerate(_spare) if n <= memory.size <= 2 * n]
-        return _spare.pop(fits[-1]) if fits else _aligned(n)
-
-
-#: Alignment of the kernels' arrays; see FRNN_ALIGN in fastrnn.h.
-_ALIGN = 64
-
-
-def _astray(memory: np.ndarray) -> int:
-    """Return an array's misalignment in bytes."""
-    address: int = memory.__array_interface__["data"][0]
-    return address % _ALIGN
-
-
-def _aligned(n: int) -> np.ndarray:
-    """Return n uninitialised bytes, aligned, so that the data starts at offset 0 in copies too."""
-    room = np.empty(n + _ALIGN, np.uint8)
-    start = -_astray(room) % _ALIGN
-    return room[start : start + n]
-
-
-class _Lent(np.ndarray):
-    """The bytes of a `_Saved`, kept alive by any view of them."""
-
-    saved: _Saved
 
 
 class _Borrowed(NamedTuple):
@@ -202,14 +151,12 @@ class _Borrowed(NamedTuple):
 
 
 def to_bytes(saved: _Saved) -> np.ndarray:
-    lent = saved.memory.view(_Lent)
-    lent.saved = saved
-    return lent
+    return np.asarray(saved.loan)
 
 
 def from_bytes(memory: np.ndarray, layout: str) -> _Borrowed:
-    if _astray(memory):
-        given, memory = memory, _aligned(memory.size)
+    if address(memory) % ALIGN:
+        given, memory = memory, aligned(memory.size)
         memory[:] = given
     return _Borrowed(layout, memory)
 
@@ -227,7 +174,7 @@ def forward(calls: Sequence[Call]) -> list[ForwardResult]:
                 n = room(call.cell, call.x.dtype, H, P, rows, B)  # takes a fifth of the time of the other
             else:
                 n = _fastrnn.saved_bytes(_isas[isa], cell, call)
-            saved = _Saved(isa, _memory(n), n)
+            saved = _Saved(isa, n)
             if call.clean:
                 saved.memory[:] = 0
         y = call.empty(widths[0]) if call.y is None else call.y
@@ -284,11 +231,11 @@ def _room(cell: Cell, dtype: np.dtype, H: int, P: int, isa: str) -> tuple[int, i
         )
         return saved_bytes(call, isa)
 
-    n = _ALIGN  # a multiple of the alignment, so that padding does not vary
+    n = ALIGN  # a multiple of the alignment, so that padding does not vary
     all_rows = measured(n, n)
     step = (measured(2 * n, n) - all_rows) // n**2
     row = (measured(n, 2 * n) - all_rows) // n - n * step
-    return step, row, all_rows - n**2 * step - n * row + 2 * _ALIGN
+    return step, row, all_rows - n**2 * step - n * row + 2 * ALIGN
 
 
 def numbers(cell: Cell, itemsize: int, isa: str) -> tuple[int, int]:
@@ -361,7 +308,7 @@ def prepared(calls: Sequence[Call], x_shape: tuple[int, ...], batch_first: bool,
     for call in calls:
         final = tuple([np.empty((call.sizes[1], width), call.x.dtype) for width in call.widths])
         jobs.append((_cell(call, _isa), call, (call.y,), final, None))
-    return _fastrnn.Prepared(_isas[_isa], jobs, _scratch, np.empty, x_shape, batch_first, every_step)
+    return _fastrnn.Prepared(_isas[_isa], jobs, _scratch, empty, x_shape, batch_first, every_step)
 
 
 def backward(calls: Sequence[BackwardCall]) -> list[Gradients]:
@@ -386,7 +333,7 @@ def _in_order_again(cell: Cell, grads: Gradients) -> Gradients:
 
 def _empty_gradients(call: Call) -> Gradients:
     dtype = call.x.dtype
-    dW, dU, db, db_rec, dp, dR = [None if a is None else np.empty(a.shape, dtype) for a in call.weights]
+    dW, dU, db, db_rec, dp, dR = [None if a is None else empty(a.shape, dtype) for a in call.weights]
     assert dW is not None
     dinit = tuple([None if state is None else np.empty(state.shape, dtype) for state in call.init])
     _, _, I, H = call.sizes
