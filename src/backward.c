@@ -96,61 +96,76 @@ static void backward_projection(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
     }
 }
 
-/* One phase of step s. s = -1 only lets the last rows leave. */
+/* One phase of one step; s = -1 only lets the last rows leave. */
+typedef struct {
+    ptrdiff_t s;
+    int q;
+    int projected;           /* whether its first state was multiplied by R */
+    ptrdiff_t active, first; /* rows of step s, the first of them in the chunk */
+    Rows next, kept;
+} Phase;
+
+/* One tile, from the sums of its incoming products in `dout` on. */
+static void backward_tile(const Plan *p, int id, const Phase *phase, BackwardTile *tile, ptrdiff_t row)
+{
+    const Cell *cell = p->cell;
+    const ptrdiff_t at = phase->first + row;
+    tile->carry = rows_from(p->back.carry, row);
+    if (phase->q == cell->phases - 1) sum_gradients(p, tile, phase->s, row, phase->projected, cell->states);
+    if (row >= phase->active) return;
+    if (row + tile->rows > phase->active) tile->rows = (int)(phase->active - row);
+    tile->prev = p->scratch[id].prev + row;
+    tile->next = rows_from(phase->next, row);
+    tile->kept = rows_from(phase->kept, row);
+    tile->e = rows_from(p->e, row);
+    tile->de = rows_from(p->back.de, row);
+    tile->da = rows_from(p->back.da, at);
+    tile->da_rec = rows_from(p->back.da_rec, at);
+    tile->dp = rows_from(p->back.dp, at);
+    cell->backward[phase->q](tile);
+}
+
+/* This thread's groups and rows of a phase. */
 static void backward_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int q)
 {
     const Cell *cell = p->cell;
-    const int last = q == cell->phases - 1, source = last ? 0 : q + 1;
-    const int projected = last && projects(p); /* then this phase made what was multiplied by R */
-    const Panels *U = projected ? &p->back.R : &p->back.U[source];
-    const ptrdiff_t gates = projected ? 1 : cell->phase_gates[source];
-    const ptrdiff_t active = active_rows(p, s), after = active_rows(p, s + 1);
-    const ptrdiff_t n = last && after > active ? after : active;
-    const ptrdiff_t at_row = s < 0 ? 0 : chunk_row(p, chunk, s);
-    const Rows next = s < 0 ? p->states : states_after(p, s), kept = s < 0 ? p->kept : kept_of(p, s);
+    const int last = q == cell->phases - 1, source = last ? 0 : q + 1, means = cell->phase_means[source];
+    Phase phase = {.s = s, .q = q, .projected = last && projects(p), .active = active_rows(p, s)};
+    phase.first = s < 0 ? 0 : chunk_row(p, chunk, s);
+    phase.next = s < 0 ? p->states : states_after(p, s);
+    phase.kept = s < 0 ? p->kept : kept_of(p, s);
+    const Panels *U = phase.projected ? &p->back.R : &p->back.U[source];
+    const ptrdiff_t gates = phase.projected ? 1 : cell->phase_gates[source], after = active_rows(p, s + 1);
+    const ptrdiff_t n = last && after > phase.active ? after : phase.active;
     if (ended(p)) return;
-    const int means = cell->phase_means[source];
-    real dout[MC * FRNN_MAX_PHASE_MEANS * MAX_NR * LANES] __attribute__((aligned(FRNN_ALIGN)));
-    BackwardTile tile = {.Hp = p->Hp, .p = {p->weights.parameters, 0}};
-    if (projected)
+    const real **left = p->scratch[id].left;
+    if (phase.projected)
         EACH_TILE(t, p, id, n, MC)
             for (ptrdiff_t r = t.row; r < t.row + t.rows; r++)
-                p->scratch[id].left[r] = r < active ? row_of(p->back.dh, at_row + r) : p->zeros;
+                left[r] = r < phase.active ? row_of(p->back.dh, phase.first + r) : p->zeros;
     else
         find_left(p, id, chunk, s, q, n);
     if (means) {
-        const ptrdiff_t first = products_of(cell) + first_mean(cell, source);
-        X(take_means)(p, id, n, rows_at(rows_from(p->back.da_rec, at_row), first * p->Hp), means);
+        const ptrdiff_t mean = products_of(cell) + first_mean(cell, source);
+        X(take_means)(p, id, n, rows_at(rows_from(p->back.da_rec, phase.first), mean * p->Hp), means);
     }
+    real dout[MC * FRNN_MAX_PHASE_MEANS * MAX_NR * LANES] __attribute__((aligned(FRNN_ALIGN)));
+    BackwardTile tile = {.Hp = p->Hp, .p = {p->weights.parameters, 0}};
     const int one_row = n == 1 && p->owners == 1;
     const Parts parts = parts_of(p, U, id, one_row ? GROUPS_ONCE : 1);
     for (ptrdiff_t turn = 0; turn < parts.n; turn++) {
         const Groups part = part_at(p, &parts, s, turn);
-        if (gates && one_row)
-            X(multiply_row)(p->scratch[id].left[0], gates, p->Hp, U, part.first, part.end, 0, dout);
+        if (gates && one_row) X(multiply_row)(left[0], gates, p->Hp, U, part.first, part.end, 0, dout);
         for (ptrdiff_t group = part.first; group < part.end; group++) {
             tile.at = group_start(U, group);
             tile.lanes = group_lanes(U, group);
             tile.dout = (Rows){dout + tile.at - group_start(U, part.first), (means ? means : 1) * tile.lanes};
             EACH_TILE(t, p, id, n, MC)
             {
-                if (gates && !one_row)
-                    X(multiply)(t.rows, p->scratch[id].left + t.row, gates, p->Hp, U, group, 0, tile.dout);
+                if (gates && !one_row) X(multiply)(t.rows, left + t.row, gates, p->Hp, U, group, 0, tile.dout);
                 put_means(p, id, means, t.row, t.rows, tile.dout, tile.lanes);
                 tile.rows = t.rows;
-                tile.carry = rows_from(p->back.carry, t.row);
-                if (last) sum_gradients(p, &tile, s, t.row, projected, cell->states);
-                if (t.row >= active) continue;
-                if (t.row + t.rows > active) tile.rows = (int)(active - t.row);
-                tile.prev = p->scratch[id].prev + t.row;
-                tile.next = rows_from(next, t.row);
-                tile.kept = rows_from(kept, t.row);
-                tile.e = rows_from(p->e, t.row);
-                tile.de = rows_from(p->back.de, t.row);
-                tile.da = rows_from(p->back.da, at_row + t.row);
-                tile.da_rec = rows_from(p->back.da_rec, at_row + t.row);
-                tile.dp = rows_from(p->back.dp, at_row + t.row);
-                cell->backward[q](&tile);
+                backward_tile(p, id, &phase, &tile, t.row);
             }
         }
     }
@@ -282,42 +297,54 @@ static int recompute(const Plan *p, int id, ptrdiff_t s)
     return X(run_steps)(p, id, start, s + 1);
 }
 
-/* Transposed panels, and zeros in everything that is only added to or never reached. */
-static void pack_and_zero(const Plan *p, int id)
+/* Pack the weights for products with gate gradients. */
+static void pack_transposed(const Plan *p, int id)
 {
     const frnn_call *call = p->call;
-    const Cell *cell = p->cell;
-    const int products = products_of(cell);
-    const ptrdiff_t H = p->H, I = p->I, columns = recurrent_columns(call);
+    const Panels *W = &p->back.W, *R = &p->back.R;
+    const ptrdiff_t columns = recurrent_columns(call);
     if (call->checkpoint && !call->packed) X(fill_panels)(&p->weights, call, id, p->threads, 0);
     if (!packs_W_back_late(p))
-        X(pack)(&p->back.W, share(p->back.W.groups, id, p->threads), share(p->back.W.groups, id + 1, p->threads),
-                call->W, 0, 1, I);
-    for (int q = 0; q < cell->phases; q++) {
+        X(pack)(W, share(W->groups, id, p->threads), share(W->groups, id + 1, p->threads), call->W, 0, 1, p->I);
+    for (int q = 0; q < p->cell->phases; q++) {
         const Panels *U = &p->back.U[q];
         X(pack)(U, share(U->groups, id, p->threads), share(U->groups, id + 1, p->threads),
-                (const real *)call->U + first_product(cell, q) * H * columns, 0, 1, columns);
+                (const real *)call->U + first_product(p->cell, q) * p->H * columns, 0, 1, columns);
     }
-    const Panels *R = &p->back.R;
-    X(pack)(R, share(R->groups, id, p->threads), share(R->groups, id + 1, p->threads), call->R, 0, 1, H);
-    if (id == 0) {
-        if (p->steps == 0) { /* else the first chunk writes them */
-            zero_row(call->dW, cell->gates * H * I);
-            if (products) zero_row(call->dU, products * H * columns);
-            if (call->P) zero_row(call->dR, call->P * H);
-        }
-        memset(p->back.db, 0, (size_t)(cell->gates * H) * sizeof *p->back.db);
-        if (cell->split) memset(p->back.db_rec, 0, (size_t)(products * H) * sizeof *p->back.db_rec);
-        memset(p->back.dp_sums, 0, (size_t)(cell->parameters * H) * sizeof *p->back.dp_sums);
+    X(pack)(R, share(R->groups, id, p->threads), share(R->groups, id + 1, p->threads), call->R, 0, 1, p->H);
+}
+
+/* Zero what is only added to, and what no chunk writes. */
+static void zero_sums(const Plan *p)
+{
+    const frnn_call *call = p->call;
+    const ptrdiff_t gates = p->cell->gates * p->H, products = products_of(p->cell) * p->H;
+    if (p->steps == 0) {
+        zero_row(call->dW, gates * p->I);
+        if (products) zero_row(call->dU, products * recurrent_columns(call));
+        if (call->P) zero_row(call->dR, call->P * p->H);
     }
+    memset(p->back.db, 0, (size_t)gates * sizeof *p->back.db);
+    if (p->cell->split) memset(p->back.db_rec, 0, (size_t)products * sizeof *p->back.db_rec);
+    memset(p->back.dp_sums, 0, (size_t)(p->cell->parameters * p->H) * sizeof *p->back.dp_sums);
+}
+
+static void zero_step(frnn_array array, ptrdiff_t time, ptrdiff_t sequence, ptrdiff_t n)
+{
+    zero_row((real *)array.data + time * array.step + sequence * array.row, n);
+}
+
+/* Zero the gradients of padded steps; those of an empty sequence's initial state are those of its final state. */
+static void fill_padding_gradients(const Plan *p, int id)
+{
+    const frnn_call *call = p->call;
     for (ptrdiff_t row = share(p->B, id, p->threads); row < share(p->B, id + 1, p->threads); row++) {
         const ptrdiff_t b = p->sequence[row];
         for (ptrdiff_t time = call->T - padding_of(p, row); time < call->T; time++) {
-            zero_row((real *)call->dx.data + time * call->dx.step + b * call->dx.row, I);
-            for (int k = 0; k < cell->inputs; k++)
-                zero_row((real *)call->de[k].data + time * call->de[k].step + b * call->de[k].row, H);
+            zero_step(call->dx, time, b, p->I);
+            for (int k = 0; k < p->cell->inputs; k++) zero_step(call->de[k], time, b, p->H);
         }
-        for (int k = 0; k < cell->states && p->length[row] == 0; k++) {
+        for (int k = 0; k < p->cell->states && p->length[row] == 0; k++) {
             if (!call->dinit[k]) continue;
             const ptrdiff_t width = width_of(p, k);
             real *to = (real *)call->dinit[k] + b * width;
@@ -333,7 +360,9 @@ void X(backward_job)(void *arg, int id)
 {
     const Plan *p = arg;
     Plan alone;
-    pack_and_zero(p, id);
+    pack_transposed(p, id);
+    if (id == 0) zero_sums(p);
+    fill_padding_gradients(p, id);
     frnn_team_barrier(p->threads);
     ptrdiff_t ready = p->call->checkpoint ? p->steps : 0; /* gates of steps [ready, ...) are at hand */
     Chunk chunk = {0, 0};

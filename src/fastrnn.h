@@ -45,10 +45,10 @@ typedef struct {
 /* How the packed matrices are stored. Formats other than FRNN_REAL are for float and inference: the matrices hold only
  * values that the format can represent. INT8 requires a cell of `unfused`, without heads and means: then all bits are
  * the same on every instruction set. */
-enum frnn_format { FRNN_REAL, FRNN_BFLOAT16, FRNN_INT8, FRNN_FORMATS };
+enum frnn_format { FRNN_REAL, FRNN_BFLOAT16, FRNN_INT8 };
 
-/* A (T, B, ·) array: element (t, b, i) is at data[t*step + b*row + i]. In a ragged call it has no padding, only the rows
- * of step 0, of step 1, ..., each step's in the order of the sequences; step is row. */
+/* A (T, B, ·) array: element (t, b, i) is at data[t*step + b*row + i]. In a ragged call it has no padding, only
+ * the rows of step 0, of step 1, ..., each step's in the order of the sequences; step is row. */
 typedef struct {
     void *data;
     ptrdiff_t step, row;

@@ -20,6 +20,7 @@ set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${EQUATIONS})
 
 # These sources are compiled once per (dtype, instruction set).
 set(KERNELS
+  pack.c
   matmul.c
   matmul_bf16.c
   matmul_int8.c

@@ -118,6 +118,7 @@ typedef struct {
                      const real *init, Rows out);
 } Format;
 extern const Format X(bfloat16), X(int8);
+INLINE const Format *format_of(const Panels *p) { return p->format == FRNN_BFLOAT16 ? &X(bfloat16) : &X(int8); }
 #endif
 
 /* Fill rows [first, last) of p, which has one gate: row k is the p->units elements at src[k] + at. */

@@ -2,10 +2,10 @@
  * int8.h has the arithmetic.
  *
  * A panel begins with two rows: the scales of its columns, and the sums of their integers. Then come the weights, four
- * neighbouring k at a time: a quad. Where the CPU multiplies bytes (VNNI) a 32-bit lane holds one: [k/4][vector][lane][4].
- * It multiplies unsigned by signed bytes, so the inputs' high bytes are offset by 128, which the columns' sums undo, and
- * their low bytes go by themselves. Elsewhere a half of a vector is widened to 16 bits and holds pairs:
- * [k/2][vector][lane][2].
+ * neighbouring k at a time: a quad. Where the CPU multiplies bytes (VNNI) a 32-bit lane holds one:
+ * [k/4][vector][lane][4]. It multiplies unsigned by signed bytes, so the inputs' high bytes are offset by 128, which
+ * the columns' sums undo, and their low bytes go by themselves. Elsewhere a half of a vector is widened to 16 bits and
+ * holds pairs: [k/2][vector][lane][2].
  */
 #include "matmul.h"
 

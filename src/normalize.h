@@ -1,5 +1,5 @@
-/* Layer normalization of a row: (a - mean) / sqrt(variance + epsilon) * scale + shift. The sum of squares is taken lane by
- * lane, then over the lanes in order. */
+/* Layer normalization of a row: (a - mean) / sqrt(variance + epsilon) * scale + shift. The sum of squares is taken lane
+ * by lane, then over the lanes in order. */
 #ifndef FRNN_NORMALIZE_H
 #define FRNN_NORMALIZE_H
 

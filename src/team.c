@@ -355,7 +355,8 @@ static _Thread_local int refused; /* this thread's call wanted more threads and 
  * find them awake. */
 static int not_worth_waking(int wanted, double flop, int64_t now)
 {
-    if (flop >= WORTH_WAKING || atomic_load(&backs_off) != FRNN_WHERE_IT_PAYS || now - atomic_load(&team.last_end) < IN_A_ROW) return 0;
+    if (flop >= WORTH_WAKING || atomic_load(&backs_off) != FRNN_WHERE_IT_PAYS) return 0;
+    if (now - atomic_load(&team.last_end) < IN_A_ROW) return 0;
     int awake = team.workers + 1 >= wanted;
     for (int i = 1; awake && i < wanted; i++) awake = atomic_load(&team.jobs[i].sleepers) == 0;
     return !awake;
