@@ -20,6 +20,8 @@ LARGE = 128 << 10  #: bytes from which on the C library may return freed memory 
 
 LIMIT = 256 << 20  #: bytes of freed arrays that are kept
 
+ROOMS = 64  #: freed arrays that are kept: a search passes over all
+
 
 class Room(NamedTuple):
     """Memory that several arrays have had, one after the other."""
@@ -29,8 +31,8 @@ class Room(NamedTuple):
     size: int  #: in bytes
 
 
-_spare: list[Room] = []
-_spare_lock = threading.RLock()  # reentrant, because __del__ may run at any point
+_spare: dict[int, Room] = {}  #: by address, oldest first
+_spare_lock = threading.RLock()  # reentrant, because __del__ may run at any point, even while this thread has the lock
 
 
 def _after_fork() -> None:
@@ -62,17 +64,18 @@ class Loan:
 
     def __del__(self) -> None:
         with _spare_lock:
-            _spare.append(self.room)
-            while sum([room.size for room in _spare]) > LIMIT:
-                del _spare[0]
+            _spare[self.room.address] = self.room
+            while len(_spare) > ROOMS or sum([room.size for room in list(_spare.values())]) > LIMIT:
+                _spare.pop(next(iter(_spare), 0), None)
 
 
 def room_for(n: int) -> Room:
     """Return a spare room for n bytes, or a new one."""
     with _spare_lock:
-        for i in range(len(_spare) - 1, -1, -1):
-            if n <= _spare[i].size <= 2 * n:
-                return _spare.pop(i)
+        for place, room in reversed(list(_spare.items())):
+            taken = _spare.pop(place, None) if n <= room.size <= 2 * n else None
+            if taken:
+                return taken
     memory = aligned(n)
     return Room(memory, address(memory), n)
 

@@ -98,7 +98,7 @@ def test_checkpoints_save_memory(cell: str, native: str, monkeypatch: pytest.Mon
 
     def peak(T: int, checkpoint: str | None) -> float:
         problem = make(cell, (T, 2, 3, 64), checkpoint=checkpoint)
-        monkeypatch.setattr("fastrnn.memory._spare", [])
+        monkeypatch.setattr("fastrnn.memory._spare", {})
         with ThreadPoolExecutor(1) as fresh:  # a thread keeps scratch memory between calls
             tracemalloc.start()
             results = fresh.submit(run, problem).result()
