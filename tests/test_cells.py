@@ -226,6 +226,21 @@ def test_the_branch_not_taken_lets_nothing_through() -> None:
     assert guarded.backward(np.ones((3, 1, 1)), out.cache).dx.ravel().tolist() == [0, 0, 0.5]
 
 
+@pytest.mark.parametrize("backend", fastrnn.config()["available_backends"])
+def test_states_can_exchange_their_places(backend: str) -> None:
+    @fastrnn.cell(gates="n", states="ab")
+    def exchange(x: Any, U: Any, s: Any) -> Any:
+        return s.b, x.n + s.a
+
+    da, db = np.ones((1, 2)), np.full((1, 2), 5.0)
+    init = np.zeros((1, 2)), np.zeros((1, 2))
+    with fastrnn.use_backend(backend):
+        out = exchange.forward(np.ones((3, 1, 1)), np.ones((2, 1)), init=init, training=True)
+        grads = exchange.backward(None, out.cache, dfinal=(da, db))
+    assert [a.item(0) for a in (*out.final, *grads.dinit)] == [1, 2, 5, 1]
+    assert grads.dx.ravel().tolist() == [10, 2, 10]
+
+
 def test_slopes_at_kinks_are_as_documented() -> None:
     """relu'(0) = abs'(0) = 0, clip's is 0 at its bounds, ties go to the first argument."""
     from fastrnn.cells import abs, clip, maximum, minimum

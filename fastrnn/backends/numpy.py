@@ -239,7 +239,7 @@ def scan_backward(back: BackwardCall, of: Reference) -> Gradients:
         visits = [visit for visit, _ in walk(call, of, times, kept)] if call.checkpoint else kept
         for visit in reversed(visits):
             at, rows, x, state, saved, e = visit
-            d = [ds[rows] for ds in dstate]
+            d = [ds[rows].copy() for ds in dstate]  # copies: a state that takes another's place passes its array on
             for k, outside in enumerate((dy, *dstates)):
                 if outside is not None:
                     d[k] = d[k] + outside[at]
