@@ -16,7 +16,7 @@ from support.tolerance import assert_close, assert_rounded, assert_same_bits
 import fastrnn
 from fastrnn import catalogue
 from fastrnn.backends import available_isas
-from fastrnn.cells import CELLS, relu, sigmoid
+from fastrnn.cells import CELLS, mean, relu, sigmoid, tanh
 from fastrnn.cells.definition import Cell
 from fastrnn.defined import DefinedCell
 
@@ -239,6 +239,18 @@ def test_states_can_exchange_their_places(backend: str) -> None:
         grads = exchange.backward(None, out.cache, dfinal=(da, db))
     assert [a.item(0) for a in (*out.final, *grads.dinit)] == [1, 2, 5, 1]
     assert grads.dx.ravel().tolist() == [10, 2, 10]
+
+
+@pytest.mark.parametrize("backend", [b for b in fastrnn.config()["available_backends"] if b != "numba"])
+def test_an_operand_can_be_the_same_for_all_units(backend: str) -> None:
+    @fastrnn.cell(gates="abc", states="h", inputs=("dt",))
+    def same(x: Any, U: Any, s: Any, e: Any) -> Any:
+        return tanh(x.a + U.a @ mean(s.h) + U.b @ e.dt + U.c @ 0.5) + relu(x.b) * x.c * mean(0.5)
+
+    p = problem(same, (4, 3, 2, 5))
+    p.e["dt"] = np.ascontiguousarray(p.e["dt"][..., :1])
+    with fastrnn.use_backend(backend):
+        assert_close(results(p), by_complex_step(p))
 
 
 def test_slopes_at_kinks_are_as_documented() -> None:

@@ -295,6 +295,8 @@ class Product:
 
     def __matmul__(self, v: Any) -> Any:
         U, (H, columns) = self._U, self._U.shape
+        if not getattr(v, "shape", ()) or v.shape[-1] < columns:  # a number, or one for each row: equal for all units
+            return add(v * U.sum(-1), self._b_rec)
         heads = v.shape[-1] // columns
         if heads == 1:
             return add(v @ U.T, self._b_rec)

@@ -58,7 +58,7 @@ def _where(condition: Array, a: Any, b: Any) -> Any:
 
 
 def _mean(a: Array) -> Any:
-    return a.mean(axis=-1, keepdims=True)
+    return a.mean(axis=-1, keepdims=True) if a.ndim else a
 
 
 ARRAYS: dict[str, Callable[..., Any]] = {

@@ -311,7 +311,7 @@ class Program:
                 kept[node] = None
             else:
                 stack.extend(node.args)
-        same = self.same_for_all(kept)
+        same = self.same_for_all(kept) - set(self.made.values())  # a product reads its operand from a kept field
         #: Values in kept fields; and values equal for every unit, of which one vector is kept.
         self.kept = sorted(kept.keys() - same, key=lambda n: n.number)
         self.kept_same = sorted(kept.keys() & same, key=lambda n: n.number)
