@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from support import own_cells
 from support.cell_problems import problem
 
 import fastrnn
-from fastrnn.cells import CellError, relu, tanh
+from fastrnn.cells import CellError, clip, log, minimum, relu, sqrt, tanh, where
 from fastrnn.cells.definition import Cell
 
 
@@ -70,9 +71,122 @@ def returns_text(x: Any, U: Any, s: Any) -> Any:
     return "h"
 
 
+def no_return(x: Any, U: Any, s: Any) -> Any:
+    tanh(x.a + U.a @ s.h)
+
+
+def returns_a_list(x: Any, U: Any, s: Any) -> Any:
+    return [tanh(x.a + U.a @ s.h)]
+
+
+def returns_a_comparison(x: Any, U: Any, s: Any) -> Any:
+    return x.a > U.a @ s.h
+
+
+def product_of_a_comparison(x: Any, U: Any, s: Any) -> Any:
+    return x.a + U.a @ (s.h > 0)
+
+
+def numpy_mean(x: Any, U: Any, s: Any) -> Any:
+    return x.a - np.mean(x.a)
+
+
+def numpy_array(x: Any, U: Any, s: Any) -> Any:
+    return x.a - np.asarray(x.a).mean()
+
+
+def math_function(x: Any, U: Any, s: Any) -> Any:
+    return math.tanh(x.a)
+
+
+def unknown_function(x: Any, U: Any, s: Any) -> Any:
+    return swish(x.a)  # type: ignore[name-defined]  # noqa: F821
+
+
+def no_key(x: Any, U: Any, s: Any) -> Any:
+    return x.a * dict(b=1)["c"]
+
+
+def two_conditions(x: Any, U: Any, s: Any) -> Any:
+    return where((x.a > 0) & (x.a < 1), x.a, 0)
+
+
+def condition_is_a_number(x: Any, U: Any, s: Any) -> Any:
+    return where(True, x.a, 0)
+
+
+def remainder(x: Any, U: Any, s: Any) -> Any:
+    return x.a % 1
+
+
+def power_of_two(x: Any, U: Any, s: Any) -> Any:
+    return 2**x.a
+
+
+def by_index(x: Any, U: Any, s: Any) -> Any:
+    return x["a"] + U.a @ s.h
+
+
+def all_states(x: Any, U: Any, s: Any) -> Any:
+    return x.a + U.a @ s
+
+
+def one_element(x: Any, U: Any, s: Any) -> Any:
+    return x.a + s.h[:, 0]
+
+
+def transposed(x: Any, U: Any, s: Any) -> Any:
+    return x.a + U.a.T @ s.h
+
+
+def moving_bounds(x: Any, U: Any, s: Any) -> Any:
+    return clip(x.a, -s.h, s.h)
+
+
+def infinite_constant(x: Any, U: Any, s: Any) -> Any:
+    return x.a * float("inf")
+
+
+def nan_constant(x: Any, U: Any, s: Any) -> Any:
+    return x.a + log(-1.0)
+
+
+def zero_divisor(x: Any, U: Any, s: Any) -> Any:
+    return x.a / (s.h - s.h)
+
+
+def negative_root(x: Any, U: Any, s: Any) -> Any:
+    return sqrt(-1 - x.a * x.a)
+
+
 @pytest.mark.parametrize(
     ("function", "options", "says"),
     [
+        (no_return, {"states": "hc"}, r"it returns None; end it with: return h, c"),
+        (returns_a_list, {}, r"it returns a list; end it with: return h"),
+        (returns_a_comparison, {}, r"a comparison is not a number"),
+        (product_of_a_comparison, {}, r"a comparison is not a number"),
+        (numpy_mean, {}, r"NumPy's mean cannot be traced"),
+        (numpy_array, {}, r"NumPy cannot read a value"),
+        (math_function, {}, r"a value is not a Python number"),
+        (unknown_function, {}, r"NameError: name 'swish' is not defined; .*the functions of fastrnn\.cells"),
+        (no_key, {}, r"KeyError: 'c'"),
+        (two_conditions, {}, r"comparisons cannot be combined"),
+        (condition_is_a_number, {}, r"where: expected a comparison"),
+        (remainder, {}, r"//, % and rounding have no derivative"),
+        (power_of_two, {}, r"write exp\(log\(2\) \* a\)"),
+        (by_index, {}, r"x has values by name: write x\.a"),
+        (all_states, {"states": "hc"}, r"s has values by name: write s\.h or s\.c"),
+        (one_element, {}, r"a value has no indices"),
+        (transposed, {}, r"U\.a can only be used in U\.a @ v"),
+        (moving_bounds, {}, r"clip: expected two numbers low <= high, got <value: neg> and <value: h>"),
+        (infinite_constant, {}, r"\* gives NaN or infinity for any values"),
+        (nan_constant, {}, r"a constant gives NaN or infinity for any values"),
+        (zero_divisor, {}, r"/ gives NaN or infinity for any values"),
+        (negative_root, {}, r"sqrt gives NaN or infinity for any values"),
+        (two_states, {"gates": None}, r"gates: expected a string of letters or a tuple of names, got None"),
+        (two_states, {"inputs": "keep"}, r"for a single name write \('keep',\)"),
+        (two_states, {"parameters": {"q": np.nan}}, r"expected a number as the initial value of q, got nan"),
         (two_states, {"states": "hc"}, r"returns 1 states, expected 2: h, c"),
         (twice, {}, r"U\.a is used twice"),
         (branch, {}, r"use where\(condition, a, b\) instead of `if`"),
@@ -84,7 +198,7 @@ def returns_text(x: Any, U: Any, s: Any) -> Any:
         (changes, {}, r"equations return the next states"),
         (too_many, {"gates": "abcdefgh"}, r"need 9 products|at most 8"),
         (no_product, {}, r"U\.a can only be used in U\.a @ v"),
-        (rounds, {}, r"doesn't define __round__"),
+        (rounds, {}, r"rounding have no derivative"),
         (returns_text, {}, r"str is neither a number"),
         (two_states, {"gates": "ab"}, r"gate b is not used"),
         (two_states, {"gates": ("for",)}, r"expected attribute names, got 'for'"),
@@ -103,9 +217,31 @@ def test_invalid_equations_raise_an_error(function: Any, options: dict[str, Any]
         fastrnn.cell(**{"gates": "a", "states": "h"} | options)(function)
 
 
-def test_the_error_names_the_line_of_the_mistake() -> None:
-    with pytest.raises(CellError, match=rf":{branch.__code__.co_firstlineno + 1}: equations are traced without values"):
-        fastrnn.cell(gates="a", states="h")(branch)
+@pytest.mark.parametrize("function", [branch, unknown_function, nan_constant, zero_divisor])
+def test_the_error_names_the_line_of_the_mistake(function: Any) -> None:
+    with pytest.raises(CellError, match=rf"{__name__}\.py:{function.__code__.co_firstlineno + 1}: "):
+        fastrnn.cell(gates="a", states="h")(function)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    @fastrnn.cell(gates="a", states="h", parameters={"q": np.float32(0.5)})
+    def cell(x: Any, U: Any, s: Any, p: Any) -> Any:
+        return np.float32(2) * clip(x.a, np.float32(-1), np.int64(1)) ** np.int64(2) - p.q * np.array(3.0)
+
+    assert cell.step(np.full((1, 1), -0.5), (np.zeros((1, 1)),), np.ones((1, 1)), None, p=np.ones(1))[0] == -2.5
+    assert cell.forward(np.full((1, 1), -0.5), np.ones((1, 1)), p=np.ones(1)).y == -2.5
+    assert fastrnn.Recurrent(cell, 1, 2).parameters()["parameter_l0"].tolist() == [0.5, 0.5]
+
+
+def test_values_that_are_finite_somewhere_are_equations() -> None:
+    """Infinite constants are bounds; a domain of one sign, or a small one, is enough."""
+
+    @fastrnn.cell(gates="ab", states="h", parameters="pq")
+    def cell(x: Any, U: Any, s: Any, p: Any) -> Any:
+        a = clip(x.a, 0, np.inf) + where(x.a > 0, minimum(x.a, np.inf), -np.inf)
+        return log(p.p) * log(p.q) * log(x.b) * log(s.h) * sqrt(1e-3 - x.b**2) * a
+
+    assert cell.gates == ("a", "b")
 
 
 @pytest.mark.parametrize(

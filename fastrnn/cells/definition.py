@@ -7,16 +7,20 @@ import hashlib
 import importlib
 import inspect
 import keyword
+import math
+import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
+from numbers import Real
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from fastrnn.cells import program as limits
-from fastrnn.cells.graph import Graph, Matrix, Node, needed
+from fastrnn.cells.functions import FORMULAS
+from fastrnn.cells.graph import JOINTS, Given, Graph, Matrix, Node, needed
 from fastrnn.cells.program import Program
 from fastrnn.cells.python import derivative, node_names
 from fastrnn.types import Array
@@ -26,6 +30,13 @@ KNOWN: dict[str, Cell] = {}
 
 #: Names not allowed for extra inputs: those of other arguments, which errors mention.
 RESERVED = ("x", "W", "U", "b", "b_rec", "p", "R", "init", "lengths", "resets")
+
+
+#: Samples of each value by which `without_numbers` judges, and those that its arguments must have.
+SAMPLES, ENOUGH = 256, 32
+
+#: Operations by what errors call them, if not by their own names.
+SIGNS = {"const": "a constant", "add": "+", "sub": "-", "mul": "*", "div": "/", "neg": "-", "mix": "+"}
 
 
 class CellError(ValueError):
@@ -95,24 +106,29 @@ class Cell:
         self.program: Program = self._cut()  # raises an error here if the drivers cannot run it
 
     def _names(self, what: str, names: Iterable[str], least: int, most: int) -> tuple[str, ...]:
-        found = tuple(names)
+        try:
+            found = tuple(names)
+        except TypeError as error:
+            raise self._error(f"{what}: expected a string of letters or a tuple of names, got {names!r}") from error
+        word = isinstance(names, str) and len(names) > 1
+        hint = f"; each letter of a string is a name: for a single name write ({names!r},)" if word else ""
         for name in found:
             if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
-                raise self._error(f"{what}: expected attribute names, got {name!r}")
+                raise self._error(f"{what}: expected attribute names, got {name!r}{hint}")
             if what == "inputs" and name in (*RESERVED, *[f"{s}0" for s in self.states]):
-                raise self._error(f"inputs: {name!r} is the name of another argument; rename it")
+                raise self._error(f"inputs: {name!r} is the name of another argument; rename it{hint}")
         if len(set(found)) < len(found):
-            raise self._error(f"{what}: expected distinct names, got {found}")
+            raise self._error(f"{what}: expected distinct names, got {found}{hint}")
         if not least <= len(found) <= most:
-            raise self._error(f"{what}: expected {least} to {most} names, got {len(found)}")
+            raise self._error(f"{what}: expected {least} to {most} names, got {len(found)}{hint}")
         return found
 
     def _starts(self, parameters: Iterable[str] | Mapping[str, float]) -> dict[str, float]:
         given = dict(parameters) if isinstance(parameters, Mapping) else {}
         for name, value in given.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
                 raise self._error(f"parameters: expected a number as the initial value of {name}, got {value!r}")
-        return given
+        return {name: float(value) for name, value in given.items()}
 
     def of_states(self, name: str, given: Any) -> tuple[Any, ...]:
         """Check an argument with a value or None for each state; None stands for all None."""
@@ -136,25 +152,24 @@ class Cell:
     def _traced(self) -> tuple[Graph, tuple[Node, ...]]:
         graph = Graph(self.function.__code__)
 
-        def leaves(op: str, names: tuple[str, ...]) -> Any:
-            return Given({n: graph.node(op, (), n) for n in names}, op)
+        def leaves(op: str, names: tuple[str, ...], letter: str) -> Any:
+            return Given({n: graph.node(op, (), n) for n in names}, letter)
 
-        x = leaves("x", self.gates)
-        U = Given({g: Matrix(graph, g) for g in self.gates}, "U")
-        s, p, e = leaves("state", self.states), leaves("parameter", self.parameters), leaves("input", self.inputs)
+        x, U = leaves("x", self.gates, "x"), Given({g: Matrix(graph, g) for g in self.gates}, "U")
+        s, p = leaves("state", self.states, "s"), leaves("parameter", self.parameters, "p")
         try:
-            after = self._call(x, U, s, p, e)
-            after = after if isinstance(after, tuple) else (after,)
-            if len(after) != len(self.states):
-                raise TypeError(
-                    f"it returns {len(after)} states, expected {len(self.states)}: {', '.join(self.states)}"
-                )
-            nodes = tuple([graph.value(a) for a in after])
-        except (TypeError, ValueError, AttributeError, ArithmeticError, UnboundLocalError) as error:
-            frames = [
-                f for f in traceback.extract_tb(error.__traceback__) if f.filename == self.function.__code__.co_filename
-            ]
-            raise self._error(str(error), frames[-1].lineno if frames else None) from error
+            with np.errstate(all="ignore"):  # of constants; `without_numbers` finds them
+                after = self._call(x, U, s, p, leaves("input", self.inputs, "e"))
+            nodes = self._returned(graph, after)
+        except Exception as error:
+            raise self._explained(error) from error
+        bad = None if self.builtin else without_numbers(needed(nodes))
+        if bad is not None:
+            raise self._error(
+                f"{SIGNS.get(bad.op, bad.op)} gives NaN or infinity for any values: check for a divisor that is zero, "
+                "and for the logarithm or root of a negative number",
+                bad.line,
+            )
         used = {n.name for n in needed(nodes) if n.op in ("x", "u")}
         for g in self.gates:
             if g not in used:
@@ -164,6 +179,26 @@ class Cell:
                 if not any(n.op == op and n.name == name for n in needed(nodes)):
                     raise self._error(f"{op} {name} is not used: remove it from {op}s, or use it")
         return graph, nodes
+
+    def _returned(self, graph: Graph, after: Any) -> tuple[Node, ...]:
+        """Return the next states, from what the function returned."""
+        if after is None or isinstance(after, list | dict):
+            got = "None" if after is None else f"a {type(after).__name__}"
+            raise TypeError(f"it returns {got}; end it with: return {', '.join(self.states)}")
+        after = after if isinstance(after, tuple) else (after,)
+        if len(after) != len(self.states):
+            raise TypeError(f"it returns {len(after)} states, expected {len(self.states)}: {', '.join(self.states)}")
+        return tuple([graph.number(a) for a in after])
+
+    def _explained(self, error: Exception) -> CellError:
+        """Return the error of a trace with its line, and with advice if Python or a library raised it."""
+        trace = traceback.extract_tb(error.__traceback__)
+        lines = [f.lineno for f in trace if f.filename == self.function.__code__.co_filename]
+        message = str(error)
+        if os.path.dirname(trace[-1].filename) != os.path.dirname(__file__):
+            first = ": ".join([type(error).__name__, *message.splitlines()[:1]])
+            message = f"{first}; equations take operators and the functions of fastrnn.cells"
+        return self._error(message, lines[-1] if lines else None)
 
     def publish(self, written: str) -> None:
         """Set the cell's `key`, unique in this process, by which `by_key` finds it in another.
@@ -193,7 +228,8 @@ class Cell:
         try:
             return Program(self._graph, self.gates, self.states, self.parameters, self.inputs, self._after)
         except ValueError as error:
-            raise self._error(str(error)) from error
+            last = max([node.line or 0 for node in needed(self._after) if node.op in JOINTS], default=0)
+            raise self._error(str(error), last) from error
 
     @cached_property
     def names(self) -> dict[Node, str]:
@@ -270,21 +306,6 @@ class Cell:
         )
 
 
-class Given:
-    """The values that equations read by name."""
-
-    def __init__(self, values: Mapping[str, Any], what: str) -> None:
-        self.__dict__.update(values)
-        self.__dict__["_what"] = what
-
-    def __getattr__(self, name: str) -> Any:
-        names = ", ".join(n for n in self.__dict__ if n != "_what")
-        raise AttributeError(f"{self.__dict__['_what']} has no {name!r}; expected one of: {names or 'none'}")
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"{name}: cannot be assigned; equations return the next states")
-
-
 class Product:
     """U.g on arrays: ``U.g @ v`` is U_g v + b_rec_g, one row per sequence; heads = width of v / columns of U_g."""
 
@@ -307,6 +328,27 @@ class Product:
 def add(a: Any, b: Any) -> Any:
     """Return a + b, or a if b is None."""
     return a if b is None else a + b
+
+
+def without_numbers(nodes: Iterable[Node]) -> Node | None:
+    """Return the first value that is never finite where its arguments are, judged by samples, or None."""
+    rng = np.random.default_rng(0)
+    values: dict[Node, Array] = {}
+    for node in nodes:
+        if node.op == "const":
+            values[node] = np.full(SAMPLES, node.name)
+            if np.isnan(node.name):
+                return node
+            continue
+        values[node] = rng.choice((-1.0, 1.0), SAMPLES) * 10 ** rng.uniform(-4, 4, SAMPLES)
+        if not node.args or node.op in JOINTS:
+            continue
+        with np.errstate(all="ignore"):
+            values[node] = FORMULAS[node.op](*[values[a] for a in node.args])
+        usable = np.all([np.isfinite(values[a]) for a in node.args if not a.is_number], axis=0)
+        if usable.sum() >= ENOUGH and not np.isfinite(values[node])[usable].any():
+            return node
+    return None
 
 
 def by_key(key: str) -> Cell:

@@ -7,14 +7,16 @@ the real part, so complex-step differentiation works. Numba compiles these same 
 from __future__ import annotations
 
 import importlib
+import operator
 import sys
 from collections.abc import Callable
 from functools import cache
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from fastrnn.cells.graph import UNARY, Node
+from fastrnn.cells.graph import COMPARISONS, UNARY, Node
 from fastrnn.types import Array
 
 # 1 in the narrowest type: the literal is an int64, with which Numba would widen float32 arrays.
@@ -78,6 +80,13 @@ ARRAYS: dict[str, Callable[..., Any]] = {
     "clip": _clip,
     "where": _where,
     "mean": _mean,
+}
+
+#: Every operation of a graph on arrays, except products.
+FORMULAS: dict[str, Callable[..., Any]] = ARRAYS | {
+    **{op: getattr(operator, op) for op in (*COMPARISONS, "add", "sub", "mul", "neg")},
+    "div": operator.truediv,
+    "mix": lambda z, n, h: n + z * (h - n),
 }
 
 
@@ -185,9 +194,12 @@ def maximum(a: Any, b: Any) -> Any:
 
 def clip(a: Any, low: float, high: float) -> Any:
     """`a` limited to [low, high]; its derivative is 0 at and beyond the limits."""
-    if not (isinstance(low, int | float) and isinstance(high, int | float) and low <= high):
-        raise TypeError(f"clip: expected two numbers low <= high, got {low!r} and {high!r}; use minimum and maximum")
-    return _apply("clip", a, low, high)
+    if not (isinstance(low, Real) and isinstance(high, Real) and low <= high):
+        raise TypeError(
+            f"clip: expected two numbers low <= high, got {low!r} and {high!r}; "
+            "other limits need minimum(maximum(a, low), high)"
+        )
+    return _apply("clip", a, float(low), float(high))
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:

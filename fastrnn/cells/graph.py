@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
+from numbers import Integral
 from types import CodeType
 from typing import Any
 
@@ -21,6 +22,15 @@ COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 
 #: Operations across units: a product with U, and the mean over hidden units. Values that depend on one need all units.
 JOINTS = ("u", "mean")
+
+
+def refusal(why: str) -> Callable[..., Any]:
+    """Return a method that raises TypeError, for an operation that equations cannot have."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise TypeError(why)
+
+    return refuse
 
 
 class Node:
@@ -72,16 +82,17 @@ class Node:
         return self.graph.make("abs", self)
 
     def __pow__(self, power: Any) -> Node:
-        if isinstance(power, bool) or not isinstance(power, int):
+        if isinstance(power, bool) or not isinstance(power, Integral):
             raise TypeError(f"** takes an integer power, got {power!r}; write exp(power * log(a)), or sqrt(a)")
-        if power < 0:
-            return 1 / self**-power
+        n = int(power)
+        if n < 0:
+            return 1 / self**-n
         result = None
         square = self
-        for bit in reversed(f"{power:b}"):
+        for bit in reversed(f"{n:b}"):
             if bit == "1":
                 result = square if result is None else result * square
-            square = square * square if power > 1 else square
+            square = square * square if n > 1 else square
         return self.graph.constant(1) if result is None else result
 
     def __lt__(self, other: Any) -> Node:
@@ -104,11 +115,27 @@ class Node:
 
     __hash__ = object.__hash__
 
-    def __bool__(self) -> bool:
-        raise TypeError("equations are traced without values: use where(condition, a, b) instead of `if`")
+    __bool__ = refusal(
+        "equations are traced without values: use where(condition, a, b) instead of `if`, `and` and `or`, "
+        "and maximum and minimum instead of max and min"
+    )
+    __iter__ = __len__ = __getitem__ = __setitem__ = refusal(
+        "equations are elementwise: a value has no indices or length, and cannot be unpacked"
+    )
+    __float__ = __int__ = __index__ = __complex__ = refusal(
+        "a value is not a Python number: equations are traced without values, with the functions of fastrnn.cells"
+    )
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __round__ = __floor__ = __ceil__ = __trunc__ = refusal(
+        "//, % and rounding have no derivative: use / and the functions of fastrnn.cells"
+    )
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __invert__ = refusal(
+        "comparisons cannot be combined with & | ~: use one where inside another"
+    )
+    __rpow__ = refusal("** takes an integer power: write exp(log(2) * a) for 2**a")
+    __array__ = refusal("NumPy cannot read a value: equations are traced with the functions of fastrnn.cells")
 
-    def __iter__(self) -> Any:
-        raise TypeError("a value of the equations cannot be unpacked or iterated over")
+    def __repr__(self) -> str:
+        return f"<value: {self.op if self.name is None else self.name}>"
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
@@ -122,6 +149,9 @@ class Node:
         if op is None or method != "__call__" or options:
             raise TypeError(f"NumPy's {ufunc.__name__} cannot be traced: use the functions of fastrnn.cells")
         return self.graph.add(*inputs) if op == "add" else self.graph.make(op, *inputs)
+
+    def __array_function__(self, function: Any, *_: Any) -> Any:
+        raise TypeError(f"NumPy's {function.__name__} cannot be traced: use the functions of fastrnn.cells")
 
     @property
     def is_number(self) -> bool:
@@ -139,12 +169,37 @@ class Matrix:
         if self._used:
             raise TypeError(f"U.{self._gate} is used twice; keep the first product in a variable, or add a gate")
         self._used = True
-        return self._graph.node("u", (self._graph.value(operand),), self._gate)
+        return self._graph.node("u", (self._graph.number(operand),), self._gate)
 
-    def alone(self, *_: Any) -> Any:
+    def alone(self, *_: Any, **__: Any) -> Any:
         raise TypeError(f"U.{self._gate} can only be used in U.{self._gate} @ v")
 
-    __add__ = __sub__ = __mul__ = __truediv__ = __rmatmul__ = alone
+    __add__ = __sub__ = __mul__ = __truediv__ = __pow__ = __neg__ = __rmatmul__ = alone
+    __radd__ = __rsub__ = __rmul__ = __call__ = __getitem__ = __array_ufunc__ = __getattr__ = alone
+
+
+class Given:
+    """x, U, s, p or e: the values that equations read by name."""
+
+    def __init__(self, values: Mapping[str, Any], letter: str) -> None:
+        self.__dict__.update(values)
+        self.__dict__["_letter"] = letter
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{self.__dict__['_letter']} has no {name!r}; expected one of: {', '.join(self._names())}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{name}: cannot be assigned; equations return the next states")
+
+    def _names(self) -> list[str]:
+        return [name for name in self.__dict__ if name != "_letter"]
+
+    def alone(self, *_: Any, **__: Any) -> Any:
+        letter = self.__dict__["_letter"]
+        raise TypeError(f"{letter} has values by name: write {' or '.join(f'{letter}.{n}' for n in self._names())}")
+
+    __add__ = __sub__ = __mul__ = __truediv__ = __pow__ = __neg__ = __matmul__ = __getitem__ = __iter__ = alone
+    __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __len__ = __call__ = __array_ufunc__ = alone
 
 
 class Graph:
@@ -179,7 +234,7 @@ class Graph:
             if a.graph is not self:
                 raise TypeError("a value of another trace; equations must not keep values between calls")
             return a
-        if isinstance(a, Matrix):
+        if isinstance(a, Matrix | Given):
             a.alone()
         if isinstance(a, int | float) and not isinstance(a, bool):
             return self.constant(a)
@@ -189,16 +244,18 @@ class Graph:
             f"{type(a).__name__} is neither a number nor a value of the equations; pass arrays as parameters or inputs"
         )
 
+    def number(self, a: Any) -> Node:
+        """Return a node that is not a comparison, like `value`."""
+        node = self.value(a)
+        if node.op in COMPARISONS:
+            raise TypeError("a comparison is not a number: use where(condition, a, b)")
+        return node
+
     def make(self, op: str, *args: Any) -> Node:
         """Return the node of an operator or a function, or its value if constant."""
-        nodes = tuple([self.value(a) for a in args])
-        for k, a in enumerate(nodes):
-            if (a.op in COMPARISONS) != (op == "where" and k == 0):
-                raise TypeError(
-                    "a comparison is not a number: use where(condition, a, b)"
-                    if a.op in COMPARISONS
-                    else "where: expected a comparison as the first argument"
-                )
+        if op == "where" and not (isinstance(args[0], Node) and args[0].op in COMPARISONS):
+            raise TypeError("where: expected a comparison as the first argument")
+        nodes = tuple([self.value(a) if op == "where" and k == 0 else self.number(a) for k, a in enumerate(args)])
         if op not in COMPARISONS and op != "where" and all(a.is_number for a in nodes):
             return self.constant(evaluated(op, *[a.name for a in nodes]))
         return self.node(op, nodes)
