@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrnn import checks
 from fastrnn.cells import Cell, members
-from fastrnn.checks import describe, floating_array, prefix_of
+from fastrnn.checks import as_array, describe, floating_array, prefix_of
 from fastrnn.frameworks import Framework
 from fastrnn.layers import Dense, Dropout, Layer
 from fastrnn.layers.options import (
@@ -161,6 +161,18 @@ def unstacked(layer: Recurrent) -> list[Layer]:
         parts = layer.stack.parts[i * D : (i + 1) * D]
         found.append(type(layer).from_parts(layer.stack.cell, parts, **options | own))
     return found
+
+
+def as_numpy(name: str, value: Any) -> Array:
+    """Return the values of a tensor of PyTorch, or of an array."""
+    if hasattr(value, "detach"):
+        if str(value.dtype) not in ("torch.float32", "torch.float64"):
+            raise TypeError(f"{name}: expected dtype float32 or float64, got {value.dtype}")
+        if value.is_meta or str(value.layout) != "torch.strided":
+            got = "one on the device meta, which has no values" if value.is_meta else f"layout {value.layout}"
+            raise TypeError(f"{name}: expected a dense tensor with values, got {got}")
+        value = value.detach().cpu().numpy()
+    return as_array(name, value)
 
 
 def loaded(layer: Own, state: Mapping[str, Any]) -> Own:

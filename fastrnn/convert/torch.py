@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastrnn.checks import boolean, named_cell
-from fastrnn.convert.stack import as_chain, recurrent, stacked
-from fastrnn.convert.torch_layers import as_numpy, is_model, made_model, made_recurrent, read, read_model
+from fastrnn.convert.stack import as_chain, as_numpy, recurrent, stacked
 from fastrnn.extras import needed
 from fastrnn.frameworks import PYTORCH
 from fastrnn.layers import Layer
@@ -72,11 +71,14 @@ def from_torch(
     else:
         if cell is not None or prefix:
             raise ValueError("cell, prefix: expected None with a module; they are for a state_dict")
-        if is_model(module_or_state_dict):
+        needed("torch", "torch")
+        from fastrnn.convert import torch_layers  # imported here because it imports PyTorch
+
+        if torch_layers.is_model(module_or_state_dict):
             if batch_first is not None:
                 raise ValueError(f"batch_first: expected None for a model, which is batch-first, got {batch_first}")
-            return read_model(module_or_state_dict)
-        own, state, options = read(module_or_state_dict)
+            return torch_layers.read_model(module_or_state_dict)
+        own, state, options = torch_layers.read(module_or_state_dict)
         if batch_first is not None:
             options["batch_first"] = batch_first
     if "weight_ih" in state:  # a cell has a single layer without a number
@@ -119,6 +121,8 @@ def to_torch(layer: Any) -> Any:
     >>> module = fastrnn.to_torch(fastrnn.LSTM(3, 4))  # doctest: +SKIP
     """
     needed("torch", "torch")
+    from fastrnn.convert import torch_layers  # imported here because it imports PyTorch
+
     if isinstance(layer, Recurrent):
-        return made_recurrent(recurrent(layer, PYTORCH), layer.batch_first)
-    return made_model(as_chain("layer", layer))
+        return torch_layers.made_recurrent(recurrent(layer, PYTORCH), layer.batch_first)
+    return torch_layers.made_model(as_chain("layer", layer))

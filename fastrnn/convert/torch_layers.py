@@ -1,4 +1,4 @@
-"""Convert between layers and PyTorch modules."""
+"""Convert between layers and PyTorch modules; only `convert.torch` imports it, because it imports PyTorch."""
 
 from __future__ import annotations
 
@@ -7,34 +7,23 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
+from fastrnn import layers
 from fastrnn.cells import Cell, find
-from fastrnn.checks import as_array, titled
-from fastrnn.convert.stack import Arrays, kind_of, loaded, recurrent, stacked, unstacked
-from fastrnn.extras import needed
+from fastrnn.checks import titled
+from fastrnn.convert import torch_modules
+from fastrnn.convert.stack import Arrays, as_numpy, kind_of, loaded, recurrent, stacked, unstacked
 from fastrnn.frameworks import MODES, PYTORCH, PYTORCH_IN_MODELS
-from fastrnn.layers import (
-    Activation,
-    Dense,
-    Dropout,
-    Embedding,
-    GlobalAveragePooling1D,
-    GlobalMaxPooling1D,
-    LastStep,
-    Layer,
-    LayerNormalization,
-    RepeatVector,
-)
 from fastrnn.layers.options import suffixes
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.training import Sequential
 from fastrnn.training.chain import Chain
-from fastrnn.types import Array
 
 
 def read(module: Any) -> tuple[Cell, Arrays, dict[str, Any]]:
     """Return a module's cell, its current parameters (also if parametrized), and its options."""
-    nn = needed("torch", "torch").nn
     if isinstance(module, nn.RNNBase):
         if module.mode not in MODES:
             raise TypeError(f"module: expected torch.nn.RNN, GRU or LSTM, got {type(module).__name__}")
@@ -62,22 +51,16 @@ def read(module: Any) -> tuple[Cell, Arrays, dict[str, Any]]:
 
 def is_model(module: Any) -> bool:
     """Return whether `to_torch` made the module from a `Sequential`."""
-    needed("torch", "torch")
-    from fastrnn.convert.torch_modules import Sequential  # imported here because it imports PyTorch
-
-    return isinstance(module, Sequential)
+    return isinstance(module, torch_modules.Sequential)
 
 
-def read_model(model: Any, dtype: Any = np.float32) -> Layer:
+def read_model(model: Any, dtype: Any = np.float32) -> layers.Layer:
     """Convert a model; layers without parameters get the dtype of those that have some."""
     dtype = next((as_numpy(name, value).dtype for name, value in model.state_dict().items()), dtype)
     return Sequential([read_layer(module, then, dtype) for module, then in zip(model, model.then, strict=True)])
 
 
-def read_layer(module: Any, then: Any, dtype: Any) -> Layer:
-    from fastrnn.convert import torch_modules
-
-    nn = needed("torch", "torch").nn
+def read_layer(module: Any, then: Any, dtype: Any) -> layers.Layer:
     if is_model(module):
         return read_model(module, dtype)
     if isinstance(module, nn.RNNBase):
@@ -86,49 +69,35 @@ def read_layer(module: Any, then: Any, dtype: Any) -> Layer:
     state = {name: as_numpy(name, value) for name, value in module.state_dict().items()}
     if isinstance(module, nn.Linear):
         options = {"bias": module.bias is not None, "dtype": state["weight"].dtype, "rng": 0}
-        return loaded(Dense(module.in_features, module.out_features, then.activation, **options), state)
+        return loaded(layers.Dense(module.in_features, module.out_features, then.activation, **options), state)
     if isinstance(module, nn.Embedding):
         sizes = module.num_embeddings, module.embedding_dim, module.padding_idx
         sparse = True if module.sparse else None  # PyTorch's default carries no information
-        return loaded(Embedding(*sizes, sparse=sparse, dtype=state["weight"].dtype, rng=0), state)
+        return loaded(layers.Embedding(*sizes, sparse=sparse, dtype=state["weight"].dtype, rng=0), state)
     if isinstance(module, nn.Dropout):
-        return Dropout(module.p)
+        return layers.Dropout(module.p)
     if isinstance(module, nn.LayerNorm):
         (size,), given = module.normalized_shape, {"scale": "weight" in state, "center": "bias" in state}
-        return loaded(LayerNormalization(size, module.eps, **given, dtype=dtype), state)
+        return loaded(layers.LayerNormalization(size, module.eps, **given, dtype=dtype), state)
     if isinstance(module, torch_modules.RepeatVector):
-        return RepeatVector(module.n)
+        return layers.RepeatVector(module.n)
     if isinstance(module, torch_modules.OverTime):
         return next(kind for kind in OVER_TIME if kind.__name__ == type(module).__name__)()
     if (activation := torch_modules.activation_of(module)) is None:
         raise TypeError(f"module: expected a module that to_torch makes, got {module!r:.80}")
-    return Activation(activation)
-
-
-def as_numpy(name: str, value: Any) -> Array:
-    """Return the values of a tensor or an array."""
-    if hasattr(value, "detach"):
-        if str(value.dtype) not in ("torch.float32", "torch.float64"):
-            raise TypeError(f"{name}: expected dtype float32 or float64, got {value.dtype}")
-        if value.is_meta or str(value.layout) != "torch.strided":
-            got = "one on the device meta, which has no values" if value.is_meta else f"layout {value.layout}"
-            raise TypeError(f"{name}: expected a dense tensor with values, got {got}")
-        value = value.detach().cpu().numpy()
-    return as_array(name, value)
+    return layers.Activation(activation)
 
 
 def made_model(model: Chain) -> Any:
-    from fastrnn.convert.torch_modules import Sequential, Then  # imported here because it imports PyTorch
-
-    nn = needed("torch", "torch").nn
     modules, then = [], []
     for title, layer in zip(model.names, model.layers, strict=True):
         with titled(title):
             module = made_model(layer) if isinstance(layer, Chain) else MAKERS[kind_of(layer, MAKERS)](layer)
-        told = [name for name in Then._fields if hasattr(layer, name) and isinstance(module, nn.RNNBase | nn.Linear)]
+        processed = isinstance(module, nn.RNNBase | nn.Linear)
+        told = [name for name in torch_modules.Then._fields if processed and hasattr(layer, name)]
         modules.append(module)
-        then.append(Then(**{name: getattr(layer, name) for name in told}))
-    return Sequential(modules, then)
+        then.append(torch_modules.Then(**{name: getattr(layer, name) for name in told}))
+    return torch_modules.Sequential(modules, then)
 
 
 def in_model(layer: Recurrent) -> Any:
@@ -140,7 +109,7 @@ def in_model(layer: Recurrent) -> Any:
 
 
 def made_recurrent(layer: Recurrent, batch_first: bool) -> Any:
-    cell, nn = layer.stack.cell, needed("torch", "torch").nn
+    cell = layer.stack.cell
     extra = {"nonlinearity": cell.options["activation"]} if "activation" in cell.options else {}
     extra |= {"proj_size": layer.proj_size} if layer.proj_size else {}
     sizes = layer.input_size, layer.hidden_size, layer.num_layers
@@ -151,7 +120,6 @@ def made_recurrent(layer: Recurrent, batch_first: bool) -> Any:
 
 def filled(made: Any, layer: Any, state: Arrays, *sizes: int, **options: Any) -> Any:
     """Make a module of the layer's dtype with this state."""
-    torch = needed("torch", "torch")
     dtype = getattr(torch, str(layer.dtype))
     # The meta device skips drawing random numbers, which would be discarded.
     module = made(*sizes, dtype=dtype, device="meta", **options).to_empty(device="cpu")
@@ -159,55 +127,37 @@ def filled(made: Any, layer: Any, state: Arrays, *sizes: int, **options: Any) ->
     return module
 
 
-def made_dense(layer: Dense) -> Any:
-    made = needed("torch", "torch").nn.Linear
-    return filled(made, layer, layer.state_dict(), layer.input_size, layer.output_size, bias=layer.bias is not None)
+def made_dense(layer: layers.Dense) -> Any:
+    sizes = layer.input_size, layer.output_size
+    return filled(nn.Linear, layer, layer.state_dict(), *sizes, bias=layer.bias is not None)
 
 
-def made_embedding(layer: Embedding) -> Any:
-    made, sizes = needed("torch", "torch").nn.Embedding, (layer.num_embeddings, layer.embedding_dim)
-    return filled(made, layer, layer.state_dict(), *sizes, padding_idx=layer.padding_idx)
+def made_embedding(layer: layers.Embedding) -> Any:
+    sizes = layer.num_embeddings, layer.embedding_dim
+    return filled(nn.Embedding, layer, layer.state_dict(), *sizes, padding_idx=layer.padding_idx)
 
 
-def made_activation(layer: Activation) -> Any:
-    from fastrnn.convert.torch_modules import ACTIVATION_MODULES
-
-    return copy.deepcopy(ACTIVATION_MODULES[layer.activation])
-
-
-def made_normalization(layer: LayerNormalization) -> Any:
+def made_normalization(layer: layers.LayerNormalization) -> Any:
     scale, center = layer.weight is not None, layer.bias is not None
     if center and not scale:
         raise ValueError("scale: PyTorch has no LayerNorm with a bias and without a weight; expected True, got False")
-    made, options = needed("torch", "torch").nn.LayerNorm, {"elementwise_affine": scale, "bias": center}
-    return filled(made, layer, layer.state_dict(), layer.input_size, eps=layer.epsilon, **options)
-
-
-def made_over_time(layer: Layer) -> Any:
-    from fastrnn.convert import torch_modules
-
-    return getattr(torch_modules, type(layer).__name__)()
-
-
-def made_repetition(layer: RepeatVector) -> Any:
-    from fastrnn.convert import torch_modules
-
-    return torch_modules.RepeatVector(layer.n)
+    options = {"elementwise_affine": scale, "bias": center}
+    return filled(nn.LayerNorm, layer, layer.state_dict(), layer.input_size, eps=layer.epsilon, **options)
 
 
 #: Layers that reduce steps to a vector. PyTorch has no modules for them; those of `torch_modules` have the same names.
-OVER_TIME = (LastStep, GlobalAveragePooling1D, GlobalMaxPooling1D)
+OVER_TIME = (layers.LastStep, layers.GlobalAveragePooling1D, layers.GlobalMaxPooling1D)
 
 #: class of a layer -> the function that makes its module
-MAKERS: dict[type[Layer], Callable[[Any], Any]] = {
+MAKERS: dict[type[layers.Layer], Callable[[Any], Any]] = {
     Recurrent: in_model,
-    Dense: made_dense,
-    Embedding: made_embedding,
-    Dropout: lambda layer: needed("torch", "torch").nn.Dropout(layer.rate),
-    Activation: made_activation,
-    LayerNormalization: made_normalization,
-    **dict.fromkeys(OVER_TIME, made_over_time),
-    RepeatVector: made_repetition,
+    layers.Dense: made_dense,
+    layers.Embedding: made_embedding,
+    layers.Dropout: lambda layer: nn.Dropout(layer.rate),
+    layers.Activation: lambda layer: copy.deepcopy(torch_modules.ACTIVATION_MODULES[layer.activation]),
+    layers.LayerNormalization: made_normalization,
+    **dict.fromkeys(OVER_TIME, lambda layer: getattr(torch_modules, type(layer).__name__)()),
+    layers.RepeatVector: lambda layer: torch_modules.RepeatVector(layer.n),
 }
 
 
