@@ -10,22 +10,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from fastrnn import layers
 from fastrnn.cells import Cell, members
 from fastrnn.checks import positive
 from fastrnn.convert.quantization import quantize
 from fastrnn.convert.stack import Arrays, built, expect_names, loaded
-from fastrnn.layers import (
-    Activation,
-    Dense,
-    Dropout,
-    Embedding,
-    GlobalAveragePooling1D,
-    GlobalMaxPooling1D,
-    LastStep,
-    Layer,
-    LayerNormalization,
-    RepeatVector,
-)
+from fastrnn.layers import Layer
 from fastrnn.layers.rnn import LAYERS
 from fastrnn.training import Sequential, weight_files
 from fastrnn.training.weight_files import OPTIONS, RECURRENT, Spec, save_model
@@ -180,13 +170,13 @@ def build_dense(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
         raise ValueError(f"{whose}: bias: expected True or False, got {bias!r:.80}")
     expect_names(whose, tensors, ("weight", "bias") if bias else ("weight",))
     expect_table(whose, tensors, spec, "output_size", "input_size")
-    return loaded(Dense(**spec), tensors)
+    return loaded(layers.Dense(**spec), tensors)
 
 
 def build_embedding(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
     expect_names(whose, tensors, ("weight",))
     expect_table(whose, tensors, spec, "num_embeddings", "embedding_dim")
-    return loaded(Embedding(**spec), tensors)
+    return loaded(layers.Embedding(**spec), tensors)
 
 
 def build_normalization(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
@@ -195,7 +185,7 @@ def build_normalization(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -
     for name in names:
         if tensors[name].shape != (positive("input_size", spec["input_size"]),):
             raise ValueError(f"{whose}: {name}: expected shape ({spec['input_size']},), got {tensors[name].shape}")
-    return loaded(LayerNormalization(**spec), tensors)
+    return loaded(layers.LayerNormalization(**spec), tensors)
 
 
 def expect_table(whose: str, tensors: Arrays, spec: Spec, *sizes: str) -> None:
@@ -220,6 +210,12 @@ def build_sequential(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> L
     return Sequential([restored(*part, cells) for part in parts])
 
 
+#: layers without weights
+PLAIN: tuple[type[Layer], ...] = (
+    *(layers.RepeatVector, layers.LastStep, layers.GlobalAveragePooling1D, layers.GlobalMaxPooling1D),
+    *(layers.Dropout, layers.Activation),
+)
+
 #: class -> its builder
 BUILDERS: dict[str, Builder] = {
     **{layer.__name__: build_recurrent(family) for family, layer in LAYERS.items()},
@@ -227,9 +223,6 @@ BUILDERS: dict[str, Builder] = {
     "Dense": build_dense,
     "Embedding": build_embedding,
     "LayerNormalization": build_normalization,
-    **{
-        kind.__name__: build_plain(kind)
-        for kind in (RepeatVector, LastStep, GlobalAveragePooling1D, GlobalMaxPooling1D, Dropout, Activation)
-    },
+    **{kind.__name__: build_plain(kind) for kind in PLAIN},
     "Sequential": build_sequential,
 }

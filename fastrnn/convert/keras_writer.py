@@ -7,23 +7,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from fastrnn import layers
 from fastrnn.cells import Cell
 from fastrnn.checks import titled
 from fastrnn.convert.stack import Arrays, kind_of, recurrent, refuse, unstacked
 from fastrnn.extras import needed
 from fastrnn.frameworks import KERAS, keras_activation, keras_options, reordered, two_biases
-from fastrnn.layers import (
-    Activation,
-    Dense,
-    Dropout,
-    Embedding,
-    GlobalAveragePooling1D,
-    GlobalMaxPooling1D,
-    LastStep,
-    Layer,
-    LayerNormalization,
-    RepeatVector,
-)
+from fastrnn.layers import Layer
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.training import Sequential
 from fastrnn.types import Array
@@ -126,39 +116,39 @@ def filled(layer: Any, shape: tuple[int | None, ...], values: list[Array]) -> An
     return layer
 
 
-def made_dense(keras: Any, layer: Dense) -> list[Any]:
+def made_dense(keras: Any, layer: layers.Dense) -> list[Any]:
     options = {"use_bias": layer.bias is not None, "dtype": str(layer.dtype)}
     made = keras.layers.Dense(layer.output_size, keras_activation(layer.activation), **options)
     values = [layer.weight.T, *([] if layer.bias is None else [layer.bias])]
     return [filled(made, (None, layer.input_size), values)]
 
 
-def made_embedding(keras: Any, layer: Embedding) -> list[Any]:
+def made_embedding(keras: Any, layer: layers.Embedding) -> list[Any]:
     refuse(layer, KERAS, "padding_idx", layer.padding_idx, None)
     made = keras.layers.Embedding(layer.num_embeddings, layer.embedding_dim, dtype=str(layer.dtype))
     return [filled(made, (None, None), [layer.weight])]
 
 
-def made_normalization(keras: Any, layer: LayerNormalization) -> list[Any]:
+def made_normalization(keras: Any, layer: layers.LayerNormalization) -> list[Any]:
     options = {"center": layer.bias is not None, "scale": layer.weight is not None, "dtype": str(layer.dtype)}
     made = keras.layers.LayerNormalization(epsilon=layer.epsilon, **options)
     return [filled(made, (None, layer.input_size), list(layer.parameters().values()))]
 
 
-def no_last_step(keras: Any, layer: LastStep) -> NoReturn:
+def no_last_step(keras: Any, layer: layers.LastStep) -> NoReturn:
     raise ValueError("layer: Keras has no LastStep; use return_sequences=False in the recurrent layer instead")
 
 
 #: class of a layer -> the function that makes its Keras layers
 MAKERS: dict[type[Layer], Callable[[Any, Any], list[Any]]] = {
     Recurrent: lambda keras, layer: made_stack(keras, recurrent(layer, KERAS)),
-    Dense: made_dense,
-    Embedding: made_embedding,
-    Dropout: lambda keras, layer: [keras.layers.Dropout(layer.rate)],
-    LayerNormalization: made_normalization,
-    RepeatVector: lambda keras, layer: [keras.layers.RepeatVector(layer.n)],
-    GlobalAveragePooling1D: lambda keras, layer: [keras.layers.GlobalAveragePooling1D()],
-    GlobalMaxPooling1D: lambda keras, layer: [keras.layers.GlobalMaxPooling1D()],
-    LastStep: no_last_step,
-    Activation: lambda keras, layer: [keras.layers.Activation(keras_activation(layer.activation))],
+    layers.Dense: made_dense,
+    layers.Embedding: made_embedding,
+    layers.Dropout: lambda keras, layer: [keras.layers.Dropout(layer.rate)],
+    layers.LayerNormalization: made_normalization,
+    layers.RepeatVector: lambda keras, layer: [keras.layers.RepeatVector(layer.n)],
+    layers.GlobalAveragePooling1D: lambda keras, layer: [keras.layers.GlobalAveragePooling1D()],
+    layers.GlobalMaxPooling1D: lambda keras, layer: [keras.layers.GlobalMaxPooling1D()],
+    layers.LastStep: no_last_step,
+    layers.Activation: lambda keras, layer: [keras.layers.Activation(keras_activation(layer.activation))],
 }

@@ -7,22 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn import layers
 from fastrnn.cells import Cell
 from fastrnn.convert.onnx_nodes import Nodes, Value
 from fastrnn.convert.stack import Arrays, Parts, recurrent
 from fastrnn.frameworks import ONNX, onnx_attributes, reordered
-from fastrnn.layers import (
-    Activation,
-    Dense,
-    Dropout,
-    Embedding,
-    GlobalAveragePooling1D,
-    GlobalMaxPooling1D,
-    LastStep,
-    Layer,
-    LayerNormalization,
-    RepeatVector,
-)
+from fastrnn.layers import Layer
 from fastrnn.layers.options import features
 from fastrnn.layers.recurrent import Recurrent
 
@@ -123,7 +113,7 @@ def with_zeros(a: Any, source: Sequence[str], target: Sequence[str]) -> Any:
     return reordered(np.concatenate([a, zeros]), [*source, *missing], target)
 
 
-def write_dense(nodes: Nodes, layer: Dense, x: Value, prefix: str) -> Value:
+def write_dense(nodes: Nodes, layer: layers.Dense, x: Value, prefix: str) -> Value:
     weight = nodes.constant(f"{prefix}weight", np.ascontiguousarray(layer.weight.T))
     name = nodes.add("MatMul", [x.name, weight], f"{prefix}product")
     if layer.bias is not None:
@@ -131,19 +121,19 @@ def write_dense(nodes: Nodes, layer: Dense, x: Value, prefix: str) -> Value:
     return write_activation(nodes, layer, x._replace(name=name), prefix)
 
 
-def write_activation(nodes: Nodes, layer: Dense | Activation, x: Value, prefix: str) -> Value:
+def write_activation(nodes: Nodes, layer: layers.Dense | layers.Activation, x: Value, prefix: str) -> Value:
     if layer.activation not in OPERATORS:
         return x
     kind, attributes = OPERATORS[layer.activation]
     return x._replace(name=nodes.add(kind, [x.name], f"{prefix}{layer.activation}", **attributes))
 
 
-def write_embedding(nodes: Nodes, layer: Embedding, x: Value, prefix: str) -> Value:
+def write_embedding(nodes: Nodes, layer: layers.Embedding, x: Value, prefix: str) -> Value:
     table = nodes.constant(f"{prefix}weight", layer.weight)
     return x._replace(name=nodes.add("Gather", [table, x.name], f"{prefix}rows", axis=0))
 
 
-def write_normalization(nodes: Nodes, layer: LayerNormalization, x: Value, prefix: str) -> Value:
+def write_normalization(nodes: Nodes, layer: layers.LayerNormalization, x: Value, prefix: str) -> Value:
     def mean(name: str) -> str:
         return nodes.add_moved("ReduceMean", name, "last_axis", [-1], f"{name}_mean", keepdims=1)
 
@@ -159,7 +149,7 @@ def write_normalization(nodes: Nodes, layer: LayerNormalization, x: Value, prefi
     return x._replace(name=name)
 
 
-def write_last(nodes: Nodes, layer: LastStep, x: Value, prefix: str) -> Value:
+def write_last(nodes: Nodes, layer: layers.LastStep, x: Value, prefix: str) -> Value:
     x = nodes.turned(x, False)
     if not nodes.lengths:
         index = nodes.constant("last", np.array(-1))
@@ -169,7 +159,7 @@ def write_last(nodes: Nodes, layer: LastStep, x: Value, prefix: str) -> Value:
     return Value(nodes.add_moved("ReduceSum", x.name, "axis1", [1], f"{prefix}last", keepdims=0), None)
 
 
-def write_mean(nodes: Nodes, layer: GlobalAveragePooling1D, x: Value, prefix: str) -> Value:
+def write_mean(nodes: Nodes, layer: layers.GlobalAveragePooling1D, x: Value, prefix: str) -> Value:
     x = nodes.turned(x, False)
     if not nodes.lengths:
         return Value(nodes.add_moved("ReduceMean", x.name, "axis1", [1], f"{prefix}mean", keepdims=0), None)
@@ -180,7 +170,7 @@ def write_mean(nodes: Nodes, layer: GlobalAveragePooling1D, x: Value, prefix: st
     return Value(nodes.add("Div", [total, nodes.add("Max", counts, f"{prefix}counts")], f"{prefix}mean"), None)
 
 
-def write_max(nodes: Nodes, layer: GlobalMaxPooling1D, x: Value, prefix: str) -> Value:
+def write_max(nodes: Nodes, layer: layers.GlobalMaxPooling1D, x: Value, prefix: str) -> Value:
     x = nodes.turned(x, False)
     if not nodes.lengths:
         return Value(nodes.add_moved("ReduceMax", x.name, "axis1", [1], f"{prefix}max", keepdims=0), None)
@@ -198,7 +188,7 @@ def masked(nodes: Nodes, x: Value, mask: str, other: float) -> Value:
     return x._replace(name=nodes.add("Where", [mask, x.name, padding], f"{x.name}_masked"))
 
 
-def write_repetition(nodes: Nodes, layer: RepeatVector, x: Value, prefix: str) -> Value:
+def write_repetition(nodes: Nodes, layer: layers.RepeatVector, x: Value, prefix: str) -> Value:
     one = nodes.add_moved("Unsqueeze", x.name, "axis1", [1], f"{prefix}one")
     shape = nodes.constant(f"{prefix}repeats", np.array([1, layer.n, 1]))
     return Value(nodes.add("Expand", [one, shape], f"{prefix}repeated"), layer.n)
@@ -207,13 +197,13 @@ def write_repetition(nodes: Nodes, layer: RepeatVector, x: Value, prefix: str) -
 #: class of a layer -> its writer
 WRITERS: dict[type[Layer], Callable[[Nodes, Any, Value, str], Value]] = {
     Recurrent: write_recurrent,
-    Dense: write_dense,
-    Embedding: write_embedding,
-    Dropout: lambda nodes, layer, x, prefix: x,
-    Activation: write_activation,
-    LayerNormalization: write_normalization,
-    LastStep: write_last,
-    GlobalAveragePooling1D: write_mean,
-    GlobalMaxPooling1D: write_max,
-    RepeatVector: write_repetition,
+    layers.Dense: write_dense,
+    layers.Embedding: write_embedding,
+    layers.Dropout: lambda nodes, layer, x, prefix: x,
+    layers.Activation: write_activation,
+    layers.LayerNormalization: write_normalization,
+    layers.LastStep: write_last,
+    layers.GlobalAveragePooling1D: write_mean,
+    layers.GlobalMaxPooling1D: write_max,
+    layers.RepeatVector: write_repetition,
 }

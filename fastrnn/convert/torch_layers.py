@@ -16,6 +16,7 @@ from fastrnn.checks import titled
 from fastrnn.convert import torch_modules
 from fastrnn.convert.stack import Arrays, as_numpy, kind_of, loaded, recurrent, stacked, unstacked
 from fastrnn.frameworks import MODES, PYTORCH, PYTORCH_IN_MODELS
+from fastrnn.layers import Layer
 from fastrnn.layers.options import suffixes
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.training import Sequential
@@ -54,13 +55,13 @@ def is_model(module: Any) -> bool:
     return isinstance(module, torch_modules.Sequential)
 
 
-def read_model(model: Any, dtype: Any = np.float32) -> layers.Layer:
+def read_model(model: Any, dtype: Any = np.float32) -> Layer:
     """Convert a model; layers without parameters get the dtype of those that have some."""
     dtype = next((as_numpy(name, value).dtype for name, value in model.state_dict().items()), dtype)
     return Sequential([read_layer(module, then, dtype) for module, then in zip(model, model.then, strict=True)])
 
 
-def read_layer(module: Any, then: Any, dtype: Any) -> layers.Layer:
+def read_layer(module: Any, then: Any, dtype: Any) -> Layer:
     if is_model(module):
         return read_model(module, dtype)
     if isinstance(module, nn.RNNBase):
@@ -149,7 +150,7 @@ def made_normalization(layer: layers.LayerNormalization) -> Any:
 OVER_TIME = (layers.LastStep, layers.GlobalAveragePooling1D, layers.GlobalMaxPooling1D)
 
 #: class of a layer -> the function that makes its module
-MAKERS: dict[type[layers.Layer], Callable[[Any], Any]] = {
+MAKERS: dict[type[Layer], Callable[[Any], Any]] = {
     Recurrent: in_model,
     layers.Dense: made_dense,
     layers.Embedding: made_embedding,
