@@ -18,18 +18,8 @@ import numpy as np
 
 from fastrnn.checks import among, boolean, count, finite, fraction, positive
 from fastrnn.extras import needed
+from fastrnn.training import weight_files
 from fastrnn.training.fitting import Callback, History, Training
-from fastrnn.training.weight_files import (
-    expect,
-    expect_place,
-    file_path,
-    kinds,
-    prefixed,
-    read,
-    take_weights,
-    under,
-    write,
-)
 from fastrnn.types import Array
 
 
@@ -290,13 +280,13 @@ class Checkpoint(Callback):
         boolean("best_only", best_only)
         if not best_only and (monitor is not None or mode is not None):
             raise ValueError("monitor, mode: expected None without best_only=True")
-        self.path, self.every = str(file_path("path", path)), positive("every", every)
+        self.path, self.every = str(weight_files.file_path("path", path)), positive("every", every)
         self._best = Best("val_loss" if monitor is None else monitor, mode) if best_only else None
 
     def on_train_begin(self, training: Training) -> None:
         needed("safetensors.numpy", "train")
         if "{epoch}" not in str(Path(self.path).parent):
-            expect_place(self._file(training.epoch + 1))
+            weight_files.expect_place(self._file(training.epoch + 1))
         if self._best:
             self._best.begin(training)
 
@@ -354,23 +344,23 @@ def in_order(callbacks: Any, progress: Any) -> list[Callback]:
 def save_training(path: str | os.PathLike[str], training: Training) -> None:
     """Write everything that later epochs depend on, except the data and the arguments of `fit`."""
     tensors = dict(training.model.parameters())
-    tensors |= prefixed("optimizer.", training.optimizer.state_dict())
+    tensors |= weight_files.prefixed("optimizer.", training.optimizer.state_dict())
     plain: dict[str, dict[str, Any]] = {}
     for name, callback in training.callbacks.items():
         state = callback.state_dict()
         arrays = {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
-        tensors |= prefixed(f"callbacks.{name}.", arrays)
+        tensors |= weight_files.prefixed(f"callbacks.{name}.", arrays)
         if state:
             plain[name] = {key: value for key, value in state.items() if key not in arrays}
     metadata = {
-        "layers": kinds(training.model),
+        "layers": weight_files.kinds(training.model),
         "epoch": training.epoch,
         "rng": training.rng.bit_generator.state,
         "history": training.history.history,
         "optimizer": type(training.optimizer).__name__,
         "callbacks": plain,
     }
-    write(path, tensors, metadata)
+    weight_files.write(path, tensors, metadata)
 
 
 def load_training(path: str | os.PathLike[str], training: Training) -> None:
@@ -392,20 +382,21 @@ def load_training(path: str | os.PathLike[str], training: Training) -> None:
 
 
 def take_training(path: str | os.PathLike[str], training: Training) -> None:
-    tensors, metadata = read("resume", path)
+    tensors, metadata = weight_files.read("resume", path)
     if "epoch" not in metadata:
         raise ValueError(f"resume: expected a file that Checkpoint wrote, got {os.fspath(path)}, with weights only")
-    expect("resume", path, "the optimizer", metadata["optimizer"], type(training.optimizer).__name__)
+    weight_files.expect("resume", path, "the optimizer", metadata["optimizer"], type(training.optimizer).__name__)
     stateful = [name for name, callback in training.callbacks.items() if callback.state_dict()]
-    expect("resume", path, "the callbacks with a state", sorted(metadata["callbacks"]), sorted(stateful))
+    weight_files.expect("resume", path, "the callbacks with a state", sorted(metadata["callbacks"]), sorted(stateful))
     generator = training.rng.bit_generator
-    expect("resume", path, "the generator", metadata["rng"]["bit_generator"], type(generator).__name__)
+    weight_files.expect("resume", path, "the generator", metadata["rng"]["bit_generator"], type(generator).__name__)
 
-    take_weights("resume", path, training.model, tensors, metadata)
-    training.optimizer.load_state_dict(under("optimizer.", tensors))
+    weight_files.take_weights("resume", path, training.model, tensors, metadata)
+    training.optimizer.load_state_dict(weight_files.under("optimizer.", tensors))
     for name, plain in metadata["callbacks"].items():
-        training.callbacks[name].load_state_dict(plain | under(f"callbacks.{name}.", tensors))
+        training.callbacks[name].load_state_dict(plain | weight_files.under(f"callbacks.{name}.", tensors))
     history = {name: [float(value) for value in values] for name, values in metadata["history"].items()}
-    expect("resume", path, "epochs in its history", {len(values) for values in history.values()}, {metadata["epoch"]})
+    epochs = {len(values) for values in history.values()}
+    weight_files.expect("resume", path, "epochs in its history", epochs, {metadata["epoch"]})
     generator.state = metadata["rng"]
     training.epoch, training.history = metadata["epoch"], History(history)

@@ -10,20 +10,8 @@ from typing import Any
 
 from fastrnn.checks import by_name, positive
 from fastrnn.layers.base import Layer, Shape
-from fastrnn.training import weight_files
-from fastrnn.training.batches import (
-    ArraySource,
-    Batch,
-    IterableSource,
-    Samples,
-    Source,
-    as_extras,
-    as_inputs,
-    as_targets,
-    as_weights,
-    fields,
-    gives_batches,
-)
+from fastrnn.training import batches, weight_files
+from fastrnn.training.batches import ArraySource, Batch, IterableSource, Samples, Source
 from fastrnn.training.chain import Chain, keeps_steps
 from fastrnn.training.losses import LOSSES, Judged, Loss
 from fastrnn.training.metrics import Metric, metric_name
@@ -315,7 +303,7 @@ class Model(Chain):
         x, size = given["x"], positive("batch_size", batch_size)
         argument, number = steps
         number = None if number is None else positive(argument, number)
-        if not gives_batches(x) or (check is None and isinstance(x, list)):
+        if not batches.gives_batches(x) or (check is None and isinstance(x, list)):
             if number is not None:
                 raise ValueError(f"{argument}: expected None if {prefix}x is an array or a list, got {number}")
             samples = self._samples(given, class_weights, prefix, check is not None)
@@ -328,7 +316,7 @@ class Model(Chain):
 
         def read(batch: str, given: Any) -> Samples:
             name, targets = f"{prefix}{batch}", check is not None
-            samples = self._samples(fields(name, given, targets), class_weights, f"{name} ", targets)
+            samples = self._samples(batches.fields(name, given, targets), class_weights, f"{name} ", targets)
             if check is not None:
                 check(f"{name} y", samples)
             return samples
@@ -337,16 +325,18 @@ class Model(Chain):
 
     def _samples(self, given: dict[str, Any], class_weights: ClassWeights, prefix: str, targets: bool) -> Samples:
         """Return checked samples; the loss checks the sizes of targets."""
-        x, lengths = as_inputs(f"{prefix}x", given["x"], given.get("lengths"))
+        x, lengths = batches.as_inputs(f"{prefix}x", given["x"], given.get("lengths"))
         shape = (x.shape[1], x.shape[0], *x.shape[2:]) if has_steps(x) else x.shape
         found = self.output_shape(shape)
         stepwise = has_steps(x) and keeps_steps(self, shape)
         samples = Samples(x, None, lengths, stepwise, found[0] if len(found) == 3 and not stepwise else None)
-        samples = samples._replace(e=as_extras(f"{prefix}e", given.get("e"), self.inputs, samples))
+        samples = samples._replace(e=batches.as_extras(f"{prefix}e", given.get("e"), self.inputs, samples))
         if not targets:
             return samples
-        samples = samples._replace(y=as_targets(f"{prefix}y", given["y"], samples), class_weights=class_weights)
-        return samples._replace(weights=as_weights(f"{prefix}sample_weight", given.get("sample_weight"), samples))
+        y = batches.as_targets(f"{prefix}y", given["y"], samples)
+        samples = samples._replace(y=y, class_weights=class_weights)
+        weights = batches.as_weights(f"{prefix}sample_weight", given.get("sample_weight"), samples)
+        return samples._replace(weights=weights)
 
 
 class Totals:
