@@ -162,7 +162,7 @@ def of_layer(layer: Any) -> Piece:
 
 def pieces_of(model: Config, store: Store, wanted: str | None) -> list[Piece]:
     """Return the layers in the order of application, or only the wanted one, anywhere in the model."""
-    found = list(in_order(model, store) if wanted is None else everywhere(model, store))
+    found = list(each_layer(model, store, chained=wanted is None))
     if wanted is not None:
         found = [(one, own) for one, own in found if name(one) == wanted]
         if len(found) != 1:
@@ -170,22 +170,12 @@ def pieces_of(model: Config, store: Store, wanted: str | None) -> list[Piece]:
     return [Piece(one["class_name"], one["config"], own.arrays(one)) for one, own in found]
 
 
-def in_order(model: Config, store: Store) -> Iterator[tuple[Config, Store]]:
-    """Yield the layers in order, each with the store of its weights."""
+def each_layer(model: Config, store: Store, chained: bool) -> Iterator[tuple[Config, Store]]:
+    """Yield all layers with the stores of their weights: if `chained` in the order of application, else as listed."""
     layers = layers_of(model)
-    parts = {id(one): part for one, part in zip(layers, store.parts(layers), strict=True)}
-    for one in layers if model["class_name"] == "Sequential" else chain(model["config"]):
+    stores = {id(one): own for one, own in zip(layers, store.parts(layers), strict=True)}
+    for one in chain(model["config"]) if chained and model["class_name"] != "Sequential" else layers:
         if is_model(one):
-            yield from in_order(one, parts[id(one)])
+            yield from each_layer(one, stores[id(one)], chained)
         else:
-            yield one, parts[id(one)]
-
-
-def everywhere(model: Config, store: Store) -> Iterator[tuple[Config, Store]]:
-    """Yield all layers, however connected, each with the store of its weights."""
-    layers = layers_of(model)
-    for one, part in zip(layers, store.parts(layers), strict=True):
-        if is_model(one):
-            yield from everywhere(one, part)
-        else:
-            yield one, part
+            yield one, stores[id(one)]
