@@ -42,7 +42,11 @@ class Format(NamedTuple):
 
 def read(path: str, *, weight_dtype: str | None = None, **options: Any) -> Layer:
     """Read the layer or the `Sequential` in a file, quantised if `weight_dtype` is given."""
-    made: Layer = format_of("path", path, READERS, options).run(existing(path), **options)
+    reader = format_of("path", path, READERS)
+    expect_taken(options, path, reader.takes)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path}: file not found")
+    made: Layer = reader.run(path, **options)
     return made if weight_dtype is None else quantize(made, weight_dtype)
 
 
@@ -56,25 +60,16 @@ def convert(source: str, target: str, *, weight_dtype: str | None = None, **opti
     return model
 
 
-def format_of(
-    argument: str, path: str, formats: Mapping[str, Format], options: Mapping[str, Any] | None = None
-) -> Format:
+def format_of(argument: str, path: str, formats: Mapping[str, Format]) -> Format:
     found = formats.get(Path(path).suffix.lower())
     if found is None:
         raise ValueError(f"{argument}: expected a file name ending in {', '.join(formats)}, got {path!r}")
-    expect_taken(options or {}, path, found.takes)
     return found
 
 
 def expect_taken(options: Mapping[str, Any], path: str, takes: tuple[str, ...]) -> None:
     if others := options.keys() - set(takes):
         raise ValueError(f"{min(others)}: not an option of {path}; expected {', '.join(takes) or 'no options'}")
-
-
-def existing(path: str) -> str:
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path}: file not found")
-    return path
 
 
 def read_onnx(path: str, layer: str | None = None) -> Layer:
