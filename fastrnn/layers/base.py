@@ -330,6 +330,10 @@ class Stateless(Layer):
     def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, dict[str, Array]]:
         raise NotImplementedError
 
+    def _read(self, x: Any, lengths: Any) -> Any:
+        """Return what `_forward` takes as x; layers that ignore the lengths take x itself."""
+        return x
+
     def _run(self, x: Any, training: bool, rng: Any, threads: int | None) -> tuple[Array, dict[str, Array]]:
         """Call `_forward`; multithreaded layers override this instead."""
         return self._forward(x, training, rng)
@@ -350,7 +354,7 @@ class Stateless(Layer):
         boolean("training", training)
         if state is not None:
             raise ValueError(f"state: {type(self).__name__} has no state; expected None, got {type(state).__name__}")
-        y, kept = self._run(x, training, rng, threads)
+        y, kept = self._run(self._read(x, lengths), training, rng, threads)
         return Output(y, None, LayerCache(self, (y.shape, y.dtype, kept, fingerprint(kept))) if training else None)
 
     def backward(self, dy: Any, cache: Any, *, dstate: Any = None) -> Back:

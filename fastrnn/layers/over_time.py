@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.checks import boolean, checked_lengths, floating_array, size
-from fastrnn.layers.base import Layer, Output, Shape, Stateless, checked_shape
+from fastrnn.layers.base import Shape, Stateless, checked_shape
 from fastrnn.one_step import Form, OneStep
 from fastrnn.types import Array
 
@@ -34,25 +34,14 @@ class OverTime(Stateless):
         if len(shape) != 3:
             raise ValueError(f"x: expected shape {expected}, steps of sequences, got {shape}")
 
-    def forward(
-        self,
-        x: Any,
-        *,
-        state: Any = None,
-        lengths: Any = None,
-        training: bool = False,
-        rng: Any = None,
-        threads: int | None = None,
-    ) -> Output:
+    def _read(self, x: Any, lengths: Any) -> tuple[Array, Array]:
+        """Return x as (T, B, F), and which of its steps are valid."""
         x = floating_array("x", x)
         self._expect_steps(x.shape, "(B, T, F)" if self.batch_first else "(T, B, F)")
         x = self._turned(x)
         T, B, _ = x.shape
         lengths = checked_lengths(lengths, T, B)
-        valid = np.arange(T)[:, None] < (np.full(B, T) if lengths is None else lengths)
-        return super().forward((x, valid), state=state, training=training, rng=rng)
-
-    forward.__doc__ = Layer.forward.__doc__
+        return x, np.arange(T)[:, None] < (np.full(B, T) if lengths is None else lengths)
 
     def _turned(self, a: Array) -> Array:
         """Swap between the caller's layout and (T, B, F)."""
