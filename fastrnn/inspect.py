@@ -39,7 +39,7 @@ def gates(
 
     Parameters
     ----------
-    net : LSTM, GRU or RNN
+    net : LSTM, GRU, RNN or Recurrent
     x, state, lengths, resets
         As for a call of `net`.
     layer : int
@@ -50,8 +50,9 @@ def gates(
     Returns
     -------
     dict of (T, B, H) arrays
-        i, f, g, o, c, h of an LSTM; r, z, n, h of a GRU; h of an RNN. Laid out like x, so possibly (B, T, H) or (T, H);
-        gates after their sigmoid or tanh; 0 past a sequence's length. With ``proj_size`` P, h is projected, P wide.
+        i, f, g, o, c, h of an LSTM; r, z, n, h of a GRU; h of an RNN; of another cell the states, and the gates that
+        its backward needs. Laid out like x, so possibly (B, T, H) or (T, H); gates after their sigmoid or tanh; 0 past
+        a sequence's length. With ``proj_size`` P, h is projected, P wide.
 
     Raises
     ------
@@ -91,7 +92,7 @@ def gradient_norms(
 
     Parameters
     ----------
-    net : LSTM, GRU or RNN
+    net : LSTM, GRU, RNN or Recurrent
     x, state, lengths, resets
         As for a call of `net`.
     dy, dstate
@@ -109,7 +110,7 @@ def gradient_norms(
     Raises
     ------
     TypeError, ValueError
-        As for `gates` and the net's `backward`; also for bfloat16 weights, which cannot be trained.
+        As for `gates` and the net's `backward`; also for bfloat16 and int8 weights, which cannot be trained.
 
     References
     ----------

@@ -1,7 +1,7 @@
 """fastrnn in JAX: `rnn`, `gru` and `lstm` on JAX arrays, under ``jit``, ``grad`` and ``vmap``.
 
 XLA calls the compiled kernels directly (``jax.ffi``), without Python and without copies; in float32 or, with
-``jax_enable_x64``, float64. Arguments are those of `fastrnn.lstm_forward` and the like, time-major.
+``jax_enable_x64``, float64. Arrays are time-major, with the shapes of `fastrnn.lstm_forward` and its siblings.
 
 * Reverse mode (``grad``, ``value_and_grad``, ``vjp``) runs in the kernels. Forward mode (``jvp``, ``jacfwd``) and
   derivatives of gradients (``hessian``, ``grad`` of ``grad``) are computed from the cell's equations in a ``lax.scan``:

@@ -40,7 +40,7 @@ def to_keras(layer: Any) -> Any:
     TypeError
         For another layer.
     ValueError
-        For features that Keras lacks: peepholes, `proj_size`, bfloat16 weights, zoneout, weight drop,
+        For features that Keras lacks: peepholes, `proj_size`, heads, `weight_dtype`, zoneout, weight drop,
         `recurrent_dropout` with one mask for several gates, an embedding's ``padding_idx``, and cells other than
         Keras' and their variants with other activations in `fastrnn.catalogue`. The message names it.
     ImportError

@@ -69,7 +69,7 @@ def to_onnx(
     TypeError
         If `model` is not a layer of fastrnn, or for a wrong argument.
     ValueError
-        For a cell without an ONNX operator, `proj_size`, bfloat16 weights, zoneout; the message names the layer.
+        For a cell without an ONNX operator, `proj_size`, heads, `weight_dtype`, zoneout; the message names the layer.
     OSError
         If the file cannot be written; FileNotFoundError if the directory does not exist.
     ImportError

@@ -110,8 +110,8 @@ def to_torch(layer: Any) -> Any:
         For another layer.
     ValueError
         For features that PyTorch lacks: peepholes, ``reset_after=False``, activations other than tanh and relu,
-        recurrent dropout, zoneout, weight drop, bfloat16 weights; for a layer outside a `Sequential` also ``merge``
-        other than "concat", and ``return_sequences=False``. The message names it.
+        recurrent dropout, zoneout, weight drop, heads, `weight_dtype`; for a layer outside a `Sequential` also
+        ``merge`` other than "concat", and ``return_sequences=False``. The message names it.
     ImportError
         If PyTorch is not installed.
 

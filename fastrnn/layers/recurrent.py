@@ -315,7 +315,7 @@ class Recurrent(LayerOptions, Layer):
         Raises
         ------
         TypeError, ValueError
-            As for a call of the layer; also if bfloat16 weights are to be trained.
+            As for a call of the layer; also for training with bfloat16 or int8 weights.
         """
         boolean("training", training)
         if not training:

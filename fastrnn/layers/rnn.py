@@ -61,8 +61,8 @@ class LSTM(Recurrent):
         bits) halves the bytes read per step. Sums are float32; the instruction set x86-64-v4-bf16 also rounds x and h
         in the products. "int8" quarters them: each row of weights becomes integers from -127 to 127 times a scale, and
         x and h are rounded to 16-bit integers times a step of their own for each sequence and time. Sums are exact, so
-        the results have the same bits on every instruction set. Not with `heads`, nor for cells that average over
-        hidden units.
+        the results have the same bits on every instruction set. "int8" is not supported with `heads`, nor for cells
+        that average over hidden units.
     recurrent_dropout : float
         In training, the probability in [0, 1) that a unit of the vector multiplied by U is set to 0; the others are
         scaled by 1 / (1 - recurrent_dropout) [1]_. One mask per sequence, for all steps and gates (Keras draws one per

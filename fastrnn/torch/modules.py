@@ -112,8 +112,15 @@ class GRU(Base, nn.GRU):
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
         As for `LSTM`.
+    proj_size : int
+        0; only an LSTM has projections, as in `torch.nn`.
     reset_after : bool
         Which of the two GRUs: True for `torch.nn.GRU`'s, False for the paper's and ONNX's default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an invalid option.
 
     Examples
     --------
@@ -175,6 +182,13 @@ class RNN(Base, nn.RNN):
         As for `LSTM`.
     nonlinearity : {"tanh", "relu", "sigmoid", "identity"}
         The last two are not in `torch.nn`; "linear" is an alias of "identity".
+    proj_size : int
+        0; only an LSTM has projections, as in `torch.nn`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an invalid option.
 
     Examples
     --------
