@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         choices=range(1, usable_cpus() + 1),
         default=sorted({1, usable_cpus()}),
         metavar="N",
-        help=f"numbers of threads, each pinned to as many CPUs (default: 1 and {usable_cpus()})",
+        help=f"numbers of threads, each pinned to as many CPUs, at most {usable_cpus()} here (default: 1 and all)",
     )
     add(
         "--peers",
