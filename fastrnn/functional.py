@@ -242,7 +242,7 @@ def lstm_forward(
         them before backward, which compares a sample of elements and raises ValueError if any has changed.
     checkpoint : int or "auto", optional
         Save only the state of every `checkpoint`-th step and recompute the rest: bit-identical gradients, less memory.
-        "auto" is sqrt(T), which needs the least memory, O(sqrt(T)), for a third more time.
+        "auto" is sqrt(T), which needs the least memory, O(sqrt(T)), for about the time of one more forward.
     heads : int
         Number of heads, each H/heads consecutive units: row r of each gate of U, (4*H, H/heads), multiplies the units
         of h in the head of unit r. Products with U cost 1/heads.
