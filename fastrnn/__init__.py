@@ -1,4 +1,4 @@
-"""Recurrent networks on a CPU, at the speed the hardware allows, with nothing but NumPy installed."""
+"""Fast recurrent networks on a CPU, as functions, layers and models; at run time they need only NumPy."""
 
 from typing import TYPE_CHECKING, Any
 
