@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from types import SimpleNamespace
 from typing import Any
@@ -274,6 +275,30 @@ def test_slopes_at_kinks_are_as_documented() -> None:
 def test_pickle_is_by_name() -> None:
     assert pickle.loads(pickle.dumps(own_cells.slstm)) is own_cells.slstm
     assert pickle.loads(pickle.dumps(CELLS["lstm"])) is CELLS["lstm"]
+
+
+def test_cells_of_a_function_are_copied_but_not_pickled() -> None:
+    cells: list[Any] = []
+    for k in range(2):
+
+        @fastrnn.cell(gates="n", states="h")
+        def made(x: Any, U: Any, s: Any, k: int = k) -> Any:
+            return tanh(x.n + k * s.h)
+
+        cells.append(made)
+    layers = [fastrnn.Recurrent(cell, 3, 4) for cell in cells]
+    assert [copy.deepcopy(layer).stack.cell for layer in layers] == cells == [copy.copy(cell) for cell in cells]
+    with pytest.raises(pickle.PicklingError, match=r"cell made: .* define it at the top level of a module"):
+        pickle.dumps(layers[0])
+
+
+def test_an_earlier_cell_of_the_same_name_is_not_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = own_cells.ind_rnn
+    later = fastrnn.cell(gates="n", states="h", parameters="u")(earlier.function)
+    monkeypatch.setattr(own_cells, "ind_rnn", later)
+    assert pickle.loads(pickle.dumps(later)) is later
+    with pytest.raises(pickle.PicklingError, match=r"own_cells\.ind_rnn is not this cell"):
+        pickle.dumps(earlier)
 
 
 def test_a_cell_prints_its_equations_and_derivative() -> None:

@@ -9,12 +9,13 @@ import inspect
 import keyword
 import math
 import os
+import pickle
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from numbers import Real
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -287,8 +288,26 @@ class Cell:
     def __repr__(self) -> str:
         return f"<cell {self.name}: gates {' '.join(self.gates)}, states {' '.join(self.states)}>"
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return (self.maker, ()) if self.maker else (found, (self.__module__, self.__qualname__))
+        if self.maker:
+            return self.maker, ()
+        module, name = self.__module__, self.__qualname__
+        try:
+            there = found(module, name)
+        except (ImportError, AttributeError, TypeError):
+            there = None
+        if there is not self:  # such as one made in a function, or an earlier one of a loop
+            raise pickle.PicklingError(
+                f"cell {self.name}: a cell is pickled by name, and {module}.{name} is not this cell; define it at the "
+                "top level of a module, under its function's name"
+            )
+        return found, (module, name)
 
     def weights(
         self, W: Array, U: Array | None, b: Array | None, b_rec: Array | None, p: Array | None, R: Array | None
