@@ -111,7 +111,8 @@ def checked_inputs(
         a = expect_dtype(name, as_array(name, e[name]), dtype)
         shapes = layout.input_shapes(T, B, H)
         if a.shape not in shapes:
-            raise ValueError(f"{name}: expected one of the shapes {', '.join(map(str, shapes))}, got {a.shape}")
+            expected = ", ".join(map(str, shapes))
+            raise ValueError(f"{name}: expected one of the shapes {expected}, got {a.shape}, for cell {cell.name}")
         fixed.append(shapes[a.shape])
         whole = a.reshape(1, B, -1) if fixed[-1] else layout.time_major(a)
         found.append(np.broadcast_to(rows(whole), (T, B, whole.shape[-1])))

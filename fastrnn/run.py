@@ -188,7 +188,8 @@ def run_forward(
 ) -> tuple[Any, ...]:
     """Return y, the final states, the other states of every step (or None for each), and the cache."""
     if not common.keys() <= KEYWORDS:
-        raise TypeError(f"{cell.family}_forward() got an unexpected keyword argument {min(common.keys() - KEYWORDS)!r}")
+        unknown = min(common.keys() - KEYWORDS)
+        raise TypeError(f"{forward_of(cell.family, cell)}() got an unexpected keyword argument {unknown!r}")
     if common.get("threads") is None:
         common["threads"] = backends.get_num_threads()
     options = CallOptions(**common)
@@ -202,6 +203,11 @@ def run_forward(
     return y, final, states, cache
 
 
+def forward_of(family: str, cell: Cell | None) -> str:
+    """Return how a caller writes the forward of a family of built-in cells, or of a cell."""
+    return f"{cell.name}.forward" if cell and not cell.builtin else f"{family}_forward"
+
+
 def run_backward(
     name: str, dy: Any, cache: Cache | None, dfinal: dict[str, Any], dstates: dict[str, Any], cell: Cell | None = None
 ) -> Gradients:
@@ -209,7 +215,7 @@ def run_backward(
     its = cache.kept.call.cell if isinstance(cache, Cache) else None
     if not isinstance(cache, Cache) or not its or not (its is cell if cell else its.builtin and its.family == name):
         got = repr(cache) if cache is None or isinstance(cache, Cache) else type(cache).__name__
-        raise TypeError(f"cache: expected one made by {name}_forward(..., training=True), got {got}")
+        raise TypeError(f"cache: expected one made by {forward_of(name, cell)}(..., training=True), got {got}")
     backend, call, saved, layout = cache.kept
     T, B, _, H = call.sizes
     dtype = call.x.dtype

@@ -150,7 +150,8 @@ def build_recurrent(family: str) -> Builder:
 def build_of_own_cell(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
     name = spec["cell"]
     if not isinstance(name, str) or name not in cells:
-        raise ValueError(f"{whose}: cell: {name!r:.80} is user-defined; pass it: load(path, cell={name})")
+        given = f", not {', '.join(cells)}" if cells else ""
+        raise ValueError(f"{whose}: cell: {name!r:.80} is user-defined; pass it: load(path, cell={name}){given}")
     cell = cells[name]
     for key in ("gates", "states", "parameters"):
         stored, own = spec.pop(key), getattr(cell, key)

@@ -308,7 +308,8 @@ class Base(nn.RNNBase):
                 raise TypeError(refusal(name, a) or f"{name}: expected dtype {dtype}, the input's, got {a.dtype}")
             if a.shape not in shapes:
                 expected = ", ".join(map(str, shapes))
-                raise ValueError(f"{name}: expected one of the shapes {expected}, got {tuple(a.shape)}")
+                got = f"{tuple(a.shape)}, for cell {self._cell.name}"
+                raise ValueError(f"{name}: expected one of the shapes {expected}, got {got}")
             whole = a.unsqueeze(-2) if unbatched else a.transpose(0, 1) if self.batch_first and a.dim() == 3 else a
             found.append(whole if whole.dim() == 3 else whole.unsqueeze(0))
         return found
