@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from fastrnn.extras import needed
 
@@ -15,28 +15,14 @@ Engine = Callable[[list[str], dict[str, Any], Any], list[Any]]
 CPU = "CPUExecutionProvider"
 
 
-class Rest(Protocol):
-    """An engine that can run any node."""
+class Reference:
+    """ONNX's reference evaluator, which needs no types; a `Runtime` has the same attributes and methods."""
 
-    name: str
-    providers: Sequence[str]  #: named as in ONNX Runtime
+    name = "reference"
+    providers: Sequence[str] = (CPU,)  #: named as in ONNX Runtime
 
     def engine(self, model: Any) -> Engine:
         """Prepare a model to run."""
-        ...
-
-    def types(self, model: Any, names: Iterable[str]) -> dict[str, Any]:
-        """Return the TypeProtos of these values of a model, as far as known."""
-        ...
-
-
-class Reference:
-    """ONNX's reference evaluator, which needs no types."""
-
-    name = "reference"
-    providers: Sequence[str] = (CPU,)
-
-    def engine(self, model: Any) -> Engine:
         reference = needed("onnx.reference", "onnx")
         try:
             evaluator = reference.ReferenceEvaluator(model)
@@ -45,6 +31,7 @@ class Reference:
         return lambda outputs, inputs, _: list(evaluator.run(outputs, inputs))
 
     def types(self, model: Any, names: Iterable[str]) -> dict[str, Any]:
+        """Return the TypeProtos of these values of a model, as far as known."""
         return {}
 
 
@@ -85,6 +72,10 @@ class Runtime:
 
     def _session(self, model: Any) -> Any:
         return self._runtime.InferenceSession(model.SerializeToString(), self._options, providers=self._given)
+
+
+#: An engine that can run any node.
+Rest = Reference | Runtime
 
 
 def type_of(text: str) -> Any:

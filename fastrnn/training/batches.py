@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from itertools import chain
 from operator import length_hint
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -247,31 +247,8 @@ FIELDS = ("x", "y", "lengths", "sample_weight", "e")
 NEEDED = {"x", "y"}
 
 
-class Source(Protocol):
-    """Source of batches for training, evaluation or prediction."""
-
-    @property
-    def batches_per_epoch(self) -> int | None:
-        """Number of batches, or None if it is unknown before the end."""
-
-    def epoch(self, rng: np.random.Generator | None) -> Iterator[list[Batch]]:
-        """Yield all batches once, in parts; with rng, shuffled if the source has no order of its own."""
-
-    def expect_epochs(self, number: int) -> None:
-        """Raise ValueError if it cannot be iterated this often."""
-
-    def expect_equal(self, whole: bool) -> None:
-        """Require batches of equal size, checked now or when they are read; each in one part if `whole`."""
-
-    def split(self, fraction: float) -> tuple[Source, Source]:
-        """Split off the last `fraction` of the samples."""
-
-    def predictions(self, predict: Predict) -> Any:
-        """Return the predictions of all samples, as `Samples.predictions`."""
-
-
 class ArraySource:
-    """Batches of `size` samples from arrays."""
+    """Batches of `size` samples from arrays; an `IterableSource` has the same methods."""
 
     def __init__(self, samples: Samples, size: int) -> None:
         self.samples, self._size = samples, size
@@ -279,26 +256,31 @@ class ArraySource:
 
     @property
     def batches_per_epoch(self) -> int | None:
+        """Number of batches, or None if it is unknown before the end."""
         return math.ceil(self.samples.size / self._size)
 
     def epoch(self, rng: np.random.Generator | None) -> Iterator[list[Batch]]:
+        """Yield all batches once, in parts; with rng, shuffled if the source has no order of its own."""
         order = None if rng is None else rng.permutation(self.samples.size)
         return self.samples.batches(self._size, order, self._whole)
 
     def expect_epochs(self, number: int) -> None:
-        """Accept any number."""
+        """Raise ValueError if it cannot be iterated this often; arrays can."""
 
     def expect_equal(self, whole: bool) -> None:
+        """Require batches of equal size, checked now or when they are read; each in one part if `whole`."""
         self._whole = whole
         if self.samples.size % self._size:
             got = f"{self.samples.size} samples in batches of {self._size}"
             raise ValueError(f"stateful: expected batches of equal size, got {got}")
 
     def split(self, fraction: float) -> tuple[Source, Source]:
+        """Split off the last `fraction` of the samples."""
         first, last = self.samples.split(fraction)
         return ArraySource(first, self._size), ArraySource(last, self._size)
 
     def predictions(self, predict: Predict) -> Any:
+        """Return the predictions of all samples, as `Samples.predictions`."""
         return self.samples.predictions(predict, self._size)
 
 
@@ -400,6 +382,10 @@ class IterableSource:
                     f"{self._name}: expected {self._argument} = {self._steps} batches in every epoch, got only {done}"
                 )
             yield given
+
+
+#: source of batches for training, evaluation or prediction
+Source = ArraySource | IterableSource
 
 
 def fields(name: str, given: Any, targets: bool) -> dict[str, Any]:
