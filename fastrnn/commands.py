@@ -148,8 +148,7 @@ def inputs(chain: Chain, batch: int, steps: int) -> Array:
         return rng.integers(0, layers[0].num_embeddings, (batch, steps))
     dtype, shape = next((layer.dtype for layer in layers if hasattr(layer, "dtype")), np.float32), chain.input_shape
     leading = (batch, steps)[: len(shape) - 1]
-    x: Array = rng.standard_normal((*leading, shape[-1] or 1)).astype(dtype)
-    return x
+    return rng.standard_normal((*leading, shape[-1] or 1)).astype(dtype)
 
 
 def timed(run: Callable[[], Any], seconds: float) -> tuple[float, float]:

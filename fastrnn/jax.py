@@ -327,8 +327,7 @@ def _varies(a: Any) -> frozenset[str]:
     """The mesh axes along which an array varies in a `shard_map`; known since JAX 0.6."""
     kind = _kind(a)
     told = getattr(kind, "manual_axis_type", None)
-    found: frozenset[str] = told.varying if told is not None else getattr(kind, "vma", frozenset())
-    return found
+    return told.varying if told is not None else getattr(kind, "vma", frozenset())
 
 
 def _kind(a: Any) -> Any:

@@ -128,8 +128,7 @@ class ForwardStepper:
         """Return x as (n, features), or (features,) for a single row."""
         if self._table is None:
             return stepped("x", x, (n, self._features), self._dtype, False)
-        found: Array = self._table[stepped_numbers("x", x, n, len(self._table))]
-        return found
+        return self._table[stepped_numbers("x", x, n, len(self._table))]
 
     def write(self, out: Any, x: Array, n: int) -> tuple[Array, Array]:
         """Return the output for x, and the checked array to fill."""

@@ -150,8 +150,7 @@ def stacked_gates(key: str, own: Arrays, cell: Cell, transposed: bool) -> Array:
         )
     if arrays[0].ndim != (2 if key in ("W", "U") else 1):
         raise ValueError(f"{key}: expected shape {'(H, I)' if key == 'W' else '(H, ...)'}, got {arrays[0].shape}")
-    stacked: Array = np.concatenate(arrays)
-    return stacked
+    return np.concatenate(arrays)
 
 
 def flipped(a: Array, cell: Cell) -> Array:

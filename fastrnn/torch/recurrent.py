@@ -95,8 +95,7 @@ def integers(name: str, tensor: Any) -> list[int]:
         described = isinstance(tensor, Tensor) and f"{tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
         wanted = "a 1-D tensor of torch.int64 on the CPU"
         raise TypeError(f"{name}: expected {wanted}, got {described or type(tensor).__name__}")
-    values: list[int] = tensor.tolist()
-    return values
+    return tensor.tolist()
 
 
 def enter(module: Any) -> None:

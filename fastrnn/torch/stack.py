@@ -226,8 +226,7 @@ class Stack:
 def array(tensor: Tensor) -> Array:
     """A NumPy view of a tensor's memory; a copy if the tensor is lazily negated, as the imag of a conj is."""
     plain = tensor.detach() if tensor.requires_grad else tensor
-    found: Array = (plain.resolve_neg() if plain.is_neg() else plain).numpy()
-    return found
+    return (plain.resolve_neg() if plain.is_neg() else plain).numpy()
 
 
 def dtype_of(tensor: Tensor) -> np.dtype[Any]:
