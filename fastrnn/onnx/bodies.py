@@ -13,6 +13,8 @@ from fastrnn.convert.onnx_reader import attributes_of, subgraphs, title
 from fastrnn.extras import needed
 from fastrnn.onnx.graph import Whole, without_shape
 
+onnx = needed("onnx", "onnx")
+
 Values = dict[str, Any]
 
 #: Makes the `Program` of a model.
@@ -55,7 +57,6 @@ class _Loop:
     """
 
     def __init__(self, node: Any, whole: Whole, program: Make) -> None:
-        onnx = needed("onnx", "onnx")
         (graph,) = [a.g for a in node.attribute if a.name == "body"]
         self._turns, self._condition, *self._carried = [*node.input, "", ""][: max(2, len(node.input))]
         self._outputs, n = list(node.output), len(self._carried)
@@ -144,7 +145,6 @@ SINCE = {"If": 1, "Loop": 1, "Scan": 9}
 
 def typed(inputs: Iterable[Any], kinds: Iterable[Any]) -> list[Any]:
     """Return a body's inputs without shapes; `kinds` are the types of those that state none, None if unknown."""
-    onnx = needed("onnx", "onnx")
     own = [(v.name, v.type if v.type.WhichOneof("value") else kind) for v, kind in zip(inputs, kinds, strict=True)]
     return [
         onnx.ValueInfoProto(name=name) if kind is None else onnx.helper.make_value_info(name, without_shape(kind))
@@ -159,5 +159,5 @@ def truth(condition: Any) -> bool:
 def empty(value: Any) -> Any:
     """The stacked output of a Loop or a Scan without iterations: unstated sizes are 0, as in ONNX Runtime."""
     kind = value.type.tensor_type
-    dtype = needed("onnx.helper", "onnx").tensor_dtype_to_np_dtype(kind.elem_type or 1)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type or 1)
     return np.zeros((0, *(one.dim_value for one in kind.shape.dim)), dtype)

@@ -10,6 +10,8 @@ from fastrnn.convert.onnx_reader import is_foreign, is_recurrent, name_of, subgr
 from fastrnn.extras import needed
 from fastrnn.onnx.rest import Rest
 
+onnx = needed("onnx", "onnx")
+
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 
 
@@ -86,7 +88,7 @@ class Whole:
 
     def __init__(self, model: Any, constants: dict[str, Any], rest: Rest) -> None:
         self.model, self.constants, self._rest = model, constants, rest
-        onnx, graph = needed("onnx", "onnx"), model.graph
+        graph = model.graph
         given = {value.name for value in [*graph.input, *graph.initializer]}
         made = set().union(*(node.output for node in graph.node))
         self.known = given | made - {""}
@@ -111,7 +113,7 @@ class Whole:
 
     def dtype(self, name: str) -> str | None:
         """The NumPy dtype of a tensor by name, or None if unknown."""
-        helper, constant = needed("onnx.helper", "onnx"), self.constants.get(name)
+        helper, constant = onnx.helper, self.constants.get(name)
         kind = None if constant is not None else self.type_of(name)
         number = constant.data_type if constant is not None else 0 if kind is None else kind.tensor_type.elem_type
         if number not in helper.get_all_tensor_dtypes():
@@ -119,8 +121,7 @@ class Whole:
         return str(helper.tensor_dtype_to_np_dtype(number))
 
     def add_constants(self, arrays: dict[str, Any]) -> None:
-        from_array = needed("onnx.numpy_helper", "onnx").from_array
-        self.constants |= {name: from_array(a, name) for name, a in arrays.items()}
+        self.constants |= {name: onnx.numpy_helper.from_array(a, name) for name, a in arrays.items()}
 
     def part(self, nodes: list[Any], outputs: list[str]) -> tuple[Any, list[str]]:
         """Return a model of some of the nodes with the constants that they read, and the names of its inputs."""
@@ -131,19 +132,18 @@ class Whole:
         return self._model(list(graph.node), list(graph.output), inputs, list(graph.initializer))
 
     def _model(self, nodes: list[Any], outputs: list[Any], own: list[Any], stored: list[Any]) -> tuple[Any, list[str]]:
-        helper = needed("onnx.helper", "onnx")
         asked = {value.name for value in outputs}.union(*(reads(node) for node in nodes)) & self.known
         here = {value.name for value in [*own, *stored]}
         read = sorted(asked.difference(here, *(node.output for node in nodes)))
         inputs = [name for name in read if name not in self.constants]
-        graph = helper.make_graph(
+        graph = onnx.helper.make_graph(
             nodes,
             "part",
             own + [self.value(name) for name in inputs],
             outputs,
             stored + [self.constants[name] for name in read if name in self.constants],
         )
-        model, of_whole = helper.make_model(graph, opset_imports=self.model.opset_import), self.model
+        model, of_whole = onnx.helper.make_model(graph, opset_imports=self.model.opset_import), self.model
         model.ir_version = of_whole.ir_version
         model.functions.extend(of_whole.functions)
         return model, inputs
@@ -156,13 +156,12 @@ class Whole:
     def value(self, name: str) -> Any:
         """A ValueInfoProto, without a type if that is unknown."""
         kind = self.type_of(name)
-        onnx = needed("onnx", "onnx")
         return onnx.ValueInfoProto(name=name) if kind is None else onnx.helper.make_value_info(name, kind)
 
 
 def without_shape(kind: Any) -> Any:
     """A copy of a TypeProto, without the shape if it is a tensor's."""
-    copy = needed("onnx", "onnx").TypeProto()
+    copy = onnx.TypeProto()
     copy.CopyFrom(kind)
     if copy.HasField("tensor_type"):
         copy.tensor_type.ClearField("shape")

@@ -9,6 +9,8 @@ from typing import Any
 
 from fastrnn.extras import needed
 
+onnx = needed("onnx", "onnx")
+
 #: (names of outputs, inputs by name, onnxruntime.RunOptions or None) -> outputs.
 Engine = Callable[[list[str], dict[str, Any], Any], list[Any]]
 
@@ -63,7 +65,6 @@ class Runtime:
         return lambda outputs, inputs, options: list(session.run(outputs, inputs, options))
 
     def types(self, model: Any, names: Iterable[str]) -> dict[str, Any]:
-        onnx = needed("onnx", "onnx")
         asked = onnx.ModelProto()
         asked.CopyFrom(model)
         asked.graph.output.extend([onnx.ValueInfoProto(name=name) for name in names])
@@ -86,7 +87,6 @@ def type_of(text: str) -> Any:
     >>> type_of("seq(tensor(int64))").sequence_type.elem_type.tensor_type.elem_type
     7
     """
-    onnx = needed("onnx", "onnx")
     match = re.fullmatch(r"(tensor|seq|optional)\((.*)\)", text)
     if match is None:
         raise ValueError(f"model: cannot pass a value of type {text} between two parts of the model")
@@ -99,7 +99,6 @@ def type_of(text: str) -> Any:
 
 def text_of(type_proto: Any, name: str) -> str:
     """The inverse of `type_of`; `name` is the value's, for the ValueError about an unknown element type."""
-    onnx = needed("onnx", "onnx")
     kind = type_proto.WhichOneof("value")
     if kind == "tensor_type":
         number, known = type_proto.tensor_type.elem_type, onnx.TensorProto.DataType
