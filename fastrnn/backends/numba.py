@@ -13,20 +13,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from fastrnn.backends.numpy import (
-    ForwardStepper,
-    OneByOne,
-    dense,
-    from_bytes,
-    layout,
-    pack,
-    pack_dense,
-    prepared,
-    room,
-    scan,
-    scan_backward,
-    to_bytes,
-)
+from fastrnn.backends import numpy as by_numpy
+from fastrnn.backends.numpy import ForwardStepper, OneByOne, scan, scan_backward
 from fastrnn.call import BackwardCall, Call, ForwardResult, Gradients
 from fastrnn.cells import Cell
 from fastrnn.cells.program import Loop
@@ -35,23 +23,12 @@ from fastrnn.cells.reference import Reference
 from fastrnn.types import Array
 from fastrnn.weight_dtypes import Int8Matrix, int8_dot
 
-__all__ = [
-    "backward",
-    "dense",
-    "forward",
-    "from_bytes",
-    "layout",
-    "name",
-    "pack",
-    "pack_dense",
-    "prepared",
-    "room",
-    "sessions",
-    "stepper",
-    "to_bytes",
-]
-
 name = "numba"
+
+# The same as the NumPy backend's.
+dense, pack, pack_dense, prepared = by_numpy.dense, by_numpy.pack, by_numpy.pack_dense, by_numpy.prepared
+layout, room, to_bytes, from_bytes = by_numpy.layout, by_numpy.room, by_numpy.to_bytes, by_numpy.from_bytes
+
 
 types: Any = numba.types  # numba has no type stubs
 
