@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn import layers
 from fastrnn.cells import Cell
 from fastrnn.convert.keras_config import Piece, count, inner, wrapped
 from fastrnn.convert.keras_options import ALONE, LENGTHS, Taken, expect, flag, size, weights
@@ -27,17 +28,7 @@ from fastrnn.frameworks import (
     two_biases,
 )
 from fastrnn.functions import FUNCTIONS
-from fastrnn.layers import (
-    Activation,
-    Dense,
-    Dropout,
-    Embedding,
-    GlobalAveragePooling1D,
-    GlobalMaxPooling1D,
-    Layer,
-    LayerNormalization,
-    RepeatVector,
-)
+from fastrnn.layers import Layer
 from fastrnn.layers.recurrent import Recurrent
 
 #: Keras' names of the functions of Dense and Activation.
@@ -54,11 +45,11 @@ def converted(piece: Piece, taken: Taken) -> list[Layer]:
     """Return our layers: none for a layer without effect, several for stacked cells."""
     if piece.kind == KERAS_RNN:
         return [layer for one in cells(piece) for layer in converted(one, taken)]
-    layers = counterparts(piece, taken)
-    for layer in layers:
+    made = counterparts(piece, taken)
+    for layer in made:
         if layer.parameters():
             layer.trainable = trained(piece)
-    return layers
+    return made
 
 
 def trained(piece: Piece) -> bool:
@@ -234,33 +225,33 @@ def time_distributed(piece: Piece, taken: Taken) -> Layer:
     return layer
 
 
-def dense(piece: Piece, taken: Taken) -> Dense:
+def dense(piece: Piece, taken: Taken) -> layers.Dense:
     config = expect(piece, taken, activation=PLAIN)
     units, bias = size(piece, "units"), flag(piece, "use_bias", True)
     kernel, *b = weights(piece, ("kernel", (None, units)), *([("bias", (units,))] if bias else []))
     return dense_of(kernel.T, b[0] if bias else None, config.get("activation"))
 
 
-def embedding(piece: Piece, taken: Taken) -> Embedding:
+def embedding(piece: Piece, taken: Taken) -> layers.Embedding:
     expect(piece, taken)
     n, E = size(piece, "input_dim"), size(piece, "output_dim")
     (table,) = weights(piece, ("embeddings", (n, E)))
-    return loaded(Embedding(n, E, dtype=table.dtype, rng=0), {"weight": table})
+    return loaded(layers.Embedding(n, E, dtype=table.dtype, rng=0), {"weight": table})
 
 
-def dropout(piece: Piece, taken: Taken) -> Dropout:
+def dropout(piece: Piece, taken: Taken) -> layers.Dropout:
     expect(piece, taken)
     rate = piece.config.get("rate")
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
         raise ValueError(f"{piece.title}: rate: expected a number in [0, 1), got {rate!r:.80}")
-    return Dropout(rate)
+    return layers.Dropout(rate)
 
 
-def activation(piece: Piece, taken: Taken) -> Activation:
-    return Activation(expect(piece, taken, activation=PLAIN).get("activation", ""))
+def activation(piece: Piece, taken: Taken) -> layers.Activation:
+    return layers.Activation(expect(piece, taken, activation=PLAIN).get("activation", ""))
 
 
-def normalization(piece: Piece, taken: Taken) -> LayerNormalization:
+def normalization(piece: Piece, taken: Taken) -> layers.LayerNormalization:
     config = expect(piece, taken, axis=(-1, [-1], 2, [2]))
     scale, center = (flag(piece, key, True) for key in ("scale", "center"))
     epsilon = config.get("epsilon")
@@ -271,26 +262,25 @@ def normalization(piece: Piece, taken: Taken) -> LayerNormalization:
     names = [name for name, there in (("weight", scale), ("bias", center)) if there]
     found = dict(zip(names, weights(piece, *[(name, (None,)) for name in names]), strict=True))
     first = found[names[0]]
-    return loaded(LayerNormalization(len(first), epsilon, scale=scale, center=center, dtype=first.dtype), found)
+    return loaded(layers.LayerNormalization(len(first), epsilon, scale=scale, center=center, dtype=first.dtype), found)
 
 
-def repeat(piece: Piece, taken: Taken) -> RepeatVector:
+def repeat(piece: Piece, taken: Taken) -> layers.RepeatVector:
     expect(piece, taken)
-    return RepeatVector(size(piece, "n"), batch_first=True)
+    return layers.RepeatVector(size(piece, "n"), batch_first=True)
 
 
 def pooling(piece: Piece, taken: Taken) -> Layer:
     expect(piece, taken, data_format=("channels_last",))
-    return {"GlobalAveragePooling1D": GlobalAveragePooling1D, "GlobalMaxPooling1D": GlobalMaxPooling1D}[piece.kind](
-        batch_first=True
-    )
+    kind: Callable[..., Layer] = getattr(layers, piece.kind)  # its name is the same as Keras'
+    return kind(batch_first=True)
 
 
-def relu(piece: Piece, taken: Taken) -> Activation:
+def relu(piece: Piece, taken: Taken) -> layers.Activation:
     expect(piece, taken)
-    return Activation("relu")
+    return layers.Activation("relu")
 
 
-def softmax(piece: Piece, taken: Taken) -> Activation:
+def softmax(piece: Piece, taken: Taken) -> layers.Activation:
     expect(piece, taken, axis=(-1,))
-    return Activation("softmax")
+    return layers.Activation("softmax")
