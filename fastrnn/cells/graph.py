@@ -363,48 +363,40 @@ def masked(graph: Graph, conditions: frozenset[tuple[Node, bool]], d: Node) -> N
     return d
 
 
+#: Smooth operation -> the terms for its arguments, from d, its value y and the arguments.
+SMOOTH: dict[str, Callable[..., tuple[Node, ...]]] = {
+    "add": lambda d, y, a, b: (d, d),
+    "sub": lambda d, y, a, b: (d, -d),
+    "mul": lambda d, y, a, b: (d * b, d * a),
+    "div": lambda d, y, a, b: (d / b, -(d * y / b)),
+    "neg": lambda d, y, a: (-d,),
+    "mix": lambda d, y, z, n, h: (d * (h - n), d * (1 - z), d * z),
+    "sigmoid": lambda d, y, a: (d * (y * (1 - y)),),
+    "tanh": lambda d, y, a: (d * ((1 - y) * (1 + y)),),
+    "exp": lambda d, y, a: (d * y,),
+    "log": lambda d, y, a: (d / a,),
+    "log1p": lambda d, y, a: (d / (1 + a),),
+    "softplus": lambda d, y, a: (d * y.graph.make("sigmoid", a),),
+    "sqrt": lambda d, y, a: (d / (2 * y),),
+    "sin": lambda d, y, a: (d * y.graph.make("cos", a),),
+    "cos": lambda d, y, a: (-(d * y.graph.make("sin", a)),),
+}
+
+
 def local(node: Node, d: Node) -> list[tuple[Node, frozenset[tuple[Node, bool]], Node]]:
     """Return what a node's adjoint d adds to those of its arguments (chain rule): (argument, conditions, term).
 
     Kinks: relu' (0) = abs' (0) = 0, clip's derivative is 0 at and beyond its bounds, ties go to the first argument.
     """
+    if node.op in SMOOTH:
+        terms = SMOOTH[node.op](d, node, *node.args)
+        return [(a, frozenset(), term) for a, term in zip(node.args, terms, strict=True)]
     a, b, c = (*node.args, node, node)[:3]
-    always: frozenset[tuple[Node, bool]] = frozenset()
 
     def given(test: Node, wanted: bool) -> frozenset[tuple[Node, bool]]:
         return frozenset({(test, wanted)})
 
     match node.op:
-        case "add":
-            return [(a, always, d), (b, always, d)]
-        case "sub":
-            return [(a, always, d), (b, always, -d)]
-        case "mul":
-            return [(a, always, d * b), (b, always, d * a)]
-        case "div":
-            return [(a, always, d / b), (b, always, -(d * node / b))]
-        case "neg":
-            return [(a, always, -d)]
-        case "mix":
-            return [(a, always, d * (c - b)), (b, always, d * (1 - a)), (c, always, d * a)]
-        case "sigmoid":
-            return [(a, always, d * (node * (1 - node)))]
-        case "tanh":
-            return [(a, always, d * ((1 - node) * (1 + node)))]
-        case "exp":
-            return [(a, always, d * node)]
-        case "log":
-            return [(a, always, d / a)]
-        case "log1p":
-            return [(a, always, d / (1 + a))]
-        case "softplus":
-            return [(a, always, d * node.graph.make("sigmoid", a))]
-        case "sqrt":
-            return [(a, always, d / (2 * node))]
-        case "sin":
-            return [(a, always, d * node.graph.make("cos", a))]
-        case "cos":
-            return [(a, always, -(d * node.graph.make("sin", a)))]
         case "relu":
             return [(a, given(node <= 0, False), d)]
         case "abs":
