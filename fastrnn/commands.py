@@ -39,7 +39,8 @@ def inspect(source: str, **options: Any) -> None:
             raise
         print(f"{source}: {error}", "", nodes, sep="\n")
         return
-    shape = None if is_pair(model) else as_chain("model", model).input_shape
+    pair = isinstance(model, Recurrent) and model.bidirectional and model.merge is None  # not supported in a Sequential
+    shape = None if pair else as_chain("model", model).input_shape
     rows = list[tuple[str, ...]]()
     for place, layer in numbered(model):
         shape = None if shape is None else layer.output_shape(shape)
@@ -86,11 +87,6 @@ def headline(model: Layer) -> str:
 def numbered(model: Layer) -> list[tuple[str, Layer]]:
     """Return the layers of a model and its nested models with their indices, such as "0.1"; a layer alone is "0"."""
     return [(prefix[:-1], layer) for prefix, _, layer in leaves(model)] if isinstance(model, Chain) else [("0", model)]
-
-
-def is_pair(model: Layer) -> bool:
-    """Return whether the model returns two outputs, which a `Sequential` does not support."""
-    return isinstance(model, Recurrent) and model.bidirectional and model.merge is None
 
 
 def machine(threads: int | None = None) -> str:

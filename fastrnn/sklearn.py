@@ -249,7 +249,9 @@ class SequenceClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         TypeError, ValueError
             If X or y is not valid, or a parameter is wrong; the message names it.
         """
-        y = labels(self, y)
+        required(self, y)
+        y = validation.column_or_1d(y, warn=True)
+        validation.assert_all_finite(y, input_name="y")
         sequences = self._sequences(X, reset=True)
         validation.check_consistent_length(sequences, y)
         multiclass.check_classification_targets(y)
@@ -366,10 +368,3 @@ def depth(X: Any) -> int | None:
 def required(estimator: Any, y: Any) -> None:
     if y is None:
         raise ValueError(f"y: {type(estimator).__name__} requires y to be passed, but the target y is None")
-
-
-def labels(estimator: Any, y: Any) -> Array:
-    required(estimator, y)
-    found: Array = validation.column_or_1d(y, warn=True)
-    validation.assert_all_finite(found, input_name="y")
-    return found

@@ -123,7 +123,7 @@ class Loss(ABC):
         """
         expect_targets(name, y, shape, dtype, self.classes, weights)
         if self.probabilities:
-            in_range(name, y if weights is None else y[weights > 0], 0, 1, "probabilities")
+            in_range(name, y if weights is None else y[weights > 0], 1, "probabilities")
 
     def judge(self, prediction: Any, target: Any, lengths: Any = None, weights: Any = None) -> Judged:
         """Compute the loss, its weight and its gradient; arguments and errors are those of `gradient`.
@@ -200,7 +200,7 @@ class BinaryCrossentropy(Loss):
         boolean("from_logits", self.from_logits)
 
     def terms(self, prediction: Array, target: Array) -> tuple[Array, Array]:
-        in_range("target", target, 0, 1, "probabilities")
+        in_range("target", target, 1, "probabilities")
         if self.from_logits:
             # The brackets are 0 for a correct prediction, so the small term is not added to a large one.
             losses = np.log1p(np.exp(-np.abs(prediction))) + (np.maximum(prediction, 0) - target * prediction)
@@ -248,10 +248,11 @@ class CategoricalCrossentropy(Loss):
 
     def terms(self, prediction: Array, target: Array) -> tuple[Array, Array]:
         if target.ndim == 1:
-            t = one_hot(target, prediction)
+            t = np.zeros_like(prediction)
+            t[np.arange(len(t)), target] = 1
         else:
             t = target
-            in_range("target", t, 0, 1, "probabilities")
+            in_range("target", t, 1, "probabilities")
         if self.from_logits:
             a = prediction - prediction.max(axis=1, keepdims=True)
             log_p = a - np.log(np.exp(a).sum(axis=1, keepdims=True))
@@ -262,7 +263,7 @@ class CategoricalCrossentropy(Loss):
 
 def clipped(probabilities: Array) -> Array:
     """Clip to eps..1-eps, so that logarithms are finite."""
-    in_range("prediction", probabilities, 0, 1, "probabilities (from_logits=True takes any number)")
+    in_range("prediction", probabilities, 1, "probabilities (from_logits=True takes any number)")
     eps = np.finfo(probabilities.dtype).eps
     return np.clip(probabilities, eps, 1 - eps)
 
@@ -270,13 +271,6 @@ def clipped(probabilities: Array) -> Array:
 def unless_clipped(prediction: Array, p: Array, derivative: Array) -> Array:
     """Return the derivative, 0 where p, the clipped prediction, differs from the prediction; NaN is kept."""
     return np.where((p < prediction) | (p > prediction), 0, derivative)
-
-
-def one_hot(classes: Array, like: Array) -> Array:
-    """Return the classes one-hot encoded, (N, K) in the dtype of `like`."""
-    t = np.zeros_like(like)
-    t[np.arange(len(t)), classes] = 1
-    return t
 
 
 LOSSES: dict[str, Callable[[], Loss]] = {

@@ -99,7 +99,7 @@ def valid_rows(prediction: Any, target: Any, lengths: Any, weights: Any, classes
     if weights is not None:
         w = (weights.reshape(-1) if valid is None else weights[valid]).astype(p.dtype)
     if integer and classes is not None:
-        in_range("target", t, 0, max(classes, K) - 1, "classes")
+        in_range("target", t, max(classes, K) - 1, "classes")
     return Rows(p, t, w, prediction.shape, valid)
 
 
@@ -162,13 +162,13 @@ def expect_weights(name: str, weights: Array) -> None:
         raise ValueError(f"{name}: expected finite numbers of at least 0, got {weights[wrong][0]}")
 
 
-def in_range(name: str, a: Array, least: float, most: float, what: str) -> None:
-    """Raise ValueError unless all values lie in `least`..`most`; NaN is ignored."""
-    wrong = (a < least) | (a > most)
+def in_range(name: str, a: Array, most: float, what: str) -> None:
+    """Raise ValueError unless all values lie in 0..`most`; NaN is ignored."""
+    wrong = (a < 0) | (a > most)
     if wrong.any():
         first = a[wrong][0]
         hint = f"; to ignore it, pass ignore_index={first}" if what == "classes" and first < 0 else ""
-        raise ValueError(f"{name}: expected {what} in {least}..{most}, got {first}{hint}")
+        raise ValueError(f"{name}: expected {what} in 0..{most}, got {first}{hint}")
 
 
 def expect_targets(
@@ -177,7 +177,7 @@ def expect_targets(
     """Raise unless y matches predictions of this shape, (N, T, K) or (N, K), and dtype, or is classes if allowed."""
     steps, K = shape[:-1], shape[-1]
     if classes and y.dtype.kind in "iu" and y.shape == steps:
-        in_range(name, y if weights is None else y[weights > 0], 0, K - 1, "classes")
+        in_range(name, y if weights is None else y[weights > 0], K - 1, "classes")
     elif (y.shape, y.dtype) != (shape, dtype):
         meaning = "N, T" if len(steps) == 2 else "N"
         expected = f"{dtype} of shape ({meaning}, K) = {shape}"
