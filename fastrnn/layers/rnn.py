@@ -60,7 +60,7 @@ class LSTM(Recurrent):
         Round the matrices to it and pack them as such, for inference with dtype float32. "bfloat16" (8 significant
         bits) halves the bytes read per step. Sums are float32; the instruction set x86-64-v4-bf16 also rounds x and h
         in the products. "int8" quarters them: each row of weights becomes integers from -127 to 127 times a scale, and
-        x and h are rounded to 16-bit integers times a step of their own for each sequence and time. Sums are exact, so
+        x and h are rounded to 16-bit integers times a scale of that sequence and step. Sums are exact, so
         the results have the same bits on every instruction set. "int8" is not supported with `heads`, nor for cells
         that average over hidden units.
     recurrent_dropout : float
