@@ -54,9 +54,6 @@ __all__ = ["GRU", "LSTM", "SimpleRNN"]
 #: Keras' functions that our cells support, with Keras' names for them.
 KNOWN: dict[Any, str] = {keras.activations.get(word): word for word in map(keras_activation, KERAS_FUNCTIONS)}
 
-_SimpleRNN: Any = keras.layers.SimpleRNN
-_GRU: Any = keras.layers.GRU
-_LSTM: Any = keras.layers.LSTM
 _registered: Any = keras.saving.register_keras_serializable(package="fastrnn")
 
 
@@ -210,7 +207,7 @@ def kind(variables: list[Any]) -> Any:
 
 
 @_registered
-class SimpleRNN(_Kernels, _SimpleRNN):  # type: ignore[misc]
+class SimpleRNN(_Kernels, keras.layers.SimpleRNN):  # type: ignore[misc]
     """``keras.layers.SimpleRNN`` on fastrnn; "identity" is an alias of the activation "linear".
 
     Examples
@@ -225,7 +222,7 @@ class SimpleRNN(_Kernels, _SimpleRNN):  # type: ignore[misc]
 
 
 @_registered
-class GRU(_Kernels, _GRU):  # type: ignore[misc]
+class GRU(_Kernels, keras.layers.GRU):  # type: ignore[misc]
     """``keras.layers.GRU`` on fastrnn, with `reset_after` True or False.
 
     Examples
@@ -240,7 +237,7 @@ class GRU(_Kernels, _GRU):  # type: ignore[misc]
 
 
 @_registered
-class LSTM(_Kernels, _LSTM):  # type: ignore[misc]
+class LSTM(_Kernels, keras.layers.LSTM):  # type: ignore[misc]
     """``keras.layers.LSTM`` on fastrnn; `activation` applies to the candidate and the output.
 
     Examples

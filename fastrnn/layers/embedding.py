@@ -94,8 +94,7 @@ class Embedding(Stateless):
         return {"weight": self.weight}
 
     def output_shape(self, shape: Shape) -> Shape:
-        shape = checked_shape(shape)
-        return (*shape, self.embedding_dim)
+        return (*checked_shape(shape), self.embedding_dim)
 
     def _forward(self, x: Any, training: bool, rng: Any) -> tuple[Array, dict[str, Array]]:
         x = as_array("x", x, sequence=True)

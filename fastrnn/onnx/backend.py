@@ -11,12 +11,10 @@ from fastrnn.frameworks import DATA, INPUTS, WEIGHTS
 from fastrnn.onnx.node import Recurrent, Weights
 from fastrnn.onnx.session import Session
 
-_base = needed("onnx.backend.base", "onnx")
-_BackendRep: Any = _base.BackendRep
-_Backend: Any = _base.Backend
+_base: Any = needed("onnx.backend.base", "onnx")
 
 
-class Prepared(_BackendRep):  # type: ignore[misc]  # Any: onnx need not be installed where types are checked
+class Prepared(_base.BackendRep):  # type: ignore[misc]  # Any: onnx need not be installed where types are checked
     """A model with packed weights, ready to run any number of times; made by `prepare`."""
 
     def __init__(self, session: Session) -> None:
@@ -47,7 +45,7 @@ class Prepared(_BackendRep):  # type: ignore[misc]  # Any: onnx need not be inst
         return tuple(self._session.run(None, inputs))
 
 
-class Backend(_Backend):  # type: ignore[misc]
+class Backend(_base.Backend):  # type: ignore[misc]
     """An ``onnx.backend.base.Backend`` for models of RNN, GRU and LSTM nodes only; for others see `Session`."""
 
     @classmethod
