@@ -359,8 +359,8 @@ def without_numbers(nodes: Iterable[Node]) -> Node | None:
             if np.isnan(node.name):
                 return node
             continue
-        values[node] = rng.choice((-1.0, 1.0), SAMPLES) * 10 ** rng.uniform(-4, 4, SAMPLES)
         if not node.args or node.op in JOINTS:
+            values[node] = rng.choice((-1.0, 1.0), SAMPLES) * 10 ** rng.uniform(-4, 4, SAMPLES)
             continue
         with np.errstate(all="ignore"):
             values[node] = FORMULAS[node.op](*[values[a] for a in node.args])
