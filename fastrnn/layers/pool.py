@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -12,6 +12,9 @@ from fastrnn.call import Sessions
 from fastrnn.layers.stream import fill
 from fastrnn.one_step import Form, arranged
 from fastrnn.types import Array, Arrays
+
+#: The type of sessions in `Pool.step`'s fast path.
+INT = frozenset([int])
 
 
 class Pool:
@@ -103,12 +106,12 @@ class Pool:
         del self._open[session]
         self._free.append(slot)
 
-    def step(self, sessions: Iterable[int], x: Any, out: Any = None) -> Array:
+    def step(self, sessions: Sequence[int] | Array, x: Any, out: Any = None) -> Array:
         """Run one step of these sessions.
 
         Parameters
         ----------
-        sessions : n integers
+        sessions : list, tuple, range or array of n integers
             Distinct sessions, in any order.
         x : (n, I) array, or (n,) integers for a model with an `Embedding`
             Their inputs; (I,) or an integer is accepted for one session.
@@ -131,9 +134,7 @@ class Pool:
         RuntimeError
             If another thread is in a call with one of them.
         """
-        own = sessions.tolist() if isinstance(sessions, np.ndarray) else sessions
-        if not isinstance(own, list | tuple):
-            raise TypeError(f"sessions: expected a sequence of integers, got {sessions!r:.80}")
+        own = sessions if isinstance(sessions, list | tuple) else listed(sessions)
         slots = self._take(own)
         try:
             return self._sessions.step(slots, x, out)
@@ -202,20 +203,20 @@ class Pool:
 
     def _take(self, sessions: list[int] | tuple[int, ...]) -> list[int]:
         """Return their slots in the stores, exclusively until they are put back in `_idle`."""
+        if not INT.issuperset(map(type, sessions)):
+            expect_integers(sessions)  # True, of a mask, and 1.0 would pass for session 1
         slots: list[int] = []
         idle = self._idle
         try:
             for session in sessions:
                 slots.append(idle.pop(session))
-        except (KeyError, TypeError):  # a non-integer may be unhashable
+        except KeyError:
             taken = list(sessions[: len(slots)])
             idle.update(zip(taken, slots, strict=True))
             self._refuse(sessions[len(slots)], taken)
         return slots
 
-    def _refuse(self, session: Any, taken: list[int]) -> NoReturn:
-        if isinstance(session, bool) or not isinstance(session, int | np.integer):
-            raise TypeError(f"sessions: expected integers returned by open, got {session!r:.80}")
+    def _refuse(self, session: int, taken: list[int]) -> NoReturn:
         if session in taken:
             raise ValueError(f"sessions: expected distinct sessions, got {session} twice")
         if session in self._open:
@@ -224,3 +225,20 @@ class Pool:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("pool: cannot be copied or pickled; make a new one and open sessions with these states")
+
+
+def listed(sessions: Any) -> list[int]:
+    """Return sessions that are given in an array or a range as a list."""
+    if isinstance(sessions, range):
+        return list(sessions)
+    if not isinstance(sessions, np.ndarray) or sessions.ndim != 1:
+        message = "sessions: expected a sequence of integers (list, tuple, range or array), got"
+        raise TypeError(f"{message} {sessions!r:.80}")
+    own: list[int] = sessions.tolist()
+    return own
+
+
+def expect_integers(sessions: Any) -> None:
+    for session in sessions:
+        if isinstance(session, bool) or not isinstance(session, int | np.integer):
+            raise TypeError(f"sessions: expected integers returned by open, got {session!r:.80}")
