@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -54,7 +55,7 @@ def inspect(source: str, **options: Any) -> None:
 def bench(source: str, *, batch: int, steps: int, seconds: float, threads: int | None = None, **options: Any) -> None:
     """Time one step, one sequence and a batch of sequences of a model, and print its memory use."""
     batch, steps = size("batch", batch), size("steps", steps)
-    if not seconds > 0:
+    if not 0 < seconds < math.inf:
         raise ValueError(f"seconds: expected a positive number, got {seconds}")
     model = formats.read(source, **options)
     chain, threads = as_chain("model", model), backends.thread_count(threads)

@@ -274,6 +274,7 @@ def test_bench_of_an_encoder_and_a_decoder(run: Run) -> None:
         (["convert", "m.txt", "m.onnx"], "IN: expected a file name ending in .safetensors, .keras, .h5,"),
         (["convert", "m.safetensors", "no/m.safetensors"], "the directory no does not exist; create it first"),
         (["convert", "m.safetensors", "b.safetensors", "--opset", "13"], "--opset: not an option of m.safetensors"),
+        (["convert", "m.safetensors", "b.onnx", "--name", "b"], "--name: not an option of m.safetensors or b.onnx;"),
         (["convert", "m.safetensors", "b.safetensors", "--inference"], "--inference: not an option of m.safetensors"),
         (["convert", "m.safetensors", "b.onnx", "--opset", "x"], "argument --opset: invalid int value: 'x'"),
         (["inspect", "bad.safetensors"], "bad.safetensors is not a safetensors file"),
@@ -284,6 +285,7 @@ def test_bench_of_an_encoder_and_a_decoder(run: Run) -> None:
         ),
         (["bench", "m.safetensors", "--batch", "0"], "--batch: expected a positive integer, got 0"),
         (["bench", "m.safetensors", "--seconds", "0"], "--seconds: expected a positive number, got 0.0"),
+        (["bench", "m.safetensors", "--seconds", "inf"], "--seconds: expected a positive number, got inf"),
         (["bench", "m.safetensors", "--threads", "0"], "--threads: expected"),
     ],
 )
@@ -298,12 +300,14 @@ def test_errors_of_files(run: Run, torch: Any, onnx: Any, tmp_path: Path) -> Non
     for name in ("bad.onnx", "bad.pt"):
         (tmp_path / name).write_text("a model")
     torch.save(torch.nn.LSTM(3, 4), "module.pt")
+    Path("empty.pt").touch()
     torch.save([1, 2], "list.pt")
     torch.save(torch.nn.Linear(3, 4).state_dict(), "linear.pt")
     fastrnn.save("cell.safetensors", fastrnn.Recurrent(catalogue.li_gru, 3, 4))
     assert "bad.onnx is not an ONNX model" in wrong(run, "inspect", "bad.onnx")
     for name in ("bad.pt", "module.pt"):
         assert f"{name}: expected a file of torch.save(module.state_dict(), path)" in wrong(run, "inspect", name)
+    assert "save(module.state_dict(), path) (EOFError)" in wrong(run, "inspect", "empty.pt")
     assert "list.pt: expected a state_dict, got list" in wrong(run, "inspect", "list.pt")
     assert "expected weight_ih_l0 of a recurrent module, got weight, bias" in wrong(run, "inspect", "linear.pt")
     assert "cell: ONNX has no li_gru" in wrong(run, "convert", "cell.safetensors", "cell.onnx")

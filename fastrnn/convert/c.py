@@ -97,7 +97,9 @@ def to_c(model: Any, path: str | os.PathLike[str], name: str | None = None) -> N
     named = file.stem if name is None else name
     if not isinstance(named, str) or not re.fullmatch("[A-Za-z_][A-Za-z_0-9]*", named):
         argument = "path: its file name is the prefix of names in C;" if name is None else "name:"
-        raise ValueError(f"{argument} expected letters, digits and _, got {named!r:.80}; pass another name=")
+        raise ValueError(
+            f"{argument} expected letters, digits and _, got {named!r:.80}; pass another name= (no digit first)"
+        )
     chain = as_chain("model", model)
     header, source = written(chain, named, backends.load("native").headers, file.with_suffix(".h").name)
     with replaced(file.with_suffix(".h")) as partial:

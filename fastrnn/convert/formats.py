@@ -53,7 +53,7 @@ def read(path: str, *, weight_dtype: str | None = None, **options: Any) -> Layer
 def convert(source: str, target: str, *, weight_dtype: str | None = None, **options: Any) -> Layer:
     """Read one file, write the other, and return the model; each side gets the options that it accepts."""
     reader, writer = format_of("IN", source, READERS), format_of("OUT", target, WRITERS)
-    expect_taken(options, source, reader.takes + writer.takes)
+    expect_taken(options, f"{source} or {target}", reader.takes + writer.takes)
     own = {name: options[name] for name in reader.takes if name in options}
     model = read(source, weight_dtype=weight_dtype, **own)
     writer.run(target, model, **{name: options[name] for name in writer.takes if name in options})
@@ -82,9 +82,8 @@ def read_torch(path: str, **options: Any) -> Layer:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch does not document which errors a bad file raises
-        raise ValueError(
-            f"{path}: expected a file of torch.save(module.state_dict(), path) ({str(error).partition('.')[0]})"
-        ) from error
+        why = str(error).partition(".")[0] or type(error).__name__
+        raise ValueError(f"{path}: expected a file of torch.save(module.state_dict(), path) ({why})") from error
     for key in NESTED:
         state = state.get(key, state) if isinstance(state, Mapping) else state
     if not isinstance(state, Mapping):
