@@ -54,7 +54,8 @@ def to_c(model: Any, path: str | os.PathLike[str], name: str | None = None) -> N
         void amp_run(amp_state *state, const float *x, float *y, size_t T, float *work);
 
     Results are bit-identical to the layer's on the instruction set that the C is compiled for: ``-march=x86-64-v3``,
-    ``-v4``, or none for the baseline, and AArch64. Compile with GCC or Clang.
+    ``-v4``, or none for the baseline, and AArch64, except for denormal numbers, which the layer counts as 0. Compile
+    with GCC or Clang.
 
     Recurrent layers with ``weight_dtype="int8"`` (`quantize`) keep their weights as int8 in C, a quarter of the memory,
     and their results are bit-identical on every instruction set.
