@@ -110,7 +110,7 @@ def test_machine_code_on_disk_is_used_again_and_checked(tmp_path: Path) -> None:
 
 
 def test_each_cell_dtype_and_instruction_set_has_a_file(tmp_path: Path, native: str, monkeypatch: Any) -> None:
-    """Each combination of equations, dtype and instruction set has its own file."""
+    """Each combination of equations, dtype and instruction set has its own file; products of bfloat16 need no other."""
     monkeypatch.setenv("FASTRNN_CACHE_DIR", str(tmp_path))
     code = fastrnn.backends.load("native")._code
     isas = fastrnn.config()["available_isas"]
@@ -118,7 +118,7 @@ def test_each_cell_dtype_and_instruction_set_has_a_file(tmp_path: Path, native: 
         for itemsize in (4, 8):
             for isa in isas:
                 code.__wrapped__(cell, itemsize, isa)
-    assert len(list(tmp_path.iterdir())) == 4 * len(isas)
+    assert len(list(tmp_path.iterdir())) == 4 * len({*isas} - {"x86-64-v4-bf16"})
 
 
 def test_without_a_compiler_numpy_runs_and_warns(native: str, monkeypatch: Any) -> None:
