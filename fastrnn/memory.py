@@ -28,7 +28,6 @@ class Room(NamedTuple):
 
     memory: np.ndarray
     address: int
-    size: int  #: in bytes
 
 
 _spare: dict[int, Room] = {}  #: by address, oldest first
@@ -65,7 +64,7 @@ class Loan:
     def __del__(self) -> None:
         with _spare_lock:
             _spare[self.room.address] = self.room
-            while len(_spare) > ROOMS or sum([room.size for room in list(_spare.values())]) > LIMIT:
+            while len(_spare) > ROOMS or sum([room.memory.size for room in list(_spare.values())]) > LIMIT:
                 _spare.pop(next(iter(_spare), 0), None)
 
 
@@ -73,11 +72,11 @@ def room_for(n: int) -> Room:
     """Return a spare room for n bytes, or a new one."""
     with _spare_lock:
         for place, room in reversed(list(_spare.items())):
-            taken = _spare.pop(place, None) if n <= room.size <= 2 * n else None
+            taken = _spare.pop(place, None) if n <= room.memory.size <= 2 * n else None
             if taken:
                 return taken
     memory = aligned(n)
-    return Room(memory, address(memory), n)
+    return Room(memory, address(memory))
 
 
 def address(memory: np.ndarray) -> int:

@@ -12,8 +12,6 @@
  * more groups there are too few parts for `part_at`. */
 enum { GROUPS_ONCE = VBYTES == 64 ? 1 : 2 };
 
-static void zero_row(real *row, ptrdiff_t n) { memset(row, 0, (size_t)n * sizeof *row); }
-
 static void add_to(real *to, const real *from, ptrdiff_t n)
 {
     for (ptrdiff_t i = 0; i < n; i++) to[i] += from[i];
@@ -327,11 +325,6 @@ static void zero_sums(const Plan *p)
     memset(p->back.db, 0, (size_t)gates * sizeof *p->back.db);
     if (p->cell->split) memset(p->back.db_rec, 0, (size_t)products * sizeof *p->back.db_rec);
     memset(p->back.dp_sums, 0, (size_t)(p->cell->parameters * p->H) * sizeof *p->back.dp_sums);
-}
-
-static void zero_step(frnn_array array, ptrdiff_t time, ptrdiff_t sequence, ptrdiff_t n)
-{
-    zero_row((real *)array.data + time * array.step + sequence * array.row, n);
 }
 
 /* Zero the gradients of padded steps; those of an empty sequence's initial state are those of its final state. */

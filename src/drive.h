@@ -8,6 +8,14 @@
  * rest to thread 0, which has run these steps to the end. */
 int X(run_steps)(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to);
 
+INLINE void zero_row(real *row, ptrdiff_t n) { memset(row, 0, (size_t)n * sizeof *row); }
+
+/* Zero what one of the caller's arrays has for a step, in the caller's order of steps and sequences. */
+INLINE void zero_step(frnn_array array, ptrdiff_t time, ptrdiff_t sequence, ptrdiff_t n)
+{
+    zero_row((real *)array.data + time * array.step + sequence * array.row, n);
+}
+
 /* The steps [low, high] whose gate gradients are in the chunk's buffers, in descending order. */
 typedef struct {
     ptrdiff_t low, high;

@@ -350,7 +350,7 @@ static void fill_padding(const Plan *p, int id)
             const ptrdiff_t b = p->sequence[row], width = width_of(p, k);
             const size_t bytes = (size_t)width * sizeof(real);
             for (ptrdiff_t time = call->T - padding_of(p, row); call->out[k].data && time < call->T; time++)
-                memset((real *)call->out[k].data + time * call->out[k].step + b * call->out[k].row, 0, bytes);
+                zero_step(call->out[k], time, b, width);
             if (p->length[row] == 0 && call->final[k])
                 memcpy((real *)call->final[k] + b * width, row_of(p->init, row) + field_of(p, k), bytes);
         }
