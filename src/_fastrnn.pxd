@@ -158,6 +158,7 @@ cdef extern from "fastrnn.h" nogil:
         const frnn_table *f32
         const frnn_table *f64
         const int *vector
+        int bfloat16
 
     const frnn_isa frnn_isas[]
     const int frnn_isa_count

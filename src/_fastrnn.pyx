@@ -278,6 +278,8 @@ cdef int describe(frnn_call *c, Pins pins, int isa, which, call) except -1:
     memset(c, 0, sizeof(frnn_call))
     cdef Py_ssize_t size = call.x.itemsize, k
     c.format = FORMATS[call.weight_dtype]
+    if c.format == FRNN_BFLOAT16:
+        c.format = frnn_isas[isa].bfloat16
     if c.format != FRNN_REAL and (size != 4 or call.training):
         raise ValueError(f"{call.weight_dtype} weights go with float32, for inference")
     cdef const frnn_cell *cell = found_cell(isa, size, c.format == FRNN_INT8, which)

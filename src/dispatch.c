@@ -1,6 +1,7 @@
 /* The instruction sets of this build, and the tests whether the machine supports them.
  *
- * CMake defines FRNN_BUILT, the list of those that were compiled, such as `ISA(base) ISA(v3)`. GCC's and Clang's
+ * CMake defines FRNN_BUILT, the list of those that were compiled, each with the suffix of its tables and the format of
+ * its bfloat16 weights: `ISA(base, base, FRNN_BFLOAT16) ISA(v3, v3, FRNN_BFLOAT16)`. GCC's and Clang's
  * __builtin_cpu_supports asks CPUID and, for registers that the operating system must save, XGETBV as well.
  */
 #include "fastrnn.h"
@@ -25,14 +26,15 @@ CAN(neon, "neon", 1)
 CAN(base, "portable", 1)
 #endif
 
-#define ISA(suffix)                                                                                                    \
-    extern const frnn_table frnn_table_f32_##suffix, frnn_table_f64_##suffix;                                          \
-    extern const int frnn_vector_f32_##suffix[2];
+#define ISA(suffix, tables, bfloat16)                                                                                  \
+    extern const frnn_table frnn_table_f32_##tables, frnn_table_f64_##tables;                                          \
+    extern const int frnn_vector_f32_##tables[2];
 FRNN_BUILT
 #undef ISA
 
-#define ISA(suffix)                                                                                                    \
-    {name_##suffix, supported_##suffix, &frnn_table_f32_##suffix, &frnn_table_f64_##suffix, frnn_vector_f32_##suffix},
+#define ISA(suffix, tables, bfloat16)                                                                                  \
+    {name_##suffix, supported_##suffix, &frnn_table_f32_##tables, &frnn_table_f64_##tables, frnn_vector_f32_##tables,  \
+     bfloat16},
 const frnn_isa frnn_isas[] = {FRNN_BUILT};
 #undef ISA
 

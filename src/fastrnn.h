@@ -44,8 +44,8 @@ typedef struct {
 
 /* How the packed matrices are stored. Formats other than FRNN_REAL are for float and inference: the matrices hold only
  * values that the format can represent. INT8 requires a cell of `unfused`, without heads and means: then all bits are
- * the same on every instruction set. */
-enum frnn_format { FRNN_REAL, FRNN_BFLOAT16, FRNN_INT8 };
+ * the same on every instruction set. BFLOAT16_PAIRS is BFLOAT16 multiplied by the CPU's own instruction. */
+enum frnn_format { FRNN_REAL, FRNN_BFLOAT16, FRNN_INT8, FRNN_BFLOAT16_PAIRS };
 
 /* A (T, B, ·) array: element (t, b, i) is at data[t*step + b*row + i]. In a ragged call it has no padding, only
  * the rows of step 0, of step 1, ..., each step's in the order of the sequences; step is row. */
@@ -158,6 +158,7 @@ typedef struct {
     int (*supported)(void);  /* by this CPU and operating system */
     const frnn_table *f32, *f64;
     const int *vector; /* the kernels' bytes in a vector, and whether FMA rounds once, for cells compiled elsewhere */
+    int bfloat16;      /* of frnn_format: that of bfloat16 weights */
 } frnn_isa;
 
 /* Ordered from the most portable to the fastest. */

@@ -46,34 +46,28 @@ set(KERNEL_OPTIONS -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wal
 set(CORE_PROPERTIES C_STANDARD 11 C_EXTENSIONS ON C_VISIBILITY_PRESET hidden POSITION_INDEPENDENT_CODE ON)
 set(CORE_OBJECTS "")
 set(BUILT "")
-macro(kernel_objects name sources) # and definitions
+macro(kernel_objects name sources) # and definitions; `options` are the compiler's
   add_library(${name} OBJECT ${sources})
   target_include_directories(${name} PRIVATE ${CMAKE_CURRENT_LIST_DIR} ${CELLS_FOLDER})
   target_compile_definitions(${name} PRIVATE ${ARGN})
-  target_compile_options(${name} PRIVATE ${KERNEL_OPTIONS} ${isa_UNPARSED_ARGUMENTS})
+  target_compile_options(${name} PRIVATE ${KERNEL_OPTIONS} ${options})
   set_target_properties(${name} PROPERTIES ${CORE_PROPERTIES})
   list(APPEND CORE_OBJECTS $<TARGET_OBJECTS:${name}>)
 endmacro()
 function(fastrnn_isa suffix)
-  cmake_parse_arguments(PARSE_ARGV 1 isa UNFUSED CELLS_OF "")
-  set(sources ${KERNELS})
-  if(NOT isa_CELLS_OF)
-    set(isa_CELLS_OF ${suffix})
-    list(APPEND sources ${CELLS})
-    if(NOT isa_UNFUSED) # cells that give the bits of instruction sets without fused multiply-add
-      kernel_objects(unfused_${suffix} "${CELLS}" FRNN_BITS=32 FRNN_ISA=${suffix}_unfused FRNN_UNFUSED)
-    endif()
-  endif()
-  set(unfused ${isa_CELLS_OF})
-  if(NOT isa_UNFUSED)
+  cmake_parse_arguments(PARSE_ARGV 1 isa UNFUSED "" "")
+  set(options ${isa_UNPARSED_ARGUMENTS})
+  set(unfused ${suffix})
+  if(NOT isa_UNFUSED) # cells that give the bits of instruction sets without fused multiply-add
     string(APPEND unfused _unfused)
+    kernel_objects(${unfused} "${CELLS}" FRNN_BITS=32 FRNN_ISA=${unfused} FRNN_UNFUSED)
   endif()
   foreach(bits 32 64)
-    kernel_objects(kernels_${suffix}_${bits} "${sources}" FRNN_BITS=${bits} FRNN_ISA=${suffix}
-      FRNN_CELLS_ISA=${isa_CELLS_OF} FRNN_UNFUSED_ISA=${unfused})
+    kernel_objects(kernels_${suffix}_${bits} "${KERNELS};${CELLS}" FRNN_BITS=${bits} FRNN_ISA=${suffix}
+      FRNN_UNFUSED_ISA=${unfused})
   endforeach()
   set(CORE_OBJECTS ${CORE_OBJECTS} PARENT_SCOPE)
-  set(BUILT "${BUILT} ISA(${suffix})" PARENT_SCOPE)
+  set(BUILT "${BUILT} ISA(${suffix}, ${suffix}, FRNN_BFLOAT16)" PARENT_SCOPE)
 endfunction()
 
 # A new instruction set is one line here and one in dispatch.c.
@@ -90,7 +84,10 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
   fastrnn_isa(v3 ${V3})
   set(V4 -mavx512f -mavx512bw -mavx512cd -mavx512dq -mavx512vl -mavx2 -mfma -mprefer-vector-width=512)
   fastrnn_isa(v4 ${V4})
-  fastrnn_isa(v4_bf16 CELLS_OF v4 ${V4} -mavx512bf16) # the same arithmetic: only products of bfloat16 differ
+  # v4_bf16 has the kernels of v4, and its own products of bfloat16 weights.
+  set(options ${V4} -mavx512bf16)
+  kernel_objects(kernels_v4_bf16 ${CMAKE_CURRENT_LIST_DIR}/matmul_bf16.c FRNN_BITS=32 FRNN_ISA=v4)
+  string(APPEND BUILT " ISA(v4_bf16, v4, FRNN_BFLOAT16_PAIRS)")
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
   fastrnn_isa(neon)
 else()

@@ -50,7 +50,8 @@ INLINE ptrdiff_t group_lanes(const Panels *p, ptrdiff_t group)
 INLINE ptrdiff_t panel_rows(const Panels *p)
 {
     switch (p->format) {
-    case FRNN_BFLOAT16: return (p->K + 1) / 2;
+    case FRNN_BFLOAT16:
+    case FRNN_BFLOAT16_PAIRS: return (p->K + 1) / 2;
     case FRNN_INT8: return 2 + (p->K + 3) / 4; /* first scales and sums */
     default: return p->K;
     }
@@ -117,8 +118,17 @@ typedef struct {
     void (*multiply)(ptrdiff_t n, const real *const *a, const Panels *p, ptrdiff_t first, ptrdiff_t last,
                      const real *init, Rows out);
 } Format;
-extern const Format X(bfloat16), X(int8);
-INLINE const Format *format_of(const Panels *p) { return p->format == FRNN_BFLOAT16 ? &X(bfloat16) : &X(int8); }
+extern const Format X(bfloat16), X(bfloat16_pairs), X(int8);
+INLINE const Format *format_of(const Panels *p)
+{
+    switch (p->format) {
+#ifdef __AVX512F__
+    case FRNN_BFLOAT16_PAIRS: return &X(bfloat16_pairs);
+#endif
+    case FRNN_BFLOAT16: return &X(bfloat16);
+    default: return &X(int8);
+    }
+}
 #endif
 
 /* Fill rows [first, last) of p, which has one gate: row k is the p->units elements at src[k] + at. */

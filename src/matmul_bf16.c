@@ -2,7 +2,8 @@
  *
  * A 32-bit lane of a panel holds the weights of two neighbouring k, the even one low: [k/2][vector][lane]. A bfloat16
  * is the upper half of a float, so a shift and a mask turn a lane into two floats, exactly; products and sums are
- * float's. Where the CPU multiplies pairs of bfloat16 itself, the left operand is rounded to bfloat16 as well.
+ * float's. Compiled for CPUs that multiply pairs of bfloat16, this file is the format BFLOAT16_PAIRS, which rounds the
+ * left operand to bfloat16 as well.
  *
  * The order of summation is fixed here too: even and odd pairs are two chains, added up every KC terms.
  */
@@ -168,6 +169,10 @@ static void pack_column(const Panels *p, ptrdiff_t group, ptrdiff_t unit, const 
     }
 }
 
+#if defined(__AVX512BF16__)
+const Format X(bfloat16_pairs) = {pack_column, multiply};
+#else
 const Format X(bfloat16) = {pack_column, multiply};
+#endif
 
 #endif
