@@ -208,8 +208,10 @@ def signalled(python: Python, case: str) -> None:
     "case",
     [
         "rows dealt",
-        "hidden units dealt",
-        *[pytest.param(n, marks=pytest.mark.thorough) for n in ("one thread", "two directions", "a wavefront")],
+        *[
+            pytest.param(name, marks=pytest.mark.thorough)
+            for name in ("hidden units dealt", "one thread", "two directions", "a wavefront")
+        ],
     ],
 )
 def test_interruption(case: str, python: Python) -> None:

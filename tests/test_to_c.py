@@ -166,9 +166,12 @@ def test_the_self_test_of_bidirectional_layers(tmp_path: Path) -> None:
 
 def test_every_instruction_set(native: str, tmp_path: Path) -> None:
     """Also as GNU C, where a compiler fuses products unless the file forbids it."""
-    isa = fastrnn.config()["isa"]
-    check_bits(letters(), InC(letters(), tmp_path, *march(isa), "-std=gnu11"))
-    check_bits(normalized(), InC(normalized(), tmp_path, *march(isa), name="normalized"))
+    check_bits(letters(), InC(letters(), tmp_path, *march(fastrnn.config()["isa"]), "-std=gnu11"))
+
+
+@pytest.mark.by_turns
+def test_layer_normalization(native: str, tmp_path: Path) -> None:
+    check_bits(normalized(), InC(normalized(), tmp_path, *march(fastrnn.config()["isa"])))
 
 
 def test_the_self_test(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ INT8_ALONE: dict[str, Callable[[], Layer]] = {
 }
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("name", INT8_ALONE)
 def test_bits_of_int8(name: str, native: str, tmp_path: Path) -> None:
     """They equal those of the layer on this instruction set, and on the baseline."""
@@ -43,6 +44,7 @@ def test_bits_of_int8(name: str, native: str, tmp_path: Path) -> None:
     assert_same_bits({"y": made.run(x, y)}, {"y": y})
 
 
+@pytest.mark.by_turns
 def test_int8_sums_of_more_than_32_bits(native: str, tmp_path: Path) -> None:
     model = fastrnn.RNN(1031, 3, activation="identity", rng=0, **INT8)
     model.load_state_dict({name: np.ones_like(a) for name, a in model.state_dict().items()})
@@ -52,6 +54,7 @@ def test_int8_sums_of_more_than_32_bits(native: str, tmp_path: Path) -> None:
     assert y[0, 0] == pytest.approx(1033, rel=1e-4)
 
 
+@pytest.mark.by_turns
 def test_bits_of_int8_among_other_layers(native: str, tmp_path: Path) -> None:
     """Their products are fused, as without int8."""
     isa = fastrnn.config()["isa"]
