@@ -117,7 +117,7 @@ def test_gradients_are_those_of_autograd(cell: Any, seed: int, torch: Any) -> No
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru_before", names_taken], ids=lambda cell: getattr(cell, "name", cell))
-def test_a_mask_for_each_gate(cell: Any, implementation: str, torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mask_for_each_gate(cell: Any, backend: str, torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `fastrnn.keras` requests it, including the gradients of the masks."""
     plain = CELLS[cell] if isinstance(cell, str) else cell
     own, n = masked(plain, tuple([f"mask_{gate}" for gate in plain.products])), len(plain.inputs)
