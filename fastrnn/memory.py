@@ -6,9 +6,7 @@ The C library keeps small freed arrays and returns large ones to the system, whi
 from __future__ import annotations
 
 import math
-import os
-import threading
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -30,18 +28,9 @@ class Room(NamedTuple):
     address: int
 
 
-_spare: dict[int, Room] = {}  #: by address, oldest first
-_spare_lock = threading.RLock()  # reentrant, because __del__ may run at any point, even while this thread has the lock
-
-
-def _after_fork() -> None:
-    """Replace the lock: another thread may have held it at the fork, and does not exist in the child."""
-    global _spare_lock
-    _spare_lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+#: By address, oldest first. Single operations on it are atomic, and no lock guards several: garbage may be collected in
+#: the middle of them, and a finalizer may wait for a thread that waits for the lock.
+_spare: dict[int, Room] = {}
 
 
 class Loan:
@@ -61,20 +50,23 @@ class Loan:
             "typestr": self.dtype.str,
         }
 
+    def __reduce__(self) -> NoReturn:
+        """Refuse: the end of a copy would make the room spare."""
+        raise TypeError(f"cannot copy or pickle {type(self).__name__}; copy the array instead")
+
     def __del__(self) -> None:
-        with _spare_lock:
-            _spare[self.room.address] = self.room
-            while len(_spare) > ROOMS or sum([room.memory.size for room in list(_spare.values())]) > LIMIT:
-                _spare.pop(next(iter(_spare), 0), None)
+        _spare[self.room.address] = self.room
+        rooms = list(_spare.values())
+        while len(rooms) > ROOMS or sum([room.memory.size for room in rooms]) > LIMIT:
+            _spare.pop(rooms.pop(0).address, None)
 
 
 def room_for(n: int) -> Room:
     """Return a spare room for n bytes, or a new one."""
-    with _spare_lock:
-        for place, room in reversed(list(_spare.items())):
-            taken = _spare.pop(place, None) if n <= room.memory.size <= 2 * n else None
-            if taken:
-                return taken
+    for room in reversed(list(_spare.values())):
+        taken = _spare.pop(room.address, None) if n <= room.memory.size <= 2 * n else None
+        if taken:
+            return taken
     memory = aligned(n)
     return Room(memory, address(memory))
 

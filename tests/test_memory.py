@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
+import threading
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +19,7 @@ from support.problems import AWKWARD, CELLS, PUBLIC, Arrays, Problem, batch_firs
 from support.tolerance import assert_same_bits
 
 import fastrnn
+from fastrnn.memory import LARGE, empty
 
 ALL = make("lstm_peephole", (5, 3, 2, 17), lengths=True, resets=True, return_cells=True)
 
@@ -76,6 +81,50 @@ def test_results_keep_their_memory_while_any_view_is_left(implementation: str) -
     assert_same_bits({"y": view}, {"y": expected[1:].T[::2]})
     del y, view
     assert layer(x)[0].ctypes.data == place
+
+
+def large() -> np.ndarray:
+    """Return an array in memory that is used again."""
+    return empty((LARGE,), np.dtype(np.uint8))
+
+
+def test_a_base_of_results_has_no_copies() -> None:
+    """The end of a copy would let the memory be used again."""
+    for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="copy the array instead"):
+            copied(large().base)
+
+
+class Garbage:
+    """A cycle with a result; its finalizer waits for a thread that makes and drops another."""
+
+    def __init__(self, stuck: list[bool]) -> None:
+        self.itself, self.y, self.stuck = self, large(), stuck
+
+    def __del__(self) -> None:
+        thread = threading.Thread(target=large, daemon=True)
+        thread.start()
+        thread.join(5)
+        self.stuck.append(thread.is_alive())
+
+
+def test_garbage_is_collected_while_memory_is_looked_for() -> None:
+    """At any point of `empty`; more pairs than Python keeps for new ones, so that each pair is an allocation."""
+    thresholds, stuck = gc.get_threshold(), list[bool]()
+    try:
+        for later in range(40):
+            gc.disable()
+            Garbage(stuck)
+            pairs = [(i, i) for i in range(2500)]
+            gc.set_threshold(gc.get_count()[0] + later)
+            gc.enable()
+            large()
+            del pairs
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.enable()
+    gc.collect()
+    assert stuck == [False] * 40
 
 
 @pytest.mark.parametrize("cell", CELLS)
