@@ -147,8 +147,6 @@ cdef extern from "fastrnn.h" nogil:
         void (*pack_dense)(const frnn_dense *, void *) noexcept nogil
         size_t (*dense_bytes)(const frnn_dense *) noexcept nogil
         void (*dense)(const frnn_dense *) noexcept nogil
-        void (*sigmoid)(size_t, const void *, void *) noexcept nogil
-        void (*tanh)(size_t, const void *, void *) noexcept nogil
         double (*peak_flops)(size_t) noexcept nogil
         double (*read_bandwidth)(size_t, const void *, size_t) noexcept nogil
 

@@ -503,20 +503,6 @@ def xla_handlers():
             "backward": PyCapsule_New(<void *> frnn_xla_backward, NULL, NULL)}
 
 
-def activation(int isa, str name, x, y):
-    """y = sigmoid(x) or tanh(x), elementwise, as the kernels compute it."""
-    cdef Pins pins = Pins()
-    cdef const frnn_table *core = table(isa, x.itemsize)
-    cdef void *source = pins.flat(x, x.size, x.itemsize)
-    cdef void *target = pins.flat(y, x.size, x.itemsize, True)
-    if name == "sigmoid":
-        core.sigmoid(x.size, source, target)
-    elif name == "tanh":
-        core.tanh(x.size, source, target)
-    else:
-        raise ValueError(f"no activation {name!r}")
-
-
 def peak_flops(int isa, size_t rounds):
     """Run rounds of independent float32 multiply-adds in registers; return the number of floating-point operations."""
     cdef const frnn_table *core = table(isa, 4)

@@ -147,8 +147,6 @@ typedef struct {
     size_t (*dense_bytes)(const frnn_dense *);        /* of its work area */
     void (*dense)(const frnn_dense *);
 
-    void (*sigmoid)(size_t n, const void *x, void *y); /* y = f(x) elementwise, for tests */
-    void (*tanh)(size_t n, const void *x, void *y);
     double (*peak_flops)(size_t rounds); /* peak arithmetic and reading, for the benchmarks: roofline.h */
     double (*read_bandwidth)(size_t n, const void *x, size_t times);
 } frnn_table;

@@ -1,5 +1,4 @@
 /* This (dtype, instruction set)'s entry points. */
-#include "activation.h"
 #include "dense.h"
 #include "drive.h"
 #include "roofline.h"
@@ -36,34 +35,6 @@ static void forward_prepared(void *prepared)
     frnn_team_release(granted);
 }
 
-typedef struct {
-    size_t n;
-    const real *x;
-    real *y;
-} Elements;
-
-/* y = f(x) as a kernel would compute it: in whole vectors, in the kernels' floating-point mode. */
-#define ELEMENTWISE(name)                                                                                              \
-    static void name##_job(void *arg, int id)                                                                          \
-    {                                                                                                                  \
-        const Elements *e = arg;                                                                                       \
-        (void)id;                                                                                                      \
-        for (size_t i = 0; i < e->n; i += (size_t)LANES) {                                                             \
-            const size_t bytes = (e->n - i < (size_t)LANES ? e->n - i : (size_t)LANES) * sizeof(real);                 \
-            vec v = splat(0);                                                                                          \
-            memcpy(&v, e->x + i, bytes);                                                                               \
-            v = v##name(v);                                                                                            \
-            memcpy(e->y + i, &v, bytes);                                                                               \
-        }                                                                                                              \
-    }                                                                                                                  \
-    static void each_##name(size_t n, const void *x, void *y)                                                          \
-    {                                                                                                                  \
-        Elements elements = {n, x, y};                                                                                 \
-        frnn_team_run(1, name##_job, &elements);                                                                       \
-    }
-ELEMENTWISE(sigmoid)
-ELEMENTWISE(tanh)
-
 #ifdef FUSED
 const int X(vector)[] = {VBYTES, 1};
 #else
@@ -92,8 +63,6 @@ const frnn_table X(table) = {
     .pack_dense = X(pack_dense),
     .dense_bytes = X(dense_size),
     .dense = X(dense),
-    .sigmoid = each_sigmoid,
-    .tanh = each_tanh,
     .peak_flops = X(peak_flops),
     .read_bandwidth = X(read_bandwidth),
 };

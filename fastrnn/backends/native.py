@@ -338,10 +338,3 @@ def _empty_gradients(call: Call) -> Gradients:
     dinit = tuple([None if state is None else np.empty(state.shape, dtype) for state in call.init])
     _, _, I, H = call.sizes
     return Gradients(call.empty(I), dW, dU, db, db_rec, dp, dinit, tuple([call.empty(H) for _ in call.e]), dR)
-
-
-def activation(name: str, x: np.ndarray) -> np.ndarray:
-    """Compute sigmoid or tanh of a contiguous float array with the kernels of the current instruction set."""
-    y = np.empty_like(x)
-    _fastrnn.activation(_isas[_isa], name, x, y)
-    return y
