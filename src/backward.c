@@ -37,20 +37,19 @@ static void sum_gradients(const Plan *p, const BackwardTile *tile, ptrdiff_t s, 
             else if (d == dh && carries && product)
                 add_to(d, carry, tile->lanes);
             else if (d == dh && carries)
-                memcpy(d, carry, (size_t)tile->lanes * sizeof(real));
+                copy_row(d, carry, tile->lanes);
             else if (d == dh && !product)
                 zero_row(d, tile->lanes);
             if (apart) zero_row(dh, tile->lanes);
             if (r >= active) {
-                if (call->dinit[k]) memcpy((real *)call->dinit[k] + at, d, (size_t)n * sizeof(real));
+                if (call->dinit[k]) copy_row((real *)call->dinit[k] + at, d, n);
                 continue;
             }
             /* onto zeros: copied, for a sum would lose the sign of a zero carried back */
-            if (s == last_step(p, r) && call->dfinal[k])
-                memcpy(d, (const real *)call->dfinal[k] + at, (size_t)n * sizeof(real));
+            if (s == last_step(p, r) && call->dfinal[k]) copy_row(d, (const real *)call->dfinal[k] + at, n);
             const real *outside = call->dout[k].data ? element(p, call->dout[k], s, r) + tile->at : 0;
             if (outside && apart)
-                memcpy(dh, outside, (size_t)n * sizeof(real));
+                copy_row(dh, outside, n);
             else if (outside)
                 add_to(d, outside, n);
         }
@@ -89,7 +88,7 @@ static void backward_projection(const Plan *p, int id, Chunk chunk, ptrdiff_t s)
             X(multiply)(t.rows, p->scratch[id].left + t.row, p->cell->phase_gates[0], p->Hp, U, group, 0, tile.dout);
             sum_gradients(p, &tile, s, t.row, 0, 1);
             for (int i = 0; i < t.rows && t.row + i < active; i++) /* those that leave have no place in the chunk */
-                memcpy(row_of(dh, t.row + i) + tile.at, out + i * tile.lanes, (size_t)tile.lanes * sizeof(real));
+                copy_row(row_of(dh, t.row + i) + tile.at, out + i * tile.lanes, tile.lanes);
         }
     }
 }
@@ -171,9 +170,9 @@ static void backward_phase(const Plan *p, int id, Chunk chunk, ptrdiff_t s, int 
 
 static void note_operand(const Plan *p, int which, ptrdiff_t row, const real *operand)
 {
-    if (p->back.operand_copy[which].data)
-        operand = memcpy(row_of(p->back.operand_copy[which], row), operand, (size_t)p->Hp * sizeof(real));
-    p->back.operand[which][row] = operand;
+    const Rows copies = p->back.operand_copy[which];
+    if (copies.data) copy_row(row_of(copies, row), operand, p->Hp);
+    p->back.operand[which][row] = copies.data ? row_of(copies, row) : operand;
 }
 
 /* Note for every row of step s what its weight gradients will multiply: x, and each phase's operand. */
@@ -210,8 +209,8 @@ static void write_de(const Plan *p, int id, ptrdiff_t s)
         EACH_TILE(t, p, id, active_rows(p, s), MC)
             for (ptrdiff_t r = t.row; r < t.row + t.rows; r++)
                 if (from < end)
-                    memcpy(element(p, p->call->de[k], s, r) + from, row_of(p->back.de, r) + k * p->Hp + from,
-                           (size_t)(end - from) * sizeof(real));
+                    copy_row(element(p, p->call->de[k], s, r) + from, row_of(p->back.de, r) + k * p->Hp + from,
+                             end - from);
 }
 
 /* Whether backward does as scan_steps: nothing comes to other states than the first from outside. */
@@ -232,24 +231,23 @@ static void backward_scan(const Plan *p, int id, Chunk chunk)
     BackwardTile tile = {.Hp = p->Hp, .prev = prev, .carry = {p->back.carry.data, 0}, .p = {p->weights.parameters, 0}};
     for (ptrdiff_t s = chunk.high; s >= chunk.low; s--) note_operands(p, id, chunk, s);
     for (ptrdiff_t group = first_group(p, W, id); group < last_group(p, W, id) && !ended(p); group++) {
-        const ptrdiff_t lanes = group_lanes(W, group), at = group_start(W, group), rest = p->H - at;
-        const size_t valid = (size_t)(rest < lanes ? rest : lanes) * sizeof(real);
+        const ptrdiff_t lanes = group_lanes(W, group), at = group_start(W, group), units = group_units(W, group);
         tile.at = at;
         tile.lanes = lanes;
         tile.dout = (Rows){dout, lanes};
         for (ptrdiff_t s = chunk.high; s >= chunk.low; s -= tile.rows) {
-            if (s == p->steps - 1 || is_reset(p, s + 1, 0))
-                for (int k = 0; k < p->cell->states; k++) {
-                    real *carry = p->back.carry.data + k * p->Hp + at;
-                    zero_row(carry, lanes);
-                    if (s == p->steps - 1 && call->dfinal[k]) memcpy(carry, (const real *)call->dfinal[k] + at, valid);
-                }
+            const int last = s == p->steps - 1;
+            for (int k = 0; k < p->cell->states && (last || is_reset(p, s + 1, 0)); k++) {
+                real *carry = p->back.carry.data + k * p->Hp + at;
+                zero_row(carry, lanes);
+                if (last && call->dfinal[k]) copy_row(carry, (const real *)call->dfinal[k] + at, units);
+            }
             for (tile.rows = 0; tile.rows < MC && s - tile.rows >= chunk.low; tile.rows++) {
                 const ptrdiff_t step = s - tile.rows;
                 if (tile.rows && is_reset(p, step + 1, 0)) break;
                 real *dh = dout + tile.rows * lanes;
                 zero_row(dh, lanes);
-                if (call->dout[0].data) memcpy(dh, element(p, call->dout[0], step, 0) + at, valid);
+                if (call->dout[0].data) copy_row(dh, element(p, call->dout[0], step, 0) + at, units);
                 prev[tile.rows] = states_before(p, step, 0);
             }
             const Rows next = states_after(p, s), kept = kept_of(p, s);
@@ -290,7 +288,7 @@ static int recompute(const Plan *p, int id, ptrdiff_t s)
     if (start > 0 && (!splits_hidden(p) || id == 0))
         EACH_TILE(t, p, id, active_rows(p, start - 1), MC)
             for (ptrdiff_t r = t.row; r < t.row + t.rows; r++)
-                memcpy(row_of(p->states, r), row_of(from, r), (size_t)(p->fields * p->Hp) * sizeof(real));
+                copy_row(row_of(p->states, r), row_of(from, r), p->fields * p->Hp);
     if (splits_hidden(p)) frnn_team_barrier(p->threads);
     return X(run_steps)(p, id, start, s + 1);
 }
@@ -299,17 +297,13 @@ static int recompute(const Plan *p, int id, ptrdiff_t s)
 static void pack_transposed(const Plan *p, int id)
 {
     const frnn_call *call = p->call;
-    const Panels *W = &p->back.W, *R = &p->back.R;
     const ptrdiff_t columns = recurrent_columns(call);
     if (call->checkpoint && !call->packed) X(fill_panels)(&p->weights, call, id, p->threads, 0);
-    if (!packs_W_back_late(p))
-        X(pack)(W, share(W->groups, id, p->threads), share(W->groups, id + 1, p->threads), call->W, 0, 1, p->I);
-    for (int q = 0; q < p->cell->phases; q++) {
-        const Panels *U = &p->back.U[q];
-        X(pack)(U, share(U->groups, id, p->threads), share(U->groups, id + 1, p->threads),
-                (const real *)call->U + first_product(p->cell, q) * p->H * columns, 0, 1, columns);
-    }
-    X(pack)(R, share(R->groups, id, p->threads), share(R->groups, id + 1, p->threads), call->R, 0, 1, p->H);
+    if (!packs_W_back_late(p)) X(pack)(&p->back.W, id, p->threads, call->W, 0, 1, p->I);
+    for (int q = 0; q < p->cell->phases; q++)
+        X(pack)(&p->back.U[q], id, p->threads, (const real *)call->U + first_product(p->cell, q) * p->H * columns, 0, 1,
+                columns);
+    X(pack)(&p->back.R, id, p->threads, call->R, 0, 1, p->H);
 }
 
 /* Zero what is only added to, and what no chunk writes. */
@@ -342,7 +336,7 @@ static void fill_padding_gradients(const Plan *p, int id)
             const ptrdiff_t width = width_of(p, k);
             real *to = (real *)call->dinit[k] + b * width;
             if (call->dfinal[k])
-                memcpy(to, (const real *)call->dfinal[k] + b * width, (size_t)width * sizeof(real));
+                copy_row(to, (const real *)call->dfinal[k] + b * width, width);
             else
                 zero_row(to, width);
         }

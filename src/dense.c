@@ -51,8 +51,8 @@ static Layout lay_out(const frnn_dense *d, Arena *arena, int whole, int threads)
 static void fill_bias(const Layout *l)
 {
     const frnn_dense *d = l->dense;
-    memset(l->bias, 0, (size_t)padded(d->N) * sizeof(real));
-    if (d->b) memcpy(l->bias, d->b, (size_t)d->N * sizeof(real));
+    zero_row(l->bias, padded(d->N));
+    if (d->b) copy_row(l->bias, d->b, d->N);
 }
 
 INLINE vec relu(vec a) { return choose(a < splat(0), splat(0), a); /* NaN stays NaN */ }
@@ -68,7 +68,7 @@ static void apply(int function, const real *a, real *y, ptrdiff_t n)
     case FRNN_TANH: EACH(vtanh); break;
     case FRNN_RELU: EACH(relu); break;
     default:
-        if (a != y) memcpy(y, a, (size_t)n * sizeof(real));
+        if (a != y) copy_row(y, a, n);
     }
 }
 
@@ -78,7 +78,7 @@ INLINE void deliver(real *to, const real *from, ptrdiff_t n)
     if (n == 1)
         *to = *from;
     else
-        memcpy(to, from, (size_t)n * sizeof(real));
+        copy_row(to, from, n);
 }
 
 INLINE const real *x_of(const frnn_dense *d, ptrdiff_t row) { return (const real *)d->x + row * d->x_row; }
@@ -90,12 +90,13 @@ static void run_group(const Layout *l, const Panels *W, ptrdiff_t at, ptrdiff_t 
     const frnn_dense *d = l->dense;
     real strip[STRIP * LANES] __attribute__((aligned(FRNN_ALIGN)));
     const real *rows[MC];
-    const ptrdiff_t start = group_start(&l->W, group), lanes = group_lanes(&l->W, group), left = d->N - start;
+    const ptrdiff_t start = group_start(&l->W, group), lanes = group_lanes(&l->W, group);
+    const ptrdiff_t units = group_units(&l->W, group);
     for (ptrdiff_t i = 0; i < m; i++) rows[i] = x_of(d, row + i);
     X(multiply)(m, rows, 1, 0, W, at, l->bias + start, (Rows){strip, lanes});
     apply(d->function, strip, strip, m * lanes);
     for (ptrdiff_t i = 0; i < m; i++)
-        deliver(y_of(d, row + i) + start, strip + i * lanes, left < lanes ? left : lanes);
+        deliver(y_of(d, row + i) + start, strip + i * lanes, units);
 }
 
 /* One row by groups [first, last) of a packed W: several at once, whose chains the core interleaves. */
@@ -162,7 +163,7 @@ void X(pack_dense)(const frnn_dense *d, void *packed)
     Arena arena = {packed, 0};
     const Layout l = lay_out(d, &arena, 1, 1);
     fill_bias(&l);
-    X(pack)(&l.W, 0, l.W.groups, d->W, 0, d->I, 1);
+    X(pack)(&l.W, 0, 1, d->W, 0, d->I, 1);
 }
 
 size_t X(dense_size)(const frnn_dense *d)

@@ -8,8 +8,6 @@
  * rest to thread 0, which has run these steps to the end. */
 int X(run_steps)(const Plan *p, int id, ptrdiff_t from, ptrdiff_t to);
 
-INLINE void zero_row(real *row, ptrdiff_t n) { memset(row, 0, (size_t)n * sizeof *row); }
-
 /* Zero what one of the caller's arrays has for a step, in the caller's order of steps and sequences. */
 INLINE void zero_step(frnn_array array, ptrdiff_t time, ptrdiff_t sequence, ptrdiff_t n)
 {
@@ -21,7 +19,7 @@ typedef struct {
     ptrdiff_t low, high;
 } Chunk;
 
-INLINE ptrdiff_t chunk_row(const Plan *p, Chunk c, ptrdiff_t s) 
+INLINE ptrdiff_t chunk_row(const Plan *p, Chunk c, ptrdiff_t s)
 {
     return p->before[c.high + 1] - p->before[s + 1];
 }

@@ -82,7 +82,7 @@ INLINE void copy_units(real *to, const real *from, ptrdiff_t n)
     if (n % LANES == 0)
         for (ptrdiff_t i = 0; i < n; i += LANES) store(to + i, load(from + i));
     else
-        memcpy(to, from, (size_t)n * sizeof(real));
+        copy_row(to, from, n);
 }
 
 /* Copy n units of a state of the tile's rows to one of the caller's arrays. */
@@ -337,8 +337,7 @@ static void save_checkpoint(const Plan *p, int id, ptrdiff_t s)
     if (splits_hidden(p) && id > 0) return;
     EACH_TILE(t, p, id, active_rows(p, s - 1), MC)
         for (int i = 0; i < t.rows; i++)
-            memcpy(row_of(to, t.row + i), row_of(from, t.row + i),
-                   (size_t)(p->fields * p->Hp) * sizeof(real));
+            copy_row(row_of(to, t.row + i), row_of(from, t.row + i), p->fields * p->Hp);
 }
 
 /* Zero the outputs of padded steps; the final state of an empty sequence is its initial state. */
@@ -348,11 +347,10 @@ static void fill_padding(const Plan *p, int id)
     for (ptrdiff_t row = share(p->B, id, p->threads); row < share(p->B, id + 1, p->threads); row++)
         for (int k = 0; k < p->cell->states; k++) {
             const ptrdiff_t b = p->sequence[row], width = width_of(p, k);
-            const size_t bytes = (size_t)width * sizeof(real);
             for (ptrdiff_t time = call->T - padding_of(p, row); call->out[k].data && time < call->T; time++)
                 zero_step(call->out[k], time, b, width);
             if (p->length[row] == 0 && call->final[k])
-                memcpy((real *)call->final[k] + b * width, row_of(p->init, row) + field_of(p, k), bytes);
+                copy_row((real *)call->final[k] + b * width, row_of(p->init, row) + field_of(p, k), width);
         }
 }
 

@@ -24,7 +24,7 @@ static void add_columns(double *to, Rows rows, ptrdiff_t n, ptrdiff_t columns)
     }
 }
 
-/* Gradient rows of n hidden units from `from` on of one field, over the chunk's rows, as left operand of a product. */
+/* Gradients of n hidden units, over the chunk's rows, as left operand of a product. */
 static Columns left_operand(const Plan *p, int id, Rows field, ptrdiff_t rows, ptrdiff_t n)
 {
     if (p->back.packs_columns) return X(pack_columns)(p->scratch[id].columns, field, rows, n);
@@ -92,16 +92,14 @@ static void add_weight_gradients(const Plan *p, int id, ptrdiff_t rows, int add)
 static void write_dx_group(const Plan *p, const Panels *W, ptrdiff_t group, ptrdiff_t start, ptrdiff_t from,
                            ptrdiff_t to)
 {
-    const ptrdiff_t lanes = group_lanes(W, group), valid = p->I - start;
+    const ptrdiff_t lanes = group_lanes(W, group), units = group_units(W, group);
     const real *left[MC];
     real out[MC * MAX_NR * LANES] __attribute__((aligned(FRNN_ALIGN)));
     for (ptrdiff_t row = from; row < to; row += MC) {
         const int m = (int)(to - row < MC ? to - row : MC);
         for (int i = 0; i < m; i++) left[i] = row_of(p->back.da, row + i);
         X(multiply)(m, left, p->cell->gates, p->Hp, W, group, 0, (Rows){out, lanes});
-        for (int i = 0; i < m; i++)
-            memcpy(p->back.dx_rows[row + i] + start, out + i * lanes,
-                   (size_t)(valid < lanes ? valid : lanes) * sizeof(real));
+        for (int i = 0; i < m; i++) copy_row(p->back.dx_rows[row + i] + start, out + i * lanes, units);
     }
 }
 
@@ -142,8 +140,8 @@ void X(finish_chunk)(const Plan *p, int id, Chunk chunk)
     write_dx(p, id, rows);
     const ptrdiff_t n = active_rows(p, chunk.low);
     for (ptrdiff_t r = share(n, id, p->threads); r < share(n, id + 1, p->threads); r++)
-        memcpy(row_of(p->back.da_before, r), row_of(p->back.da_rec, chunk_row(p, chunk, chunk.low) + r),
-               (size_t)(products_of(p->cell) * p->Hp) * sizeof(real));
+        copy_row(row_of(p->back.da_before, r), row_of(p->back.da_rec, chunk_row(p, chunk, chunk.low) + r),
+                 products_of(p->cell) * p->Hp);
     frnn_team_barrier(p->threads);
     add_weight_gradients(p, id, rows, chunk.high < p->steps - 1);
     frnn_team_barrier(p->threads);

@@ -40,12 +40,17 @@ typedef struct {
 
 INLINE ptrdiff_t vectors_of(ptrdiff_t units) { return (units + LANES - 1) / LANES; }
 INLINE ptrdiff_t padded(ptrdiff_t units) { return vectors_of(units) * LANES; }
-/* First unit of a group, and its units (padded). */
+/* First unit of a group, and its units, with padding and without. */
 INLINE ptrdiff_t group_start(const Panels *p, ptrdiff_t group) { return group * p->group_vectors * LANES; }
 INLINE ptrdiff_t group_lanes(const Panels *p, ptrdiff_t group)
 {
     ptrdiff_t rest = padded(p->units) - group_start(p, group), whole = p->group_vectors * LANES;
     return rest < whole ? rest : whole;
+}
+INLINE ptrdiff_t group_units(const Panels *p, ptrdiff_t group)
+{
+    ptrdiff_t rest = p->units - group_start(p, group), lanes = group_lanes(p, group);
+    return rest < lanes ? rest : lanes;
 }
 INLINE ptrdiff_t panel_rows(const Panels *p)
 {
@@ -86,17 +91,20 @@ INLINE int group_width(const Panels *p, ptrdiff_t group) { return (int)(p->gates
 INLINE Panels one_group(const Panels *p, ptrdiff_t group, real *data)
 {
     Panels one = *p;
-    one.units = p->units - group_start(p, group);
-    if (one.units > group_lanes(p, group)) one.units = group_lanes(p, group);
+    one.units = group_units(p, group);
     one.groups = 1;
     one.data = data;
     return one;
 }
 
-/* Fill groups [first, last) of p: element (k, gate, unit) is src[gate*gate_stride + unit*unit_stride + k*k_stride]; for
- * a block-diagonal matrix, subtract the index of its head's first unit. */
-void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
-             ptrdiff_t unit_stride, ptrdiff_t k_stride);
+/* A thread's share [share(id), share(id + 1)) of n things. */
+INLINE ptrdiff_t share(ptrdiff_t n, int id, int threads) { return n * id / threads; }
+
+/* Fill a thread's share of the groups of p: element (k, gate, unit) is
+ * src[gate*gate_stride + unit*unit_stride + k*k_stride]; for a block-diagonal matrix, subtract the index of its head's
+ * first unit. */
+void X(pack)(const Panels *p, int id, int threads, const real *src, ptrdiff_t gate_stride, ptrdiff_t unit_stride,
+             ptrdiff_t k_stride);
 
 /* n rows of out = init + A P for one group, gates * lanes columns; init is one row, or null for zeros.
  * Row i of A is K elements in `segments` equal runs, the j-th at a[i] + j*segment_stride; if P is block-diagonal, as

@@ -51,70 +51,51 @@ static void copy_panel(real *dst, int width, const real *src, ptrdiff_t K, ptrdi
         for (int j = 0; j < width; j++, dst += LANES) store(dst, load(src + j * LANES));
 }
 
-/* All of K: of a block-diagonal matrix one head of the window after the other. */
-static void pack_column(const Panels *p, ptrdiff_t group, real *dst, ptrdiff_t dst_stride, const real *src,
-                        ptrdiff_t unit, ptrdiff_t unit_stride, ptrdiff_t k_stride)
+/* All of K, to column `lane` of a panel of so many lanes: of a block-diagonal matrix one head of the window after the
+ * other. */
+static void pack_column(const Panels *p, ptrdiff_t group, ptrdiff_t unit, const real *src, ptrdiff_t unit_stride,
+                        ptrdiff_t k_stride, real *panel, ptrdiff_t lanes, ptrdiff_t lane)
 {
-    src += unit * unit_stride;
+#if FRNN_BITS == 32
+    if (p->format) {
+        for (ptrdiff_t l = 0; l < LANES; l++)
+            format_of(p)->pack_column(p, group, unit + l, src + l * unit_stride, panel, lanes, lane + l);
+        return;
+    }
+#endif
+    real *dst = panel + lane;
     if (!p->head) {
-        pack_vector(dst, dst_stride, src, 0, p->units - unit, p->K, unit_stride, k_stride);
+        pack_vector(dst, lanes, src, 0, p->units - unit, p->K, unit_stride, k_stride);
         return;
     }
     const ptrdiff_t first = window_start(p, group);
     for (ptrdiff_t rows = 0; rows < p->K / p->window * p->units; rows += p->units)
-        for (ptrdiff_t k = first; k < first + p->window; k += p->head, dst += p->head * dst_stride)
-            pack_vector(dst, dst_stride, src + (rows + k) * k_stride - k, k - unit, k + p->head - unit, p->head,
-                        unit_stride, k_stride);
+        for (ptrdiff_t k = first; k < first + p->window; k += p->head, dst += p->head * lanes)
+            pack_vector(dst, lanes, src + (rows + k) * k_stride - k, k - unit, k + p->head - unit, p->head, unit_stride,
+                        k_stride);
 }
 
-#if FRNN_BITS == 32
-static void pack_narrow(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
-                        ptrdiff_t unit_stride)
+void X(pack)(const Panels *p, int id, int threads, const real *src, ptrdiff_t gate_stride, ptrdiff_t unit_stride,
+             ptrdiff_t k_stride)
 {
-    for (ptrdiff_t group = first; group < last; group++) {
+    const int side_by_side = unit_stride == 1 && p->gates == 1 && !p->head && !p->format;
+    for (ptrdiff_t group = share(p->groups, id, threads); group < share(p->groups, id + 1, threads); group++) {
         const ptrdiff_t start = group_start(p, group), per_gate = group_lanes(p, group) / LANES;
         const int vectors = group_width(p, group);
         real *dst = p->data + start * p->gates * panel_rows(p);
         for (int panel = 0, v = 0; panel < panel_count(vectors); panel++) {
-            const int width = panel_width(vectors, panel);
-            for (int j = 0; j < width; j++, v++)
-                for (ptrdiff_t lane = 0; lane < LANES; lane++) {
-                    const ptrdiff_t unit = start + v % per_gate * LANES + lane;
-                    const real *const row = src + v / per_gate * gate_stride + unit * unit_stride;
-                    format_of(p)->pack_column(p, group, unit, row, dst, width * LANES, j * LANES + lane);
-                }
-            dst += width * LANES * panel_rows(p);
-        }
-    }
-}
-#endif
-
-void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, ptrdiff_t gate_stride,
-             ptrdiff_t unit_stride, ptrdiff_t k_stride)
-{
-#if FRNN_BITS == 32
-    if (p->format) {
-        pack_narrow(p, first, last, src, gate_stride, unit_stride);
-        return;
-    }
-#endif
-    for (ptrdiff_t group = first; group < last; group++) {
-        const ptrdiff_t start = group_start(p, group), lanes = group_lanes(p, group);
-        const int vectors = group_width(p, group), per_gate = (int)(lanes / LANES);
-        real *dst = p->data + start * p->gates * p->K;
-        for (int panel = 0, v = 0; panel < panel_count(vectors); panel++) {
-            const int width = panel_width(vectors, panel);
-            const ptrdiff_t first_unit = start + v * LANES;
-            if (unit_stride == 1 && p->gates == 1 && !p->head && first_unit + width * LANES <= p->units) {
-                copy_panel(dst, width, src + first_unit, p->K, k_stride);
-                v += width;
-            } else
-                for (int j = 0; j < width; j++, v++) {
-                    const ptrdiff_t unit = start + v % per_gate * LANES;
-                    pack_column(p, group, dst + j * LANES, width * LANES, src + v / per_gate * gate_stride, unit,
-                                unit_stride, k_stride);
-                }
-            dst += width * LANES * p->K;
+            const int width = panel_width(vectors, panel), end = v + width;
+            const ptrdiff_t lanes = width * LANES, first = start + v * LANES;
+            if (side_by_side && first + lanes <= p->units) {
+                copy_panel(dst, width, src + first, p->K, k_stride);
+                v = end;
+            }
+            for (; v < end; v++) {
+                const ptrdiff_t unit = start + v % per_gate * LANES;
+                pack_column(p, group, unit, src + v / per_gate * gate_stride + unit * unit_stride, unit_stride,
+                            k_stride, dst, lanes, lanes - (end - v) * LANES);
+            }
+            dst += lanes * panel_rows(p);
         }
     }
 }
@@ -122,12 +103,11 @@ void X(pack)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *src, 
 void X(pack_rows)(const Panels *p, ptrdiff_t first, ptrdiff_t last, const real *const *src, ptrdiff_t at)
 {
     for (ptrdiff_t group = 0; group < p->groups; group++) {
-        const ptrdiff_t start = group_start(p, group), lanes = group_lanes(p, group), rest = p->units - start;
-        const size_t valid = (size_t)(rest < lanes ? rest : lanes) * sizeof(real);
+        const ptrdiff_t start = group_start(p, group), lanes = group_lanes(p, group), units = group_units(p, group);
         for (ptrdiff_t k = first; k < last; k++) {
             real *dst = p->data + start * p->K + k * lanes;
-            memcpy(dst, src[k] + at + start, valid);
-            memset((char *)dst + valid, 0, (size_t)lanes * sizeof(real) - valid);
+            copy_row(dst, src[k] + at + start, units);
+            zero_row(dst + units, lanes - units);
         }
     }
 }
@@ -137,8 +117,8 @@ Columns X(pack_columns)(real *dst, Rows rows, ptrdiff_t K, ptrdiff_t n)
     const ptrdiff_t whole = n - n % OUTER_MR;
     for (ptrdiff_t i = 0; i < whole; i += OUTER_MR)
         for (ptrdiff_t r = 0; r < K; r++) /* of a constant size: a call for each would cost more than the copy */
-            memcpy(dst + i * K + r * OUTER_MR, row_of(rows, r) + i, OUTER_MR * sizeof(real));
+            copy_row(dst + i * K + r * OUTER_MR, row_of(rows, r) + i, OUTER_MR);
     for (ptrdiff_t r = 0; r < K && whole < n; r++)
-        memcpy(dst + whole * K + r * OUTER_MR, row_of(rows, r) + whole, (size_t)(n - whole) * sizeof(real));
+        copy_row(dst + whole * K + r * OUTER_MR, row_of(rows, r) + whole, n - whole);
     return (Columns){dst, OUTER_MR * K, OUTER_MR};
 }

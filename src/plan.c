@@ -51,13 +51,17 @@ static ptrdiff_t segment_length(const frnn_call *call, ptrdiff_t steps)
     return steps ? steps : 1;
 }
 
-static void lay_out_rows(Plan *p)
+/* Begin a plan with what follows from the call's sizes. */
+static void begin(Plan *p, const frnn_call *call)
 {
-    const int states = p->cell->states;
+    const int states = call->cell->states;
+    *p = (Plan){.call = call, .cell = call->cell, .steps = longest(call), .B = call->B, .I = call->I, .H = call->H};
     p->Hp = padded(p->H);
-    p->fields = p->call->P ? states + 1 : states;
-    p->y_field = p->call->P ? states * p->Hp : 0;
-    p->y_width = p->call->P ? p->call->P : p->H;
+    p->fields = call->P ? states + 1 : states;
+    p->y_field = call->P ? states * p->Hp : 0;
+    p->y_width = call->P ? call->P : p->H;
+    p->rows = rows_of_steps(call, p->steps);
+    p->segment = segment_length(call, p->steps);
 }
 
 /* n rows of what the cell keeps. */
@@ -226,12 +230,11 @@ static void place_rows(Plan *p)
 void X(fill_init)(const Plan *p)
 {
     for (ptrdiff_t row = 0; row < p->B; row++) {
-        memset(row_of(p->init, row), 0, (size_t)(p->fields * p->Hp) * sizeof(real));
+        zero_row(row_of(p->init, row), p->fields * p->Hp);
         for (int k = 0; k < p->cell->states; k++) {
             const real *from = p->call->init[k];
             const ptrdiff_t n = width_of(p, k);
-            real *to = row_of(p->init, row) + field_of(p, k);
-            if (from) memcpy(to, from + p->sequence[row] * n, (size_t)n * sizeof(real));
+            if (from) copy_row(row_of(p->init, row) + field_of(p, k), from + p->sequence[row] * n, n);
         }
     }
 }
@@ -283,11 +286,7 @@ void X(take_means)(const Plan *p, int id, ptrdiff_t active, Rows fields, int n)
 size_t X(plan)(Plan *p, const frnn_call *call, int threads, int backward, void *work)
 {
     const Cell *cell = call->cell;
-    *p = (Plan){.call = call, .cell = cell, .steps = longest(call), .B = call->B, .I = call->I, .H = call->H};
-    lay_out_rows(p);
-    p->rows = rows_of_steps(call, p->steps);
-    p->segment = segment_length(call, p->steps);
-
+    begin(p, call);
     Arena arena = {work, 0}, saved = {call->saved, 0}, packed = {(char *)call->packed, 0};
     const int recompute = backward && call->checkpoint, keep_all = call->training && !call->checkpoint;
     p->weights = X(take_weights)(call, call->packed ? &packed : &arena, backward && !recompute);
@@ -308,7 +307,7 @@ size_t X(plan)(Plan *p, const frnn_call *call, int threads, int backward, void *
     ptrdiff_t *cursor = take(&arena, (size_t)(p->steps + 1) * sizeof *cursor);
 
     if (work) {
-        memset(p->zeros, 0, (size_t)zeros_size(p) * sizeof(real));
+        zero_row(p->zeros, zeros_size(p));
         sort_rows(p, cursor);
         place_rows(p);
         X(fill_init)(p);
@@ -319,11 +318,9 @@ size_t X(plan)(Plan *p, const frnn_call *call, int threads, int backward, void *
 
 size_t X(saved_size)(const frnn_call *call)
 {
-    Plan p = {.call = call, .cell = call->cell, .steps = longest(call), .B = call->B, .H = call->H};
+    Plan p;
     Arena arena = {0, 0};
-    lay_out_rows(&p);
-    p.rows = rows_of_steps(call, p.steps);
-    p.segment = segment_length(call, p.steps);
+    begin(&p, call);
     take_saved(&p, &arena);
     return arena.used;
 }

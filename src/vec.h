@@ -37,8 +37,10 @@ INLINE Rows rows_from(Rows rows, ptrdiff_t first)
 {
     return (Rows){rows.data ? rows.data + first * rows.stride : 0, rows.stride};
 }
-
 INLINE Rows rows_at(Rows rows, ptrdiff_t column) { return (Rows){rows.data + column, rows.stride}; }
+
+INLINE void zero_row(real *row, ptrdiff_t n) { memset(row, 0, (size_t)n * sizeof *row); }
+INLINE void copy_row(real *to, const real *from, ptrdiff_t n) { memcpy(to, from, (size_t)n * sizeof *to); }
 
 /* Lane i is lane index[i] of a, or of b from LANES on. */
 INLINE vec pick(vec a, vec b, ivec index)

@@ -47,8 +47,8 @@ void X(fill_vectors)(const Weights *w, const frnn_call *call, int parameters_onl
     const ptrdiff_t H = call->H, Hp = padded(H);
     const real *b = call->b, *b_rec = call->b_rec;
     for (int k = 0; k < cell->parameters; k++) {
-        memset(w->parameters + k * Hp, 0, (size_t)Hp * sizeof(real));
-        memcpy(w->parameters + k * Hp, (const real *)call->p + k * H, (size_t)H * sizeof(real));
+        zero_row(w->parameters + k * Hp, Hp);
+        copy_row(w->parameters + k * Hp, (const real *)call->p + k * H, H);
     }
     if (parameters_only) return;
     for (int k = 0; k < products_of(cell); k++)
@@ -68,13 +68,11 @@ void X(fill_vectors)(const Weights *w, const frnn_call *call, int parameters_onl
 void X(fill_panels)(const Weights *w, const frnn_call *call, int id, int threads, int U_alone)
 {
     const Cell *cell = call->cell;
-    const ptrdiff_t H = call->H, groups = w->W.groups;
-    const ptrdiff_t first = share(groups, id, threads), last = share(groups, id + 1, threads);
-    if (!U_alone) X(pack)(&w->W, first, last, call->W, H * call->I, call->I, 1);
-    const ptrdiff_t K = recurrent_columns(call);
+    const ptrdiff_t H = call->H, K = recurrent_columns(call);
+    if (!U_alone) X(pack)(&w->W, id, threads, call->W, H * call->I, call->I, 1);
     for (int q = 0; q < cell->phases; q++)
-        X(pack)(&w->U[q], first, last, (const real *)call->U + first_product(cell, q) * H * K, H * K, K, 1);
-    X(pack)(&w->R, share(w->R.groups, id, threads), share(w->R.groups, id + 1, threads), call->R, 0, H, 1);
+        X(pack)(&w->U[q], id, threads, (const real *)call->U + first_product(cell, q) * H * K, H * K, K, 1);
+    X(pack)(&w->R, id, threads, call->R, 0, H, 1);
 }
 
 size_t X(packed_size)(const frnn_call *call)

@@ -56,9 +56,6 @@ void X(pack_weights)(const frnn_call *call, void *packed);
 void X(fill_vectors)(const Weights *weights, const frnn_call *call, int parameters_only);
 void X(fill_panels)(const Weights *weights, const frnn_call *call, int id, int threads, int U_alone);
 
-/* A thread's share [share(id), share(id + 1)) of n things. */
-INLINE ptrdiff_t share(ptrdiff_t n, int id, int threads) { return n * id / threads; }
-
 extern const Cell *const X(cells)[];
 #if FRNN_BITS == 32
 extern const Cell *const X(unfused)[];

@@ -96,15 +96,13 @@ typedef struct {
     XlaAttributes attributes;
 } XlaFrame;
 
-/* Handlers with one attribute, an array of int64: what `enum` in xla.c names. Arguments are x, W and, of U, b, b_rec,
- * p, the initial states, lengths and resets, those whose bits are set in `given`, then the extra inputs (T, B, H);
- * results are y and the final states.
- * With `training` the last result is what backward needs.
- */
 /* Register a cell under a number that is not a built-in cell's index; return 0 if there are too many. One caller at a
  * time. */
 int frnn_xla_add_cell(int64_t key, const frnn_cell *cell);
 
+/* Handlers with one attribute, an array of int64: what `enum` in xla.c names. Arguments are x, W and, of U, b, b_rec,
+ * p, the initial states, lengths and resets, those whose bits are set in `given`, then the extra inputs (T, B, H);
+ * results are y and the final states, and with `training` what backward needs. */
 XlaError *frnn_xla_forward(XlaFrame *frame);
 /* Additional arguments are the bytes that forward saved, dy, and the gradient of each final state; results are dx, dW
  * and the gradients of U, b, b_rec, p and the initial states, where given, and of the extra inputs. */
