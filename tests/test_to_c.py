@@ -217,10 +217,19 @@ def test_names(tmp_path: Path) -> None:
     fastrnn.to_c(fastrnn.LSTM(1, 2), tmp_path / "my-model.c", name="Voice2")
     assert sorted(os.listdir(tmp_path)) == ["my-model.c", "my-model.h"]
     header = (tmp_path / "my-model.h").read_text()
-    for text in ("} Voice2_state;", "void Voice2_step(Voice2_state *state, const float *x, float *y);", "VOICE2_H"):
+    for text in ("} Voice2_state;", "void Voice2_step(Voice2_state *state, const float *x, float *y);", "Voice2_H"):
         assert text in header
     assert "#ifdef VOICE2_TEST" in (tmp_path / "my-model.c").read_text()
     compiled(tmp_path / "my-model.c")
+
+
+def test_names_that_differ_only_in_case(tmp_path: Path) -> None:
+    """One file may include both headers."""
+    for folder, name in (("one", "amp"), ("two", "Amp")):  # two folders, for systems that ignore case in names of files
+        (tmp_path / folder).mkdir()
+        fastrnn.to_c(fastrnn.LSTM(1, 2), tmp_path / folder / f"{name}.c")
+    (tmp_path / "both.c").write_text('#include "one/amp.h"\n#include "two/Amp.h"\namp_state a;\nAmp_state b;\n')
+    compiled(tmp_path / "both.c")
 
 
 def test_in_place(tmp_path: Path) -> None:

@@ -122,7 +122,6 @@ def written(chain: Chain, name: str, headers: Callable[..., str], include: str) 
     source.end()
     fill = {
         "name": name,
-        "guard": f"{name.upper()}_H",
         "test": f"{name.upper()}_TEST",
         "include": include,
         "version": version(),
@@ -177,8 +176,8 @@ def tested(chain: Chain, source: Source) -> str:
 HEADER = """\
 /* Written by fastrnn @version@, fastrnn.to_c:
  * @model@ */
-#ifndef @guard@
-#define @guard@
+#ifndef @name@_H
+#define @name@_H
 
 #include <stddef.h>
 #include <stdint.h>
