@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import importlib
-import re
 import sys
 from argparse import ArgumentParser
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
 from fastrnn import demo, show_config
 from fastrnn.version import version
 
-#: Errors from bad files or missing packages, which are reported in one line.
-EXPECTED = (ValueError, TypeError, OSError, ImportError)
+#: Errors from bad files, missing packages or too large sizes, which are reported in one line.
+EXPECTED = (ValueError, TypeError, OSError, ImportError, MemoryError)
 
 #: Options of the readers, with their arguments for argparse.
 READING: dict[str, dict[str, Any]] = {
-    "layer": {"metavar": "NAME", "help": "only this layer of a Keras model, or this node of an ONNX model"},
-    "cell": {"metavar": "CELL", "help": "for a state_dict: its cell, such as lstm, gru_after or rnn_relu"},
-    "prefix": {"metavar": "NAME.", "help": "for a state_dict: prefix of the recurrent module's names"},
-    "batch_first": {"action": "store_true", "help": "for a state_dict: the layer takes (B, T, I)"},
-    "weight_dtype": {"metavar": "DTYPE", "help": "round the recurrent layers' matrices to int8 or bfloat16"},
-    "inference": {"action": "store_true", "help": "for Keras: ignore layers and options that act only in training"},
-    "lengths": {"action": "store_true", "help": "for Keras: ignore masks; for ONNX: make lengths an input"},
-    "state": {"action": "store_true", "help": "for Keras: ignore stateful; for ONNX: make states inputs and outputs"},
+    "--layer": {"metavar": "NAME", "help": "only this layer of a Keras model, or this node of an ONNX model"},
+    "--cell": {"metavar": "CELL", "help": "for a state_dict: its cell, such as lstm, gru_after or rnn_relu"},
+    "--prefix": {"metavar": "NAME.", "help": "for a state_dict: prefix of the recurrent module's names"},
+    "--batch-first": {"action": "store_true", "help": "for a state_dict: the layer takes (B, T, I)"},
+    "--weight-dtype": {"metavar": "DTYPE", "help": "round the recurrent layers' matrices to int8 or bfloat16"},
+    "--inference": {"action": "store_true", "help": "for Keras: ignore layers and options that act only in training"},
+    "--lengths": {"action": "store_true", "help": "for Keras: ignore masks; for ONNX: make lengths an input"},
+    "--state": {"action": "store_true", "help": "for Keras: ignore stateful; for ONNX: make states inputs and outputs"},
 }
 
 
@@ -53,24 +51,13 @@ def has_model(arguments: list[str]) -> bool:
     return any(Path(one).suffix.lower() in readers for one in arguments)
 
 
-def spelled(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def in_options(message: str, names: Collection[str]) -> str:
-    """Replace the names of function arguments in a message by command-line options."""
-    known = "|".join(names)
-    found = rf"^({known})(?=: )|\b({known})=(?:True\b|(?=\s))"
-    return re.sub(found, lambda match: spelled(match[1] or match[2]), message)
-
-
 def parser() -> Parser:
     made = Parser(prog="python -m fastrnn", description="Recurrent networks, fast on a CPU.")
     made.add_argument("--version", action="version", version=f"fastrnn {version()}")
     commands = made.add_subparsers(dest="command", required=True, metavar="command")
     reading = Parser(add_help=False)
-    for name, options in READING.items():
-        reading.add_argument(spelled(name), **options)
+    for option, about in READING.items():
+        reading.add_argument(option, **about)
 
     def add(name: str, about: str, *more: str, reads: bool = True) -> Parser:
         description = "".join(f"{sentence[0].upper()}{sentence[1:]}. " for sentence in (about, *more))
@@ -100,19 +87,21 @@ def main() -> int:
     arguments = sys.argv[1:]
     if arguments[:1] == ["bench"] and all(one.startswith("-") for one in arguments[1:2]) and not has_model(arguments):
         return compare(arguments[1:])
-    given = vars(parser().parse_args(arguments))
-    command = given.pop("command")
+    parsed, others = parser().parse_known_args(arguments)
+    command = vars(parsed).pop("command")
+    if others:
+        Parser(prog=f"python -m fastrnn {command}").error(f"unrecognized arguments: {' '.join(others)}")
     if command == "info":
         show_config()
         return 0
     if command == "demo":
         return demo.main()
-    run = getattr(importlib.import_module("fastrnn.commands"), command)
+    commands = importlib.import_module("fastrnn.commands")
+    given = {name: value for name, value in vars(parsed).items() if value is not None and value is not False}
     try:
-        run(**{name: value for name, value in given.items() if value is not None and value is not False})
+        getattr(commands, command)(**given)
     except EXPECTED as error:
-        message = in_options(" ".join(str(error).split()), given.keys() - {"source", "target"})
-        print(f"python -m fastrnn {command}: {message}", file=sys.stderr)
+        print(f"python -m fastrnn {command}: {commands.in_options(error, given)}", file=sys.stderr)
         return 2
     return 0
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -38,7 +39,7 @@ def inspect(source: str, **options: Any) -> None:
             raise
         if not (nodes := nodes_of(source)):
             raise
-        print(f"{source}: {error}", "", nodes, sep="\n")
+        print(f"{source}: {str(error).removeprefix('whole: ')}", "", nodes, sep="\n")
         return
     pair = isinstance(model, Recurrent) and model.bidirectional and model.merge is None  # not supported in a Sequential
     shape = None if pair else as_chain("model", model).input_shape
@@ -76,6 +77,19 @@ def bench(source: str, *, batch: int, steps: int, seconds: float, threads: int |
         rows.append((name, in_time(median), in_time(late), f"{n / median:,.0f}"))
     print(f"{source}: {headline(model)}", machine(threads), "", table(rows, (1, 2, 3), total=False), sep="\n")
     print(f"\n{note}memory: {counted(model)[1]} of parameters, and {in_bytes(peak(run))} more during the last run")
+
+
+def in_options(error: BaseException, given: Mapping[str, Any]) -> str:
+    """Return an error's message in one line, with the names that arguments of functions have in the command line."""
+    source, message = given["source"], " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        message = f"{error.filename or source}: {error.strerror}"
+    message = re.sub(rf"^(path|path_or_model|model): (?={re.escape(source)})", "", message)
+    names = {"path": "OUT", "node": "--layer"} | {name: formats.spelled(name) for name in given}
+    names |= dict.fromkeys(("path_or_model", "model", "state_dict", "whole"), source)
+    message = re.sub(r"^\w+(?=: )", lambda match: names.get(match[0], match[0]), message)
+    known = "|".join(formats.OPTIONS)
+    return re.sub(rf"\b({known})=(?:True\b|(?=\s(?!in calls)))", lambda match: formats.spelled(match[1]), message)
 
 
 def headline(model: Layer) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import importlib
 import json
@@ -17,7 +18,7 @@ from support.conversions import drawn_model, read_by
 from support.tolerance import FLOAT32, assert_close, assert_same_bits
 
 import fastrnn
-from fastrnn import catalogue
+from fastrnn import catalogue, commands
 from fastrnn.training import weight_files
 
 pytest.importorskip("safetensors")
@@ -207,9 +208,11 @@ def test_inspect_a_graph_that_is_not_a_chain(run: Run, onnx: Any) -> None:
     code, out, _ = run("inspect", "model.onnx")
     lines = out.splitlines()
     assert code == 0
-    assert lines[0].startswith("model.onnx: whole: Sqrt node 'z': not a layer of a Sequential")
+    assert lines[0].startswith("model.onnx: Sqrt node 'z': not a layer of a Sequential")
     assert lines[-1].split()[:2] == ["1.layer0", "LSTM"]
-    assert "Sqrt node 'z'" in wrong(run, "convert", "model.onnx", "other.onnx")
+    assert "convert: model.onnx: Sqrt node 'z'" in wrong(run, "convert", "model.onnx", "other.onnx")
+    one = "convert: --layer: expected one of LSTM node '1.layer0', got '1', which matches 0"
+    assert one in wrong(run, "convert", "model.onnx", "other.onnx", "--layer", "1")
 
 
 def times(line: str) -> list[float]:
@@ -269,21 +272,27 @@ def test_bench_of_an_encoder_and_a_decoder(run: Run) -> None:
     [
         (["convert"], "the following arguments are required: IN, OUT; see python -m fastrnn convert --help"),
         (["frobnicate"], "invalid choice: 'frobnicate'"),
-        (["convert", "nothing.onnx", "b.onnx"], "nothing.onnx: file not found"),
+        (["convert", "m.safetensors", "b.onnx", "--node", "n"], "convert: unrecognized arguments: --node n; see"),
+        (["convert", "nothing.onnx", "b.onnx"], "convert: nothing.onnx: file not found"),
+        (["inspect", "folder.onnx"], "inspect: MODEL: expected a file, got the directory folder.onnx"),
+        (["inspect", "m.txt"], "inspect: MODEL: expected a file name ending in .safetensors, .keras, .h5,"),
         (["convert", "m.safetensors", "m.d"], "OUT: expected a file name ending in .safetensors, .onnx, .c, got 'm.d'"),
         (["convert", "m.txt", "m.onnx"], "IN: expected a file name ending in .safetensors, .keras, .h5,"),
-        (["convert", "m.safetensors", "no/m.safetensors"], "the directory no does not exist; create it first"),
+        (["convert", "m.safetensors", "no/m.safetensors"], "convert: OUT: the directory no does not exist; create"),
         (["convert", "m.safetensors", "b.safetensors", "--opset", "13"], "--opset: not an option of m.safetensors"),
         (["convert", "m.safetensors", "b.onnx", "--name", "b"], "--name: not an option of m.safetensors or b.onnx;"),
         (["convert", "m.safetensors", "b.safetensors", "--inference"], "--inference: not an option of m.safetensors"),
         (["convert", "m.safetensors", "b.onnx", "--opset", "x"], "argument --opset: invalid int value: 'x'"),
-        (["inspect", "bad.safetensors"], "bad.safetensors is not a safetensors file"),
-        (["inspect", "weights.safetensors"], "weights.safetensors holds only weights"),
+        (["convert", "m.safetensors", "1.c"], "OUT: its file name is the prefix of names in C; expected"),
+        (["convert", "m.safetensors", "b.c", "--name", "1"], "--name: expected letters, digits and _, got '1'; pass"),
+        (["inspect", "bad.safetensors"], "inspect: bad.safetensors is not a safetensors file"),
+        (["inspect", "weights.safetensors"], "inspect: weights.safetensors holds only weights"),
         (
             ["inspect", "m.safetensors", "--lengths"],
-            "--lengths: not an option of m.safetensors; expected cell, prefix",
+            "--lengths: not an option of m.safetensors; expected --cell, --prefix, --batch-first, --weight-dtype",
         ),
         (["bench", "m.safetensors", "--batch", "0"], "--batch: expected a positive integer, got 0"),
+        (["bench", "m.safetensors", "--batch", "1" + 13 * "0"], "bench: Unable to allocate"),
         (["bench", "m.safetensors", "--seconds", "0"], "--seconds: expected a positive number, got 0.0"),
         (["bench", "m.safetensors", "--seconds", "inf"], "--seconds: expected a positive number, got inf"),
         (["bench", "m.safetensors", "--threads", "0"], "--threads: expected"),
@@ -293,6 +302,7 @@ def test_errors(arguments: list[str], message: str, run: Run, tmp_path: Path) ->
     small().save("m.safetensors")
     small().save_weights("weights.safetensors")
     (tmp_path / "bad.safetensors").write_text("weights")
+    (tmp_path / "folder.onnx").mkdir()
     assert message in wrong(run, *arguments)
 
 
@@ -304,14 +314,30 @@ def test_errors_of_files(run: Run, torch: Any, onnx: Any, tmp_path: Path) -> Non
     torch.save([1, 2], "list.pt")
     torch.save(torch.nn.Linear(3, 4).state_dict(), "linear.pt")
     fastrnn.save("cell.safetensors", fastrnn.Recurrent(catalogue.li_gru, 3, 4))
-    assert "bad.onnx is not an ONNX model" in wrong(run, "inspect", "bad.onnx")
+    assert "inspect: bad.onnx is not an ONNX model" in wrong(run, "inspect", "bad.onnx")
     for name in ("bad.pt", "module.pt"):
         assert f"{name}: expected a file of torch.save(module.state_dict(), path)" in wrong(run, "inspect", name)
     assert "save(module.state_dict(), path) (EOFError)" in wrong(run, "inspect", "empty.pt")
     assert "list.pt: expected a state_dict, got list" in wrong(run, "inspect", "list.pt")
     assert "expected weight_ih_l0 of a recurrent module, got weight, bias" in wrong(run, "inspect", "linear.pt")
-    assert "cell: ONNX has no li_gru" in wrong(run, "convert", "cell.safetensors", "cell.onnx")
+    assert "convert: cell: ONNX has no li_gru" in wrong(run, "convert", "cell.safetensors", "cell.onnx")
     assert not (tmp_path / "cell.onnx").exists()
+
+
+def test_a_file_that_must_not_be_read(run: Run, onnx: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(path: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    Path("secret.onnx").touch()
+    monkeypatch.setattr(onnx, "load", load)
+    assert "inspect: secret.onnx: Permission denied\n" in wrong(run, "inspect", "secret.onnx")
+
+
+def test_arguments_that_are_no_options() -> None:
+    """Calls of a layer take arguments with names of options."""
+    error = ValueError("layer 'a': state=True drops it; pass state= in calls instead, or use layer= to convert one")
+    shown = "layer 'a': --state drops it; pass state= in calls instead, or use --layer to convert one"
+    assert commands.in_options(error, {"source": "m.keras"}) == shown
 
 
 @pytest.mark.parametrize("command", [[], ["convert"], ["inspect"], ["bench", "model.onnx"]])

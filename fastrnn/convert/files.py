@@ -150,7 +150,7 @@ def build_recurrent(family: str) -> Builder:
 def build_of_own_cell(whose: str, spec: Spec, tensors: Arrays, cells: Cells) -> Layer:
     name = spec["cell"]
     if not isinstance(name, str) or name not in cells:
-        given = f", not {', '.join(cells)}" if cells else ""
+        given = f", not {', '.join(cells):.80}" if cells else ""
         raise ValueError(f"{whose}: cell: {name!r:.80} is user-defined; pass it: load(path, cell={name}){given}")
     cell = cells[name]
     for key in ("gates", "states", "parameters"):

@@ -1,4 +1,4 @@
-"""Readers and writers of model files by file extension.
+"""Readers and writers of model files by file extension, for the command line, whose options messages name.
 
 A new file format is a new row in `READERS` or `WRITERS`.
 """
@@ -42,8 +42,9 @@ class Format(NamedTuple):
 
 def read(path: str, *, weight_dtype: str | None = None, **options: Any) -> Layer:
     """Read the layer or the `Sequential` in a file, quantised if `weight_dtype` is given."""
-    reader = format_of("path", path, READERS)
+    reader = format_of("MODEL", path, READERS)
     expect_taken(options, path, reader.takes)
+    weight_files.expect_file("MODEL", Path(path))
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path}: file not found")
     made: Layer = reader.run(path, **options)
@@ -69,7 +70,13 @@ def format_of(argument: str, path: str, formats: Mapping[str, Format]) -> Format
 
 def expect_taken(options: Mapping[str, Any], path: str, takes: tuple[str, ...]) -> None:
     if others := options.keys() - set(takes):
-        raise ValueError(f"{min(others)}: not an option of {path}; expected {', '.join(takes) or 'no options'}")
+        known = ", ".join(map(spelled, dict.fromkeys((*takes, "weight_dtype"))))
+        raise ValueError(f"{spelled(min(others))}: not an option of {path}; expected {known}")
+
+
+def spelled(name: str) -> str:
+    """Return the command line's name of an option."""
+    return f"--{name.replace('_', '-')}"
 
 
 def read_onnx(path: str, layer: str | None = None) -> Layer:
@@ -97,7 +104,7 @@ def read_safetensors(path: str, **options: Any) -> Layer:
     if weight_files.KEY not in metadata:
         return of_state(path, tensors, **options)
     if options:
-        raise ValueError(f"{min(options)}: expected no options, because {path} describes its own content")
+        raise ValueError(f"{spelled(min(options))}: expected no options, because {path} describes its own content")
     cells = [own for own in vars(catalogue).values() if isinstance(own, Cell)]
     return layer_in(path, tensors, metadata, cells)
 
@@ -110,10 +117,10 @@ def of_state(
     if not found:
         raise ValueError(f"{path}: expected weight_ih_l0 of a recurrent module, got {', '.join(map(str, state))!s:.80}")
     if prefix is None and len(found) > 1:
-        raise ValueError(f"prefix: expected one of {', '.join(map(repr, found))}, because {path} has several modules")
+        raise ValueError(f"--prefix: expected one of {', '.join(map(repr, found))}, because {path} has several modules")
     begin = next(iter(found)) if prefix is None else prefix
     if begin not in found:
-        raise ValueError(f"prefix: expected one of {', '.join(map(repr, found))}, got {begin!r}")
+        raise ValueError(f"--prefix: expected one of {', '.join(map(repr, found))}, got {begin!r}")
     told = cell_of(state, begin, found[begin]) if cell is None else cell
     return from_torch(dict(state), cell=told, prefix=begin, batch_first=batch_first)
 
@@ -126,7 +133,7 @@ def cell_of(state: Mapping[str, Any], prefix: str, first: str) -> str:
     cells = [cell for family in families for cell in members(family)]
     names = [c.name for c in cells if all(v in PYTORCH.only.get(name, (v,)) for name, v in c.options.items())]
     if len(names) != 1:
-        raise ValueError(f"cell: expected one of {', '.join(names)}, because a state_dict does not store it")
+        raise ValueError(f"--cell: expected one of {', '.join(names)}, because a state_dict does not store it")
     return names[0]
 
 
@@ -146,3 +153,6 @@ WRITERS = {
     ".onnx": Format(lambda path, model, **options: to_onnx(model, path, **options), ("opset", "lengths", "state")),
     ".c": Format(lambda path, model, **options: to_c(model, path, **options), ("name",)),
 }
+
+#: Options of all formats.
+OPTIONS = {name for one in (*READERS.values(), *WRITERS.values()) for name in one.takes}

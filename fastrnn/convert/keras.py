@@ -164,9 +164,10 @@ def pieces_of(model: Config, store: Store, wanted: str | None) -> list[Piece]:
     """Return the layers in the order of application, or only the wanted one, anywhere in the model."""
     found = list(each_layer(model, store, chained=wanted is None))
     if wanted is not None:
+        known = ", ".join(repr(name(one)) for one, _ in found)
         found = [(one, own) for one, own in found if name(one) == wanted]
         if len(found) != 1:
-            raise ValueError(f"layer: expected the name of one layer, got {wanted!r}, which matches {len(found)}")
+            raise ValueError(f"layer: expected one of {known}, got {wanted!r}, which matches {len(found)}")
     return [Piece(one["class_name"], one["config"], own.arrays(one)) for one, own in found]
 
 

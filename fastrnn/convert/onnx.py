@@ -67,10 +67,11 @@ def from_onnx(path_or_model: Any, node: str | None = None, *, whole: bool = Fals
     for one in nodes:
         recurrent_node(one)
     if node is not None:
-        nodes = [one for one in nodes if node in (one.name, *one.output)]
-        if len(nodes) != 1:
-            raise ValueError(f"node: expected the name of one recurrent node, got {node!r}, which matches {len(nodes)}")
-        return layer_of(graph, nodes, [])
+        found = [one for one in nodes if node in (one.name, *one.output)]
+        if len(found) != 1:
+            known = ", ".join(map(title, nodes))
+            raise ValueError(f"node: expected one of {known}, got {node!r}, which matches {len(found)}")
+        return layer_of(graph, found, [])
     links = {id(one): link for one in nodes if (link := graph.link(one)) is not None}
     tops = [one for one in nodes if all(link.below is not one for link in links.values())]
     if not links and (layer := only_one(graph, nodes)) is not None:
