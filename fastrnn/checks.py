@@ -34,7 +34,7 @@ DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class titled:
-    """Begin the messages of TypeError and ValueError in a ``with`` block with a title, such as a layer's name."""
+    """Begin the messages of errors in a ``with`` block with a title, such as the name of a layer or an argument."""
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -43,9 +43,9 @@ class titled:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if isinstance(error, TypeError | ValueError):
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"{self._title}: {error}") from error
+        for own in (TypeError, ValueError, MemoryError):
+            if isinstance(error, own):
+                raise own(f"{self._title}: {error}") from error
 
 
 class Layout(NamedTuple):

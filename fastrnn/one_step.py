@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrnn import backends
 from fastrnn.call import Backend, DenseCall, Sessions, Stage, Stepper
-from fastrnn.checks import expect_room
+from fastrnn.checks import expect_room, titled
 from fastrnn.packed import PackedStack, stand_in
 from fastrnn.types import Array, Arrays
 
@@ -94,21 +94,23 @@ class OneStep:
 
     def stepper(self, B: int, threads: int | None, flat: Callable[[Any], Any]) -> tuple[Stepper, Arrays]:
         """Return a stepper for B rows, and the states that it updates; for `flat` see `call.Backend`."""
-        self._expect_room("batch_size", B)
-        backend, stages = self._stages(B, threads)
-        states = tuple([np.zeros((L, B, width), self.dtype) for L, width in self._widths()])
-        return backend.stepper(stages, self.table, states, B, flat), states
+        room, (backend, stages) = self._room("batch_size", B), self._stages(B, threads)
+        with room:
+            states = tuple([np.zeros((L, B, width), self.dtype) for L, width in self._widths()])
+            return backend.stepper(stages, self.table, states, B, flat), states
 
     def sessions(self, capacity: int, threads: int | None) -> tuple[Sessions, Arrays]:
         """Return sessions for `capacity` sequences, and the stores of their states."""
-        self._expect_room("capacity", capacity)
-        backend, stages = self._stages(1, threads)
-        stores = tuple([np.zeros((capacity, L, 1, width), self.dtype) for L, width in self._widths()])
-        return backend.sessions(stages, self.table, stores, capacity), stores
+        room, (backend, stages) = self._room("capacity", capacity), self._stages(1, threads)
+        with room:
+            stores = tuple([np.zeros((capacity, L, 1, width), self.dtype) for L, width in self._widths()])
+            return backend.sessions(stages, self.table, stores, capacity), stores
 
-    def _expect_room(self, name: str, n: int) -> None:
+    def _room(self, name: str, n: int) -> titled:
+        """Return a block whose errors name the argument; raise ValueError if no memory could hold n sequences."""
         floats = sum(part.floats for part in self.parts)
         expect_room(name, f"{name}, numbers per sequence", (n, floats), n, floats)
+        return titled(name)
 
     def _stages(self, B: int, threads: int | None) -> tuple[Backend, list[Stage]]:
         """Return one backend for all parts (the one in use, if it has every cell) and the stages."""

@@ -115,5 +115,10 @@ def test_wrong_streams() -> None:
     ):
         with pytest.raises(error, match=rf"^{name}\b"):
             net.stream(**{name: value})
+    for size, error in ((10**13, MemoryError), (10**18, ValueError), (10**30, ValueError)):
+        with pytest.raises(error, match=r"^batch_size: "):
+            net.stream(size)
+        with pytest.raises(error, match=r"^capacity: "):
+            net.pool(size)
     with pytest.raises(ValueError, match="bidirectional"):
         layer("lstm", 5, 17, bidirectional=True).stream()
