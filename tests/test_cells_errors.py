@@ -204,6 +204,7 @@ def negative_root(x: Any, U: Any, s: Any) -> Any:
         (two_states, {"gates": ("for",)}, r"expected attribute names, got 'for'"),
         (two_states, {"gates": "aa"}, r"expected distinct names"),
         (two_states, {"gates": ""}, r"expected 1 to 8 names"),
+        (two_states, {"states": ()}, r"states: expected 1 to 4 names, got 0"),
         (two_states, {"states": "hcdef"}, r"expected 1 to 4 names"),
         (two_states, {"inputs": ("e",)}, r"expected a function of x, U, s, e"),
         (two_states, {"inputs": ("lengths",)}, r"'lengths' is the name of another argument"),
@@ -285,6 +286,12 @@ def test_a_cache_belongs_to_its_cell() -> None:
     p.inputs["x"][:] = 0
     with pytest.raises(ValueError, match="x was changed"):
         p.cell.backward(np.ones((2, 3, 5)), cache)
+
+
+@pytest.mark.parametrize("misplaced", [(two_states,), ("a", "h")])
+def test_a_decorator_without_names_of_arguments(misplaced: tuple[Any, ...]) -> None:
+    with pytest.raises(TypeError, match=r"cell: write @fastrnn\.cell\(gates=\.\.\., states=\.\.\.\); got "):
+        fastrnn.cell(*misplaced)
 
 
 def test_a_cell_needs_a_function() -> None:
