@@ -74,19 +74,15 @@ class _Loop:
     def run(self, values: Values, options: Any) -> None:
         turns = int(np.asarray(values[self._turns]).item()) if self._turns else None
         going = truth(values[self._condition]) if self._condition else True
-        first = carried = [values[name] for name in self._carried]
-        stacks = [list[Any]() for _ in self._empty]
+        carried, rows = [values[name] for name in self._carried], list[list[Any]]()
         for i in itertools.count() if turns is None else range(turns):
             if not going:
                 break
             given = [np.full((1,) * self._rank, i), np.array(going), *carried]
             next_going, *made = self._body.run(dict(zip(self._names, given, strict=True)), values, options)
             going, carried = truth(next_going), made[: len(carried)]
-            for stack, one in zip(stacks, made[len(carried) :], strict=True):
-                stack.append(one)
-        if carried is first:  # no iteration ran; copy because the caller may write to the results
-            carried = [copy(value) for value in first]
-        stacked = [np.stack(stack) if stack else none for stack, none in zip(stacks, self._empty, strict=True)]
+            rows.append(made[len(carried) :])
+        carried, stacked = ended(carried, rows, self._empty)
         values.update((name, a) for name, a in zip(self._outputs, carried + stacked, strict=False) if name)
 
 
@@ -120,18 +116,22 @@ class _Scan:
         sequences = [backwards(np.moveaxis(a, axis, 0), back) for a, axis, back in zip(given, *self._from, strict=True)]
         if len({len(a) for a in sequences}) > 1:
             raise ValueError(f"{self._title}: expected sequences of one length, got {[len(a) for a in sequences]}")
-        stacks = [list[Any]() for _ in self._empty]
+        rows = list[list[Any]]()
         for elements in zip(*sequences, strict=True):
             taken = [*states, *map(np.asarray, elements)]
             made = self._body.run(dict(zip(self._names, taken, strict=True)), values, options)
             states = made[: len(states)]
-            for stack, one in zip(stacks, made[len(states) :], strict=True):
-                stack.append(one)
-        if not len(sequences[0]):  # copy because the caller may write to the results
-            states = [copy(value) for value in states]
-        stacked = [np.stack(stack) if stack else none for stack, none in zip(stacks, self._empty, strict=True)]
+            rows.append(made[len(states) :])
+        states, stacked = ended(states, rows, self._empty)
         stacked = [np.moveaxis(backwards(a, back), 0, axis) for a, axis, back in zip(stacked, *self._to, strict=True)]
         values.update((name, a) for name, a in zip(self._outputs, states + stacked, strict=False) if name)
+
+
+def ended(carried: list[Any], rows: list[list[Any]], none: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Return the carried values and, stacked, the other outputs of each iteration, `none` without any iteration."""
+    if not rows:
+        return [copy(value) for value in carried], none  # copies, because the caller may write to the results
+    return carried, list(map(np.stack, zip(*rows, strict=True)))
 
 
 def backwards(a: Any, back: int) -> Any:
