@@ -40,7 +40,7 @@ from fastrnn.cells import (
     tanh,
     where,
 )
-from fastrnn.checks import BOOLEANS
+from fastrnn.checks import BOOLEANS, titled
 from fastrnn.defined import DefinedCell, cell
 from fastrnn.run import gru_cell
 
@@ -486,7 +486,8 @@ def factory(make: Callable[Arguments, DefinedCell]) -> Callable[Arguments, Defin
 
     @wraps(make)
     def get(*args: Arguments.args, **kwargs: Arguments.kwargs) -> DefinedCell:
-        bound = signature.bind(*args, **kwargs)
+        with titled(make.__name__):
+            bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         return made(**{k: plain(given) for k, given in bound.arguments.items()})
 

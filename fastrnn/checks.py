@@ -404,7 +404,7 @@ def by_name(name: str, value: Any, kind: type[Any], table: Mapping[str, Callable
     if isinstance(value, kind):
         instance: Found = value
         return instance
-    expected = f"a {kind.__name__} or one of {', '.join(map(repr, table))}"
+    expected = f"an instance of {kind.__name__} or one of {', '.join(map(repr, table))}"
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected {expected}, got {value!r}")
     if value not in table:

@@ -88,8 +88,7 @@ def in_options(error: BaseException, given: Mapping[str, Any]) -> str:
     names = {"path": "OUT", "node": "--layer"} | {name: formats.spelled(name) for name in given}
     names |= dict.fromkeys(("path_or_model", "model", "state_dict", "whole"), source)
     message = re.sub(r"^\w+(?=: )", lambda match: names.get(match[0], match[0]), message)
-    known = "|".join(formats.OPTIONS)
-    return re.sub(rf"\b({known})=(?:True\b|(?=\s(?!in calls)))", lambda match: formats.spelled(match[1]), message)
+    return re.sub(r"\b(inference|layer|lengths|name|state)=(True\b|(?=\s(?!in calls)))", r"--\1", message)
 
 
 def headline(model: Layer) -> str:

@@ -374,5 +374,7 @@ def test_factories_reject_wrong_arguments() -> None:
     for given in (None, True, np.True_, "1", float("nan"), np.float32(-1)):
         with pytest.raises(ValueError, match="cell_clip: expected a positive number, got "):
             catalogue.clipped_lstm(given)
+    with pytest.raises(TypeError, match="lstm_with: got an unexpected keyword argument 'activation'"):
+        catalogue.lstm_with(activation="relu")
     with pytest.raises(TypeError, match="reset_after: expected True"):
         catalogue.gru_with()

@@ -181,6 +181,8 @@ def test_unsupported_options_raise_an_error() -> None:
     layer = fastrnn.Recurrent(own_cells.slstm, 3, 4)
     with pytest.raises(TypeError, match=r"state: expected a tuple \(h, c, n, m\)"):
         layer(np.ones((5, 2, 3), np.float32), np.ones((1, 2, 4), np.float32))
+    with pytest.raises(TypeError, match=r"state: expected a tuple \(h, c, n, m\), got 1 of them"):
+        layer(np.ones((5, 2, 3), np.float32), (np.ones((1, 2, 4), np.float32),))
     for target in (PYTORCH, KERAS, ONNX):
         with pytest.raises(ValueError, match=f"cell: {target.name} has no slstm; expected a layer of a built-in cell"):
             stack.recurrent(layer, target)

@@ -298,7 +298,7 @@ X = {
     "x: expected shape .* got \\(13, 7, 3, 1\\)": inputs()[..., None],
     "x: expected at least one sample .* got shape \\(0, 7, 3\\)": inputs()[:0],
     "x: expected an array, got str": "text",
-    "layer 0 \\(LSTM\\): x: expected .* got \\(7, 13, 2\\)": inputs()[..., :2],
+    "layer 0 \\(LSTM\\): x: expected shape .* time-major, got \\(7, 13, 2\\)": inputs()[..., :2],
     "layer 0 \\(LSTM\\): x: expected .* got \\(13, 3\\)": inputs()[:, 0],
     "layer 0 \\(LSTM\\): x: expected dtype float64, the layer's, got float32": inputs(np.float32),
     "x: sequence 1: expected shape \\(T, 3\\), got \\(7, 2\\)": [inputs()[0], inputs()[0, :, :2]],
@@ -367,8 +367,8 @@ def test_before_compile() -> None:
 @pytest.mark.parametrize(
     ("message", "arguments"),
     [
-        ("optimizer: expected a Optimizer or one of 'sgd'.* got 'best'", {"optimizer": "best"}),
-        ("loss: expected a Loss or one of 'mse'.* got 'least'", {"loss": "least"}),
+        ("optimizer: expected an instance of Optimizer or one of 'sgd'.* got 'best'", {"optimizer": "best"}),
+        ("loss: expected an instance of Loss or one of 'mse'.* got 'least'", {"loss": "least"}),
         ("metrics: expected a Metric, a function .* got 3", {"metrics": [3]}),
         ("metrics: expected a list, got 'mae'", {"metrics": "mae"}),
         ("metrics: expected a list, got None", {"metrics": None}),

@@ -156,6 +156,8 @@ def test_from_torch_refuses(torch: Any) -> None:
         fastrnn.from_torch(sparse, cell="lstm")
     with pytest.raises(TypeError, match=r"expected torch.nn.RNN, GRU, LSTM, .* got Linear"):
         fastrnn.from_torch(torch.nn.Linear(3, 4))
+    with pytest.raises(TypeError, match=r"or a state_dict, as torch\.load reads it from a file, got str"):
+        fastrnn.from_torch("lstm.pt")
     with pytest.raises(ValueError, match="cell, prefix: expected None with a module"):
         fastrnn.from_torch(torch.nn.LSTM(3, 4), cell="lstm")
 
@@ -164,6 +166,10 @@ def test_names_of_a_larger_model(torch: Any) -> None:
     state = {f"rnn.{name}": value for name, value in torch.nn.LSTM(3, 4).state_dict().items()}
     with pytest.raises(ValueError, match=r"missing 'weight_ih_l0'; pass prefix='rnn\.'"):
         fastrnn.from_torch(state, cell="lstm")
+    with pytest.raises(ValueError, match=r"missing 'weight_ih_l0'; pass prefix='rnn\.'"):
+        fastrnn.from_torch(state, cell="lstm", prefix="rnn")
+    with pytest.raises(ValueError, match=r"prefix: no name begins with 'encoder\.'; expected one such as 'rnn\.'"):
+        fastrnn.from_torch(state, cell="lstm", prefix="encoder.")
     with pytest.raises(KeyError, match=r"state: missing .* names have the prefix 'rnn\.'"):
         fastrnn.LSTM(3, 4).load_state_dict({name: value.numpy() for name, value in state.items()})
 

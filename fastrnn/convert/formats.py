@@ -153,6 +153,3 @@ WRITERS = {
     ".onnx": Format(lambda path, model, **options: to_onnx(model, path, **options), ("opset", "lengths", "state")),
     ".c": Format(lambda path, model, **options: to_c(model, path, **options), ("name",)),
 }
-
-#: Options of all formats.
-OPTIONS = {name for one in (*READERS.values(), *WRITERS.values()) for name in one.takes}

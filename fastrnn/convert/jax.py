@@ -92,7 +92,7 @@ def arrays_of(tree: Tree, G: int) -> dict[str, Arrays]:
         if lacking := [name for name in own if name not in having and having not in ([], ["hn"])]:
             raise ValueError(f"params: {lacking[0]}: missing 'bias', which {having[0]} has")
     if set(sides.values()) != {"i", "h"}:
-        raise ValueError(f"params: expected kernels of x and of h, got {', '.join(tree)}")
+        raise ValueError(f"params: expected kernels of x and of h, got {', '.join(tree) or 'none'}")
     wide = f"{G}*H" if G > 1 else "H"
     shapes = {"ikernel": f"(I, {wide})", "hkernel": f"(H, {wide})", "ibias": f"({wide},)", "hbias": f"({wide},)"}
     given = {f"{name}: {kind}": a for name, own in tree.items() for kind, a in own.items()}

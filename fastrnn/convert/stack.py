@@ -58,12 +58,12 @@ def built(whose: str, cell: Cell, state: Mapping[str, Array], **options: Any) ->
     return layer_class(cell).from_parts(cell, parts, **options)
 
 
-def stacked(whose: str, cell: Cell, state: Mapping[str, Array], **options: Any) -> Recurrent:
+def stacked(whose: str, cell: Cell, state: Mapping[str, Array], *, prefix: str = "", **options: Any) -> Recurrent:
     """Make a layer, inferring sizes, depth, directions, biases and dtype from names and shapes."""
     for name in ("weight_ih_l0", "weight_hh_l0"):
         if name not in state:
-            prefix = prefix_of([name], state)
-            raise ValueError(f"{whose}: missing {name!r}" + (f"; pass prefix={prefix!r}" if prefix else ""))
+            more = prefix_of([name], state)
+            raise ValueError(f"{whose}: missing {name!r}" + (f"; pass prefix={prefix + more!r}" if more else ""))
         if state[name].ndim != 2:
             raise ValueError(f"{whose}: {name}: expected shape (G*H, ...), got {state[name].shape}")
     dtype = floating_array(f"{whose}: weight_ih_l0", state["weight_ih_l0"]).dtype

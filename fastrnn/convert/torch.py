@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fastrnn.checks import boolean, named_cell
+from fastrnn.checks import boolean, named_cell, prefix_of
 from fastrnn.convert.stack import as_chain, as_numpy, recurrent, stacked
 from fastrnn.extras import needed
 from fastrnn.frameworks import PYTORCH
@@ -66,8 +66,11 @@ def from_torch(
         }
         if parametrized := next(filter(PARAMETRIZED.match, state), None):
             raise ValueError(f"state_dict: {parametrized!r} is part of a parametrized weight; pass the module itself")
+        if prefix and not state:
+            found = prefix_of(["weight_ih_l0", "weight_ih"], module_or_state_dict)
+            raise ValueError(f"prefix: no name begins with {prefix!r}; expected one such as {found!r}")
         own = named_cell(cell)
-        options: dict[str, Any] = {"batch_first": bool(batch_first)}
+        options: dict[str, Any] = {"batch_first": bool(batch_first), "prefix": prefix}
     else:
         if cell is not None or prefix:
             raise ValueError("cell, prefix: expected None with a module; they are for a state_dict")

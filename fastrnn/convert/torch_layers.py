@@ -38,8 +38,8 @@ def read(module: Any) -> tuple[Cell, Arrays, dict[str, Any]]:
         ends, options = [""], {}
     else:
         raise TypeError(
-            "module_or_state_dict: expected torch.nn.RNN, GRU, LSTM, one of their cells, or a state_dict, "
-            f"got {type(module).__name__}"
+            "module_or_state_dict: expected torch.nn.RNN, GRU, LSTM, one of their cells, or a state_dict, as "
+            f"torch.load reads it from a file, got {type(module).__name__}"
         )
     projected = ("weight_hr",) if getattr(module, "proj_size", 0) else ()
     kinds = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if module.bias else ()), *projected)

@@ -393,7 +393,7 @@ class Recurrent(LayerOptions, Layer):
     def output_shape(self, shape: Shape) -> Shape:
         shape = checked_shape(shape)
         if len(shape) != 3 or shape[-1] != self.input_size:
-            raise ValueError(f"x: expected shape (T, B, {self.input_size}), got {shape}")
+            raise ValueError(f"x: expected shape (T, B, {self.input_size}), time-major, got {shape}")
         if self.bidirectional and self.merge is None:
             raise ValueError("merge: None gives a pair of outputs, which have no single shape; expected another value")
         return (*shape[0 if self.return_sequences else 1 : 2], features(self))
@@ -458,7 +458,8 @@ class Recurrent(LayerOptions, Layer):
             return None
         unbatched, names = layout.unbatched, self.stack.cell.states
         if len(names) > 1 and (not isinstance(state, tuple | list) or len(state) != len(names)):
-            raise TypeError(f"{name}: expected a tuple ({', '.join(names)}), got {type(state).__name__}")
+            got = f"{len(state)} of them" if isinstance(state, tuple | list) else type(state).__name__
+            raise TypeError(f"{name}: expected a tuple ({', '.join(names)}), got {got}")
         shape = (len(self.stack.parts), *(() if unbatched else (B,)))
         meaning = "(L*D, H)" if unbatched else "(L*D, B, H)"
         given = zip(names, self.stack.widths, state if len(names) > 1 else (state,), strict=True)
