@@ -5,7 +5,6 @@ Files are read without Keras in tests/test_convert_keras_files.py and test_conve
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,20 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from support.conversions import MANY, drawn, given, settings, written
+from support.keras_layers import assert_predicts, randomized
 from support.tolerance import FLOAT32, assert_close, assert_same_bits
 
 import fastrnn
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Keras and its backends issue some on import
 
+X = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
+
 CELLS = ("lstm", "gru_after", "gru_before", "rnn_tanh", "rnn_relu", "rnn_sigmoid", "rnn_identity")
 
 
 def numbered(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
     return {str(i): a for i, a in enumerate(arrays)}
-
-
-def randomized(made: Any, seed: int) -> Any:
-    rng = np.random.default_rng([30, seed])
-    made.set_weights([0.5 * rng.standard_normal(w.shape).astype(w.dtype) for w in made.get_weights()])
-    return made
 
 
 def drawn_model(keras: Any, seed: int) -> Any:
@@ -53,30 +49,20 @@ def drawn_model(keras: Any, seed: int) -> Any:
     return randomized(keras.Sequential([*stack, keras.layers.Dense(2, activation="tanh")]), seed)
 
 
+def assert_same_model(got: Any, expected: Any) -> None:
+    assert repr(got) == repr(expected)
+    assert_same_bits(got.parameters(), expected.parameters())
+
+
 @pytest.mark.parametrize("seed", MANY[:16])
 def test_round_trip_of_a_model(seed: int, keras: Any) -> None:
     model = drawn_model(keras, seed)
-    x = np.random.default_rng(seed).standard_normal((2, 5, 3)).astype(np.float32)
     ours = fastrnn.from_keras(model)
-    assert_close({"y": ours.predict(x)}, {"y": keras.ops.convert_to_numpy(model(x))}, FLOAT32)
+    assert_predicts(ours, model, X)
     back = fastrnn.to_keras(ours)
     assert_same_bits(numbered(back.get_weights()), numbered(model.get_weights()))
-    again = fastrnn.from_keras(back)
-    assert repr(again) == repr(ours)
-    assert_same_bits(again.parameters(), ours.parameters())
-    assert_same_bits({"y": keras.ops.convert_to_numpy(back(x))}, {"y": keras.ops.convert_to_numpy(model(x))})
-
-
-@pytest.mark.parametrize("suffix", [".keras", ".h5"])
-def test_files_and_in_memory_models_agree(
-    suffix: str, keras: Any, tmp_path: Path, oracle: Callable[[str], Any]
-) -> None:
-    oracle("h5py")
-    model = drawn_model(keras, 5)
-    model.save(tmp_path / f"model{suffix}")
-    from_file, live = fastrnn.from_keras(tmp_path / f"model{suffix}"), fastrnn.from_keras(model)
-    assert repr(from_file) == repr(live)
-    assert_same_bits(from_file.parameters(), live.parameters())
+    assert_same_model(fastrnn.from_keras(back), ours)
+    assert_same_bits(*({"y": keras.ops.convert_to_numpy(made(X))} for made in (back, model)))
 
 
 @pytest.mark.parametrize("seed", MANY[:16])
@@ -113,7 +99,7 @@ def test_an_update_gate_that_writes(keras: Any) -> None:
 @pytest.mark.parametrize("activation", ["relu", "hard_sigmoid", "linear", "softsign", "elu", "selu", "silu"])
 @pytest.mark.parametrize("suffix", [None, ".keras", ".h5"])
 def test_round_trip_of_other_activations(suffix: str | None, activation: str, keras: Any, tmp_path: Path) -> None:
-    """In every place for a layer: alone, in two directions, in stacked cells."""
+    """In every place for a layer: alone, in two directions, in stacked cells; from files as from memory."""
     k = keras.layers
     both = {"activation": activation, "recurrent_activation": "hard_sigmoid"}
     cells = [k.GRUCell(2, reset_after=False, activation="softplus", recurrent_activation=activation)]
@@ -127,18 +113,14 @@ def test_round_trip_of_other_activations(suffix: str | None, activation: str, ke
     for layer in layers:
         y = layer(y)
     model = randomized(keras.Sequential([x, *layers]) if activation < "l" else keras.Model(x, y), 9)
-    source = model if suffix is None else tmp_path / f"model{suffix}"
+    ours = fastrnn.from_keras(model)
     if suffix is not None:
-        model.save(source)
-    x = np.random.default_rng(9).standard_normal((2, 5, 3)).astype(np.float32)
-    ours = fastrnn.from_keras(source)
-    expected = {"y": keras.ops.convert_to_numpy(model(x))}
-    assert_close({"y": ours.predict(x)}, expected, FLOAT32)
+        model.save(tmp_path / f"model{suffix}")
+        assert_same_model(fastrnn.from_keras(tmp_path / f"model{suffix}"), ours)
+    assert_predicts(ours, model, X)
     back = fastrnn.to_keras(ours)
-    assert_close({"y": keras.ops.convert_to_numpy(back(x))}, expected, FLOAT32)
-    again = fastrnn.from_keras(back)
-    assert repr(again) == repr(ours)
-    assert_same_bits(again.parameters(), ours.parameters())
+    assert_predicts(ours, back, X)
+    assert_same_model(fastrnn.from_keras(back), ours)
 
 
 def test_default_activations_are_the_built_in_cells(keras: Any) -> None:
@@ -160,9 +142,7 @@ def test_files_of_layers_on_fastrnn(suffix: str, keras: Any, tmp_path: Path) -> 
     layers = [gru, keras.layers.Bidirectional(fastrnn.keras.GRU(4)), keras.layers.Dense(2)]
     model = randomized(keras.Sequential([keras.Input((None, 3)), *layers]), 8)
     model.save(tmp_path / f"model{suffix}")
-    x = np.random.default_rng(8).standard_normal((2, 5, 3)).astype(np.float32)
-    y = keras.ops.convert_to_numpy(model(x))
-    assert_close({"y": fastrnn.from_keras(tmp_path / f"model{suffix}").predict(x)}, {"y": y}, FLOAT32)
+    assert_predicts(fastrnn.from_keras(tmp_path / f"model{suffix}"), model, X)
 
 
 def test_round_trip_of_every_kind_of_layer(keras: Any) -> None:
@@ -177,11 +157,10 @@ def test_round_trip_of_every_kind_of_layer(keras: Any) -> None:
     )
     x = np.random.default_rng(0).integers(0, 7, (2, 5))
     model = fastrnn.to_keras(ours)
-    assert_close({"y": keras.ops.convert_to_numpy(model(x))}, {"y": ours.predict(x)}, FLOAT32)
+    assert_predicts(ours, model, x)
     flat = fastrnn.from_keras(model)
-    assert [type(one).__name__ for one in flat] == (
-        ["Embedding", "GRU", "Dropout", "GRU", "Dropout", "Dense", "Activation"]
-    )
+    kinds = [type(one).__name__ for one in flat]
+    assert kinds == ["Embedding", "GRU", "Dropout", "GRU", "Dropout", "Dense", "Activation"]
     assert_same_bits({"y": flat.predict(x)}, {"y": ours.predict(x)})
 
 
@@ -193,28 +172,7 @@ def test_layer_normalization_inside_a_model(suffix: str, keras: Any, tmp_path: P
     inner = keras.Sequential([norms[0], k.LSTM(4, return_sequences=True), norms[1], k.GRU(3), norms[2], k.Dense(2)])
     model = randomized(keras.Sequential([keras.Input((None, 3)), inner]), 4)
     model.save(tmp_path / f"model{suffix}")
-    x = np.random.default_rng(4).standard_normal((2, 5, 3)).astype(np.float32)
-    ours = fastrnn.from_keras(tmp_path / f"model{suffix}")
-    assert_close({"y": ours.predict(x)}, {"y": keras.ops.convert_to_numpy(model(x))}, FLOAT32)
-
-
-def test_a_functional_chain_is_a_sequential(keras: Any) -> None:
-    layers = keras.layers
-    x = keras.Input((None, 3))
-    model = keras.Model(x, layers.Dense(2)(layers.LSTM(4)(x)))
-    data = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
-    y = keras.ops.convert_to_numpy(model(data))
-    assert_close({"y": fastrnn.from_keras(model).predict(data)}, {"y": y}, FLOAT32)
-
-
-def test_stacked_cells_that_return_the_last_step(keras: Any) -> None:
-    """All but the top one return every step."""
-    k = keras.layers
-    model = keras.Sequential([keras.Input((None, 3)), k.RNN([k.LSTMCell(4), k.GRUCell(2), k.SimpleRNNCell(3)])])
-    data = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
-    flat = fastrnn.from_keras(model)
-    assert [one.return_sequences for one in flat] == [True, True, False]
-    assert_close({"y": flat.predict(data)}, {"y": keras.ops.convert_to_numpy(model(data))}, FLOAT32)
+    assert_predicts(fastrnn.from_keras(tmp_path / f"model{suffix}"), model, X)
 
 
 def drawn_layers(draw: Any, keras: Any, depth: int, nests: int) -> list[Any]:
@@ -310,9 +268,8 @@ def test_round_trip_of_recurrent_dropout(both: bool, keras: Any) -> None:
     made.build((None, None, 3))
     rnn = fastrnn.from_keras(made)
     assert rnn.recurrent_dropout == 0.5
-    x = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
-    assert_close({"y": rnn(x)[0]}, {"y": keras.ops.convert_to_numpy(made(x))}, FLOAT32)
-    training = [rnn.forward(x, training=True, rng=seed).y for seed in (1, 1, 2)]
+    assert_predicts(rnn, made, X)
+    training = [rnn.forward(X, training=True, rng=seed).y for seed in (1, 1, 2)]
     assert np.array_equal(training[0], training[1])
     assert not np.array_equal(training[0], training[2])
     back = fastrnn.to_keras(rnn)
@@ -324,6 +281,5 @@ def test_round_trip_of_recurrent_dropout(both: bool, keras: Any) -> None:
 def test_two_separate_directions_are_a_pair(keras: Any) -> None:
     made = keras.layers.Bidirectional(keras.layers.LSTM(4, return_sequences=True), merge_mode=None)
     made.build((None, None, 3))
-    x = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
-    for theirs, ours in zip(made(x), fastrnn.from_keras(made)(x)[0], strict=True):
+    for theirs, ours in zip(made(X), fastrnn.from_keras(made)(X)[0], strict=True):
         assert_close({"y": ours}, {"y": keras.ops.convert_to_numpy(theirs)}, FLOAT32)

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.tolerance import FLOAT32, assert_close, assert_same_bits
+from support.keras_layers import assert_predicts, randomized
+from support.tolerance import assert_same_bits
 
 import fastrnn
 
@@ -192,9 +193,7 @@ ONE_WAY = (forward, backward, forward_from_the_start, forward_of_a_model_named_s
 
 #: a model with a layer that fastrnn supports, to read its weights
 OURS: dict[Any, Callable[[], list[Any]]] = {
-    **dict.fromkeys(
-        (forward, forward_from_the_start, forward_of_a_model_named_so, forward_weights), lambda: [two_ways()]
-    ),
+    **dict.fromkeys((*ONE_WAY, forward_weights), lambda: [two_ways()]),
     backward: lambda: [two_ways("GRU", reset_after=True)],
     kernel: lambda: [fastrnn.LSTM(H, H, bias=False)],
     kernel_of_a_direction: lambda: [two_ways(bias=False)],
@@ -205,23 +204,14 @@ OURS: dict[Any, Callable[[], list[Any]]] = {
 every = pytest.mark.parametrize("made", [*WHOLE, *ONE_WAY], ids=lambda made: made.__name__)
 
 
-def drawn(model: Any) -> tuple[Any, np.ndarray]:
-    """Return the model with random weights, and inputs."""
-    rng = np.random.default_rng(5)
-    model.set_weights([rng.standard_normal(w.shape).astype(np.float32) for w in model.get_weights()])
-    return model, rng.standard_normal((2, 6, H)).astype(np.float32)
-
-
-def expect_the_same(ours: Any, theirs: Any, x: np.ndarray) -> None:
-    y = ours.predict(x) if isinstance(ours, fastrnn.Sequential) else fastrnn.Sequential([ours]).predict(x)
-    assert_close({"y": y}, {"y": np.asarray(theirs.predict(x, verbose=0))}, FLOAT32)
+X = np.random.default_rng(5).standard_normal((2, 6, H)).astype(np.float32)
 
 
 @every
 @pytest.mark.parametrize("suffix", [None, ".h5", ".keras"])
 def test_whole_models(made: Any, suffix: str | None, keras: Any, tmp_path: Path) -> None:
     """Without a suffix: the in-memory model."""
-    model, x = drawn(made(keras))
+    model = randomized(made(keras))
     source = model if suffix is None else tmp_path / f"m{suffix}"
     if suffix:
         model.save(source)
@@ -229,17 +219,17 @@ def test_whole_models(made: Any, suffix: str | None, keras: Any, tmp_path: Path)
         with pytest.raises(ValueError, match="trainable: expected the same for both directions, got only one frozen"):
             fastrnn.from_keras(source)
     else:
-        expect_the_same(fastrnn.from_keras(source), model, x)
+        assert_predicts(fastrnn.from_keras(source), model, X)
 
 
 @pytest.mark.parametrize("made", OURS, ids=lambda made: made.__name__)
 @pytest.mark.parametrize("file", ["m.h5", "m.keras", "m.weights.h5"])
 def test_weights_alone(made: Any, file: str, keras: Any, tmp_path: Path) -> None:
-    model, x = drawn(made(keras))
+    model = randomized(made(keras))
     (model.save_weights if "weights" in file else model.save)(tmp_path / file)
     ours = fastrnn.Sequential(OURS[made]())
     ours.load_keras_weights(tmp_path / file)
-    expect_the_same(ours, model, x)
+    assert_predicts(ours, model, X)
 
 
 def as_keras_2(config: Any) -> Any:
@@ -252,17 +242,17 @@ def as_keras_2(config: Any) -> Any:
 
 @every
 def test_configurations_without_the_information(made: Any, keras: Any, h5py: Any, tmp_path: Path) -> None:
-    model, x = drawn(made(keras))
+    model = randomized(made(keras))
     model.save(tmp_path / "m.h5")
     with h5py.File(tmp_path / "m.h5", "r+") as file:
         file.attrs["model_config"] = json.dumps(as_keras_2(json.loads(file.attrs["model_config"])))
-    expect_the_same(fastrnn.from_keras(tmp_path / "m.h5"), model, x)
+    assert_predicts(fastrnn.from_keras(tmp_path / "m.h5"), model, X)
 
 
 @pytest.mark.parametrize("made", ONE_WAY, ids=lambda made: made.__name__)
 def test_one_layer_of_a_file_of_weights(made: Any, keras: Any, h5py: Any, tmp_path: Path) -> None:
     """From a file of Keras 2's `save_weights`, which is like a group in Keras 3's `.h5`."""
-    model, _ = drawn(made(keras))
+    model = randomized(made(keras))
     model.save(tmp_path / "m.h5")
     with h5py.File(tmp_path / "m.h5") as whole, h5py.File(tmp_path / "w.h5", "w") as file:
         for key, group in whole["model_weights"].items():
@@ -284,7 +274,7 @@ def test_one_layer_with_a_frozen_direction(keras: Any, tmp_path: Path) -> None:
     """The file lists all weights of the inner model together."""
     k = keras.layers
     inner = sequential(keras, lstm(k, name="first"), both(k), lstm(k, name="last"))
-    model, _ = drawn(sequential(keras, inner))
+    model = randomized(sequential(keras, inner))
     freeze(inner.layers[0], inner.layers[1].forward_layer)
     model.save(tmp_path / "m.h5")
     for layer in (inner.layers[0], inner.layers[2]):
@@ -300,7 +290,7 @@ def test_ambiguous_names(names: list[str], keras: Any, h5py: Any, tmp_path: Path
     k = keras.layers
     for frozen in (0, 2, 1):
         inner = sequential(keras, lstm(k, name="lstm"), lstm(k, name="lstm_1"))
-        model, x = drawn(sequential(keras, inner))
+        model = randomized(sequential(keras, inner))
         freeze(*inner.layers[:frozen])
         path = tmp_path / f"{frozen}.h5"
         model.save(path)
@@ -311,12 +301,11 @@ def test_ambiguous_names(names: list[str], keras: Any, h5py: Any, tmp_path: Path
                 group[new] = group[old][()]
             group.attrs["weight_names"] = [name.encode() for name in renamed]
         if frozen == 1:
-            with pytest.raises(
-                ValueError, match=r"\(Sequential\): trainable: expected all of it frozen or nothing, because names"
-            ):
+            message = r"\(Sequential\): trainable: expected all of it frozen or nothing, because names"
+            with pytest.raises(ValueError, match=message):
                 fastrnn.from_keras(path)
         else:
-            expect_the_same(fastrnn.from_keras(path), model, x)
+            assert_predicts(fastrnn.from_keras(path), model, X)
 
 
 @pytest.mark.parametrize("slashes", [False, True])
@@ -344,7 +333,6 @@ def test_directions_by_the_names_of_keras_1(slashes: bool, h5py: Any, tmp_path: 
         for old, new in zip(arrays, names, strict=True):
             file["both"][new] = arrays[old]
         file["both"].attrs["weight_names"] = [name.encode() for name in names]
-    with pytest.raises(
-        ValueError, match=r"layer 'both': expected half of its weights in 'forward_\.\.\.', got forward_0/W"
-    ):
+    message = r"layer 'both': expected half of its weights in 'forward_\.\.\.', got forward_0/W"
+    with pytest.raises(ValueError, match=message):
         fastrnn.from_keras(tmp_path / "m.h5", cell="lstm")

@@ -11,14 +11,13 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from support.keras_layers import BOUND, LAYERS, B, H, I, T, outputs_and_gradients, pair
+from support.keras_layers import BOUND, LAYERS, B, H, I, T, outputs_and_gradients, pair, share_weights
 from support.python import Python
 from support.tolerance import assert_close, assert_same_bits
 
 # Keras' variables do not know NumPy 2's __array__(copy=).
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 LEAST = 0.1  # the magnitude of the terms, about 1, that rounding errors in a sum are relative to
-
 
 #: Keras' names of the functions that cells of ours support in place of tanh and sigmoid
 ACTIVATIONS = (
@@ -51,9 +50,8 @@ def expect_the_same(
     both = pair(keras, ours, name, dtype=dtype, **options)
     if {*options.values()} & {*ACTIVATIONS} - {"tanh", "sigmoid", "hard_sigmoid", "softsign"}:
         steps = 2  # unbounded gates multiply and soon overflow
-        weights = [0.2 * w for w in both[0].get_weights()]
         for layer in both:
-            layer.set_weights(weights)
+            layer.set_weights([0.2 * w for w in layer.get_weights()])
     x, states = rng.standard_normal((B, steps, I)).astype(dtype), 2 if name == "LSTM" else 1
     given = x, None, [rng.standard_normal((B, H)).astype(dtype) for _ in range(states)]
     expected, got = (outputs_and_gradients(layer, *given, training) for layer in both)
@@ -86,28 +84,16 @@ def test_dropout_has_the_masks_of_keras(name: str, k: int, dtype: str, keras: An
         expect_the_same(keras, ours, name, dtype, options, training)
 
 
-def test_a_function_of_the_same_name_is_refused(ours: Any) -> None:
-    """Keras' configuration contains only its name."""
-
-    def tanh(a: Any) -> Any:
-        return 2 * a
-
-    with pytest.raises(ValueError, match=r"activation: expected one of Keras' tanh, .*, got <function .*tanh at"):
-        ours.LSTM(H, activation=tanh)
+def masks(lengths: Any, T: int, rng: np.random.Generator) -> dict[str, np.ndarray | None]:
+    """Return masks (B, T), which cover the steps past the lengths, as many before, some anywhere, or none."""
+    right = np.arange(T) < np.asarray(lengths)[:, None]
+    return {"none": None, "right": right, "left": right[:, ::-1].copy(), "holes": rng.random(right.shape) < 0.6}
 
 
-def masks() -> dict[str, np.ndarray | None]:
-    lengths = np.array([9, 4, 1, 0, 6])
-    right = np.arange(T) < lengths[:, None]
-    return {
-        "none": None,
-        "right": right,
-        "left": right[:, ::-1].copy(),
-        "holes": np.random.default_rng(2).random((B, T)) < 0.6,
-    }
+MASKS = masks([9, 4, 1, 0, 6], T, np.random.default_rng(2))
 
 
-@pytest.mark.parametrize("mask", masks())
+@pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("seed", range(3))
 def test_outputs_and_gradients_are_those_of_keras(seed: int, name: str, mask: str, keras: Any, ours: Any) -> None:
@@ -124,9 +110,9 @@ def test_outputs_and_gradients_are_those_of_keras(seed: int, name: str, mask: st
     states = 0 if options["stateful"] or rng.integers(2) else 2 if name == "LSTM" else 1
     initial = [rng.standard_normal((B, H)) for _ in range(states)]
     x = rng.standard_normal((B, T, I))
-    theirs, mine = pair(keras, ours, name, **options)
-    expected = outputs_and_gradients(theirs, x, masks()[mask], initial)
-    assert_close(outputs_and_gradients(mine, x, masks()[mask], initial), expected, BOUND)
+    both = pair(keras, ours, name, **options)
+    expected, got = (outputs_and_gradients(layer, x, MASKS[mask], initial) for layer in both)
+    assert_close(got, expected, BOUND)
 
 
 @st.composite
@@ -172,14 +158,10 @@ def test_any_arguments(case: dict[str, Any], keras: Any, ours: Any) -> None:
             layer = keras.layers.Bidirectional(layer, merge_mode=case["merge"], dtype="float64")
         layer.build((B, T, I))
         both.append(layer)
-    weights = [rng.uniform(-0.6, 0.6, w.shape) for w in both[0].get_weights()]
-    for layer in both:
-        layer.set_weights(weights)
-    lengths = rng.integers(0, T + 1, B)
-    right = np.arange(T) < lengths[:, None]
-    masks = {"none": None, "right": right, "left": right[:, ::-1].copy(), "holes": rng.random((B, T)) < 0.6}
+    share_weights(both, rng)
+    mask = masks(rng.integers(0, T + 1, B), T, rng)[case["mask"]]
     count = (2 if name == "LSTM" else 1) * (1 if case["merge"] == "one way" else 2) * case["states"]
-    given = rng.standard_normal((B, T, I)), masks[case["mask"]], [rng.standard_normal((B, H)) for _ in range(count)]
+    given = rng.standard_normal((B, T, I)), mask, [rng.standard_normal((B, H)) for _ in range(count)]
     expected, got = (outputs_and_gradients(layer, *given, case["training"]) for layer in both)
     assert got.keys() == expected.keys()
     # All elements of a small tensor may be small by chance, but Keras' rounding error is not.
@@ -191,10 +173,10 @@ def test_any_arguments(case: dict[str, Any], keras: Any, ours: Any) -> None:
 @pytest.mark.parametrize("rate", [0.0, 0.4])
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_half_precision_computes_in_float32(name: str, policy: str, rate: float, keras: Any, ours: Any) -> None:
+def test_half_precision_computes_in_float32(
+    name: str, policy: str, rate: float, keras: Any, ours: Any, torch: Any
+) -> None:
     """The kernels compute in float32, while Keras rounds every step; results have Keras' dtype."""
-    import torch
-
     keras.utils.set_random_seed(7)  # for the weights, which would otherwise depend on earlier tests
     x = np.random.default_rng(7).standard_normal((B, T, I)).astype(np.float32)
     options: dict[str, Any] = {"dropout": rate, "recurrent_dropout": rate, "seed": 1, "return_sequences": True}
@@ -211,9 +193,7 @@ def test_half_precision_computes_in_float32(name: str, policy: str, rate: float,
         assert_close({"": got}, {"": expected}, 0.02)
 
 
-def test_tensors_on_other_devices_raise_an_error(ours: Any) -> None:
-    import torch
-
+def test_tensors_on_other_devices_raise_an_error(ours: Any, torch: Any) -> None:
     layer = ours.LSTM(4)
     assert layer.use_cudnn is False  # a Bidirectional passes it on
     elsewhere = SimpleNamespace(device=torch.device("cuda:0"))
@@ -223,10 +203,8 @@ def test_tensors_on_other_devices_raise_an_error(ours: Any) -> None:
 
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("name", LAYERS)
-def test_shapes_are_checked(name: str, grad: bool, ours: Any) -> None:
+def test_shapes_are_checked(name: str, grad: bool, ours: Any, torch: Any) -> None:
     """Keras' layers check the number of axes alone; a batch of 1 is one for all, as there."""
-    import torch
-
     layer, x, states = getattr(ours, name)(H), np.ones((B, T, I), np.float32), 2 if name == "LSTM" else 1
     h, mask = np.ones((B, H), np.float32), np.ones((B, T), bool)
     with torch.set_grad_enabled(grad):
@@ -272,24 +250,22 @@ def test_round_trip_of_a_model_through_a_file(keras: Any, ours: Any, tmp_path: P
     assert np.array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
+def tanh(a: Any) -> Any:
+    return 2 * a
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        (
-            "GRU",
-            {"activation": "gelu"},
-            r"^activation: expected one of .*, got <function gelu .*>; use fastrnn\.cell",
-        ),
+        ("GRU", {"activation": "gelu"}, r"^activation: expected one of .*, got <function gelu .*>; use fastrnn\.cell"),
         ("LSTM", {"recurrent_activation": "mish"}, "^recurrent_activation: expected one of .*, got <function mish"),
-        (
-            "SimpleRNN",
-            {"activation": "softmax"},
-            "^activation: expected one of Keras' tanh, relu, .*, got <function",
-        ),
+        ("SimpleRNN", {"activation": "softmax"}, "^activation: expected one of Keras' tanh, relu, .*, got <function"),
+        ("LSTM", {"activation": tanh}, "activation: expected one of Keras' tanh, .*, got <function tanh at"),
         ("GRU", {"use_cudnn": True}, r'use_cudnn: expected "auto" or False \(fastrnn runs on the CPU\), got True'),
     ],
 )
 def test_unsupported_arguments_are_refused(name: str, options: dict[str, Any], message: str, ours: Any) -> None:
+    """Among them functions of the same name as Keras', which is all that its configuration contains."""
     with pytest.raises(ValueError, match=message):
         getattr(ours, name)(H, **options)
 
@@ -340,10 +316,9 @@ EXPORTED: dict[str, Any] = {
 @pytest.mark.filterwarnings("ignore")  # from the exporter itself
 @pytest.mark.parametrize("nodes", EXPORTED)
 def test_a_model_is_exported_to_onnx(
-    nodes: str, keras: Any, ours: Any, oracle: Callable[[str], Any], tmp_path: Path
+    nodes: str, keras: Any, ours: Any, onnx: Any, runtime: Any, tmp_path: Path
 ) -> None:
     """With ONNX's own nodes if PyTorch has them, otherwise with the loop that Keras' layers export; for any batch."""
-    onnx, runtime = oracle("onnx"), oracle("onnxruntime")
     model = keras.Sequential([keras.Input((T, I)), *EXPORTED[nodes](keras.layers, ours)])
     x = np.random.default_rng(2).standard_normal((B, T, I)).astype(np.float32)
     x[1:, 4:] = 0

@@ -14,10 +14,8 @@ from support.tolerance import assert_close, assert_same_bits
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-def test_dropout_acts_only_in_training(ours: Any) -> None:
+def test_dropout_acts_only_in_training(ours: Any, torch: Any) -> None:
     """Also if inference runs between training calls."""
-    import torch
-
     lstm, x = ours.LSTM(H, recurrent_dropout=0.5, seed=1), np.ones((B, T, I), np.float32)
     plain = ours.LSTM(H)
     for layer in (lstm, plain):
@@ -33,10 +31,8 @@ def test_dropout_acts_only_in_training(ours: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:fastrnn.torch. gradients of gradients:RuntimeWarning")
 @pytest.mark.parametrize("options", [{}, {"recurrent_dropout": 0.4, "dropout": 0.4, "seed": 1}])
-def test_gradient_of_a_gradient(options: dict[str, Any], keras: Any, ours: Any) -> None:
+def test_gradient_of_a_gradient(options: dict[str, Any], keras: Any, ours: Any, torch: Any) -> None:
     """With a mask; in float32, like Keras' products."""
-    import torch
-
     theirs, mine = both(keras, ours, **options)
     found = []
     for layer in (theirs, mine):
@@ -50,9 +46,7 @@ def test_gradient_of_a_gradient(options: dict[str, Any], keras: Any, ours: Any) 
 @pytest.mark.filterwarnings("ignore:fastrnn.torch. forward-mode derivatives:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize("options", [{}, {"recurrent_dropout": 0.4, "dropout": 0.4, "seed": 1}])
-def test_forward_mode(options: dict[str, Any], keras: Any, ours: Any) -> None:
-    import torch
-
+def test_forward_mode(options: dict[str, Any], keras: Any, ours: Any, torch: Any) -> None:
     x = torch.linspace(-1, 1, 24).reshape(2, 4, 3)
     found = []
     for layer in both(keras, ours, **options):
@@ -72,10 +66,8 @@ def both(keras: Any, ours: Any, **options: Any) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_state_is_not_overwritten_before_backward(name: str, keras: Any, ours: Any) -> None:
+def test_state_is_not_overwritten_before_backward(name: str, keras: Any, ours: Any, torch: Any) -> None:
     """A stateful layer starts from its state, and the gradient refers to the state that it started from."""
-    import torch
-
     x = np.random.default_rng(3).standard_normal((B, T, I))
     _, free = pair(keras, ours, name, return_state=True)
     _, stateful = pair(keras, ours, name, stateful=True)
@@ -89,10 +81,10 @@ def test_state_is_not_overwritten_before_backward(name: str, keras: Any, ours: A
 
 @pytest.mark.parametrize("options", [{}, {"recurrent_dropout": 0.2}, {"recurrent_dropout": 0.2, "dropout": 0.2}])
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_model_learns_in_the_same_steps(name: str, options: dict[str, Any], keras: Any, ours: Any) -> None:
+def test_a_model_learns_in_the_same_steps(
+    name: str, options: dict[str, Any], keras: Any, ours: Any, torch: Any
+) -> None:
     """A model with a masking embedding and two bidirectional layers."""
-    import torch
-
     rng = np.random.default_rng(4)
     keras.utils.set_random_seed(0)
     words, classes = rng.integers(0, 11, (20, T)), rng.integers(0, 2, 20)
@@ -116,9 +108,8 @@ def test_a_model_learns_in_the_same_steps(name: str, options: dict[str, Any], ke
     assert options or losses[1][-1] < losses[1][0]  # with dropout three epochs guarantee nothing
 
 
-def test_gradients_use_the_weights_of_the_forward(ours: Any) -> None:
+def test_gradients_use_the_weights_of_the_forward(ours: Any, torch: Any) -> None:
     """If these were changed in place, autograd raises its own error."""
-    import torch
 
     def gradients(layer: Any, changed: list[Any]) -> Any:
         y = layer(np.ones((B, T, I), np.float32))
@@ -158,10 +149,8 @@ def stepped(optimizer: Any) -> None:
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("name", LAYERS)
-def test_inference_follows_every_change_of_the_weights(name: str, change: str, ours: Any) -> None:
+def test_inference_follows_every_change_of_the_weights(name: str, change: str, ours: Any, torch: Any) -> None:
     """Although it packs them only once."""
-    import torch
-
     layer, x = getattr(ours, name)(H), np.ones((B, T, I), np.float32)
     with torch.no_grad():
         before = layer(x)
@@ -180,10 +169,8 @@ def test_inference_follows_every_change_of_the_weights(name: str, change: str, o
         assert (layer(x) == after).all()
 
 
-def test_weights_of_inference_mode_are_not_kept(ours: Any) -> None:
+def test_weights_of_inference_mode_are_not_kept(ours: Any, torch: Any) -> None:
     """PyTorch does not count their changes."""
-    import torch
-
     with torch.inference_mode():
         layer, x = ours.LSTM(H), np.ones((B, T, I), np.float32)
         before = layer(x)

@@ -1,4 +1,4 @@
-"""Keras' layers and those of `fastrnn.keras` with the same weights, and all results of a call."""
+"""Keras' models with random weights; its layers and those of `fastrnn.keras`, and all results of a call."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+import fastrnn
 from support.problems import Arrays
+from support.tolerance import FLOAT32, assert_close
 
 #: Keras multiplies float64 matrices in float32, except where it has a shortcut for sequences without a mask.
 BOUND = 5e-6
@@ -15,16 +17,35 @@ LAYERS = ("SimpleRNN", "GRU", "LSTM")
 T, B, I, H = 9, 5, 3, 7
 
 
+def randomized(made: Any, seed: int = 0) -> Any:
+    """Give a layer or a model random weights, biases included."""
+    rng = np.random.default_rng([30, seed])
+    made.set_weights([0.5 * rng.standard_normal(w.shape).astype(w.dtype) for w in made.get_weights()])
+    return made
+
+
+def assert_predicts(ours: Any, theirs: Any, x: np.ndarray) -> None:
+    """Check that a model or layer of fastrnn computes what Keras' model does."""
+    import keras
+
+    ours = ours if isinstance(ours, fastrnn.Sequential) else fastrnn.Sequential([ours])
+    assert_close({"y": ours.predict(x)}, {"y": keras.ops.convert_to_numpy(theirs(x))}, FLOAT32)
+
+
 def pair(keras: Any, ours: Any, name: str, **options: Any) -> tuple[Any, Any]:
     """Return Keras' layer and ours with its weights, all nonzero."""
     both = [getattr(module, name)(H, **{"dtype": "float64"} | options) for module in (keras.layers, ours)]
     for layer in both:
         layer.build((B, T, I))
-    rng = np.random.default_rng(0)
+    share_weights(both, np.random.default_rng(0))
+    return both[0], both[1]
+
+
+def share_weights(both: list[Any], rng: np.random.Generator) -> None:
+    """Give both layers the same weights, all nonzero."""
     weights = [rng.uniform(-0.6, 0.6, w.shape) for w in both[0].get_weights()]
     for layer in both:
         layer.set_weights(weights)
-    return both[0], both[1]
 
 
 def outputs_and_gradients(
