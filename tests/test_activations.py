@@ -222,9 +222,7 @@ def rows_of_float32() -> Iterator[np.ndarray]:
 
 
 def rows_of_float64() -> Iterator[np.ndarray]:
-    """Yield runs of 257 neighbours: 96 per binade including its first and last, and 5000 more per binade from 2^-30 to
-    2^9.
-    """
+    """Yield runs of 257 neighbours: 96 per binade with its first and last, 5000 more each from 2^-30 to 2^9."""
     rng, run = np.random.default_rng(0), np.arange(257, dtype=np.uint64)
     for exponent in range(2047):
         inner = rng.integers(0, 2**52 - 256, 94 + 5000 * (-30 <= exponent - 1023 < 10), np.uint64)

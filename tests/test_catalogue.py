@@ -261,9 +261,7 @@ def test_default_factories_are_the_built_in_cells() -> None:
 
 
 def test_slstm_is_the_quotient_of_two_sums(backend: str) -> None:
-    """Without m, as first defined in the paper; only there do such large inputs overflow. From zero states a floor has
-    no effect.
-    """
+    """Without m, as the paper first defines it; only that overflows. From zero states a floor has no effect."""
     p = problem(catalogue.slstm, (6, 3, 2, 5))
     out = p.cell.forward(**p.inputs, return_states=True)
     W, U = p.inputs["W"].reshape(4, 5, 2), p.inputs["U"].reshape(4, 5, 5)

@@ -122,10 +122,7 @@ DENSE = ("dense", "prelu", 2, [sequences(H, 2), sequences(2)])
             r'PyTorch state_dict; pass its arrays to from_torch\(state_dict, cell="lstm", prefix="rec."\)',
         ),
         ({"layers": [{"type": ["lstm"]}]}, r"path: layers\[0\]: type: expected one of lstm, .*, got \['lstm'\]"),
-        (
-            {"layers": [{"type": "lstm", "weights": 5}]},
-            r"path: layers\[0\]: weights: expected a list of arrays, got 5",
-        ),
+        ({"layers": [{"type": "lstm", "weights": 5}]}, r"path: layers\[0\]: weights: expected a list of arrays, got 5"),
     ],
 )
 def test_invalid_models_of_rtneural_raise_an_error(model: Any, message: str) -> None:

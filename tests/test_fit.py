@@ -10,20 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.models import (
-    K,
-    N,
-    T,
-    by_hand,
-    classes,
-    classifier,
-    inputs,
-    last_step,
-    letters,
-    regressor,
-    steps,
-    targets,
-)
+from support.models import K, N, T, by_hand, classes, classifier, inputs, last_step, letters, regressor, steps, targets
 from support.problems import Arrays
 from support.tolerance import assert_close, assert_same_bits
 
@@ -33,20 +20,12 @@ from fastrnn.training import Callback, Sequential, Training
 
 
 @pytest.mark.parametrize("lengths", [None, "some"])
-@pytest.mark.parametrize("window", [1, 3, T, 100])
-def test_truncated_backpropagation_is_a_loop_over_windows(window: int, lengths: Any) -> None:
+@pytest.mark.parametrize("window", [None, 1, 3, T, 100])
+def test_fit_is_a_loop_over_batches_and_windows(window: int | None, lengths: Any) -> None:
     x, y, lengths = inputs(), targets(N, T), steps() if lengths else None
     model = regressor()
     history = model.fit(x, y, epochs=2, batch_size=5, lengths=lengths, shuffle=False, truncate=window)
-    expected, losses = by_hand(x, y, 2, 5, window, lengths)
-    assert_close(model.parameters(), expected)
-    np.testing.assert_allclose(history.history["loss"], losses, rtol=1e-12)
-
-
-def test_batches_are_a_loop() -> None:
-    model, (x, y) = regressor(), (inputs(), targets(N, T))
-    history = model.fit(x, y, epochs=3, batch_size=4, shuffle=False)
-    expected, losses = by_hand(x, y, 3, 4, T)
+    expected, losses = by_hand(x, y, 2, 5, window or T, lengths)
     assert_close(model.parameters(), expected)
     np.testing.assert_allclose(history.history["loss"], losses, rtol=1e-12)
 
@@ -85,17 +64,15 @@ def test_padding_has_no_effect(every: bool) -> None:
 
 def test_padding_of_integers_does_not_matter() -> None:
     lengths = steps()
-    valid = np.arange(T) < lengths[:, None]
     results = []
     for padding in (0, -1, 10**6):
         model = letters()
         model.compile("adam", "categorical_crossentropy", ["accuracy"])
-        model.fit(
-            np.where(valid, classes(N, T), padding), np.where(valid, classes(N, T), padding), lengths=lengths, rng=0
-        )
+        given = np.where(np.arange(T) < lengths[:, None], classes(N, T), padding)
+        model.fit(given, given, lengths=lengths, rng=0)
         results.append(model.state_dict())
-    assert_same_bits(results[1], results[0])
-    assert_same_bits(results[2], results[0])
+    for weights in results[1:]:
+        assert_same_bits(weights, results[0])
 
 
 def words(sparse: bool | None, optimizer: Any) -> Sequential:
@@ -110,9 +87,7 @@ def words(sparse: bool | None, optimizer: Any) -> Sequential:
 
 @pytest.mark.parametrize("kind", [training.SGD, training.Adam, training.AdamW, training.RMSprop])
 def test_sparse_embeddings_train(kind: Any) -> None:
-    """Like dense ones if every batch has every row; otherwise rows outside the batches, including padding, do not
-    change.
-    """
+    """Like dense ones if every batch has every row; otherwise rows outside the batches, or of padding, stay."""
     x = np.random.default_rng(0).permuted(np.tile(np.arange(1, 6), (N, 2)), axis=1)
     options = {"learning_rate": 0.05, "clip_norm": 0.1}
     dense, sparse = (words(s, kind(**options, weight_decay=0)) for s in (False, True))
@@ -239,15 +214,6 @@ def test_metrics_cover_all_samples() -> None:
     np.testing.assert_allclose(got["mae"], error.mean(), rtol=1e-12)
 
 
-def test_models_train_independently() -> None:
-    """Models share nothing: training one does not affect another of the same kind."""
-    assert last_step().layers[0] is not last_step().layers[0]
-    one, other = classifier(), classifier()
-    one.fit(inputs(), classes(N), rng=0)
-    other.fit(inputs(), classes(N), rng=0)
-    assert_same_bits(one.state_dict(), other.state_dict())
-
-
 def short(model: Sequential, optimizer: Any, fit: bool = True) -> Arrays:
     model.compile(optimizer, "categorical_crossentropy")
     if fit:
@@ -259,9 +225,7 @@ OTHERS = r"^optimizer: it trained another model and holds its moments and steps;
 
 
 def test_an_optimizer_trains_one_model() -> None:
-    """The next model's parameters have the same names, so the optimizer is rejected, even if the first model no longer
-    exists.
-    """
+    """The next model has parameters of the same names, but is refused, even if the first one no longer exists."""
     optimizer = training.Adam(0.01)
     one, other, twin = last_step(), last_step(), last_step()
     for model in (one, other):

@@ -171,9 +171,7 @@ def count(net: Any) -> int:
 
 
 def test_parameter_counts() -> None:
-    """torch.nn.LSTM(64, 64) has 33,280; Keras' LSTM has 256 fewer, because it has one bias; the others are Keras'
-    counts.
-    """
+    """torch.nn.LSTM(64, 64) has 33,280; Keras' has 256 fewer, with one bias; the others are Keras' counts."""
     assert count(fastrnn.LSTM(64, 64)) == 33_280
     assert count(fastrnn.GRU(32, 64, reset_after=True)) == 18_816
     assert count(fastrnn.Dense(64, 10)) == 650

@@ -5,6 +5,7 @@ Nearly every layer maps (B, T, 3) to (B, T, 3), so shapes do not tell which laye
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -35,100 +36,13 @@ def two_ways(cell: str = "LSTM", **options: Any) -> Any:
     return getattr(fastrnn, cell)(H, H, bidirectional=True, merge="sum", **options)
 
 
-def sequential(keras: Any, *layers: Any) -> Any:
-    return keras.Sequential([keras.Input((None, H)), *layers])
+def sequential(keras: Any, *layers: Any, built: bool = True, **options: Any) -> Any:
+    return keras.Sequential([keras.Input((None, H)), *layers] if built else layers, **options)
 
 
 def freeze(*parts: Any) -> None:
     for part in parts:
         part.trainable = False
-
-
-def forward(keras: Any) -> Any:
-    layer = both(keras.layers)
-    model = sequential(keras, layer)
-    freeze(layer.forward_layer)
-    return model
-
-
-def backward(keras: Any) -> Any:
-    layer = both(keras.layers, "GRU", name="forward_gru")
-    model = sequential(keras, layer)
-    freeze(layer.backward_layer)
-    return model
-
-
-def forward_from_the_start(keras: Any) -> Any:
-    """Frozen before it had weights, with a backward layer that has its own name."""
-    k = keras.layers
-    other = lstm(k, go_backwards=True, name="other")
-    return sequential(keras, k.Bidirectional(lstm(k, trainable=False), backward_layer=other, merge_mode="sum"))
-
-
-def forward_of_a_model_named_so(keras: Any) -> Any:
-    layer = both(keras.layers)
-    model = keras.Sequential([keras.Input((None, H)), layer], name="forward_model")
-    freeze(layer.forward_layer)
-    return model
-
-
-def forward_weights(keras: Any) -> Any:
-    """Each frozen separately, which no configuration shows."""
-    layer = both(keras.layers)
-    model = sequential(keras, layer)
-    freeze(*layer.forward_layer.weights)
-    return model
-
-
-def kernel(keras: Any) -> Any:
-    layer = lstm(keras.layers, use_bias=False)
-    model = sequential(keras, layer)
-    freeze(layer.cell.kernel)
-    return model
-
-
-def kernel_of_a_direction(keras: Any) -> Any:
-    layer = both(keras.layers, use_bias=False)
-    model = sequential(keras, layer)
-    freeze(layer.forward_layer.cell.kernel)
-    return model
-
-
-def gamma(keras: Any) -> Any:
-    layer = keras.layers.LayerNormalization()
-    model = sequential(keras, layer)
-    freeze(layer.gamma)
-    return model
-
-
-def spread(keras: Any) -> Any:
-    layer = keras.layers.TimeDistributed(keras.layers.Dense(H))
-    model = sequential(keras, layer, lstm(keras.layers))
-    freeze(layer.layer)
-    return model
-
-
-def cells(keras: Any) -> Any:
-    k = keras.layers
-    layer = k.RNN([k.LSTMCell(H), k.LSTMCell(H), k.LSTMCell(H)], return_sequences=True)
-    model = sequential(keras, layer)
-    freeze(layer.cell.cells[0])
-    return model
-
-
-def weights_of_a_cell(keras: Any) -> Any:
-    model = cells(keras)
-    model.layers[0].cell.cells[0].trainable = True
-    freeze(*model.layers[0].cell.cells[1].weights)
-    return model
-
-
-def nested(keras: Any) -> Any:
-    k = keras.layers
-    inner = sequential(keras, lstm(k), lstm(k), lstm(k))
-    model = sequential(keras, inner, lstm(k))
-    freeze(inner.layers[0])
-    return model
 
 
 def nested_functional(keras: Any) -> Any:
@@ -141,12 +55,6 @@ def nested_functional(keras: Any) -> Any:
     return model
 
 
-def nested_from_the_start(keras: Any) -> Any:
-    """Frozen before it had weights."""
-    k = keras.layers
-    return sequential(keras, keras.Sequential([lstm(k, trainable=False), lstm(k)]))
-
-
 def nested_and_trained_again(keras: Any) -> Any:
     """A frozen model with an unfrozen layer: the file has the weights in order."""
     k = keras.layers
@@ -157,77 +65,94 @@ def nested_and_trained_again(keras: Any) -> Any:
     return model
 
 
-def nested_twice(keras: Any) -> Any:
-    k = keras.layers
-    innermost = sequential(keras, lstm(k), lstm(k))
-    inner = sequential(keras, lstm(k), innermost, lstm(k))
-    model = sequential(keras, inner)
-    freeze(inner.layers[0], innermost.layers[1])
-    return model
+def from_the_start(k: Any) -> Any:
+    """Frozen before it had weights, with a backward layer that has its own name."""
+    other = lstm(k, go_backwards=True, name="other")
+    return k.Bidirectional(lstm(k, trainable=False), backward_layer=other, merge_mode="sum")
 
 
-def nested_cells(keras: Any) -> Any:
-    k = keras.layers
-    rnn = k.RNN([k.LSTMCell(H), k.LSTMCell(H)], return_sequences=True)
-    inner = sequential(keras, rnn, lstm(k))
-    model = sequential(keras, inner)
-    freeze(rnn.cell.cells[0])
-    return model
+def cells(k: Any, n: int) -> Any:
+    return k.RNN([k.LSTMCell(H) for _ in range(n)], return_sequences=True)
 
 
-def nested_weights_of_a_direction(keras: Any) -> Any:
-    k = keras.layers
-    inner = sequential(keras, lstm(k), both(k), lstm(k))
-    model = sequential(keras, inner)
-    freeze(*inner.layers[1].forward_layer.weights)
-    return model
+#: name -> a model of S, the function `sequential`, and of Keras' layers; and what is frozen of its layers
+MODELS: dict[str, tuple[Callable[..., Any], Callable[..., list[Any]]]] = {
+    "forward": (lambda S, k: S(both(k)), lambda m: [m[0].forward_layer]),
+    "backward": (lambda S, k: S(both(k, "GRU", name="forward_gru")), lambda m: [m[0].backward_layer]),
+    "forward from the start": (lambda S, k: S(from_the_start(k)), lambda m: []),
+    "forward of a model named so": (lambda S, k: S(both(k), name="forward_model"), lambda m: [m[0].forward_layer]),
+    # each weight separately, which no configuration shows
+    "forward weights": (lambda S, k: S(both(k)), lambda m: m[0].forward_layer.weights),
+    "kernel": (lambda S, k: S(lstm(k, use_bias=False)), lambda m: [m[0].cell.kernel]),
+    "kernel of a direction": (lambda S, k: S(both(k, use_bias=False)), lambda m: [m[0].forward_layer.cell.kernel]),
+    "gamma": (lambda S, k: S(k.LayerNormalization()), lambda m: [m[0].gamma]),
+    "spread": (lambda S, k: S(k.TimeDistributed(k.Dense(H)), lstm(k)), lambda m: [m[0].layer]),
+    "cells": (lambda S, k: S(cells(k, 3)), lambda m: [m[0].cell.cells[0]]),
+    "weights of a cell": (lambda S, k: S(cells(k, 3)), lambda m: m[0].cell.cells[1].weights),
+    "nested": (lambda S, k: S(S(lstm(k), lstm(k), lstm(k)), lstm(k)), lambda m: [m[0].layers[0]]),
+    "nested from the start": (lambda S, k: S(S(lstm(k, trainable=False), lstm(k), built=False)), lambda m: []),
+    "nested twice": (
+        lambda S, k: S(S(lstm(k), S(lstm(k), lstm(k)), lstm(k))),
+        lambda m: [m[0].layers[0], m[0].layers[1].layers[1]],
+    ),
+    "nested cells": (lambda S, k: S(S(cells(k, 2), lstm(k))), lambda m: [m[0].layers[0].cell.cells[0]]),
+    "nested weights of a direction": (
+        lambda S, k: S(S(lstm(k), both(k), lstm(k))),
+        lambda m: m[0].layers[1].forward_layer.weights,
+    ),
+}
+OTHERS = {"nested functional": nested_functional, "nested and trained again": nested_and_trained_again}
 
-
-#: models that are converted whole, and models with only one frozen direction, which our layers do not support
-WHOLE = (
-    *(forward_weights, kernel, kernel_of_a_direction, gamma, spread, cells, weights_of_a_cell, nested),
-    *(nested_functional, nested_from_the_start, nested_and_trained_again, nested_twice, nested_cells),
-    nested_weights_of_a_direction,
-)
-ONE_WAY = (forward, backward, forward_from_the_start, forward_of_a_model_named_so)
+#: models with only one frozen direction, which our layers do not support; all others are converted whole
+ONE_WAY = ("forward", "backward", "forward from the start", "forward of a model named so")
 
 #: a model with a layer that fastrnn supports, to read its weights
-OURS: dict[Any, Callable[[], list[Any]]] = {
-    **dict.fromkeys((*ONE_WAY, forward_weights), lambda: [two_ways()]),
-    backward: lambda: [two_ways("GRU", reset_after=True)],
-    kernel: lambda: [fastrnn.LSTM(H, H, bias=False)],
-    kernel_of_a_direction: lambda: [two_ways(bias=False)],
-    gamma: lambda: [fastrnn.LayerNormalization(H, 1e-3)],
-    spread: lambda: [fastrnn.Dense(H, H), fastrnn.LSTM(H, H)],
+OURS: dict[str, Callable[[], list[Any]]] = {
+    **dict.fromkeys((*ONE_WAY, "forward weights"), lambda: [two_ways()]),
+    "backward": lambda: [two_ways("GRU", reset_after=True)],
+    "kernel": lambda: [fastrnn.LSTM(H, H, bias=False)],
+    "kernel of a direction": lambda: [two_ways(bias=False)],
+    "gamma": lambda: [fastrnn.LayerNormalization(H, 1e-3)],
+    "spread": lambda: [fastrnn.Dense(H, H), fastrnn.LSTM(H, H)],
 }
 
-every = pytest.mark.parametrize("made", [*WHOLE, *ONE_WAY], ids=lambda made: made.__name__)
 
+def frozen(keras: Any, name: str) -> Any:
+    """Return a model with frozen and random weights."""
+    if name in OTHERS:
+        return randomized(OTHERS[name](keras))
+    make, parts = MODELS[name]
+    model = make(functools.partial(sequential, keras), keras.layers)
+    freeze(*parts(model.layers))
+    return randomized(model)
+
+
+every = pytest.mark.parametrize("name", [*MODELS, *OTHERS])
 
 X = np.random.default_rng(5).standard_normal((2, 6, H)).astype(np.float32)
 
 
 @every
 @pytest.mark.parametrize("suffix", [None, ".h5", ".keras"])
-def test_whole_models(made: Any, suffix: str | None, keras: Any, tmp_path: Path) -> None:
+def test_whole_models(name: str, suffix: str | None, keras: Any, tmp_path: Path) -> None:
     """Without a suffix: the in-memory model."""
-    model = randomized(made(keras))
+    model = frozen(keras, name)
     source = model if suffix is None else tmp_path / f"m{suffix}"
     if suffix:
         model.save(source)
-    if made in ONE_WAY:
+    if name in ONE_WAY:
         with pytest.raises(ValueError, match="trainable: expected the same for both directions, got only one frozen"):
             fastrnn.from_keras(source)
     else:
         assert_predicts(fastrnn.from_keras(source), model, X)
 
 
-@pytest.mark.parametrize("made", OURS, ids=lambda made: made.__name__)
+@pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("file", ["m.h5", "m.keras", "m.weights.h5"])
-def test_weights_alone(made: Any, file: str, keras: Any, tmp_path: Path) -> None:
-    model = randomized(made(keras))
+def test_weights_alone(name: str, file: str, keras: Any, tmp_path: Path) -> None:
+    model = frozen(keras, name)
     (model.save_weights if "weights" in file else model.save)(tmp_path / file)
-    ours = fastrnn.Sequential(OURS[made]())
+    ours = fastrnn.Sequential(OURS[name]())
     ours.load_keras_weights(tmp_path / file)
     assert_predicts(ours, model, X)
 
@@ -241,24 +166,24 @@ def as_keras_2(config: Any) -> Any:
 
 
 @every
-def test_configurations_without_the_information(made: Any, keras: Any, h5py: Any, tmp_path: Path) -> None:
-    model = randomized(made(keras))
+def test_configurations_without_the_information(name: str, keras: Any, h5py: Any, tmp_path: Path) -> None:
+    model = frozen(keras, name)
     model.save(tmp_path / "m.h5")
     with h5py.File(tmp_path / "m.h5", "r+") as file:
         file.attrs["model_config"] = json.dumps(as_keras_2(json.loads(file.attrs["model_config"])))
     assert_predicts(fastrnn.from_keras(tmp_path / "m.h5"), model, X)
 
 
-@pytest.mark.parametrize("made", ONE_WAY, ids=lambda made: made.__name__)
-def test_one_layer_of_a_file_of_weights(made: Any, keras: Any, h5py: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ONE_WAY)
+def test_one_layer_of_a_file_of_weights(name: str, keras: Any, h5py: Any, tmp_path: Path) -> None:
     """From a file of Keras 2's `save_weights`, which is like a group in Keras 3's `.h5`."""
-    model = randomized(made(keras))
+    model = frozen(keras, name)
     model.save(tmp_path / "m.h5")
     with h5py.File(tmp_path / "m.h5") as whole, h5py.File(tmp_path / "w.h5", "w") as file:
         for key, group in whole["model_weights"].items():
             whole.copy(group, file, key)
         file.attrs.update(whole["model_weights"].attrs)
-    cell = "gru_after" if made is backward else "lstm"
+    cell = "gru_after" if name == "backward" else "lstm"
     got, (W, U, b, *others) = fastrnn.from_keras(tmp_path / "w.h5", cell=cell), model.get_weights()
     G = 3 if cell == "gru_after" else 4
     order = [1, 0, 2] if G == 3 else range(G)

@@ -47,22 +47,10 @@ def test_loading_keeps_the_instruction_set(implementation: str) -> None:
 
 
 SHAPES = {
-    "weight_ih_l0": (12, 3),
-    "weight_hh_l0": (12, 4),
-    "bias_ih_l0": (12,),
-    "bias_hh_l0": (12,),
-    "weight_ih_l0_reverse": (12, 3),
-    "weight_hh_l0_reverse": (12, 4),
-    "bias_ih_l0_reverse": (12,),
-    "bias_hh_l0_reverse": (12,),
-    "weight_ih_l1": (12, 8),
-    "weight_hh_l1": (12, 4),
-    "bias_ih_l1": (12,),
-    "bias_hh_l1": (12,),
-    "weight_ih_l1_reverse": (12, 8),
-    "weight_hh_l1_reverse": (12, 4),
-    "bias_ih_l1_reverse": (12,),
-    "bias_hh_l1_reverse": (12,),
+    f"{name}_l{k}{way}": shape
+    for k, I in enumerate((3, 8))
+    for way in ("", "_reverse")
+    for name, shape in (("weight_ih", (12, I)), ("weight_hh", (12, 4)), ("bias_ih", (12,)), ("bias_hh", (12,)))
 }
 
 

@@ -336,9 +336,7 @@ def test_memory_is_proportional_to_the_steps(weighted: bool) -> None:
 
 
 def test_lists_are_padded_batch_by_batch() -> None:
-    """The weights and predictions equal those of padded arrays, without their memory: one long sequence among short
-    ones.
-    """
+    """One long sequence among short ones: weights and predictions of padded arrays, without their memory."""
     rng = np.random.default_rng(0)
     lengths = np.r_[3, 3000, np.full(62, 2)]
     x = [rng.standard_normal((n, 32), np.float32) for n in lengths]

@@ -116,9 +116,7 @@ def test_memory_layout(name: str, dtype: Any) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [1e4, 50.0])
 def test_extreme_logits(size: float, dtype: Any) -> None:
-    """Very wrong and very right predictions: losses of 0 or as large as the logits, and gradients of probability 0 and
-    1.
-    """
+    """Very wrong and very right: losses of 0 or as large as the logits, gradients of probabilities 0 and 1."""
     a, t = np.array([[size], [-size], [size], [-size]], dtype), np.array([[1], [0], [0], [1]], dtype)
     value, gradient = LOSSES["bce_logits"].gradient(a, t)
     assert value == pytest.approx(size / 2, rel=1e-6)

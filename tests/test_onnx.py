@@ -19,16 +19,12 @@ ACTIVATIONS = {"rnn_tanh": "Tanh", "rnn_relu": "Relu", "rnn_sigmoid": "Sigmoid"}
 
 
 def reordered(a: np.ndarray, order: list[int]) -> np.ndarray:
-    """Return the array with its gates, stacked along the first axis, in another order, and an axis for ONNX's
-    direction.
-    """
+    """Return the array with its gates, stacked along the first axis, in another order, and ONNX's first axis."""
     return np.concatenate([np.split(a, len(order))[k] for k in order])[None]
 
 
 def by_onnx(onnx: Any, problem: Problem, evaluate: Callable[[Any, Arrays], list[np.ndarray]]) -> Arrays:
-    """Return y, h_n and c_n of a model of one node: X (T, B, I), Y (T, directions, B, H), Y_h and Y_c (directions, B,
-    H).
-    """
+    """Return y, h_n, c_n of a model of one node: X (T, B, I), Y (T, directions, B, H), states (directions, B, H)."""
     family, given = problem.family, problem.inputs
     order = GATES[family]
     inputs = {"X": given["x"], "W": reordered(given["W"], order), "R": reordered(given["U"], order)}
@@ -66,11 +62,7 @@ def by_onnx(onnx: Any, problem: Problem, evaluate: Callable[[Any, Arrays], list[
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("sizes", [(13, 7, 5, 33), (4, 33, 17, 3), (1, 1, 1, 1)])
 def test_reference_evaluator(
-    sizes: tuple[int, int, int, int],
-    reverse: bool,
-    cell: str,
-    oracle: Callable[[str], Any],
-    implementation: str,
+    sizes: tuple[int, int, int, int], reverse: bool, cell: str, oracle: Callable[[str], Any], implementation: str
 ) -> None:
     onnx, reference = oracle("onnx"), oracle("onnx.reference")
 

@@ -37,45 +37,32 @@ def test_constants_that_cannot_be_computed(nodes: list[Any], message: str, onnx:
         fastrnn.from_onnx(model)
 
 
+def ones(*shape: int) -> np.ndarray:
+    return np.ones(shape, np.float32)
+
+
+HARD = ["HardSigmoid", "Tanh", "Tanh"]
+
+
 @pytest.mark.parametrize(
     ("kind", "inputs", "attributes", "message"),
     [
         ("LSTM", {}, {"clip": 0.5}, "LSTM node 'the_node': clip: 0.5 is not supported .* fastrnn.onnx"),
         ("LSTM", {}, {"input_forget": 1}, "input_forget: 1 is not supported"),
         ("LSTM", {}, {"direction": "reverse"}, "direction: expected 'forward' or 'bidirectional', got 'reverse'"),
-        (
-            "LSTM",
-            {},
-            {"activations": ["HardSigmoid", "Tanh", "Tanh"]},
-            r"activations: \['hardsigmoid', 'tanh', 'tanh'\]",
-        ),
+        ("LSTM", {}, {"activations": HARD}, r"activations: \['hardsigmoid', 'tanh', 'tanh'\]"),
         ("RNN", {}, {"activations": ["Affine"], "activation_alpha": [2.0], "activation_beta": [0.0]}, "activations"),
         ("RNN", {}, {"direction": "bidirectional", "activations": ["Tanh", "Relu"]}, "activations"),
         ("GRU", {"W": "W"}, {}, "W: expected a constant"),
-        (
-            "GRU",
-            {"W": np.ones((1, 5, 3), np.float32)},
-            {},
-            r"W: expected shape \(D, 3\*H, I\) = \(1, 6, 3\), got \(1, 5",
-        ),
-        ("GRU", {"B": np.ones((1, 6), np.float32)}, {}, "B: expected shape"),
-        (
-            "GRU",
-            {"R": np.array(1, np.float32)},
-            {},
-            r"'the_node': R: expected shape \(D, 3\*H, H\) with hidden_size = 2, got \(\)",
-        ),
-        (
-            "GRU",
-            {"W": np.array(1, np.float32)},
-            {},
-            r"'the_node': W: expected shape \(D, 3\*H, I\) = \(1, 6, 0\), got \(\)",
-        ),
+        ("GRU", {"W": ones(1, 5, 3)}, {}, r"W: expected shape \(D, 3\*H, I\) = \(1, 6, 3\), got \(1, 5"),
+        ("GRU", {"B": ones(1, 6)}, {}, "B: expected shape"),
+        ("GRU", {"R": ones()}, {}, r"'the_node': R: expected shape \(D, 3\*H, H\) with hidden_size = 2, got \(\)"),
+        ("GRU", {"W": ones()}, {}, r"'the_node': W: expected shape \(D, 3\*H, I\) = \(1, 6, 0\), got \(\)"),
         ("LSTM", {}, {"hidden_size": 3}, r"R: expected shape \(D, 4\*H, H\) with hidden_size = 3, got \(1, 8, 2\)"),
         ("LSTM", {}, {"clip": -1.0}, "'the_node': clip: expected a positive number, got -1.0"),
         ("LSTM", {}, {"layout": 2}, "'the_node': layout: expected 0 or 1, got 2"),
         ("LSTM", {}, {"speed": 2}, "'the_node': speed: LSTM has no such attribute here"),
-        ("GRU", {"initial_h": np.ones((1, 2, 2), np.float32)}, {}, "initial_h: a layer cannot store it as a constant"),
+        ("GRU", {"initial_h": ones(1, 2, 2)}, {}, "initial_h: a layer cannot store it as a constant"),
         ("GRU", {"sequence_lens": np.ones(2, np.int32)}, {}, "sequence_lens: a layer cannot store it as a constant"),
     ],
 )
@@ -91,10 +78,11 @@ def hostile(onnx: Any, change: Callable[[Any], Any]) -> Any:
     return model
 
 
-def add_attribute(graph: Any, **fields: Any) -> None:
-    attribute = graph.node[0].attribute.add()
+def attribute(graph: Any, **fields: Any) -> None:
+    """Give the node another attribute."""
+    added = graph.node[0].attribute.add()
     for name, value in fields.items():
-        setattr(attribute, name, value)
+        setattr(added, name, value)
 
 
 def add_dropout(graph: Any, onnx: Any, ratio: np.ndarray | None, layout: int = 0) -> None:
@@ -118,14 +106,11 @@ def add_dropout(graph: Any, onnx: Any, ratio: np.ndarray | None, layout: int = 0
         (lambda g: setattr(g.initializer[0], "data_type", 0), "model: constant 'W': .*UNDEFINED"),
         (lambda g: setattr(g.initializer[0], "data_type", 99), "model: constant 'W': 99"),
         (lambda g: g.initializer[0].dims.append(10**12), "model: constant 'W': "),
-        (lambda g: add_attribute(g, name="activations", type=1, f=1.0), "'the_node': activations: .* got FLOAT"),
-        (lambda g: add_attribute(g, name="activations"), "activations: expected STRINGS, got UNDEFINED"),
-        (lambda g: add_attribute(g, name="layout", type=2, ref_attr_name="a"), "layout: .* got a reference to 'a'"),
-        (lambda g: add_attribute(g, name="other", type=2, ref_attr_name="a"), "other: .* got a reference to 'a'"),
-        (
-            lambda g: add_attribute(g, name="direction", type=3, s=b"\xff"),
-            "direction: expected one of forward, reverse, ",
-        ),
+        (lambda g: attribute(g, name="activations", type=1, f=1.0), "'the_node': activations: .* got FLOAT"),
+        (lambda g: attribute(g, name="activations"), "activations: expected STRINGS, got UNDEFINED"),
+        (lambda g: attribute(g, name="layout", type=2, ref_attr_name="a"), "layout: .* got a reference to 'a'"),
+        (lambda g: attribute(g, name="other", type=2, ref_attr_name="a"), "other: .* got a reference to 'a'"),
+        (lambda g: attribute(g, name="direction", type=3, s=b"\xff"), "direction: expected one of forward, reverse, "),
     ],
 )
 def test_invalid_nodes_raise_an_error(change: Any, message: str, onnx: Any) -> None:

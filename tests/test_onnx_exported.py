@@ -35,9 +35,7 @@ class Exported:
         return output
 
     def compute_shape(self, output: str, order: tuple[int, int] = (0, 1), time: int | None = None) -> None:
-        """Compute the shape of the Reshape with this result from that of its input, (T, B, D, H); `time` is known to
-        the model.
-        """
+        """Compute the shape of this Reshape from that of its input, (T, B, D, H); the model knows `time`."""
         reshape = self.model.graph.node[self.index(output)]
         bounds = [self.constant(f"at{i}", np.array([i])) for i in range(5)]
         shape = self.insert(output, "Shape", [reshape.input[0]], f"{output}_shape", start=0)

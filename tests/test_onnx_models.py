@@ -120,9 +120,7 @@ def test_cells_of_the_catalogue(cell: Any, bidirectional: bool, onnx: Any, runti
 
 @pytest.mark.parametrize("cell", ["lstm", "lstm_peephole", "gru_after", "gru_before", "rnn_tanh"])
 def test_float64(cell: str, oracle: Callable[[str], Any], onnx: Any) -> None:
-    """By onnx's reference, because ONNX Runtime has no float64 kernels; it supports one layer and one direction per
-    node.
-    """
+    """By onnx's reference, as ONNX Runtime has no float64 kernels; it has one layer and direction per node."""
     model = drawn_model(5, (cell,), np.float64, bidirectional=False)
     x = read_by(model)
     (y,) = oracle("onnx.reference").ReferenceEvaluator(written(onnx, model)).run(None, {"x": x})

@@ -31,21 +31,15 @@ def test_bytes_of_something_else_are_refused(ours: Any, tmp_path: Path) -> None:
             ours.Session(nothing, rest="reference")
 
 
-def renamed(names: Any, i: int, name: str) -> None:
+def rename(names: Any, i: int, name: str) -> None:
     names[i] = name
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda g: renamed(g.node[3].input, 1, "w"),
-            "LSTM node 'memory' reads 'w', which nothing before it provides",
-        ),
-        (
-            lambda g: renamed(g.node[1].input, 0, "p"),
-            "Relu node 'positive' reads 'p', which nothing before it provides",
-        ),
+        (lambda g: rename(g.node[3].input, 1, "w"), "LSTM node 'memory' reads 'w', which nothing before it provides"),
+        (lambda g: rename(g.node[1].input, 0, "p"), "Relu node 'positive' reads 'p', which nothing before it provides"),
         (lambda g: setattr(g.output[0], "name", "q"), "model: no node computes its output 'q'"),
         (lambda g: setattr(g.output[0], "name", ""), "model: no node computes its output ''"),
         (lambda g: g.input.append(g.input[0]), "model: expected inputs with unique names, got several named 'x'"),
@@ -69,7 +63,7 @@ def test_models_that_are_not_onnx_are_refused(change: Any, message: str, onnx: A
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda n: renamed(n.input, 2, ""), "node: expected inputs X, W, R and of B, "),
+        (lambda n: rename(n.input, 2, ""), "node: expected inputs X, W, R and of B, "),
         (lambda n: n.input.extend(["", "", "", "", "x"]), "node: expected inputs X, W, R and of B, "),
         (lambda n: n.output.extend(["c", "d"]), r"node: expected at most 3 outputs, got \['', 'h', 'c', 'd'\]"),
         (lambda n: setattr(n.attribute.add(), "name", "layout"), "layout: expected INT, got UNDEFINED"),
@@ -102,9 +96,8 @@ def test_wrong_arguments_of_a_run_are_refused(onnx: Any, ours: Any) -> None:
         with pytest.raises(TypeError, match=r"^input_feed: expected a dict of arrays by name, got "):
             session.run(None, inputs)
     name, shape = session.get_inputs()[0].name, [n if isinstance(n, int) else 1 for n in session.get_inputs()[0].shape]
-    with pytest.raises(
-        TypeError, match=rf"^input_feed: {name}: expected dtype float32, as the model says, got float64"
-    ):
+    message = rf"^input_feed: {name}: expected dtype float32, as the model says, got float64"
+    with pytest.raises(TypeError, match=message):
         session.run(None, {name: np.ones(shape)})
     for rest in (None, 1, np.array(["reference"] * 2)):
         with pytest.raises(ValueError, match=r"^rest: expected one of onnxruntime, reference, got "):

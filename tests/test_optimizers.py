@@ -17,16 +17,7 @@ from support.problems import Arrays
 from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
-from fastrnn.training import (
-    SGD,
-    Adam,
-    AdamW,
-    ExponentialDecay,
-    Optimizer,
-    RMSprop,
-    clip_by_norm,
-    clip_by_value,
-)
+from fastrnn.training import SGD, Adam, AdamW, ExponentialDecay, Optimizer, RMSprop, clip_by_norm, clip_by_value
 from fastrnn.training.optimizers import BLOCK
 
 EVERY = (SGD, Adam, AdamW, RMSprop)

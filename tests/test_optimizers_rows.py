@@ -13,12 +13,7 @@ from support.descents import KINDS, by_the_book, make
 from support.tolerance import assert_close, assert_same_bits
 
 from fastrnn.layers import RowGradient
-from fastrnn.training import (
-    SGD,
-    Adam,
-    clip_by_norm,
-    clip_by_value,
-)
+from fastrnn.training import SGD, Adam, clip_by_norm, clip_by_value
 
 
 def some_rows(seed: int, steps: int = 12, n: int = 9, dtype: Any = np.float64) -> tuple[np.ndarray, list[RowGradient]]:
@@ -53,9 +48,7 @@ def test_rows_change_only_in_their_steps(kind: str, seed: int) -> None:
 def test_adam_of_rows_is_torchs_sparse_adam(
     rate: float, betas: tuple[float, float], oracle: Callable[[str], Any]
 ) -> None:
-    """PyTorch adds epsilon to an uncorrected v there, unlike in its Adam: with an epsilon near 0 the results are the
-    same.
-    """
+    """With an epsilon near 0, because PyTorch adds it to an uncorrected v there, unlike in its Adam."""
     torch = oracle("torch")
     start, grads = some_rows(4)
     table = torch.nn.Parameter(torch.from_numpy(start.copy()))

@@ -53,9 +53,7 @@ def stack_of(cell: str, sizes: Sizes, directions: int = 2, merge: str | None = "
 def everything(
     stack: PackedStack, lengths: np.ndarray, as_padded: bool, threads: int = 1, checkpoint: int | None = None
 ) -> Arrays:
-    """Return outputs of inference and training, and all gradients, of a random problem in either form; as ragged
-    arrays.
-    """
+    """Return outputs of inference and training, and all gradients, of a random problem; as ragged arrays."""
     rng = np.random.default_rng(len(lengths))
     N, calls = int(lengths.sum()), len(stack.parts)
     features = stack.widths[0] * (len(stack.directions) if stack.merge == "concat" else 1)

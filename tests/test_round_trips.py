@@ -92,6 +92,11 @@ def node_of(graph: Any, kind: str) -> Any:
     return next(node for node in graph.node if node.op_type == kind)
 
 
+def read(graph: Any, kind: str, i: int, name: str) -> None:
+    """Let a node read another value."""
+    node_of(graph, kind).input[i] = name
+
+
 def axis(graph: Any, value: int) -> None:
     next(a for a in node_of(graph, "Softmax").attribute if a.name == "axis").i = value
 
@@ -104,33 +109,18 @@ def appended(graph: Any, node: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda g, node: appended(g, node("Sqrt", ["y"], ["z"])),
-            "Sqrt node 'z': not a layer .*expected one of Transpose",
-        ),
-        (
-            lambda g, node: appended(g, node("Add", ["y", "x"], ["z"])),
-            "Add node 'z': .* reads 2 computed values",
-        ),
-        (lambda g, node: appended(g, node("Add", ["y", "1.bias"], ["z"])), "Add node 'z': .* directly after a product"),
-        (
-            lambda g, node: appended(g, node("Transpose", ["y"], ["z"], perm=[0, 2, 1])),
-            "a swap of the time and batch axes",
-        ),
-        (lambda g, node: axis(g, 1), "Softmax node .*: expected the last axis, got 1|Softmax .* last axis"),
-        (lambda g, node: g.output.append(g.output[0]), "whole: expected a model with one output, got y, y"),
-        (
-            lambda g, node: setattr(g.output[0], "name", "other"),
-            "whole: no node computes 'other', or it depends on itself",
-        ),
-        (lambda g, node: node_of(g, "LSTM").input.__setitem__(5, "0.y0"), "LSTM node '0.layer0': .* initial_h is comp"),
-        (lambda g, node: node_of(g, "LSTM").output.__setitem__(0, "q"), "whole: no node computes '0.Y0'"),
-        (
-            lambda g, node: node_of(g, "LSTM").input.__setitem__(1, ""),
-            "LSTM node '0.layer0': node: expected inputs X, W, R and of B, ",
-        ),
-        (lambda g, node: g.node.remove(node_of(g, "Squeeze")), "whole: no node computes '0.y0'"),
-        (lambda g, node: node_of(g, "Squeeze").input.__setitem__(1, "axis0"), "join its directions are not recognised"),
+        (lambda g, n: appended(g, n("Sqrt", ["y"], ["z"])), "Sqrt node 'z': not a layer .*expected one of Transpose"),
+        (lambda g, n: appended(g, n("Add", ["y", "x"], ["z"])), "Add node 'z': .* reads 2 computed values"),
+        (lambda g, n: appended(g, n("Add", ["y", "1.bias"], ["z"])), "Add node 'z': .* directly after a product"),
+        (lambda g, n: appended(g, n("Transpose", ["y"], ["z"], perm=[0, 2, 1])), "a swap of the time and batch axes"),
+        (lambda g, n: axis(g, 1), "Softmax node .*: expected the last axis, got 1|Softmax .* last axis"),
+        (lambda g, n: g.output.append(g.output[0]), "whole: expected a model with one output, got y, y"),
+        (lambda g, n: setattr(g.output[0], "name", "q"), "whole: no node computes 'q', or it depends on itself"),
+        (lambda g, n: read(g, "LSTM", 5, "0.y0"), "LSTM node '0.layer0': .* initial_h is comp"),
+        (lambda g, n: node_of(g, "LSTM").output.__setitem__(0, "q"), "whole: no node computes '0.Y0'"),
+        (lambda g, n: read(g, "LSTM", 1, ""), "LSTM node '0.layer0': node: expected inputs X, W, R and of B, "),
+        (lambda g, n: g.node.remove(node_of(g, "Squeeze")), "whole: no node computes '0.y0'"),
+        (lambda g, n: read(g, "Squeeze", 1, "axis0"), "join its directions are not recognised"),
     ],
 )
 def test_graphs_that_are_not_a_chain(change: Any, message: str, onnx: Any) -> None:

@@ -10,12 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastrnn.training import (
-    SGD,
-    CosineDecay,
-    ExponentialDecay,
-    PiecewiseConstant,
-)
+from fastrnn.training import SGD, CosineDecay, ExponentialDecay, PiecewiseConstant
 
 
 def test_schedules_count_steps_from_0() -> None:

@@ -73,9 +73,7 @@ def test_a_stream_for_each_thread(implementation: str) -> None:
 
 
 def test_two_threads_in_one_stream(native: str) -> None:
-    """The second thread gets an error: here it comes while x is passed to the first; afterwards the stream is usable
-    again.
-    """
+    """The second gets an error, here while x is passed to the first; afterwards the stream is usable again."""
     net = layer("lstm", 5, 17)
     stream, caught = net.stream(3), []
 

@@ -83,6 +83,7 @@ def test_tensors_as_arguments(cell: str, torch: Any, backend: str) -> None:
 
 
 LAYERS = [(n, way) for n in (1, 3) for way in (False, True)]
+LENGTHS = [3, 9, 1, 5, 9, 2, 4]
 
 
 def same_layers(torch: Any, cell: str, num_layers: int, **options: Any) -> tuple[Any, Any]:
@@ -107,53 +108,6 @@ def outputs(y: Any, final: Any) -> Arrays:
     return named(y.detach().numpy(), final)
 
 
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("batch_first", [False, True])
-@pytest.mark.parametrize(("num_layers", "bidirectional"), LAYERS)
-@pytest.mark.parametrize("cell", MODULES)
-def test_layers(
-    cell: str, num_layers: int, bidirectional: bool, batch_first: bool, bias: bool, torch: Any, implementation: str
-) -> None:
-    torch.manual_seed(0)
-    options = {"bidirectional": bidirectional, "batch_first": batch_first, "bias": bias}
-    module, net = same_layers(torch, cell, num_layers, **options)
-    assert {name: tuple(a.shape) for name, a in module.state_dict().items()} == {
-        name: a.shape for name, a in net.state_dict().items()
-    }
-    x, state = np.random.default_rng(1).standard_normal((9, 7, 5)), random_state(cell, num_layers, bidirectional)
-    x = np.ascontiguousarray(x.swapaxes(0, 1)) if batch_first else x
-    assert_close(named(*net(x)), outputs(*module(torch.tensor(x))))
-    exact = outputs(*module(torch.tensor(x), in_torch(torch, state)))
-    assert_close(named(*net(x, as_given(state))), exact)
-    assert_close(named(*net(torch.tensor(x), in_torch(torch, state))), exact)
-
-
-@pytest.mark.parametrize(("num_layers", "bidirectional"), LAYERS)
-@pytest.mark.parametrize("cell", MODULES)
-def test_layers_on_packed_sequences(
-    cell: str, num_layers: int, bidirectional: bool, torch: Any, implementation: str
-) -> None:
-    """Lengths in any order correspond to torch's PackedSequence, padded with zeros again."""
-    torch.manual_seed(0)
-    module, net = same_layers(torch, cell, num_layers, bidirectional=bidirectional)
-    x, lengths = np.random.default_rng(2).standard_normal((9, 7, 5)), np.array([3, 9, 1, 5, 9, 2, 4])
-    state = random_state(cell, num_layers, bidirectional)
-    packed = torch.nn.utils.rnn.pack_padded_sequence(torch.tensor(x), torch.tensor(lengths), enforce_sorted=False)
-    y, final = module(packed, in_torch(torch, state))
-    y, _ = torch.nn.utils.rnn.pad_packed_sequence(y, total_length=9)
-    assert_close(named(*net(x, as_given(state), lengths=lengths)), outputs(y, final))
-
-
-@pytest.mark.parametrize("cell", MODULES)
-def test_state_dict_loads_into_torch(cell: str, torch: Any) -> None:
-    """Names and results are the same."""
-    module, _ = same_layers(torch, cell, 2, bidirectional=True)
-    net = layer(cell, 5, 33, 2, rng=3, dtype=np.float64, bidirectional=True)
-    module.load_state_dict({name: torch.tensor(a) for name, a in net.state_dict().items()})
-    x = np.random.default_rng(3).standard_normal((9, 7, 5))
-    assert_close(named(*net(x)), outputs(*module(torch.tensor(x))))
-
-
 def in_torch_forward(torch: Any, module: Any, x: Any, state: Any, lengths: Any) -> tuple[Any, Any]:
     """Return a module's y and final states, for these lengths if given."""
     if lengths is None:
@@ -164,7 +118,31 @@ def in_torch_forward(torch: Any, module: Any, x: Any, state: Any, lengths: Any) 
     return rnn.pad_packed_sequence(y, batch_first=first, total_length=x.shape[int(first)])[0], final
 
 
-@pytest.mark.parametrize("lengths", [None, [3, 9, 1, 5, 9, 2, 4]])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize(("num_layers", "bidirectional"), LAYERS)
+@pytest.mark.parametrize("cell", MODULES)
+def test_layers(
+    cell: str, num_layers: int, bidirectional: bool, batch_first: bool, bias: bool, torch: Any, implementation: str
+) -> None:
+    """With and without initial states and lengths, which in PyTorch are packed sequences padded with zeros again."""
+    torch.manual_seed(0)
+    options = {"bidirectional": bidirectional, "batch_first": batch_first, "bias": bias}
+    module, net = same_layers(torch, cell, num_layers, **options)
+    assert {name: tuple(a.shape) for name, a in module.state_dict().items()} == {
+        name: a.shape for name, a in net.state_dict().items()
+    }
+    x, state = np.random.default_rng(1).standard_normal((9, 7, 5)), random_state(cell, num_layers, bidirectional)
+    x = np.ascontiguousarray(x.swapaxes(0, 1)) if batch_first else x
+    assert_close(named(*net(x)), outputs(*module(torch.tensor(x))))
+    given = torch.tensor(x), in_torch(torch, state)
+    for lengths in (None, LENGTHS):
+        exact = outputs(*in_torch_forward(torch, module, *given, lengths))
+        assert_close(named(*net(x, as_given(state), lengths=lengths)), exact)
+        assert_close(named(*net(*given, lengths=lengths)), exact)
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize(("num_layers", "bidirectional"), LAYERS)
 @pytest.mark.parametrize("cell", MODULES)

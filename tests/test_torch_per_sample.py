@@ -6,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-
 from support.torch_modules import KINDS  # noqa: E402
+from torch.nn.utils._per_sample_grad import call_for_per_sample_grads  # noqa: E402
 
 import fastrnn.torch  # noqa: E402
 
@@ -18,13 +18,10 @@ X = torch.linspace(-1, 1, 24).reshape(4, 2, 3)
 @pytest.mark.parametrize("kind", [*KINDS, "peephole"])
 def test_per_sample_gradients_equal_those_of_single_sequences(kind: str, batch_first: bool) -> None:
     """For both reductions, and with frozen weights, which get none."""
-    from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
-
     torch.manual_seed(0)
     own, options = ("LSTM", {"peephole": True}) if kind == "peephole" else (kind, {})
-    module = getattr(fastrnn.torch, own)(
-        3, 5, 2, bidirectional=True, batch_first=batch_first, dtype=torch.float64, **options
-    )
+    options |= {"bidirectional": True, "batch_first": batch_first, "dtype": torch.float64}
+    module = getattr(fastrnn.torch, own)(3, 5, 2, **options)
     frozen = [module.weight_ih_l0, module.weight_hh_l1, list(module.parameters())[-1]]
     for parameter in frozen:
         parameter.requires_grad_(False)
@@ -54,8 +51,6 @@ def test_per_sample_gradients_equal_those_of_single_sequences(kind: str, batch_f
 
 def test_per_sample_gradients_of_packed_sequences() -> None:
     """In the caller's order."""
-    from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
-
     torch.manual_seed(0)
     module = fastrnn.torch.GRU(3, 4, 2, bidirectional=True, dtype=torch.float64)
     sequences = [torch.randn(n, 3, dtype=torch.float64) for n in (2, 5, 1, 5)]
@@ -75,8 +70,6 @@ def test_per_sample_gradients_of_packed_sequences() -> None:
 
 
 def test_per_sample_gradients_with_dropout_and_resets() -> None:
-    from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
-
     module = fastrnn.torch.GRU(3, 5, 3, dropout=0.5)
     resets = torch.tensor([[0, 1], [1, 0], [0, 1], [0, 0]]).bool()
     torch.manual_seed(1)

@@ -13,14 +13,7 @@ from support.descents import KINDS, STEPS, descend, descent, parameters
 from support.problems import Arrays
 from support.tolerance import assert_close, assert_rounded, off
 
-from fastrnn.training import (
-    SGD,
-    CosineDecay,
-    ExponentialDecay,
-    PiecewiseConstant,
-    clip_by_norm,
-    clip_by_value,
-)
+from fastrnn.training import SGD, CosineDecay, ExponentialDecay, PiecewiseConstant, clip_by_norm, clip_by_value
 
 #: our option -> torch's
 TORCHS = {"learning_rate": "lr", "epsilon": "eps", "rho": "alpha"}
