@@ -118,7 +118,9 @@ def test_from_gates_with_a_flipped_update_gate() -> None:
 
 
 W, U = np.ones((4, 3)), np.ones((4, 4))
+LSTM_GATES = {f"{key}{gate}": a for key, a in (("W", W), ("U", U)) for gate in "ifco"}
 GRU_GATES = {"Wr": W, "Wz": W, "Wh": W, "Ur": U, "Uz": U, "Uh": U}
+AFTER = GRU_GATES | {"reset_after": True}
 
 
 @pytest.mark.parametrize(
@@ -129,26 +131,20 @@ GRU_GATES = {"Wr": W, "Wz": W, "Wh": W, "Ur": U, "Uz": U, "Uh": U}
         ({"Wi": W, "Wz": W}, "not of one cell"),
         ({"Wi": W, "Wf": W, "Wo": W, "Ui": U}, "W: expected one array for each gate"),
         (GRU_GATES | {"Wn": W, "reset_after": True}, "Wn: gate n is already given"),
-        (GRU_GATES | {"reset_after": True, "update": "flip"}, "update: expected"),
-        (GRU_GATES | {"reset_after": True, "activation": "relu"}, r"activation: expected None \(only for a"),
-        (GRU_GATES | {"reset_after": True, "Wr": W[:3]}, "W: expected one shape and dtype"),
-        (GRU_GATES | {"reset_after": True, "Wr": W.astype(np.float32)}, "W: expected one shape and dtype"),
+        (AFTER | {"update": "flip"}, "update: expected"),
+        (AFTER | {"activation": "relu"}, r"activation: expected None \(only for a"),
+        (AFTER | {"Wr": W[:3]}, "W: expected one shape and dtype"),
+        (AFTER | {"Wr": W.astype(np.float32)}, "W: expected one shape and dtype"),
         ({"W": W, "U": U, "reset_after": True}, r"reset_after: expected None \(only for a GRU"),
         ({"W": W, "U": U, "update": "write"}, r"update: expected None \(only for a GRU"),
         ({"W": W, "U": U, "p": W[0]}, "p: expected none; check h"),
         ({"U": U, "b_rec": U[0]}, "expected W and U, got U, b_rec"),
-        (GRU_GATES | {"reset_after": True, "b_rec_n": U[0, :3]}, "b_rec: expected one shape and dtype"),
-        (GRU_GATES | {"reset_after": True, "b_rec_n": U[0], "b_r": U[0, :3]}, "^b: expected one shape and dtype"),
-        (GRU_GATES | {"reset_after": True, "b_rec_n": U[0].astype(np.float32)}, "b_rec: expected one shape and dtype"),
-        (
-            GRU_GATES | {"reset_after": True, "Ur": U[0, 0], "b_n": U[0]},
-            "expected one shape and dtype|U: expected shape",
-        ),
-        (GRU_GATES | {"reset_after": True, "b_n": U[0, :3]}, "b: expected one shape and dtype"),
-        (
-            {f"{key}{gate}": a for key, a in (("W", W), ("U", U)) for gate in "ifco"} | {"pi": W[:, 0]},
-            "p: expected one array for",
-        ),
+        (AFTER | {"b_rec_n": U[0, :3]}, "b_rec: expected one shape and dtype"),
+        (AFTER | {"b_rec_n": U[0], "b_r": U[0, :3]}, "^b: expected one shape and dtype"),
+        (AFTER | {"b_rec_n": U[0].astype(np.float32)}, "b_rec: expected one shape and dtype"),
+        (AFTER | {"Ur": U[0, 0], "b_n": U[0]}, "expected one shape and dtype|U: expected shape"),
+        (AFTER | {"b_n": U[0, :3]}, "b: expected one shape and dtype"),
+        (LSTM_GATES | {"pi": W[:, 0]}, "p: expected one array for"),
         ({"W": W}, "expected W and U"),
         ({"W": U, "U": U}, "transposed: expected True"),
         ({"W": W, "U": W, "transposed": False}, "weight_hh_l0: expected shape"),

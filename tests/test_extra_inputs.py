@@ -174,35 +174,28 @@ def given(**changes: Any) -> dict[str, Any]:
     return {name: a for name, a in (extras() | changes).items() if a is not None}
 
 
-ERRORS: dict[str, Callable[[], Any]] = {
-    "e: missing 'noise'": lambda: model().fit(inputs(), targets(N, T), e=given(noise=None)),
-    "e: missing 'dt', 'noise'": lambda: model().predict(inputs()),
-    "e: missing 'dt', 'noise' ": lambda: model().forward(inputs()),
-    "e: unexpected 'other'": lambda: model().predict(inputs(), e=given(other=np.ones((N, 1)))),
-    "e: expected a mapping from names to arrays, got ndarray": lambda: model().predict(inputs(), e=extras()["dt"]),  # type: ignore[arg-type]
-    "e: unexpected 'dt', 'noise'": lambda: Sequential([fastrnn.LSTM(3, 4)]).predict(inputs(np.float32), e=extras()),
-    "e 'dt': expected shape \\(N, T, H\\), \\(N, T, 1\\), .* with N, T = 13, 7, got \\(13, 6, 1\\)": lambda: (
-        model().predict(inputs(), e=given(dt=extras(N, 6)["dt"]))
+X, Y, SHORT = inputs(), targets(N, T), [np.ones((n, 1)) for n in (7, 2, *[7] * 11)]
+AXES = r"\(N, T, H\), \(N, T, 1\), .* with N, T = 13, 7"
+
+ERRORS: dict[str, Callable[[Sequential], Any]] = {
+    r"e: missing 'noise'": lambda m: m.fit(X, Y, e=given(noise=None)),
+    r"e: missing 'dt', 'noise'": lambda m: m.predict(X),
+    r"e: missing 'dt', 'noise' ": lambda m: m.forward(X),
+    r"e: unexpected 'other'": lambda m: m.predict(X, e=given(other=np.ones((N, 1)))),
+    r"e: expected a mapping from names to arrays, got ndarray": lambda m: m.predict(X, e=extras()["dt"]),  # type: ignore[arg-type]
+    r"e: unexpected 'dt', 'noise'": lambda m: Sequential([fastrnn.LSTM(3, 4)]).predict(X.astype("f"), e=extras()),
+    rf"e 'dt': expected shape {AXES}, got \(13, 6, 1\)": lambda m: m.predict(X, e=given(dt=extras(N, 6)["dt"])),
+    r"e 'dt': expected shape .*, got \(12, 1\)": lambda m: m.predict(X, e=given(dt=np.ones((12, 1)))),
+    r"e 'dt': expected 7 steps in sequence 1, as x has, got 2": lambda m: m.predict(X, e=given(dt=SHORT)),
+    r"layer 0 \(Recurrent\): dt: expected one of the shapes": lambda m: m.predict(X, e=given(dt=np.ones((N, T, 2)))),
+    r"layer 0 \(Recurrent\): dt: expected dtype float64, .*, got float32": lambda m: m.predict(
+        X, e=given(dt=np.ones((N, T, 1), np.float32))
     ),
-    "e 'dt': expected shape .*, got \\(12, 1\\)": lambda: model().predict(inputs(), e=given(dt=np.ones((12, 1)))),
-    "e 'dt': expected 7 steps in sequence 1, as x has, got 2": lambda: model().predict(
-        inputs(), e=given(dt=[np.ones((n, 1)) for n in (7, 2, *[7] * 11)])
-    ),
-    "layer 0 \\(Recurrent\\): dt: expected one of the shapes": lambda: model().predict(
-        inputs(), e=given(dt=np.ones((N, T, 2)))
-    ),
-    "layer 0 \\(Recurrent\\): dt: expected dtype float64, .*, got float32": lambda: model().predict(
-        inputs(), e=given(dt=np.ones((N, T, 1), np.float32))
-    ),
-    "validation_data e: missing 'dt', 'noise'": lambda: model().fit(
-        inputs(), targets(N, T), e=extras(), validation_data=(inputs(), targets(N, T))
-    ),
-    "e: expected None, because x yields batches with their own e": lambda: model().fit(
-        [(inputs(), targets(N, T))], e=extras()
-    ),
-    "batch 1 e: missing 'dt', 'noise'": lambda: model().fit([(inputs(), targets(N, T))]),
-    "validation_data: expected .* a dict of x, y, lengths, sample_weight, e, got a dict of x": lambda: model().fit(
-        inputs(), targets(N, T), e=extras(), validation_data={"x": inputs()}
+    r"validation_data e: missing 'dt', 'noise'": lambda m: m.fit(X, Y, e=extras(), validation_data=(X, Y)),
+    r"e: expected None, because x yields batches with their own e": lambda m: m.fit([(X, Y)], e=extras()),
+    r"batch 1 e: missing 'dt', 'noise'": lambda m: m.fit([(X, Y)]),
+    r"validation_data: expected .* a dict of x, y, lengths, sample_weight, e, got a dict of x": lambda m: m.fit(
+        X, Y, e=extras(), validation_data={"x": X}
     ),
 }
 
@@ -210,7 +203,7 @@ ERRORS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("message", ERRORS)
 def test_errors(message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^{message.rstrip()}"):
-        ERRORS[message]()
+        ERRORS[message](model())
 
 
 def test_infinite_extra_inputs_raise_an_error() -> None:

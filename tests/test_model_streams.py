@@ -17,14 +17,14 @@ from support.stacks import layer
 from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
-from fastrnn import Activation, Dense, Dropout, Embedding, LastStep, LayerNormalization, Sequential
+from fastrnn import LSTM, Activation, Dense, Dropout, Embedding, LastStep, LayerNormalization, Sequential
 
 
 def some_cells(dtype: Any) -> Sequential:
     return Sequential(
         [
             Dense(5, 7, "relu", rng=0, dtype=dtype),
-            fastrnn.LSTM(7, 33, 2, peephole=True, rng=1, dtype=dtype),
+            LSTM(7, 33, 2, peephole=True, rng=1, dtype=dtype),
             Dropout(0.5),
             Activation("tanh"),
             fastrnn.GRU(33, 12, reset_after=False, rng=2, dtype=dtype),
@@ -37,7 +37,7 @@ def some_cells(dtype: Any) -> Sequential:
 def normalized(dtype: Any) -> Sequential:
     """Return models with layer normalization first, last and in between, with all combinations of parameters."""
     layers = [
-        *(LayerNormalization(5, dtype=dtype), fastrnn.LSTM(5, 33, rng=0, dtype=dtype)),
+        *(LayerNormalization(5, dtype=dtype), LSTM(5, 33, rng=0, dtype=dtype)),
         *(LayerNormalization(33, 1e-3, scale=False, dtype=dtype), Dense(33, 7, "tanh", rng=1, dtype=dtype)),
         LayerNormalization(7, center=False, dtype=dtype),
     ]
@@ -49,13 +49,13 @@ def normalized(dtype: Any) -> Sequential:
 MODELS: dict[str, Callable[[Any], Sequential]] = {
     "some cells": some_cells,
     "a projection": lambda dtype: Sequential(
-        [fastrnn.LSTM(5, 33, proj_size=6, rng=0, dtype=dtype), Dense(6, 3, "sigmoid", bias=False, rng=1, dtype=dtype)]
+        [LSTM(5, 33, proj_size=6, rng=0, dtype=dtype), Dense(6, 3, "sigmoid", bias=False, rng=1, dtype=dtype)]
     ),
     "a cell of a user's": lambda dtype: Sequential(
         [fastrnn.Recurrent(own_cells.gru, 5, 17, 2, rng=0, dtype=dtype), Dense(17, 1, rng=1, dtype=dtype)]
     ),
     "normalization": normalized,
-    "zoneout": lambda dtype: Sequential([fastrnn.LSTM(5, 17, zoneout=0.3, rng=0, dtype=dtype)]),
+    "zoneout": lambda dtype: Sequential([LSTM(5, 17, zoneout=0.3, rng=0, dtype=dtype)]),
     "no recurrence": lambda dtype: Sequential([Activation("sigmoid"), Dense(5, 3, rng=1, dtype=dtype)]),
     "nothing": lambda dtype: Sequential([Dropout(0.5), Activation("linear"), Dense(5, 5, rng=1, dtype=dtype)]),
 }
@@ -104,7 +104,7 @@ def test_every_cell(cell: str, native: str) -> None:
 
 
 def test_bfloat16_and_threads(native: str) -> None:
-    model = Sequential([fastrnn.LSTM(5, 700, weight_dtype="bfloat16", rng=0), Dense(700, 9000, rng=1)])
+    model = Sequential([LSTM(5, 700, weight_dtype="bfloat16", rng=0), Dense(700, 9000, rng=1)])
     x = series(2, 3)
     for threads in (1, 3):
         assert_same_bits({"y": stepped(model.stream(2, threads=threads), x)}, {"y": model.predict(x)})
@@ -125,7 +125,7 @@ def test_letters(kind: type, native: str) -> None:
 
 @pytest.mark.parametrize("wrong", [[11], [-1], 2**40, 0.5, "a", [[1]], [1, 2], None])
 def test_invalid_letters(wrong: Any, backend: str) -> None:
-    model = Sequential([Embedding(11, 6, rng=0), fastrnn.LSTM(6, 9, rng=1)])
+    model = Sequential([Embedding(11, 6, rng=0), LSTM(6, 9, rng=1)])
     stream, x = model.stream(), letters(1, 3, 11)
     with pytest.raises((TypeError, ValueError), match=r"^x\b"):
         stream.step(wrong)
@@ -135,14 +135,14 @@ def test_invalid_letters(wrong: Any, backend: str) -> None:
 @pytest.mark.parametrize(
     "top",
     [
-        [fastrnn.LSTM(9, 8, return_sequences=False, rng=1)],
-        [fastrnn.LSTM(9, 8, rng=1), LastStep()],
-        [fastrnn.LSTM(9, 8, rng=1), LayerNormalization(8), Sequential([LastStep(batch_first=True)])],
+        [LSTM(9, 8, return_sequences=False, rng=1)],
+        [LSTM(9, 8, rng=1), LastStep()],
+        [LSTM(9, 8, rng=1), LayerNormalization(8), Sequential([LastStep(batch_first=True)])],
     ],
 )
 def test_models_that_return_the_last_step(top: list[Any], native: str) -> None:
     """Every step returns the model's result if the sequence ended there."""
-    model = Sequential([fastrnn.LSTM(5, 9, rng=0), *top, Dense(8, 3, rng=2)])
+    model = Sequential([LSTM(5, 9, rng=0), *top, Dense(8, 3, rng=2)])
     x = series(3, 6)
     got = stepped(model.stream(3), x)
     for t in range(6):
@@ -150,7 +150,7 @@ def test_models_that_return_the_last_step(top: list[Any], native: str) -> None:
 
 
 def test_batch_first_makes_no_difference(native: str) -> None:
-    model = Sequential([fastrnn.LSTM(5, 9, batch_first=True, rng=0), Dense(9, 3, rng=2)])
+    model = Sequential([LSTM(5, 9, batch_first=True, rng=0), Dense(9, 3, rng=2)])
     assert_same_bits({"y": stepped(model.stream(3), series(3, 6))}, {"y": model.predict(series(3, 6))})
 
 
@@ -240,7 +240,7 @@ def test_reset_in_a_step_is_resets(cell: str, implementation: str) -> None:
 
 @pytest.mark.parametrize("wrong", [1, [0, 1, 2], np.ones(3), np.ones(4, bool), np.ones((3, 1), bool), "abc"])
 def test_wrong_reset(wrong: Any, backend: str) -> None:
-    net = fastrnn.LSTM(5, 4, rng=0)
+    net = LSTM(5, 4, rng=0)
     x, stream = series(2, 3), net.stream(3)
     stream.step(x[0])
     with pytest.raises((TypeError, ValueError), match=r"^reset\b"):
@@ -268,7 +268,7 @@ def test_steps_allocate_nothing(B: int, native: str) -> None:
     models = [
         Sequential(
             [
-                *(fastrnn.LSTM(2000, 500, 2, rng=0), Dense(500, 3000, "softmax", rng=1)),
+                *(LSTM(2000, 500, 2, rng=0), Dense(500, 3000, "softmax", rng=1)),
                 *(LayerNormalization(3000), LastStep(), Activation("tanh")),
             ]
         ),
@@ -294,7 +294,7 @@ def test_steps_allocate_nothing(B: int, native: str) -> None:
 @pytest.mark.parametrize("dense", [True, False])
 def test_x_and_out_share_memory(dense: bool, backend: str) -> None:
     """Completely or partly."""
-    x, lstm = series(3, 4), fastrnn.LSTM(5, 5, rng=1)
+    x, lstm = series(3, 4), LSTM(5, 5, rng=1)
     layers = [Dense(5, 5, rng=0), lstm, Dense(5, 5, "softmax", rng=2)] if dense else [LayerNormalization(5)]
     model = Sequential(layers)
     expected, memory = stepped(model.stream(3), x), np.empty((6, 5), np.float32)
@@ -321,7 +321,7 @@ def test_stream_follows_its_model(made: Callable[[Any], Sequential], backend: st
 
 
 def test_training_reaches_the_stream(native: str) -> None:
-    model = Sequential([fastrnn.LSTM(5, 9, rng=0), Dense(9, 2, rng=1)])
+    model = Sequential([LSTM(5, 9, rng=0), Dense(9, 2, rng=1)])
     x, stream = series(8, 6), model.stream(8)
     model.compile("adam", "mse")
     model.fit(x, np.ones((8, 6, 2), np.float32), epochs=2, rng=0)
@@ -345,25 +345,22 @@ class Own(fastrnn.layers.Layer):
 @pytest.mark.parametrize(
     ("said", "layers"),
     [
-        (
-            r"layer 0 \(LSTM\): stream: a bidirectional layer",
-            lambda: [fastrnn.LSTM(5, 4, bidirectional=True), Dense(8, 2)],
-        ),
+        (r"layer 0 \(LSTM\): stream: a bidirectional layer", lambda: [LSTM(5, 4, bidirectional=True), Dense(8, 2)]),
         (r"layer 1 \(Doubled\): stream: Doubled cannot run step by step", lambda: [Dense(5, 4), Doubled(4, 2)]),
         (
             r"layer 1 \(GlobalMaxPooling1D\): stream: GlobalMaxPooling1D cannot run .* on whole sequences",
-            lambda: [fastrnn.LSTM(5, 4), fastrnn.GlobalMaxPooling1D(), Dense(4, 2)],
+            lambda: [LSTM(5, 4), fastrnn.GlobalMaxPooling1D(), Dense(4, 2)],
         ),
         (
             r"layer 2 \(RepeatVector\): stream: RepeatVector cannot",
-            lambda: [fastrnn.LSTM(5, 4), LastStep(), fastrnn.RepeatVector(3)],
+            lambda: [LSTM(5, 4), LastStep(), fastrnn.RepeatVector(3)],
         ),
         (r"layer 1 \(Own\): stream: Own cannot run step by step", lambda: [Dense(5, 4), Own()]),
         (r"layer 1 \(Embedding\): x: an Embedding reads integers", lambda: [Dense(5, 4), Embedding(3, 2)]),
         (r"layer 0 \(LastStep\): x: its|x: its number of features is unknown", lambda: [LastStep()]),
         (r"layer 0 \(Activation\): x: its number of features is unknown", lambda: [Activation("tanh")]),
         (r"layer 1 \(Sequential\): layer 0 \(Own\)", lambda: [Dense(5, 4), Sequential([Own()])]),
-        (r"layer 1 \(Dense\): dtype", lambda: [fastrnn.LSTM(5, 4), Dense(4, 2, dtype=np.float64)]),
+        (r"layer 1 \(Dense\): dtype", lambda: [LSTM(5, 4), Dense(4, 2, dtype=np.float64)]),
     ],
 )
 def test_layers_that_cannot_run_step_by_step(said: str, layers: Callable[[], list[Any]]) -> None:

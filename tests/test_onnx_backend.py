@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.onnx_models import packed_calls
 from support.onnx_nodes import ACTIVATIONS, NAMES, cast, model, random_node
 from support.problems import Arrays
 from support.tolerance import assert_same_bits
 
-from fastrnn import backends
 from fastrnn.cells import machine
 
 
@@ -141,10 +141,7 @@ def test_half_precision_runs_in_the_rest(onnx: Any, ours: Any) -> None:
 
 def test_weights_are_packed_once(onnx: Any, ours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only constant weights; an input may change."""
-    packed = []
-    backend = backends.current()
-    pack = backend.pack
-    monkeypatch.setattr(backend, "pack", lambda call, *rest: packed.append(call) or pack(call, *rest))
+    packed = packed_calls(monkeypatch)
     node = random_node("LSTM", np.random.default_rng(3), direction="bidirectional")
     whole = model(onnx, node)
     X = node.inputs.pop("X")

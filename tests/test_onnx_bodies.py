@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.conversions import by_runtime
-from support.onnx_models import agree, by_name, sequences, written
+from support.onnx_models import agree, by_name, packed_calls, sequences, written
 
 LOOP = """
     y, h_n, c_n, sums = Loop <body = turn (int64 i, bool going, float[T, B, I] v, float[D, B, H] h, float[D, B, H] c)
@@ -157,12 +157,16 @@ NESTED = """
 """
 
 
+def nested(onnx: Any) -> Any:
+    constants = {"one": np.array([1]), "zero": np.array([0]), "level": np.float32(0)}
+    constants |= {"Vflat": sequences(5, 15), "Wr": sequences(1, 5, 5), "Rr": sequences(1, 5, 5)}
+    return written(onnx, "float[T, B, 4] x", "float[1, B, 5] y", NESTED, **constants)
+
+
 @pytest.mark.parametrize("rest", ["onnxruntime", "reference"])
 def test_branches_in_branches_run_in_kernels(rest: str, onnx: Any, ours: Any) -> None:
     """With weights from constants outside; the innermost graph reads values of the outermost."""
-    constants = {"one": np.array([1]), "zero": np.array([0]), "level": np.float32(0)}
-    constants |= {"Vflat": sequences(5, 15), "Wr": sequences(1, 5, 5), "Rr": sequences(1, 5, 5)}
-    model = written(onnx, "float[T, B, 4] x", "float[1, B, 5] y", NESTED, **constants)
+    model = nested(onnx)
     session = ours.Session(model, rest=rest)
     assert [(one.name, one.where) for one in session.nodes] == [(n, "kernels") for n in ("first", "Yb", "ya")]
     x = sequences(6, 2, 4)
@@ -171,14 +175,8 @@ def test_branches_in_branches_run_in_kernels(rest: str, onnx: Any, ours: Any) ->
 
 
 def test_weights_in_a_body_are_packed_once(onnx: Any, ours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastrnn import backends
-
-    constants = {"one": np.array([1]), "zero": np.array([0]), "level": np.float32(0)}
-    constants |= {"Vflat": sequences(5, 15), "Wr": sequences(1, 5, 5), "Rr": sequences(1, 5, 5)}
-    session = ours.Session(written(onnx, "float[T, B, 4] x", "float[1, B, 5] y", NESTED, **constants))
-    packed, backend = [], backends.current()
-    pack = backend.pack
-    monkeypatch.setattr(backend, "pack", lambda call, *rest: packed.append(call) or pack(call, *rest))
+    session = ours.Session(nested(onnx))
+    packed = packed_calls(monkeypatch)
     for _ in range(3):
         session.run(None, {"x": -abs(sequences(6, 2, 4))})
     assert len(packed) == 2  # the LSTM, and the RNN

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.onnx_models import agree, convolution_lstm_dense, model, sequences, weights
+from support.onnx_models import agree, convolution_lstm_dense, model, packed_calls, sequences, weights
 
 RESTS = ("onnxruntime", "reference")
 
@@ -59,12 +59,8 @@ def test_stacked_grus_run_in_kernels(directly: bool, rest: str, onnx: Any, ours:
 def test_weights_are_made_and_packed_once(
     directly: bool, onnx: Any, ours: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastrnn import backends
-
     session = ours.Session(stacked_grus(onnx, directly), rest="reference")
-    packed, backend = [], backends.current()
-    pack = backend.pack
-    monkeypatch.setattr(backend, "pack", lambda call, *rest: packed.append(call) or pack(call, *rest))
+    packed = packed_calls(monkeypatch)
     for _ in range(3):
         session.run(["h1"], {"x": sequences(3, 2, 4)})
     assert len(packed) == 4  # two layers, two directions

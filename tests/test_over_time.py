@@ -274,12 +274,8 @@ def test_a_model_of_all_learns() -> None:
 @pytest.mark.parametrize(
     "made",
     [
-        "LastStep()",
-        "LastStep(batch_first=True)",
-        "GlobalAveragePooling1D()",
-        "GlobalMaxPooling1D(batch_first=True)",
-        "RepeatVector(3)",
-        "RepeatVector(3, batch_first=True)",
+        *("LastStep()", "LastStep(batch_first=True)", "GlobalAveragePooling1D()", "RepeatVector(3)"),
+        *("GlobalMaxPooling1D(batch_first=True)", "RepeatVector(3, batch_first=True)"),
         "LayerNormalization(3, 1e-05, dtype=float64)",
         "LayerNormalization(3, 0.25, scale=False, dtype=float32)",
         "LayerNormalization(3, 0, scale=False, center=False, dtype=float32)",
@@ -358,6 +354,9 @@ def test_keras_masks(keras: Any) -> None:
         fastrnn.to_keras(fastrnn.LastStep())
 
 
+LAST, EVERY, REPEAT = fastrnn.LSTM(3, 4, return_sequences=False), fastrnn.LSTM(3, 4), r"layer 1 \(RepeatVector\)"
+
+
 @pytest.mark.parametrize(
     ("error", "said", "call"),
     [
@@ -376,16 +375,8 @@ def test_keras_masks(keras: Any) -> None:
         (TypeError, "dtype", lambda: fastrnn.LayerNormalization(3, dtype=int)),
         (ValueError, r"x: expected shape \(\.\.\., 3\)", lambda: fastrnn.LayerNormalization(3)(np.ones((2, 4), "f"))),
         (TypeError, "x", lambda: fastrnn.LayerNormalization(3)(np.ones((2, 3)))),
-        (
-            ValueError,
-            r"layer 1 \(LastStep\): x: expected shape",
-            lambda: Sequential([fastrnn.LSTM(3, 4, return_sequences=False), fastrnn.LastStep()]),
-        ),
-        (
-            ValueError,
-            r"layer 1 \(RepeatVector\): x: expected shape",
-            lambda: Sequential([fastrnn.LSTM(3, 4), fastrnn.RepeatVector(3)]),
-        ),
+        (ValueError, r"layer 1 \(LastStep\): x: expected shape", lambda: Sequential([LAST, fastrnn.LastStep()])),
+        (ValueError, rf"{REPEAT}: x: expected shape", lambda: Sequential([EVERY, fastrnn.RepeatVector(3)])),
     ],
 )
 def test_errors(error: type[Exception], said: str, call: Callable[[], Any]) -> None:

@@ -47,10 +47,8 @@ def test_history() -> None:
     curves = {"loss": [3.0, 2.0, 1.0], "accuracy": [0.1, 0.5, 0.6], "val_loss": [4.0, 3.0, 3.5]}
     figure = drawn(plot.history(History(curves)))
     loss, accuracy = figure.axes
-    assert [(a.get_ylabel(), a.get_xlabel(), a.get_title()) for a in figure.axes] == [
-        ("loss", "epoch", "Loss"),
-        ("accuracy", "epoch", "Accuracy"),
-    ]
+    labels = [(a.get_ylabel(), a.get_xlabel(), a.get_title()) for a in figure.axes]
+    assert labels == [("loss", "epoch", "Loss"), ("accuracy", "epoch", "Accuracy")]
     lines = {line.get_label(): line for line in loss.get_lines()}
     assert list(lines["training"].get_xdata()) == [1, 2, 3]
     assert list(lines["training"].get_ydata()) == curves["loss"]
@@ -66,10 +64,8 @@ def test_history_of_fit() -> None:
     x = inputs()
     history = model.fit(x, x[:, :1, 0], epochs=2, validation_split=0.5, rng=0)
     [axes] = plot.history(history).axes
-    assert [list(line.get_ydata()) for line in axes.get_lines()] == [
-        history.history["loss"],
-        history.history["val_loss"],
-    ]
+    lines = [list(line.get_ydata()) for line in axes.get_lines()]
+    assert lines == [history.history["loss"], history.history["val_loss"]]
 
 
 def test_given_axes() -> None:
@@ -98,20 +94,15 @@ def test_gradient_norms_of_nothing() -> None:
         plot.gradient_norms({}, inputs())
 
 
+OF_LSTM = ["input gate i", "forget gate f", "output gate o", "candidate g", "cell state c", "hidden state h"]
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize(
     ("kind", "options", "titles"),
     [
-        (
-            fastrnn.LSTM,
-            {},
-            ["input gate i", "forget gate f", "output gate o", "candidate g", "cell state c", "hidden state h"],
-        ),
-        (
-            fastrnn.LSTM,
-            {"proj_size": 2},
-            ["input gate i", "forget gate f", "output gate o", "candidate g", "cell state c", "hidden state h"],
-        ),
+        (fastrnn.LSTM, {}, OF_LSTM),
+        (fastrnn.LSTM, {"proj_size": 2}, OF_LSTM),
         (fastrnn.GRU, {"reset_after": True}, ["reset gate r", "update gate z", "candidate n", "hidden state h"]),
         (fastrnn.RNN, {}, ["hidden state h"]),
     ],

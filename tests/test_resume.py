@@ -99,12 +99,8 @@ def test_state_of_any_generator_is_restored(bits: str, tmp_path: Path) -> None:
 
 def test_windows_and_states(tmp_path: Path) -> None:
     def model() -> Sequential:
-        model = Sequential(
-            [
-                fastrnn.LSTM(3, 5, num_layers=2, dropout=0.3, dtype=np.float64, rng=1),
-                fastrnn.Dense(5, 4, dtype=np.float64, rng=2),
-            ]
-        )
+        lstm = fastrnn.LSTM(3, 5, num_layers=2, dropout=0.3, dtype=np.float64, rng=1)
+        model = Sequential([lstm, fastrnn.Dense(5, 4, dtype=np.float64, rng=2)])
         model.compile("adam", "mse")
         return model
 
@@ -208,26 +204,23 @@ def test_unwritable_paths_raise_at_the_start(tmp_path: Path, safetensors: Any) -
     model = classifier()
     before = model.state_dict()
     nowhere, directory = tmp_path / "no" / "such", tmp_path / "directory"
-    places: list[tuple[Path, type[OSError], str]] = [
+    for place, kind, said in (
         (nowhere / "w", FileNotFoundError, f"path: the directory {nowhere} does not exist"),
         (directory, IsADirectoryError, f"path: expected a file, got the directory {directory}"),
-    ]
-    for place, kind, said in places:
-        writes: list[Callable[[], Any]] = [
-            lambda place=place: model.save(place),
-            lambda place=place: model.save_weights(place),
-            lambda place=place: fastrnn.save(place, model),
-            lambda place=place: model.fit(inputs(), classes(N), callbacks=[Checkpoint(place)]),
-        ]
-        for write in writes:
+    ):
+        for write in (
+            model.save,
+            model.save_weights,
+            lambda place: fastrnn.save(place, model),
+            lambda place: model.fit(inputs(), classes(N), callbacks=[Checkpoint(place)]),
+        ):
             with pytest.raises(kind, match=f"^{re.escape(said)}"):
-                write()
-    reads: list[tuple[str, Callable[[Path], Any]]] = [
+                write(place)
+    for name, read in (
         ("path", model.load_weights),
         ("path", fastrnn.load),
         ("resume", lambda path: model.fit(inputs(), classes(N), resume=path)),
-    ]
-    for name, read in reads:
+    ):
         with pytest.raises(IsADirectoryError, match=f"^{name}: expected a file, got the directory"):
             read(tmp_path / "directory")
         with pytest.raises(FileNotFoundError, match="nothing"):

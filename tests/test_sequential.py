@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.batches import differences
 from support.models import (
     I,
     K,
@@ -39,20 +40,19 @@ from fastrnn.training import Sequential
 
 def by_differences(model: Sequential, f: Callable[[], float]) -> Arrays:
     """Return central differences of f with respect to every parameter."""
-    grads = {}
-    for name, p in model.parameters().items():
-        g = grads[name] = np.empty_like(p)
-        for i in np.ndindex(p.shape):
-            p_i = p[i]
-            values = []
-            for change in (1e-5, -1e-5):
-                p[i] = p_i + change
-                model.changed()
-                values.append(f())
-            p[i] = p_i
-            g[i] = (values[0] - values[1]) / 2e-5
-    model.changed()
-    return grads
+
+    def of(p: np.ndarray) -> np.ndarray:
+        def at(value: np.ndarray) -> float:
+            p[...] = value
+            model.changed()
+            return f()
+
+        before = p.copy()
+        found = differences(at, before)
+        at(before)
+        return found
+
+    return {name: of(p) for name, p in model.parameters().items()}
 
 
 @pytest.mark.parametrize("lengths", [False, True])

@@ -62,19 +62,19 @@ def loader(oracle: Callable[[str], Any]) -> Any:
     return torch.utils.data.DataLoader(data, batch_size=SIZE)
 
 
+class Mapped(Again):
+    def __iter__(self) -> Iterator[Any]:
+        return map(list, pairs())
+
+
 KINDS: dict[str, Callable[[], Any]] = {
     "list": pairs,
     "iterable": Again,
     "sequence": Numbered,
     "dicts": lambda: [{"x": x, "y": y} for x, y in pairs()],
     "lists": lambda: [(list(x), list(y)) for x, y in pairs()],
-    "map": lambda: Mapped(),
+    "map": Mapped,
 }
-
-
-class Mapped(Again):
-    def __iter__(self) -> Iterator[Any]:
-        return map(list, pairs())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -318,58 +318,63 @@ def test_long_lists_of_targets(weighted: bool, monkeypatch: pytest.MonkeyPatch) 
     assert_same_bits(model.state_dict(), padded.state_dict())
 
 
-def fit(x: Any, y: Any = None, **options: Any) -> Any:
-    return classifier().fit(x, y, **options)
-
-
 wrong = inputs()[:4], np.full(4, K)
+ONCE = "a generator can be iterated only once"
+DICT = "or a dict of x, y, lengths, sample_weight, e, got"
+
+#: expected message: x, and other arguments of fit
+FIT: dict[str, tuple[Any, dict[str, Any]]] = {
+    rf"x: {ONCE}, not in each of 3 epochs; pass steps_per_epoch, or": (generated(), {"epochs": 3}),
+    rf"validation_data x: {ONCE}, .*; pass validation_steps, or": (
+        pairs(),
+        {"epochs": 2, "validation_data": generated()},
+    ),
+    r"x: expected steps_per_epoch = 3 batches in every epoch, got only 1": (
+        generated(),
+        {"epochs": 2, "steps_per_epoch": 3},
+    ),
+    r"x: expected at least one batch, got none; the generator is exhausted": (iter([]), {}),
+    r"x: expected at least one batch, got none$": (range(0), {}),
+    r"x: expected steps_per_epoch = 1 batches in every epoch, got only 0": (iter([]), {"steps_per_epoch": 1}),
+    r"validation_split: expected 0, because x yields batches": (pairs(), {"validation_split": 0.5}),
+    r"validation_steps: expected None without validation_data, got 2": (pairs(), {"validation_steps": 2}),
+    r"y: expected None, because x yields batches with their own y": (generated(), {"y": classes(N)}),
+    r"lengths: expected None, because x yields batches with their own lengths": (pairs(), {"lengths": steps()}),
+    r"y: expected an array or a sequence, got NoneType": (inputs(), {}),
+    r"steps_per_epoch: expected None if x is an array or a list, got 3": (
+        inputs(),
+        {"y": classes(N), "steps_per_epoch": 3},
+    ),
+    r"steps_per_epoch: expected a positive integer, got 0": (pairs(), {"steps_per_epoch": 0}),
+    rf"batch 1: expected \(x, y\), .* {DICT} ndarray": ((x for x, _ in pairs()), {}),
+    rf"batch 1: expected \(x, y\), .* {DICT} a tuple of 1": ([(inputs(),)], {}),
+    r"batch 2: expected .*, got a dict of x, z": ([*pairs()[:1], {"x": 1, "z": 2}], {"shuffle": False}),
+    r"batch 2 y: expected classes in 0\.\.3, got 4": (iter([*pairs()[:1], wrong]), {}),
+    r"validation_data batch 1 y: expected classes": (pairs(), {"validation_data": [wrong]}),
+    r"batch 1 x: expected shape \(N, T, I\)": ([(np.zeros(3), classes(3))], {}),
+    r"truncate: expected a model that predicts every step": (pairs(), {"truncate": 2}),
+    r"x: expected an array, got str": ("data.csv", {}),
+    r"x: expected an array, got dict": ({"x": inputs(), "y": classes(N)}, {}),
+    r"x: expected an array, got set": ({1, 2}, {}),
+    r"x: expected an array, got NoneType": (None, {}),
+}
+
+
+@pytest.mark.parametrize("message", FIT)
+def test_errors_of_fit(message: str) -> None:
+    x, options = FIT[message]
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        classifier().fit(x, **options)
+
 
 ERRORS: dict[str, Callable[[], Any]] = {
-    "x: a generator can be iterated only once, not in each of 3 epochs; pass steps_per_epoch, or": lambda: fit(
-        generated(), epochs=3
-    ),
-    "validation_data x: a generator can be iterated only once, .*; pass validation_steps, or": lambda: fit(
-        pairs(), epochs=2, validation_data=generated()
-    ),
-    "x: expected steps_per_epoch = 3 batches in every epoch, got only 1": lambda: fit(
-        generated(), epochs=2, steps_per_epoch=3
-    ),
-    "x: expected steps = 5 batches in every epoch, got only 4": lambda: classifier().evaluate(generated(), steps=5),
-    "x: expected at least one batch, got none; the generator is exhausted": lambda: fit(iter([])),
-    "x: expected at least one batch, got none$": lambda: fit(range(0)),
-    "x: expected steps_per_epoch = 1 batches in every epoch, got only 0": lambda: fit(iter([]), steps_per_epoch=1),
-    "validation_split: expected 0, because x yields batches": lambda: fit(pairs(), validation_split=0.5),
-    "validation_steps: expected None without validation_data, got 2": lambda: fit(pairs(), validation_steps=2),
-    "y: expected None, because x yields batches with their own y": lambda: fit(generated(), classes(N)),
-    "lengths: expected None, because x yields batches with their own lengths": lambda: fit(pairs(), lengths=steps()),
-    "y: expected an array or a sequence, got NoneType": lambda: fit(inputs()),
-    "steps_per_epoch: expected None if x is an array or a list, got 3": lambda: fit(
-        inputs(), classes(N), steps_per_epoch=3
-    ),
-    "steps_per_epoch: expected a positive integer, got 0": lambda: fit(pairs(), steps_per_epoch=0),
-    "batch 1: expected \\(x, y\\), .* or a dict of x, y, lengths, sample_weight, e, got ndarray": lambda: fit(
-        x for x, _ in pairs()
-    ),
-    "batch 1: expected \\(x, y\\), .* or a dict of x, y, lengths, sample_weight, e, got a tuple of 1": lambda: fit(
-        [(inputs(),)]
-    ),
-    "batch 2: expected .*, got a dict of x, z": lambda: fit([*pairs()[:1], {"x": 1, "z": 2}], shuffle=False),
-    "batch 1: expected x, \\(x, y\\), .* or a dict of x, y, lengths, sample_weight, e, got a tuple of 7": lambda: (
-        classifier().predict(iter([(0,) * 7]))
-    ),
-    "batch 2 y: expected classes in 0\\.\\.3, got 4": lambda: fit(iter([*pairs()[:1], wrong])),
-    "batch 2 y: expected classes in 0\\.\\.3, got 4 ": lambda: classifier().evaluate(iter([*pairs()[:1], wrong])),
-    "validation_data batch 1 y: expected classes": lambda: fit(pairs(), validation_data=[wrong]),
-    "batch 1 x: expected shape \\(N, T, I\\)": lambda: fit([(np.zeros(3), classes(3))]),
-    "truncate: expected a model that predicts every step": lambda: fit(pairs(), truncate=2),
-    "x: expected an array, got str": lambda: fit("data.csv"),
-    "x: expected an array, got dict": lambda: fit({"x": inputs(), "y": classes(N)}),
-    "x: expected an array, got set": lambda: fit({1, 2}),
-    "x: expected an array, got NoneType": lambda: fit(None),
+    r"x: expected steps = 5 batches in every epoch, got only 4": lambda: classifier().evaluate(generated(), steps=5),
+    r"batch 2 y: expected classes in 0\.\.3, got 4": lambda: classifier().evaluate(iter([*pairs()[:1], wrong])),
+    rf"batch 1: expected x, \(x, y\), .* {DICT} a tuple of 7": lambda: classifier().predict(iter([(0,) * 7])),
 }
 
 
 @pytest.mark.parametrize("message", ERRORS)
-def test_errors(message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=f"^{message.rstrip()}"):
+def test_errors_of_other_methods(message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
         ERRORS[message]()

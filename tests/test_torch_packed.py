@@ -89,11 +89,7 @@ MALFORMED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "an array": ({"data": PACKED.data.numpy()}, TypeError, "^data: expected a tensor, got ndarray"),
     "whole numbers": ({"data": PACKED.data.long()}, RuntimeError, "^data: expected .* got torch.int64"),
     "data elsewhere": ({"data": PACKED.data.to("meta")}, RuntimeError, "^data: expected .* got device meta"),
-    "sparse data": (
-        {"data": PACKED.data.to_sparse()},
-        RuntimeError,
-        "^data: expected a dense tensor, got .*sparse_coo",
-    ),
+    "sparse": ({"data": PACKED.data.to_sparse()}, RuntimeError, "^data: expected a dense tensor, got .*sparse_coo"),
     "data of one axis": ({"data": PACKED.data[:, 0]}, RuntimeError, r"^input: expected data .* got \(9,\)"),
     "a number": ({"data": torch.tensor(1.0)}, ValueError, r"^input: expected data of shape \(N, 3\), got \(\)"),
     "data of three axes": ({"data": PACKED.data[:, None]}, RuntimeError, r"^input: expected data .* got \(9, 1, 3\)"),

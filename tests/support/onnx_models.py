@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
+from fastrnn import backends
 from support.conversions import by_runtime
 from support.problems import Arrays
 from support.tolerance import FLOAT32, assert_close
@@ -67,6 +69,15 @@ def agree(session: Any, model: Any, inputs: Arrays) -> Arrays:
     assert {name: a.shape for name, a in got.items()} == {name: a.shape for name, a in expected.items()}
     assert_close(got, expected, FLOAT32)
     return got
+
+
+def packed_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return a list to which every call is added whose weights are packed from now on."""
+    packed: list[Any] = []
+    backend = backends.current()
+    pack = backend.pack
+    monkeypatch.setattr(backend, "pack", lambda call, *rest: packed.append(call) or pack(call, *rest))
+    return packed
 
 
 def sequences(*shape: int, seed: int = 0) -> np.ndarray:
