@@ -50,7 +50,7 @@ with atheris.instrument_imports(include=["fastrnn"]) if atheris else contextlib.
 
 from support import damaged_files  # noqa: E402
 from support.conversions import drawn, small  # noqa: E402
-from support.file_changes import (  # noqa: E402
+from support.file_changes import (  # noqa: E402  # noqa: E402
     MEMBERS,
     changed_bytes,
     changed_h5,
@@ -59,6 +59,7 @@ from support.file_changes import (  # noqa: E402
     changed_safetensors,
     zipped,
 )
+from support.onnx_models import one_node  # noqa: E402
 
 DATA = Path(__file__).with_name("data")
 SECONDS, BYTES = 20, 64 << 20  #: seconds and bytes allowed for one file
@@ -95,22 +96,7 @@ def onnx_files() -> Iterator[bytes]:
         yield fastrnn.to_onnx(layer, lengths=seed % 2 == 0, state=seed % 3 == 0).SerializeToString()
     yield fastrnn.to_onnx(small()).SerializeToString()
     for kind, attributes in (("LSTM", {"clip": 2.0}), ("GRU", {"layout": 1}), ("RNN", {"activations": ["Elu"]})):
-        yield one_node(kind, **attributes).SerializeToString()
-
-
-def one_node(kind: str, **attributes: Any) -> Any:
-    """Return a model of one node, which `fastrnn.onnx.prepare` accepts, too."""
-    helper, G = onnx.helper, {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
-    W, R = (np.linspace(-1, 1, G * 2 * n, dtype=np.float32).reshape(1, G * 2, n) for n in (3, 2))
-    node = helper.make_node(kind, ["X", "W", "R"], ["Y"], **attributes)
-    made = helper.make_graph(
-        [node],
-        "one",
-        [helper.make_tensor_value_info("X", onnx.TensorProto.FLOAT, ["T", "B", 3])],
-        [helper.make_tensor_value_info("Y", onnx.TensorProto.FLOAT, None)],
-        [onnx.numpy_helper.from_array(a, name) for name, a in (("W", W), ("R", R))],
-    )
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+        yield one_node(onnx, kind, **attributes).SerializeToString()
 
 
 # ---- what must hold ----

@@ -155,21 +155,6 @@ def test_truncated_windows_with_extra_inputs() -> None:
     np.testing.assert_allclose(history["loss"], cut.evaluate(x[:7], y[:7], e=first)["loss"], rtol=1e-12)
 
 
-def test_it_learns_from_times() -> None:
-    """The target is the time since the last pulse, which only the extra input reveals."""
-    rng = np.random.default_rng(0)
-    x = np.zeros((400, 8, 1), np.float32)
-    x[:, 0] = 1
-    dt = rng.exponential(0.3, (400, 8, 1)).astype(np.float32)
-    y = np.exp(-dt[:, 1:].sum(axis=1))
-    layer = fastrnn.Recurrent(decaying, 1, 8, return_sequences=False, rng=1)
-    net = Sequential([layer, fastrnn.Dense(8, 1, rng=2)])
-    net.compile(training.Adam(0.01), "mse")
-    history = net.fit(x, y, epochs=100, e={"dt": dt}, rng=0).history["loss"]
-    assert history[-1] < 0.05 * float(y.var())
-    assert net.evaluate(x, y, e={"dt": dt[rng.permutation(400)]})["loss"] > 10 * history[-1]
-
-
 def given(**changes: Any) -> dict[str, Any]:
     return {name: a for name, a in (extras() | changes).items() if a is not None}
 

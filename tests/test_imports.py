@@ -30,20 +30,9 @@ def imported(path: Path) -> set[str]:
 
 #: private names of PyTorch without a public alternative
 PYTORCH = {
-    "_C",
-    "_add_batch_dim",
-    "_are_functorch_transforms_active",
-    "_current_level",
-    "_dynamo",
-    "_functorch",
-    "_get_tracing_state",
-    "_init_flat_weights",
-    "_len_torch_dispatch_stack",
-    "_remove_batch_dim",
-    "_torchdynamo_disable",
-    "_version",
-    "_vmapmode_decrement_nesting",
-    "_vmapmode_increment_nesting",
+    *("_C", "_add_batch_dim", "_are_functorch_transforms_active", "_current_level", "_dynamo", "_functorch"),
+    *("_get_tracing_state", "_init_flat_weights", "_len_torch_dispatch_stack", "_remove_batch_dim"),
+    *("_torchdynamo_disable", "_version", "_vmapmode_decrement_nesting", "_vmapmode_increment_nesting"),
 }
 
 NAMEDTUPLE = {"_asdict", "_fields", "_make", "_replace"}

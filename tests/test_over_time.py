@@ -256,18 +256,6 @@ def test_only_center() -> None:
     assert_close(back.grads, {"bias": dy.sum(axis=0)})
 
 
-def test_a_model_of_all_learns() -> None:
-    x = inputs(np.float32, 200)
-    y = x.max(axis=1)[:, :1]
-    lstm = fastrnn.LSTM(3, 16, rng=0)
-    head = fastrnn.Dense(16, 1, rng=1)
-    model = Sequential([fastrnn.LayerNormalization(3), lstm, fastrnn.GlobalMaxPooling1D(), head])
-    model.compile(training.Adam(0.01), "mse")
-    losses = model.fit(x, y, epochs=15, rng=0).history["loss"]
-    assert losses[-1] < 0.5 * losses[0]
-    assert model.summary().count("\n") == 7
-
-
 # Files, Keras, errors
 
 

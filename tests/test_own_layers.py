@@ -99,18 +99,6 @@ def test_extra_inputs(options: dict[str, Any], backend: str) -> None:
         assert np.isclose((got * direction).sum(), ((ends[0] - ends[1]) * dy).sum() / 2e-6, rtol=1e-6)
 
 
-def test_fit(native: str) -> None:
-    """A model with such a layer learns the sign of a sum."""
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((256, 6, 1)).astype(np.float32)
-    labels = (x.sum(axis=(1, 2)) > 0).astype(np.int64)
-    layer = fastrnn.Recurrent(own_cells.minimal_gated_unit, 1, 16, batch_first=True, return_sequences=False, rng=0)
-    model = fastrnn.Sequential([layer, fastrnn.Dense(16, 2, "softmax", rng=1)])
-    model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
-    model.fit(x, labels, epochs=30, batch_size=32, rng=0)
-    assert model.evaluate(x, labels)["accuracy"] > 0.9
-
-
 def test_files(tmp_path: Path) -> None:
     """Loading requires the cell, because files contain no code."""
     path = tmp_path / "layer.safetensors"

@@ -197,8 +197,3 @@ def test_the_example(python: Any, tmp_path: Path) -> None:
     pictures = {path.name: pyplot.imread(path) for path in (tmp_path / "new").iterdir()}
     assert set(pictures) == {"history.png", "gates.png", "gradients.png"}
     assert all(np.ptp(picture) > 0.5 for picture in pictures.values())
-
-
-def test_nothing_is_imported_early(python: Any) -> None:
-    done = python("-c", "import sys, fastrnn, fastrnn.plot; assert not {'matplotlib', 'sklearn'} & set(sys.modules)")
-    assert done.returncode == 0, done.stderr

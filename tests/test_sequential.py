@@ -30,7 +30,6 @@ from support.models import (
     targets,
 )
 from support.problems import Arrays
-from support.python import Python
 from support.tolerance import assert_close, assert_same_bits
 
 import fastrnn
@@ -353,12 +352,6 @@ def test_before_compile() -> None:
 def test_wrong_arguments_of_training(message: str, arguments: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^{message}"):
         last_step().compile(**arguments)
-
-
-def test_imports_are_lazy(python: Python) -> None:
-    code = "import fastrnn, sys; assert not {'safetensors', 'tqdm', 'matplotlib', 'sklearn'} & sys.modules.keys()"
-    done = python("-c", code)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("module", ["safetensors", "tqdm"])

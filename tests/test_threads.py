@@ -138,7 +138,7 @@ assert all((alone[n] == crowd[n]).all() for n in alone)
 
 def test_more_threads_than_a_team_holds(native: str, python: Python) -> None:
     """A team has at most 256 threads, and the work area is laid out for as many."""
-    done = python("-c", f"{IMPORTS}{CROWD}")
+    done = python(*script(CROWD, native))
     assert done.returncode == 0, done.stderr
 
 

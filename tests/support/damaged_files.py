@@ -27,32 +27,12 @@ class File:
 
 
 WORDS = (
-    '"version":1',
-    '"epoch":1',
-    '"layers"',
-    '"rng"',
-    '"history"',
-    '"optimizer"',
-    '"callbacks"',
-    "PCG64",
-    "F32",
-    "U64",
+    *('"version":1', '"epoch":1', '"layers"', '"rng"', '"history"', '"optimizer"', '"callbacks"'),
+    *("PCG64", "F32", "U64"),
 )
 WORSE = (
-    '""',
-    "null",
-    "[]",
-    "{}",
-    "-1",
-    "1e999",
-    '"x"',
-    "0",
-    "F64",
-    '"F16"',
-    "99999999999999999999",
-    "\\u0000",
-    "NaN",
-    "true",
+    *('""', "null", "[]", "{}", "-1", "1e999", '"x"', "0", "F64", '"F16"'),
+    *("99999999999999999999", "\\u0000", "NaN", "true"),
 )
 
 

@@ -15,17 +15,9 @@ NAMES = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 OUTPUTS = ("Y", "Y_h", "Y_c")
 #: name -> number of alpha and beta parameters
 ACTIVATIONS = {
-    "Tanh": 0,
-    "Relu": 0,
-    "Sigmoid": 0,
-    "Softsign": 0,
-    "Softplus": 0,
-    "LeakyRelu": 1,
-    "ThresholdedRelu": 1,
-    "Elu": 1,
-    "Affine": 2,
-    "ScaledTanh": 2,
-    "HardSigmoid": 2,
+    **dict.fromkeys(("Tanh", "Relu", "Sigmoid", "Softsign", "Softplus"), 0),
+    **dict.fromkeys(("LeakyRelu", "ThresholdedRelu", "Elu"), 1),
+    **dict.fromkeys(("Affine", "ScaledTanh", "HardSigmoid"), 2),
 }
 
 
