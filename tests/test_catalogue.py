@@ -31,9 +31,8 @@ def functions(torch: Any) -> dict[str, Callable[[Any], Any]]:
         "tanh": torch.tanh,
         "relu": torch.relu,
         "sigmoid": torch.sigmoid,
-        "hard_sigmoid": lambda a: torch.clamp(
-            a / 6 + 0.5, 0, 1
-        ),  # PyTorch's hardsigmoid has float32's 1/6 in its gradient
+        # PyTorch's hardsigmoid has float32's 1/6 in its gradient
+        "hard_sigmoid": lambda a: torch.clamp(a / 6 + 0.5, 0, 1),
         "hard_sigmoid_keras2": lambda a: torch.clamp(0.2 * a + 0.5, 0, 1),
         "identity": lambda a: a,
         "softsign": nn.softsign,

@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,18 @@ DATA = Path(__file__).with_name("data")
 def unpacked(name: str, tmp_path: Path) -> Path:
     path = tmp_path / f"{name}.h5"
     path.write_bytes(gzip.decompress((DATA / f"keras_{name}.h5.gz").read_bytes()))
+    return path
+
+
+def with_weights(h5py: Any, name: str, tmp_path: Path, change: Callable[[Any], None]) -> Path:
+    """Return a copy of a stored model, with changes in its file of weights."""
+    path, weights = tmp_path / "changed.keras", tmp_path / "weights"
+    with zipfile.ZipFile(DATA / f"keras_{name}.keras") as old, zipfile.ZipFile(path, "w") as new:
+        weights.write_bytes(old.read("model.weights.h5"))
+        with h5py.File(weights, "r+") as file:
+            change(file)
+        new.writestr("config.json", old.read("config.json"))
+        new.writestr("model.weights.h5", weights.read_bytes())
     return path
 
 
@@ -48,14 +61,12 @@ def test_layers_from_keras_files(h5py: Any) -> None:
 
 def test_from_keras_files_without_names(h5py: Any, tmp_path: Path) -> None:
     """Older files have no names of layers and number the layers of a class: here the first GRU is called gru_1."""
-    path = tmp_path / "older.keras"
-    with zipfile.ZipFile(DATA / "keras_sequential.keras") as old, zipfile.ZipFile(path, "w") as new:
-        (tmp_path / "weights").write_bytes(old.read("model.weights.h5"))
-        with h5py.File(tmp_path / "weights", "r+") as file:
-            for group in file["layers"].values():
-                del group["vars"].attrs["name"]
-        new.writestr("config.json", old.read("config.json"))
-        new.writestr("model.weights.h5", (tmp_path / "weights").read_bytes())
+
+    def change(file: Any) -> None:
+        for group in file["layers"].values():
+            del group["vars"].attrs["name"]
+
+    path = with_weights(h5py, "sequential", tmp_path, change)
     now = fastrnn.from_keras(DATA / "keras_sequential.keras")
     assert_same_bits(fastrnn.from_keras(path).parameters(), now.parameters())
 
@@ -259,15 +270,13 @@ def test_from_keras_rejects_decompression_bombs(name: str, h5py: Any, tmp_path: 
 @pytest.mark.parametrize("place", ["layers", "layers/lstm", "layers/dense/vars"])
 def test_from_keras_checks_for_groups(place: str, h5py: Any, tmp_path: Path) -> None:
     """`in` on an array would read all of it, which may claim to be large."""
-    path = tmp_path / "model.keras"
-    with zipfile.ZipFile(DATA / "keras_functional.keras") as old, zipfile.ZipFile(path, "w") as new:
-        (tmp_path / "weights").write_bytes(old.read("model.weights.h5"))
-        with h5py.File(tmp_path / "weights", "r+") as file:
-            if place in file:
-                del file[place]
-            file.create_dataset(place, (10**9, 6), "f4", chunks=(1000, 6))
-        new.writestr("config.json", old.read("config.json"))
-        new.writestr("model.weights.h5", (tmp_path / "weights").read_bytes())
+
+    def change(file: Any) -> None:
+        if place in file:
+            del file[place]
+        file.create_dataset(place, (10**9, 6), "f4", chunks=(1000, 6))
+
+    path = with_weights(h5py, "functional", tmp_path, change)
     with pytest.raises(ValueError, match=f"path: {place} is an array of shape .*, expected a group"):
         fastrnn.from_keras(path)
 

@@ -19,19 +19,9 @@ import fastrnn
 from fastrnn.layers.options import LayerOptions
 
 DTYPES = (np.float32, np.float64)
-#: (num_layers, options): every depth with one direction and with two, and every way to merge them
-STACKS = [(n, {}) for n in (1, 2, 3)]
+#: (num_layers, options): every depth with one direction and with two, every way to merge them, and no biases
+STACKS = [(n, {}) for n in (1, 2, 3)] + [(1, {"bias": False})]
 STACKS += [(n, {"bidirectional": True, "merge": m}) for n in (1, 2, 3) for m in MERGED if m or n == 1]
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("cell", CELLS)
-def test_a_layer_equals_one_call(cell: str, bias: bool, dtype: type, implementation: str) -> None:
-    net = layer(cell, 5, 33, bias=bias, dtype=dtype)
-    x, given = inputs(cell, net, (9, 7), "time", 1, EVERYTHING)
-    assert_same_bits(run(net, x), composed(net, cell, x))
-    assert_same_bits(run(net, x, **given), composed(net, cell, x, **given))
 
 
 @pytest.mark.parametrize("stack", STACKS)

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.problems import Arrays
+from support.stacks import named
+from support.tolerance import assert_same_bits
 
 import fastrnn
 
@@ -23,19 +26,9 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-def flat(result: Any) -> list[np.ndarray]:
-    y, state = result
-    return [y, *(state if isinstance(state, tuple) else (state,))]
-
-
-def same(a: Any, b: Any) -> bool:
-    return all((p.shape, p.dtype, p.tobytes()) == (q.shape, q.dtype, q.tobytes()) for p, q in zip(a, b, strict=True))
-
-
-def general(layer: Any, x: np.ndarray, state: Any = None) -> list[np.ndarray]:
-    """Call the layer on the general path: a list of resets is never prepared."""
-    steps = x.shape[:-1]
-    return flat(layer(x, state, resets=np.zeros(steps, bool)))
+def general(layer: Any, x: np.ndarray, state: Any = None) -> Arrays:
+    """Call the layer on the general path: a call with resets is never prepared."""
+    return named(*layer(x, state, resets=np.zeros(x.shape[:-1], bool)))
 
 
 def prepare(layer: Any, x: np.ndarray) -> Any:
@@ -65,7 +58,7 @@ def test_same_bits(shape: tuple[int, ...], kind: str, options: dict[str, Any], n
         for state in (None, (h, c) if kind == "LSTM" else h):
             states = state if state is None or kind == "LSTM" else (state,)
             assert (run_of(layer, x)(x, states) is None) == (x.strides[-1] < 0)
-            assert same(flat(layer(x, state)), general(layer, x, state))
+            assert_same_bits(named(*layer(x, state)), general(layer, x, state))
 
 
 def test_prepared_calls_follow_the_settings(native: str) -> None:
@@ -73,19 +66,19 @@ def test_prepared_calls_follow_the_settings(native: str) -> None:
     layer, x = fastrnn.LSTM(5, 40, rng=0), np.ones((6, 40, 5), np.float32)
     prepare(layer, x)
     layer.load_state_dict({name: 2 * value for name, value in layer.state_dict().items()})
-    assert same(flat(layer(x)), general(layer, x))
+    assert_same_bits(named(*layer(x)), general(layer, x))
     prepare(layer, x)
     layer.parameters()["weight_hh_l0"][...] *= 3
     layer.changed()
-    assert same(flat(layer(x)), general(layer, x))
+    assert_same_bits(named(*layer(x)), general(layer, x))
     prepare(layer, x)
     for isa in fastrnn.config()["available_isas"]:
         with fastrnn.use_isa(isa):
-            assert same(flat(layer(x)), general(layer, x))
+            assert_same_bits(named(*layer(x)), general(layer, x))
     with fastrnn.use_backend("numpy"):
-        assert same(flat(layer(x)), general(layer, x))
+        assert_same_bits(named(*layer(x)), general(layer, x))
     copy = pickle.loads(pickle.dumps(prepare(layer, x)))
-    assert same(flat(copy(x)), flat(layer(x)))
+    assert_same_bits(named(*copy(x)), named(*layer(x)))
 
 
 def test_errors_are_the_same(native: str) -> None:
@@ -104,7 +97,7 @@ def test_errors_are_the_same(native: str) -> None:
         for given, state, error, message in bad:
             with pytest.raises(error, match=message):
                 layer(given, state)
-    assert same(flat(layer(x)), general(layer, x))
+    assert_same_bits(named(*layer(x)), general(layer, x))
 
 
 def test_many_threads_at_once(native: str) -> None:
@@ -113,5 +106,6 @@ def test_many_threads_at_once(native: str) -> None:
     expected = [general(layer, x) for x in xs]
     prepare(layer, xs[0])
     with ThreadPoolExecutor(8) as pool:
-        got = list(pool.map(lambda i: flat(layer(xs[i % 8])), range(400)))
-    assert all(same(result, expected[i % 8]) for i, result in enumerate(got))
+        got = list(pool.map(lambda i: named(*layer(xs[i % 8])), range(400)))
+    for i, result in enumerate(got):
+        assert_same_bits(result, expected[i % 8])

@@ -12,39 +12,33 @@ from support.models import K, N, T, classes, every_step, inputs
 import fastrnn
 from fastrnn.training import CategoricalCrossentropy, Sequential
 
-ERRORS: dict[str, tuple[type[Exception], dict[str, Any]]] = {
-    r"sample_weight: expected shape \(N,\) or \(N, T\) = \(13,\) or \(13, 7\), got \(5,\)": (
-        ValueError,
-        {"sample_weight": np.ones(5)},
-    ),
-    r"sample_weight: expected finite numbers of at least 0, got -1": (ValueError, {"sample_weight": -np.ones(N)}),
-    r"sample_weight: expected finite numbers of at least 0, got nan": (
-        ValueError,
-        {"sample_weight": np.full((N, T), np.nan)},
-    ),
-    r"sample_weight: expected numbers, got": (TypeError, {"sample_weight": ["1"] * N}),
-    r"class_weight: expected a dict from classes to weights, got \[1\]": (TypeError, {"class_weight": [1]}),
-    r"class_weight: expected classes in 0\.\.3, got 4": (ValueError, {"class_weight": {4: 1.0}}),
-    r"class_weight: expected an integer of at least 0, got -1": (ValueError, {"class_weight": {-1: 1.0}}),
-    r"class_weight\[1\]: expected a finite number of at least 0, got -2": (ValueError, {"class_weight": {1: -2.0}}),
-    r"ignore_index: expected an integer or None, got 0\.5": (TypeError, {"ignore_index": 0.5}),
-    r"accumulate: expected a positive integer, got 0": (ValueError, {"accumulate": 0}),
-    r"accumulate: expected 1 with truncate or stateful, got 2": (ValueError, {"accumulate": 2, "truncate": 2}),
-    r"y: expected at least one valid target; all are NaN": (ValueError, {"sample_weight": np.zeros(N)}),
-    r"validation_data y: expected at least one valid target": (
-        ValueError,
-        {"validation_data": (inputs(), classes(N, T), None, np.zeros(N))},
-    ),
-    r"validation_data sample_weight: expected finite numbers": (
-        ValueError,
-        {"validation_data": (inputs(), classes(N, T), None, -np.ones(N))},
-    ),
+DATA = inputs(), classes(N, T), None
+
+VALUES: dict[str, dict[str, Any]] = {
+    r"sample_weight: expected shape \(N,\) or \(N, T\) = \(13,\) or \(13, 7\), got \(5,\)": {
+        "sample_weight": np.ones(5)
+    },
+    r"sample_weight: expected finite numbers of at least 0, got -1": {"sample_weight": -np.ones(N)},
+    r"sample_weight: expected finite numbers of at least 0, got nan": {"sample_weight": np.full((N, T), np.nan)},
+    r"class_weight: expected classes in 0\.\.3, got 4": {"class_weight": {4: 1.0}},
+    r"class_weight: expected an integer of at least 0, got -1": {"class_weight": {-1: 1.0}},
+    r"class_weight\[1\]: expected a finite number of at least 0, got -2": {"class_weight": {1: -2.0}},
+    r"accumulate: expected a positive integer, got 0": {"accumulate": 0},
+    r"accumulate: expected 1 with truncate or stateful, got 2": {"accumulate": 2, "truncate": 2},
+    r"y: expected at least one valid target; all are NaN": {"sample_weight": np.zeros(N)},
+    r"validation_data y: expected at least one valid target": {"validation_data": (*DATA, np.zeros(N))},
+    r"validation_data sample_weight: expected finite numbers": {"validation_data": (*DATA, -np.ones(N))},
+}
+TYPES: dict[str, dict[str, Any]] = {
+    r"sample_weight: expected numbers, got": {"sample_weight": ["1"] * N},
+    r"class_weight: expected a dict from classes to weights, got \[1\]": {"class_weight": [1]},
+    r"ignore_index: expected an integer or None, got 0\.5": {"ignore_index": 0.5},
 }
 
 
-@pytest.mark.parametrize("message", ERRORS)
+@pytest.mark.parametrize("message", [*VALUES, *TYPES])
 def test_errors(message: str) -> None:
-    error, options = ERRORS[message]
+    error, options = (ValueError, VALUES[message]) if message in VALUES else (TypeError, TYPES[message])
     model = every_step()
     model.compile("adam", CategoricalCrossentropy(from_logits=True))
     with pytest.raises(error, match=f"^{message}"):
