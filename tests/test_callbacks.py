@@ -35,9 +35,8 @@ def test_order_of_callback_calls() -> None:
             calls.append("end")
 
     model = classifier()
-    history = model.fit(
-        inputs(), classes(N), epochs=5, batch_size=10, validation_split=0.1, truncate=None, callbacks=[Note()]
-    )
+    options: dict[str, Any] = {"epochs": 5, "batch_size": 10, "validation_split": 0.1, "truncate": None}
+    history = model.fit(inputs(), classes(N), callbacks=[Note()], **options)
     batch = ["accuracy", "loss"]
     assert calls == ["begin", ("epoch", 0), (1, batch), (2, batch), (1, [*batch, "val_accuracy", "val_loss"], 1), "end"]
     assert len(history) == 1

@@ -186,9 +186,8 @@ def expected(torch: Any, p: Any, formula: Any) -> dict[str, np.ndarray]:
 
     def step(x: Any, state: Any, W: Any, U: Any, b: Any, b_rec: Any, parameters: Any, e: Any) -> Any:
         a = [x @ rows.T + offset for rows, offset in zip(W.chunk(cell.G), b.chunk(cell.G), strict=True)]
-        blocks = (
-            [] if U is None else list(zip(U.chunk(len(cell.products)), b_rec.chunk(len(cell.products)), strict=True))
-        )
+        n = len(cell.products)
+        blocks = [] if U is None else list(zip(U.chunk(n), b_rec.chunk(n), strict=True))
 
         def u(k: int, v: Any) -> Any:
             return v @ blocks[k][0].T + blocks[k][1]

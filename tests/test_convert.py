@@ -89,9 +89,7 @@ def test_from_gates(net: Any, letters: str, extra: dict[str, Any], bias: Any, tr
         ("rnn_tanh", " ", ["b_rec"]),
     ],
 )
-def test_from_gates_with_some_of_the_biases(
-    cell: str, letters: str, given: list[str], dtype: Any, column: bool
-) -> None:
+def test_from_gates_with_some_biases(cell: str, letters: str, given: list[str], dtype: Any, column: bool) -> None:
     """The other biases are zero; a layer without recurrent biases has none."""
     rng, options = np.random.default_rng(0), {"reset_after": cell == "gru_after"} if cell.startswith("gru") else {}
     gates = {f"W_{letter}".rstrip("_ "): rng.standard_normal((4, 3)).astype(dtype) for letter in letters}
@@ -196,9 +194,7 @@ def test_from_a_state_dict_of_arrays(seed: int) -> None:
         ({"weight_ih_l0": "W"}, "lstm", TypeError, "weight_ih_l0: expected an array"),
     ],
 )
-def test_a_state_dict_that_does_not_fit(
-    change: dict[str, Any], cell: Any, error: type[Exception], message: str
-) -> None:
+def test_state_dicts_that_do_not_fit(change: dict[str, Any], cell: Any, error: type[Exception], message: str) -> None:
     state = fastrnn.LSTM(3, 4, 2, rng=0).state_dict() | change
     with pytest.raises(error, match=message):
         fastrnn.from_torch({name: a for name, a in state.items() if a is not None}, cell=cell)

@@ -65,9 +65,8 @@ def by_formula(kind: str, x: np.ndarray, arrays: list[np.ndarray]) -> np.ndarray
 def test_rtneural_models_compute_their_formulas(kind: str, tmp_path: Path) -> None:
     arrays = keras_arrays(4) if kind == "lstm" else keras_arrays(3, two=True)
     D, d = sequences(H, 2), sequences(2)
-    model = rtneural(
-        (kind, "tanh", H, arrays), ("time-distributed-dense", "tanh", 2, [D, d]), ("activation", "sigmoid", 2, [])
-    )
+    dense = ("time-distributed-dense", "tanh", 2, [D, d])
+    model = rtneural((kind, "tanh", H, arrays), dense, ("activation", "sigmoid", 2, []))
     (tmp_path / "model.json").write_text(json.dumps(model))
     x = sequences(B, T, I)
     expected = sigmoid(np.tanh(by_formula(kind, x.swapaxes(0, 1), arrays) @ D + d)).swapaxes(0, 1)

@@ -96,9 +96,8 @@ def keras_2(h5py: Any, path: Path, functional: bool = False, **changes: Any) -> 
         "gru/gru_cell/bias:0": (2, 6),
     }
     with h5py.File(path, "w") as file:
-        file.attrs["model_config"] = json.dumps(
-            {"class_name": "Model" if functional else "Sequential", "config": config}
-        )
+        kind = "Model" if functional else "Sequential"
+        file.attrs["model_config"] = json.dumps({"class_name": kind, "config": config})
         root = file.create_group("model_weights")
         for name, shapes in {"gru": weights, "dense": {"dense/kernel:0": (2, 1)}, "input": {}}.items():
             group = root.create_group(name)
@@ -297,12 +296,11 @@ def test_from_keras_refuses_other_files(h5py: Any, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("a model")
     with pytest.raises(ValueError, match="not a Keras model file"):
         fastrnn.from_keras(tmp_path / "text")
+    weights = zipfile.ZipFile(DATA / "keras_sequential.keras").read("model.weights.h5")
     for config in (b"{", b"[]", b"{}", b'{"class_name": "Sequential", "config": {"layers": [3]}}', b"[" * 100_000):
         with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
             archive.writestr("config.json", config)
-            archive.writestr(
-                "model.weights.h5", zipfile.ZipFile(DATA / "keras_sequential.keras").read("model.weights.h5")
-            )
+            archive.writestr("model.weights.h5", weights)
         with pytest.raises(ValueError, match="not a Keras model file"):
             fastrnn.from_keras(tmp_path / "zip")
     with h5py.File(tmp_path / "weights.h5", "w"):

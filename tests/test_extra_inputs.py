@@ -117,12 +117,11 @@ def test_every_form_of_extra_inputs() -> None:
         for i in (slice(start, start + 4) for start in range(0, N, 4))
     ]
     options: dict[str, Any] = {"epochs": 2, "shuffle": False}
+    given_twice = {"validation_data": iter(batches * 2), "validation_steps": 4}
     nets = [model() for _ in range(3)]
     histories = [
         nets[0].fit(x, y, lengths=lengths, e=padded, batch_size=4, validation_data=batches, **options),
-        nets[1].fit(
-            x_list, y_list, e=lists, batch_size=4, validation_data=iter(batches * 2), validation_steps=4, **options
-        ),
+        nets[1].fit(x_list, y_list, e=lists, batch_size=4, **options, **given_twice),
         nets[2].fit(batches, validation_data={"x": x, "y": y, "lengths": lengths, "e": padded}, **options),
     ]
     for net, history in zip(nets, histories, strict=True):

@@ -88,15 +88,16 @@ def test_wrong_arguments(message: str) -> None:
         fit(classifier(), **ARGUMENTS[message])
 
 
+STEPS = classes(N, T)
+
+
 def of_vectors() -> Sequential:
     return compiled(Sequential([fastrnn.Dense(3, K, dtype=np.float64)]))
 
 
 CALLS: dict[str, Callable[[], Any]] = {
     r"truncate: expected a positive integer, got 0": lambda: fit(regressor(), y=targets(N, T), truncate=0),
-    r"truncate: layer 1 \(LSTM\) is bidirectional": lambda: fit(
-        compiled(letters()), classes(N, T), classes(N, T), truncate=2
-    ),
+    r"truncate: layer 1 \(LSTM\) is bidirectional": lambda: fit(compiled(letters()), STEPS, STEPS, truncate=2),
     r"truncate: needs x with a time axis, got shape \(13, 3\)": lambda: fit(of_vectors(), inputs()[:, 0], truncate=2),
     r'mode: expected "min", "max" or None, got \'more\'': lambda: EarlyStopping(mode="more"),
     r"monitor: expected the name of a loss or metric, got None": lambda: EarlyStopping(None),  # type: ignore[arg-type]
@@ -143,7 +144,7 @@ def number() -> Sequential:
     return binary("mse")
 
 
-STEPS, NUMBERS, BINARY = classes(N, T), targets(N)[:, :1].astype(np.float32), classes(N)[:, None] % 2
+NUMBERS, BINARY = targets(N)[:, :1].astype(np.float32), classes(N)[:, None] % 2
 OVER, ONE_HOT = np.r_[BINARY[1:], [[1.5]]].astype(np.float32), np.eye(K, dtype=np.int64)[classes(N)]
 
 

@@ -70,9 +70,8 @@ def central(given: dict[str, Any], i: int, dy: np.ndarray, dstate: tuple[np.ndar
     def losses(t: int, e: np.ndarray) -> np.ndarray:
         y, final = perturbed(given, i, t, e)
         valid = np.arange(T)[:, None] < given["lengths"]
-        return (dy * y * valid[:, :, None]).sum((0, 2)) + sum(
-            (d * s).sum((0, 2)) for d, s in zip(dstate, final, strict=True)
-        )
+        at_end = sum((d * s).sum((0, 2)) for d, s in zip(dstate, final, strict=True))
+        return (dy * y * valid[:, :, None]).sum((0, 2)) + at_end
 
     e = 1e-5 * np.eye(H)
     d = [[(losses(t, e[h]) - losses(t, -e[h])) / 2e-5 for h in range(H)] for t in range(T)]

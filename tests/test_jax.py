@@ -83,9 +83,8 @@ def test_one_sequence_needs_no_axis_of_the_batch(jax: Any, ours: Any) -> None:
     axes = {"x": 1, "resets": 1, "h0": 0, "c0": 0, "lengths": 0}
     alone = {name: np.asarray(a).squeeze(axes[name]) if name in axes else a for name, a in given.inputs.items()}
     y, h_n, c_n = ours.lstm(**alone, **given.options)
-    assert_same_bits(
-        {"y": np.asarray(y)[:, None], "h_n": np.asarray(h_n)[None], "c_n": np.asarray(c_n)[None]}, forward(given)
-    )
+    got = {"y": np.asarray(y)[:, None], "h_n": np.asarray(h_n)[None], "c_n": np.asarray(c_n)[None]}
+    assert_same_bits(got, forward(given))
 
 
 #: the arrays with a leading axis of three, and whether the kernels are then called three times

@@ -34,18 +34,16 @@ def test_every_activation_in_every_place(name: str, k: int, dtype: str, keras: A
     name, _, reset = name.partition(" ")
     options: dict[str, Any] = {"activation": ACTIVATIONS[k], "recurrent_activation": ACTIVATIONS[k - 8]}
     options |= {"implementation": 1 + k % 2, "return_sequences": k % 3 > 0}
-    expect_the_same(keras, ours, name, dtype, options | ({"reset_after": reset == "after"} if reset else {}))
+    assert_same(keras, ours, name, dtype, options | ({"reset_after": reset == "after"} if reset else {}))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations_of_a_simple_rnn(activation: str, dtype: str, keras: Any, ours: Any) -> None:
-    expect_the_same(keras, ours, "SimpleRNN", dtype, {"activation": activation, "return_sequences": True})
+    assert_same(keras, ours, "SimpleRNN", dtype, {"activation": activation, "return_sequences": True})
 
 
-def expect_the_same(
-    keras: Any, ours: Any, name: str, dtype: str, options: dict[str, Any], training: bool = False
-) -> None:
+def assert_same(keras: Any, ours: Any, name: str, dtype: str, options: dict[str, Any], training: bool = False) -> None:
     rng, steps = np.random.default_rng(9), T
     both = pair(keras, ours, name, dtype=dtype, **options)
     if {*options.values()} & {*ACTIVATIONS} - {"tanh", "sigmoid", "hard_sigmoid", "softsign"}:
@@ -81,7 +79,7 @@ def test_dropout_has_the_masks_of_keras(name: str, k: int, dtype: str, keras: An
         others = ("implementation", "use_cudnn", "recurrent_activation")
         options = {option: value for option, value in options.items() if option not in others}
     for training in (True, False):
-        expect_the_same(keras, ours, name, dtype, options, training)
+        assert_same(keras, ours, name, dtype, options, training)
 
 
 def masks(lengths: Any, T: int, rng: np.random.Generator) -> dict[str, np.ndarray | None]:
@@ -173,9 +171,7 @@ def test_any_arguments(case: dict[str, Any], keras: Any, ours: Any) -> None:
 @pytest.mark.parametrize("rate", [0.0, 0.4])
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_half_precision_computes_in_float32(
-    name: str, policy: str, rate: float, keras: Any, ours: Any, torch: Any
-) -> None:
+def test_half_precision_is_float32(name: str, policy: str, rate: float, keras: Any, ours: Any, torch: Any) -> None:
     """The kernels compute in float32, while Keras rounds every step; results have Keras' dtype."""
     keras.utils.set_random_seed(7)  # for the weights, which would otherwise depend on earlier tests
     x = np.random.default_rng(7).standard_normal((B, T, I)).astype(np.float32)
@@ -315,9 +311,7 @@ EXPORTED: dict[str, Any] = {
 
 @pytest.mark.filterwarnings("ignore")  # from the exporter itself
 @pytest.mark.parametrize("nodes", EXPORTED)
-def test_a_model_is_exported_to_onnx(
-    nodes: str, keras: Any, ours: Any, onnx: Any, runtime: Any, tmp_path: Path
-) -> None:
+def test_export_to_onnx(nodes: str, keras: Any, ours: Any, onnx: Any, runtime: Any, tmp_path: Path) -> None:
     """With ONNX's own nodes if PyTorch has them, otherwise with the loop that Keras' layers export; for any batch."""
     model = keras.Sequential([keras.Input((T, I)), *EXPORTED[nodes](keras.layers, ours)])
     x = np.random.default_rng(2).standard_normal((B, T, I)).astype(np.float32)

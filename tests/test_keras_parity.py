@@ -56,10 +56,8 @@ def stored(name: str) -> tuple[Arrays, list[np.ndarray]]:
 def parameters(kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarray, cell: str) -> Arrays:
     """Return W, U, b and, if present, b_rec of one direction."""
     orders = KERAS.gates[cell], members(cell)[0].gates
-    kernel, recurrent_kernel, bias = (
-        reordered(a, *orders, axis=-1) for a in (kernel, recurrent_kernel, np.atleast_2d(bias))
-    )
-    return {"W": kernel.T, "U": recurrent_kernel.T, **dict(zip(("b", "b_rec"), bias, strict=False))}
+    W, U, bias = (reordered(a, *orders, axis=-1) for a in (kernel, recurrent_kernel, np.atleast_2d(bias)))
+    return {"W": W.T, "U": U.T, **dict(zip(("b", "b_rec"), bias, strict=False))}
 
 
 def load(layer: Layer, weights: list[np.ndarray]) -> None:

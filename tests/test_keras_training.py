@@ -81,9 +81,7 @@ def test_state_is_not_overwritten_before_backward(name: str, keras: Any, ours: A
 
 @pytest.mark.parametrize("options", [{}, {"recurrent_dropout": 0.2}, {"recurrent_dropout": 0.2, "dropout": 0.2}])
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_model_learns_in_the_same_steps(
-    name: str, options: dict[str, Any], keras: Any, ours: Any, torch: Any
-) -> None:
+def test_models_learn_in_the_same_steps(name: str, options: dict[str, Any], keras: Any, ours: Any, torch: Any) -> None:
     """A model with a masking embedding and two bidirectional layers."""
     rng = np.random.default_rng(4)
     keras.utils.set_random_seed(0)

@@ -81,9 +81,8 @@ def test_a_wrong_number_of_groups_raises_an_error(numbers: tuple[str, ...], h5py
     groups = {f"lstm{number}": lstm_weights(i) for i, number in enumerate(numbers)}
     path = keras_file(h5py, tmp_path / "model.keras", [lstm(name) for name in "abc"], groups)
     for name in (*"abc", None):
-        with pytest.raises(
-            ValueError, match=r"\(LSTM\): the file has weights in lstm.*, but the model has 3 layers of"
-        ):
+        message = r"\(LSTM\): the file has weights in lstm.*, but the model has 3 layers of"
+        with pytest.raises(ValueError, match=message):
             fastrnn.from_keras(path, layer=name)
 
 

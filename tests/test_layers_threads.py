@@ -56,9 +56,7 @@ def test_deep_stacks_with_any_number_of_steps(num_layers: int, T: int, native: s
 
 @pytest.mark.parametrize("sizes", [(12, 70, 33, 130), (12, 1, 65, 400), (300, 5, 17, 31)])
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_bits_are_the_same_if_threads_share_a_layer(
-    bidirectional: bool, sizes: tuple[int, int, int, int], native: str
-) -> None:
+def test_threads_that_share_a_layer(bidirectional: bool, sizes: tuple[int, int, int, int], native: str) -> None:
     T, B, I, H = sizes
     net = layer("lstm", I, H, 2, bidirectional=bidirectional)
     x, given = inputs("lstm", net, (T, B), "time", 6, EVERYTHING)

@@ -230,9 +230,8 @@ def test_reset_in_a_step_is_resets(cell: str, implementation: str) -> None:
     x, resets = series(9, 3).astype(np.float32), rng.random((9, 3)) < 0.4
     expected = net(x, resets=resets)[0]
     stream = net.stream(3)
-    assert_same_bits(
-        {"y": np.stack([stream.step(a, reset=r) for a, r in zip(x, resets, strict=True)])}, {"y": expected}
-    )
+    y = np.stack([stream.step(a, reset=r) for a, r in zip(x, resets, strict=True)])
+    assert_same_bits({"y": y}, {"y": expected})
     state = tuple([np.ones((2, 3, 17), np.float32) for _ in net.stack.cell.states])
     stream.step(x[0], state=state, reset=np.ones(3, bool))
     assert_same_bits({"y": stream.step(x[1], state=state, reset=resets[1])}, {"y": net(x[:2], resets=resets[:2])[0][1]})

@@ -250,9 +250,8 @@ def test_an_operator_that_no_engine_supports(onnx: Any, ours: Any) -> None:
 def test_quantized_nodes_are_listed(onnx: Any, ours: Any) -> None:
     rng = np.random.default_rng(0)
     q = {n: rng.integers(-20, 20, s).astype(np.int8) for n, s in (("Wq", (1, 4, 20)), ("Rq", (1, 5, 20)))}
-    scales = {f"{n}_scale": np.full(1, 0.02, np.float32) for n in "WR"} | {
-        f"{n}_zero": np.zeros(1, np.int8) for n in "WR"
-    }
+    scales = {f"{n}_scale": np.full(1, 0.02, np.float32) for n in "WR"}
+    scales |= {f"{n}_zero": np.zeros(1, np.int8) for n in "WR"}
     body = """
         z = com.microsoft.DynamicQuantizeLSTM <hidden_size = 5> (x, Wq, Rq, , , , , , W_scale, W_zero, R_scale, R_zero)
         f = Squeeze (z, one)

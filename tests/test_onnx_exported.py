@@ -44,9 +44,8 @@ class Exported:
             sizes[0] = self.constant(f"{output}_time", np.array([time]))
         product = self.insert(output, "Mul", sizes[2:], f"{output}_product")
         flat = self.insert(output, "Reshape", [product, self.constant("all", np.array([-1]))], f"{output}_flat")
-        reshape.input[1] = self.insert(
-            output, "Concat", [sizes[order[0]], sizes[order[1]], flat], f"{output}_sizes", axis=0
-        )
+        parts = [sizes[order[0]], sizes[order[1]], flat]
+        reshape.input[1] = self.insert(output, "Concat", parts, f"{output}_sizes", axis=0)
 
     def cut_weights(self, name: str, H: int) -> None:
         """Cut the weights into halves, at a size that the model states for another value."""

@@ -56,9 +56,7 @@ def test_stacked_grus_run_in_kernels(directly: bool, rest: str, onnx: Any, ours:
 
 
 @pytest.mark.parametrize("directly", [True, False])
-def test_weights_are_made_and_packed_once(
-    directly: bool, onnx: Any, ours: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_are_packed_once(directly: bool, onnx: Any, ours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     session = ours.Session(stacked_grus(onnx, directly), rest="reference")
     packed = packed_calls(monkeypatch)
     for _ in range(3):
@@ -100,9 +98,8 @@ def test_an_initializer_that_is_an_input(onnx: Any, ours: Any) -> None:
     changed = convolution_lstm_dense(onnx)
     index = [tensor.name for tensor in changed.graph.initializer].index("R")
     changed.graph.initializer[index].CopyFrom(onnx.numpy_helper.from_array(R, "R"))
-    for got, expected in zip(
-        session.run(None, {"x": x, "R": R}), ours.Session(changed).run(None, {"x": x}), strict=True
-    ):
+    found = session.run(None, {"x": x, "R": R}), ours.Session(changed).run(None, {"x": x})
+    for got, expected in zip(*found, strict=True):
         assert np.array_equal(got, expected)
 
 
@@ -123,9 +120,8 @@ def conditional(onnx: Any) -> Any:
     """Return a GRU followed by one of two branches: an RNN over the value before the If, or that value."""
     helper, node, kind = onnx.helper, onnx.helper.make_node, onnx.TensorProto.FLOAT
     result = [helper.make_tensor_value_info("chosen", kind, [None] * 3)]
-    then = helper.make_graph(
-        [node("RNN", ["g", "W1", "R1"], ["", "chosen"], hidden_size=5, name="inner")], "then", [], result
-    )
+    inner = node("RNN", ["g", "W1", "R1"], ["", "chosen"], hidden_size=5, name="inner")
+    then = helper.make_graph([inner], "then", [], result)
     other = [helper.make_tensor_value_info("kept", kind, [None] * 3)]
     otherwise = helper.make_graph([node("Identity", ["h"], ["kept"])], "otherwise", [], other)
     nodes = [

@@ -29,9 +29,7 @@ def streamed(onnx: Any, op: str, layout: int, direction: str = "forward") -> Any
 
 @pytest.mark.parametrize("layout", [0, 1])
 @pytest.mark.parametrize("op", ["RNN", "GRU", "LSTM"])
-def test_one_step_at_a_time_has_the_bits_of_the_sequence(
-    op: str, layout: int, onnx: Any, ours: Any, native: str
-) -> None:
+def test_single_steps_have_the_bits_of_the_sequence(op: str, layout: int, onnx: Any, ours: Any, native: str) -> None:
     """For one batch after another; the given states do not change."""
     session = ours.Session(streamed(onnx, op, layout), rest="reference")
     names = session.input_names[1:]

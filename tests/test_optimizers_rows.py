@@ -45,9 +45,7 @@ def test_rows_change_only_in_their_steps(kind: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize(("rate", "betas"), [(0.001, (0.9, 0.999)), (0.05, (0.7, 0.9))])
-def test_adam_of_rows_is_torchs_sparse_adam(
-    rate: float, betas: tuple[float, float], oracle: Callable[[str], Any]
-) -> None:
+def test_adam_of_rows_is_sparse_adam(rate: float, betas: tuple[float, float], oracle: Callable[[str], Any]) -> None:
     """With an epsilon near 0, because PyTorch adds it to an uncorrected v there, unlike in its Adam."""
     torch = oracle("torch")
     start, grads = some_rows(4)

@@ -142,9 +142,8 @@ def test_a_decoder_has_its_own_steps(nested: bool, batch_first: bool) -> None:
     y, w = targets(N, 4), np.random.default_rng(0).random((N, 4))
     model.compile(training.SGD(0.1, momentum=0.9), "mse", ["mae"])
     optimizer = training.SGD(0.1, momentum=0.9)
-    history = model.fit(
-        inputs(), y, 2, batch_size=5, lengths=steps(), sample_weight=w, shuffle=False, validation_split=0.2
-    )
+    options: dict[str, Any] = {"lengths": steps(), "sample_weight": w, "shuffle": False, "validation_split": 0.2}
+    history = model.fit(inputs(), y, 2, batch_size=5, **options)
     first, losses = int(N * 0.8), []
     for _ in range(2):
         total = 0.0

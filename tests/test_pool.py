@@ -221,9 +221,7 @@ def test_states_of_models(backend: str) -> None:
         (TypeError, "state: expected None", lambda p, a, b: p.open((1,) * 6)),
     ],
 )
-def test_wrong_arguments_change_nothing(
-    error: type[Exception], said: str, ask: Callable[..., Any], backend: str
-) -> None:
+def test_wrong_calls_change_nothing(error: type[Exception], said: str, ask: Callable[..., Any], backend: str) -> None:
     net, x = model(), inputs(2, 3)
     pool, expected = net.pool(3), alone(net, x)
     a, b = pool.open(), pool.open()

@@ -127,14 +127,13 @@ def test_counters_of_early_stopping(stop: int, tmp_path: Path) -> None:
     path = str(tmp_path / "c-{epoch}")
     whole, after = classifier(), classifier()
     stopping = EarlyStopping("accuracy", patience=3)
-    expected = whole.fit(
-        inputs(), classes(N), epochs=7, batch_size=4, rng=0, callbacks=[Checkpoint(path), Worse(), stopping]
-    )
+    options: dict[str, Any] = {"epochs": 7, "batch_size": 4, "rng": 0}
+    expected = whole.fit(inputs(), classes(N), callbacks=[Checkpoint(path), Worse(), stopping], **options)
     assert (len(expected), stopping.best_epoch) == (5, 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"c-{epoch}" for epoch in range(1, 6)]
     stopping = EarlyStopping("accuracy", patience=3)
     resume = path.replace("{epoch}", str(stop))
-    got = after.fit(inputs(), classes(N), epochs=7, batch_size=4, rng=0, callbacks=[Worse(), stopping], resume=resume)
+    got = after.fit(inputs(), classes(N), callbacks=[Worse(), stopping], resume=resume, **options)
     assert (len(got), stopping.best_epoch, stopping.best) == (5, 2, 0.6)
     assert got.history == expected.history
     assert_same_bits(after.state_dict(), whole.state_dict())

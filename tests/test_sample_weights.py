@@ -342,9 +342,8 @@ def test_functions_as_metrics() -> None:
     with pytest.raises(ValueError, match=r"^metrics: mean: one number per batch cannot be weighted"):
         model.evaluate(inputs(), targets(N, T), sample_weight=np.ones(N))
     model.compile("sgd", "mse", [lambda y_true, y_pred: y_pred[:1]])
-    with pytest.raises(
-        ValueError, match=r"^metrics: <lambda>: expected one number, or one per step .* got shape \(1, 4\)"
-    ):
+    message = r"^metrics: <lambda>: expected one number, or one per step .* got shape \(1, 4\)"
+    with pytest.raises(ValueError, match=message):
         model.evaluate(inputs(), targets(N, T))
     for wrong in (training.MeanSquaredError(), np.maximum, MeanAbsoluteError, 3):  # objects may have state, or change y
         with pytest.raises(TypeError, match=r"^metrics: expected a Metric, a function f\(y_true, y_pred\), or one of"):

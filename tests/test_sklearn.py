@@ -162,13 +162,8 @@ def test_sample_weight(kind: Any) -> None:
 @pytest.mark.parametrize("kind", ESTIMATORS)
 def test_early_stopping(kind: Any) -> None:
     X, y = task(40)[0], np.random.default_rng(1).permutation(np.arange(40.0) % 2)  # nothing to learn
-    options = {
-        "early_stopping": True,
-        "validation_fraction": 0.25,
-        "n_iter_no_change": 3,
-        "tol": 0.0,
-        "random_state": 0,
-    }
+    options = {"early_stopping": True, "validation_fraction": 0.25, "n_iter_no_change": 3, "tol": 0.0}
+    options |= {"random_state": 0}
     options |= {"cell": "gru_after", "hidden_size": 8, "epochs": 200, "learning_rate": 0.05}
     model, w = kind(**options), np.linspace(0.5, 2, 40)
     losses = model.fit(X, y, w).history_.history["val_loss"]
@@ -199,9 +194,8 @@ def test_early_stopping_holds_out_every_class() -> None:
 def test_a_random_state_gives_the_same_model() -> None:
     X, y = task()
     settings = [(1, 0.2), (1, 0.2), (2, 0.2), (1, 0.0)]
-    one, same, *others = (
-        small(random_state=s, dropout=rate, num_layers=2).fit(X, y).predict_proba(X) for s, rate in settings
-    )
+    models = [small(random_state=s, dropout=rate, num_layers=2).fit(X, y) for s, rate in settings]
+    one, same, *others = (model.predict_proba(X) for model in models)
     assert np.array_equal(one, same)
     assert not any(np.array_equal(one, other) for other in others)
 

@@ -86,10 +86,9 @@ def test_the_compiler_still_rejects_layers_of_torch() -> None:
 def test_importing_fastrnn_torch_does_not_import_the_compiler(python: Any) -> None:
     """Importing it takes seconds, so fastrnn registers its modules when it is imported, before them or after."""
     run = "m = fastrnn.torch.GRU(3, 5); x = torch.ones(4, 2, 3)"
+    unloaded = "assert 'torch._dynamo' not in sys.modules"
     check = "assert torch.equal(torch.compile(m, fullgraph=True, backend='eager')(x)[0], m(x)[0])"
-    late = (
-        f"import sys, torch, fastrnn.torch; {run}; m(x)[0].sum().backward(); assert 'torch._dynamo' not in sys.modules"
-    )
+    late = f"import sys, torch, fastrnn.torch; {run}; m(x)[0].sum().backward(); {unloaded}"
     found = f"{late}; import importlib.util; importlib.util.find_spec('torch._dynamo')"
     for first in (late, found, f"import torch, torch._dynamo, fastrnn.torch; {run}"):
         done = python("-c", f"{first}; {check}")

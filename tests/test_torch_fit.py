@@ -47,9 +47,8 @@ def model_of(kind: str) -> fastrnn.Sequential:
 def peer_of(torch: Any, kind: str, weights: dict[str, np.ndarray]) -> tuple[Any, Callable[[Any, Any], Any]]:
     """Return the parameters of the same model, and its prediction from x with lengths."""
     nn, double = torch.nn, {"dtype": torch.float64, "batch_first": True}
-    recurrent = (
-        nn.LSTM(I, H, bidirectional=True, **double) if kind == "classes" else nn.GRU(I, H, num_layers=2, **double)
-    )
+    lstm, gru = nn.LSTM(I, H, bidirectional=True, **double), nn.GRU(I, H, num_layers=2, **double)
+    recurrent = lstm if kind == "classes" else gru
     first = [nn.Embedding(5, I, dtype=torch.float64)] if kind == "classes" else []
     dense = nn.Linear(2 * H if kind == "classes" else H, K, dtype=torch.float64)
     modules = nn.ModuleList([*first, recurrent, dense])

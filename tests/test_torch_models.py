@@ -161,7 +161,6 @@ def test_from_torch_refuses(torch: Any) -> None:
         fastrnn.from_torch(module, batch_first=False)
     for other in (torch.nn.GELU(), torch.nn.Softmax(1)):
         module[1] = other
-        with pytest.raises(
-            TypeError, match=f"module: expected a module that to_torch makes, got {type(other).__name__}"
-        ):
+        message = f"module: expected a module that to_torch makes, got {type(other).__name__}"
+        with pytest.raises(TypeError, match=message):
             fastrnn.from_torch(module)

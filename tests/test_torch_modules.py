@@ -72,9 +72,8 @@ def test_outputs_and_gradients_equal_torchs(
         shapes = [(*steps, D * (P or H)), *[(calls, *batch, H)] * len(own._cell.states)]
         shapes[1] = (calls, *batch, P or H)
         rng = np.random.default_rng(seed)
-        x, *draws = [
-            torch.tensor(rng.standard_normal(s, np.float32), dtype=dtype) for s in [(*steps, I), *shapes, *shapes[1:]]
-        ]
+        every = [(*steps, I), *shapes, *shapes[1:]]
+        x, *draws = [torch.tensor(rng.standard_normal(shape, np.float32), dtype=dtype) for shape in every]
         cotangents, hx = draws[: len(shapes)], draws[len(shapes) :] if state else []
         lengths = torch.tensor(rng.permutation(np.r_[T, rng.integers(1, T + 1, B - 1)])) if form == "packed" else None
         for one in (module, own):

@@ -35,9 +35,8 @@ def test_per_sample_gradients_equal_those_of_single_sequences(kind: str, batch_f
         y, _ = call_for_per_sample_grads(module, loss_reduction=reduction, batch_first=batch_first)(x)
         y.backward(dy)
         assert torch.equal(y, module(x)[0])
-        alone = [
-            torch.autograd.grad(module(x.narrow(axis, b, 1))[0], [x, *trained], dy.narrow(axis, b, 1)) for b in range(4)
-        ]
+        pairs = [(x.narrow(axis, b, 1), dy.narrow(axis, b, 1)) for b in range(4)]
+        alone = [torch.autograd.grad(module(one)[0], [x, *trained], d) for one, d in pairs]
         dx, *expected = [torch.stack(parts) for parts in zip(*alone, strict=True)]
         torch.testing.assert_close(x.grad, dx.sum(0))
         for parameter, d in zip(trained, expected, strict=True):

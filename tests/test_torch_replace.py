@@ -236,9 +236,8 @@ def test_quantizers_require_restore() -> None:
     """They look for the exact classes of torch.nn; a warning says so, and `restore` helps."""
     model = nn.Sequential(nn.LSTM(3, 5))
     fastrnn.torch.replace(model)
-    with pytest.warns(
-        UserWarning, match=r"fastrnn\.torch\.LSTM stays in float.*fastrnn\.torch\.restore\(model\) first"
-    ):
+    message = r"fastrnn\.torch\.LSTM stays in float.*fastrnn\.torch\.restore\(model\) first"
+    with pytest.warns(UserWarning, match=message):
         left = torch.ao.quantization.quantize_dynamic(model)
     assert type(left[0]) is fastrnn.torch.LSTM
     assert not hasattr(model[0], "qconfig")

@@ -37,9 +37,8 @@ WORSE = (
 
 
 def model() -> Any:
-    net = fastrnn.Sequential(
-        [fastrnn.GRU(2, 3, reset_after=True, return_sequences=False, rng=0), fastrnn.Dense(3, 1, rng=1)]
-    )
+    gru = fastrnn.GRU(2, 3, reset_after=True, return_sequences=False, rng=0)
+    net = fastrnn.Sequential([gru, fastrnn.Dense(3, 1, rng=1)])
     net.compile("adam", "mse")
     return net
 
@@ -92,10 +91,8 @@ def check_file(case: File) -> None:
     if case.text[0]:
         n = int.from_bytes(data[:8], "little")
         escaped = case.text[0].replace('"', '\\"').encode(), case.text[1].replace('"', '\\"').encode()
-        head = bytes(data[8 : 8 + n])
-        head = (
-            head.replace(*escaped) if escaped[0] in head else head.replace(case.text[0].encode(), case.text[1].encode())
-        )
+        head, plain = bytes(data[8 : 8 + n]), (case.text[0].encode(), case.text[1].encode())
+        head = head.replace(*(escaped if escaped[0] in head else plain))
         data = bytearray(len(head).to_bytes(8, "little") + head + data[8 + n :])
     check_bytes(bytes(data[: len(data) - case.cut]))
 

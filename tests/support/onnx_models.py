@@ -91,9 +91,8 @@ def written(onnx: Any, inputs: str, outputs: str, body: str, **more: np.ndarray)
     model = onnx.parser.parse_model(f"{header} whole ({inputs}) => ({outputs}) {{ {body} }}")
     constants = {name: rng.uniform(-0.5, 0.5, shape).astype(np.float32) for name, shape in SHAPES.items()} | more
     read = body.replace(",", " ").replace("(", " ").replace(")", " ").split()
-    model.graph.initializer.extend(
-        [onnx.numpy_helper.from_array(a, name) for name, a in constants.items() if name in read]
-    )
+    made = [onnx.numpy_helper.from_array(a, name) for name, a in constants.items() if name in read]
+    model.graph.initializer.extend(made)
     return model
 
 
