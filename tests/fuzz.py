@@ -285,9 +285,8 @@ def check_layer(case: Layer) -> None:
 
     def both(x: np.ndarray, net: Any, own: Any, **more: Any) -> Arrays:
         y, final, cache = net.forward(x, state=own, training=True, rng=1, **steps, **more)
-        back = net.backward(
-            np.cos(np.arange(y.size, dtype=y.dtype)).reshape(y.shape), cache, dstate=None if own is None else final
-        )
+        dy = np.cos(np.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+        back = net.backward(dy, cache, dstate=None if own is None else final)
         found = named(y, final) | back.grads | {"dx": back.dx}
         if back.dstate is not None:
             given = back.dstate if isinstance(back.dstate, tuple) else (back.dstate,)

@@ -181,9 +181,8 @@ def test_cpu_and_caches(tmp_path: Path) -> None:
     found = {"processor": "A CPU: fast", "vendor": "GenuineIntel", "model": "family 6, model 207"}
     assert machine.cpu(text) == found
     assert machine.cpu("")["processor"]
-    for i, (level, kind, size) in enumerate(
-        [("1", "Data", "48K"), ("1", "Instruction", "32K"), ("2", "Unified", "2M")]
-    ):
+    every = [("1", "Data", "48K"), ("1", "Instruction", "32K"), ("2", "Unified", "2M")]
+    for i, (level, kind, size) in enumerate(every):
         (tmp_path / f"index{i}").mkdir()
         for name, value in (("level", level), ("type", kind), ("size", size)):
             (tmp_path / f"index{i}" / name).write_text(f"{value}\n")

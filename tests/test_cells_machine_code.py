@@ -53,11 +53,9 @@ print(p.cell.forward(**p.inputs).y.tobytes().hex())
 def run_with(folder: Path, program: str = PROGRAM) -> str:
     """Return y, computed in a new process that stores machine code in this folder."""
     code = program.format(tests=str(Path(__file__).parent))
+    command = [sys.executable, "-W", "error", "-c", code]
     environment = os.environ | {"FASTRNN_CACHE_DIR": str(folder)}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    return done.stdout
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 FAR = """

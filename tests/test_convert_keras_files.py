@@ -50,9 +50,8 @@ def test_from_keras_files(name: str, h5py: Any, tmp_path: Path) -> None:
 
 def test_layers_from_keras_files(h5py: Any) -> None:
     model = fastrnn.from_keras(DATA / "keras_sequential.keras")
-    assert [type(layer).__name__ for layer in model] == (
-        ["Embedding", "LSTM", "GRU", "GRU", "RNN", "Dropout", "Dense", "Activation"]
-    )
+    kinds = [type(layer).__name__ for layer in model]
+    assert kinds == ["Embedding", "LSTM", "GRU", "GRU", "RNN", "Dropout", "Dense", "Activation"]
     lstm, after, before, rnn = model.layers[1:5]
     assert (lstm.bias, lstm.merge, lstm.bidirectional, lstm.batch_first) == ("input", "average", True, True)
     assert (after.bias, before.bias, rnn.bias, model.layers[5].rate) == (True, "input", False, 0.25)

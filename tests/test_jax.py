@@ -205,9 +205,8 @@ def test_lengths_of_any_width(dtype: str, jax: Any, ours: Any) -> None:
     assert_same_bits({name: np.asarray(a) for name, a in got.items()}, forward(given))
 
 
-EVERYTHING: dict[str, Any] = {"biases": ("b", "b_rec"), "states": ("h0", "c0")} | dict.fromkeys(
-    ("lengths", "resets", "reverse"), True
-)
+EVERYTHING: dict[str, Any] = {"biases": ("b", "b_rec"), "states": ("h0", "c0")}
+EVERYTHING |= dict.fromkeys(("lengths", "resets", "reverse"), True)
 #: every different backward pass, with all optional arrays and with almost none
 ON_EVERY_ISA: dict[str, tuple[Any, dict[str, Any]]] = {
     "rnn_tanh": (np.float32, EVERYTHING | {"lengths": False}),

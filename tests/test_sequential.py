@@ -73,9 +73,8 @@ def test_gradients_of_a_whole_model(merge: str, lengths: bool) -> None:
 
 def summed() -> Sequential:
     lstm = fastrnn.LSTM(I, 5, bidirectional=True, merge="sum", dtype=np.float64, batch_first=True, rng=2)
-    return Sequential(
-        [fastrnn.Embedding(6, I, dtype=np.float64, rng=1), lstm, fastrnn.Dense(5, K, "softmax", dtype=np.float64)]
-    )
+    dense = fastrnn.Dense(5, K, "softmax", dtype=np.float64)
+    return Sequential([fastrnn.Embedding(6, I, dtype=np.float64, rng=1), lstm, dense])
 
 
 @pytest.mark.parametrize("make", [last_step, every_step])

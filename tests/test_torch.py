@@ -129,9 +129,8 @@ def test_layers(
     torch.manual_seed(0)
     options = {"bidirectional": bidirectional, "batch_first": batch_first, "bias": bias}
     module, net = same_layers(torch, cell, num_layers, **options)
-    assert {name: tuple(a.shape) for name, a in module.state_dict().items()} == {
-        name: a.shape for name, a in net.state_dict().items()
-    }
+    shapes = [{name: tuple(a.shape) for name, a in one.state_dict().items()} for one in (net, module)]
+    assert shapes[0] == shapes[1]
     x, state = np.random.default_rng(1).standard_normal((9, 7, 5)), random_state(cell, num_layers, bidirectional)
     x = np.ascontiguousarray(x.swapaxes(0, 1)) if batch_first else x
     assert_close(named(*net(x)), outputs(*module(torch.tensor(x))))

@@ -14,9 +14,8 @@ from torch.testing._internal.common_modules import module_db  # noqa: E402
 
 import fastrnn.torch  # noqa: E402
 
-MODULES = {
-    info.module_cls: info for info in module_db if info.module_cls in (torch.nn.RNN, torch.nn.GRU, torch.nn.LSTM)
-}
+THEIRS = (torch.nn.RNN, torch.nn.GRU, torch.nn.LSTM)
+MODULES = {info.module_cls: info for info in module_db if info.module_cls in THEIRS}
 
 
 def tensors(value: Any) -> list[Any]:

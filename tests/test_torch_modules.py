@@ -90,9 +90,8 @@ def module_of(problem: Problem) -> Any:
     (_, _, I), H = problem.inputs["x"].shape, problem.inputs["U"].shape[1]
     module = getattr(fastrnn.torch, kind)(I, H, dtype=torch.float64, **options)
     names = {"W": "weight_ih", "U": "weight_hh", "b": "bias_ih", "b_rec": "bias_hh", "p": "peephole"}
-    module.load_state_dict(
-        {f"{name}_l0": torch.tensor(problem.inputs[key]) for key, name in names.items() if key in problem.inputs}
-    )
+    weights = {f"{names[key]}_l0": torch.tensor(a) for key, a in problem.inputs.items() if key in names}
+    module.load_state_dict(weights)
     return module
 
 

@@ -21,9 +21,8 @@ counts: Counter[str] = Counter()
 def same(got: Arrays, expected: Arrays, what: str, only: Any = None) -> None:
     for name in only or expected:
         a, b = got[name], expected[name]
-        assert (a.shape, a.dtype) == (b.shape, b.dtype), (
-            f"{what}: {name} is {a.dtype} {a.shape}, not {b.dtype} {b.shape}"
-        )
+        wrong = f"{what}: {name} is {a.dtype} {a.shape}, not {b.dtype} {b.shape}"
+        assert (a.shape, a.dtype) == (b.shape, b.dtype), wrong
         if a.tobytes() != b.tobytes():  # NaNs may differ in their sign and payload
             a, b = (np.where(np.isnan(c), c.dtype.type(np.nan), c) for c in (a, b))
             assert a.tobytes() == b.tobytes(), f"{what}: {name} has other bits in {np.sum(a != b)} elements"

@@ -23,9 +23,8 @@ def last_step(dtype: Any = np.float64, dropout: float = 0.0) -> Sequential:
 
 def every_step() -> Sequential:
     """Return a model from (N, T, I) to (N, T, K)."""
-    return Sequential(
-        [fastrnn.GRU(I, 5, reset_after=True, dtype=np.float64, rng=1), fastrnn.Dense(5, K, dtype=np.float64, rng=2)]
-    )
+    gru = fastrnn.GRU(I, 5, reset_after=True, dtype=np.float64, rng=1)
+    return Sequential([gru, fastrnn.Dense(5, K, dtype=np.float64, rng=2)])
 
 
 def letters(dtype: Any = np.float64, **options: Any) -> Sequential:

@@ -44,9 +44,7 @@ def problem(net: Any, T: int, B: int, seed: int = 0) -> tuple[Arrays, Arrays]:
 def results(net: Any, given: Arrays, d: Arrays, seed: int = 0, **options: Any) -> Arrays:
     """What the layer makes of a `problem`, which may be of another precision; random masks by the seed."""
     cell = net.stack.cell
-    given, d = (
-        {n: a.astype(net.dtype) if a.dtype.kind == "f" else a for n, a in arrays.items()} for arrays in (given, d)
-    )
+    given, d = ({n: a.astype(net.dtype) if a.dtype.kind == "f" else a for n, a in one.items()} for one in (given, d))
     e = {name: given[name] for name in cell.inputs} or None
     state = as_given(tuple([given[f"{name}0"] for name in cell.states]))
     options |= {"lengths": given.get("lengths"), "resets": given.get("resets"), "e": e}
