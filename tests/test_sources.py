@@ -322,47 +322,49 @@ wrong = inputs()[:4], np.full(4, K)
 ONCE = "a generator can be iterated only once"
 DICT = "or a dict of x, y, lengths, sample_weight, e, got"
 
-#: expected message: x, and other arguments of fit
-FIT: dict[str, tuple[Any, dict[str, Any]]] = {
-    rf"x: {ONCE}, not in each of 3 epochs; pass steps_per_epoch, or": (generated(), {"epochs": 3}),
-    rf"validation_data x: {ONCE}, .*; pass validation_steps, or": (
-        pairs(),
-        {"epochs": 2, "validation_data": generated()},
-    ),
-    r"x: expected steps_per_epoch = 3 batches in every epoch, got only 1": (
-        generated(),
-        {"epochs": 2, "steps_per_epoch": 3},
-    ),
-    r"x: expected at least one batch, got none; the generator is exhausted": (iter([]), {}),
-    r"x: expected at least one batch, got none$": (range(0), {}),
-    r"x: expected steps_per_epoch = 1 batches in every epoch, got only 0": (iter([]), {"steps_per_epoch": 1}),
-    r"validation_split: expected 0, because x yields batches": (pairs(), {"validation_split": 0.5}),
-    r"validation_steps: expected None without validation_data, got 2": (pairs(), {"validation_steps": 2}),
-    r"y: expected None, because x yields batches with their own y": (generated(), {"y": classes(N)}),
-    r"lengths: expected None, because x yields batches with their own lengths": (pairs(), {"lengths": steps()}),
-    r"y: expected an array or a sequence, got NoneType": (inputs(), {}),
-    r"steps_per_epoch: expected None if x is an array or a list, got 3": (
-        inputs(),
-        {"y": classes(N), "steps_per_epoch": 3},
-    ),
-    r"steps_per_epoch: expected a positive integer, got 0": (pairs(), {"steps_per_epoch": 0}),
-    rf"batch 1: expected \(x, y\), .* {DICT} ndarray": ((x for x, _ in pairs()), {}),
-    rf"batch 1: expected \(x, y\), .* {DICT} a tuple of 1": ([(inputs(),)], {}),
-    r"batch 2: expected .*, got a dict of x, z": ([*pairs()[:1], {"x": 1, "z": 2}], {"shuffle": False}),
-    r"batch 2 y: expected classes in 0\.\.3, got 4": (iter([*pairs()[:1], wrong]), {}),
-    r"validation_data batch 1 y: expected classes": (pairs(), {"validation_data": [wrong]}),
-    r"batch 1 x: expected shape \(N, T, I\)": ([(np.zeros(3), classes(3))], {}),
-    r"truncate: expected a model that predicts every step": (pairs(), {"truncate": 2}),
-    r"x: expected an array, got str": ("data.csv", {}),
-    r"x: expected an array, got dict": ({"x": inputs(), "y": classes(N)}, {}),
-    r"x: expected an array, got set": ({1, 2}, {}),
-    r"x: expected an array, got NoneType": (None, {}),
-}
+
+def of_fit() -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Return x and other arguments of fit by the expected message."""
+    return {
+        rf"x: {ONCE}, not in each of 3 epochs; pass steps_per_epoch, or": (generated(), {"epochs": 3}),
+        rf"validation_data x: {ONCE}, .*; pass validation_steps, or": (
+            pairs(),
+            {"epochs": 2, "validation_data": generated()},
+        ),
+        r"x: expected steps_per_epoch = 3 batches in every epoch, got only 1": (
+            generated(),
+            {"epochs": 2, "steps_per_epoch": 3},
+        ),
+        r"x: expected at least one batch, got none; the generator is exhausted": (iter([]), {}),
+        r"x: expected at least one batch, got none$": (range(0), {}),
+        r"x: expected steps_per_epoch = 1 batches in every epoch, got only 0": (iter([]), {"steps_per_epoch": 1}),
+        r"validation_split: expected 0, because x yields batches": (pairs(), {"validation_split": 0.5}),
+        r"validation_steps: expected None without validation_data, got 2": (pairs(), {"validation_steps": 2}),
+        r"y: expected None, because x yields batches with their own y": (generated(), {"y": classes(N)}),
+        r"lengths: expected None, because x yields batches with their own lengths": (pairs(), {"lengths": steps()}),
+        r"y: expected an array or a sequence, got NoneType": (inputs(), {}),
+        r"steps_per_epoch: expected None if x is an array or a list, got 3": (
+            inputs(),
+            {"y": classes(N), "steps_per_epoch": 3},
+        ),
+        r"steps_per_epoch: expected a positive integer, got 0": (pairs(), {"steps_per_epoch": 0}),
+        rf"batch 1: expected \(x, y\), .* {DICT} ndarray": ((x for x, _ in pairs()), {}),
+        rf"batch 1: expected \(x, y\), .* {DICT} a tuple of 1": ([(inputs(),)], {}),
+        r"batch 2: expected .*, got a dict of x, z": ([*pairs()[:1], {"x": 1, "z": 2}], {"shuffle": False}),
+        r"batch 2 y: expected classes in 0\.\.3, got 4": (iter([*pairs()[:1], wrong]), {}),
+        r"validation_data batch 1 y: expected classes": (pairs(), {"validation_data": [wrong]}),
+        r"batch 1 x: expected shape \(N, T, I\)": ([(np.zeros(3), classes(3))], {}),
+        r"truncate: expected a model that predicts every step": (pairs(), {"truncate": 2}),
+        r"x: expected an array, got str": ("data.csv", {}),
+        r"x: expected an array, got dict": ({"x": inputs(), "y": classes(N)}, {}),
+        r"x: expected an array, got set": ({1, 2}, {}),
+        r"x: expected an array, got NoneType": (None, {}),
+    }
 
 
-@pytest.mark.parametrize("message", FIT)
+@pytest.mark.parametrize("message", of_fit())
 def test_errors_of_fit(message: str) -> None:
-    x, options = FIT[message]
+    x, options = of_fit()[message]
     with pytest.raises((TypeError, ValueError), match=f"^{message}"):
         classifier().fit(x, **options)
 
