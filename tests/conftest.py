@@ -135,7 +135,7 @@ def parameters(item: pytest.Item) -> dict[str, Any]:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark tests that need a framework, tests that run on Numba, and the thorough ones among these.
+    """Mark tests that need a framework, start a process or run on Numba, and the thorough ones among the last.
 
     Numba takes seconds to compile a cell in one dtype, so unless thorough it runs each cell in one dtype in
     test_backends.py, and two cells elsewhere.
@@ -144,6 +144,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.oracle)
     if "numba" in item.nodeid:
         item.add_marker(pytest.mark.numba)
+    if "python" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.child)
     params = parameters(item)
     if params.get("implementation") != "numba":
         return
