@@ -52,7 +52,7 @@ def has_model(arguments: list[str]) -> bool:
 
 
 def parser() -> Parser:
-    made = Parser(prog="python -m fastrnn", description="Recurrent networks, fast on a CPU.")
+    made = Parser(prog="python -m fastrnn", description="Recurrent networks, fast on a CPU.", allow_abbrev=False)
     made.add_argument("--version", action="version", version=f"fastrnn {version()}")
     commands = made.add_subparsers(dest="command", required=True, metavar="command")
     reading = Parser(add_help=False)
@@ -60,8 +60,8 @@ def parser() -> Parser:
         reading.add_argument(option, **about)
 
     def add(name: str, about: str, *more: str, reads: bool = True) -> Parser:
-        description = "".join(f"{sentence[0].upper()}{sentence[1:]}. " for sentence in (about, *more))
-        return commands.add_parser(name, help=about, description=description, parents=[reading] * reads)
+        text = "".join(f"{sentence[0].upper()}{sentence[1:]}. " for sentence in (about, *more))
+        return commands.add_parser(name, help=about, description=text, parents=[reading] * reads, allow_abbrev=False)
 
     add("info", "print version, backend, instruction set, threads and compiler", reads=False)
     add("demo", "train an LSTM on the 2-back echo task, test it, and compare backends", reads=False)

@@ -405,35 +405,31 @@ def by_name(name: str, value: Any, kind: type[Any], table: Mapping[str, Callable
         instance: Found = value
         return instance
     expected = f"an instance of {kind.__name__} or one of {', '.join(map(repr, table))}"
-    if not isinstance(value, str):
-        raise TypeError(f"{name}: expected {expected}, got {value!r}")
-    if value not in table:
-        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    if not among(value, table):
+        error = ValueError if isinstance(value, str) else TypeError
+        raise error(f"{name}: expected {expected}, got {value!r}")
     return table[value]()
 
 
 def count(name: str, value: Any) -> int:
-    found = integer(name, value, "an integer of at least 0")
-    if found < 0:
-        raise ValueError(f"{name}: expected an integer of at least 0, got {found}")
-    return found
+    return integer(name, value, "an integer of at least 0", 0)
 
 
 def positive(name: str, value: Any) -> int:
-    found = integer(name, value, "a positive integer")
-    if found < 1:
-        raise ValueError(f"{name}: expected a positive integer, got {found}")
+    return integer(name, value, "a positive integer", 1)
+
+
+def integer(name: str, value: Any, expected: str, least: float = -math.inf) -> int:
+    """Return a Python int from any integer of at least `least`, including a 0-d array."""
+    try:
+        found = None if isinstance(value, BOOLEANS) else operator.index(value)
+    except TypeError:
+        found = None
+    if found is None:
+        raise TypeError(f"{name}: expected {expected}, got {value!r}")
+    if found < least:
+        raise ValueError(f"{name}: expected {expected}, got {found}")
     return found
-
-
-def integer(name: str, value: Any, expected: str) -> int:
-    """Return a Python int from any integer, including a 0-d array."""
-    if not isinstance(value, BOOLEANS):
-        try:
-            return operator.index(value)
-        except TypeError:
-            pass
-    raise TypeError(f"{name}: expected {expected}, got {value!r}")
 
 
 def size(name: str, value: Any) -> int:

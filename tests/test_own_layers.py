@@ -108,6 +108,9 @@ def test_files(tmp_path: Path) -> None:
         loaded = fastrnn.load(path, cell=cell)
         assert_same_bits(loaded.parameters(), layer.parameters())
         assert repr(loaded) == repr(layer)
+    for wrong in ("slstm", 3, [cell, "slstm"]):
+        with pytest.raises(TypeError, match=r"cell: expected a cell made by fastrnn\.cell, or a list of them, got "):
+            fastrnn.load(path, cell=wrong)
     with pytest.raises(ValueError, match=r"cell: 'slstm' is user-defined; pass it: load\(path, cell=slstm\)"):
         fastrnn.load(path)
 

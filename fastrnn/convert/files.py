@@ -79,6 +79,8 @@ def load(path: str | os.PathLike[str], *, cell: Cell | Iterable[Cell] = (), weig
     ------
     FileNotFoundError
         If the file does not exist.
+    TypeError
+        If an argument has the wrong type.
     ValueError
         If `save` did not write the file, its version is newer, an entry is missing, unexpected or wrong, or a
         user-defined cell is not given; the message names it.
@@ -102,7 +104,10 @@ def layer_in(
     path: str | os.PathLike[str], tensors: Arrays, metadata: Mapping[str, str], cell: Cell | Iterable[Cell]
 ) -> Layer:
     """Return the layer that an opened file describes."""
-    cells = {own.name: own for own in ([cell] if isinstance(cell, Cell) else cell)}
+    given = list(cell) if isinstance(cell, Iterable) else [cell]
+    if not all(isinstance(own, Cell) for own in given):
+        raise TypeError(f"cell: expected a cell made by fastrnn.cell, or a list of them, got {cell!r:.80}")
+    cells = {own.name: own for own in given}
     tensors, description = weight_files.checked("path", path, tensors, metadata)
     whose = f"path: {os.fspath(path)}"
     if "model" not in description:

@@ -44,9 +44,8 @@ def read(path: str, *, weight_dtype: str | None = None, **options: Any) -> Layer
     """Read the layer or the `Sequential` in a file, quantised if `weight_dtype` is given."""
     reader = format_of("MODEL", path, READERS)
     expect_taken(options, path, reader.takes)
-    weight_files.expect_file("MODEL", Path(path))
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path}: file not found")
+        raise FileNotFoundError(f"{path}: {'a directory, not a file' if os.path.isdir(path) else 'file not found'}")
     made: Layer = reader.run(path, **options)
     return made if weight_dtype is None else quantize(made, weight_dtype)
 
@@ -75,7 +74,6 @@ def expect_taken(options: Mapping[str, Any], path: str, takes: tuple[str, ...]) 
 
 
 def spelled(name: str) -> str:
-    """Return the command line's name of an option."""
     return f"--{name.replace('_', '-')}"
 
 
