@@ -40,7 +40,7 @@ from fastrnn.cells import (
     tanh,
     where,
 )
-from fastrnn.checks import BOOLEANS, titled
+from fastrnn.checks import BOOLEANS, boolean, titled
 from fastrnn.defined import DefinedCell, cell
 from fastrnn.run import gru_cell
 
@@ -660,8 +660,8 @@ def lstm_with(
 
     Raises
     ------
-    ValueError
-        If an activation is unknown, or a bound is not positive.
+    TypeError, ValueError
+        If an activation is unknown, a bound is not positive, or an option is neither True nor False.
 
     Examples
     --------
@@ -669,6 +669,8 @@ def lstm_with(
     >>> keras_1 = fastrnn.catalogue.lstm_with(gate="hard_sigmoid_keras2")
     >>> layer = fastrnn.Recurrent(keras_1, 3, 4)
     """
+    boolean("input_forget", input_forget)
+    boolean("peephole", peephole)
     f, g, h = function("gate", gate, clip), function("candidate", candidate, clip), function("output", output)
 
     def lstm(x: Any, U: Any, s: Any, p: Any = None) -> Any:

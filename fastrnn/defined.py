@@ -208,10 +208,8 @@ def cell(
 
     Raises
     ------
-    TypeError
-        If it is used without parentheses, or with arguments without names.
-    CellError
-        If the equations cannot be compiled; the message names the cell, the line and what to do.
+    CellError, TypeError
+        If the equations cannot be compiled, or an argument has no name; the message says where and what to do.
 
     Notes
     -----

@@ -372,5 +372,9 @@ def test_factories_reject_wrong_arguments() -> None:
             catalogue.clipped_lstm(given)
     with pytest.raises(TypeError, match="lstm_with: got an unexpected keyword argument 'activation'"):
         catalogue.lstm_with(activation="relu")
+    for option in ("input_forget", "peephole"):
+        for wrong in ("no", 1, None):
+            with pytest.raises(TypeError, match=f"{option}: expected True or False, got"):
+                catalogue.lstm_with(**{option: wrong})
     with pytest.raises(TypeError, match="reset_after: expected True"):
         catalogue.gru_with()
