@@ -39,7 +39,7 @@ def inspect(source: str, **options: Any) -> None:
             raise
         if not (nodes := nodes_of(source)):
             raise
-        print(f"{source}: {str(error).removeprefix('whole: ')}", "", nodes, sep="\n")
+        print(f"{source}: {in_options(error, {'source': source}).removeprefix(f'{source}: ')}", "", nodes, sep="\n")
         return
     pair = isinstance(model, Recurrent) and model.bidirectional and model.merge is None  # not supported in a Sequential
     shape = None if pair else as_chain("model", model).input_shape
@@ -81,7 +81,7 @@ def bench(source: str, *, batch: int, steps: int, seconds: float, threads: int |
 
 def in_options(error: BaseException, given: Mapping[str, Any]) -> str:
     """Return an error's message in one line, with the names that arguments of functions have in the command line."""
-    source, message = given["source"], " ".join(str(error).split())
+    source, message = given["source"], " ".join(str(error).split()).replace("whole=False", "--layer")
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.filename or source}: {error.strerror}"
     message = re.sub(rf"^(path|path_or_model|model): (?={re.escape(source)})", "", message)

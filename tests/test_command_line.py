@@ -210,7 +210,9 @@ def test_inspect_a_graph_that_is_not_a_chain(run: Run, onnx: Any) -> None:
     assert code == 0
     assert lines[0].startswith("model.onnx: Sqrt node 'z': not a layer of a Sequential")
     assert lines[-1].split()[:2] == ["1.layer0", "LSTM"]
-    assert "convert: model.onnx: Sqrt node 'z'" in wrong(run, "convert", "model.onnx", "other.onnx")
+    message = wrong(run, "convert", "model.onnx", "other.onnx")
+    assert "convert: model.onnx: Sqrt node 'z'" in message
+    assert all("; --layer reads only recurrent nodes" in shown for shown in (lines[0], message))
     one = "convert: --layer: expected one of LSTM node '1.layer0', got '1', which matches 0"
     assert one in wrong(run, "convert", "model.onnx", "other.onnx", "--layer", "1")
 

@@ -79,11 +79,9 @@ def load(path: str | os.PathLike[str], *, cell: Cell | Iterable[Cell] = (), weig
     ------
     FileNotFoundError
         If the file does not exist.
-    TypeError
-        If an argument has the wrong type.
-    ValueError
+    TypeError, ValueError
         If `save` did not write the file, its version is newer, an entry is missing, unexpected or wrong, or a
-        user-defined cell is not given; the message names it.
+        user-defined cell is not given, or is not a cell; the message names it.
     ImportError
         If safetensors is not installed.
 

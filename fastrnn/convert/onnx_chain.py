@@ -26,7 +26,8 @@ def chain_of(graph: Graph, model: Any) -> Sequential:
     """Convert every node from the input to the output; raise ValueError for the first unsupported one."""
     outputs = [value.name for value in model.graph.output]
     if len(outputs) != 1:
-        raise ValueError(f"whole: expected a model with one output, got {', '.join(map(str, outputs)) or 'none'}")
+        got = ", ".join(map(str, outputs)) or "none"
+        raise ValueError(f"whole: expected a model with one output, got {got}; whole=False reads only recurrent nodes")
     inputs = {value.name for value in model.graph.input} - graph.constants.keys()
     return Sequential(Reader(graph, path(graph, outputs[0], inputs)).layers())
 
