@@ -242,5 +242,5 @@ def test_files_of_something_else(h5py: Any, tmp_path: Path) -> None:
         file["a"] = np.ones(3)
     with pytest.raises(ValueError, match="path: expected weights that Keras wrote, got neither layer_names nor layers"):
         model.load_keras_weights(tmp_path / "other.h5")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"^path: .*: file not found$"):
         model.load_keras_weights(tmp_path / "none.h5")

@@ -38,8 +38,8 @@ def opened(path: str | os.PathLike[str], content: str) -> Iterator[tuple[Any, An
             archive = files.enter_context(zipfile.ZipFile(path)) if zipfile.is_zipfile(path) else None
             source = path if archive is None else io.BytesIO(member(archive, "model.weights.h5"))
             yield files.enter_context(h5py.File(source, "r")), archive
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"path: {os.fspath(path)}: file not found") from error
     except broken as error:
         whose = f"path: {os.fspath(path)} is not a Keras {content} file"
         raise ValueError(f"{whose} ({type(error).__name__}: {error})") from error
