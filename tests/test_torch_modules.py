@@ -242,6 +242,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
         "^resets: expected a dense tensor",
     ),
     "one state": (lambda m: m(X, S), TypeError, "hx: expected a tuple of 2 tensors"),
+    "a tuple of one": (lambda m: m(X, (S,)), TypeError, "hx: expected a tuple of 2 tensors, got tuple of 1"),
     "two states": (lambda m: fastrnn.torch.GRU(3, 5)(X, (S, S)), TypeError, "hx: expected a tensor, got tuple"),
     "shape": (lambda m: m(X, (S, S[:, :1])), ValueError, r"hx: expected shape \(1, 2, 5\), got \(1, 1, 5\)"),
     "state's dtype": (lambda m: m(X, (S, S.double())), TypeError, "hx: expected dtype torch.float32"),

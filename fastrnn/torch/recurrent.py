@@ -320,7 +320,8 @@ class Base(nn.RNNBase):
         given = [hx] if states == 1 else list(hx) if isinstance(hx, tuple | list) else []
         if len(given) != states or not all([isinstance(s, Tensor) for s in given]):
             expected = "a tensor" if states == 1 else f"a tuple of {states} tensors"
-            raise DtypeError(f"hx: expected {expected}, got {type(hx).__name__}")
+            number = f" of {len(hx)}" if isinstance(hx, tuple | list) else ""
+            raise DtypeError(f"hx: expected {expected}, got {type(hx).__name__}{number}")
         return given
 
     def _masks(self, x: Tensor, batch_first: bool) -> list[Tensor]:
