@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Never, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
@@ -179,9 +179,9 @@ class DefinedCell(Cell):
 
 
 def cell(
-    *misplaced: Never,
-    gates: Iterable[str] = (),
-    states: Iterable[str] = (),
+    *,
+    gates: Iterable[str],
+    states: Iterable[str],
     parameters: Iterable[str] | Mapping[str, float] = (),
     inputs: Iterable[str] = (),
 ) -> Callable[[Callable[..., Any]], DefinedCell]:
@@ -208,8 +208,8 @@ def cell(
 
     Raises
     ------
-    CellError, TypeError
-        If the equations cannot be compiled, or an argument has no name; the message says where and what to do.
+    CellError
+        If the equations cannot be compiled; the message names the cell, the line and what to do.
 
     Notes
     -----
@@ -232,8 +232,6 @@ def cell(
     >>> minimal_gated_unit.forward(x, W, U).y.shape
     (3, 1, 1)
     """
-    if misplaced:
-        raise TypeError(f"cell: write @fastrnn.cell(gates=..., states=...); got {misplaced[0]!r:.80} without a name")
 
     def decorate(function: Callable[..., Any]) -> DefinedCell:
         return DefinedCell(function, gates, states, parameters, inputs)

@@ -183,12 +183,6 @@ def test_a_cache_belongs_to_its_cell() -> None:
         p.cell.backward(np.ones((2, 3, 5)), cache)
 
 
-@pytest.mark.parametrize("misplaced", [(two_states,), ("a", "h")])
-def test_a_decorator_without_names_of_arguments(misplaced: tuple[Any, ...]) -> None:
-    with pytest.raises(TypeError, match=r"cell: write @fastrnn\.cell\(gates=\.\.\., states=\.\.\.\); got "):
-        fastrnn.cell(*misplaced)
-
-
 def test_a_cell_needs_a_function() -> None:
     with pytest.raises(TypeError, match="expected a Python function"):
         Cell(np.tanh, "a", "h")

@@ -49,7 +49,8 @@ class Pool:
         self.capacity = capacity
         self._sessions, self._stores, self._form = sessions, stores, form
         self._new = itertools.count()
-        self._free = list(range(capacity - 1, -1, -1))
+        self._unused = iter(range(capacity))
+        self._free: list[int] = []  # slots of closed sessions
         self._open: dict[int, int] = {}  # session -> its slot in the stores
         # The sessions not in use by a call: calls pop theirs and put them back; dict operations are thread-safe.
         self._idle: dict[int, int] = {}
@@ -75,10 +76,11 @@ class Pool:
             If the state has the wrong form, shape or dtype.
         """
         try:
-            slot = self._free.pop()
-        except IndexError as error:
-            message = f"open: all {self.capacity} sessions are open; close some, or make a larger pool"
-            raise RuntimeError(message) from error
+            slot: int | None = self._free.pop()
+        except IndexError:
+            slot = next(self._unused, None)
+        if slot is None:
+            raise RuntimeError(f"open: all {self.capacity} sessions are open; close some, or make a larger pool")
         try:
             self._set(slot, state)
         except Exception:
