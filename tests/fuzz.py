@@ -243,7 +243,7 @@ def random_layer(rng: np.random.Generator) -> Layer:
 
     big = maybe(0.004)
     sizes = (30, 5, 9, 97) if big else (int(rng.integers(1, 6)), int(rng.integers(1, 5)), 3, int(rng.choice(UNITS)))
-    layers, two = int(rng.integers(1, 4)), maybe()
+    layers = int(rng.integers(1, 4))
     return Layer(
         CELLS[rng.integers(len(CELLS))],
         *sizes,
@@ -251,8 +251,8 @@ def random_layer(rng: np.random.Generator) -> Layer:
         isa=str(rng.choice(ISAS)),
         wide=maybe(),
         num_layers=layers,
-        bidirectional=two,
-        merge=str(rng.choice(["concat", "sum", "mul", "average"])) if two else "concat",
+        bidirectional=maybe(),
+        merge=str(rng.choice(["concat", "sum", "mul", "average"])),
         batch_first=maybe(0.3),
         return_sequences=maybe(0.7),
         bias=maybe(0.7),

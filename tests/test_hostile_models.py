@@ -53,7 +53,7 @@ STATE = LSTM.state_dict()
                 "batch_first": (None, 1, "yes"),
                 "dropout": (-0.1, 1.0, "0.1", None, True, np.nan, 1j),
                 "bidirectional": (None, 1, "yes"),
-                "merge": ("add", 1, b"sum", [], "sum", None),  # without a second direction nothing is merged
+                "merge": ("add", 1, b"sum", []),
                 "return_sequences": (None, 1),
                 "peephole": (None, 1, "yes"),
                 "dtype": ("f2", int, None, None.__class__, "complex64", ">f4", "no", object),

@@ -90,9 +90,7 @@ class LayerOptions:
             if max(I, H) > LONGEST_ROW:
                 name = "input_size" if I > H else "hidden_size"
                 raise ValueError(f"{name}: expected at most {LONGEST_ROW} with weight_dtype int8, got {max(I, H)}")
-        if self.merge != "concat" and not self.bidirectional:
-            raise ValueError(f"merge: expected the default without bidirectional=True, got {self.merge!r}")
-        if self.num_layers > 1 and self.merge is None:
+        if self.num_layers > 1 and self.merge is None and self.bidirectional:
             raise ValueError("merge: None gives a pair, which the next layer cannot read; expected another value")
         if self.num_layers == 1 and self.dropout:
             raise ValueError(f"dropout: acts between layers, and num_layers is 1; expected 0.0, got {self.dropout}")
