@@ -46,7 +46,6 @@ os.environ.setdefault("FASTRNN_CACHE_DIR", str(Path(__file__).parents[1] / "buil
 import numpy as np
 from support import crowded  # noqa: F401
 from support.jax_problems import in_float64
-from support.problems import CELLS
 from support.python import Python
 
 import fastrnn
@@ -137,8 +136,8 @@ def parameters(item: pytest.Item) -> dict[str, Any]:
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark tests that need a framework, start a process or run on Numba, and the thorough ones among the last.
 
-    Numba takes seconds to compile a cell in one dtype, so unless thorough it runs each cell in one dtype in
-    test_backends.py, and two cells elsewhere.
+    Numba takes seconds to compile a cell in one dtype, so unless thorough it runs two built-in cells in one dtype; the
+    user-defined ones of test_cells.py have all features of cells.
     """
     if "oracle" in getattr(item, "fixturenames", ()) or item.path.stem.startswith(FRAMEWORKS):
         item.add_marker(pytest.mark.oracle)
@@ -149,12 +148,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     params = parameters(item)
     if params.get("implementation") != "numba":
         return
-    cell, dtype = params.get("cell"), params.get("dtype")
-    if item.path.name == "test_backends.py" and dtype:
-        ours = (CELLS.index(cell) % 2 == 1) == (dtype is np.float32)
-    else:
-        ours = item.path.name not in COMPILE_MORE and cell in (None, "lstm_peephole", "gru_before")
-    if not ours:
+    usual = params.get("cell") in (None, "lstm_peephole", "gru_before") and params.get("dtype") in (None, np.float32)
+    if not usual or item.path.name in COMPILE_MORE:
         item.add_marker(pytest.mark.thorough)
 
 

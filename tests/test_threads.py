@@ -160,9 +160,9 @@ os._exit(results() != before)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_fork(implementation: str, python: Python) -> None:
+def test_fork(fast: str, python: Python) -> None:
     """A child forked after a threaded call computes the same, and so does its parent afterwards."""
-    done = python("-W", "ignore::DeprecationWarning", *script(FORK, implementation), timeout=100)
+    done = python("-W", "ignore::DeprecationWarning", *script(FORK, fast), timeout=100)
     assert done.returncode == 0, done.stderr
 
 
