@@ -8,8 +8,8 @@
 #include <string.h>
 
 static const Way ways[] = {
-    {1, 0, 0, 0xff}, {2, 0, 0, 0xff}, {3, 0, 0, 0x00}, {3, 0, 1, 0xff},
-    {1, 1, 0, 0xff}, {2, 1, 0, 0x7f}, {3, 1, 0, 0xff}, {3, 1, 1, 0xff},
+    {1, 0, 0, 0xff, 0}, {2, 0, 0, 0xff, 0}, {3, 0, 0, 0x00, 0}, {3, 0, 1, 0xff, 0},
+    {1, 1, 0, 0xff, 0}, {2, 1, 0, 0x7f, 0}, {3, 1, 0, 0xff, 0}, {3, 1, 1, 0xff, 0},
     {3, 0, 0, 0xff, 1}, {3, 1, 0, 0xff, 1},
 };
 enum { WAYS = sizeof ways / sizeof *ways };

@@ -102,10 +102,10 @@ static void same_bits(const Run *run, const Stack *got, const Stack *expected)
 
 static void test_stack(Run run, int reads_previous)
 {
-    static const Way ways[] = {{2, 0, 0, 0x00}, {3, 1, 0, 0xff}, {3, 0, 1, 0x7f}};
+    static const Way ways[] = {{2, 0, 0, 0x00, 0}, {3, 1, 0, 0xff, 0}, {3, 0, 1, 0x7f, 0}};
     Array in[OUTPUTS];
     make_inputs(&run, in);
-    run.way = (Way){1, 0, 0, 0xff};
+    run.way = (Way){1, 0, 0, 0xff, 0};
     Stack expected = compute(&run, in, reads_previous, 0);
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         run.way = ways[i];
