@@ -482,9 +482,7 @@ def _by_equations(*arguments: Any, settings: Settings, names: tuple[str, ...], m
         given = dict(zip(names, fixed[:-1], strict=True))
         leaves = {name: given[name] for name in real(given)}
         found: list[Any] = jax.jvp(
-            lambda leaves: _equations(settings, given | leaves),
-            (leaves,),
-            (dict(zip(leaves, tangents, strict=True)),),
+            lambda leaves: _equations(settings, given | leaves), (leaves,), (dict(zip(leaves, tangents, strict=True)),)
         )[1]
         return found
 

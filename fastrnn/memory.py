@@ -43,12 +43,7 @@ class Loan:
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
-        return {
-            "version": 3,
-            "data": (self.room.address, False),
-            "shape": self.shape,
-            "typestr": self.dtype.str,
-        }
+        return {"version": 3, "data": (self.room.address, False), "shape": self.shape, "typestr": self.dtype.str}
 
     def __reduce__(self) -> NoReturn:
         """Refuse: the end of a copy would make the room spare."""

@@ -288,11 +288,7 @@ def _stages(stages: Sequence[Stage], table: np.ndarray | None) -> _fastrnn.Stage
 
 
 def stepper(
-    stages: Sequence[Stage],
-    table: np.ndarray | None,
-    states: Sequence[np.ndarray],
-    B: int,
-    flat: Callable[[Any], Any],
+    stages: Sequence[Stage], table: np.ndarray | None, states: Sequence[np.ndarray], B: int, flat: Callable[[Any], Any]
 ) -> Stepper:
     return _fastrnn.Stepper(_stages(stages, table), states, B, flat)
 

@@ -13,17 +13,7 @@ from typing import Any
 
 from fastrnn.checks import boolean, named_cell
 from fastrnn.convert import keras_weights_only
-from fastrnn.convert.keras_config import (
-    Config,
-    Piece,
-    as_meant,
-    chain,
-    is_model,
-    layers_of,
-    name,
-    plain,
-    version,
-)
+from fastrnn.convert.keras_config import Config, Piece, as_meant, chain, is_model, layers_of, name, plain, version
 from fastrnn.convert.keras_hdf5 import expect_groups, item, member, opened
 from fastrnn.convert.keras_layers import check_masks, converted
 from fastrnn.convert.keras_options import Taken

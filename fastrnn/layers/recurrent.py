@@ -30,13 +30,7 @@ from fastrnn.checks import (
 from fastrnn.initializers import GlorotUniform, Initializer, Orthogonal, RandomUniform, Zeros, chosen, initial
 from fastrnn.layers.base import Back, BackOfInputs, Layer, LayerCache, Output, Shape, checked_shape
 from fastrnn.layers.dropout import mask
-from fastrnn.layers.options import (
-    LayerOptions,
-    expect_projects,
-    features,
-    parameter_names,
-    parameter_shapes,
-)
+from fastrnn.layers.options import LayerOptions, expect_projects, features, parameter_names, parameter_shapes
 from fastrnn.layers.regularised import Regularised
 from fastrnn.merges import MERGES
 from fastrnn.one_step import Form, OneStep

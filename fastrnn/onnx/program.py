@@ -8,25 +8,10 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
-from fastrnn.convert.onnx_reader import (
-    FOREIGN,
-    array_of,
-    is_foreign,
-    is_recurrent,
-    name_of,
-    opset_of,
-)
+from fastrnn.convert.onnx_reader import FOREIGN, array_of, is_foreign, is_recurrent, name_of, opset_of
 from fastrnn.frameworks import DATA, WEIGHTS
 from fastrnn.onnx.bodies import CONTROL, SINCE, Values
-from fastrnn.onnx.graph import (
-    Whole,
-    constant_nodes,
-    crossing,
-    expect_made,
-    hidden,
-    reads,
-    within,
-)
+from fastrnn.onnx.graph import Whole, constant_nodes, crossing, expect_made, hidden, reads, within
 from fastrnn.onnx.node import Recurrent, Weights
 from fastrnn.onnx.rest import Engine, Rest
 

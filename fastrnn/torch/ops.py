@@ -263,12 +263,7 @@ class Made(NamedTuple):
 
 
 def made(
-    last: Made | None,
-    setting: Setting,
-    tensors: Tensors,
-    *,
-    packed: bool,
-    weights: Callable[[Tensors], Tensors] = list,
+    last: Made | None, setting: Setting, tensors: Tensors, *, packed: bool, weights: Callable[[Tensors], Tensors] = list
 ) -> Made:
     """Return a stack on these tensors as weights (or on `weights` of them), reusing the last one if it is still valid.
 
