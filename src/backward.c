@@ -236,8 +236,8 @@ static void backward_scan(const Plan *p, int id, Chunk chunk)
         tile.lanes = lanes;
         tile.dout = (Rows){dout, lanes};
         for (ptrdiff_t s = chunk.high; s >= chunk.low; s -= tile.rows) {
-            const int last = s == p->steps - 1;
-            for (int k = 0; k < p->cell->states && (last || is_reset(p, s + 1, 0)); k++) {
+            const int last = s == p->steps - 1, begins = last || is_reset(p, s + 1, 0);
+            for (int k = 0; begins && k < p->cell->states; k++) {
                 real *carry = p->back.carry.data + k * p->Hp + at;
                 zero_row(carry, lanes);
                 if (last && call->dfinal[k]) copy_row(carry, (const real *)call->dfinal[k] + at, units);

@@ -75,9 +75,8 @@ INLINE int first_mean(const Cell *cell, int phase)
 INLINE int means_of(const Cell *cell) { return first_mean(cell, cell->phases); }
 
 /* The registry, in the order of fastrnn/cells/generate.py. */
-#define CELL(name) FRNN_EXPAND(name, FRNN_BITS, FRNN_ISA)
 #define UNFUSED(name) FRNN_EXPAND(name, FRNN_BITS, FRNN_UNFUSED_ISA) /* float only, and forward only */
-#define DECLARE(name) extern const Cell CELL(name), UNFUSED(name);
+#define DECLARE(name) extern const Cell X(name), UNFUSED(name);
 FRNN_CELLS(DECLARE)
 #undef DECLARE
 

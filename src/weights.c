@@ -1,6 +1,6 @@
 #include "weights.h"
 
-#define POINTER(name) &CELL(name),
+#define POINTER(name) &X(name),
 const Cell *const X(cells)[] = {FRNN_CELLS(POINTER)};
 #undef POINTER
 

@@ -248,7 +248,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     With --sample, the lot is drawn by each test's name: the same one in every run.
     """
-    items[:] = [item for item in items if not repeats(item)]
+    keep(config, items, {item for item in items if not repeats(item)})
     divide(items)
     yield
     items.sort(key=lambda item: "numba" not in item.nodeid)
@@ -257,7 +257,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     tests: dict[str, list[pytest.Item]] = {}
     for item in items:
         tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    kept = {item for name, some in tests.items() for item in random.Random(name).sample(some, min(most, len(some)))}
+    lots = {name: random.Random(name).sample(some, min(most, len(some))) for name, some in tests.items()}
+    keep(config, items, {item for some in lots.values() for item in some})
+
+
+def keep(config: pytest.Config, items: list[pytest.Item], kept: set[pytest.Item]) -> None:
+    """Leave the other items out, and let pytest count them as deselected."""
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = [item for item in items if item in kept]
 
